@@ -1,0 +1,27 @@
+"""The errors fv_lens raises on purpose, and the check behind the most frequent one."""
+
+import operator
+
+
+class InputError(ValueError):
+    """Something the caller gave is wrong; the message quotes it, says what was expected and what to do."""
+
+
+class ParityError(RuntimeError):
+    """The engine and a full forward disagree, or an edit changed nothing: the numbers cannot be trusted."""
+
+
+def whole_number(name: str, value: object, least: int) -> int:
+    """`value` as an int, where it is a whole number of at least `least`; an InputError that calls it `name` otherwise.
+
+    Example:
+        >>> whole_number("n_shots", 10, least=0)
+        10
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool) or number < least:
+        raise InputError(f"{name} is {value!r}; give a whole number of at least {least}")
+    return number

@@ -1,0 +1,233 @@
+"""Word completion on words a vector has not seen: accuracy and log-probability with intervals, and controls beside them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from . import scores
+from .effects import mean_head_outputs
+from .errors import InputError, whole_number
+from .lens import Lens, lens_of
+from .prompts import FewShot, PromptBatch, PromptTemplate, batch, with_demonstrations
+from .relations import Relation, load_relation
+from .scores import Score
+from .vectors import FunctionVector, function_vector
+from .whatif import Edit, WhatIf, what_if
+
+TOP_K = 5
+DRAWS = 5  # of each random control
+CONTROL_SHOTS = 10
+
+
+@dataclass(frozen=True)
+class Result:
+    """Scores of one way to ask, and what the vector under test gains over it (paired over words; None for itself).
+
+    `accuracy`: the most probable next token begins a right answer. `top_k`: one of the five most probable does.
+    `log_prob`: of any right answer's first token, in nats.
+    """
+
+    accuracy: Score
+    top_k: Score
+    log_prob: Score
+    accuracy_gain: Score | None = None
+    log_prob_gain: Score | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well a vector (or a plain prompt) completes the test words of a relation, with controls beside it.
+
+    `accuracy`, `top_k`, `log_prob`: as in `Result`, of what was evaluated. `controls`: name -> `Result`.
+    """
+
+    accuracy: Score
+    top_k: Score
+    log_prob: Score
+    controls: Mapping[str, Result]
+    name: str
+    relation: str
+    words: pd.DataFrame = field(repr=False)
+
+    def __repr__(self) -> str:
+        return f"Evaluation({self.name!r} on {self.relation!r}, accuracy {self.accuracy}, n = {self.accuracy.n})"
+
+    def __str__(self) -> str:
+        rows = [(self.name, self), *self.controls.items()]
+        lines = [f"{self.relation}: {self.accuracy.n} test words; 95 % intervals; gain = {self.name} minus the row, paired"]
+        lines.append(f"{'':<26}{'top-1':<20}{f'top-{TOP_K}':<20}{'log-prob':<25}{'gain in top-1':<23}gain in log-prob")
+        for name, row in rows:
+            gains = [str(getattr(row, gain, None) or "") for gain in ("accuracy_gain", "log_prob_gain")]
+            lines.append(f"{name:<26}{row.accuracy!s:<20}{row.top_k!s:<20}{row.log_prob!s:<25}{gains[0]:<23}{gains[1]}")
+        return "\n".join(line.rstrip() for line in lines)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line per row of the table: every score with its low and high."""
+        lines = {}
+        for name, row in [(self.name, self), *self.controls.items()]:
+            parts = {part: getattr(row, part, None) for part in Result.__dataclass_fields__}
+            lines[name] = {
+                f"{part}{end}": getattr(score, attribute)
+                for part, score in parts.items()
+                if score is not None
+                for end, attribute in (("", "value"), ("_low", "low"), ("_high", "high"))
+            }
+        return pd.DataFrame.from_dict(lines, orient="index").rename_axis("row")
+
+
+def evaluate(
+    model: object,
+    relation: object,
+    fv: FunctionVector | Sequence[FunctionVector] | None = None,
+    n_shots: int = 0,
+    strength: float = 1.0,
+    controls: bool = True,
+    mean_z: Tensor | None = None,
+    seed: int = 0,
+    *,
+    template: PromptTemplate = PromptTemplate(),
+    split_seed: int = 0,
+) -> Evaluation:
+    """Complete the words of the relation's test part, with a vector added at the last token of each prompt.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge.
+        relation: a Relation, a bundled name or a path.
+        fv: the vector, or a list to add together; None for the plain prompt.
+        n_shots: demonstrations (from the train part) in the prompts under test; 0 asks "Q: word\\nA:".
+        strength: multiplies the vector.
+        controls: also measure the prompts without the vector, with 10 demonstrations, with 10 shuffled ones, and in the
+            vector's place random ones: of the same norm, and sums over as many random heads (as they are, and at the
+            same norm), 5 draws of each.
+        mean_z: mean head outputs `[layer, head, d_head]` for the random heads; computed if needed and left out.
+        seed: of the draws.
+
+    Raises:
+        InputError: too few pairs, a vector that does not fit the model or was made on another split, bad numbers.
+
+    Source: word completion as in Todd et al. 2024, section 3; the gains' intervals resample words, draws nested in them.
+    """
+    lens, relation = lens_of(model), load_relation(relation)
+    vectors = _vectors(lens, relation, fv, strength, split_seed)
+    n_shots, split = whole_number("n_shots", n_shots, least=0), relation.split(split_seed)
+    name = f"{n_shots}-shot" if n_shots else "zero-shot"
+    asked = batch(lens, with_demonstrations(split.test, split.train, n_shots, seed), template)
+    drawn: dict[str, list[WhatIf]] = {}
+    if controls and vectors:
+        drawn = _random_controls(model, lens, relation, vectors, mean_z, seed, template, split_seed)
+    whatifs = [_edits(vectors), *(whatif for draws in drawn.values() for whatif in draws)] if vectors else []
+    measured = completions(lens, asked, whatifs)
+    tested = measured[:, 1] if vectors else measured[:, 0]
+    rows: dict[str, np.ndarray] = {}
+    if controls:
+        rows = {name: measured[:, 0]} if vectors else {}
+        for control, prompts in _prompt_controls(split.test, split.train, n_shots, seed).items():
+            if control != name:
+                rows[control] = completions(lens, batch(lens, prompts, template), [])[:, 0]
+        draws = iter(measured[:, 2:].swapaxes(0, 1))
+        rows |= {control: np.stack([next(draws) for _ in whatifs]) for control, whatifs in drawn.items()}
+    main = _result(tested)
+    return Evaluation(
+        main.accuracy, main.top_k, main.log_prob,
+        controls={control: _result(values, tested) for control, values in rows.items()},
+        name=f"{name} + vector" if vectors else name,
+        relation=relation.name,
+        words=pd.DataFrame({"word": asked.words, "rank": tested[:, 0].astype(int), "log_prob": tested[:, 1]}),
+    )  # fmt: skip
+
+
+def completions(
+    lens: Lens, prompts: PromptBatch, whatifs: Sequence[WhatIf], progress: Callable[[int], None] | None = None
+) -> np.ndarray:
+    """`[prompt, 1 + whatif, 2]`: rank (0 = most probable) of the best right answer's first token, and the
+    log-probability that the next token begins a right answer. The plain prompt comes first.
+    """
+    first = [sorted({ids[0] for ids in listed}) for listed in prompts.answers]
+    width = max(map(len, first))
+    answers = torch.tensor([ids + [-1] * (width - len(ids)) for ids in first], device=lens.device)
+
+    def read(logits, prompt):
+        logits, listed = logits[:, 0], answers[prompt]
+        right = logits.gather(1, listed.clamp(min=0)).masked_fill(listed < 0, -torch.inf)
+        rank = (logits > right.amax(1, keepdim=True)).sum(1)
+        return torch.stack([rank.double(), (right.logsumexp(1) - logits.logsumexp(1)).double()], 1)
+
+    return what_if(lens, prompts.tokens, prompts.mask, whatifs, read, progress=progress).numpy()
+
+
+def _vectors(lens: Lens, relation: Relation, fv, strength: float, split_seed: int) -> list[FunctionVector]:
+    if isinstance(strength, bool) or not isinstance(strength, int | float) or not np.isfinite(strength):
+        raise InputError(f"strength is {strength!r}; give a finite number.")
+    vectors = [] if fv is None else [fv] if isinstance(fv, FunctionVector) else list(fv)
+    for vector in vectors:
+        vector.check(lens)
+        if vector.relation == relation.name and vector.split_seed not in (None, split_seed):
+            raise InputError(
+                f"The vector was made from split {vector.split_seed} of {relation.name!r}, so its words may stand among the "
+                f"test words of split {split_seed}. Pass split_seed={vector.split_seed}."
+            )
+    return [strength * vector for vector in vectors] if strength != 1 else vectors
+
+
+def _edits(vectors: Sequence[FunctionVector]) -> WhatIf:
+    return [Edit(vector.layer, vector.vector) for vector in vectors]
+
+
+def _random_controls(model, lens, relation, vectors, mean_z, seed, template, split_seed) -> dict[str, list[WhatIf]]:
+    """What-ifs with something random where the vector under test is, several draws of each."""
+    rng = np.random.default_rng([seed, 7])
+
+    def directions(vector):
+        drawn = torch.from_numpy(rng.standard_normal((DRAWS, len(vector.vector)))).float()
+        return [vector.vector.norm() * direction / direction.norm() for direction in drawn]
+
+    placed = [(vector, directions(vector)) for vector in vectors]
+    controls = {"random vector": [[Edit(v.layer, d[i]) for v, d in placed] for i in range(DRAWS)]}
+    if all(vector.heads for vector in vectors):
+        if mean_z is None:
+            mean_z, _ = mean_head_outputs(
+                model, relation, seed=seed, progress=False, template=template, split_seed=split_seed
+            )
+        taken = {head for vector in vectors for head in vector.heads}
+        free = [(at, head) for at in range(lens.n_layers) for head in range(lens.n_heads) if (at, head) not in taken]
+
+        def sums(vector):
+            picked = [rng.permutation(len(free))[: len(vector.heads)] for _ in range(DRAWS)]
+            return [
+                vector.strength * function_vector(model, relation, [free[i] for i in heads], vector.layer, mean_z).vector
+                for heads in picked
+            ]
+
+        if len(free) >= max(len(vector.heads) for vector in vectors):
+            placed = [(vector, sums(vector)) for vector in vectors]
+            controls["random heads"] = [[Edit(v.layer, d[i]) for v, d in placed] for i in range(DRAWS)]
+            controls["random heads, same norm"] = [
+                [Edit(v.layer, v.vector.norm() * d[i] / d[i].norm()) for v, d in placed] for i in range(DRAWS)
+            ]
+    return controls
+
+
+def _prompt_controls(test: Relation, train: Relation, n_shots: int, seed: int) -> dict[str, Sequence[FewShot]]:
+    """Prompts to ask without any vector, by name: zero-shot, n-shot, n-shot with shuffled answers."""
+    shots = n_shots or min(CONTROL_SHOTS, len(train) - 1)
+    prompts = {"zero-shot": with_demonstrations(test, train, 0, seed)}
+    if shots > 0:
+        prompts[f"{shots}-shot"] = with_demonstrations(test, train, shots, seed)
+    if shots > 1:
+        prompts[f"{shots}-shot, shuffled"] = with_demonstrations(test, train, shots, seed, shuffled=True)
+    return prompts
+
+
+def _result(values: np.ndarray, tested: np.ndarray | None = None) -> Result:
+    """`values`: `[word, 2]` or `[draw, word, 2]`, rank and log-probability; `tested` the same of the vector under test."""
+    right, near, log_prob = values[..., 0] == 0, values[..., 0] < TOP_K, values[..., 1]
+    share = scores.proportion if values.ndim == 2 else scores.mean
+    gains = {}
+    if tested is not None:
+        gains["accuracy_gain"] = scores.paired_difference(tested[:, 0] == 0, right.astype(float))
+        gains["log_prob_gain"] = scores.paired_difference(tested[:, 1], log_prob)
+    return Result(share(right), share(near), scores.mean(log_prob), **gains)

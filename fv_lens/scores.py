@@ -1,0 +1,71 @@
+"""A measured number with its interval: Wilson for proportions, bootstrap over words for everything else."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number with its 95 % interval and the number of words it was measured on; converts to `float`.
+
+    Example:
+        >>> score = proportion(np.array([1, 0, 1, 1]))
+        >>> float(score), score.n
+        (0.75, 4)
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+
+def proportion(right: np.ndarray) -> Score:
+    """Share of ones in `right` `[word]`, with Wilson's interval."""
+    count, n = int(right.sum()), len(right)
+    low, high = stats.binomtest(count, n).proportion_ci(method="wilson")
+    return Score(count / n, float(low), float(high), n)
+
+
+def mean(values: np.ndarray, seed: int = 0) -> Score:
+    """Mean of `values`, `[word]` or `[draw, word]`, with a bootstrap interval over words (draws nested in them)."""
+    values = np.atleast_2d(values)
+    return _score(values.mean(), _resampled_means(values, seed), values.shape[1])
+
+
+def paired_difference(values: np.ndarray, control: np.ndarray, seed: int = 0) -> Score:
+    """Mean of `values` `[word]` minus mean of `control` `[word]` or `[draw, word]`, resampling the same words in both."""
+    return mean(np.atleast_2d(values) - np.atleast_2d(control), seed)
+
+
+def interval(values: np.ndarray, level: float = 0.95, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Bootstrap percentile interval of the mean over the first axis: (low, high), each of the shape of one value."""
+    if len(values) == 1:  # one value says nothing about its spread
+        return np.full(values.shape[1:], -np.inf), np.full(values.shape[1:], np.inf)
+    rng, n = np.random.default_rng(seed), len(values)
+    weights = rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES) / n  # how often each value is drawn
+    means = weights @ values.reshape(n, -1).astype(np.float64)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return low.reshape(values.shape[1:]), high.reshape(values.shape[1:])
+
+
+def _resampled_means(values: np.ndarray, seed: int) -> np.ndarray:
+    rng, (draws, words) = np.random.default_rng(seed), values.shape
+    of_draws = rng.multinomial(draws, np.full(draws, 1 / draws), size=RESAMPLES) / draws
+    of_words = rng.multinomial(words, np.full(words, 1 / words), size=RESAMPLES) / words
+    return np.einsum("rd,dw,rw->r", of_draws, values.astype(np.float64), of_words, optimize=True)
+
+
+def _score(value: float, resampled: np.ndarray, n: int) -> Score:
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return Score(float(value), float(low), float(high), n)

@@ -1,0 +1,64 @@
+"""Results on disk: safetensors files whose metadata is one JSON record. Nothing is ever unpickled."""
+
+import json
+import os
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from .errors import InputError
+
+FORMAT = "1"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on, for its record."""
+    return {name: metadata.version(name) for name in ("fv-lens", "transformer-lens", "transformers", "torch")}
+
+
+def save(path: str | os.PathLike, kind: str, tensors: dict[str, torch.Tensor], record: dict) -> None:
+    """Write tensors and a JSON record; the file appears whole or not at all.
+
+    Raises:
+        InputError: the folder does not exist or cannot be written to.
+    """
+    path = Path(path)
+    text = {"kind": f"fv_lens.{kind}", "format": FORMAT, "record": json.dumps(record)}
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as part:
+            partial = Path(part.name)
+        try:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata=text)
+            partial.chmod(0o644)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"Cannot write {str(path)!r}: {error.strerror or error}. Choose another place.") from None
+
+
+def load(path: str | os.PathLike, kind: str) -> tuple[dict[str, torch.Tensor], dict]:
+    """Read what `save` wrote.
+
+    Raises:
+        InputError: the file is missing, cut short, no safetensors file, or holds something else than a `kind`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"No file {str(path)!r}; expected a {kind} saved with .save(path).")
+    try:
+        with safe_open(path, "pt") as file:
+            text = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{str(path)!r} is no whole safetensors file ({error}); it may be cut short. Save it anew.") from None
+    found = text.get("kind", "a safetensors file that fv_lens did not write")
+    if found != f"fv_lens.{kind}":
+        raise InputError(f"{str(path)!r} holds {found}, not fv_lens.{kind}.")
+    if text["format"] != FORMAT:
+        raise InputError(f"{str(path)!r} has format {text['format']!r}; this version reads {FORMAT!r}. Update fv_lens.")
+    return tensors, json.loads(text["record"])

@@ -1,0 +1,143 @@
+"""Where and how strongly to insert a vector: sweeps over layers and strengths on validation words, and the choice."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from . import scores
+from .effects import HeadEffects, mean_head_outputs
+from .errors import InputError, whole_number
+from .evaluation import completions
+from .lens import lens_of
+from .prompts import PromptTemplate, batch, with_demonstrations
+from .relations import load_relation
+from .vectors import FunctionVector, check_layer, function_vector
+from .whatif import Edit
+
+HEAD_COUNTS, STRENGTHS = (5, 10, 20), (1, 2, 4)
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """Zero-shot completion of validation words with each vector at each layer and strength.
+
+    `ranks`, `log_probs`: `[word, vector, layer, strength]`, the rank of the best right answer's first token (0 = most
+    probable) and the log-probability of any right one. `plain`: `[word, 2]`, the same without a vector.
+    """
+
+    ranks: np.ndarray
+    log_probs: np.ndarray
+    plain: np.ndarray
+    vectors: tuple[FunctionVector, ...]
+    names: tuple[str, ...]
+    layers: tuple[int, ...]
+    strengths: tuple[float, ...]
+    relation: str
+
+    def __repr__(self) -> str:
+        n, *grid = self.ranks.shape
+        return f"Sweep({self.relation!r}, {' x '.join(map(str, grid))} vectors x layers x strengths, n = {n})"
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        """Share of words whose most probable next token begins a right answer, `[vector, layer, strength]`."""
+        return (self.ranks == 0).mean(0)
+
+    def best(self) -> FunctionVector:
+        """The vector of highest accuracy (log-probability breaks ties), moved to its layer, its strength multiplied in."""
+        log_prob = self.log_probs.mean(0)
+        order = np.lexsort((log_prob.ravel(), self.accuracy.ravel()))
+        vector, layer, strength = np.unravel_index(order[-1], log_prob.shape)
+        moved = replace(self.vectors[vector], layer=self.layers[layer])
+        return moved.strengthened(self.strengths[strength])
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line per vector, layer and strength: accuracy and log-probability, each with its interval."""
+        lines = []
+        for v, at, s in np.ndindex(*self.accuracy.shape):
+            accuracy = scores.proportion(self.ranks[:, v, at, s] == 0)
+            line = {"vector": self.names[v], "layer": self.layers[at], "strength": self.strengths[s]}
+            line |= {"accuracy": accuracy.value, "accuracy_low": accuracy.low, "accuracy_high": accuracy.high}
+            lines.append(line)
+        frame = pd.DataFrame(lines)
+        low, high = scores.interval(self.log_probs)
+        return frame.assign(log_prob=self.log_probs.mean(0).ravel(), log_prob_low=low.ravel(), log_prob_high=high.ravel())
+
+
+def sweep(
+    model: object,
+    relation: object,
+    vectors: FunctionVector | Sequence[FunctionVector],
+    layers: Sequence[int] | None = None,
+    strengths: Sequence[float] = STRENGTHS,
+    progress: bool = True,
+    *,
+    template: PromptTemplate = PromptTemplate(),
+    split_seed: int = 0,
+) -> Sweep:
+    """Try each vector at each layer (None: all) and strength on the zero-shot prompts of the validation part.
+
+    Raises:
+        InputError: no vectors, layers or strengths; a layer outside the model; a strength that is not finite.
+    """
+    lens, relation = lens_of(model), load_relation(relation)
+    vectors = (vectors,) if isinstance(vectors, FunctionVector) else tuple(vectors)
+    layers = range(lens.n_layers) if layers is None else layers
+    layers, strengths = tuple(check_layer(lens, layer) for layer in layers), tuple(strengths)
+    for given, what in ((vectors, "vectors"), (layers, "layers"), (strengths, "strengths")):
+        if not given:
+            raise InputError(f"There are no {what} to sweep over; give at least one.")
+    for strength in strengths:
+        if isinstance(strength, bool) or not isinstance(strength, int | float) or not np.isfinite(strength):
+            raise InputError(f"strength is {strength!r}; give finite numbers.")
+    for vector in vectors:
+        vector.check(lens)
+    split = relation.split(split_seed)
+    prompts = batch(lens, with_demonstrations(split.validation, split.train, 0), template)
+    edits = [[Edit(at, s * vector.vector)] for vector in vectors for at in layers for s in strengths]
+    with tqdm(total=len(prompts), desc="sweep on validation", unit="word", disable=not progress) as bar:
+        measured = completions(lens, prompts, edits, progress=bar.update)
+    grid = measured[:, 1:].reshape(len(prompts), len(vectors), len(layers), len(strengths), 2)
+    names = tuple(f"{len(v.heads)} heads" if v.heads else f"{v.method} {i}" for i, v in enumerate(vectors))
+    return Sweep(grid[..., 0], grid[..., 1], measured[:, 0], vectors, names, layers, strengths, relation.name)
+
+
+def choose(
+    model: object,
+    relation: object,
+    effects: HeadEffects,
+    head_counts: Sequence[int] = HEAD_COUNTS,
+    layers: Sequence[int] | None = None,
+    strengths: Sequence[float] = STRENGTHS,
+    progress: bool = True,
+) -> FunctionVector:
+    """The summed vector that completes the validation words best, over head counts, layers (None: all) and strengths.
+
+    Its strength is multiplied in and recorded. Template and split are those of `effects`; test words are not looked at.
+
+    Raises:
+        InputError: as `function_vector` and `sweep`; a head count that the model does not have.
+    """
+    vectors = head_count_vectors(model, relation, effects, head_counts)
+    template, split_seed = PromptTemplate.from_dict(effects.record["template"]), effects.record["split_seed"]
+    grid = sweep(model, relation, vectors, layers, strengths, progress, template=template, split_seed=split_seed)
+    return grid.best()
+
+
+def head_count_vectors(
+    model: object, relation: object, effects: HeadEffects, head_counts: Sequence[int] = HEAD_COUNTS
+) -> tuple[FunctionVector, ...]:
+    """One summed vector per head count, of the heads of largest effect, at layer 0 until a sweep places it.
+
+    Where `effects` are not of this relation (a map over relations, say), its own mean head outputs are computed.
+    """
+    relation = load_relation(relation)
+    how = {"template": PromptTemplate.from_dict(effects.record["template"]), "split_seed": effects.record["split_seed"]}
+    mean_z = effects.mean_z
+    if effects.record["data_hash"] != relation.hash:
+        mean_z, _ = mean_head_outputs(model, relation, **how)
+    counts = [whole_number("a head count", count, least=1) for count in head_counts]
+    return tuple(function_vector(model, relation, effects.top(k), 0, mean_z, **how) for k in counts)

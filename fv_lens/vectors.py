@@ -1,0 +1,260 @@
+"""Function vectors: assembled from attention heads, added and scaled, checked against a model, saved and loaded."""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+
+import torch
+from einops import einsum
+from jaxtyping import Float
+from torch import Tensor
+
+from . import storage
+from .effects import mean_head_outputs
+from .errors import InputError, whole_number
+from .lens import Lens, lens_of
+from .prompts import PromptTemplate
+from .relations import load_relation
+
+
+@dataclass(frozen=True, eq=False)
+class FunctionVector:
+    """A vector that carries a relation, and where it came from.
+
+    Args:
+        vector: `[d_model]`, kept as float32 on the CPU; any strength is already multiplied in.
+        layer: it is added to the residual stream after this block.
+        site: the hook point it is added at.
+        token: the rule for the token it is added at: "last", the last token of the prompt.
+        model: name of the model it was made on.
+        processing: "raw", or "centered" where TransformerLens centred the weights that write to the residual stream.
+        bos: whether its prompts began with a BOS token.
+        relation, data_hash, split_seed: the relation, SHA-256 of its pairs, and which split its words came from.
+        template: the prompt template, as `PromptTemplate.to_dict` gives it.
+        heads: the (layer, head) whose outputs were summed.
+        method: "sum", "combination" (of `parents`), or what another module of fv_lens names.
+        strength: what the sum was multiplied with.
+        parents: (weight, record) of the vectors it was combined from.
+        versions: of fv_lens and the libraries below it.
+
+    Raises:
+        InputError: a vector that is not one-dimensional, or holds NaN or infinity; a negative layer.
+
+    Example:
+        >>> mixed = 0.5 * antonym + 0.5 * synonym
+        >>> [weight for weight, record in mixed.parents]
+        [1.0, 1.0]
+    """
+
+    vector: Float[Tensor, "..."]
+    layer: int
+    site: str = "hook_resid_post"
+    token: str = "last"
+    model: str = ""
+    processing: str = "raw"
+    bos: bool | None = None
+    relation: str | None = None
+    data_hash: str | None = None
+    split_seed: int | None = None
+    template: Mapping | None = None
+    heads: tuple = ()
+    method: str = "sum"
+    strength: float = 1.0
+    parents: tuple = ()
+    versions: Mapping = field(default_factory=storage.versions)
+
+    def __post_init__(self):
+        vector = self.vector.detach().to("cpu", torch.float32)
+        if vector.dim() != 1:
+            raise InputError(f"A function vector is [d_model]; got the shape {list(vector.shape)}.")
+        if not vector.isfinite().all():
+            bad = int((~vector.isfinite()).sum())
+            raise InputError(f"{bad} of {len(vector)} numbers of the vector are NaN or infinite; it cannot be used.")
+        object.__setattr__(self, "vector", vector)
+        object.__setattr__(self, "layer", whole_number("layer", self.layer, least=0))
+        object.__setattr__(self, "heads", tuple((int(layer), int(head)) for layer, head in self.heads))
+
+    def __repr__(self) -> str:
+        of = f" of {self.relation!r}" if self.relation else ""
+        return f"FunctionVector({self.method}{of}, layer {self.layer}, norm {self.vector.norm():.3g}, {self.model})"
+
+    @property
+    def record(self) -> dict:
+        """Everything but the numbers, as plain JSON data."""
+        parts = {part.name: getattr(self, part.name) for part in fields(self) if part.name != "vector"}
+        return parts | {"template": self.template and dict(self.template), "versions": dict(self.versions)}
+
+    def __add__(self, other: "FunctionVector") -> "FunctionVector":
+        if not isinstance(other, FunctionVector):
+            return NotImplemented
+        for name in ("layer", "site", "token", "processing", "bos"):
+            mine, others = getattr(self, name), getattr(other, name)
+            if mine != others:
+                raise InputError(f"Vectors of {name} {mine!r} and {others!r} do not add up to one vector.")
+        if len(self.vector) != len(other.vector):
+            raise InputError(f"Vectors of {len(self.vector)} and {len(other.vector)} numbers cannot be added.")
+        return self._combined(self.vector + other.vector, ((1.0, self), (1.0, other)))
+
+    def __mul__(self, scale: float) -> "FunctionVector":
+        if isinstance(scale, bool) or not isinstance(scale, int | float):
+            return NotImplemented
+        if not math.isfinite(scale):
+            raise InputError(f"A vector cannot be multiplied with {scale!r}; give a finite number.")
+        return self._combined(self.vector * scale, ((float(scale), self),))
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> "FunctionVector":
+        return self * -1.0
+
+    def __sub__(self, other: "FunctionVector") -> "FunctionVector":
+        return self + (-other) if isinstance(other, FunctionVector) else NotImplemented
+
+    def _combined(self, vector: Tensor, parents: tuple) -> "FunctionVector":
+        same = {name: getattr(self, name) for name in ("relation", "data_hash", "split_seed", "template", "model")}
+        same = {k: v if all(getattr(parent, k) == v for _, parent in parents) else None for k, v in same.items()}
+        same["model"] = same["model"] or self.model
+        records = tuple((weight, parent.record) for weight, parent in parents)
+        return replace(self, vector=vector, method="combination", heads=(), strength=1.0, parents=records, **same)
+
+    def strengthened(self, strength: float) -> "FunctionVector":
+        """The same vector, `strength` times as strong, with that recorded instead of a parent."""
+        return replace(self, vector=self.vector * strength, strength=self.strength * strength)
+
+    def check(self, lens: Lens) -> None:
+        """Raise an InputError if the vector cannot belong to the model; warn if the model has another name."""
+        if len(self.vector) != lens.d_model:
+            raise InputError(f"The vector has {len(self.vector)} numbers; the residual stream of {lens.name} has {lens.d_model}.")
+        check_layer(lens, self.layer)
+        if self.processing != lens.processing:
+            raise InputError(
+                f"The vector was made on {self.processing} weights and {lens.name} has {lens.processing} ones, so their "
+                "residual streams differ. Load the model in the same processing mode, or make the vector anew."
+            )
+        if self.bos is not None and self.bos != lens.bos:
+            rule = {True: "with", False: "without"}
+            raise InputError(
+                f"The vector was made on prompts {rule[self.bos]} a BOS token and {lens.name} now runs {rule[lens.bos]}. "
+                f"Set model.cfg.default_prepend_bos = {self.bos}, or make the vector anew."
+            )
+        if self.model != lens.name:
+            warnings.warn(f"The vector was made on {self.model!r}; this model is {lens.name!r}.", stacklevel=3)
+
+    def save(self, path) -> None:
+        """Write the vector and its record to a safetensors file."""
+        storage.save(path, "FunctionVector", {"vector": self.vector}, self.record)
+
+    @classmethod
+    def load(cls, path) -> "FunctionVector":
+        """Read a saved vector; an InputError names a file that is missing, cut short or something else."""
+        tensors, record = storage.load(path, "FunctionVector")
+        known = {part.name for part in fields(cls)}
+        parents = tuple((weight, parent) for weight, parent in record.pop("parents", ()))
+        return cls(tensors["vector"], parents=parents, **{k: v for k, v in record.items() if k in known})
+
+
+def function_vector(
+    model: object,
+    relation: object,
+    heads: Sequence,
+    layer: int,
+    mean_z: Tensor | None = None,
+    *,
+    template: PromptTemplate = PromptTemplate(),
+    split_seed: int = 0,
+) -> FunctionVector:
+    """Sum of what the heads write on average: `sum over (l, h) of mean_z[l, h] @ W_O[l, h]`, without bias.
+
+    Args:
+        relation: a Relation, a bundled name or a path; its train part is used.
+        heads: `[(layer, head), ...]`, such as `effects.top(10)`; heads above `layer` are allowed.
+        layer: where the vector is to be added, at `hook_resid_post`.
+        mean_z: mean head outputs `[layer, head, d_head]`, such as `effects.mean_z`; computed if left out (100 prompts
+            of 10 shots).
+
+    Raises:
+        InputError: no heads, a head given twice or outside the model, a layer outside the model, a `mean_z` of another
+            shape; or a model that rescales what a head writes (post-norm blocks), where such a sum means nothing.
+
+    Source: Todd et al. 2024, section 2.3. Their code adds the output bias once per head on some models; it is no part
+    of what a head writes, and is left out here.
+    """
+    lens, relation = lens_of(model), load_relation(relation)
+    heads, layer = check_heads(lens, heads), check_layer(lens, layer)
+    if not _writes_plainly(lens):
+        raise InputError(
+            f"{lens.name} rescales what its heads write (a norm or multiplier after W_O), so the sum of z @ W_O is not "
+            "what they add to the residual stream. A vector tuned from zero works on any model: finetune(..., 'zero')."
+        )
+    if mean_z is None:
+        mean_z, _ = mean_head_outputs(model, relation, template=template, split_seed=split_seed)
+    expected = (lens.n_layers, lens.n_heads, lens.d_head)
+    if tuple(mean_z.shape) != expected:
+        raise InputError(f"mean_z has the shape {tuple(mean_z.shape)}; {lens.name} needs [layer, head, d_head] = {expected}.")
+    vector = sum(_write(lens, at, head, mean_z[at, head]) for at, head in heads)
+    return FunctionVector(
+        vector, layer, model=lens.name, processing=lens.processing, bos=lens.bos, relation=relation.name,
+        data_hash=relation.hash, split_seed=split_seed, template=template.to_dict(), heads=heads,
+    )  # fmt: skip
+
+
+def check_layer(lens: Lens, layer: int) -> int:
+    """`layer`, or an InputError if the model has none of that number."""
+    if whole_number("layer", layer, least=0) >= lens.n_layers:
+        raise InputError(f"Layer {layer} is outside 0..{lens.n_layers - 1} of {lens.name}.")
+    return int(layer)
+
+
+def check_heads(lens: Lens, heads: Sequence) -> tuple[tuple[int, int], ...]:
+    """`heads` as a tuple of (layer, head), or an InputError that names what is wrong with them."""
+    heads = tuple(heads)
+    if not heads:
+        raise InputError("No heads were given; pass [(layer, head), ...], such as effects.top(10).")
+    for given in heads:
+        if not isinstance(given, Sequence) or len(given) != 2:
+            raise InputError(f"{given!r} is no head; heads are (layer, head).")
+        layer, head = check_layer(lens, given[0]), whole_number("head", given[1], least=0)
+        if head >= lens.n_heads:
+            raise InputError(f"Head {head} of layer {layer} is outside 0..{lens.n_heads - 1} of {lens.name}.")
+    repeated = [head for head in heads if heads.count(head) > 1]
+    if repeated:
+        raise InputError(f"Head {tuple(repeated[0])} was given twice; a head is summed once.")
+    return tuple((int(layer), int(head)) for layer, head in heads)
+
+
+def _write(lens: Lens, layer: int, head: int, z: Tensor) -> Float[Tensor, " d_model"]:
+    w = lens.W_O(layer)[head]
+    return einsum(z.to(w), w, "d_head, d_head d_model -> d_model").float().cpu()
+
+
+def _writes_plainly(lens: Lens) -> bool:
+    """Whether the residual stream moves by `z @ W_O` when a head's output moves by z, in the first and last layer."""
+    if "plain writes" not in lens.findings:
+        lens.findings["plain writes"] = all(_plain_in(lens, layer) for layer in {0, lens.n_layers - 1})
+    return lens.findings["plain writes"]
+
+
+@torch.no_grad()
+def _plain_in(lens: Lens, layer: int) -> bool:
+    shift = torch.randn(lens.d_head, generator=torch.Generator().manual_seed(0)).to(lens.device, lens.dtype)
+    ids = torch.arange(1, 6, device=lens.device)[None]
+    # Where blocks run attention and MLP side by side, only the block's output shows what the heads wrote.
+    names = [n for n in (f"blocks.{layer}.hook_resid_mid", f"blocks.{layer}.hook_resid_post") if n in lens.points]
+    runs = []
+    for change in (0, 1):
+        seen = {}
+
+        def edit(z, hook):
+            z = z.clone()
+            z[:, -1, 0] += change * shift
+            return z
+
+        def see(name):
+            return lambda x, hook: seen.update({name: x[:, -1]})
+
+        lens.logits(ids, torch.ones_like(ids), [(f"blocks.{layer}.attn.hook_z", edit), *((n, see(n)) for n in names)])
+        runs.append(seen)
+    expected, tolerance = shift @ lens.W_O(layer)[0], 1e-3 if lens.dtype == torch.float32 else 5e-2
+    moved = [runs[1][name] - runs[0][name] for name in names if name in runs[0]]
+    return any((move - expected).abs().max() <= tolerance * expected.abs().max() for move in moved)

@@ -1,0 +1,206 @@
+"""The engine: one prompt, many what-ifs at its last token.
+
+Attention is causal, so an edit at the last prompt token changes no earlier token. The keys and values of the prefix are
+computed once, and every what-if is one more row that meets them and itself. Any head, layer, strength or vector is such
+a row; head maps, sweeps and evaluations are sets of rows.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from .errors import InputError, ParityError
+from .lens import Lens, Prefix
+from .rows import HEAD_OUTPUT, Edit, Plan, WhatIf, as_batch, as_positions, in_full
+
+__all__ = ["Edit", "WhatIf", "head_outputs", "what_if"]
+
+Read = Callable[[Tensor, Tensor], Tensor]
+FORMS = {"as positions": as_positions, "as batch elements": as_batch, "in full forwards": in_full}
+PREFIX_TOKENS = 1024  # prompts that share one prefix run hold about so many tokens
+SLOW = "in full forwards"
+TILE = 128  # rows unembedded at a time: logits of a tile stay small enough for memory to be reused
+
+log = logging.getLogger("fv_lens")
+
+
+@torch.no_grad()
+def what_if(
+    lens: Lens,
+    tokens: Int[Tensor, "prompt pos"],
+    mask: Int[Tensor, "prompt pos"],
+    whatifs: Sequence[WhatIf],
+    read: Read,
+    *,
+    tail: int = 1,
+    max_rows: int = 2560,
+    progress: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Run every what-if on every prompt and read the logits of each.
+
+    Args:
+        tokens, mask: left-padded prompts. The last `tail` tokens belong to each row: the last prompt token, where edits
+            act, and `tail - 1` tokens of a continuation, each of which sees the prefix and its own row only.
+        whatifs: lists of `Edit`s; the edits of one list act together.
+        read: `(logits [n, tail, vocab] float32, prompt [n]) -> [n, ...]`, called for a tile of rows at a time.
+        max_rows: the most rows run together; memory is bounded by it, not by `len(whatifs)` or the number of prompts.
+        progress: called with the number of prompts done.
+
+    Returns:
+        `[prompt, 1 + len(whatifs), ...]` on the CPU: what `read` returned, the clean row first.
+
+    Raises:
+        ParityError: an edit changed nothing, or a form disagrees with full forwards (checked on first use).
+    """
+    _refuse_patches(lens)
+    tokens, mask = tokens.to(lens.device), mask.to(lens.device)
+    form = _form_for(lens, tokens, mask, tail)
+    if form == SLOW:
+        max_rows = max(2, PREFIX_TOKENS // tokens.shape[1])
+    max_whatifs = max(1, max_rows - 1)
+    results: Tensor | None = None
+    for prompts in _groups(lens, mask, max(1, max_rows // (min(len(whatifs), max_whatifs) + 1))):
+        ids, seen = _trimmed(tokens[prompts], mask[prompts])
+        prefix = _prefix(lens, ids, seen, tail, form)
+        for start in range(0, max(1, len(whatifs)), max_whatifs):
+            plan = Plan(lens, whatifs[start : start + max_whatifs], prompts)
+            rows = FORMS[form](lens, prefix, ids, seen, plan)
+            read_out = _read(lens, rows, prompts, read, logits=form == SLOW)
+            if results is None:
+                results = read_out.new_zeros(len(tokens), 1 + len(whatifs), *read_out.shape[2:])
+            results[prompts.cpu(), 0] = read_out[0]
+            results[prompts.cpu()[:, None], 1 + start + plan.order[None]] = read_out[1:].transpose(0, 1)
+        if progress:
+            progress(len(prompts))
+    return results
+
+
+@torch.no_grad()
+def head_outputs(
+    lens: Lens, tokens: Int[Tensor, "prompt pos"], mask: Int[Tensor, "prompt pos"]
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Clean forwards, a few prompts at a time: (prompt indices, head outputs, logits), both at the last token.
+
+    Head outputs are `[prompt, layer, head, d_head]` (at `hook_z`), logits `[prompt, vocab]`.
+    """
+    _refuse_patches(lens)
+    tokens, mask = tokens.to(lens.device), mask.to(lens.device)
+    _form_for(lens, tokens, mask, tail=1)
+    for prompts in _groups(lens, mask, len(tokens)):
+        ids, seen = _trimmed(tokens[prompts], mask[prompts])
+        z = [None] * lens.n_layers
+
+        def keep(layer):
+            return lambda x, hook: z.__setitem__(layer, x[:, -1])
+
+        hooks = [(f"blocks.{layer}.{HEAD_OUTPUT}", keep(layer)) for layer in range(lens.n_layers)]
+        logits = lens.logits(ids, seen, hooks)[:, 0]
+        yield prompts.cpu(), torch.stack(z, 1), logits
+
+
+def _refuse_patches(lens: Lens) -> None:
+    if lens.patches:
+        raise InputError("A patch is active on this model, and it would mix with the edits; leave its block first.")
+
+
+def _groups(lens: Lens, mask: Tensor, most: int) -> Iterator[Tensor]:
+    """Indices of prompts of similar length; of equal length where the model does not take padding exactly."""
+    lengths = mask.sum(1)
+    group: list[int] = []
+    for index in lengths.argsort(stable=True, descending=True).tolist():
+        longest = int(lengths[group[0]]) if group else 0
+        unequal = group and not lens.findings["padding"] and lengths[index] != longest
+        if group and (len(group) == most or (len(group) + 1) * longest > PREFIX_TOKENS or unequal):
+            yield torch.tensor(group, device=mask.device)
+            group = []
+        group.append(index)
+    yield torch.tensor(group, device=mask.device)
+
+
+def _trimmed(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    longest = int(mask.sum(1).max())
+    return ids[:, -longest:], mask[:, -longest:]
+
+
+def _prefix(lens: Lens, ids: Tensor, mask: Tensor, tail: int, form: str) -> Prefix:
+    if form == SLOW:
+        return Prefix([], [], mask[:, :-tail])
+    return lens.prefix(ids[:, :-tail], mask[:, :-tail])
+
+
+def _read(lens: Lens, rows: Tensor, prompts: Tensor, read: Read, logits: bool) -> Tensor:
+    """`rows` `[row, prompt, token, ...]` -> what `read` makes of their logits, `[row, prompt, ...]` on the CPU."""
+    shape, which = rows.shape[:2], prompts.expand(rows.shape[:2]).flatten()
+    flat = rows.flatten(0, 1)
+    tiles = [
+        read((flat[i : i + TILE] if logits else lens.readout(flat[i : i + TILE])).float(), which[i : i + TILE])
+        for i in range(0, len(flat), TILE)
+    ]
+    return torch.cat(tiles).unflatten(0, shape).cpu()
+
+
+def _form_for(lens: Lens, tokens: Tensor, mask: Tensor, tail: int) -> str:
+    """The fastest form that was found exact on this model, for prompts as long as these."""
+    length = int(mask.sum(1).max())
+    if length - tail < 1:
+        raise InputError("A prompt must have at least two tokens: one before the token that is edited.")
+    if length > lens.findings.get("length", 0):
+        _probe(lens, tokens, mask, tail, length)
+    return next(form for form in lens.findings["forms"] if tail == 1 or form != "as positions")
+
+
+def _probe(lens: Lens, tokens: Tensor, mask: Tensor, tail: int, length: int) -> None:
+    """Compare every form with full forwards on two of the prompts at hand, and keep the exact ones.
+
+    A model whose logits differ from run to run, or on which an edit changes nothing, raises.
+    """
+    pick = mask.sum(1).sort(descending=True).indices[[0, -1]]
+    ids, seen = _trimmed(tokens[pick], mask[pick])
+    plan = Plan(lens, _probe_edits(lens), torch.arange(2, device=ids.device))
+    truth = in_full(lens, _prefix(lens, ids, seen, 1, SLOW), ids, seen, plan).float()
+    scale = truth.amax() - truth.amin()
+    tolerance = scale * (1e-4 if lens.dtype == torch.float32 else 3e-2)
+
+    def differ(a, b):
+        return not (a - b).abs().max() <= tolerance  # NaN differs
+
+    if differ(lens.logits(ids[:1], seen[:1]).float(), truth[0, :1]):
+        raise ParityError(f"{lens.name} gives other logits on the same tokens (dropout?). Call model.eval() first.")
+    for row, edit in enumerate(plan.order.tolist(), start=1):
+        if torch.equal(truth[row], truth[0]):
+            changed = _probe_edits(lens)[edit][0]
+            raise ParityError(f"An edit at blocks.{changed.layer}.{changed.hook} of {lens.name} changed nothing.")
+    short = int(seen[1].sum())
+    alone = lens.logits(ids[1:, -short:], seen[1:, -short:]).float()
+    lens.findings["padding"] = not differ(alone, truth[0, 1:])
+    if not lens.findings["padding"]:
+        ids, seen, truth, plan = ids[:1], seen[:1], truth[:, :1], Plan(lens, _probe_edits(lens), torch.arange(1))
+    exact, refused = [], []
+    for form in list(FORMS)[:-1]:
+        try:
+            rows = FORMS[form](lens, _prefix(lens, ids, seen, 1, form), ids, seen, plan)
+            wrong = differ(lens.readout(rows).float(), truth)
+        except Exception as error:  # whatever an architecture's own code raises on a form it was not written for
+            wrong = True
+            log.debug("%s: rows %s raised %r", lens.name, form, error)
+        (refused if wrong else exact).append(form)
+    if refused:
+        log.warning("%s: rows %s are not exact here; running them %s, exact as well.", lens.name, " and ".join(refused), (exact or [SLOW])[0])
+    lens.findings |= {"forms": [*exact, SLOW], "length": length}
+
+
+def _probe_edits(lens: Lens) -> list[WhatIf]:
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(n):
+        return torch.randn(n, generator=generator)
+
+    last = lens.n_layers - 1
+    return [
+        [Edit(0, noise(lens.d_head), head=0)],
+        [Edit(last, noise(lens.d_head), head=lens.n_heads - 1)],
+        [Edit(last // 2, noise(lens.d_model))],
+    ]

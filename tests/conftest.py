@@ -1,0 +1,35 @@
+"""Shapes are checked while the suite runs: jaxtyping and beartype wrap fv_lens before it is imported."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from jaxtyping import install_import_hook  # noqa: E402
+
+install_import_hook("fv_lens", "beartype.beartype")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from . import tiny  # noqa: E402
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session", params=tiny.NAMES)
+def model(request):
+    """Every architecture, one after the other."""
+    return tiny.build(request.param)
+
+
+@pytest.fixture(scope="session")
+def llama():
+    return tiny.build("llama")
+
+
+@pytest.fixture(scope="session")
+def words():
+    """A relation over the tiny tokenizer's words: w0 -> w1, w2 -> w3, ..."""
+    from fv_lens.relations import Relation
+
+    return Relation("successor", [(f"w{i}", f"w{i + 1}") for i in range(0, 80, 2)])

