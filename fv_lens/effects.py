@@ -228,5 +228,6 @@ def mean_effects(effects: Sequence[HeadEffects]) -> HeadEffects:
         mean_z=torch.stack([part.mean_z for part in effects]).mean(0),
         share_right=float(np.mean([part.share_right for part in effects])),
         batch=None,
-        record=effects[0].record | {"relation": " + ".join(map(str, relations)), "relations": relations, "data_hash": None},
+        record=effects[0].record
+        | {"relation": " + ".join(map(str, relations)), "relations": relations, "data_hash": None},
     )

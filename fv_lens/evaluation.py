@@ -58,7 +58,9 @@ class Evaluation:
 
     def __str__(self) -> str:
         rows = [(self.name, self), *self.controls.items()]
-        lines = [f"{self.relation}: {self.accuracy.n} test words; 95 % intervals; gain = {self.name} minus the row, paired"]
+        lines = [
+            f"{self.relation}: {self.accuracy.n} test words; 95 % intervals; gain = {self.name} minus the row, paired"
+        ]
         lines.append(f"{'':<26}{'top-1':<20}{f'top-{TOP_K}':<20}{'log-prob':<25}{'gain in top-1':<23}gain in log-prob")
         for name, row in rows:
             gains = [str(getattr(row, gain, None) or "") for gain in ("accuracy_gain", "log_prob_gain")]
@@ -198,7 +200,8 @@ def _random_controls(model, lens, relation, vectors, mean_z, seed, template, spl
         def sums(vector):
             picked = [rng.permutation(len(free))[: len(vector.heads)] for _ in range(DRAWS)]
             return [
-                vector.strength * function_vector(model, relation, [free[i] for i in heads], vector.layer, mean_z).vector
+                vector.strength
+                * function_vector(model, relation, [free[i] for i in heads], vector.layer, mean_z).vector
                 for heads in picked
             ]
 

@@ -55,7 +55,9 @@ def load(path: str | os.PathLike, kind: str) -> tuple[dict[str, torch.Tensor], d
             text = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{str(path)!r} is no whole safetensors file ({error}); it may be cut short. Save it anew.") from None
+        raise InputError(
+            f"{str(path)!r} is no whole safetensors file ({error}); it may be cut short. Save it anew."
+        ) from None
     found = text.get("kind", "a safetensors file that fv_lens did not write")
     if found != f"fv_lens.{kind}":
         raise InputError(f"{str(path)!r} holds {found}, not fv_lens.{kind}.")

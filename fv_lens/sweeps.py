@@ -64,7 +64,9 @@ class Sweep:
             lines.append(line)
         frame = pd.DataFrame(lines)
         low, high = scores.interval(self.log_probs)
-        return frame.assign(log_prob=self.log_probs.mean(0).ravel(), log_prob_low=low.ravel(), log_prob_high=high.ravel())
+        return frame.assign(
+            log_prob=self.log_probs.mean(0).ravel(), log_prob_low=low.ravel(), log_prob_high=high.ravel()
+        )
 
 
 def sweep(

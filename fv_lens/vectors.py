@@ -125,7 +125,9 @@ class FunctionVector:
     def check(self, lens: Lens) -> None:
         """Raise an InputError if the vector cannot belong to the model; warn if the model has another name."""
         if len(self.vector) != lens.d_model:
-            raise InputError(f"The vector has {len(self.vector)} numbers; the residual stream of {lens.name} has {lens.d_model}.")
+            raise InputError(
+                f"The vector has {len(self.vector)} numbers; the residual stream of {lens.name} has {lens.d_model}."
+            )
         check_layer(lens, self.layer)
         if self.processing != lens.processing:
             raise InputError(
@@ -191,7 +193,9 @@ def function_vector(
         mean_z, _ = mean_head_outputs(model, relation, template=template, split_seed=split_seed)
     expected = (lens.n_layers, lens.n_heads, lens.d_head)
     if tuple(mean_z.shape) != expected:
-        raise InputError(f"mean_z has the shape {tuple(mean_z.shape)}; {lens.name} needs [layer, head, d_head] = {expected}.")
+        raise InputError(
+            f"mean_z has the shape {tuple(mean_z.shape)}; {lens.name} needs [layer, head, d_head] = {expected}."
+        )
     vector = sum(_write(lens, at, head, mean_z[at, head]) for at, head in heads)
     return FunctionVector(
         vector, layer, model=lens.name, processing=lens.processing, bos=lens.bos, relation=relation.name,

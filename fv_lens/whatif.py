@@ -188,7 +188,12 @@ def _probe(lens: Lens, tokens: Tensor, mask: Tensor, tail: int, length: int) -> 
             log.debug("%s: rows %s raised %r", lens.name, form, error)
         (refused if wrong else exact).append(form)
     if refused:
-        log.warning("%s: rows %s are not exact here; running them %s, exact as well.", lens.name, " and ".join(refused), (exact or [SLOW])[0])
+        log.warning(
+            "%s: rows %s are not exact here; running them %s, exact as well.",
+            lens.name,
+            " and ".join(refused),
+            (exact or [SLOW])[0],
+        )
     lens.findings |= {"forms": [*exact, SLOW], "length": length}
 
 

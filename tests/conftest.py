@@ -33,3 +33,10 @@ def words():
     from fv_lens.relations import Relation
 
     return Relation("successor", [(f"w{i}", f"w{i + 1}") for i in range(0, 80, 2)])
+
+
+@pytest.fixture(scope="session")
+def default_model():
+    from fv_lens.models import load_model
+
+    return load_model()

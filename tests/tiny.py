@@ -12,10 +12,17 @@ from transformer_lens.model_bridge import TransformerBridge
 HOOKED_INSTALLED = int(importlib.metadata.version("transformer-lens").split(".")[0]) < 4
 N_WORDS = 200
 SIZE = dict(
-    vocab_size=256, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48, max_position_embeddings=128
+    vocab_size=256,
+    hidden_size=32,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    intermediate_size=48,
+    max_position_embeddings=128,
 )
 GROUPED = dict(**SIZE, num_key_value_heads=2)
-GPT2 = dict(vocab_size=256, n_embd=32, n_layer=3, n_head=4, n_positions=128, resid_pdrop=0.0, attn_pdrop=0.0, embd_pdrop=0.0)
+GPT2 = dict(
+    vocab_size=256, n_embd=32, n_layer=3, n_head=4, n_positions=128, resid_pdrop=0.0, attn_pdrop=0.0, embd_pdrop=0.0
+)
 
 ARCHITECTURES = {
     "llama": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**GROUPED)),

@@ -2,7 +2,7 @@
 
 The verbs are few: `tokens` (text to ids under the model's BOS rule), `logits` (a full forward, the slow truth),
 `prefix` (keys and values of all tokens before the last), `step` (a few tokens over a prefix, with hooks),
-`readout` (logits of what a step returns) and `W_O` (what a head writes). Nothing else imports TransformerLens.
+`readout` (logits of what a step returns) and `W_O` (what a head writes). No other module than `models`, which loads, imports TransformerLens.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -128,7 +128,13 @@ class Lens:
         raise NotImplementedError
 
     def step(
-        self, prefix: Prefix, ids: Int[Tensor, "row new"], mask: Int[Tensor, "row pos"], attend: Attend, hooks: Sequence[Hook], alone: bool
+        self,
+        prefix: Prefix,
+        ids: Int[Tensor, "row new"],
+        mask: Int[Tensor, "row pos"],
+        attend: Attend,
+        hooks: Sequence[Hook],
+        alone: bool,
     ) -> Tensor:
         """Run a few tokens over a prefix; what enters the unembedding comes back, see `readout`.
 

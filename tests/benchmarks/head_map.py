@@ -1,0 +1,146 @@
+"""The engine's head map beside full serial forwards and beside its own matmuls, in one process.
+
+    python -m tests.benchmarks.head_map [--model NAME] [--hooked] [--relation antonym] [--prompts 25] [--shots 10]
+
+Serial forwards (one prompt, one head, `model.run_with_hooks`) are sampled between the engine's runs, and their median is
+extended linearly to the whole map. The skeleton is the engine's own matmuls, recorded once and replayed on preallocated
+tensors with nothing between them: the time no implementation with these shapes can go below.
+"""
+
+import argparse
+import resource
+import statistics
+import time
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fv_lens.effects import mean_head_outputs
+from fv_lens.lens import lens_of
+from fv_lens.models import load_model
+from fv_lens.prompts import batch, corrupted
+from fv_lens.relations import load_relation
+from fv_lens.whatif import Edit, what_if
+
+MATMULS = {torch.ops.aten.mm.default: 0, torch.ops.aten.addmm.default: 1, torch.ops.aten.bmm.default: 0}
+
+
+class Matmuls(TorchDispatchMode):
+    """Records the operands of every matmul: the model's weights themselves, the layout of everything else."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        self.calls, self.buffers = [], {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in MATMULS:
+            first = MATMULS[func]
+            self.calls.append([self._operand(x, i) for i, x in enumerate(args[first : first + 2])])
+        return func(*args, **(kwargs or {}))
+
+    def _operand(self, x, place):
+        if x.untyped_storage().data_ptr() in self.weights:
+            return x
+        key = (place, tuple(x.shape), tuple(x.stride()), x.dtype)
+        if key not in self.buffers:
+            self.buffers[key] = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device).normal_()
+        return self.buffers[key]
+
+    def prepared(self):
+        """(matmul, left, right, output) of every call; calls of one shape share an output."""
+        outputs, ready = {}, []
+        for left, right in self.calls:
+            shape = (*left.shape[:-1], right.shape[-1])
+            out = outputs.setdefault((shape, left.dtype), left.new_empty(shape))
+            ready.append((torch.mm if left.dim() == 2 else torch.bmm, left, right, out))
+        return ready
+
+
+def timed(function):
+    start = time.perf_counter()
+    result = function()
+    return time.perf_counter() - start, result
+
+
+@torch.no_grad()
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--hooked", action="store_true", help="as a HookedTransformer (TransformerLens 3.x)")
+    parser.add_argument("--relation", default="antonym")
+    parser.add_argument("--prompts", type=int, default=25)
+    parser.add_argument("--shots", type=int, default=10)
+    parser.add_argument("--sample", type=int, default=48, help="serial forwards to time")
+    parser.add_argument("--rounds", type=int, default=4)
+    options = parser.parse_args()
+
+    model = load_model(options.model, cls="hooked" if options.hooked else None)
+    lens, relation = lens_of(model), load_relation(options.relation)
+    prompts = batch(lens, corrupted(relation.split().train, options.prompts, options.shots))
+    mean_s, (mean_z, _) = timed(lambda: mean_head_outputs(model, relation, 100, options.shots, progress=False))
+    heads = [(layer, head) for layer in range(lens.n_layers) for head in range(lens.n_heads)]
+    edits = [[Edit(layer, mean_z[layer, head], head)] for layer, head in heads]
+    answer = prompts.answer_ids.to(lens.device)
+
+    def log_prob(logits, prompt):
+        return logits[:, 0].gather(1, answer[prompt, None])[:, 0] - logits[:, 0].logsumexp(-1)
+
+    def engine():
+        return what_if(lens, prompts.tokens, prompts.mask, edits, log_prob)
+
+    def serial(prompt, index):
+        ids, (layer, head) = prompts.tokens[prompt][prompts.mask[prompt].bool()], heads[index]
+
+        def edit(z, hook):
+            z[:, -1, head] = mean_z[layer, head].to(z)
+            return z
+
+        logits = model.run_with_hooks(ids[None].to(lens.device), fwd_hooks=[(f"blocks.{layer}.attn.hook_z", edit)])
+        return logits[0, -1].float().log_softmax(-1)[answer[prompt]].exp().item()
+
+    with Matmuls(model) as recorded:
+        effects = engine().exp()
+    skeleton = recorded.prepared()
+
+    def matmuls():
+        for multiply, left, right, out in skeleton:
+            multiply(left, right, out=out)
+
+    serial(0, 0), matmuls()  # warm up
+    generator = torch.Generator().manual_seed(0)
+    sample = torch.randint(len(prompts) * len(heads), (options.sample,), generator=generator).tolist()
+    map_s, serial_s, skeleton_s, mean_runs, worst = [], [], [], [mean_s], 0.0
+    for part in range(options.rounds):
+        map_s.append(timed(engine)[0])
+        for at in sample[part :: options.rounds]:
+            prompt, index = divmod(at, len(heads))
+            seconds, probability = timed(lambda p=prompt, i=index: serial(p, i))
+            serial_s.append(seconds)
+            worst = max(worst, abs(probability - effects[prompt, 1 + index].item()))
+        skeleton_s.append(timed(matmuls)[0])
+    mean_runs.append(timed(lambda: mean_head_outputs(model, relation, 100, options.shots, progress=False))[0])
+
+    one, whole = statistics.median(serial_s), statistics.median(map_s)
+    bare, mean = statistics.median(skeleton_s), min(mean_runs)
+    forwards = len(prompts) * (len(heads) + 1)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(
+        f"{lens.name} ({type(model).__name__}): {len(heads)} heads x {len(prompts)} prompts of up to {prompts.tokens.shape[1]} tokens"
+    )
+    print(f"rows run {lens.findings['forms'][0]}; {torch.get_num_threads()} threads, {lens.dtype}, {lens.device}")
+    print(f"engine    {whole:8.1f} s   (median of {len(map_s)}: {', '.join(f'{s:.1f}' for s in map_s)})")
+    print(
+        f"serial    {one * forwards:8.0f} s   ({forwards} forwards at {one:.3f} s, extended from the median of {len(serial_s)})"
+    )
+    print(f"skeleton  {bare:8.1f} s   (median of {len(skeleton_s)}: {', '.join(f'{s:.1f}' for s in skeleton_s)})")
+    print(f"mean head outputs over 100 prompts {mean:.1f} s")
+    print(f"serial / engine        {one * forwards / whole:8.1f}")
+    print(f"engine / skeleton      {whole / bare:8.2f}")
+    print(f"mean outputs / engine  {mean / whole:8.2f}")
+    print(f"largest difference of a probability on the sample {worst:.1e}")
+    print(f"peak memory {peak:.2f} GB")
+
+
+if __name__ == "__main__":
+    main()

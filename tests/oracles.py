@@ -1,0 +1,113 @@
+"""The slow, obvious versions: one unpadded prompt at a time through TransformerLens' own hooks, nothing of fv_lens.
+
+An edit is anything with a `layer`, a `value` and a `head`: with a head, the value replaces its output; with None, it is
+added to the residual stream after the layer. Edits act at the last prompt token only.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Change(NamedTuple):
+    layer: int
+    value: Tensor
+    head: int | None = None
+
+
+@torch.no_grad()
+def logits(model, prompt: list[int], edits=(), continuation: list[int] = ()) -> Tensor:
+    """`[1 + continuation, vocab]`: next-token logits at the last prompt token and at each token of the continuation."""
+    last, fired = len(prompt) - 1, []
+
+    def hook_of(edit):
+        def hook(x, hook):
+            fired.append(edit)
+            x = x.clone()
+            if edit.head is None:
+                x[0, last] += edit.value
+            else:
+                x[0, last, edit.head] = edit.value
+            return x
+
+        point = "hook_resid_post" if edit.head is None else "attn.hook_z"
+        return f"blocks.{edit.layer}.{point}", hook
+
+    out = model.run_with_hooks(torch.tensor([[*prompt, *continuation]]), fwd_hooks=[hook_of(edit) for edit in edits])
+    assert len(fired) == len(edits), "a hook of the oracle did not fire"
+    return out[0, last:].float()
+
+
+def log_probs(model, prompt, edits=()) -> Tensor:
+    """`[vocab]`: log-probabilities of the next token after the prompt."""
+    return logits(model, prompt, edits)[0].log_softmax(-1)
+
+
+def added_vector(model, prompt, layer: int, vector: Tensor, strength: float = 1.0) -> Tensor:
+    """`[vocab]`: next-token logits with `strength * vector` added after `layer`."""
+    return logits(model, prompt, [Change(layer, strength * vector)])[0]
+
+
+def continuation_log_probs(model, prompt, continuation, edits=()) -> Tensor:
+    """`[continuation]`: log-probability of each token of a continuation, given the prompt and the tokens before it."""
+    predicted = logits(model, prompt, edits, continuation[:-1]).log_softmax(-1)
+    return predicted[range(len(continuation)), continuation]
+
+
+@torch.no_grad()
+def head_outputs(model, prompt) -> Tensor:
+    """`[layer, head, d_head]`: what the heads put out at the last token, at `hook_z`."""
+    _, cache = model.run_with_cache(torch.tensor([prompt]), names_filter=lambda name: name.endswith("attn.hook_z"))
+    return torch.stack([cache[f"blocks.{layer}.attn.hook_z"][0, -1] for layer in range(model.cfg.n_layers)])
+
+
+def mean_z(model, prompts) -> Tensor:
+    """`[layer, head, d_head]`: mean head outputs at the last tokens of the prompts."""
+    return torch.stack([head_outputs(model, prompt) for prompt in prompts]).mean(0)
+
+
+def head_effects(model, prompts, answers: list[int], mean_z: Tensor) -> tuple[Tensor, Tensor]:
+    """`[prompt, layer, head]` twice: what setting one head to its mean does to the answer's probability and its log."""
+    shape = (len(prompts), *mean_z.shape[:2])
+    before, after = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
+    for i, (prompt, answer) in enumerate(zip(prompts, answers)):
+        before[i] = log_probs(model, prompt)[answer]
+        for layer in range(mean_z.shape[0]):
+            for head in range(mean_z.shape[1]):
+                after[i, layer, head] = log_probs(model, prompt, [Change(layer, mean_z[layer, head], head)])[answer]
+    return after.exp() - before.exp(), after - before
+
+
+def completion(model, prompt, answers: list[int], edits=()) -> tuple[int, float]:
+    """Rank of the best of the answers (0: no token is more probable), and the log of their total probability."""
+    predicted = log_probs(model, prompt, edits)
+    best = max(float(predicted[answer]) for answer in answers)
+    rank = sum(float(log_prob) > best for log_prob in predicted)
+    return rank, float(predicted[sorted(set(answers))].logsumexp(0))
+
+
+# Prompts
+
+
+def padded(prompts) -> tuple[Tensor, Tensor]:
+    """Tokens and mask `[prompt, pos]` of lists of ids, padded on the left."""
+    width = max(map(len, prompts))
+    tokens = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts])
+    return tokens, torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+
+
+def unpadded(batch) -> list[list[int]]:
+    """The prompts of a `PromptBatch` as lists of ids."""
+    return [row[mask.bool()].tolist() for row, mask in zip(batch.tokens, batch.mask)]
+
+
+def random_prompts(*lengths: int, seed: int = 0) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(1, 200, (length,), generator=generator).tolist() for length in lengths]
+
+
+def in_words(model, text: str, answers: tuple[str, ...]) -> tuple[list[int], list[int]]:
+    """Ids of a text, and the first token that each answer adds to it."""
+    prompt = model.to_tokens(text)[0].tolist()
+    return prompt, [model.to_tokens(f"{text} {answer}")[0, len(prompt)].item() for answer in answers]
