@@ -1,5 +1,7 @@
-"""The errors fv_lens raises on purpose, and the check behind the most frequent one."""
+"""The errors fv_lens raises on purpose, and the checks of numbers behind the most frequent one."""
 
+import math
+import numbers
 import operator
 
 
@@ -25,3 +27,10 @@ def whole_number(name: str, value: object, least: int) -> int:
     if number is None or isinstance(value, bool) or number < least:
         raise InputError(f"{name} is {value!r}; give a whole number of at least {least}")
     return number
+
+
+def finite_number(name: str, value: object) -> float:
+    """`value` as a float, where it is a finite real number; an InputError that calls it `name` otherwise."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise InputError(f"{name} is {value!r}; give a finite number")
+    return float(value)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import scores
 from .effects import mean_head_outputs
-from .errors import InputError, whole_number
+from .errors import InputError, finite_number, whole_number
 from .lens import Lens, lens_of
 from .prompts import FewShot, PromptBatch, PromptTemplate, batch, with_demonstrations
 from .relations import Relation, load_relation
@@ -162,8 +162,7 @@ def completions(
 
 
 def _vectors(lens: Lens, relation: Relation, fv, strength: float, split_seed: int) -> list[FunctionVector]:
-    if isinstance(strength, bool) or not isinstance(strength, int | float) or not np.isfinite(strength):
-        raise InputError(f"strength is {strength!r}; give a finite number.")
+    strength = finite_number("strength", strength)
     vectors = [] if fv is None else [fv] if isinstance(fv, FunctionVector) else list(fv)
     for vector in vectors:
         vector.check(lens)
@@ -172,7 +171,7 @@ def _vectors(lens: Lens, relation: Relation, fv, strength: float, split_seed: in
                 f"The vector was made from split {vector.split_seed} of {relation.name!r}, so its words may stand among the "
                 f"test words of split {split_seed}. Pass split_seed={vector.split_seed}."
             )
-    return [strength * vector for vector in vectors] if strength != 1 else vectors
+    return [vector.strengthened(strength) for vector in vectors]
 
 
 def _edits(vectors: Sequence[FunctionVector]) -> WhatIf:

@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 
 from . import scores
 from .effects import HeadEffects, mean_head_outputs
-from .errors import InputError, whole_number
+from .errors import InputError, finite_number, whole_number
 from .evaluation import completions
 from .lens import lens_of
 from .prompts import PromptTemplate, batch, with_demonstrations
@@ -88,13 +88,11 @@ def sweep(
     lens, relation = lens_of(model), load_relation(relation)
     vectors = (vectors,) if isinstance(vectors, FunctionVector) else tuple(vectors)
     layers = range(lens.n_layers) if layers is None else layers
-    layers, strengths = tuple(check_layer(lens, layer) for layer in layers), tuple(strengths)
+    layers = tuple(check_layer(lens, layer) for layer in layers)
+    strengths = tuple(finite_number("strength", strength) for strength in strengths)
     for given, what in ((vectors, "vectors"), (layers, "layers"), (strengths, "strengths")):
         if not given:
             raise InputError(f"There are no {what} to sweep over; give at least one.")
-    for strength in strengths:
-        if isinstance(strength, bool) or not isinstance(strength, int | float) or not np.isfinite(strength):
-            raise InputError(f"strength is {strength!r}; give finite numbers.")
     for vector in vectors:
         vector.check(lens)
     split = relation.split(split_seed)

@@ -1,6 +1,6 @@
 """Function vectors: assembled from attention heads, added and scaled, checked against a model, saved and loaded."""
 
-import math
+import numbers
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import storage
 from .effects import mean_head_outputs
-from .errors import InputError, whole_number
+from .errors import InputError, finite_number, whole_number
 from .lens import Lens, lens_of
 from .prompts import PromptTemplate
 from .relations import load_relation
@@ -47,7 +47,7 @@ class FunctionVector:
         [1.0, 1.0]
     """
 
-    vector: Float[Tensor, "..."]
+    vector: Tensor
     layer: int
     site: str = "hook_resid_post"
     token: str = "last"
@@ -64,8 +64,10 @@ class FunctionVector:
     parents: tuple = ()
     versions: Mapping = field(default_factory=storage.versions)
 
+    __array_ufunc__ = None  # numpy's numbers leave `scale * vector` to __rmul__
+
     def __post_init__(self):
-        vector = self.vector.detach().to("cpu", torch.float32)
+        vector = torch.as_tensor(self.vector).detach().to("cpu", torch.float32)
         if vector.dim() != 1:
             raise InputError(f"A function vector is [d_model]; got the shape {list(vector.shape)}.")
         if not vector.isfinite().all():
@@ -97,11 +99,10 @@ class FunctionVector:
         return self._combined(self.vector + other.vector, ((1.0, self), (1.0, other)))
 
     def __mul__(self, scale: float) -> "FunctionVector":
-        if isinstance(scale, bool) or not isinstance(scale, int | float):
+        if not isinstance(scale, numbers.Real):
             return NotImplemented
-        if not math.isfinite(scale):
-            raise InputError(f"A vector cannot be multiplied with {scale!r}; give a finite number.")
-        return self._combined(self.vector * scale, ((float(scale), self),))
+        scale = finite_number("the scale of a vector", scale)
+        return self._combined(self.vector * scale, ((scale, self),))
 
     __rmul__ = __mul__
 
@@ -120,6 +121,7 @@ class FunctionVector:
 
     def strengthened(self, strength: float) -> "FunctionVector":
         """The same vector, `strength` times as strong, with that recorded instead of a parent."""
+        strength = finite_number("strength", strength)
         return replace(self, vector=self.vector * strength, strength=self.strength * strength)
 
     def check(self, lens: Lens) -> None:

@@ -58,8 +58,9 @@ def what_if(
     _refuse_patches(lens)
     tokens, mask = tokens.to(lens.device), mask.to(lens.device)
     form = _form_for(lens, tokens, mask, tail)
-    if form == SLOW:
-        max_rows = max(2, PREFIX_TOKENS // tokens.shape[1])
+    if form != "as positions":  # each row carries keys and values, or all tokens, of its own
+        most = 16 * PREFIX_TOKENS if form != SLOW else PREFIX_TOKENS
+        max_rows = max(2, min(max_rows, most // tokens.shape[1]))
     max_whatifs = max(1, max_rows - 1)
     results: Tensor | None = None
     for prompts in _groups(lens, mask, max(1, max_rows // (min(len(whatifs), max_whatifs) + 1))):
@@ -94,7 +95,7 @@ def head_outputs(
         z = [None] * lens.n_layers
 
         def keep(layer):
-            return lambda x, hook: z.__setitem__(layer, x[:, -1])
+            return lambda x, hook: z.__setitem__(layer, x[:, -1].clone())
 
         hooks = [(f"blocks.{layer}.{HEAD_OUTPUT}", keep(layer)) for layer in range(lens.n_layers)]
         logits = lens.logits(ids, seen, hooks)[:, 0]

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 
 
+EXACT = 1e-5  # the largest difference of two log-probabilities in float32 that are said to be the same
+
+
 class Change(NamedTuple):
     layer: int
     value: Tensor
@@ -85,6 +88,11 @@ def completion(model, prompt, answers: list[int], edits=()) -> tuple[int, float]
     best = max(float(predicted[answer]) for answer in answers)
     rank = sum(float(log_prob) > best for log_prob in predicted)
     return rank, float(predicted[sorted(set(answers))].logsumexp(0))
+
+
+def difference(a: Tensor, b: Tensor) -> float:
+    """The largest absolute difference; infinite if shapes differ, NaN if a number is."""
+    return float((a - b).abs().max()) if a.shape == b.shape else torch.inf
 
 
 # Prompts

@@ -1,3 +1,6 @@
+"""A patch against the plain way: a TransformerLens hook that adds the vector at columns written down by hand."""
+
+import gc
 import inspect
 
 import pytest
@@ -14,8 +17,12 @@ from fv_lens.whatif import what_if
 from . import tiny
 
 TEXTS = ["w1 w2 w3 w4 w5", "w6 w7", "w8 w9 w10"]
-LENGTHS = torch.tensor([6, 3, 4])  # with BOS
-PAD = 205  # </s>
+WORDS = [5, 2, 3]
+PAD = 205  # the tokenizer's, which is its end-of-sequence token as well
+AT = "blocks.1.hook_resid_post"
+GREEDY = dict(do_sample=False, stop_at_eos=False)
+CACHED, TOKENS = pytest.mark.parametrize("cached", [True, False]), pytest.mark.parametrize("tokens", ["last", "every"])
+SIDES = pytest.mark.parametrize("side", ["left", "right"])
 
 
 def vector(model, layer=1, seed=0, size=3.0) -> FunctionVector:
@@ -28,45 +35,43 @@ def prompts(rows=2, length=6) -> torch.Tensor:
     return torch.randint(0, 200, (rows, length), generator=torch.Generator().manual_seed(1))
 
 
-def padded(side: str, rows=3, length=6) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
-    """Padded ids, their mask, and the column of each row's last token."""
-    ids, lengths = prompts(rows, length), [length, 3, 4][:rows]
-    mask = torch.stack([torch.arange(length) < n for n in lengths]).long()
+def padded(side: str) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+    """Three prompts of 6, 3 and 4 tokens: padded ids, mask, and the column of each one's last token."""
+    lengths = [6, 3, 4]
+    mask = torch.stack([torch.arange(6) < n for n in lengths]).long()
     mask = mask.flip(1) if side == "left" else mask
-    last = [n - 1 for n in lengths] if side == "right" else [length - 1] * rows
-    return torch.where(mask == 1, ids, PAD), mask, last
+    return torch.where(mask == 1, prompts(3), PAD), mask, last_columns(lengths, side)
 
 
-def adding(fv, columns, strength=1.0):
-    """The oracle: a TransformerLens hook that adds the vector in each row's column."""
+def last_columns(lengths: list[int], side: str) -> list[int]:
+    return [n - 1 for n in lengths] if side == "right" else [max(lengths) - 1] * len(lengths)
+
+
+def text_lengths(model, **kwargs) -> list[int]:
+    return [model.to_tokens(text, **kwargs).shape[1] for text in TEXTS]
+
+
+def adding(fv, columns: list, strength=1.0) -> list:
+    """A hook that adds the vector in each row's column or columns."""
 
     def add(x, hook):
         x = x.clone()
-        for row, column in enumerate(columns):
-            for c in column if isinstance(column, list) else [column]:
-                x[row, c] += strength * fv.vector
+        for row, at in enumerate(columns):
+            for column in at if isinstance(at, list) else [at]:
+                x[row, column] += strength * fv.vector
         return x
 
     return [(f"blocks.{fv.layer}.hook_resid_post", add)]
 
 
+@torch.no_grad()
 def oracle(model, tokens, fv, columns, **kwargs) -> torch.Tensor:
-    with torch.no_grad():
-        return model.run_with_hooks(tokens, fwd_hooks=adding(fv, columns), **kwargs)
+    return model.run_with_hooks(tokens, fwd_hooks=adding(fv, columns), **kwargs)
 
 
-def run(model, tokens, **kwargs) -> torch.Tensor:
-    with torch.no_grad():
-        return model(tokens, **kwargs)
-
-
-def same(a, b):
-    assert a.shape == b.shape
-    assert (a - b).abs().max() <= 1e-5
-
-
-def greedy(model, tokens, fv, last: list[int], n: int, every=False, mask=None) -> torch.Tensor:
-    """The oracle of generation: full forwards with the vector added at the same columns again."""
+@torch.no_grad()
+def greedy(model, tokens, fv, last: list[int], n: int, every: bool, mask=None) -> torch.Tensor:
+    """The plain way to generate: full forwards over all tokens, the vector added at the same columns each time."""
     start = tokens.shape[1]
     for _ in range(n):
         new = list(range(start, tokens.shape[1])) if every else []
@@ -77,11 +82,22 @@ def greedy(model, tokens, fv, last: list[int], n: int, every=False, mask=None) -
     return tokens
 
 
+@torch.no_grad()
+def run(model, tokens, **kwargs) -> torch.Tensor:
+    return model(tokens, **kwargs)
+
+
+def residual(model, tokens, name=AT, **kwargs) -> torch.Tensor:
+    return model.run_with_cache(tokens, names_filter=name, **kwargs)[1][name]
+
+
+def same(a, b):
+    assert a.shape == b.shape
+    assert (a - b).abs().max() <= 1e-5
+
+
 def is_bridge(model) -> bool:
     return hasattr(model, "original_model")
-
-
-GREEDY = dict(do_sample=False, stop_at_eos=False)
 
 
 # One forward
@@ -93,16 +109,17 @@ def test_the_layer_before_is_untouched_and_the_layer_at_it_is_clean_plus_vector(
     _, clean = model.run_with_cache(tokens, names_filter=names)
     with patch(model, fv, strength=2.0):
         logits, patched = model.run_with_cache(tokens, names_filter=names)
-    assert torch.equal(patched[names[0]], clean[names[0]])
-    assert torch.equal(patched[names[1]][:, :-1], clean[names[1]][:, :-1])
-    assert torch.equal(patched[names[1]][:, -1], clean[names[1]][:, -1] + 2.0 * fv.vector)
-    assert torch.equal(patched[names[2]][:, :-1], clean[names[2]][:, :-1])
-    assert not torch.allclose(patched[names[2]][:, -1], clean[names[2]][:, -1])
+    before, at, after = names
+    assert torch.equal(patched[before], clean[before])
+    assert torch.equal(patched[at][:, :-1], clean[at][:, :-1])
+    assert torch.equal(patched[at][:, -1], clean[at][:, -1] + 2.0 * fv.vector)
+    assert torch.equal(patched[after][:, :-1], clean[after][:, :-1])
+    assert not torch.allclose(patched[after][:, -1], clean[after][:, -1])
     same(logits, model.run_with_hooks(tokens, fwd_hooks=adding(fv, [-1, -1], 2.0)))
 
 
 @pytest.mark.parametrize("layer", [0, 2])
-def test_first_and_last_layer(model, layer):
+def test_the_first_and_the_last_layer(model, layer):
     fv, tokens = vector(model, layer), prompts()
     with patch(model, fv):
         patched = run(model, tokens)
@@ -111,45 +128,42 @@ def test_first_and_last_layer(model, layer):
 
 def test_strength_zero_changes_nothing_bit_for_bit(model):
     tokens = prompts()
-    clean = run(model, tokens), model.run_with_cache(tokens)[1], model.generate(tokens, 3, verbose=False, **GREEDY)
+
+    def outputs():
+        return model.run_with_cache(tokens), model.generate(tokens, 3, verbose=False, **GREEDY)
+
+    (logits, cache), generated = outputs()
     with patch(model, vector(model), strength=0):
-        patched = run(model, tokens), model.run_with_cache(tokens)[1], model.generate(tokens, 3, verbose=False, **GREEDY)
-    assert torch.equal(patched[0], clean[0])
-    assert torch.equal(patched[2], clean[2])
-    assert set(patched[1]) == set(clean[1])
-    assert all(torch.equal(patched[1][name], clean[1][name]) for name in clean[1] if clean[1][name] is not None)
+        (patched_logits, patched_cache), patched_generated = outputs()
+    assert torch.equal(patched_logits, logits)
+    assert torch.equal(patched_generated, generated)
+    assert set(patched_cache) == set(cache)
+    assert all(torch.equal(patched_cache[name], cache[name]) for name in cache)
 
 
-@pytest.mark.parametrize("side", ["left", "right", None])
-def test_strings_of_different_lengths(model, side):
-    fv, more = vector(model), {} if side is None else {"padding_side": side}
-    side = side or model.tokenizer.padding_side
-    last = (LENGTHS - 1).tolist() if side == "right" else [5, 5, 5]
-    tokens = model.to_tokens(TEXTS, **more)
+@SIDES
+def test_strings_padded_on_either_side(model, side):
+    fv, lengths = vector(model), text_lengths(model)
+    last, tokens = last_columns(lengths, side), model.to_tokens(TEXTS, padding_side=side)
+    clean = run(model, TEXTS, padding_side=side)
     with patch(model, fv):
-        assert torch.equal(model.to_tokens(TEXTS, **more), tokens)
-        patched = run(model, TEXTS, **more)
-        _, cache = model.run_with_cache(TEXTS, names_filter="blocks.1.hook_resid_post", **more)
-    clean = run(model, TEXTS, **more)
-    same(patched, oracle(model, TEXTS, fv, last, **more))
+        assert torch.equal(model.to_tokens(TEXTS, padding_side=side), tokens)
+        patched, at = run(model, TEXTS, padding_side=side), residual(model, TEXTS, padding_side=side)
+    same(patched, oracle(model, TEXTS, fv, last, padding_side=side))
+    same(at[range(3), last], residual(model, TEXTS, padding_side=side)[range(3), last] + fv.vector)
     changed = (patched != clean).any(-1)
-    for row, column in enumerate(last):
-        assert changed[row, column] and not changed[row, :column].any()
-    same(cache["blocks.1.hook_resid_post"][range(3), last] - fv.vector, residual(model, TEXTS, more)[range(3), last])
+    for row, (column, length) in enumerate(zip(last, lengths)):  # padding itself may see what comes after it
+        assert changed[row, column] and not changed[row, column - length + 1 : column].any()
 
 
-def residual(model, tokens, more):
-    return model.run_with_cache(tokens, names_filter="blocks.1.hook_resid_post", **more)[1]["blocks.1.hook_resid_post"]
-
-
-def test_the_tokenizers_own_padding_side(model):
+@SIDES
+def test_strings_padded_on_the_tokenizers_own_side(model, side):
     fv, before = vector(model), model.tokenizer.padding_side
     try:
-        for side, last in ("left", [5, 5, 5]), ("right", (LENGTHS - 1).tolist()):
-            model.tokenizer.padding_side = side
-            with patch(model, fv):
-                patched = run(model, TEXTS)
-            same(patched, oracle(model, TEXTS, fv, last))
+        model.tokenizer.padding_side = side
+        with patch(model, fv):
+            patched = run(model, TEXTS)
+        same(patched, oracle(model, TEXTS, fv, last_columns(text_lengths(model), side)))
     finally:
         model.tokenizer.padding_side = before
 
@@ -159,250 +173,648 @@ def test_one_string_and_strings_of_one_length(model, text):
     fv = vector(model)
     with patch(model, fv):
         patched = run(model, text)
-    same(patched, oracle(model, text, fv, [-1] * (len(text) if isinstance(text, list) else 1)))
+        _, cache = model.run_with_cache(text, names_filter=AT)
+    rows = len(text) if isinstance(text, list) else 1
+    same(patched, oracle(model, text, fv, [-1] * rows))
+    same(cache[AT][:, -1], residual(model, text)[:, -1] + fv.vector)
 
 
-def test_strings_without_bos(model):
-    fv = vector(model)
+@pytest.mark.parametrize("bos", [True, False])
+def test_strings_with_and_without_bos(model, bos):
+    fv, more = vector(model), dict(prepend_bos=bos, padding_side="right")
     with patch(model, fv):
-        patched = run(model, TEXTS, prepend_bos=False, padding_side="right")
-    same(patched, oracle(model, TEXTS, fv, [4, 1, 2], prepend_bos=False, padding_side="right"))
+        patched = run(model, TEXTS, **more)
+    same(patched, oracle(model, TEXTS, fv, [n - 1 + bos for n in WORDS], **more))
 
 
-@pytest.mark.parametrize("kind", [torch.long, torch.bool, torch.float32])
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_an_attention_mask_says_where_prompts_end(llama, side, kind):
-    fv, (tokens, mask, last) = vector(llama), padded(side)
+@SIDES
+def test_an_attention_mask_says_where_prompts_end(model, side):
+    fv, (tokens, mask, last) = vector(model), padded(side)
+    with patch(model, fv):
+        patched = run(model, tokens, attention_mask=mask)
+    same(patched, oracle(model, tokens, fv, last, attention_mask=mask))
+
+
+@SIDES
+def test_an_attention_mask_of_strings(model, side):
+    fv, lengths = vector(model), text_lengths(model)
+    mask = torch.stack([torch.arange(max(lengths)) < n for n in lengths]).long()
+    more = dict(attention_mask=mask if side == "right" else mask.flip(1), padding_side=side)
+    with patch(model, fv):
+        patched = run(model, TEXTS, **more)
+    same(patched, oracle(model, TEXTS, fv, last_columns(lengths, side), **more))
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.float32])
+def test_a_mask_may_be_of_any_type(llama, kind):
+    fv, (tokens, mask, last) = vector(llama), padded("right")
     with patch(llama, fv):
         patched = run(llama, tokens, attention_mask=mask.to(kind))
     same(patched, oracle(llama, tokens, fv, last, attention_mask=mask.to(kind)))
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_an_attention_mask_on_every_architecture(model, side):
-    fv, (tokens, mask, last) = vector(model), padded(side)
-    with patch(model, fv):
-        patched = run(model, tokens, attention_mask=mask)
-        text = run(model, TEXTS, attention_mask=mask, padding_side=side)
-    same(patched, oracle(model, tokens, fv, last, attention_mask=mask))
-    same(text, oracle(model, TEXTS, fv, last, attention_mask=mask, padding_side=side))
-
-
 def test_a_tensor_without_a_mask_is_unpadded(model):
     fv, (tokens, _, _) = vector(model), padded("right")
     with patch(model, fv):
-        patched = run(model, tokens)
-        alone = run(model, tokens[0])
-        generated = model.generate(tokens, 2, verbose=False, **GREEDY)
+        patched, alone = run(model, tokens), run(model, tokens[1])
     same(patched, oracle(model, tokens, fv, [5, 5, 5]))
-    same(alone, oracle(model, tokens[:1], fv, [5]))
+    same(alone, oracle(model, tokens[1:2], fv, [5]))
     with model.hooks(fwd_hooks=adding(fv, [5, 5, 5])):
-        assert torch.equal(generated, model.generate(tokens, 2, use_past_kv_cache=False, verbose=False, **GREEDY))
+        expected = model.generate(tokens, 2, use_past_kv_cache=False, verbose=False, **GREEDY)
+    with patch(model, fv):
+        assert torch.equal(model.generate(tokens, 2, verbose=False, **GREEDY), expected)
+
+
+def test_stop_at_layer(model):
+    fv, tokens = vector(model), prompts()
+    with patch(model, fv):
+        below, above = run(model, tokens, stop_at_layer=1), run(model, tokens, stop_at_layer=2)
+        whole = run(model, tokens)
+    assert torch.equal(below, residual(model, tokens, "blocks.0.hook_resid_post"))
+    same(above, oracle(model, tokens, fv, [-1, -1], stop_at_layer=2))
+    same(whole, oracle(model, tokens, fv, [-1, -1]))
+
+
+def test_start_at_layer(model):
+    if is_bridge(model) and tiny.HOOKED_INSTALLED:
+        pytest.skip("TransformerBridge 3.9 has no start_at_layer")
+    fv, x = vector(model), residual(model, prompts(), "blocks.0.hook_resid_post")
+    clean = run(model, x, start_at_layer=2)
+    with patch(model, fv):
+        patched, above = run(model, x, start_at_layer=1), run(model, x, start_at_layer=2)
+    same(patched, oracle(model, x, fv, [-1, -1], start_at_layer=1))
+    same(above, clean)
 
 
 def test_gradients_flow(model):
     fv, tokens = vector(model), prompts()
-    weight = model.blocks[0].attn.W_O if not is_bridge(model) else next(model.original_model.parameters())
-    gradients = []
-    for patched in True, False:
-        if patched:
-            with patch(model, fv):
-                logits = model(tokens)
-        else:
-            logits = model.run_with_hooks(tokens, fwd_hooks=adding(fv, [-1, -1]))
-        gradients += torch.autograd.grad(logits[:, -1].logsumexp(-1).sum(), weight)
-    assert gradients[0].abs().max() > 0
-    torch.testing.assert_close(gradients[0], gradients[1])
+    weight = next(model.original_model.parameters()) if is_bridge(model) else model.W_E
+    with patch(model, fv):
+        logits = model(tokens)
+    (gradient,) = torch.autograd.grad(logits[:, -1].logsumexp(-1).sum(), weight)
+    logits = model.run_with_hooks(tokens, fwd_hooks=adding(fv, [-1, -1]))
+    (expected,) = torch.autograd.grad(logits[:, -1].logsumexp(-1).sum(), weight)
+    assert expected.any()
+    torch.testing.assert_close(gradient, expected)
 
 
 def test_the_activation_keeps_its_dtype():
     model = tiny.build("llama").to(torch.bfloat16)
-    fv, seen = vector(model), []
-    tokens = prompts()
-    with patch(model, fv, strength=0.1):
-        hook = [("blocks.1.hook_resid_post", lambda x, hook: seen.append(x))]
-        logits = model.run_with_hooks(tokens, fwd_hooks=hook)
-    clean = residual(model, tokens, {})
-    assert logits.dtype == seen[0].dtype == torch.bfloat16
-    assert torch.equal(seen[0][:, -1], clean[:, -1] + (0.1 * fv.vector).to(torch.bfloat16))
-
-
-def test_embeddings_and_residuals(model):
     fv, tokens = vector(model), prompts()
-    with patch(model, fv):
-        stopped = run(model, tokens, stop_at_layer=2)
-        below = run(model, tokens, stop_at_layer=1)
-    name = "blocks.0.hook_resid_post"
-    assert torch.equal(below, model.run_with_cache(tokens, names_filter=name)[1][name])
-    same(stopped, oracle(model, tokens, fv, [-1, -1], stop_at_layer=2))
-    if is_bridge(model) and tiny.HOOKED_INSTALLED:
-        return  # TransformerBridge 3.9 has no start_at_layer
-    x = model.run_with_cache(tokens, names_filter="blocks.1.hook_resid_pre")[1]["blocks.1.hook_resid_pre"]
-    with patch(model, fv):
-        patched = run(model, x, start_at_layer=1)
-        skipped = run(model, x, start_at_layer=2)
-    same(patched, oracle(model, x, fv, [-1, -1], start_at_layer=1))
-    if not is_bridge(model):
-        assert torch.equal(skipped, run(model, x, start_at_layer=2))
+    clean = residual(model, tokens)
+    with patch(model, fv, strength=0.1):
+        patched, logits = residual(model, tokens), run(model, tokens)
+    assert patched.dtype == logits.dtype == torch.bfloat16
+    assert torch.equal(patched[:, -1], clean[:, -1] + (0.1 * fv.vector).to(torch.bfloat16))
 
 
 # A cached prefix
 
 
-def with_cache(model, tokens, cache, **kwargs):
-    name = "past_key_values" if is_bridge(model) else "past_kv_cache"
-    more = {"use_cache": True} if is_bridge(model) else {}
-    return run(model, tokens, **{name: cache}, **more, **kwargs)
+def cached(model, cache, mask=None, new=0) -> dict:
+    """What a forward over `new` tokens behind a cache is given; without a mask, over any number."""
+    if not is_bridge(model):
+        return {"past_kv_cache": cache} | ({} if mask is None else {"attention_mask": mask[:, -new:]})
+    given = {"past_key_values": cache, "use_cache": True}
+    if mask is None:
+        return given
+    return given | {"attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)[:, -new:]}
 
 
 def empty_cache(model, rows):
     if is_bridge(model):
         return DynamicCache()
-    from transformer_lens import HookedTransformerKeyValueCache
+    from transformer_lens import TransformerLensKeyValueCache
 
-    return HookedTransformerKeyValueCache.init_cache(model.cfg, model.cfg.device, rows)
+    return TransformerLensKeyValueCache.init_cache(model.cfg, model.cfg.device, rows)
 
 
 @pytest.mark.parametrize("split", [1, 4, 5])
-def test_a_cached_prefix(model, split):
+def test_behind_a_cached_prefix(model, split):
     fv, tokens, cache = vector(model), prompts(), empty_cache(model, 2)
-    with_cache(model, tokens[:, :split], cache)
+    run(model, tokens[:, :split], **cached(model, cache))
     with patch(model, fv):
-        patched = with_cache(model, tokens[:, split:], cache)
-    same(patched, oracle(model, tokens, fv, [-1, -1])[:, split:])
+        patched = run(model, tokens[:, split:], **cached(model, cache))
+    same(patched, oracle(model, tokens, fv, [5, 5])[:, split:])
 
 
-def test_a_cached_prefix_of_left_padded_prompts(model):
-    fv, (tokens, mask, last) = vector(model), padded("left")
+@SIDES
+def test_behind_a_cached_prefix_of_padded_prompts(model, side):
+    fv, (tokens, mask, last) = vector(model), padded(side)
     cache = empty_cache(model, 3)
-    positions = {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0)} if is_bridge(model) else {}
-    with_cache(model, tokens[:, :4], cache, attention_mask=mask[:, :4], **{k: v[:, :4] for k, v in positions.items()})
-    rest = mask if is_bridge(model) else mask[:, 4:]
+    run(model, tokens[:, :3], **cached(model, cache, mask[:, :3], new=3))
     with patch(model, fv):
-        patched = with_cache(
-            model, tokens[:, 4:], cache, attention_mask=rest, **{k: v[:, 4:] for k, v in positions.items()}
-        )
-    same(patched[:, -1], oracle(model, tokens, fv, last, attention_mask=mask)[:, -1])
+        patched = run(model, tokens[:, 3:], **cached(model, cache, mask, new=3)) if is_bridge(model) or side == "left" else None
+    if patched is None:
+        pytest.skip("HookedTransformer takes no mask over the cached tokens")
+    expected = oracle(model, tokens, fv, last, attention_mask=mask)[:, 3:]
+    same(patched[mask[:, 3:] == 1], expected[mask[:, 3:] == 1])
 
 
 def test_a_prompt_that_ended_in_the_cached_prefix_gets_nothing(llama):
-    fv, (tokens, mask, _) = vector(llama), padded("right")
-    cache = empty_cache(llama, 3)
-    with_cache(llama, tokens[:, :4], cache, attention_mask=mask[:, :4])
-    with patch(llama, fv):
-        name = "blocks.1.hook_resid_post"
-        more = dict(attention_mask=mask, past_key_values=cache, use_cache=True)
-        _, patched = llama.run_with_cache(tokens[:, 4:], names_filter=name, **more)
-    cache.crop(-2)
-    _, clean = llama.run_with_cache(tokens[:, 4:], names_filter=name, **more)
-    added = patched[name] - clean[name]
-    same(added[0], torch.stack([torch.zeros(32), fv.vector]))
-    assert not added[1:].any()
+    (tokens, mask, _), name = padded("right"), AT
+    runs = []
+    for strength in 1, 0:
+        cache = DynamicCache()
+        run(llama, tokens[:, :3], **cached(llama, cache, mask[:, :3], new=3))
+        with patch(llama, vector(llama), strength):
+            runs.append(residual(llama, tokens[:, 3:], name, **cached(llama, cache, mask, new=3)))
+    assert (runs[0] != runs[1]).any(-1).nonzero().tolist() == [[0, 2], [2, 0]]  # prompts of 6, 3 and 4 tokens
+
+
+def test_strings_behind_a_cached_prefix(model):
+    fv, cache = vector(model), empty_cache(model, 3)
+    more, n = dict(prepend_bos=False, padding_side="right"), 4
+    prefix = prompts(3, n)
+    run(model, prefix, **cached(model, cache))
+    with patch(model, fv):
+        patched = run(model, TEXTS, **more, **cached(model, cache))
+    whole = torch.cat([prefix, model.to_tokens(TEXTS, **more)], 1)
+    expected = oracle(model, whole, fv, [n + length - 1 for length in WORDS])[:, n:]
+    for row, length in enumerate(WORDS):
+        same(patched[row, :length], expected[row, :length])
 
 
 # Generation
 
 
-@pytest.mark.parametrize("tokens", ["last", "every"])
-@pytest.mark.parametrize("cached", [True, False])
+@TOKENS
+@CACHED
 def test_generate(model, cached, tokens):
-    fv, ids = vector(model), prompts()
-    expected = greedy(model, ids, fv, [5, 5], 5, every=tokens == "every")
+    fv, every, more = vector(model), tokens == "every", dict(use_past_kv_cache=cached, verbose=False, **GREEDY)
+    left = model.to_tokens(TEXTS, padding_side="left")
+    width = left.shape[1]
+    mask = torch.stack([torch.arange(width) >= width - n for n in text_lengths(model)]).long()
     with patch(model, fv, tokens=tokens):
-        generated = model.generate(ids, 5, use_past_kv_cache=cached, verbose=False, **GREEDY)
-        text = model.generate(
-            TEXTS[0], 4, use_past_kv_cache=cached, verbose=False, return_type="tokens", **GREEDY
-        )
-    assert torch.equal(generated, expected)
-    ids = model.to_tokens(TEXTS[0])
-    assert torch.equal(text, greedy(model, ids, fv, [5], 4, every=tokens == "every"))
+        tensor = model.generate(prompts(), 4, **more)
+        text = model.generate(TEXTS[0], 4, return_type="tokens", **more)
+        texts = model.generate(TEXTS, 4, return_type="tokens", **more)
+    assert torch.equal(tensor, greedy(model, prompts(), fv, [5, 5], 4, every))
+    assert torch.equal(text, greedy(model, model.to_tokens(TEXTS[0]), fv, [width - 1], 4, every))
+    assert torch.equal(texts, greedy(model, left, fv, [width - 1] * 3, 4, every, mask))
 
 
 def test_last_and_every_and_clean_differ(llama):
-    fv, ids = vector(llama), prompts()
-    outputs = [llama.generate(ids, 6, verbose=False, **GREEDY)]
+    outputs = [llama.generate(prompts(), 6, verbose=False, **GREEDY)]
     for tokens in "last", "every":
-        with patch(llama, fv, tokens=tokens):
-            outputs.append(llama.generate(ids, 6, verbose=False, **GREEDY))
+        with patch(llama, vector(llama), tokens=tokens):
+            outputs.append(llama.generate(prompts(), 6, verbose=False, **GREEDY))
     assert len({str(output.tolist()) for output in outputs}) == 3
 
 
-@pytest.mark.parametrize("tokens", ["last", "every"])
-@pytest.mark.parametrize("cached", [True, False])
-def test_generate_from_strings_of_different_lengths(model, cached, tokens):
-    fv = vector(model)
-    with patch(model, fv, tokens=tokens):
-        generated = model.generate(
-            TEXTS, 4, use_past_kv_cache=cached, verbose=False, return_type="tokens", **GREEDY
-        )
-    ids = model.to_tokens(TEXTS, padding_side="left")
-    mask = torch.stack([torch.arange(6) >= 6 - n for n in LENGTHS]).long()
-    assert torch.equal(generated, greedy(model, ids, fv, [5, 5, 5], 4, every=tokens == "every", mask=mask))
+@CACHED
+def test_the_tokens_that_generate_adds_at(model, cached):
+    """Every forward of `generate` against a clean one over the same tokens."""
+    fv, ids, seen = vector(model, layer=2), prompts(), []
+    with patch(model, fv), model.hooks(fwd_hooks=[("blocks.2.hook_resid_post", lambda x, hook: seen.append(x))]):
+        model.generate(ids, 3, use_past_kv_cache=cached, verbose=False, **GREEDY)
+    tokens = greedy(model, ids, fv, [5, 5], 3, every=False)
+    clean, start = residual(model, tokens, "blocks.2.hook_resid_post"), 0
+    for x in seen:
+        expected = clean[:, start : start + x.shape[1]].clone()
+        if start <= 5:
+            expected[:, 5 - start] += fv.vector
+        same(x, expected)
+        start += x.shape[1] if cached else 0
+    assert [x.shape[1] for x in seen] == ([6, 1, 1] if cached else [6, 7, 8])
 
 
 @pytest.mark.parametrize("method", ["generate", "generate_stream", "hf_generate"])
-@pytest.mark.parametrize("tokens", ["last", "every"])
+@TOKENS
 def test_generate_with_a_mask(llama, tokens, method):
     fv, (ids, mask, last) = vector(llama), padded("left")
-    expected = greedy(llama, ids, fv, last, 4, every=tokens == "every", mask=mask)
+    generate = getattr(llama, method)
+    if method == "generate_stream" and "attention_mask" not in inspect.signature(generate).parameters:
+        pytest.skip("this TransformerLens takes no mask here")
+    expected = greedy(llama, ids, fv, last, 4, tokens == "every", mask)
     for cached in True, False:
-        more = {"use_cache": cached} if method == "hf_generate" else {"use_past_kv_cache": cached, "verbose": False}
-        if "attention_mask" not in inspect.signature(getattr(llama, method)).parameters and method != "hf_generate":
-            pytest.skip("this TransformerLens takes no mask here")
+        more = {"use_cache": cached} if method == "hf_generate" else {"verbose": False}
         with patch(llama, fv, tokens=tokens):
-            output = getattr(llama, method)(ids, 4, attention_mask=mask, **more, **GREEDY)
+            output = generate(ids, 4, attention_mask=mask, use_past_kv_cache=cached, **more, **GREEDY)
             output = torch.cat(list(output), 1) if method == "generate_stream" else output
         assert torch.equal(output, expected)
 
 
-def test_a_right_padding_mask_in_generate(llama):
-    """The new tokens then stand behind the padding; the vector is still at the last prompt token."""
-    fv, (ids, mask, last) = vector(llama), padded("right")
-    seen, name = [], "blocks.1.hook_resid_post"
-
-    def look(x, hook):
-        seen.append(x)
-
+def test_generate_behind_padding_on_the_right(llama):
+    """The new tokens then stand behind the padding; the vector is still at the last token of each prompt."""
+    fv, (ids, mask, last), seen = vector(llama), padded("right"), []
+    more = dict(attention_mask=mask, use_past_kv_cache=False, verbose=False, **GREEDY)
     for strength in 1.0, 0.0:
-        with patch(llama, fv, strength), llama.hooks(fwd_hooks=[(name, look)]):
-            llama.generate(ids, 1, attention_mask=mask, verbose=False, **GREEDY)
-    added = (seen[0] - seen[1]).any(-1)
-    assert added.nonzero().tolist() == [[row, column] for row, column in enumerate(last)]
+        with patch(llama, fv, strength), llama.hooks(fwd_hooks=[(AT, lambda x, hook: seen.append(x))]):
+            llama.generate(ids, 2, **more)
+    assert len(seen) == 4
+    assert (seen[0] != seen[2]).any(-1).nonzero().tolist() == [[row, column] for row, column in enumerate(last)]
+    same(seen[1][range(3), last], seen[3][range(3), last] + fv.vector)
 
 
-def test_padding_side_in_generate_reads_the_padding_off_the_tokens(llama):
+def test_a_padding_side_in_generate_reads_the_padding_off_the_tokens(llama):
     fv, (ids, mask, last) = vector(llama), padded("left")
     with patch(llama, fv):
         generated = llama.generate(ids, 3, padding_side="left", verbose=False, **GREEDY)
-    assert torch.equal(generated, greedy(llama, ids, fv, last, 3, mask=mask))
+    assert torch.equal(generated, greedy(llama, ids, fv, last, 3, False, mask))
 
 
-@pytest.mark.parametrize("tokens", ["last", "every"])
-@pytest.mark.parametrize("cached", [True, False])
+@TOKENS
+@CACHED
 def test_generate_stream_with_forwards_between_its_pieces(model, cached, tokens):
     fv, ids, other = vector(model), prompts(1), prompts(3, 4)
-    expected = greedy(model, ids, fv, [5], 5, every=tokens == "every")
-    pieces = []
+    expected = greedy(model, ids, fv, [5], 4, tokens == "every")
+    between, pieces = oracle(model, other, fv, [3, 3, 3]), []
+    more = dict(max_tokens_per_yield=1, use_past_kv_cache=cached, verbose=False, **GREEDY)
     with patch(model, fv, tokens=tokens):
-        stream = model.generate_stream(
-            ids, 5, max_tokens_per_yield=1, use_past_kv_cache=cached, verbose=False, **GREEDY
-        )
-        for piece in stream:
+        for piece in model.generate_stream(ids, 4, **more):
             pieces.append(piece)
-            same(run(model, other), oracle_in_patch(model, other))
+            same(run(model, other), between)
     assert torch.equal(torch.cat(pieces, 1), expected)
-    same(run(model, other), run(model, other))
 
 
-def oracle_in_patch(model, tokens):
-    """The patched forward, with the patch held off and a hook in its place."""
-    lens = lens_of(model)
-    (active,) = lens.patches
-    now, active.watch.now = active.watch.now, None
+def test_a_stream_left_early_and_one_that_outlives_its_patch(model):
+    fv, ids, clean = vector(model), prompts(1), run(model, prompts(1))
+    patched, expected = oracle(model, ids, fv, [5]), greedy(model, ids, fv, [5], 3, False)
+    more = dict(max_tokens_per_yield=1, verbose=False, **GREEDY)
+    with patch(model, fv):
+        next(model.generate_stream(ids, 5, **more))
+        same(run(model, ids), patched)
+        stream = model.generate_stream(ids, 3, **more)
+        first = next(stream)
+    assert torch.equal(torch.cat([first, *stream], 1), expected)
+    assert torch.equal(run(model, ids), clean)
+
+
+def test_generate_from_embeddings(llama):
+    fv, ids = vector(llama), prompts()
+    embeddings = llama.original_model.get_input_embeddings()(ids).detach()
+    expected = greedy(llama, ids, fv, [5, 5], 3, False)[:, 6:]
+    with patch(llama, fv):
+        assert torch.equal(llama.generate(embeddings, 3, verbose=False, **GREEDY), expected)
+        network = llama.original_model.generate(inputs_embeds=embeddings, max_new_tokens=3, eos_token_id=None)
+        assert torch.equal(network, expected)
+
+
+def hf(model, ids, cached=True, **kwargs):
+    more = GREEDY | {"use_past_kv_cache": cached, "use_cache": cached}
+    return model.hf_generate(ids, 4, return_type="tokens", **more, **kwargs)
+
+
+@TOKENS
+@CACHED
+def test_hf_generate(model, cached, tokens):
+    if not is_bridge(model):
+        pytest.skip("HookedTransformer has no hf_generate")
+    fv, every = vector(model), tokens == "every"
+    one = model.tokenizer(TEXTS[0], return_tensors="pt")["input_ids"]
+    left = model.tokenizer(TEXTS, return_tensors="pt", padding=True, padding_side="left")
+    last = [one.shape[1] - 1]
+    with patch(model, fv, tokens=tokens):
+        tensor, text, texts = (hf(model, given, cached) for given in (prompts(), TEXTS[0], TEXTS))
+        network = model.original_model.generate(prompts(), max_new_tokens=4, use_cache=cached, eos_token_id=None)
+    expected = greedy(model, prompts(), fv, [5, 5], 4, every)
+    assert torch.equal(tensor, expected) and torch.equal(network, expected)
+    assert torch.equal(text, greedy(model, one, fv, last, 4, every))
+    assert torch.equal(texts, greedy(model, left["input_ids"], fv, last * 3, 4, every, left["attention_mask"]))
+
+
+@pytest.mark.parametrize("strategy", [dict(num_beams=3), dict(num_beams=4, num_return_sequences=2)], ids=str)
+def test_beams(llama, strategy):
+    fv, ids = vector(llama), prompts()
+    with llama.hooks(fwd_hooks=adding(fv, [5] * 2 * strategy["num_beams"])):
+        expected = hf(llama, ids, cached=False, **strategy)
+    with patch(llama, fv):
+        assert torch.equal(hf(llama, ids, **strategy), expected)
+
+
+def test_beams_of_padded_prompts(llama):
+    fv, (ids, mask, last) = vector(llama), padded("right")
+    with llama.hooks(fwd_hooks=adding(fv, [column for column in last for _ in range(2)])):
+        expected = hf(llama, ids, cached=False, num_beams=2, attention_mask=mask)
+    with patch(llama, fv):
+        assert torch.equal(hf(llama, ids, num_beams=2, attention_mask=mask), expected)
+
+
+@TOKENS
+@pytest.mark.parametrize(
+    "strategy",
+    [dict(prompt_lookup_num_tokens=2), dict(prefill_chunk_size=4), dict(cache_implementation="static")],
+    ids=str,
+)
+def test_candidates_chunks_and_preallocated_caches_write_what_greedy_search_does(llama, strategy, tokens):
+    fv, ids = vector(llama), prompts(1).repeat(1, 2)
+    with patch(llama, fv, tokens=tokens):
+        generated = hf(llama, ids, **strategy)
+    assert torch.equal(generated, greedy(llama, ids, fv, [11], 4, tokens == "every"))
+
+
+def test_methods_without_a_last_prompt_token_are_refused_by_name(model):
+    if not is_bridge(model):
+        pytest.skip("HookedTransformer has no such method")
+    with patch(model, vector(model)):
+        with pytest.raises(InputError, match="diffusion_generate has no last prompt token"):
+            model.diffusion_generate(prompts())
+        with pytest.raises(InputError, match="generate_batch has no last prompt token"):
+            model.original_model.generate_batch([[1, 2]])
+    with pytest.raises(NotImplementedError, match="no native sampler"):
+        model.diffusion_generate(prompts())
+
+
+def test_no_generating_method_is_overlooked(model):
+    names = [name for name in dir(type(model)) if "generat" in name and not name.startswith("_")]
+    known = {"generate", "generate_stream", "hf_generate", "diffusion_generate"}
+    assert set(names) <= known
+    with patch(model, vector(model)):
+        assert set(names) - set(model.__dict__) <= {"hf_generate"}
+
+
+# What goes on while patched
+
+
+def test_hooks_of_the_users_see_the_patched_model(model):
+    fv, tokens, seen = vector(model), prompts(), []
+    hooks = [(AT, lambda x, hook: seen.append(x)), ("blocks.2.hook_resid_post", lambda x, hook: 2 * x)]
+    with patch(model, fv), torch.no_grad():
+        patched = model.run_with_hooks(tokens, fwd_hooks=hooks)
+    same(seen[0][:, -1], residual(model, tokens)[:, -1] + fv.vector)
+    same(patched, model.run_with_hooks(tokens, fwd_hooks=adding(fv, [-1, -1]) + hooks[1:]))
+
+
+def test_reset_hooks_leaves_the_patch_in_place(model):
+    fv, tokens, clean = vector(model), prompts(), run(model, prompts())
+    expected = oracle(model, tokens, fv, [-1, -1])
+    with patch(model, fv):
+        for _ in range(2):
+            model.reset_hooks()
+            same(run(model, tokens), expected)
+            model.run_with_hooks(tokens, fwd_hooks=[(AT, lambda x, hook: None)])
+            model.run_with_cache(tokens)
+        same(run(model, tokens), expected)
+    model.reset_hooks()
+    assert torch.equal(run(model, tokens), clean)
+
+
+@torch.no_grad()
+def test_patches_add_up(model):
+    a, b, c, tokens = vector(model), vector(model, seed=1), vector(model, layer=2, seed=2), prompts()
+    one, two = adding(a, [-1, -1]), adding(b, [-1, -1], 0.5)
+    three = adding(c, [-1, -1], 0.5)
+    expected = [model.run_with_hooks(tokens, fwd_hooks=hooks) for hooks in (one, one + two, one + two + three)]
+    with patch(model, a):
+        with patch(model, b, strength=0.5):
+            same(run(model, tokens), expected[1])
+        with patch(model, [b, c], strength=0.5):
+            same(run(model, tokens), expected[2])
+        same(run(model, tokens), expected[0])
+
+
+def test_two_patches_of_one_vector_and_a_sum_of_vectors(llama):
+    a, b, tokens = vector(llama), vector(llama, seed=1), prompts()
+    with patch(llama, a + b):
+        summed = run(llama, tokens)
+    with patch(llama, [a, b]):
+        same(run(llama, tokens), summed)
+    with patch(llama, a, strength=2):
+        doubled = run(llama, tokens)
+    with patch(llama, a), patch(llama, a):
+        same(run(llama, tokens), doubled)
+
+
+@torch.no_grad()
+def test_last_and_every_side_by_side(llama):
+    a, b, tokens = vector(llama), vector(llama, seed=1, size=1.0), prompts(1)
+    for n in range(4):
+        hooks = adding(a, [5]) + adding(b, [list(range(5, 6 + n))])
+        tokens = torch.cat([tokens, llama.run_with_hooks(tokens, fwd_hooks=hooks)[:, -1:].argmax(-1)], 1)
+    with patch(llama, a), patch(llama, b, tokens="every"):
+        assert torch.equal(llama.generate(prompts(1), 4, verbose=False, **GREEDY), tokens)
+
+
+def test_the_engine_refuses_to_run_while_patched(llama):
+    def ask():
+        ids = prompts()
+        return what_if(lens_of(llama), ids, torch.ones_like(ids), [], lambda logits, prompt: logits[:, -1])
+
+    with patch(llama, vector(llama)) as handle:
+        assert lens_of(llama).patches == [handle]
+        with pytest.raises(InputError, match="A patch is active on this model"):
+            ask()
+    assert ask().shape == (2, 1, 256)
+
+
+def test_a_block_called_by_itself_is_not_patched(llama):
+    """A block that takes no more than its input, so that it can be called without a forward around it."""
+    point, x = lens_of(llama).points[AT], torch.randn(2, 6, 32)
+    with patch(llama, vector(llama)):
+        run(llama, prompts())
+        assert torch.equal(point(x), x)
+
+
+# Removal
+
+
+def state(model) -> list:
+    """Everything that a patch could leave behind."""
+    owners = [model, *([model.original_model] if is_bridge(model) else [])]
+    modules = [module for owner in owners for module in owner.modules()]
+    hooks = [[len(m._forward_hooks), len(m._forward_pre_hooks), len(getattr(m, "fwd_hooks", ()))] for m in modules]
+    own = [{name: id(value) for name, value in m.__dict__.items()} for m in modules]
+    return [hooks, own, list(lens_of(model).patches), model.training, torch.is_grad_enabled()]
+
+
+def test_removal_restores_the_model_exactly(model):
+    tokens, clean, before = prompts(), run(model, prompts()), state(model)
+    handle = patch(model, vector(model))
+    assert state(model) != before
+    assert not torch.equal(run(model, tokens), clean)
+    handle.remove()
+    assert state(model) == before
+    handle.remove()
+    assert state(model) == before
+    assert torch.equal(run(model, tokens), clean)
+    with handle:  # too late: it is no longer active
+        assert torch.equal(run(model, tokens), clean)
+
+
+def test_removal_after_an_exception(model):
+    fv, tokens, clean, before = vector(model), prompts(), run(model, prompts()), state(model)
+    expected = oracle(model, tokens, fv, [-1, -1])
+
+    def fail(x, hook):
+        raise RuntimeError("from the hook")
+
+    with pytest.raises(RuntimeError, match="from the block"):
+        with patch(model, [fv, vector(model, 0)]), patch(model, vector(model, 2)):
+            raise RuntimeError("from the block")
+    assert state(model) == before
+    with patch(model, fv):
+        for fails in model, lambda ids: model.generate(ids, 3, verbose=False, **GREEDY):
+            with pytest.raises(RuntimeError, match="from the hook"), model.hooks(fwd_hooks=[(AT, fail)]):
+                fails(tokens)
+            same(run(model, tokens), expected)
+    assert state(model) == before
+    assert torch.equal(run(model, tokens), clean)
+
+
+def test_removal_in_any_order(model):
+    a, b, c, tokens = vector(model), vector(model, seed=1), vector(model, layer=0), prompts()
+    clean, before, expected = run(model, tokens), state(model), oracle(model, tokens, c, [-1, -1])
+    first, second, third = patch(model, a), patch(model, b), patch(model, c)
+    first.remove()
+    second.remove()
+    same(run(model, tokens), expected)
+    third.remove()
+    assert state(model) == before
+    assert torch.equal(run(model, tokens), clean)
+
+
+def test_a_handle_that_nobody_keeps_stays_active(llama):
+    clean = run(llama, prompts())
+    patch(llama, vector(llama))
+    gc.collect()
+    assert not torch.equal(run(llama, prompts()), clean)
+    lens_of(llama).patches[0].remove()
+    assert torch.equal(run(llama, prompts()), clean)
+
+
+def test_a_forward_that_the_network_already_had_is_put_back(llama):
+    """Some tools, such as accelerate, give a module a forward of its own."""
+    network, calls = llama.original_model, []
+    plain = network.forward
+
+    def counted(*args, **kwargs):
+        calls.append(1)
+        return plain(*args, **kwargs)
+
+    network.__dict__["forward"] = counted
     try:
-        assert now is None  # between two pieces nothing is at work
-        blocks = [hook for hook in lens.points["blocks.1.hook_resid_post"]._forward_hooks.values()]
-        assert len(blocks) == 1
-        return run(model, tokens)
+        with patch(llama, vector(llama)):
+            run(llama, prompts())
+        assert network.__dict__["forward"] is counted and len(calls) == 1
     finally:
-        active.watch.now = now
+        del network.__dict__["forward"]
+
+
+# Errors
+
+
+BAD_STRENGTHS = [float("nan"), float("inf"), "2", None, True]
+
+
+@pytest.mark.parametrize("strength", BAD_STRENGTHS, ids=repr)
+def test_a_strength_that_is_no_finite_number(llama, strength):
+    with pytest.raises(InputError, match=f"strength is {strength!r}; give a finite number"):
+        patch(llama, vector(llama), strength=strength)
+
+
+@pytest.mark.parametrize("tokens", ["all", None, 3])
+def test_unknown_tokens(llama, tokens):
+    with pytest.raises(InputError, match=f"tokens is {tokens!r}; give 'last'"):
+        patch(llama, vector(llama), tokens=tokens)
+
+
+@pytest.mark.parametrize("fv, found", [(torch.zeros(32), "Tensor"), (None, "NoneType"), (["antonym"], "str")])
+def test_something_else_than_a_function_vector(llama, fv, found):
+    with pytest.raises(InputError, match=f"fv holds {found}; give a FunctionVector"):
+        patch(llama, fv)
+
+
+def test_no_vectors(llama):
+    with pytest.raises(InputError, match="fv is an empty list"):
+        patch(llama, [])
+
+
+def test_a_layer_or_a_size_or_a_hook_point_that_the_model_does_not_have(llama):
+    before, lens = state(llama), lens_of(llama)
+    with pytest.raises(InputError, match="Layer 3 is outside 0..2 of tiny/llama"):
+        patch(llama, [vector(llama), vector(llama, layer=3)])
+    with pytest.raises(InputError, match="The vector has 5 numbers"):
+        patch(llama, FunctionVector(torch.ones(5), 1, model=lens.name))
+    with pytest.raises(InputError, match="tiny/llama has no hook point 'blocks.1.hook_nowhere'"):
+        patch(llama, FunctionVector(torch.ones(32), 1, site="hook_nowhere", model=lens.name))
+    assert state(llama) == before
+
+
+def test_a_model_of_another_name_is_a_warning_at_the_callers_line(llama):
+    with pytest.warns(UserWarning, match="made on 'other'; this model is 'tiny/llama'") as caught:
+        patch(llama, FunctionVector(torch.ones(32), 1, model="other")).remove()
+    assert caught[0].filename == __file__
+
+
+BAD_MASKS = [
+    (torch.ones(2, 5), r"attention_mask is \[2, 5\]; the tokens are \[batch, pos\] = \[2, 6\]"),
+    (torch.ones(3, 6), r"attention_mask is \[3, 6\]; the tokens are \[batch, pos\] = \[2, 6\]"),
+    (torch.zeros(2, 1, 6, 6), "attention_mask is 4-dimensional; while patched, give"),
+    (torch.ones(6), "attention_mask is 1-dimensional; while patched, give"),
+    (torch.tensor([[0.0] + [1.0] * 5, [-1e9] + [1.0] * 5]), "attention_mask holds -1000000000.0; give 1"),
+    (torch.tensor([[1] * 6, [2] * 6]), "attention_mask holds 2; give 1 for a token and 0 for padding"),
+    (torch.tensor([[1] * 6, [0] * 6]), "Row 1 of attention_mask has no 1"),
+    (torch.tensor([[1] * 6, [0, 1, 0, 1, 1, 0]]), r"Row 1 of attention_mask is \[0, 1, 0, 1, 1, 0\], with a 0 between"),
+]
+
+
+@pytest.mark.parametrize("mask, message", BAD_MASKS)
+def test_masks_that_do_not_say_where_prompts_end(model, mask, message):
+    seen = []
+    with patch(model, vector(model)), model.hooks(fwd_hooks=[("blocks.0.hook_resid_pre", lambda x, hook: seen.append(x))]):
+        with pytest.raises(InputError, match=message):
+            run(model, prompts(), attention_mask=mask)
+        if is_bridge(model):
+            with pytest.raises(InputError, match=message):
+                model.generate(prompts(), 2, attention_mask=mask, verbose=False)
+            with pytest.raises(InputError, match=message):
+                model.hf_generate(prompts(), 2, attention_mask=mask)
+    assert not seen
+
+
+def test_a_mask_that_is_no_tensor(llama):
+    with patch(llama, vector(llama)), pytest.raises(InputError, match="attention_mask is a list; while patched"):
+        llama.original_model(prompts(), attention_mask=[[1] * 6] * 2)
+
+
+def test_a_mask_behind_a_cache_that_fits_neither_the_new_tokens_nor_all(llama):
+    cache = DynamicCache()
+    run(llama, prompts()[:, :4], **cached(llama, cache))
+    with patch(llama, vector(llama)):
+        with pytest.raises(InputError, match=r"is \[2, 5\]; the tokens are .* \[2, 2\], or \[2, 6\] with the 4 cached"):
+            run(llama, prompts()[:, 4:], attention_mask=torch.ones(2, 5), **cached(llama, cache))
+
+
+def test_a_forward_without_tokens(llama):
+    with patch(llama, vector(llama)):
+        with pytest.raises(InputError, match=r"was given \['attention_mask'\]; while patched, give token ids"):
+            llama.original_model(attention_mask=torch.ones(2, 6))
+
+
+def test_an_activation_of_another_shape_than_the_tokens(llama):
+    def shorten(module, inputs, x):
+        return x[:, 1:]
+
+    point = lens_of(llama).points[AT]
+    hook = point.register_forward_hook(shorten)
+    try:
+        with patch(llama, vector(llama)), pytest.raises(ParityError, match=r"blocks.1.hook_resid_post is \[2, 5, 32\]"):
+            run(llama, prompts())
+    finally:
+        hook.remove()
+
+
+# Prompts
+
+
+def test_columns_of_prompts_that_are_cached_in_part():
+    mask = torch.tensor([[1, 1, 1, 0], [0, 1, 1, 1], [1, 0, 0, 0]])
+    whole = Prompts.of((3, 4), mask=mask)
+    assert whole.last.tolist() == [2, 3, 0] and whole.end == 4
+    behind = Prompts.of((3, 2), past=2, mask=mask)
+    assert behind.last.tolist() == whole.last.tolist() and behind.end == whole.end
+    last, new = behind.columns((3, 2), 2, torch.device("cpu"))
+    assert last.tolist() == [[True, False], [False, True], [False, False]] and not new.any()
+    last, new = behind.columns((3, 1), 4, torch.device("cpu"))
+    assert not last.any() and new.all()
+
+
+def test_a_mask_of_the_new_tokens_alone_counts_from_behind_the_cache():
+    found = Prompts.of((2, 3), past=4, mask=torch.tensor([[1, 1, 0], [1, 1, 1]]))
+    assert found.last.tolist() == [5, 6] and found.end == 7
+
+
+def test_a_prompt_stands_for_each_of_its_beams():
+    last, _ = Prompts(torch.tensor([0, 2]), 3).columns((4, 3), 0, torch.device("cpu"))
+    assert last.long().argmax(1).tolist() == [0, 0, 2, 2]

@@ -20,6 +20,9 @@ def lens_of(model: object) -> Lens:
             f"Expected a HookedTransformer or TransformerBridge, got {type(model).__name__} (it has no {missing[0]!r}). "
             "Wrap a Hugging Face model with TransformerBridge.boot_transformers(name, hf_model=model)."
         )
-    if "_fv_lens" not in model.__dict__:
-        model.__dict__["_fv_lens"] = BridgeLens(model) if hasattr(model, "original_model") else HookedLens(model)
+    known = model.__dict__.get("_fv_lens")
+    if known is None or known.made_on != known.processing:  # the weights were processed since: what was found is void
+        made = BridgeLens(model) if hasattr(model, "original_model") else HookedLens(model)
+        made.patches = known.patches if known else []
+        model.__dict__["_fv_lens"] = made
     return model.__dict__["_fv_lens"]

@@ -52,6 +52,7 @@ class Lens:
         self.plain_readout: bool | None = None
         self.findings: dict = {}
         self.patches: list = []
+        self.made_on = self.processing
 
     @property
     def parameter(self) -> Tensor:

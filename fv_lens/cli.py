@@ -1,0 +1,273 @@
+"""The command line: `fv-lens run`, `fv-lens relations`, `fv-lens generate`.
+
+What is slow to import (torch, TransformerLens) is imported inside the commands, so that help comes at once.
+"""
+
+import dataclasses
+import json
+import os
+import shlex
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .errors import InputError, ParityError
+from .relations import load_relation, relation_names
+
+REPORT, SUMMARY, EFFECTS, VECTOR = "report.html", "summary.json", "effects.safetensors", "vector.safetensors"
+ModelName = Annotated[str, typer.Option(help="smollm2-135m, a Hugging Face name, or a model folder.")]
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    """Function vectors: find the heads that carry a relation, build its vector, insert it, measure it."""
+    if version:
+        typer.echo(f"fv-lens {metadata.version('fv-lens')}")
+        raise typer.Exit()
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def run(
+    relation: Annotated[str, typer.Argument(help="A bundled relation, or a JSON file of pairs.")] = "antonym",
+    model: ModelName = "smollm2-135m",
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("fv_lens_run"),
+    prompts: Annotated[int, typer.Option(min=1, help="Prompts on which effects are measured.")] = 25,
+    seed: Annotated[int, typer.Option(min=0, help="Of every random choice, the split of the words included.")] = 0,
+) -> None:
+    """Find a relation's heads, choose its vector on validation words, and evaluate it on test words."""
+    saved: list[Path] = []
+    with _plain_errors(saved), _quiet():
+        pairs = load_relation(relation)
+        pairs.split(seed)
+        _check_writable(out)
+        options = {"--model": model, "--out": out, "--prompts": prompts, "--seed": seed}
+        command = shlex.join(
+            ["fv-lens", "run", relation, *(str(part) for option in options.items() for part in option)]
+        )
+        _run(pairs, model, out, prompts, seed, command, saved)
+
+
+def _run(relation, model_name: str, out: Path, n_prompts: int, seed: int, command: str, saved: list[Path]) -> None:
+    timings, results = {}, {}
+
+    with _stage("Loading the libraries and the model", timings, "load"):
+        from .effects import indirect_effects
+        from .evaluation import evaluate
+        from .models import load_model
+        from .report import write_report
+        from .sweeps import HEAD_COUNTS, head_count_vectors, sweep
+
+        model = load_model(model_name)
+
+    def save(**parts: object) -> None:
+        """Add results to the folder, so that whatever stops the run leaves a whole report of what it had."""
+        results.update(parts)
+        for name, file in (("effects", EFFECTS), ("vector", VECTOR)):
+            if name in parts:
+                results[name].save(out / file)
+                saved.append(out / file)
+        facts = {"timings, s": dict(timings), **_peak_memory()}
+        title = f"Function vector of {relation.name} in {results['effects'].record['model']}"
+        write_report(out / REPORT, title=title, summary=facts, command=command, **results)
+        _write_summary(out / SUMMARY, {"command": command} | facts, results)
+        saved.extend(out / file for file in (REPORT, SUMMARY) if out / file not in saved)
+
+    with _stage(f"Indirect effect of every head on {relation.name}, {n_prompts} prompts", timings, "effects"):
+        effects = indirect_effects(model, relation, n_prompts, seed=seed, split_seed=seed)
+    _empty(out)
+    save(effects=effects)
+
+    with _stage("Vectors at every layer, on validation words", timings, "sweep"):
+        counts = sorted({min(count, effects.mean.numel()) for count in HEAD_COUNTS})
+        grid = sweep(model, relation, head_count_vectors(model, relation, effects, counts), split_seed=seed)
+        best = grid.best()
+    save(sweep=grid, vector=best)
+
+    with _stage("The chosen vector and its controls, on test words", timings, "evaluate"):
+        result = evaluate(model, relation, best, mean_z=effects.mean_z, seed=seed, split_seed=seed)
+    save(evaluation=result)
+
+    console.print(_scores(result))
+    for path in saved:
+        console.print(Text(str(path)), soft_wrap=True)
+
+
+@app.command()
+def relations() -> None:
+    """List the bundled relations."""
+    table = Table("name", "category", "family", "pairs", "example", box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.columns[3].justify = "right"
+    for name in relation_names():
+        relation = load_relation(name)
+        word, answers = relation.pairs[0]
+        table.add_row(name, relation.category, relation.family, str(len(relation)), f"{word} → {answers[0]}")
+    console.print(table)
+
+
+@app.command()
+def generate(
+    vector: Annotated[Path, typer.Argument(help="A saved vector.")],
+    prompt: Annotated[str, typer.Argument(help=r"The prompt; a \n in it is a new line.")],
+    model: Annotated[str | None, typer.Option(help="As for run; by default the vector's own model.")] = None,
+    strength: Annotated[float, typer.Option(help="Multiplies the vector.")] = 1.0,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate.")] = 8,
+) -> None:
+    """Complete a prompt greedily, without and with a vector."""
+    with _plain_errors(), _quiet():
+        if not prompt:
+            raise InputError("The prompt is empty; give some text, such as 'Q: big\\nA:'.")
+        from .vectors import FunctionVector
+
+        fv = FunctionVector.load(vector)
+        if not model and not fv.model:
+            raise InputError(f"{str(vector)!r} does not say which model it was made on; pass --model.")
+
+        import torch
+
+        from .lens import lens_of
+        from .models import load_model
+        from .patching import patch
+
+        loaded = load_model(model or fv.model)
+        lens = lens_of(loaded)
+        ids = torch.tensor([lens.tokens(prompt.replace("\\n", "\n"))], device=lens.device)
+        if ids.shape[1] + tokens > lens.n_ctx:
+            raise InputError(
+                f"The prompt has {ids.shape[1]} tokens and {tokens} are to follow; the model's context is {lens.n_ctx}."
+            )
+
+        def completion() -> Text:
+            out = loaded.generate(ids, max_new_tokens=tokens, do_sample=False, return_type="tokens", verbose=False)
+            # As JSON: spaces and new lines show.
+            return Text(json.dumps(loaded.tokenizer.decode(out[0, ids.shape[1] :]), ensure_ascii=False))
+
+        table = Table.grid(padding=(0, 2, 0, 0))
+        with patch(loaded, fv, strength):
+            patched = completion()
+        table.add_row("without", completion())
+        table.add_row("with", patched)
+        console.print(table)
+
+
+@contextmanager
+def _plain_errors(saved: Sequence[Path] = ()) -> Iterator[None]:
+    """One line and an exit code for what can be expected to go wrong, and what is on disk by then."""
+    try:
+        yield
+        return
+    except (InputError, ParityError) as error:
+        line, code = f"Error: {' '.join(str(error).splitlines())}", 2 if isinstance(error, InputError) else 1
+    except KeyboardInterrupt:
+        line, code = "Interrupted.", 130
+    if saved:
+        line += f" Saved before that: {', '.join(map(str, saved))}."
+    elif code == 130:
+        line += " Nothing was saved."
+    typer.echo(line, err=True)
+    raise typer.Exit(code)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the libraries' advice; warnings of fv_lens itself are shown as notes."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+    def show(message: Warning | str, *args: object, **kwargs: object) -> None:
+        typer.echo(f"Note: {message}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", module="fv_lens")
+        warnings.showwarning = show
+        yield
+
+
+@contextmanager
+def _stage(what: str, timings: dict[str, float], name: str) -> Iterator[None]:
+    started = time.perf_counter()
+    notes.print(Text(what, style="bold"))
+    yield
+    timings[name] = round(time.perf_counter() - started, 1)
+
+
+def _check_writable(out: Path) -> None:
+    """Try to write where the folder is or will be made, and leave nothing there."""
+    try:
+        nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise InputError(f"Cannot write to {str(out)!r}: {error.strerror or error}. Choose another --out.") from None
+
+
+def _empty(out: Path) -> None:
+    """Make the folder, and take away an earlier run's files: a folder holds the results of one run."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for file in (REPORT, SUMMARY, EFFECTS, VECTOR):
+            (out / file).unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"Cannot write to {str(out)!r}: {error.strerror or error}. Choose another --out.") from None
+
+
+def _write_summary(path: Path, facts: dict, results: Mapping) -> None:
+    from .report import write_text
+
+    effects, vector, evaluation = (results.get(name) for name in ("effects", "vector", "evaluation"))
+    names = ("relation", "data_hash", "model", "n_shots", "n_mean_prompts", "seed", "split_seed", "versions")
+    summary = facts | {name: effects.record[name] for name in names}
+    summary |= {"n_prompts": len(effects.values), "share_right": effects.share_right}
+    if vector:
+        summary["vector"] = {name: getattr(vector, name) for name in ("layer", "strength", "heads", "method")}
+    if evaluation:
+        parts = ("accuracy", "top_k", "log_prob")
+        tested = {part: dataclasses.asdict(getattr(evaluation, part)) for part in parts}
+        controls = {name: dataclasses.asdict(row) for name, row in evaluation.controls.items()}
+        summary["scores"] = {evaluation.name: tested} | controls
+    write_text(path, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+
+
+def _scores(evaluation: object) -> Table:
+    from .plots import signed
+
+    title = f"{evaluation.relation}: {evaluation.accuracy.n} test words, 95 % intervals"
+    table = Table("", "top-1", "log-prob, nats", "gain in top-1", title=Text(title), title_justify="left", box=None)
+    for name, row in [(evaluation.name, evaluation), *evaluation.controls.items()]:
+        gain = getattr(row, "accuracy_gain", None)
+        cells = (name, row.accuracy, row.log_prob, signed(gain) if gain else "")
+        table.add_row(*(Text(str(cell)) for cell in cells), style=None if gain else "bold")
+    return table
+
+
+def _peak_memory() -> dict[str, int]:
+    """The most host memory that the process has held, where the system counts it."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return {}
+    kilobytes = 1024 if sys.platform == "darwin" else 1  # macOS counts bytes
+    return {"peak memory, MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // kilobytes // 1024}
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,244 @@
+"""One HTML page of a run: what was found in words, the figures, all numbers, and how they were made.
+
+The page stands alone: plotly.js is in it once, and nothing is loaded from elsewhere.
+"""
+
+import html
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from string import Template
+
+import numpy as np
+import plotly.graph_objects as go
+
+from . import plots, scores
+from .effects import HeadEffects
+from .errors import InputError
+from .evaluation import TOP_K, Evaluation
+from .plots import signed
+from .prompts import PromptTemplate
+from .scores import Score
+from .sweeps import Sweep
+from .vectors import FunctionVector
+
+CAPTIONS = {
+    "heads": "A head's indirect effect: how much more probable the right answer becomes when the head's output at the "
+    "last token of a prompt with shuffled answers is replaced by its mean over intact prompts. Hover for intervals.",
+    "layers": "Zero-shot prompts of the validation words, with the vector added at each layer. The star marks the "
+    "choice; test words had no part in it.",
+    "completion": "Test words, which neither the vector nor the choices have seen. Hover for the vector's paired gain.",
+}
+
+
+def write_report(
+    path: str | os.PathLike,
+    *,
+    title: str,
+    summary: Mapping,
+    effects: HeadEffects | None = None,
+    sweep: Sweep | None = None,
+    evaluation: Evaluation | None = None,
+    vector: FunctionVector | None = None,
+    command: str | None = None,
+) -> None:
+    """Write the page of a run from whichever results there are; it appears whole or not at all.
+
+    Args:
+        summary: further facts for "How it was made", name -> value, such as timings; a value may be a mapping itself.
+        command: the command line that made the results.
+
+    Raises:
+        InputError: the folder does not exist or cannot be written to; `vector` has a head outside `effects` or is not
+            one of `sweep`'s.
+
+    Example:
+        >>> write_report("run.html", title="antonym", summary={}, effects=effects, vector=vector, evaluation=score)
+    """
+    figures = {}
+    if effects is not None:
+        figures["heads"] = plots.head_effects(effects, vector.heads if vector else ())
+    if sweep is not None:
+        figures["layers"] = plots.layer_sweep(sweep, vector)
+    if evaluation is not None:
+        figures["completion"] = plots.evaluation(evaluation)
+
+    short = "".join(f"<p>{_unbroken(_text(line))}</p>" for line in _in_short(effects, sweep, evaluation, vector))
+    parts = [f'<section class="short">{short}</section>'] if short else []
+    parts += [_figure(name, figure, first=not n) for n, (name, figure) in enumerate(figures.items())]
+    if evaluation is not None:
+        parts.append(_table(evaluation))
+    facts = {**_origin(effects, vector), **summary, **({"command": command} if command else {})}
+    if facts:
+        parts.append(f"<h2>How it was made</h2><dl>{''.join(_fact(name, value) for name, value in facts.items())}</dl>")
+    page = Template((resources.files("fv_lens") / "data" / "report.html").read_text(encoding="utf-8"))
+    write_text(path, page.substitute(title=_text(title), body="\n".join(parts)))
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a UTF-8 file that appears whole or not at all.
+
+    Raises:
+        InputError: the folder does not exist or cannot be written to.
+    """
+    path = Path(path)
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
+        ) as part:
+            partial = Path(part.name)
+            part.write(text)
+        try:
+            partial.chmod(0o644)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"Cannot write {str(path)!r}: {error.strerror or error}. Choose another place.") from None
+
+
+def _in_short(
+    effects: HeadEffects | None, sweep: Sweep | None, evaluation: Evaluation | None, vector: FunctionVector | None
+) -> Iterator[str]:
+    """Sentences of measured numbers with their intervals; a gain whose interval holds 0 is called not shown."""
+    if evaluation is not None:
+        yield from _completion(evaluation, vector)
+    if sweep is not None and vector is not None:
+        tried = np.prod(sweep.ranks.shape[1:])
+        heads = f", of {len(vector.heads)} heads," if vector.heads else ""
+        yield (
+            f"The vector{heads} was chosen, with its layer ({vector.layer}) and strength ({vector.strength:g}), among "
+            f"{tried} combinations on {len(sweep.ranks)} validation words."
+        )
+    if effects is not None:
+        (layer, head), n = effects.top(1)[0], len(effects.values)
+        low, high = (bound[layer, head] for bound in effects.confidence_interval())
+        effect = f"{effects.mean[layer, head]:+.3g}" + (f" [{low:.3g}, {high:.3g}]" if n > 1 else " (no interval)")
+        over = "relation" if effects.batch is None else "corrupted prompt"
+        line = (
+            f"Of {effects.mean.numel()} heads, L{layer}H{head} has the largest mean indirect effect on the answer's "
+            f"probability, {effect} over {n} {over}{'s' * (n > 1)}"
+        )
+        if effects.batch is not None and (n_intact := effects.record.get("n_mean_prompts")):
+            right = scores.proportion(np.arange(n_intact) < round(effects.share_right * n_intact))
+            line += f"; of {n_intact} intact prompts the model answers {right} right"
+        yield line + "."
+
+
+def _completion(evaluation: Evaluation, vector: FunctionVector | None) -> Iterator[str]:
+    plain = evaluation.name.removesuffix(" + vector")
+    control, n = evaluation.controls.get(plain), evaluation.accuracy.n
+    subject = f"Added at layer {vector.layer}, the vector" if vector else "The vector"
+    if plain == evaluation.name:
+        line = f"Without a vector, {plain} prompts complete {evaluation.accuracy} of {n} unseen words right (top-1)"
+    elif control is None or control.accuracy_gain is None:
+        line = f"{subject} completes {evaluation.accuracy} of {n} unseen words right (top-1)"
+    else:
+        gain, change = control.accuracy_gain, f"from {control.accuracy} to {evaluation.accuracy}"
+        verb = "lifts" if gain.low > 0 else "lowers" if gain.high < 0 else "moves"
+        line = f"{subject} {verb} top-1 on {n} unseen words {change}, {_gain(gain)}"
+    for name, row in evaluation.controls.items():
+        if re.fullmatch(r"\d+-shot", name) and name != plain:
+            line += f"; {name} prompting reaches {row.accuracy}"
+    yield line + "."
+    random = {name: row for name, row in evaluation.controls.items() if name.startswith("random")}
+    if random:
+        name, row = max(random.items(), key=lambda item: item[1].accuracy.value)
+        yield f"The best random control ({name}) reaches {row.accuracy}; over it, {_gain(row.accuracy_gain)}."
+
+
+def _gain(gain: Score) -> str:
+    return f"a gain is not shown ({signed(gain)})" if _holds_zero(gain) else f"a gain of {signed(gain)}"
+
+
+def _holds_zero(gain: Score) -> bool:
+    return gain.low <= 0 <= gain.high
+
+
+def _figure(name: str, figure: go.Figure, first: bool) -> str:
+    width, figure.layout.width = figure.layout.width, None  # the page narrows it on a small screen
+    drawn = figure.to_html(
+        full_html=False, include_plotlyjs=first, div_id=name, config={"responsive": True, "displayModeBar": False}
+    )
+    return f'<figure style="max-width: {width}px">{drawn}<figcaption>{_text(CAPTIONS[name])}</figcaption></figure>'
+
+
+def _table(evaluation: Evaluation) -> str:
+    columns = {
+        "top-1": "accuracy", f"top-{TOP_K}": "top_k", "log-prob (nats)": "log_prob",
+        "gain in top-1": "accuracy_gain", "gain in log-prob (nats)": "log_prob_gain",
+    }  # fmt: skip
+    head = "".join(f'<th scope="col">{label}</th>' for label in ("", *columns))
+    body = ""
+    for name, row in [(evaluation.name, evaluation), *evaluation.controls.items()]:
+        cells = [_cell(getattr(row, part, None), part.endswith("gain")) for part in columns.values()]
+        body += f'<tr><th scope="row">{_text(name)}</th>{"".join(cells)}</tr>'
+    note = (
+        f"{evaluation.accuracy.n} test words. Top-1: the most probable next token begins a right answer; top-{TOP_K}: "
+        f"one of the {TOP_K} most probable does; log-prob: of any right answer's first token. 95 % intervals: Wilson's "
+        f"for shares of words, bootstrap over words for all else. Gains: {evaluation.name} minus the row, on the same "
+        "words."
+    )
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<h2>All numbers</h2><div class="scroll">{table}</div><p class="note">{_text(note)}</p>'
+
+
+def _cell(score: Score | None, gain: bool) -> str:
+    if score is None:
+        return "<td></td>"
+    value, interval = (signed(score) if gain else str(score)).split(" ", 1)
+    note = " not shown" if gain and _holds_zero(score) else ""
+    return f"<td>{_text(value)}<small>{_text(interval + note)}</small></td>"
+
+
+def _origin(effects: HeadEffects | None, vector: FunctionVector | None) -> dict:
+    """What the results' own records say about how they came about."""
+    record = {**(vector.record if vector else {}), **(effects.record if effects else {})}
+    names = {
+        "model": "model", "processing": "weights", "bos": "BOS token", "relation": "relation",
+        "data_hash": "data, SHA-256", "n_shots": "demonstrations", "n_mean_prompts": "intact prompts", "seed": "seed",
+        "split_seed": "seed of the split",
+    }  # fmt: skip
+    facts = {label: record[name] for name, label in names.items() if record.get(name) is not None}
+    if effects is not None and effects.batch is not None:
+        facts["corrupted prompts"] = len(effects.batch)
+    if record.get("template"):
+        example = PromptTemplate.from_dict(record["template"]).prompt("{word}", [("{word}", "{answer}")])
+        facts["prompt, of one shot"] = example
+    if vector is not None:
+        facts["vector"] = {
+            "method": vector.method, "layer": vector.layer, "strength": vector.strength,
+            "norm": float(vector.vector.norm()), "added at": vector.site,
+        }  # fmt: skip
+        if vector.heads:
+            facts["heads"] = " ".join(f"L{layer}H{head}" for layer, head in vector.heads)
+    return facts | ({"versions": record["versions"]} if "versions" in record else {})
+
+
+def _fact(name: str, value: object) -> str:
+    shown = f"<pre>{_text(value)}</pre>" if "\n" in str(value) or name == "command" else _text(_plain(value))
+    return f"<dt>{_text(name)}</dt><dd>{shown}</dd>"
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_plain(part)}" for name, part in value.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _text(value: object) -> str:
+    """Escaped for HTML, with a true minus before a number."""
+    return re.sub(r"(?<![\w.\]-])-(?=\d)", "\N{MINUS SIGN}", html.escape(str(value)))
+
+
+def _unbroken(line: str) -> str:
+    """With intervals that stay on one line."""
+    return re.sub(r"\[[^\]]*\]", lambda interval: interval[0].replace(" ", "&nbsp;"), line)

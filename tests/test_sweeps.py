@@ -1,0 +1,196 @@
+"""Sweeps against full forwards of single prompts, and the choice that is made on them."""
+
+import numpy as np
+import pytest
+import torch
+
+from fv_lens import scores
+from fv_lens import sweeps as module
+from fv_lens.effects import indirect_effects, mean_effects, mean_head_outputs
+from fv_lens.errors import InputError
+from fv_lens.prompts import PromptTemplate
+from fv_lens.relations import Relation
+from fv_lens.sweeps import Sweep, choose, head_count_vectors, sweep
+from fv_lens.vectors import FunctionVector, function_vector
+
+from . import oracles
+from .oracles import EXACT, Change
+
+STRENGTHS = (0.5, 2.0)
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def vector(seed: int = 0, **record) -> FunctionVector:
+    return FunctionVector(3 * noise(32, seed=seed), 0, **dict(model="tiny/llama", bos=True) | record)
+
+
+def made_up(ranks, log_probs=None) -> Sweep:
+    """A sweep with these ranks, `[word, vector, layer, strength]`."""
+    ranks = np.array(ranks)
+    log_probs = -ranks.astype(float) if log_probs is None else np.array(log_probs, float)
+    n, vectors, layers, strengths = ranks.shape
+    fvs = tuple(FunctionVector(torch.full((4,), float(i + 1)), 9) for i in range(vectors))
+    names = tuple(f"sum {i}" for i in range(vectors))
+    plain = np.zeros((n, 2))
+    return Sweep(ranks, log_probs, plain, fvs, names, (3, 5, 7)[:layers], (1.0, 2.0, 4.0)[:strengths], "made up")
+
+
+@pytest.fixture(scope="module")
+def effects(llama, words):
+    template = PromptTemplate("{word} :")
+    how = dict(n_prompts=4, n_shots=2, n_mean_prompts=6, progress=False, template=template, split_seed=1)
+    return indirect_effects(llama, words, **how)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The words of the prompts that are run."""
+    calls, completions = [], module.completions
+
+    def spy(lens, prompts, *more, **options):
+        calls.append(prompts.words)
+        return completions(lens, prompts, *more, **options)
+
+    monkeypatch.setattr(module, "completions", spy)
+    return calls
+
+
+# The grid
+
+
+def test_every_point_equals_full_forwards_of_the_validation_words(llama, words):
+    vectors = [vector(0), vector(1)]
+    grid = sweep(llama, words, vectors, layers=[2, 0], strengths=STRENGTHS, progress=False)
+    validation = words.split(0).validation
+    assert grid.ranks.shape == grid.log_probs.shape == (len(validation), 2, 2, 2)
+    for i, (word, answers) in enumerate(validation.pairs):
+        prompt, first = oracles.in_words(llama, PromptTemplate().prompt(word), answers)
+        rank, log_prob = oracles.completion(llama, prompt, first)
+        assert grid.plain[i] == pytest.approx((rank, log_prob), abs=EXACT)
+        for v, at, s in [(0, 0, 0), (1, 0, 1), (0, 1, 1), (1, 1, 0)]:
+            edit = Change([2, 0][at], STRENGTHS[s] * vectors[v].vector)
+            rank, log_prob = oracles.completion(llama, prompt, first, [edit])
+            assert grid.ranks[i, v, at, s] == rank and grid.log_probs[i, v, at, s] == pytest.approx(log_prob, abs=EXACT)
+
+
+def test_all_layers_are_swept_where_none_are_named(llama, words):
+    grid = sweep(llama, words, vector(), strengths=[1.0], progress=False)
+    assert grid.layers == (0, 1, 2) and grid.ranks.shape[1:] == (1, 3, 1)
+
+
+def test_template_and_split_are_those_asked_for(llama, words):
+    template = PromptTemplate("{word} :", prefix="w3 ")
+    grid = sweep(llama, words, vector(), [1], [1.0], progress=False, template=template, split_seed=2)
+    word, answers = words.split(2).validation.pairs[0]
+    prompt, first = oracles.in_words(llama, f"w3 {word} :", answers)
+    assert grid.log_probs[0, 0, 0, 0] == pytest.approx(
+        oracles.completion(llama, prompt, first, [Change(1, vector().vector)])[1], abs=EXACT
+    )
+
+
+def test_only_validation_words_are_looked_at(llama, words, effects, asked):
+    sweep(llama, words, vector(), strengths=[1.0], progress=False)
+    choose(llama, words, effects, [2], [1], [1.0], progress=False)
+    assert asked == [words.split(0).validation.words, words.split(1).validation.words]
+
+
+def test_whole_numbers_are_strengths_as_well(llama, words):
+    grid = sweep(llama, words, vector(), [1], (1, 2), progress=False)
+    assert grid.strengths == (1.0, 2.0)
+
+
+# The choice
+
+
+def test_the_best_is_the_point_of_highest_accuracy_with_its_strength_multiplied_in():
+    ranks = np.ones((4, 2, 3, 2))
+    ranks[:2, 0, 1, 0] = 0
+    ranks[:3, 1, 2, 1] = 0
+    best = made_up(ranks).best()
+    assert best.vector.tolist() == [4.0] * 4 and (best.layer, best.strength) == (7, 2.0)
+
+
+def test_the_log_probability_breaks_ties():
+    log_probs = np.full((4, 2, 3, 2), -3.0)
+    log_probs[:, 0, 1, 1] = -2.5
+    best = made_up(np.zeros((4, 2, 3, 2)), log_probs).best()
+    assert best.vector.tolist() == [2.0] * 4 and best.layer == 5
+
+
+def test_accuracy_comes_before_log_probability():
+    ranks, log_probs = np.ones((4, 1, 2, 1)), np.full((4, 1, 2, 1), -1.0)
+    ranks[0, 0, 0, 0], log_probs[:, 0, 0, 0] = 0, -9.0
+    assert made_up(ranks, log_probs).best().layer == 3
+
+
+def test_the_table_has_a_line_for_each_point():
+    ranks = np.ones((10, 2, 3, 2))
+    ranks[:8, 1, 0, 1] = 0
+    frame = made_up(ranks).to_frame()
+    line = frame[(frame.vector == "sum 1") & (frame.layer == 3) & (frame.strength == 2.0)].squeeze()
+    expected = scores.proportion(ranks[:, 1, 0, 1] == 0)
+    assert len(frame) == 12 and expected.value == 0.8
+    assert (line.accuracy, line.accuracy_low, line.accuracy_high) == (expected.value, expected.low, expected.high)
+    assert line.log_prob == pytest.approx(-0.2) and line.log_prob_low < -0.2 < line.log_prob_high
+
+
+def test_the_chosen_vector_is_the_sum_times_its_strength(llama, words, effects):
+    template = PromptTemplate("{word} :")
+    chosen = choose(llama, words, effects, [3], [1], [4.0], progress=False)
+    summed = function_vector(llama, words, effects.top(3), 1, effects.mean_z, template=template, split_seed=1)
+    assert torch.equal(chosen.vector, 4 * summed.vector) and (chosen.strength, chosen.layer) == (4.0, 1)
+    assert chosen.heads == tuple(effects.top(3)) and (chosen.split_seed, chosen.template) == (1, template.to_dict())
+
+
+def test_the_choice_is_the_best_of_the_sweep(llama, words, effects):
+    chosen = choose(llama, words, effects, [1, 5], None, STRENGTHS, progress=False)
+    vectors = head_count_vectors(llama, words, effects, [1, 5])
+    assert [len(v.heads) for v in vectors] == [1, 5]
+    how = dict(template=PromptTemplate("{word} :"), split_seed=1, progress=False)
+    best = sweep(llama, words, vectors, None, STRENGTHS, **how).best()
+    assert torch.equal(chosen.vector, best.vector) and chosen.record == best.record
+
+
+def test_a_map_over_relations_takes_the_relations_own_means(llama, words, effects):
+    (found,) = head_count_vectors(llama, words, mean_effects([effects, effects]), [3])
+    own, _ = mean_head_outputs(llama, words, template=PromptTemplate("{word} :"), split_seed=1, progress=False)
+    expected = sum(own[at, head] @ llama.blocks[at].attn.W_O[head] for at, head in effects.top(3))
+    own_of_two_shots = sum(effects.mean_z[at, head] @ llama.blocks[at].attn.W_O[head] for at, head in effects.top(3))
+    distance = min(oracles.difference(found.vector, made.detach()) for made in (expected, own_of_two_shots))
+    assert distance <= EXACT and found.heads == tuple(effects.top(3))
+
+
+def test_a_map_over_relations_serves_a_relation_too_small_for_ten_shots(llama, words, effects):
+    few = Relation("few", [(f"w{i}", f"w{i + 1}") for i in range(0, 20, 2)])
+    chosen = choose(llama, few, mean_effects([effects]), [2], [1], [1.0], progress=False)
+    assert chosen.relation == "few" and chosen.heads == tuple(effects.top(2))
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    "vectors, layers, strengths, message",
+    [
+        ([], None, [1.0], "no vectors"),
+        ([vector()], [], [1.0], "no layers"),
+        ([vector()], None, [], "no strengths"),
+        ([vector()], [3], [1.0], "Layer 3 is outside"),
+        ([vector()], [-1], [1.0], "at least 0"),
+        ([vector()], None, [float("nan")], "strength is nan"),
+        ([vector()], None, [1.0, float("inf")], "strength is inf"),
+        ([vector(bos=False)], None, [1.0], "BOS"),
+    ],
+)
+def test_grids_that_cannot_be_are_refused(llama, words, vectors, layers, strengths, message):
+    with pytest.raises(InputError, match=message):
+        sweep(llama, words, vectors, layers, strengths, progress=False)
+
+
+@pytest.mark.parametrize("head_counts", [[0], [13], [3, -1], []], ids=str)
+def test_head_counts_that_the_model_does_not_have_are_refused(llama, words, effects, head_counts):
+    with pytest.raises(InputError):
+        choose(llama, words, effects, head_counts, [1], [1.0], progress=False)
