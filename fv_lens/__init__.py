@@ -1,37 +1,33 @@
 """Function vectors on TransformerLens: find the heads that carry a relation, build its vector, insert it, measure it."""
 
-from . import plots
-from .effects import HeadEffects, indirect_effects, mean_effects, mean_head_outputs
-from .errors import InputError, ParityError
-from .evaluation import Evaluation, evaluate
-from .models import load_model
-from .patching import patch
-from .prompts import PromptTemplate
-from .relations import Relation, load_relation, relation_names
-from .scores import Score
-from .sweeps import Sweep, choose, sweep
-from .vectors import FunctionVector, function_vector
+import importlib
 
-__all__ = [
-    "load_model",
-    "load_relation",
-    "relation_names",
-    "Relation",
-    "PromptTemplate",
-    "indirect_effects",
-    "mean_effects",
-    "mean_head_outputs",
-    "HeadEffects",
-    "function_vector",
-    "FunctionVector",
-    "patch",
-    "sweep",
-    "Sweep",
-    "choose",
-    "evaluate",
-    "Evaluation",
-    "Score",
-    "plots",
-    "InputError",
-    "ParityError",
-]
+# Public names by module, in the order of the pipeline. Each is imported when first used: torch, TransformerLens and
+# plotly take seconds, and not every use needs them all.
+_PUBLIC = {
+    "models": ["load_model"],
+    "relations": ["Relation", "load_relation", "relation_names"],
+    "prompts": ["PromptTemplate"],
+    "effects": ["HeadEffects", "indirect_effects", "mean_effects", "mean_head_outputs"],
+    "vectors": ["FunctionVector", "function_vector"],
+    "patching": ["patch"],
+    "sweeps": ["Sweep", "choose", "sweep"],
+    "evaluation": ["Evaluation", "evaluate"],
+    "scores": ["Score"],
+    "errors": ["InputError", "ParityError"],
+}
+_HOME = {name: module for module, names in _PUBLIC.items() for name in names}
+
+__all__ = [*_HOME, "plots"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'fv_lens' has no attribute {name!r}; public are {', '.join(__all__)}")
+    module = importlib.import_module(f".{_HOME.get(name, name)}", __name__)
+    value = globals()[name] = module if name not in _HOME else getattr(module, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-
 EXACT = 1e-5  # the largest difference of two log-probabilities in float32 that are said to be the same
 
 

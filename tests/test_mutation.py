@@ -1,4 +1,4 @@
-"""Engines that are broken on purpose, with the check at first use skipped: the comparison with the oracle must notice."""
+"""Engines that are broken on purpose, with the check at first use skipped: the oracle must notice."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def noise(n: int, seed: int) -> torch.Tensor:
 def distance(model, form: str) -> list[float]:
     """How far the engine is from the oracle: the clean row, then each of four what-ifs."""
     lens = type(lens_of(model))(model)
-    lens.findings = {"forms": [form], "length": 1000, "padding": True}
+    lens.findings, lens.plain_readout = {"forms": [form], "length": 1000, "padding": True}, lens_of(model).plain_readout
     heads = [[Edit(1, noise(lens.d_head, 1), 2)], [Edit(0, noise(lens.d_head, 2), 0)]]
     whatifs = [*heads, [Edit(1, noise(lens.d_model, 3))], [Edit(0, noise(lens.d_model, 4)), *heads[0]]]
     found = what_if(lens, *oracles.padded(PROMPTS), whatifs, lambda logits, prompt: logits[:, 0].log_softmax(-1))

@@ -338,10 +338,12 @@ def test_a_form_that_is_wrong_is_refused_with_a_warning_and_the_next_takes_over(
     assert all(form in caplog.text for form in broken) and "not exact" in caplog.text
 
 
-def test_a_form_that_raises_is_refused(llama, monkeypatch):
+def test_a_form_that_raises_is_refused_and_does_no_harm_to_the_next(model, monkeypatch):
     monkeypatch.setitem(FORMS, "as positions", lambda *args: 1 / 0)
-    lens = fresh(llama)
-    assert difference(by_engine(lens, []), by_hand(llama, [])) <= EXACT and "as positions" not in lens.findings["forms"]
+    lens = fresh(model)
+    whatifs = all_layers(lens)
+    assert difference(by_engine(lens, whatifs), by_hand(model, whatifs)) <= EXACT
+    assert lens.findings["forms"] == ["as batch elements", SLOW]
 
 
 def test_longer_prompts_than_were_probed_are_probed_anew():

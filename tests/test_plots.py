@@ -1,0 +1,239 @@
+"""Figures say what the results say: values, intervals, chosen points; and refuse what they cannot draw."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from fv_lens import plots, scores
+from fv_lens.effects import HeadEffects, mean_effects
+from fv_lens.errors import InputError
+from fv_lens.evaluation import Evaluation, Result
+from fv_lens.sweeps import Sweep
+from fv_lens.vectors import FunctionVector
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+def made_effects(n=6, layers=3, heads=4, relation="antonym", scale=0.01) -> HeadEffects:
+    values = scale * torch.randn(n, layers, heads, generator=torch.Generator().manual_seed(0))
+    record = {"relation": relation, "model": "a model", "n_shots": 10, "data_hash": "0"}
+    return HeadEffects(values, 7 * values, torch.full((n,), 0.5), torch.zeros(layers, heads, 2), 0.5, None, record)
+
+
+def made_sweep(n=20, layers=(2, 0, 1), strengths=(1.0, 2.0), heads=(1, 2), relation="antonym") -> Sweep:
+    rng = np.random.default_rng(0)
+    vectors = tuple(FunctionVector(torch.randn(8), 0, heads=[(0, h) for h in range(k)], model="a model") for k in heads)
+    shape = (n, len(heads), len(layers), len(strengths))
+    ranks, names = rng.integers(0, 2, shape).astype(float), tuple(f"{k} heads" for k in heads)
+    plain = np.stack([np.arange(n) % 4, -np.ones(n)], 1)
+    return Sweep(ranks, -rng.random(shape), plain, vectors, names, layers, strengths, relation)
+
+
+def made_evaluation(right=(18, 2, 15), n=30, relation="antonym", controls=("zero-shot", "10-shot")) -> Evaluation:
+    """The vector is right on the first `right[0]` words, the controls on the first `right[1:]`."""
+    hits = [np.arange(n) < k for k in right]
+    log_probs = [np.where(hit, -1.0, -5.0) - 0.01 * np.arange(n) for hit in hits]
+    rows = [
+        Result(
+            scores.proportion(hit), scores.proportion(hit), scores.mean(log_prob),
+            scores.paired_difference(hits[0], hit.astype(float)), scores.paired_difference(log_probs[0], log_prob),
+        )
+        for hit, log_prob in zip(hits, log_probs)
+    ]  # fmt: skip
+    words = pd.DataFrame({"word": [str(i) for i in range(n)], "rank": 0, "log_prob": log_probs[0]})
+    tested, named = rows[0], dict(zip(controls, rows[1:]))
+    return Evaluation(tested.accuracy, tested.top_k, tested.log_prob, named, "zero-shot + vector", relation, words)
+
+
+# The map of heads
+
+
+def test_the_map_shows_the_mean_effects_on_a_scale_centred_at_zero():
+    effects = made_effects()
+    heat = plots.head_effects(effects).data[0]
+    np.testing.assert_allclose(heat.z, effects.mean)
+    assert heat.zmid == 0 and heat.zmin == -heat.zmax
+    assert heat.zmax == pytest.approx(np.quantile(effects.mean.abs(), 0.995))
+    assert heat.colorscale[len(heat.colorscale) // 2] == (0.5, "#ffffff")
+
+
+def test_hovering_shows_the_effect_with_its_interval_unit_and_number_of_prompts():
+    effects = made_effects()
+    low, high = effects.confidence_interval()
+    text = plots.head_effects(effects).data[0].text[2][1]
+    assert f"L2H1</b>: {effects.mean[2, 1]:+.4f} [{low[2, 1]:.4f}, {high[2, 1]:.4f}]" in text
+    assert "change in probability, 95 % over 6 prompts" in text
+
+
+def test_the_other_measure_is_the_log_probability_in_nats():
+    effects = made_effects()
+    figure = plots.head_effects(effects, measure="log_prob")
+    np.testing.assert_allclose(figure.data[0].z, effects.log_prob_values.mean(0))
+    low, high = scores.interval(effects.log_prob_values.numpy())
+    assert f"[{low[0, 0]:.3f}, {high[0, 0]:.3f}]" in figure.data[0].text[0][0]
+    assert "(nats)" in figure.data[0].colorbar.title.text
+
+
+def test_chosen_heads_are_outlined_and_counted():
+    figure = plots.head_effects(made_effects(), chosen=[(2, 3), (0, 1)])
+    boxes = [(box.x0, box.x1, box.y0, box.y1) for box in figure.layout.shapes]
+    assert boxes == [(2.5, 3.5, 1.5, 2.5), (0.5, 1.5, -0.5, 0.5)]
+    assert "2 chosen heads" in figure.layout.title.text
+    assert not plots.head_effects(made_effects()).layout.shapes
+
+
+def test_one_prompt_has_no_interval():
+    figure = plots.head_effects(made_effects(n=1))
+    assert "no interval from 1 prompt)" in figure.data[0].text[0][0]
+    assert "inf" not in figure.to_json()
+
+
+def test_effects_of_zero_leave_the_map_white():
+    heat = plots.head_effects(made_effects(scale=0.0)).data[0]
+    assert not np.any(heat.z) and heat.zmax > 0
+
+
+def test_a_mean_over_relations_says_so():
+    mean = mean_effects([made_effects(relation="a"), made_effects(relation="b")])
+    figure = plots.head_effects(mean)
+    assert "2 relations" in figure.layout.title.text and "prompts" not in figure.layout.title.text
+    assert "95 % over 2 relations" in figure.data[0].text[0][0]
+
+
+@pytest.mark.parametrize("layers, heads", [(3, 4), (30, 9), (12, 12), (32, 32), (80, 64)])
+def test_maps_of_all_sizes_fit_a_page_with_cells_that_are_about_square(layers, heads):
+    layout = plots.head_effects(made_effects(2, layers, heads)).layout
+    assert 400 <= layout.width <= 1000 and 200 <= layout.height <= 900
+    cell_width, cell_height = (layout.width - 180) / heads, (layout.height - layout.margin.t - 60) / layers
+    assert 0.5 <= cell_width / cell_height <= 2.1
+
+
+@pytest.mark.parametrize(
+    "chosen, message",
+    [
+        ([(3, 0)], r"Head \(3, 0\) is outside the map of 3 layers x 4 heads"),
+        ([(0, 4)], r"Head \(0, 4\) is outside"),
+        ([(-1, 0)], "layer is -1"),
+        ([(0, 1.5)], "head is 1.5"),
+        ([5], "5 is no head"),
+        (["L0H1"], "'L0H1' is no head"),
+    ],
+)
+def test_a_chosen_head_outside_the_map_is_refused(chosen, message):
+    with pytest.raises(InputError, match=message):
+        plots.head_effects(made_effects(), chosen)
+
+
+@pytest.mark.parametrize("measure", ["logit", "", None, 3])
+def test_an_unknown_measure_is_refused(measure):
+    with pytest.raises(InputError, match="give 'probability' or 'log_prob'"):
+        plots.head_effects(made_effects(), measure=measure)
+
+
+# The sweep
+
+
+def lines(figure):
+    return [trace for trace in figure.data if trace.mode == "lines+markers"]
+
+
+def test_the_sweep_has_a_panel_per_vector_and_a_line_per_strength_in_order_of_layers():
+    grid = made_sweep()
+    figure = plots.layer_sweep(grid)
+    assert [note.text for note in figure.layout.annotations] == ["1 heads", "2 heads"]
+    assert [line.name for line in lines(figure)] == ["strength 1", "strength 2"] * 2
+    order = np.argsort(grid.layers)
+    for line, accuracy in zip(lines(figure), grid.accuracy.transpose(0, 2, 1).reshape(4, 3)):
+        assert list(line.x) == [0, 1, 2]
+        np.testing.assert_allclose(line.y, accuracy[order])
+
+
+def test_bands_are_the_intervals_and_a_dashed_line_the_plain_level():
+    grid = made_sweep()
+    figure = plots.layer_sweep(grid)
+    frame = grid.to_frame().query("vector == '1 heads' and strength == 1").sort_values("layer")
+    band = next(trace for trace in figure.data if trace.fill == "toself")
+    np.testing.assert_allclose(band.y, [*frame.accuracy_high, *frame.accuracy_low[::-1]])
+    plain = next(trace for trace in figure.data if trace.name == "no vector")
+    assert set(plain.y) == {0.25} and plain.line.dash == "dash" and "0.25 [" in plain.text
+
+
+def test_a_star_marks_the_choice_and_says_that_it_was_made_on_validation():
+    grid = made_sweep()
+    best = grid.best()
+    star = plots.layer_sweep(grid, best).data[-1]
+    assert star.marker.symbol == "star" and star.name == "chosen on validation"
+    assert list(star.x) == [best.layer] and list(star.y) == [grid.accuracy.max()]
+    assert f"layer {best.layer}, strength {best.strength:g}" in star.text
+    assert all(trace.marker.symbol != "star" for trace in plots.layer_sweep(grid).data)
+
+
+def test_a_vector_of_another_sweep_has_no_star():
+    grid = made_sweep()
+    for other in (
+        replace(grid.best(), layer=7),
+        grid.best().strengthened(1.5),
+        replace(grid.best(), vector=torch.ones(5)),
+    ):
+        with pytest.raises(InputError, match=r"pass sweep\.best\(\)"):
+            plots.layer_sweep(grid, other)
+
+
+def test_a_sweep_of_one_point_is_drawn():
+    grid = made_sweep(n=1, layers=(1,), strengths=(1.0,), heads=(1,))
+    assert len(lines(plots.layer_sweep(grid, grid.best()))) == 1
+
+
+# The evaluation
+
+
+def test_points_and_their_ends_are_the_scores_and_intervals():
+    evaluation = made_evaluation()
+    figure = plots.evaluation(evaluation)
+    assert list(figure.layout.yaxis.ticktext) == ["<b>zero-shot + vector</b>", "zero-shot", "10-shot"]
+    drawn = {
+        y: (x, x - below, x + above)
+        for trace in figure.data
+        if trace.name == "top-1"
+        for x, y, below, above in zip(trace.x, np.round(trace.y), trace.error_x.arrayminus, trace.error_x.array)
+    }
+    for place, row in enumerate([evaluation, *evaluation.controls.values()]):
+        np.testing.assert_allclose(drawn[place], (row.accuracy.value, row.accuracy.low, row.accuracy.high))
+
+
+def test_the_number_of_words_is_in_the_title_and_the_paired_gains_in_the_hover():
+    evaluation = made_evaluation()
+    figure = plots.evaluation(evaluation)
+    assert "30 test words" in figure.layout.title.text
+    controls = next(trace for trace in figure.data if len(trace.x) == 2)
+    for text, row in zip(controls.text, evaluation.controls.values()):
+        assert f"top-1 {plots.signed(row.accuracy_gain)}" in text
+        assert f"log-probability {plots.signed(row.log_prob_gain)} nats" in text
+
+
+def test_an_evaluation_without_controls_is_drawn():
+    assert sum(len(trace.x) for trace in plots.evaluation(made_evaluation(right=(5,), controls=())).data) == 2
+
+
+# All of them
+
+
+def test_text_from_data_cannot_become_markup():
+    evaluation = replace(made_evaluation(relation=HOSTILE, controls=(HOSTILE, "10-shot")), name=HOSTILE)
+    grid = replace(made_sweep(relation=HOSTILE), names=(HOSTILE, "2 heads"))
+    for figure in (
+        plots.head_effects(made_effects(relation=HOSTILE)),
+        plots.layer_sweep(grid),
+        plots.evaluation(evaluation),
+    ):
+        assert "&lt;script&gt;" in str(figure.to_dict())
+        assert "<script" not in str(figure.to_dict())
+
+
+def test_a_long_title_is_wrapped_and_given_room():
+    short, long = (plots.evaluation(made_evaluation(relation=name)).layout for name in ("a", "a long name " * 9))
+    assert max(map(len, long.title.text.split("<br>")[:2])) < 60
+    assert long.margin.t > short.margin.t and long.height > short.height
