@@ -28,21 +28,24 @@ from .relations import load_relation, relation_names
 REPORT, SUMMARY, EFFECTS, VECTOR = "report.html", "summary.json", "effects.safetensors", "vector.safetensors"
 ModelName = Annotated[str, typer.Option(help="smollm2-135m, a Hugging Face name, or a model folder.")]
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
 
 
-@app.callback(invoke_without_command=True)
-def main(
-    context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
-) -> None:
-    """Function vectors: find the heads that carry a relation, build its vector, insert it, measure it."""
-    if version:
+def _show_version(wanted: bool) -> bool:
+    if wanted:
         typer.echo(f"fv-lens {metadata.version('fv-lens')}")
         raise typer.Exit()
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
+    return wanted
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Function vectors: find the heads that carry a relation, build its vector, insert it, measure it."""
 
 
 @app.command()
@@ -85,10 +88,10 @@ def _run(relation, model_name: str, out: Path, n_prompts: int, seed: int, comman
             if name in parts:
                 results[name].save(out / file)
                 saved.append(out / file)
-        facts = {"timings, s": dict(timings), **_peak_memory()}
+        facts = {"timings, s": dict(timings), "peak memory, MB": _peak_memory()}
         title = f"Function vector of {relation.name} in {results['effects'].record['model']}"
         write_report(out / REPORT, title=title, summary=facts, command=command, **results)
-        _write_summary(out / SUMMARY, {"command": command} | facts, results)
+        _write_summary(out / SUMMARY, command, timings, results)
         saved.extend(out / file for file in (REPORT, SUMMARY) if out / file not in saved)
 
     with _stage(f"Indirect effect of every head on {relation.name}, {n_prompts} prompts", timings, "effects"):
@@ -147,7 +150,11 @@ def generate(
         from .models import load_model
         from .patching import patch
 
-        loaded = load_model(model or fv.model)
+        try:
+            loaded = load_model(model or fv.model)
+        except InputError as error:
+            made = "" if model else f" The vector was made on {fv.model!r}; if that was a folder, pass --model PATH."
+            raise InputError(f"{error}{made}") from None
         lens = lens_of(loaded)
         ids = torch.tensor([lens.tokens(prompt.replace("\\n", "\n"))], device=lens.device)
         if ids.shape[1] + tokens > lens.n_ctx:
@@ -230,12 +237,12 @@ def _empty(out: Path) -> None:
         raise InputError(f"Cannot write to {str(out)!r}: {error.strerror or error}. Choose another --out.") from None
 
 
-def _write_summary(path: Path, facts: dict, results: Mapping) -> None:
+def _write_summary(path: Path, command: str, timings: Mapping, results: Mapping) -> None:
     from .report import write_text
 
     effects, vector, evaluation = (results.get(name) for name in ("effects", "vector", "evaluation"))
     names = ("relation", "data_hash", "model", "n_shots", "n_mean_prompts", "seed", "split_seed", "versions")
-    summary = facts | {name: effects.record[name] for name in names}
+    summary = {"command": command} | {name: effects.record[name] for name in names}
     summary |= {"n_prompts": len(effects.values), "share_right": effects.share_right}
     if vector:
         summary["vector"] = {name: getattr(vector, name) for name in ("layer", "strength", "heads", "method")}
@@ -244,6 +251,7 @@ def _write_summary(path: Path, facts: dict, results: Mapping) -> None:
         tested = {part: dataclasses.asdict(getattr(evaluation, part)) for part in parts}
         controls = {name: dataclasses.asdict(row) for name, row in evaluation.controls.items()}
         summary["scores"] = {evaluation.name: tested} | controls
+    summary |= {"timings_s": timings, "peak_memory_mb": _peak_memory()}
     write_text(path, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -251,7 +259,9 @@ def _scores(evaluation: object) -> Table:
     from .plots import signed
 
     title = f"{evaluation.relation}: {evaluation.accuracy.n} test words, 95 % intervals"
-    table = Table("", "top-1", "log-prob, nats", "gain in top-1", title=Text(title), title_justify="left", box=None)
+    table = Table("", title=Text(title), title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in ("top-1", "log-prob, nats", "gain in top-1"):
+        table.add_column(heading, no_wrap=True)
     for name, row in [(evaluation.name, evaluation), *evaluation.controls.items()]:
         gain = getattr(row, "accuracy_gain", None)
         cells = (name, row.accuracy, row.log_prob, signed(gain) if gain else "")
@@ -259,14 +269,14 @@ def _scores(evaluation: object) -> Table:
     return table
 
 
-def _peak_memory() -> dict[str, int]:
-    """The most host memory that the process has held, where the system counts it."""
+def _peak_memory() -> int | None:
+    """The most host memory that the process has held, in MB, where the system counts it."""
     try:
         import resource
     except ImportError:  # Windows
-        return {}
-    kilobytes = 1024 if sys.platform == "darwin" else 1  # macOS counts bytes
-    return {"peak memory, MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // kilobytes // 1024}
+        return None
+    per_mb = 1024**2 if sys.platform == "darwin" else 1024  # macOS counts bytes, others kilobytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // per_mb
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 
 import numpy as np
 import pandas as pd
@@ -86,7 +87,7 @@ def evaluate(
     relation: object,
     fv: FunctionVector | Sequence[FunctionVector] | None = None,
     n_shots: int = 0,
-    strength: float = 1.0,
+    strength: Real = 1.0,
     controls: bool = True,
     mean_z: Tensor | None = None,
     seed: int = 0,
@@ -161,7 +162,7 @@ def completions(
     return what_if(lens, prompts.tokens, prompts.mask, whatifs, read, progress=progress).numpy()
 
 
-def _vectors(lens: Lens, relation: Relation, fv, strength: float, split_seed: int) -> list[FunctionVector]:
+def _vectors(lens: Lens, relation: Relation, fv, strength: Real, split_seed: int) -> list[FunctionVector]:
     strength = finite_number("strength", strength)
     vectors = [] if fv is None else [fv] if isinstance(fv, FunctionVector) else list(fv)
     for vector in vectors:
@@ -190,8 +191,9 @@ def _random_controls(model, lens, relation, vectors, mean_z, seed, template, spl
     controls = {"random vector": [[Edit(v.layer, d[i]) for v, d in placed] for i in range(DRAWS)]}
     if all(vector.heads for vector in vectors):
         if mean_z is None:
+            shots = min(CONTROL_SHOTS, len(relation.split(split_seed).train) - 1)
             mean_z, _ = mean_head_outputs(
-                model, relation, seed=seed, progress=False, template=template, split_seed=split_seed
+                model, relation, n_shots=shots, seed=seed, progress=False, template=template, split_seed=split_seed
             )
         taken = {head for vector in vectors for head in vector.heads}
         free = [(at, head) for at in range(lens.n_layers) for head in range(lens.n_heads) if (at, head) not in taken]

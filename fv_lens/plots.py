@@ -100,8 +100,8 @@ def head_effects(effects: HeadEffects, chosen: Sequence = (), measure: object = 
         figure,
         f"Indirect effect of each head: {over if many else record.get('relation', '')}",
         [f"{record.get('model', '')}, mean over {over}{shots}", " ".join(notes)],
-        height=max(200, cell_height * n_layers + 60),
-        width=max(460, cell_width * n_heads + 180),
+        height=max(200, round(cell_height * n_layers + 60)),
+        width=max(460, round(cell_width * n_heads + 180)),
     )
 
 
@@ -119,7 +119,7 @@ def layer_sweep(sweep: Sweep, best: FunctionVector | None = None) -> go.Figure:
     """
     star = None if best is None else _point(sweep, best)
     n, panels, order = len(sweep.ranks), len(sweep.vectors), np.argsort(sweep.layers)
-    layers = np.array(sweep.layers)[order]
+    layers = [sweep.layers[layer] for layer in order]
     shades = sample_colorscale(SEQUENTIAL, np.linspace(0.05, 0.85, len(sweep.strengths)).tolist())
     height = 190
     figure = make_subplots(
@@ -213,7 +213,7 @@ def _row_hover(tested: str, name: str, row: Evaluation | Result) -> str:
 
 
 def _finish(
-    figure: go.Figure, heading: str, details: list[str], height: float, width: float, n_labels: int = 0
+    figure: go.Figure, heading: str, details: list[str], height: int, width: int, n_labels: int = 0
 ) -> go.Figure:
     """House fonts, margins and a title wrapped to fit a phone; `height` is that of the plot without its title."""
     lines = [html.escape(line) for line in textwrap.wrap(heading, 44)]
@@ -225,8 +225,8 @@ def _finish(
     corner = dict(x=0, xref="container", yref="container", yanchor="top")
     legend = dict(corner, orientation="h", y=1 - titled / (height + top))
     figure.update_layout(
-        template=pio.templates["plotly_white"], font=dict(family=FONT, size=13, color=INK), height=round(height + top),
-        width=round(width), margin=dict(l=12, r=10, t=top, b=40), hoverlabel=dict(bgcolor="white", font_color=INK),
+        template=pio.templates["plotly_white"], font=dict(family=FONT, size=13, color=INK), height=height + top,
+        width=width, margin=dict(l=12, r=10, t=top, b=40), hoverlabel=dict(bgcolor="white", font_color=INK),
         title=dict(corner, text=title, font_size=16, y=1, pad_t=12), legend=legend,
     )  # fmt: skip
     for axes in (figure.update_xaxes, figure.update_yaxes):

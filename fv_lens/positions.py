@@ -7,7 +7,7 @@ there, it stands around the model's forward and its generating methods.
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -51,7 +51,8 @@ class Prompts:
             return cls(torch.tensor([end - 1]), end)
         check_mask(mask, shape, past)
         first = end - mask.shape[1]  # a mask may leave the cached tokens out
-        return cls(first + (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).argmax(1), end)
+        counted = mask.long() * torch.arange(1, mask.shape[1] + 1, device=mask.device)
+        return cls(first + counted.amax(1) - 1, end)  # a row without a 1 has ended in the tokens left out
 
     def columns(
         self, shape: tuple[int, int], past: int, device: torch.device
@@ -69,8 +70,8 @@ class Prompts:
 def check_mask(mask: object, shape: tuple[int, int], past: int) -> None:
     """Raise an InputError unless every row of `mask` shows one run of tokens: padding at its sides, nowhere between.
 
-    It may be as wide as the tokens of this forward, `shape`, or as those and the `past` cached ones together, among
-    which gaps are allowed: a padded prefix leaves them behind.
+    It may be as wide as the tokens of this forward, `shape`, or as those and the `past` cached ones together. Cached
+    tokens may have gaps, which a padded prefix leaves behind, and a prompt may have ended among them.
     """
     if not isinstance(mask, Tensor) or mask.dim() != 2:
         found = f"{mask.dim()}-dimensional" if isinstance(mask, Tensor) else f"a {type(mask).__name__}"
@@ -83,7 +84,7 @@ def check_mask(mask: object, shape: tuple[int, int], past: int) -> None:
     if len(wrong):
         raise InputError(f"attention_mask holds {wrong[0].item()}; give 1 for a token and 0 for padding.")
     seen = mask.bool()
-    for row in (~seen.any(1)).nonzero()[:1, 0].tolist():
+    for row in (~seen.any(1)).nonzero()[:1, 0].tolist() if mask.shape[1] == past + length else ():
         raise InputError(f"Row {row} of attention_mask has no 1, so that prompt has no last token.")
     own = seen[:, -length:]
     starts = own[:, 0].long() + (own[:, 1:] & ~own[:, :-1]).sum(1)
@@ -136,7 +137,7 @@ class Watch:
     def _wrap(self, owner: Any, name: str, replacement: Callable) -> None:
         """Send calls of a method through `replacement(run, given)`: the call as it was made, and its arguments."""
         method, own = getattr(owner, name), owner.__dict__.get(name)
-        names = tuple(inspect.signature(method).parameters)
+        _, *names = inspect.signature(getattr(type(owner), name)).parameters  # a method of the instance may hide them
 
         @functools.wraps(method)
         def wrapper(*args, **kwargs):
@@ -197,14 +198,13 @@ class Watch:
 
     def _stream(self, stream: Iterator, generation: _Generation) -> Iterator:
         """The stream is at work while it is asked for its next piece; forwards between two pieces are their own."""
-        with closing(stream):
-            while True:
-                with self._during(generation=generation):
-                    try:
-                        piece = next(stream)
-                    except StopIteration:
-                        return
-                yield piece
+        while True:
+            with self._during(generation=generation):
+                try:
+                    piece = next(stream)
+                except StopIteration:
+                    return
+            yield piece
 
     def _refuse(self, name: str, run: Callable, given: dict) -> Any:
         raise InputError(

@@ -92,8 +92,10 @@ def as_positions(lens: Lens, prefix, ids: Tensor, mask: Tensor, plan: Plan) -> T
 def as_batch(lens: Lens, prefix, ids: Tensor, mask: Tensor, plan: Plan) -> Tensor:
     """Rows are elements of the batch of an ordinary decode step; nothing about attention is assumed."""
     n_prompts, tail = len(ids), slice(prefix.length, None)
-    prompt = torch.arange(plan.n_rows * n_prompts, device=ids.device) % n_prompts
-    alive = n_prompts
+    # More rows than a tensor that all rows share can have heads or positions; those beyond the plan never live.
+    n_rows = max(plan.n_rows * n_prompts, lens.n_heads + 1, ids.shape[1] + 1)
+    prompt = torch.arange(n_rows, device=ids.device) % n_prompts
+    alive = 0
 
     def attend(layer, k, v):
         of = prompt[: len(k)]
@@ -101,14 +103,16 @@ def as_batch(lens: Lens, prefix, ids: Tensor, mask: Tensor, plan: Plan) -> Tenso
 
     def grow(layer, forward, x, *args, **kwargs):
         nonlocal alive
+        if layer == 0:
+            alive = n_prompts  # a forward begins, not always the first
         new = plan.born[layer] * n_prompts
         x = torch.cat([x[:alive], x[prompt[:new]]])
         alive += new
 
         def living(t):  # masks and position embeddings were made for all rows; some have batch x head in one dimension
-            if not isinstance(t, Tensor) or t.dim() < 2 or len(t) % len(prompt):
+            if not isinstance(t, Tensor) or t.dim() < 2 or len(t) % n_rows:
                 return t
-            return t[: alive * (len(t) // len(prompt))]
+            return t[: alive * (len(t) // n_rows)]
 
         args, kwargs = tree_map(living, (args, kwargs))
         return forward(x, *args, **kwargs)

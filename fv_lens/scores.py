@@ -67,5 +67,5 @@ def _resampled_means(values: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _score(value: float, resampled: np.ndarray, n: int) -> Score:
-    low, high = np.quantile(resampled, [0.025, 0.975])
+    low, high = np.quantile(resampled, [0.025, 0.975]) if n > 1 else (-np.inf, np.inf)  # one says nothing of spread
     return Score(float(value), float(low), float(high), n)

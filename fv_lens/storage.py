@@ -37,8 +37,9 @@ def save(path: str | os.PathLike, kind: str, tensors: dict[str, torch.Tensor], r
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"Cannot write {str(path)!r}: {error.strerror or error}. Choose another place.") from None
+    except (OSError, SafetensorError) as error:
+        cause = getattr(error, "strerror", None) or error
+        raise InputError(f"Cannot write {str(path)!r}: {cause}. Choose another place.") from None
 
 
 def load(path: str | os.PathLike, kind: str) -> tuple[dict[str, torch.Tensor], dict]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 
 import numpy as np
 import pandas as pd
@@ -74,7 +75,7 @@ def sweep(
     relation: object,
     vectors: FunctionVector | Sequence[FunctionVector],
     layers: Sequence[int] | None = None,
-    strengths: Sequence[float] = STRENGTHS,
+    strengths: Sequence[Real] = STRENGTHS,
     progress: bool = True,
     *,
     template: PromptTemplate = PromptTemplate(),
@@ -111,7 +112,7 @@ def choose(
     effects: HeadEffects,
     head_counts: Sequence[int] = HEAD_COUNTS,
     layers: Sequence[int] | None = None,
-    strengths: Sequence[float] = STRENGTHS,
+    strengths: Sequence[Real] = STRENGTHS,
     progress: bool = True,
 ) -> FunctionVector:
     """The summed vector that completes the validation words best, over head counts, layers (None: all) and strengths.
@@ -138,6 +139,7 @@ def head_count_vectors(
     how = {"template": PromptTemplate.from_dict(effects.record["template"]), "split_seed": effects.record["split_seed"]}
     mean_z = effects.mean_z
     if effects.record["data_hash"] != relation.hash:
-        mean_z, _ = mean_head_outputs(model, relation, **how)
+        drawn = {"n_prompts": effects.record["n_mean_prompts"], "n_shots": effects.record["n_shots"]}
+        mean_z, _ = mean_head_outputs(model, relation, **drawn, **how)
     counts = [whole_number("a head count", count, least=1) for count in head_counts]
     return tuple(function_vector(model, relation, effects.top(k), 0, mean_z, **how) for k in counts)

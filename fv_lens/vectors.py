@@ -1,5 +1,6 @@
 """Function vectors: assembled from attention heads, added and scaled, checked against a model, saved and loaded."""
 
+import json
 import numbers
 import warnings
 from collections.abc import Mapping, Sequence
@@ -58,16 +59,16 @@ class FunctionVector:
     data_hash: str | None = None
     split_seed: int | None = None
     template: Mapping | None = None
-    heads: tuple = ()
+    heads: Sequence = ()
     method: str = "sum"
     strength: float = 1.0
-    parents: tuple = ()
+    parents: Sequence = ()
     versions: Mapping = field(default_factory=storage.versions)
 
     __array_ufunc__ = None  # numpy's numbers leave `scale * vector` to __rmul__
 
     def __post_init__(self):
-        vector = torch.as_tensor(self.vector).detach().to("cpu", torch.float32)
+        vector = torch.as_tensor(self.vector).detach().to("cpu", torch.float32, copy=True)
         if vector.dim() != 1:
             raise InputError(f"A function vector is [d_model]; got the shape {list(vector.shape)}.")
         if not vector.isfinite().all():
@@ -76,6 +77,7 @@ class FunctionVector:
         object.__setattr__(self, "vector", vector)
         object.__setattr__(self, "layer", whole_number("layer", self.layer, least=0))
         object.__setattr__(self, "heads", tuple((int(layer), int(head)) for layer, head in self.heads))
+        object.__setattr__(self, "parents", tuple((float(weight), parent) for weight, parent in self.parents))
 
     def __repr__(self) -> str:
         of = f" of {self.relation!r}" if self.relation else ""
@@ -85,7 +87,7 @@ class FunctionVector:
     def record(self) -> dict:
         """Everything but the numbers, as plain JSON data."""
         parts = {part.name: getattr(self, part.name) for part in fields(self) if part.name != "vector"}
-        return parts | {"template": self.template and dict(self.template), "versions": dict(self.versions)}
+        return json.loads(json.dumps(parts))
 
     def __add__(self, other: "FunctionVector") -> "FunctionVector":
         if not isinstance(other, FunctionVector):
@@ -98,7 +100,7 @@ class FunctionVector:
             raise InputError(f"Vectors of {len(self.vector)} and {len(other.vector)} numbers cannot be added.")
         return self._combined(self.vector + other.vector, ((1.0, self), (1.0, other)))
 
-    def __mul__(self, scale: float) -> "FunctionVector":
+    def __mul__(self, scale: numbers.Real) -> "FunctionVector":
         if not isinstance(scale, numbers.Real):
             return NotImplemented
         scale = finite_number("the scale of a vector", scale)
@@ -119,7 +121,7 @@ class FunctionVector:
         records = tuple((weight, parent.record) for weight, parent in parents)
         return replace(self, vector=vector, method="combination", heads=(), strength=1.0, parents=records, **same)
 
-    def strengthened(self, strength: float) -> "FunctionVector":
+    def strengthened(self, strength: numbers.Real) -> "FunctionVector":
         """The same vector, `strength` times as strong, with that recorded instead of a parent."""
         strength = finite_number("strength", strength)
         return replace(self, vector=self.vector * strength, strength=self.strength * strength)
@@ -154,8 +156,7 @@ class FunctionVector:
         """Read a saved vector; an InputError names a file that is missing, cut short or something else."""
         tensors, record = storage.load(path, "FunctionVector")
         known = {part.name for part in fields(cls)}
-        parents = tuple((weight, parent) for weight, parent in record.pop("parents", ()))
-        return cls(tensors["vector"], parents=parents, **{k: v for k, v in record.items() if k in known})
+        return cls(tensors["vector"], **{name: part for name, part in record.items() if name in known})
 
 
 def function_vector(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from .errors import InputError, ParityError
 from .lens import Lens, Prefix
@@ -160,6 +161,9 @@ def _probe(lens: Lens, tokens: Tensor, mask: Tensor, tail: int, length: int) -> 
     """
     pick = mask.sum(1).sort(descending=True).indices[[0, -1]]
     ids, seen = _trimmed(tokens[pick], mask[pick])
+    if seen.all() and length > 4:  # prompts of one length: without padding among them, its harm would not show
+        seen = seen.clone()
+        seen[1, : length // 4] = 0
     plan = Plan(lens, _probe_edits(lens), torch.arange(2, device=ids.device))
     truth = in_full(lens, _prefix(lens, ids, seen, 1, SLOW), ids, seen, plan).float()
     scale = truth.amax() - truth.amin()
@@ -174,9 +178,8 @@ def _probe(lens: Lens, tokens: Tensor, mask: Tensor, tail: int, length: int) -> 
         if torch.equal(truth[row], truth[0]):
             changed = _probe_edits(lens)[edit][0]
             raise ParityError(f"An edit at blocks.{changed.layer}.{changed.hook} of {lens.name} changed nothing.")
-    short = int(seen[1].sum())
-    alone = lens.logits(ids[1:, -short:], seen[1:, -short:]).float()
-    lens.findings["padding"] = not differ(alone, truth[0, 1:])
+    padded = lens.logits(pad(ids[:1], (3, 0)), pad(seen[:1], (3, 0))).float()  # the first is the longest: no padding yet
+    lens.findings["padding"] = not differ(padded, truth[0, :1])
     if not lens.findings["padding"]:
         ids, seen, truth, plan = ids[:1], seen[:1], truth[:, :1], Plan(lens, _probe_edits(lens), torch.arange(1))
     exact, refused = [], []
@@ -189,12 +192,8 @@ def _probe(lens: Lens, tokens: Tensor, mask: Tensor, tail: int, length: int) -> 
             log.debug("%s: rows %s raised %r", lens.name, form, error)
         (refused if wrong else exact).append(form)
     if refused:
-        log.warning(
-            "%s: rows %s are not exact here; running them %s, exact as well.",
-            lens.name,
-            " and ".join(refused),
-            (exact or [SLOW])[0],
-        )
+        wrong, instead = " and ".join(refused), (exact or [SLOW])[0]
+        log.warning("%s: rows %s are not exact here; running them %s, exact as well.", lens.name, wrong, instead)
     lens.findings |= {"forms": [*exact, SLOW], "length": length}
 
 

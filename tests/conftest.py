@@ -13,7 +13,7 @@ import torch  # noqa: E402
 
 from . import tiny  # noqa: E402
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # the models are tiny, and waiting for a second thread takes longer than the work
 
 
 @pytest.fixture(scope="session", params=tiny.NAMES)

@@ -25,7 +25,8 @@ def made_effects(n=6, layers=3, heads=4, relation="antonym", scale=0.01) -> Head
 
 def made_sweep(n=20, layers=(2, 0, 1), strengths=(1.0, 2.0), heads=(1, 2), relation="antonym") -> Sweep:
     rng = np.random.default_rng(0)
-    vectors = tuple(FunctionVector(torch.randn(8), 0, heads=[(0, h) for h in range(k)], model="a model") for k in heads)
+    chosen = [tuple((0, head) for head in range(k)) for k in heads]
+    vectors = tuple(FunctionVector(torch.randn(8), 0, heads=of, model="a model") for of in chosen)
     shape = (n, len(heads), len(layers), len(strengths))
     ranks, names = rng.integers(0, 2, shape).astype(float), tuple(f"{k} heads" for k in heads)
     plain = np.stack([np.arange(n) % 4, -np.ones(n)], 1)
@@ -54,7 +55,7 @@ def made_evaluation(right=(18, 2, 15), n=30, relation="antonym", controls=("zero
 def test_the_map_shows_the_mean_effects_on_a_scale_centred_at_zero():
     effects = made_effects()
     heat = plots.head_effects(effects).data[0]
-    np.testing.assert_allclose(heat.z, effects.mean)
+    np.testing.assert_allclose(heat.z, effects.mean, rtol=1e-4)
     assert heat.zmid == 0 and heat.zmin == -heat.zmax
     assert heat.zmax == pytest.approx(np.quantile(effects.mean.abs(), 0.995))
     assert heat.colorscale[len(heat.colorscale) // 2] == (0.5, "#ffffff")
@@ -64,16 +65,16 @@ def test_hovering_shows_the_effect_with_its_interval_unit_and_number_of_prompts(
     effects = made_effects()
     low, high = effects.confidence_interval()
     text = plots.head_effects(effects).data[0].text[2][1]
-    assert f"L2H1</b>: {effects.mean[2, 1]:+.4f} [{low[2, 1]:.4f}, {high[2, 1]:.4f}]" in text
+    assert f"L2H1</b>: {effects.mean[2, 1]:+.5f} [{low[2, 1]:.5f}, {high[2, 1]:.5f}]" in text
     assert "change in probability, 95 % over 6 prompts" in text
 
 
 def test_the_other_measure_is_the_log_probability_in_nats():
     effects = made_effects()
     figure = plots.head_effects(effects, measure="log_prob")
-    np.testing.assert_allclose(figure.data[0].z, effects.log_prob_values.mean(0))
+    np.testing.assert_allclose(figure.data[0].z, effects.log_prob_values.mean(0), rtol=1e-4)
     low, high = scores.interval(effects.log_prob_values.numpy())
-    assert f"[{low[0, 0]:.3f}, {high[0, 0]:.3f}]" in figure.data[0].text[0][0]
+    assert f"[{low[0, 0]:.4f}, {high[0, 0]:.4f}]" in figure.data[0].text[0][0]
     assert "(nats)" in figure.data[0].colorbar.title.text
 
 
@@ -88,7 +89,7 @@ def test_chosen_heads_are_outlined_and_counted():
 def test_one_prompt_has_no_interval():
     figure = plots.head_effects(made_effects(n=1))
     assert "no interval from 1 prompt)" in figure.data[0].text[0][0]
-    assert "inf" not in figure.to_json()
+    assert "[" not in str(figure.data[0].text[0][0])
 
 
 def test_effects_of_zero_leave_the_map_white():

@@ -154,13 +154,15 @@ def test_the_choice_is_the_best_of_the_sweep(llama, words, effects):
     assert torch.equal(chosen.vector, best.vector) and chosen.record == best.record
 
 
-def test_a_map_over_relations_takes_the_relations_own_means(llama, words, effects):
-    (found,) = head_count_vectors(llama, words, mean_effects([effects, effects]), [3])
-    own, _ = mean_head_outputs(llama, words, template=PromptTemplate("{word} :"), split_seed=1, progress=False)
-    expected = sum(own[at, head] @ llama.blocks[at].attn.W_O[head] for at, head in effects.top(3))
-    own_of_two_shots = sum(effects.mean_z[at, head] @ llama.blocks[at].attn.W_O[head] for at, head in effects.top(3))
-    distance = min(oracles.difference(found.vector, made.detach()) for made in (expected, own_of_two_shots))
-    assert distance <= EXACT and found.heads == tuple(effects.top(3))
+def test_a_map_over_relations_takes_the_relations_own_means(llama, effects):
+    other, heads = Relation("other", [(f"w{i}", f"w{i + 100}") for i in range(40)]), effects.top(3)
+    (found,) = head_count_vectors(llama, other, mean_effects([effects]), [3])
+    how = dict(template=PromptTemplate("{word} :"), split_seed=1, progress=False)
+    # Its own means over 100 prompts of 10 shots, or over as many as the map was made with.
+    own = [mean_head_outputs(llama, other, *numbers, **how)[0] for numbers in ((100, 10), (6, 2))]
+    sums = [function_vector(llama, other, heads, 0, z).vector for z in (*own, effects.mean_z)]
+    *to_own, to_the_maps = [oracles.difference(found.vector, summed) for summed in sums]
+    assert min(to_own) <= EXACT < 100 * EXACT < to_the_maps and found.heads == tuple(heads)
 
 
 def test_a_map_over_relations_serves_a_relation_too_small_for_ten_shots(llama, words, effects):
