@@ -195,7 +195,7 @@ def _plain_errors(saved: Sequence[Path] = ()) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the libraries' advice; warnings of fv_lens itself are shown as notes."""
+    """Without the libraries' advice; other warnings are shown as notes."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
@@ -203,8 +203,8 @@ def _quiet() -> Iterator[None]:
         typer.echo(f"Note: {message}", err=True)
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.filterwarnings("always", module="fv_lens")
+        for library in ("huggingface_hub", "torch", "transformer_lens", "transformers"):
+            warnings.filterwarnings("ignore", module=library)
         warnings.showwarning = show
         yield
 

@@ -130,7 +130,7 @@ def layer_sweep(sweep: Sweep, best: FunctionVector | None = None) -> go.Figure:
     for v in range(panels):
         first, at = v == 0, dict(row=v + 1, col=1)
         for s, (strength, shade) in enumerate(zip(sweep.strengths, shades)):
-            group = dict(legendgroup=str(s), name=f"strength {strength:g}")
+            group = dict(legendgroup=str(s), name=f"{strength:g}")
             line = [scores.proportion(sweep.ranks[:, v, layer, s] == 0) for layer in order]
             edge = [score.high for score in line] + [score.low for score in line[::-1]]
             band = dict(x=[*layers, *layers[::-1]], y=edge, fill="toself", line_width=0, mode="lines", hoverinfo="skip")
@@ -164,6 +164,7 @@ def layer_sweep(sweep: Sweep, best: FunctionVector | None = None) -> go.Figure:
     span = layers[-1] - layers[0] + 1
     figure.update_xaxes(**_whole(span), range=[layers[0] - 0.03 * span, layers[-1] + 0.03 * span])
     figure.update_xaxes(title="layer at which the vector is added", row=panels)
+    figure.update_layout(legend_title=dict(text="strength", side="left", font_size=13))
     heading = f"Where to add the vector: {sweep.relation}"
     details = [f"top-1: share of {n} validation words answered right, with 95 % intervals"]
     return _finish(figure, heading, details, height * panels + 30, 860, n_labels=len(sweep.strengths) + 2)

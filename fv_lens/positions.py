@@ -183,6 +183,8 @@ class Watch:
             prompts = Prompts.of(_shape(self._as_tokens(texts, given)), past)
             if (_side(given) or self.model.tokenizer.padding_side) == "right":
                 lengths = [self._as_tokens(text, given).shape[1] for text in texts]
+                if 0 in lengths:
+                    raise InputError(f"The prompt {texts[lengths.index(0)]!r} has no tokens, so it has no last one.")
                 prompts = Prompts(past + torch.tensor(lengths) - 1, prompts.end)
         with self._during(texts=prompts):
             return run()

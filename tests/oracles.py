@@ -91,7 +91,7 @@ def completion(model, prompt, answers: list[int], edits=()) -> tuple[int, float]
 
 def difference(a: Tensor, b: Tensor) -> float:
     """The largest absolute difference; infinite if shapes differ, NaN if a number is."""
-    return float((a - b).abs().max()) if a.shape == b.shape else torch.inf
+    return (a - b).abs().max().item() if a.shape == b.shape else torch.inf
 
 
 # Prompts

@@ -364,19 +364,21 @@ def test_strings_padded_on_the_left_behind_a_cached_prefix(model):
 
 
 @TOKENS
-@CACHED
-def test_generate(model, cached, tokens):
-    fv, every, more = vector(model), tokens == "every", dict(use_past_kv_cache=cached, verbose=False, **GREEDY)
+def test_generate(model, tokens):
+    fv, every = vector(model), tokens == "every"
     left = model.to_tokens(TEXTS, padding_side="left")
     width = left.shape[1]
     mask = torch.stack([torch.arange(width) >= width - n for n in text_lengths(model)]).long()
-    with patch(model, fv, tokens=tokens):
-        tensor = model.generate(prompts(), 4, **more)
-        text = model.generate(TEXTS[0], 4, return_type="tokens", **more)
-        texts = model.generate(TEXTS, 4, return_type="tokens", **more)
-    assert torch.equal(tensor, greedy(model, prompts(), fv, [5, 5], 4, every))
-    assert torch.equal(text, greedy(model, model.to_tokens(TEXTS[0]), fv, [width - 1], 4, every))
-    assert torch.equal(texts, greedy(model, left, fv, [width - 1] * 3, 4, every, mask))
+    expected = [
+        greedy(model, prompts(), fv, [5, 5], 3, every),
+        greedy(model, left[:1], fv, [width - 1], 3, every),
+        greedy(model, left, fv, [width - 1] * 3, 3, every, mask),
+    ]
+    for cached in True, False:
+        more = dict(use_past_kv_cache=cached, return_type="tokens", verbose=False, **GREEDY)
+        with patch(model, fv, tokens=tokens):
+            generated = [model.generate(given, 3, **more) for given in (prompts(), TEXTS[0], TEXTS)]
+        assert all(torch.equal(a, b) for a, b in zip(generated, expected, strict=True))
 
 
 def test_last_and_every_and_clean_differ(llama):
@@ -489,27 +491,29 @@ def test_generate_from_embeddings(llama):
         assert torch.equal(network, expected)
 
 
-def hf(model, ids, cached=True, **kwargs):
+def hf(model, ids, n=4, cached=True, **kwargs):
     more = GREEDY | {"use_past_kv_cache": cached, "use_cache": cached}
-    return model.hf_generate(ids, 4, return_type="tokens", **more, **kwargs)
+    return model.hf_generate(ids, n, return_type="tokens", **more, **kwargs)
 
 
 @TOKENS
-@CACHED
-def test_hf_generate(model, cached, tokens):
+def test_hf_generate(model, tokens):
     if not is_bridge(model):
         pytest.skip("HookedTransformer has no hf_generate")
     fv, every = vector(model), tokens == "every"
-    one = model.tokenizer(TEXTS[0], return_tensors="pt")["input_ids"]
     left = model.tokenizer(TEXTS, return_tensors="pt", padding=True, padding_side="left")
-    last = [one.shape[1] - 1]
-    with patch(model, fv, tokens=tokens):
-        tensor, text, texts = (hf(model, given, cached) for given in (prompts(), TEXTS[0], TEXTS))
-        network = model.original_model.generate(prompts(), max_new_tokens=4, use_cache=cached, eos_token_id=None)
-    expected = greedy(model, prompts(), fv, [5, 5], 4, every)
-    assert torch.equal(tensor, expected) and torch.equal(network, expected)
-    assert torch.equal(text, greedy(model, one, fv, last, 4, every))
-    assert torch.equal(texts, greedy(model, left["input_ids"], fv, last * 3, 4, every, left["attention_mask"]))
+    left, mask = left["input_ids"], left["attention_mask"]
+    last = left.shape[1] - 1
+    expected = [
+        greedy(model, prompts(), fv, [5, 5], 3, every),
+        greedy(model, left[:1], fv, [last], 3, every),
+        greedy(model, left, fv, [last] * 3, 3, every, mask),
+    ]
+    for cached in True, False:
+        with patch(model, fv, tokens=tokens):
+            generated = [hf(model, given, 3, cached) for given in (prompts(), TEXTS[0], TEXTS)]
+            plain = model.original_model.generate(prompts(), max_new_tokens=3, use_cache=cached, eos_token_id=None)
+        assert all(torch.equal(a, b) for a, b in zip([*generated, plain], [*expected, expected[0]], strict=True))
 
 
 @pytest.mark.parametrize("strategy", [dict(num_beams=3), dict(num_beams=4, num_return_sequences=2)], ids=str)
@@ -790,19 +794,23 @@ BAD_MASKS = [
 
 
 @pytest.mark.parametrize("mask, message", BAD_MASKS)
-def test_masks_that_do_not_say_where_prompts_end(model, mask, message):
-    seen = []
-    with (
-        patch(model, vector(model)),
-        model.hooks(fwd_hooks=[("blocks.0.hook_resid_pre", lambda x, hook: seen.append(x))]),
-    ):
+def test_masks_that_do_not_say_where_prompts_end(llama, mask, message):
+    with patch(llama, vector(llama)):
         with pytest.raises(InputError, match=message):
-            run(model, prompts(), attention_mask=mask)
-        if is_bridge(model):
+            run(llama, prompts(), attention_mask=mask)
+        with pytest.raises(InputError, match=message):
+            llama.generate(prompts(), 2, attention_mask=mask, verbose=False)
+        with pytest.raises(InputError, match=message):
+            llama.hf_generate(prompts(), 2, attention_mask=mask)
+
+
+@pytest.mark.parametrize("mask, message", BAD_MASKS[-2:])
+def test_a_bad_mask_is_refused_before_anything_runs(model, mask, message):
+    seen, hook = [], ("blocks.0.hook_resid_pre", lambda x, hook: seen.append(x))
+    with patch(model, vector(model)), model.hooks(fwd_hooks=[hook]):
+        for given in prompts(), ["w1 w2 w3 w4 w5 w6"] * 2:
             with pytest.raises(InputError, match=message):
-                model.generate(prompts(), 2, attention_mask=mask, verbose=False)
-            with pytest.raises(InputError, match=message):
-                model.hf_generate(prompts(), 2, attention_mask=mask)
+                run(model, given, attention_mask=mask, prepend_bos=False)
     assert not seen
 
 
@@ -817,6 +825,11 @@ def test_a_mask_behind_a_cache_that_fits_neither_the_new_tokens_nor_all(llama):
     with patch(llama, vector(llama)):
         with pytest.raises(InputError, match=r"is \[2, 5\]; the tokens are .* \[2, 2\], or \[2, 6\] with the 4 cached"):
             run(llama, prompts()[:, 4:], attention_mask=torch.ones(2, 5), **cached(llama, cache))
+
+
+def test_a_prompt_without_tokens(model):
+    with patch(model, vector(model)), pytest.raises(InputError, match="The prompt '' has no tokens"):
+        run(model, ["w1 w2", ""], prepend_bos=False, padding_side="right")
 
 
 def test_a_forward_without_tokens(llama):

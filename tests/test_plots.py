@@ -145,7 +145,7 @@ def test_the_sweep_has_a_panel_per_vector_and_a_line_per_strength_in_order_of_la
     grid = made_sweep()
     figure = plots.layer_sweep(grid)
     assert [note.text for note in figure.layout.annotations] == ["1 heads", "2 heads"]
-    assert [line.name for line in lines(figure)] == ["strength 1", "strength 2"] * 2
+    assert [line.name for line in lines(figure)] == ["1", "2"] * 2 and figure.layout.legend.title.text == "strength"
     order = np.argsort(grid.layers)
     for line, accuracy in zip(lines(figure), grid.accuracy.transpose(0, 2, 1).reshape(4, 3)):
         assert list(line.x) == [0, 1, 2]
