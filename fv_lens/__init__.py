@@ -1,4 +1,4 @@
-"""Function vectors on TransformerLens: find the heads that carry a relation, build its vector, insert it, measure it."""
+"""Function vectors on TransformerLens: the heads that carry a relation, its vector, what it does once inserted."""
 
 import importlib
 

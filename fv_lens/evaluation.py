@@ -1,4 +1,4 @@
-"""Word completion on words a vector has not seen: accuracy and log-probability with intervals, and controls beside them."""
+"""Word completion on words a vector has not seen: scores with intervals, and controls beside them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from . import scores
 from .effects import mean_head_outputs
@@ -94,6 +95,7 @@ def evaluate(
     *,
     template: PromptTemplate = PromptTemplate(),
     split_seed: int = 0,
+    progress: bool = True,
 ) -> Evaluation:
     """Complete the words of the relation's test part, with a vector added at the last token of each prompt.
 
@@ -108,11 +110,13 @@ def evaluate(
             same norm), 5 draws of each.
         mean_z: mean head outputs `[layer, head, d_head]` for the random heads; computed if needed and left out.
         seed: of the draws.
+        template, split_seed: the prompts' form, and which split of the relation to use.
+        progress: show a progress bar.
 
     Raises:
         InputError: too few pairs, a vector that does not fit the model or was made on another split, bad numbers.
 
-    Source: word completion as in Todd et al. 2024, section 3; the gains' intervals resample words, draws nested in them.
+    Source: word completion as in Todd et al. 2024, section 3. Intervals of gains resample words, draws nested in them.
     """
     lens, relation = lens_of(model), load_relation(relation)
     vectors = _vectors(lens, relation, fv, strength, split_seed)
@@ -122,17 +126,18 @@ def evaluate(
     drawn: dict[str, list[WhatIf]] = {}
     if controls and vectors:
         drawn = _random_controls(model, lens, relation, vectors, mean_z, seed, template, split_seed)
+    others = _prompt_controls(split.test, split.train, n_shots, seed) if controls else {}
+    others.pop(name, None)
     whatifs = [_edits(vectors), *(whatif for draws in drawn.values() for whatif in draws)] if vectors else []
-    measured = completions(lens, asked, whatifs)
+    total = len(asked) * (1 + len(others))
+    with tqdm(total=total, desc="evaluation on test", unit="prompt", disable=not progress) as bar:
+        measured = completions(lens, asked, whatifs, bar.update)
+        rows = {name: measured[:, 0]} if vectors and controls else {}
+        for control, prompts in others.items():
+            rows[control] = completions(lens, batch(lens, prompts, template), [], bar.update)[:, 0]
+    draws = iter(measured[:, 2:].swapaxes(0, 1))
+    rows |= {control: np.stack([next(draws) for _ in whatifs]) for control, whatifs in drawn.items()}
     tested = measured[:, 1] if vectors else measured[:, 0]
-    rows: dict[str, np.ndarray] = {}
-    if controls:
-        rows = {name: measured[:, 0]} if vectors else {}
-        for control, prompts in _prompt_controls(split.test, split.train, n_shots, seed).items():
-            if control != name:
-                rows[control] = completions(lens, batch(lens, prompts, template), [])[:, 0]
-        draws = iter(measured[:, 2:].swapaxes(0, 1))
-        rows |= {control: np.stack([next(draws) for _ in whatifs]) for control, whatifs in drawn.items()}
     main = _result(tested)
     return Evaluation(
         main.accuracy, main.top_k, main.log_prob,
@@ -169,8 +174,8 @@ def _vectors(lens: Lens, relation: Relation, fv, strength: Real, split_seed: int
         vector.check(lens)
         if vector.relation == relation.name and vector.split_seed not in (None, split_seed):
             raise InputError(
-                f"The vector was made from split {vector.split_seed} of {relation.name!r}, so its words may stand among the "
-                f"test words of split {split_seed}. Pass split_seed={vector.split_seed}."
+                f"The vector was made from split {vector.split_seed} of {relation.name!r}, so its words may be among "
+                f"the test words of split {split_seed}. Pass split_seed={vector.split_seed}."
             )
     return [vector.strengthened(strength) for vector in vectors]
 
@@ -227,11 +232,10 @@ def _prompt_controls(test: Relation, train: Relation, n_shots: int, seed: int) -
 
 
 def _result(values: np.ndarray, tested: np.ndarray | None = None) -> Result:
-    """`values`: `[word, 2]` or `[draw, word, 2]`, rank and log-probability; `tested` the same of the vector under test."""
+    """`values`: `[word, 2]` or `[draw, word, 2]`, rank and log-probability; `tested`: those of what is under test."""
     right, near, log_prob = values[..., 0] == 0, values[..., 0] < TOP_K, values[..., 1]
-    share = scores.proportion if values.ndim == 2 else scores.mean
     gains = {}
     if tested is not None:
         gains["accuracy_gain"] = scores.paired_difference(tested[:, 0] == 0, right.astype(float))
         gains["log_prob_gain"] = scores.paired_difference(tested[:, 1], log_prob)
-    return Result(share(right), share(near), scores.mean(log_prob), **gains)
+    return Result(scores.proportion(right), scores.proportion(near), scores.mean(log_prob), **gains)

@@ -54,7 +54,7 @@ class Plan:
                 self.at[edit.layer, edit.hook].append((row, edit.head, value))
 
     def hooks(self, view) -> list:
-        """Hooks that carry out the edits; `view(x)` shows an activation at the last prompt token as `[row, prompt, ...]`."""
+        """Hooks that make the edits; `view(x)` is an activation at the last prompt token, `[row, prompt, ...]`."""
         return [(f"blocks.{layer}.{hook}", self._editor(edits, view)) for (layer, hook), edits in self.at.items()]
 
     @staticmethod

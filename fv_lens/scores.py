@@ -31,10 +31,13 @@ class Score:
 
 
 def proportion(right: np.ndarray) -> Score:
-    """Share of ones in `right` `[word]`, with Wilson's interval."""
-    count, n = int(right.sum()), len(right)
-    low, high = stats.binomtest(count, n).proportion_ci(method="wilson")
-    return Score(count / n, float(low), float(high), n)
+    """Share of ones in `right`, `[word]` or `[draw, word]`, with Wilson's interval; draws do not count as words."""
+    right = np.atleast_2d(right)
+    share, n, z = float(right.mean()), right.shape[1], stats.norm.ppf(0.975)
+    # scipy's own takes whole counts only, and a mean over draws is none.
+    centre, half = share + z**2 / (2 * n), z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    low, high = (centre - half) / (1 + z**2 / n), (centre + half) / (1 + z**2 / n)
+    return Score(share, max(0.0, float(low)), min(1.0, float(high)), n)
 
 
 def mean(values: np.ndarray, seed: int = 0) -> Score:
@@ -44,7 +47,7 @@ def mean(values: np.ndarray, seed: int = 0) -> Score:
 
 
 def paired_difference(values: np.ndarray, control: np.ndarray, seed: int = 0) -> Score:
-    """Mean of `values` `[word]` minus mean of `control` `[word]` or `[draw, word]`, resampling the same words in both."""
+    """Mean of `values` `[word]` minus that of `control`, `[word]` or `[draw, word]`; words are resampled together."""
     return mean(np.atleast_2d(values) - np.atleast_2d(control), seed)
 
 

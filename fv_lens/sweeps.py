@@ -48,7 +48,7 @@ class Sweep:
         return (self.ranks == 0).mean(0)
 
     def best(self) -> FunctionVector:
-        """The vector of highest accuracy (log-probability breaks ties), moved to its layer, its strength multiplied in."""
+        """The vector of highest accuracy (then log-probability), moved to its layer, its strength multiplied in."""
         log_prob = self.log_probs.mean(0)
         order = np.lexsort((log_prob.ravel(), self.accuracy.ravel()))
         vector, layer, strength = np.unravel_index(order[-1], log_prob.shape)

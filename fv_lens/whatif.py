@@ -93,14 +93,19 @@ def head_outputs(
     _form_for(lens, tokens, mask, tail=1)
     for prompts in _groups(lens, mask, len(tokens)):
         ids, seen = _trimmed(tokens[prompts], mask[prompts])
-        z = [None] * lens.n_layers
-
-        def keep(layer):
-            return lambda x, hook: z.__setitem__(layer, x[:, -1].clone())
-
-        hooks = [(f"blocks.{layer}.{HEAD_OUTPUT}", keep(layer)) for layer in range(lens.n_layers)]
+        hooks, z = _watch_heads(lens)
         logits = lens.logits(ids, seen, hooks)[:, 0]
         yield prompts.cpu(), torch.stack(z, 1), logits
+
+
+def _watch_heads(lens: Lens) -> tuple[list, list]:
+    """Hooks that leave each layer's head outputs at the last token, `[prompt, head, d_head]`, in a list."""
+    z = [None] * lens.n_layers
+
+    def keep(layer):
+        return lambda x, hook: z.__setitem__(layer, x[:, -1].clone())
+
+    return [(f"blocks.{layer}.{HEAD_OUTPUT}", keep(layer)) for layer in range(lens.n_layers)], z
 
 
 def _refuse_patches(lens: Lens) -> None:
@@ -178,7 +183,8 @@ def _probe(lens: Lens, tokens: Tensor, mask: Tensor, tail: int, length: int) -> 
         if torch.equal(truth[row], truth[0]):
             changed = _probe_edits(lens)[edit][0]
             raise ParityError(f"An edit at blocks.{changed.layer}.{changed.hook} of {lens.name} changed nothing.")
-    padded = lens.logits(pad(ids[:1], (3, 0)), pad(seen[:1], (3, 0))).float()  # the first is the longest: no padding yet
+    # The first prompt is the longest, so until here it had no padding.
+    padded = lens.logits(pad(ids[:1], (3, 0)), pad(seen[:1], (3, 0))).float()
     lens.findings["padding"] = not differ(padded, truth[0, :1])
     if not lens.findings["padding"]:
         ids, seen, truth, plan = ids[:1], seen[:1], truth[:, :1], Plan(lens, _probe_edits(lens), torch.arange(1))

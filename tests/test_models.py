@@ -11,7 +11,8 @@ import pytest
 import torch
 import transformers
 
-from fv_lens import default_model as default, models
+from fv_lens import default_model as default
+from fv_lens import models
 from fv_lens.errors import InputError
 from fv_lens.models import load_model
 

@@ -71,7 +71,7 @@ def _hooked(parts: dict, name: str, bos: bool):
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 
     config = HookedTransformerConfig(
-        n_layers=3, d_model=32, n_ctx=128, d_head=8, n_heads=4, d_mlp=48, d_vocab=256, model_name=f"tiny/{name}", device="cpu",
-        initializer_range=0.2, **parts,
+        n_layers=3, d_model=32, n_ctx=128, d_head=8, n_heads=4, d_mlp=48, d_vocab=256,
+        model_name=f"tiny/{name}", device="cpu", initializer_range=0.2, **parts,
     )  # fmt: skip
     return HookedTransformer(config, tokenizer=tokenizer(bos)).eval()

@@ -17,7 +17,7 @@ def lens_of(model: object) -> Lens:
     missing = [name for name in ("cfg", "blocks", "hook_dict", "to_tokens") if not hasattr(model, name)]
     if missing:
         raise InputError(
-            f"Expected a HookedTransformer or TransformerBridge, got {type(model).__name__} (it has no {missing[0]!r}). "
+            f"Expected a HookedTransformer or TransformerBridge, got {type(model).__name__} (no {missing[0]!r}). "
             "Wrap a Hugging Face model with TransformerBridge.boot_transformers(name, hf_model=model)."
         )
     known = model.__dict__.get("_fv_lens")

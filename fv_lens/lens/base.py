@@ -2,7 +2,8 @@
 
 The verbs are few: `tokens` (text to ids under the model's BOS rule), `logits` (a full forward, the slow truth),
 `prefix` (keys and values of all tokens before the last), `step` (a few tokens over a prefix, with hooks),
-`readout` (logits of what a step returns) and `W_O` (what a head writes). No other module than `models`, which loads, imports TransformerLens.
+`readout` (logits of what a step returns) and `W_O` (what a head writes). Beside this package only `models`, which
+loads, knows of TransformerLens.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -79,7 +80,7 @@ class Lens:
 
     @property
     def processing(self) -> str:
-        """'centered' if what heads write has zero mean over d_model (TransformerLens' weight processing), else 'raw'."""
+        """'centered' if what heads write has zero mean over d_model (a processing mode), else 'raw'."""
         w = self.W_O(0).float()
         return "centered" if w.mean(-1).abs().max() < 1e-4 * w.std() else "raw"
 

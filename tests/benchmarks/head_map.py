@@ -1,10 +1,10 @@
 """The engine's head map beside full serial forwards and beside its own matmuls, in one process.
 
-    python -m tests.benchmarks.head_map [--model NAME] [--hooked] [--relation antonym] [--prompts 25] [--shots 10]
+    python -m tests.benchmarks.head_map [--model NAME] [--hooked] [--prompts 25]
 
-Serial forwards (one prompt, one head, `model.run_with_hooks`) are sampled between the engine's runs, and their median is
-extended linearly to the whole map. The skeleton is the engine's own matmuls, recorded once and replayed on preallocated
-tensors with nothing between them: the time no implementation with these shapes can go below.
+Serial forwards (one prompt, one head, `model.run_with_hooks`) are sampled between the engine's runs, and their median
+is extended linearly to the whole map. The skeleton is the engine's own matmuls, recorded once and replayed on
+preallocated tensors with nothing between them: the time no implementation with these shapes can go below.
 """
 
 import argparse
@@ -125,14 +125,12 @@ def main():
     bare, mean = statistics.median(skeleton_s), min(mean_runs)
     forwards = len(prompts) * (len(heads) + 1)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(
-        f"{lens.name} ({type(model).__name__}): {len(heads)} heads x {len(prompts)} prompts of up to {prompts.tokens.shape[1]} tokens"
-    )
+    size = f"{len(heads)} heads x {len(prompts)} prompts of up to {prompts.tokens.shape[1]} tokens"
+    print(f"{lens.name} ({type(model).__name__}): {size}")
     print(f"rows run {lens.findings['forms'][0]}; {torch.get_num_threads()} threads, {lens.dtype}, {lens.device}")
     print(f"engine    {whole:8.1f} s   (median of {len(map_s)}: {', '.join(f'{s:.1f}' for s in map_s)})")
-    print(
-        f"serial    {one * forwards:8.0f} s   ({forwards} forwards at {one:.3f} s, extended from the median of {len(serial_s)})"
-    )
+    extended = f"{forwards} forwards at {one:.3f} s, extended from the median of {len(serial_s)}"
+    print(f"serial    {one * forwards:8.0f} s   ({extended})")
     print(f"skeleton  {bare:8.1f} s   (median of {len(skeleton_s)}: {', '.join(f'{s:.1f}' for s in skeleton_s)})")
     print(f"mean head outputs over 100 prompts {mean:.1f} s")
     print(f"serial / engine        {one * forwards / whole:8.1f}")
