@@ -238,7 +238,7 @@ def _empty(out: Path) -> None:
 
 
 def _write_summary(path: Path, command: str, timings: Mapping, results: Mapping) -> None:
-    from .report import write_text
+    from .storage import written_whole
 
     effects, vector, evaluation = (results.get(name) for name in ("effects", "vector", "evaluation"))
     names = ("relation", "data_hash", "model", "n_shots", "n_mean_prompts", "seed", "split_seed", "versions")
@@ -252,7 +252,8 @@ def _write_summary(path: Path, command: str, timings: Mapping, results: Mapping)
         controls = {name: dataclasses.asdict(row) for name, row in evaluation.controls.items()}
         summary["scores"] = {evaluation.name: tested} | controls
     summary |= {"timings_s": timings, "peak_memory_mb": _peak_memory()}
-    write_text(path, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+    with written_whole(path) as partial:
+        partial.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _scores(evaluation: object) -> Table:

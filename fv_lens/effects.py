@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from . import scores, storage
 from .errors import InputError, whole_number
-from .lens import lens_of
+from .lens import Lens, lens_of
 from .prompts import PromptBatch, PromptTemplate, batch, corrupted, few_shot
 from .relations import load_relation
 from .whatif import Edit, head_outputs, what_if
@@ -77,6 +77,15 @@ class HeadEffects:
         return pd.DataFrame(
             {"layer": layer.ravel(), "head": head.ravel()} | {name: x.flatten().numpy() for name, x in columns.items()}
         )
+
+    def check(self, lens: Lens) -> None:
+        """Raise an InputError if the effects were measured on another model, or under other rules of this one."""
+        for name, now in (("model", lens.name), ("processing", lens.processing), ("bos", lens.bos)):
+            if self.record[name] != now:
+                then = self.record[name]
+                raise InputError(
+                    f"The effects were measured with {name} {then!r}; this model has {now!r}. Measure anew."
+                )
 
     def save(self, path) -> None:
         """Write everything to a safetensors file."""
@@ -153,8 +162,10 @@ def indirect_effects(
     shape = (n_prompts, lens.n_layers, lens.n_heads)
     record = {
         "relation": relation.name, "data_hash": relation.hash, "model": lens.name, "processing": lens.processing,
-        "bos": lens.bos, "template": template.to_dict(), "n_shots": n_shots, "n_mean_prompts": n_mean_prompts,
-        "only_correct": only_correct, "seed": seed, "split_seed": split_seed, "versions": storage.versions(),
+        "bos": lens.bos, "template": template.to_dict(),
+        "n_shots": int(n_shots), "n_mean_prompts": int(n_mean_prompts),
+        "only_correct": bool(only_correct), "seed": int(seed), "split_seed": int(split_seed),
+        "versions": storage.versions(),
     }  # fmt: skip
     return HeadEffects(
         values=(after.exp() - before.exp()).view(shape).float(),
@@ -195,7 +206,7 @@ def mean_head_outputs(
             first = [{ids[0] for ids in prompts.answers[i]} for i in indices.tolist()]
             right = torch.tensor([token in answers for token, answers in zip(logits.argmax(-1).tolist(), first)])
             keep = right if only_correct else torch.ones_like(right)
-            total += z[keep.to(z.device)].double().sum(0).cpu()
+            total += z[keep.to(z.device)].cpu().double().sum(0)
             used, n_right = used + int(keep.sum()), n_right + int(right.sum())
             bar.update(len(indices))
     if not used:
@@ -217,9 +228,10 @@ def mean_effects(effects: Sequence[HeadEffects]) -> HeadEffects:
     effects = list(effects)
     if not effects:
         raise InputError("No effects were given; pass [indirect_effects(...), ...].")
-    models = {(part.record.get("model"), tuple(part.mean.shape)) for part in effects}
-    if len(models) > 1:
-        raise InputError(f"Effects of different models cannot be averaged: {sorted(map(str, models))}.")
+    for name in ("model", "processing", "bos", "template", "split_seed"):
+        found = [part.record.get(name) for part in effects]
+        if any(value != found[0] for value in found):
+            raise InputError(f"Effects of different {name}s cannot be averaged: {found}.")
     relations = [part.record.get("relation") for part in effects]
     return HeadEffects(
         values=torch.stack([part.mean for part in effects]),

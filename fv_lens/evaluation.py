@@ -12,12 +12,12 @@ from tqdm.auto import tqdm
 
 from . import scores
 from .effects import mean_head_outputs
-from .errors import InputError, finite_number, whole_number
+from .errors import whole_number
 from .lens import Lens, lens_of
 from .prompts import FewShot, PromptBatch, PromptTemplate, batch, with_demonstrations
 from .relations import Relation, load_relation
 from .scores import Score
-from .vectors import FunctionVector, function_vector
+from .vectors import FunctionVector, as_vectors, function_vector, own_template
 from .whatif import Edit, WhatIf, what_if
 
 TOP_K = 5
@@ -86,14 +86,14 @@ class Evaluation:
 def evaluate(
     model: object,
     relation: object,
-    fv: FunctionVector | Sequence[FunctionVector] | None = None,
+    fv: object = None,
     n_shots: int = 0,
     strength: Real = 1.0,
     controls: bool = True,
     mean_z: Tensor | None = None,
     seed: int = 0,
     *,
-    template: PromptTemplate = PromptTemplate(),
+    template: PromptTemplate | None = None,
     split_seed: int = 0,
     progress: bool = True,
 ) -> Evaluation:
@@ -102,7 +102,7 @@ def evaluate(
     Args:
         model: a HookedTransformer or TransformerBridge.
         relation: a Relation, a bundled name or a path.
-        fv: the vector, or a list to add together; None for the plain prompt.
+        fv: the FunctionVector, or a list to add together; None for the plain prompt.
         n_shots: demonstrations (from the train part) in the prompts under test; 0 asks "Q: word\\nA:".
         strength: multiplies the vector.
         controls: also measure the prompts without the vector, with 10 demonstrations, with 10 shuffled ones, and in the
@@ -110,16 +110,21 @@ def evaluate(
             same norm), 5 draws of each.
         mean_z: mean head outputs `[layer, head, d_head]` for the random heads; computed if needed and left out.
         seed: of the draws.
-        template, split_seed: the prompts' form, and which split of the relation to use.
+        template: the prompts' form; None for the vector's own, or the default.
+        split_seed: which split of the relation to use.
         progress: show a progress bar.
 
     Raises:
         InputError: too few pairs, a vector that does not fit the model or was made on another split, bad numbers.
 
-    Source: word completion as in Todd et al. 2024, section 3. Intervals of gains resample words, draws nested in them.
+    Source: word completion as in Todd et al. 2024, section 3. Intervals of gains resample words, and draws with them.
     """
     lens, relation = lens_of(model), load_relation(relation)
-    vectors = _vectors(lens, relation, fv, strength, split_seed)
+    vectors = [] if fv is None else [vector.strengthened(strength) for vector in as_vectors(fv)]
+    for vector in vectors:
+        vector.check(lens)
+        vector.check_split(relation, split_seed)
+    template = template or own_template(vectors)
     n_shots, split = whole_number("n_shots", n_shots, least=0), relation.split(split_seed)
     name = f"{n_shots}-shot" if n_shots else "zero-shot"
     asked = batch(lens, with_demonstrations(split.test, split.train, n_shots, seed), template)
@@ -135,8 +140,8 @@ def evaluate(
         rows = {name: measured[:, 0]} if vectors and controls else {}
         for control, prompts in others.items():
             rows[control] = completions(lens, batch(lens, prompts, template), [], bar.update)[:, 0]
-    draws = iter(measured[:, 2:].swapaxes(0, 1))
-    rows |= {control: np.stack([next(draws) for _ in whatifs]) for control, whatifs in drawn.items()}
+    of_draws = iter(measured[:, 2:].swapaxes(0, 1))
+    rows |= {control: np.stack([next(of_draws) for _ in draws]) for control, draws in drawn.items()}
     tested = measured[:, 1] if vectors else measured[:, 0]
     main = _result(tested)
     return Evaluation(
@@ -161,27 +166,15 @@ def completions(
     def read(logits, prompt):
         logits, listed = logits[:, 0], answers[prompt]
         right = logits.gather(1, listed.clamp(min=0)).masked_fill(listed < 0, -torch.inf)
-        rank = (logits > right.amax(1, keepdim=True)).sum(1)
-        return torch.stack([rank.double(), (right.logsumexp(1) - logits.logsumexp(1)).double()], 1)
+        best = right.amax(1, keepdim=True)
+        ahead, own = ~(logits < best), ~(right < best) & (listed >= 0)  # a tie counts against the answer
+        return torch.stack([(ahead.sum(1) - own.sum(1)).float(), right.logsumexp(1) - logits.logsumexp(1)], 1)
 
-    return what_if(lens, prompts.tokens, prompts.mask, whatifs, read, progress=progress).numpy()
-
-
-def _vectors(lens: Lens, relation: Relation, fv, strength: Real, split_seed: int) -> list[FunctionVector]:
-    strength = finite_number("strength", strength)
-    vectors = [] if fv is None else [fv] if isinstance(fv, FunctionVector) else list(fv)
-    for vector in vectors:
-        vector.check(lens)
-        if vector.relation == relation.name and vector.split_seed not in (None, split_seed):
-            raise InputError(
-                f"The vector was made from split {vector.split_seed} of {relation.name!r}, so its words may be among "
-                f"the test words of split {split_seed}. Pass split_seed={vector.split_seed}."
-            )
-    return [vector.strengthened(strength) for vector in vectors]
+    return what_if(lens, prompts.tokens, prompts.mask, whatifs, read, progress=progress).double().numpy()
 
 
 def _edits(vectors: Sequence[FunctionVector]) -> WhatIf:
-    return [Edit(vector.layer, vector.vector) for vector in vectors]
+    return [Edit(vector.layer, vector.vector, site=vector.site) for vector in vectors]
 
 
 def _random_controls(model, lens, relation, vectors, mean_z, seed, template, split_seed) -> dict[str, list[WhatIf]]:
@@ -193,7 +186,7 @@ def _random_controls(model, lens, relation, vectors, mean_z, seed, template, spl
         return [vector.vector.norm() * direction / direction.norm() for direction in drawn]
 
     placed = [(vector, directions(vector)) for vector in vectors]
-    controls = {"random vector": [[Edit(v.layer, d[i]) for v, d in placed] for i in range(DRAWS)]}
+    controls = {"random vector": [[Edit(v.layer, d[i], site=v.site) for v, d in placed] for i in range(DRAWS)]}
     if all(vector.heads for vector in vectors):
         if mean_z is None:
             shots = min(CONTROL_SHOTS, len(relation.split(split_seed).train) - 1)
@@ -213,9 +206,10 @@ def _random_controls(model, lens, relation, vectors, mean_z, seed, template, spl
 
         if len(free) >= max(len(vector.heads) for vector in vectors):
             placed = [(vector, sums(vector)) for vector in vectors]
-            controls["random heads"] = [[Edit(v.layer, d[i]) for v, d in placed] for i in range(DRAWS)]
+            controls["random heads"] = [[Edit(v.layer, d[i], site=v.site) for v, d in placed] for i in range(DRAWS)]
             controls["random heads, same norm"] = [
-                [Edit(v.layer, v.vector.norm() * d[i] / d[i].norm()) for v, d in placed] for i in range(DRAWS)
+                [Edit(v.layer, d[i] * v.vector.norm() / d[i].norm().clamp(min=1e-30), site=v.site) for v, d in placed]
+                for i in range(DRAWS)
             ]
     return controls
 

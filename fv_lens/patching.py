@@ -3,17 +3,15 @@
 A hook adds the vector; which tokens get it, `positions` says.
 """
 
-import math
 from functools import partial
-from numbers import Real
 
 import torch
 from torch import Tensor
 
-from .errors import InputError, ParityError
+from .errors import InputError, ParityError, finite_number
 from .lens import Lens, lens_of
 from .positions import Watch
-from .vectors import FunctionVector
+from .vectors import FunctionVector, as_vectors
 
 
 def patch(model: object, fv: object, strength: object = 1.0, tokens: object = "last") -> "Patch":
@@ -45,24 +43,13 @@ def patch(model: object, fv: object, strength: object = 1.0, tokens: object = "l
         >>> handle.remove()
     """
     lens = lens_of(model)
-    vectors = _as_vectors(fv)
+    vectors = as_vectors(fv)
     for vector in vectors:
         vector.check(lens)
-    if isinstance(strength, bool) or not isinstance(strength, Real) or not math.isfinite(strength):
-        raise InputError(f"strength is {strength!r}; give a finite number.")
+    strength = finite_number("strength", strength)
     if tokens not in ("last", "every"):
         raise InputError(f"tokens is {tokens!r}; give 'last' (prompt token) or 'every' (generated tokens as well).")
-    return Patch(lens, vectors, float(strength), every=tokens == "every")
-
-
-def _as_vectors(fv: object) -> list[FunctionVector]:
-    vectors = list(fv) if isinstance(fv, list | tuple) else [fv]
-    if not vectors:
-        raise InputError("fv is an empty list; give a FunctionVector or a list of them.")
-    for vector in vectors:
-        if not isinstance(vector, FunctionVector):
-            raise InputError(f"fv holds {type(vector).__name__}; give a FunctionVector or a list of them.")
-    return vectors
+    return Patch(lens, vectors, strength, every=tokens == "every")
 
 
 class Patch:
@@ -70,9 +57,6 @@ class Patch:
 
     def __init__(self, lens: Lens, vectors: list[FunctionVector], strength: float, every: bool):
         names = [f"blocks.{vector.layer}.{vector.site}" for vector in vectors]
-        for name in names:
-            if name not in lens.points:
-                raise InputError(f"{lens.name} has no hook point {name!r} to add a vector at.")
         self.lens, self.every = lens, every
         self.watch = lens.patches[0].watch if lens.patches else Watch(lens.model)
         # Hooks of PyTorch, not of TransformerLens: those are removed by reset_hooks().

@@ -7,10 +7,8 @@ import html
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from importlib import resources
-from pathlib import Path
 from string import Template
 
 import numpy as np
@@ -18,11 +16,11 @@ import plotly.graph_objects as go
 
 from . import plots, scores
 from .effects import HeadEffects
-from .errors import InputError
 from .evaluation import TOP_K, Evaluation
 from .plots import signed
 from .prompts import PromptTemplate
 from .scores import Score
+from .storage import written_whole
 from .sweeps import Sweep
 from .vectors import FunctionVector
 
@@ -76,29 +74,8 @@ def write_report(
     if facts:
         parts.append(f"<h2>How it was made</h2><dl>{''.join(_fact(name, value) for name, value in facts.items())}</dl>")
     page = Template((resources.files("fv_lens") / "data" / "report.html").read_text(encoding="utf-8"))
-    write_text(path, page.substitute(title=_text(title), body="\n".join(parts)))
-
-
-def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write a UTF-8 file that appears whole or not at all.
-
-    Raises:
-        InputError: the folder does not exist or cannot be written to.
-    """
-    path = Path(path)
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as part:
-            partial = Path(part.name)
-            part.write(text)
-        try:
-            partial.chmod(0o644)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"Cannot write {str(path)!r}: {error.strerror or error}. Choose another place.") from None
+    with written_whole(path) as partial:
+        partial.write_text(page.substitute(title=_text(title), body="\n".join(parts)), encoding="utf-8")
 
 
 def _in_short(

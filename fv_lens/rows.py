@@ -23,16 +23,17 @@ class Edit:
     """One change at the last prompt token.
 
     With a `head`, `value` (`[d_head]`) replaces that head's output at `hook_z`; without, `value` (`[d_model]`) is added
-    at `hook_resid_post` of the layer. A value of one row per prompt, `[prompt, d]`, is allowed in both.
+    at the layer's `site`. A value of one row per prompt, `[prompt, d]`, is allowed in both.
     """
 
     layer: int
     value: Float[Tensor, "*prompt d"]
     head: int | None = None
+    site: str = RESIDUAL
 
     @property
     def hook(self) -> str:
-        return RESIDUAL if self.head is None else HEAD_OUTPUT
+        return self.site if self.head is None else HEAD_OUTPUT
 
 
 WhatIf = Sequence[Edit]
@@ -67,9 +68,9 @@ class Plan:
         def edit(x, hook):
             x = x.clone()
             if adds:  # accumulates: one row may be given several vectors in one layer
-                view(x).index_put_((rows.to(x.device),), values, accumulate=True)
+                view(x).index_put_((rows.to(x.device),), values.to(x), accumulate=True)
             else:
-                view(x)[rows, :, heads] = values
+                view(x)[rows, :, heads] = values.to(x)
             return x
 
         return edit

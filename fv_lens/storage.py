@@ -2,7 +2,8 @@
 
 import json
 import os
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
@@ -20,26 +21,34 @@ def versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in ("fv-lens", "transformer-lens", "transformers", "torch")}
 
 
-def save(path: str | os.PathLike, kind: str, tensors: dict[str, torch.Tensor], record: dict) -> None:
-    """Write tensors and a JSON record; the file appears whole or not at all.
+@contextmanager
+def written_whole(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary path beside `path`, to write to; the file takes its place when whole, or goes with the first error.
 
     Raises:
-        InputError: the folder does not exist or cannot be written to.
+        InputError: the folder does not exist or cannot be written to, or the disk is full.
     """
     path = Path(path)
-    text = {"kind": f"fv_lens.{kind}", "format": FORMAT, "record": json.dumps(record)}
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as part:
-            partial = Path(part.name)
         try:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata=text)
-            partial.chmod(0o644)
+            partial.touch()  # with the permissions that the user's files have, which safetensors' own have not
+            permissions = partial.stat().st_mode
+            yield partial
+            partial.chmod(permissions)
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
         cause = getattr(error, "strerror", None) or error
         raise InputError(f"Cannot write {str(path)!r}: {cause}. Choose another place.") from None
+
+
+def save(path: str | os.PathLike, kind: str, tensors: dict[str, torch.Tensor], record: dict) -> None:
+    """Write tensors and a JSON record; the file appears whole or not at all, see `written_whole`."""
+    text = {"kind": f"fv_lens.{kind}", "format": FORMAT, "record": json.dumps(record)}
+    with written_whole(path) as partial:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata=text)
 
 
 def load(path: str | os.PathLike, kind: str) -> tuple[dict[str, torch.Tensor], dict]:

@@ -15,7 +15,7 @@ from .evaluation import completions
 from .lens import lens_of
 from .prompts import PromptTemplate, batch, with_demonstrations
 from .relations import load_relation
-from .vectors import FunctionVector, check_layer, function_vector
+from .vectors import FunctionVector, as_vectors, check_layer, function_vector, own_template
 from .whatif import Edit
 
 HEAD_COUNTS, STRENGTHS = (5, 10, 20), (1, 2, 4)
@@ -73,32 +73,34 @@ class Sweep:
 def sweep(
     model: object,
     relation: object,
-    vectors: FunctionVector | Sequence[FunctionVector],
+    vectors: object,
     layers: Sequence[int] | None = None,
     strengths: Sequence[Real] = STRENGTHS,
     progress: bool = True,
     *,
-    template: PromptTemplate = PromptTemplate(),
+    template: PromptTemplate | None = None,
     split_seed: int = 0,
 ) -> Sweep:
-    """Try each vector at each layer (None: all) and strength on the zero-shot prompts of the validation part.
+    """Try each FunctionVector at each layer (None: all) and strength on zero-shot prompts of the validation part.
 
     Raises:
         InputError: no vectors, layers or strengths; a layer outside the model; a strength that is not finite.
     """
     lens, relation = lens_of(model), load_relation(relation)
-    vectors = (vectors,) if isinstance(vectors, FunctionVector) else tuple(vectors)
+    vectors = tuple(as_vectors(vectors))
     layers = range(lens.n_layers) if layers is None else layers
     layers = tuple(check_layer(lens, layer) for layer in layers)
     strengths = tuple(finite_number("strength", strength) for strength in strengths)
-    for given, what in ((vectors, "vectors"), (layers, "layers"), (strengths, "strengths")):
+    for given, what in ((layers, "layers"), (strengths, "strengths")):
         if not given:
             raise InputError(f"There are no {what} to sweep over; give at least one.")
     for vector in vectors:
         vector.check(lens)
+        vector.check_split(relation, split_seed)
+    template = template or own_template(vectors)
     split = relation.split(split_seed)
     prompts = batch(lens, with_demonstrations(split.validation, split.train, 0), template)
-    edits = [[Edit(at, s * vector.vector)] for vector in vectors for at in layers for s in strengths]
+    edits = [[Edit(at, s * vector.vector, site=vector.site)] for vector in vectors for at in layers for s in strengths]
     with tqdm(total=len(prompts), desc="sweep on validation", unit="word", disable=not progress) as bar:
         measured = completions(lens, prompts, edits, progress=bar.update)
     grid = measured[:, 1:].reshape(len(prompts), len(vectors), len(layers), len(strengths), 2)
@@ -123,9 +125,8 @@ def choose(
         InputError: as `function_vector` and `sweep`; a head count that the model does not have.
     """
     vectors = head_count_vectors(model, relation, effects, head_counts)
-    template, split_seed = PromptTemplate.from_dict(effects.record["template"]), effects.record["split_seed"]
-    grid = sweep(model, relation, vectors, layers, strengths, progress, template=template, split_seed=split_seed)
-    return grid.best()
+    split_seed = effects.record["split_seed"]
+    return sweep(model, relation, vectors, layers, strengths, progress, split_seed=split_seed).best()
 
 
 def head_count_vectors(
@@ -136,6 +137,7 @@ def head_count_vectors(
     Where `effects` are not of this relation (a map over relations, say), its own mean head outputs are computed.
     """
     relation = load_relation(relation)
+    effects.check(lens_of(model))
     how = {"template": PromptTemplate.from_dict(effects.record["template"]), "split_seed": effects.record["split_seed"]}
     mean_z = effects.mean_z
     if effects.record["data_hash"] != relation.hash:

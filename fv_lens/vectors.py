@@ -3,7 +3,7 @@
 import json
 import numbers
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 import torch
@@ -16,7 +16,7 @@ from .effects import mean_head_outputs
 from .errors import InputError, finite_number, whole_number
 from .lens import Lens, lens_of
 from .prompts import PromptTemplate
-from .relations import load_relation
+from .relations import Relation, load_relation
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +133,8 @@ class FunctionVector:
                 f"The vector has {len(self.vector)} numbers; the residual stream of {lens.name} has {lens.d_model}."
             )
         check_layer(lens, self.layer)
+        if f"blocks.{self.layer}.{self.site}" not in lens.points:
+            raise InputError(f"{lens.name} has no hook point 'blocks.{self.layer}.{self.site}' to add a vector at.")
         if self.processing != lens.processing:
             raise InputError(
                 f"The vector was made on {self.processing} weights and {lens.name} has {lens.processing} ones: their "
@@ -146,6 +148,18 @@ class FunctionVector:
             )
         if self.model != lens.name:
             warnings.warn(f"The vector was made on {self.model!r}; this model is {lens.name!r}.", stacklevel=3)
+
+    def check_split(self, relation: Relation, split_seed: int) -> None:
+        """Raise an InputError if the vector, or one it was combined from, may have seen the words it is measured on."""
+        for record in _with_parents(self.record):
+            seed, same_pairs = record["split_seed"], record["data_hash"] in (None, relation.hash)
+            if record["relation"] != relation.name or seed is None or (seed == split_seed and same_pairs):
+                continue
+            other = f"split {seed}" if same_pairs else "other pairs"
+            raise InputError(
+                f"The vector was made from {other} of {relation.name!r} and may have seen the words it is measured on. "
+                f"Pass split_seed={seed} and the relation it was made from; if the words are new, rename the relation."
+            )
 
     def save(self, path) -> None:
         """Write the vector and its record to a safetensors file."""
@@ -206,6 +220,30 @@ def function_vector(
     )  # fmt: skip
 
 
+def as_vectors(fv: object) -> list[FunctionVector]:
+    """One vector or several as a list; an InputError for anything else, or for none."""
+    vectors = list(fv) if isinstance(fv, list | tuple) else [fv]
+    if not vectors:
+        raise InputError("fv is an empty list; give a FunctionVector or a list of them.")
+    for vector in vectors:
+        if not isinstance(vector, FunctionVector):
+            raise InputError(f"fv holds {type(vector).__name__}; give a FunctionVector or a list of them.")
+    return vectors
+
+
+def own_template(vectors: Sequence[FunctionVector]) -> PromptTemplate:
+    """The template that the vectors were made with, where they agree on one; else the default."""
+    known = [vector.template for vector in vectors if vector.template]
+    agreed = known and all(template == known[0] for template in known)
+    return PromptTemplate.from_dict(known[0]) if agreed else PromptTemplate()
+
+
+def _with_parents(record: Mapping) -> Iterator[Mapping]:
+    yield record
+    for _, parent in record["parents"]:
+        yield from _with_parents(parent)
+
+
 def check_layer(lens: Lens, layer: int) -> int:
     """`layer`, or an InputError if the model has none of that number."""
     if whole_number("layer", layer, least=0) >= lens.n_layers:
@@ -231,8 +269,8 @@ def check_heads(lens: Lens, heads: Sequence) -> tuple[tuple[int, int], ...]:
 
 
 def _write(lens: Lens, layer: int, head: int, z: Tensor) -> Float[Tensor, " d_model"]:
-    w = lens.W_O(layer)[head]
-    return einsum(z.to(w), w, "d_head, d_head d_model -> d_model").float().cpu()
+    w = lens.W_O(layer)[head].float()
+    return einsum(z.to(w), w, "d_head, d_head d_model -> d_model").cpu()
 
 
 def _writes_plainly(lens: Lens) -> bool:

@@ -62,7 +62,11 @@ def what_if(
     if form != "as positions":  # each row carries keys and values, or all tokens, of its own
         most = 16 * PREFIX_TOKENS if form != SLOW else PREFIX_TOKENS
         max_rows = max(2, min(max_rows, most // tokens.shape[1]))
-    max_whatifs = max(1, max_rows - 1)
+    scores = lens.n_heads * (tokens.shape[1] + lens.d_head)  # numbers that attention holds for each row
+    max_rows = max(2, min(max_rows, 2**28 // scores))
+    if lens.plain_readout is False:  # logits of all rows at once
+        max_rows = max(2, min(max_rows, 2**27 // lens.cfg.d_vocab))
+    max_whatifs = max_rows - 1
     results: Tensor | None = None
     for prompts in _groups(lens, mask, max(1, max_rows // (min(len(whatifs), max_whatifs) + 1))):
         ids, seen = _trimmed(tokens[prompts], mask[prompts])
@@ -146,7 +150,10 @@ def _read(lens: Lens, rows: Tensor, prompts: Tensor, read: Read, logits: bool) -
         read((flat[i : i + TILE] if logits else lens.readout(flat[i : i + TILE])).float(), which[i : i + TILE])
         for i in range(0, len(flat), TILE)
     ]
-    return torch.cat(tiles).unflatten(0, shape).cpu()
+    found = torch.cat(tiles).unflatten(0, shape).cpu()
+    if found.isnan().any():
+        raise InputError(f"Logits of {lens.name} became NaN: an edit is too strong for {lens.dtype}; lower it.")
+    return found
 
 
 def _form_for(lens: Lens, tokens: Tensor, mask: Tensor, tail: int) -> str:
@@ -193,6 +200,8 @@ def _probe(lens: Lens, tokens: Tensor, mask: Tensor, tail: int, length: int) -> 
         try:
             rows = FORMS[form](lens, _prefix(lens, ids, seen, 1, form), ids, seen, plan)
             wrong = differ(lens.readout(rows).float(), truth)
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:  # whatever an architecture's own code raises on a form it was not written for
             wrong = True
             log.debug("%s: rows %s raised %r", lens.name, form, error)

@@ -1,6 +1,7 @@
 """Indirect effects against one full forward for each head and prompt, and what keeps them honest."""
 
 import copy
+import dataclasses
 import re
 
 import numpy as np
@@ -285,3 +286,13 @@ def test_a_relation_of_too_few_pairs_is_refused(llama):
 def test_what_is_no_model_is_refused(model, words):
     with pytest.raises(InputError, match="HookedTransformer or TransformerBridge"):
         measure(model, words)
+
+
+def test_effects_of_other_rules_are_refused(llama, words):
+    found = indirect_effects(llama, words, 2, 3, 3, progress=False)
+    for name, other in (("model", "another"), ("bos", not found.record["bos"]), ("processing", "centered")):
+        changed = dataclasses.replace(found, record=found.record | {name: other})
+        with pytest.raises(InputError, match=name):
+            changed.check(lens_of(llama))
+        with pytest.raises(InputError, match=f"different {name}s"):
+            mean_effects([found, changed])

@@ -7,7 +7,7 @@ import torch
 from fv_lens import evaluation as module
 from fv_lens import scores
 from fv_lens.errors import InputError
-from fv_lens.evaluation import DRAWS, evaluate
+from fv_lens.evaluation import DRAWS, completions, evaluate
 from fv_lens.lens import lens_of
 from fv_lens.prompts import PromptTemplate, batch, with_demonstrations
 from fv_lens.relations import Relation
@@ -252,3 +252,38 @@ def test_evaluation_leaves_the_model_as_it_was(llama, words, summed):
     before = oracles.log_probs(llama, prompt)
     evaluate(llama, words, summed)
     assert torch.equal(oracles.log_probs(llama, prompt), before) and not lens_of(llama).patches
+
+
+def test_a_combination_remembers_the_splits_of_its_parents(llama, words):
+    made = {"relation": words.name, "data_hash": words.hash}
+    mixed = vector(noise(32), split_seed=0, **made) + vector(noise(32), split_seed=1, **made)
+    with pytest.raises(InputError, match="split 1 of 'successor'"):
+        evaluate(llama, words, mixed, controls=False)
+
+
+def test_a_vector_of_other_pairs_under_the_same_name_is_refused(llama, words):
+    with pytest.raises(InputError, match="other pairs of 'successor'"):
+        evaluate(llama, words, vector(noise(32), relation=words.name, split_seed=0, data_hash="0"), controls=False)
+
+
+@pytest.mark.parametrize("fv", [[], torch.ones(32), "antonym"])
+def test_what_is_no_vector_is_refused(llama, words, fv):
+    with pytest.raises(InputError, match="give a FunctionVector"):
+        evaluate(llama, words, fv, controls=False)
+
+
+def test_at_strength_zero_no_control_is_right_by_accident(llama, words):
+    fv = function_vector(llama, words, [(0, 1)], 1, torch.randn(3, 4, 8), split_seed=0)
+    result = evaluate(llama, words, fv, n_shots=2, strength=0, mean_z=torch.randn(3, 4, 8), progress=False)
+    plain = result.controls["2-shot"].accuracy
+    assert result.accuracy == plain == result.controls["random heads, same norm"].accuracy
+
+
+def test_a_tie_counts_against_the_answer_and_nan_raises(llama, words, monkeypatch):
+    lens = lens_of(llama)
+    prompts = batch(lens, with_demonstrations(words, words, 0))
+    monkeypatch.setattr(lens, "readout", lambda rows: torch.zeros(*rows.shape[:2], 256))
+    assert (completions(lens, prompts, [])[..., 0] == 255).all()
+    monkeypatch.setattr(lens, "readout", lambda rows: torch.full((*rows.shape[:2], 256), torch.nan))
+    with pytest.raises(InputError, match="NaN"):
+        completions(lens, prompts, [])

@@ -7,7 +7,8 @@ from html.parser import HTMLParser
 import pytest
 
 from fv_lens.errors import InputError
-from fv_lens.report import write_report, write_text
+from fv_lens.report import write_report
+from fv_lens.storage import written_whole
 
 from .test_plots import HOSTILE, made_effects, made_evaluation, made_sweep
 
@@ -141,8 +142,12 @@ def test_nothing_of_the_data_is_markup(write):
 
 
 def test_writing_replaces_the_file_and_leaves_no_other(tmp_path):
-    write_text(tmp_path / "page", "old")
-    write_text(tmp_path / "page", "new é")
+    for text in ("old", "new é"):
+        with written_whole(tmp_path / "page") as partial:
+            partial.write_text(text, encoding="utf-8")
+    with pytest.raises(ZeroDivisionError), written_whole(tmp_path / "page") as partial:
+        partial.write_text("half")
+        _ = 1 / 0
     assert (tmp_path / "page").read_bytes() == "new é".encode()
     assert [path.name for path in tmp_path.iterdir()] == ["page"]
 

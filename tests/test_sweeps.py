@@ -177,7 +177,7 @@ def test_a_map_over_relations_serves_a_relation_too_small_for_ten_shots(llama, w
 @pytest.mark.parametrize(
     "vectors, layers, strengths, message",
     [
-        ([], None, [1.0], "no vectors"),
+        ([], None, [1.0], "empty list"),
         ([vector()], [], [1.0], "no layers"),
         ([vector()], None, [], "no strengths"),
         ([vector()], [3], [1.0], "Layer 3 is outside"),

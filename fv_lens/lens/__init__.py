@@ -21,7 +21,7 @@ def lens_of(model: object) -> Lens:
             "Wrap a Hugging Face model with TransformerBridge.boot_transformers(name, hf_model=model)."
         )
     known = model.__dict__.get("_fv_lens")
-    if known is None or known.made_on != known.processing:  # the weights were processed since: what was found is void
+    if known is None or known.made_on != known.state:  # the weights were processed since: what was found is void
         made = BridgeLens(model) if hasattr(model, "original_model") else HookedLens(model)
         made.patches = known.patches if known else []
         model.__dict__["_fv_lens"] = made

@@ -53,7 +53,7 @@ class Lens:
         self.plain_readout: bool | None = None
         self.findings: dict = {}
         self.patches: list = []
-        self.made_on = self.processing
+        self.made_on = self.state
 
     @property
     def parameter(self) -> Tensor:
@@ -82,7 +82,12 @@ class Lens:
     def processing(self) -> str:
         """'centered' if what heads write has zero mean over d_model (a processing mode), else 'raw'."""
         w = self.W_O(0).float()
-        return "centered" if w.mean(-1).abs().max() < 1e-4 * w.std() else "raw"
+        return "centered" if w.mean(-1).abs().max() < 5e-3 * w.std() else "raw"
+
+    @property
+    def state(self) -> tuple:
+        """What the weights are now; findings hold for as long as it does."""
+        return self.processing, self.dtype, self.device
 
     def W_O(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
         """Output matrices of the heads of one layer, without bias."""
@@ -111,13 +116,15 @@ class Lens:
     @contextmanager
     def blocks_through(self, run: Callable) -> Iterator[None]:
         """Send every block's forward through `run(layer, forward, *args, **kwargs)`."""
+        own = [block.__dict__.get("forward") for block in self.model.blocks]
         for layer, block in enumerate(self.model.blocks):
             block.__dict__["forward"] = partial(run, layer, block.forward)
         try:
             yield
         finally:
-            for block in self.model.blocks:
-                block.__dict__.pop("forward", None)
+            for block, forward in zip(self.model.blocks, own):
+                del block.__dict__["forward"]
+                block.__dict__ |= {} if forward is None else {"forward": forward}
 
     def logits(
         self, ids: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"], hooks: Sequence[Hook] = (), last: int = 1

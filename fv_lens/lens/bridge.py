@@ -47,7 +47,7 @@ class BridgeLens(Lens):
         if self.plain_readout is None:
             # Soft caps and logit scales act after the unembedding, inside the model: then every row must pass there.
             first = self.model.unembed(kept["rows"][:1, :1])
-            self.plain_readout = torch.allclose(first, logits, rtol=1e-4, atol=1e-4)
+            self.plain_readout = torch.allclose(first.float(), logits.float(), rtol=1e-4, atol=1e-4)
             if not self.plain_readout:
                 return self.step(prefix, ids, mask, attend, hooks, alone)
         return kept["rows"] if self.plain_readout else logits
