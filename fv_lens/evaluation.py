@@ -11,13 +11,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from . import scores
+from .assembly import function_vector
 from .effects import mean_head_outputs
 from .errors import whole_number
 from .lens import Lens, lens_of
 from .prompts import FewShot, PromptBatch, PromptTemplate, batch, with_demonstrations
 from .relations import Relation, load_relation
 from .scores import Score
-from .vectors import FunctionVector, as_vectors, function_vector, own_template
+from .vectors import FunctionVector, as_vectors, own_template
 from .whatif import Edit, WhatIf, what_if
 
 TOP_K = 5

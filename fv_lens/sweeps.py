@@ -9,13 +9,14 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from . import scores
+from .assembly import function_vector
 from .effects import HeadEffects, mean_head_outputs
 from .errors import InputError, finite_number, whole_number
 from .evaluation import completions
 from .lens import lens_of
 from .prompts import PromptTemplate, batch, with_demonstrations
 from .relations import load_relation
-from .vectors import FunctionVector, as_vectors, check_layer, function_vector, own_template
+from .vectors import FunctionVector, as_vectors, check_layer, own_template
 from .whatif import Edit
 
 HEAD_COUNTS, STRENGTHS = (5, 10, 20), (1, 2, 4)

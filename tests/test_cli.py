@@ -12,10 +12,11 @@ import torch
 from typer.testing import CliRunner
 
 from fv_lens import cli, effects, evaluation, models
+from fv_lens.assembly import function_vector
 from fv_lens.effects import HeadEffects
 from fv_lens.errors import InputError, ParityError
 from fv_lens.relations import relation_names
-from fv_lens.vectors import FunctionVector, function_vector
+from fv_lens.vectors import FunctionVector
 
 from . import tiny
 

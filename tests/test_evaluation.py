@@ -6,12 +6,13 @@ import torch
 
 from fv_lens import evaluation as module
 from fv_lens import scores
+from fv_lens.assembly import function_vector
 from fv_lens.errors import InputError
 from fv_lens.evaluation import DRAWS, completions, evaluate
 from fv_lens.lens import lens_of
 from fv_lens.prompts import PromptTemplate, batch, with_demonstrations
 from fv_lens.relations import Relation
-from fv_lens.vectors import FunctionVector, function_vector
+from fv_lens.vectors import FunctionVector
 
 from . import oracles
 from .oracles import EXACT, Change

@@ -6,12 +6,13 @@ import torch
 
 from fv_lens import scores
 from fv_lens import sweeps as module
+from fv_lens.assembly import function_vector
 from fv_lens.effects import indirect_effects, mean_effects, mean_head_outputs
 from fv_lens.errors import InputError
 from fv_lens.prompts import PromptTemplate
 from fv_lens.relations import Relation
 from fv_lens.sweeps import Sweep, choose, head_count_vectors, sweep
-from fv_lens.vectors import FunctionVector, function_vector
+from fv_lens.vectors import FunctionVector
 
 from . import oracles
 from .oracles import EXACT, Change

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fv_lens import storage
+from fv_lens.assembly import function_vector
 from fv_lens.effects import HeadEffects, mean_head_outputs
 from fv_lens.errors import InputError
 from fv_lens.lens import lens_of
 from fv_lens.prompts import PromptTemplate
-from fv_lens.vectors import FunctionVector, function_vector
+from fv_lens.vectors import FunctionVector
 
 from . import oracles, tiny
 from .oracles import EXACT, difference

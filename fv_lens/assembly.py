@@ -1,0 +1,121 @@
+"""Assembly: the function vector of a set of heads, the sum of what they write on average."""
+
+from collections.abc import Sequence
+
+import torch
+from einops import einsum
+from jaxtyping import Float
+from torch import Tensor
+
+from .effects import mean_head_outputs
+from .errors import InputError, whole_number
+from .lens import Lens, lens_of
+from .prompts import PromptTemplate
+from .relations import load_relation
+from .rows import HEAD_OUTPUT
+from .vectors import FunctionVector, check_layer
+
+
+def function_vector(
+    model: object,
+    relation: object,
+    heads: Sequence,
+    layer: int,
+    mean_z: Tensor | None = None,
+    *,
+    template: PromptTemplate = PromptTemplate(),
+    split_seed: int = 0,
+) -> FunctionVector:
+    """Sum of what the heads write on average: `sum over (l, h) of mean_z[l, h] @ W_O[l, h]`, without bias.
+
+    Args:
+        relation: a Relation, a bundled name or a path; its train part is used.
+        heads: `[(layer, head), ...]`, such as `effects.top(10)`; heads above `layer` are allowed.
+        layer: where the vector is to be added, at `hook_resid_post`.
+        mean_z: mean head outputs `[layer, head, d_head]`, such as `effects.mean_z`; computed if left out (100 prompts
+            of 10 shots).
+
+    Raises:
+        InputError: no heads, a head given twice or outside the model, a layer outside the model, a `mean_z` of another
+            shape; or a model that rescales what a head writes (post-norm blocks), where such a sum means nothing.
+
+    Source: Todd et al. 2024, section 2.3. Their code adds the output bias once per head on some models; it is no part
+    of what a head writes, and is left out here.
+    """
+    lens, relation = lens_of(model), load_relation(relation)
+    heads, layer = check_heads(lens, heads), check_layer(lens, layer)
+    if not _writes_plainly(lens):
+        raise InputError(
+            f"{lens.name} rescales what its heads write (a norm or multiplier after W_O), so the sum of z @ W_O is not "
+            "what they add to the residual stream. A vector tuned from zero works on any model: finetune(..., 'zero')."
+        )
+    if mean_z is None:
+        mean_z, _ = mean_head_outputs(model, relation, template=template, split_seed=split_seed)
+    expected = (lens.n_layers, lens.n_heads, lens.d_head)
+    if tuple(mean_z.shape) != expected:
+        raise InputError(
+            f"mean_z has the shape {tuple(mean_z.shape)}; {lens.name} needs [layer, head, d_head] = {expected}."
+        )
+    vector = sum(_write(lens, at, head, mean_z[at, head]) for at, head in heads)
+    return FunctionVector(
+        vector, layer, model=lens.name, processing=lens.processing, bos=lens.bos, relation=relation.name,
+        data_hash=relation.hash, split_seed=split_seed, template=template.to_dict(), heads=heads,
+    )  # fmt: skip
+
+
+def check_heads(lens: Lens, heads: Sequence) -> tuple[tuple[int, int], ...]:
+    """`heads` as a tuple of (layer, head), or an InputError that names what is wrong with them."""
+    heads = tuple(heads)
+    if not heads:
+        raise InputError("No heads were given; pass [(layer, head), ...], such as effects.top(10).")
+    for given in heads:
+        if not isinstance(given, Sequence) or len(given) != 2:
+            raise InputError(f"{given!r} is no head; heads are (layer, head).")
+        layer, head = check_layer(lens, given[0]), whole_number("head", given[1], least=0)
+        if head >= lens.n_heads:
+            raise InputError(f"Head {head} of layer {layer} is outside 0..{lens.n_heads - 1} of {lens.name}.")
+    repeated = [head for head in heads if heads.count(head) > 1]
+    if repeated:
+        raise InputError(f"Head {tuple(repeated[0])} was given twice; a head is summed once.")
+    return tuple((int(layer), int(head)) for layer, head in heads)
+
+
+def _write(lens: Lens, layer: int, head: int, z: Tensor) -> Float[Tensor, " d_model"]:
+    w = lens.W_O(layer)[head].float()
+    return einsum(z.to(w), w, "d_head, d_head d_model -> d_model").cpu()
+
+
+def _writes_plainly(lens: Lens) -> bool:
+    """Whether the residual stream moves by `z @ W_O` when a head's output moves by z, in the first and last layer."""
+    if "plain writes" not in lens.findings:
+        lens.findings["plain writes"] = all(_plain_in(lens, layer) for layer in {0, lens.n_layers - 1})
+    return lens.findings["plain writes"]
+
+
+@torch.no_grad()
+def _plain_in(lens: Lens, layer: int) -> bool:
+    ids = torch.arange(1, 6, device=lens.device)[None]
+    # Where blocks run attention and MLP side by side, only the block's output shows what the heads wrote.
+    names = [n for n in (f"blocks.{layer}.hook_resid_mid", f"blocks.{layer}.hook_resid_post") if n in lens.points]
+
+    def residuals(shift: Tensor) -> dict[str, Tensor]:
+        seen = {}
+
+        def edit(z, hook):
+            z = z.clone()
+            z[:, -1, 0] += shift
+            return z
+
+        def see(name):
+            return lambda x, hook: seen.update({name: x[:, -1]})
+
+        lens.logits(ids, torch.ones_like(ids), [(f"blocks.{layer}.{HEAD_OUTPUT}", edit), *((n, see(n)) for n in names)])
+        return seen
+
+    shift = torch.randn(lens.d_head, generator=torch.Generator().manual_seed(0)).to(lens.device, lens.dtype)
+    write, clean = shift @ lens.W_O(layer)[0], residuals(torch.zeros_like(shift))
+    # Large beside the residual stream, so that the difference survives low precision.
+    scale = 10 * max(x.abs().max() for x in clean.values()) / write.abs().max()
+    after, tolerance = residuals(scale * shift), 1e-3 if lens.dtype == torch.float32 else 5e-2
+    errors = [(after[name] - clean[name] - scale * write).abs().max() / (scale * write).abs().max() for name in clean]
+    return bool(min(errors) <= tolerance)
