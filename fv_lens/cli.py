@@ -247,25 +247,20 @@ def _write_summary(path: Path, command: str, timings: Mapping, results: Mapping)
     if vector:
         summary["vector"] = {name: getattr(vector, name) for name in ("layer", "strength", "heads", "method")}
     if evaluation:
-        parts = ("accuracy", "top_k", "log_prob")
-        tested = {part: dataclasses.asdict(getattr(evaluation, part)) for part in parts}
-        controls = {name: dataclasses.asdict(row) for name, row in evaluation.controls.items()}
-        summary["scores"] = {evaluation.name: tested} | controls
+        summary["scores"] = {name: dataclasses.asdict(row) for name, row in evaluation.rows.items()}
     summary |= {"timings_s": timings, "peak_memory_mb": _peak_memory()}
     with written_whole(path) as partial:
         partial.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _scores(evaluation: object) -> Table:
-    from .plots import signed
-
     title = f"{evaluation.relation}: {evaluation.accuracy.n} test words, 95 % intervals"
     table = Table("", title=Text(title), title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("top-1", "log-prob, nats", "gain in top-1"):
         table.add_column(heading, no_wrap=True)
-    for name, row in [(evaluation.name, evaluation), *evaluation.controls.items()]:
-        gain = getattr(row, "accuracy_gain", None)
-        cells = (name, row.accuracy, row.log_prob, signed(gain) if gain else "")
+    for name, row in evaluation.rows.items():
+        gain = row.accuracy_gain
+        cells = (name, row.accuracy, row.log_prob, gain.signed if gain else "")
         table.add_row(*(Text(str(cell)) for cell in cells), style=None if gain else "bold")
     return table
 

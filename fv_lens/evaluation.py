@@ -45,7 +45,8 @@ class Result:
 class Evaluation:
     """How well a vector (or a plain prompt) completes the test words of a relation, with controls beside it.
 
-    `accuracy`, `top_k`, `log_prob`: as in `Result`, of what was evaluated. `controls`: name -> `Result`.
+    `accuracy`, `top_k`, `log_prob`: as in `Result`, of what was evaluated. `controls`: name -> `Result`. `words`: one
+    line per test word, the rank of its best right answer (0 = most probable) and the log-probability of any, in nats.
     """
 
     accuracy: Score
@@ -60,21 +61,25 @@ class Evaluation:
         return f"Evaluation({self.name!r} on {self.relation!r}, accuracy {self.accuracy}, n = {self.accuracy.n})"
 
     def __str__(self) -> str:
-        rows = [(self.name, self), *self.controls.items()]
         lines = [
             f"{self.relation}: {self.accuracy.n} test words; 95 % intervals; gain = {self.name} minus the row, paired"
         ]
         lines.append(f"{'':<26}{'top-1':<20}{f'top-{TOP_K}':<20}{'log-prob':<25}{'gain in top-1':<23}gain in log-prob")
-        for name, row in rows:
-            gains = [str(getattr(row, gain, None) or "") for gain in ("accuracy_gain", "log_prob_gain")]
+        for name, row in self.rows.items():
+            gains = [gain.signed if gain else "" for gain in (row.accuracy_gain, row.log_prob_gain)]
             lines.append(f"{name:<26}{row.accuracy!s:<20}{row.top_k!s:<20}{row.log_prob!s:<25}{gains[0]:<23}{gains[1]}")
         return "\n".join(line.rstrip() for line in lines)
+
+    @property
+    def rows(self) -> dict[str, Result]:
+        """What was evaluated, first, and every control, by name."""
+        return {self.name: Result(self.accuracy, self.top_k, self.log_prob), **self.controls}
 
     def to_frame(self) -> pd.DataFrame:
         """One line per row of the table: every score with its low and high."""
         lines = {}
-        for name, row in [(self.name, self), *self.controls.items()]:
-            parts = {part: getattr(row, part, None) for part in Result.__dataclass_fields__}
+        for name, row in self.rows.items():
+            parts = {part: getattr(row, part) for part in Result.__dataclass_fields__}
             lines[name] = {
                 f"{part}{end}": getattr(score, attribute)
                 for part, score in parts.items()

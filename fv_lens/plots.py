@@ -176,11 +176,11 @@ def evaluation(evaluation: Evaluation) -> go.Figure:
     Example:
         >>> evaluation(evaluate(model, "antonym", vector)).show()
     """
-    rows = [(evaluation.name, evaluation), *evaluation.controls.items()]
-    n, hovers = evaluation.accuracy.n, [_row_hover(evaluation.name, name, row) for name, row in rows]
+    rows = evaluation.rows
+    n, hovers = evaluation.accuracy.n, [_row_hover(evaluation.name, name, row) for name, row in rows.items()]
     figure, marks = go.Figure(), ((TOP_K, "top_k", 0.2, 0.4, 8, "diamond"), (1, "accuracy", -0.1, 1, 11, "circle"))
     for k, part, shift, opacity, size, symbol in marks:
-        line: list[Score] = [getattr(row, part) for _, row in rows]
+        line: list[Score] = [getattr(row, part) for row in rows.values()]
         # Two traces, as the error bars of one trace have one colour.
         for some, colour in ((slice(1, None), CONTROL), (slice(0, 1), ACCENT)):
             above, below = zip(*((s.high - s.value, s.value - s.low) for s in line[some])) if line[some] else ((), ())
@@ -190,7 +190,7 @@ def evaluation(evaluation: Evaluation) -> go.Figure:
                 marker=dict(size=size, color=colour, symbol=symbol), text=hovers[some], hoverinfo="text",
                 name=f"top-{k}", legendgroup=f"top-{k}", showlegend=colour == ACCENT,
             )  # fmt: skip
-    names = [html.escape(name) for name, _ in rows]
+    names = [html.escape(name) for name in rows]
     figure.update_yaxes(tickvals=np.arange(len(rows)), ticktext=[f"<b>{names[0]}</b>", *names[1:]])
     figure.update_yaxes(range=[len(rows) - 0.4, -0.6], showgrid=False)
     figure.update_xaxes(title="share completed right", range=[-0.03, 1.03], dtick=0.2)
@@ -199,17 +199,12 @@ def evaluation(evaluation: Evaluation) -> go.Figure:
     return _finish(figure, heading, [f"{n} test words, 95 % intervals"], 38 * len(rows) + 60, 860, n_labels=2)
 
 
-def signed(gain: Score) -> str:
-    """A difference with its sign and interval: "+0.55 [0.46, 0.65]"."""
-    return f"{gain.value:+.2f} [{gain.low:.2f}, {gain.high:.2f}]"
-
-
-def _row_hover(tested: str, name: str, row: Evaluation | Result) -> str:
+def _row_hover(tested: str, name: str, row: Result) -> str:
     lines = [f"<b>{html.escape(name)}</b>", f"top-1 {row.accuracy}", f"top-{TOP_K} {row.top_k}"]
     lines.append(f"log-probability {row.log_prob} nats")
-    if getattr(row, "accuracy_gain", None):  # what was tested has none over itself
-        lines += [f"gain of {html.escape(tested)}, paired:", f"top-1 {signed(row.accuracy_gain)}"]
-        lines.append(f"log-probability {signed(row.log_prob_gain)} nats")
+    if row.accuracy_gain:  # what was tested has none over itself
+        lines += [f"gain of {html.escape(tested)}, paired:", f"top-1 {row.accuracy_gain.signed}"]
+        lines.append(f"log-probability {row.log_prob_gain.signed} nats")
     return "<br>".join(lines)
 
 

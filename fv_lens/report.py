@@ -17,7 +17,6 @@ import plotly.graph_objects as go
 from . import plots, scores
 from .effects import HeadEffects
 from .evaluation import TOP_K, Evaluation
-from .plots import signed
 from .prompts import PromptTemplate
 from .scores import Score
 from .storage import written_whole
@@ -129,7 +128,7 @@ def _completion(evaluation: Evaluation, vector: FunctionVector | None) -> Iterat
 
 
 def _gain(gain: Score) -> str:
-    return f"a gain is not shown ({signed(gain)})" if _holds_zero(gain) else f"a gain of {signed(gain)}"
+    return f"a gain is not shown ({gain.signed})" if _holds_zero(gain) else f"a gain of {gain.signed}"
 
 
 def _holds_zero(gain: Score) -> bool:
@@ -151,8 +150,8 @@ def _table(evaluation: Evaluation) -> str:
     }  # fmt: skip
     head = "".join(f'<th scope="col">{label}</th>' for label in ("", *columns))
     body = ""
-    for name, row in [(evaluation.name, evaluation), *evaluation.controls.items()]:
-        cells = [_cell(getattr(row, part, None), part.endswith("gain")) for part in columns.values()]
+    for name, row in evaluation.rows.items():
+        cells = [_cell(getattr(row, part), part.endswith("gain")) for part in columns.values()]
         body += f'<tr><th scope="row">{_text(name)}</th>{"".join(cells)}</tr>'
     note = (
         f"{evaluation.accuracy.n} test words. Top-1: the most probable next token begins a right answer; top-{TOP_K}: "
@@ -167,7 +166,7 @@ def _table(evaluation: Evaluation) -> str:
 def _cell(score: Score | None, gain: bool) -> str:
     if score is None:
         return "<td></td>"
-    value, interval = (signed(score) if gain else str(score)).split(" ", 1)
+    value, interval = (score.signed if gain else str(score)).split(" ", 1)
     note = " not shown" if gain and _holds_zero(score) else ""
     return f"<td>{_text(value)}<small>{_text(interval + note)}</small></td>"
 

@@ -29,6 +29,11 @@ class Score:
     def __str__(self) -> str:
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
+    @property
+    def signed(self) -> str:
+        """As a difference is written: "+0.55 [0.46, 0.65]"."""
+        return f"{self.value:+.2f} [{self.low:.2f}, {self.high:.2f}]"
+
 
 def proportion(right: np.ndarray) -> Score:
     """Share of ones in `right`, `[word]` or `[draw, word]`, with Wilson's interval; draws do not count as words."""
@@ -41,7 +46,7 @@ def proportion(right: np.ndarray) -> Score:
 
 
 def mean(values: np.ndarray, seed: int = 0) -> Score:
-    """Mean of `values`, `[word]` or `[draw, word]`, with a bootstrap interval over words (draws nested in them)."""
+    """Mean of `values`, `[word]` or `[draw, word]`, with a bootstrap interval over words and draws."""
     values = np.atleast_2d(values)
     return _score(values.mean(), _resampled_means(values, seed), values.shape[1])
 

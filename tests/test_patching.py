@@ -100,7 +100,7 @@ def residual(model, tokens, name=AT, **kwargs) -> torch.Tensor:
     return model.run_with_cache(tokens, names_filter=name, **kwargs)[1][name]
 
 
-def same(a, b):
+def assert_same(a, b):
     assert a.shape == b.shape
     assert (a - b).abs().max() <= 1e-5
 
@@ -124,7 +124,7 @@ def test_the_layer_before_is_untouched_and_the_layer_at_it_is_clean_plus_vector(
     assert torch.equal(patched[at][:, -1], clean[at][:, -1] + 2.0 * fv.vector)
     assert torch.equal(patched[after][:, :-1], clean[after][:, :-1])
     assert not torch.allclose(patched[after][:, -1], clean[after][:, -1])
-    same(logits, model.run_with_hooks(tokens, fwd_hooks=adding(fv, [-1, -1], 2.0)))
+    assert_same(logits, model.run_with_hooks(tokens, fwd_hooks=adding(fv, [-1, -1], 2.0)))
 
 
 @pytest.mark.parametrize("layer", [0, 2])
@@ -132,7 +132,7 @@ def test_the_first_and_the_last_layer(model, layer):
     fv, tokens = vector(model, layer), prompts()
     with patch(model, fv):
         patched = run(model, tokens)
-    same(patched, oracle(model, tokens, fv, [-1, -1]))
+    assert_same(patched, oracle(model, tokens, fv, [-1, -1]))
 
 
 def test_strength_zero_changes_nothing_bit_for_bit(model):
@@ -164,8 +164,8 @@ def test_strings_padded_on_either_side(model, side):
     with patch(model, fv):
         assert torch.equal(model.to_tokens(TEXTS, padding_side=side), tokens)
         patched, at = run(model, TEXTS, padding_side=side), residual(model, TEXTS, padding_side=side)
-    same(patched, oracle(model, TEXTS, fv, last, padding_side=side))
-    same(at[range(3), last], residual(model, TEXTS, padding_side=side)[range(3), last] + fv.vector)
+    assert_same(patched, oracle(model, TEXTS, fv, last, padding_side=side))
+    assert_same(at[range(3), last], residual(model, TEXTS, padding_side=side)[range(3), last] + fv.vector)
     changed = (patched != clean).any(-1)
     for row, (column, length) in enumerate(zip(last, lengths)):  # padding itself may see what comes after it
         assert changed[row, column] and not changed[row, column - length + 1 : column].any()
@@ -178,7 +178,7 @@ def test_strings_padded_on_the_tokenizers_own_side(model, side):
         model.tokenizer.padding_side = side
         with patch(model, fv):
             patched = run(model, TEXTS)
-        same(patched, oracle(model, TEXTS, fv, last_columns(text_lengths(model), side)))
+        assert_same(patched, oracle(model, TEXTS, fv, last_columns(text_lengths(model), side)))
     finally:
         model.tokenizer.padding_side = before
 
@@ -190,8 +190,8 @@ def test_one_string_and_strings_of_one_length(model, text):
         patched = run(model, text)
         _, cache = model.run_with_cache(text, names_filter=AT)
     rows = len(text) if isinstance(text, list) else 1
-    same(patched, oracle(model, text, fv, [-1] * rows))
-    same(cache[AT][:, -1], residual(model, text)[:, -1] + fv.vector)
+    assert_same(patched, oracle(model, text, fv, [-1] * rows))
+    assert_same(cache[AT][:, -1], residual(model, text)[:, -1] + fv.vector)
 
 
 @pytest.mark.parametrize("bos", [True, False])
@@ -199,7 +199,7 @@ def test_strings_with_and_without_bos(model, bos):
     fv, more = vector(model), dict(prepend_bos=bos, padding_side="right")
     with patch(model, fv):
         patched = run(model, TEXTS, **more)
-    same(patched, oracle(model, TEXTS, fv, [n - 1 + bos for n in WORDS], **more))
+    assert_same(patched, oracle(model, TEXTS, fv, [n - 1 + bos for n in WORDS], **more))
 
 
 @SIDES
@@ -207,7 +207,7 @@ def test_an_attention_mask_says_where_prompts_end(model, side):
     fv, (tokens, mask, last) = vector(model), padded(side)
     with patch(model, fv):
         patched = run(model, tokens, attention_mask=mask)
-    same(patched, oracle(model, tokens, fv, last, attention_mask=mask))
+    assert_same(patched, oracle(model, tokens, fv, last, attention_mask=mask))
 
 
 @pytest.mark.parametrize("hidden", [0, 1])
@@ -217,7 +217,7 @@ def test_an_attention_mask_of_strings_decides_over_their_lengths(model, hidden):
     more = dict(attention_mask=mask, padding_side="right")
     with patch(model, fv):
         patched = run(model, TEXTS, **more)
-    same(patched, oracle(model, TEXTS, fv, last_columns(ends, "right"), **more))
+    assert_same(patched, oracle(model, TEXTS, fv, last_columns(ends, "right"), **more))
 
 
 @pytest.mark.parametrize("kind", [torch.bool, torch.float32])
@@ -225,15 +225,15 @@ def test_a_mask_may_be_of_any_type(llama, kind):
     fv, (tokens, mask, last) = vector(llama), padded("right")
     with patch(llama, fv):
         patched = run(llama, tokens, attention_mask=mask.to(kind))
-    same(patched, oracle(llama, tokens, fv, last, attention_mask=mask.to(kind)))
+    assert_same(patched, oracle(llama, tokens, fv, last, attention_mask=mask.to(kind)))
 
 
 def test_a_tensor_without_a_mask_is_unpadded(model):
     fv, (tokens, _, _) = vector(model), padded("right")
     with patch(model, fv):
         patched, alone = run(model, tokens), run(model, tokens[1])
-    same(patched, oracle(model, tokens, fv, [5, 5, 5]))
-    same(alone, oracle(model, tokens[1:2], fv, [5]))
+    assert_same(patched, oracle(model, tokens, fv, [5, 5, 5]))
+    assert_same(alone, oracle(model, tokens[1:2], fv, [5]))
     with model.hooks(fwd_hooks=adding(fv, [5, 5, 5])):
         expected = model.generate(tokens, 2, use_past_kv_cache=False, verbose=False, **GREEDY)
     with patch(model, fv):
@@ -246,8 +246,8 @@ def test_stop_at_layer(model):
         below, above = run(model, tokens, stop_at_layer=1), run(model, tokens, stop_at_layer=2)
         whole = run(model, tokens)
     assert torch.equal(below, residual(model, tokens, "blocks.0.hook_resid_post"))
-    same(above, oracle(model, tokens, fv, [-1, -1], stop_at_layer=2))
-    same(whole, oracle(model, tokens, fv, [-1, -1]))
+    assert_same(above, oracle(model, tokens, fv, [-1, -1], stop_at_layer=2))
+    assert_same(whole, oracle(model, tokens, fv, [-1, -1]))
 
 
 def test_start_at_layer(model):
@@ -259,8 +259,8 @@ def test_start_at_layer(model):
     clean = run(model, x, start_at_layer=2)
     with patch(model, fv):
         patched, above = run(model, x, start_at_layer=1), run(model, x, start_at_layer=2)
-    same(patched, oracle(model, x, fv, [-1, -1], start_at_layer=1))
-    same(above, clean)
+    assert_same(patched, oracle(model, x, fv, [-1, -1], start_at_layer=1))
+    assert_same(above, clean)
 
 
 def test_gradients_flow(model):
@@ -312,7 +312,7 @@ def test_behind_a_cached_prefix(model, split):
     run(model, tokens[:, :split], **cached(model, cache))
     with patch(model, fv):
         patched = run(model, tokens[:, split:], **cached(model, cache))
-    same(patched, oracle(model, tokens, fv, [5, 5])[:, split:])
+    assert_same(patched, oracle(model, tokens, fv, [5, 5])[:, split:])
 
 
 @SIDES
@@ -323,7 +323,7 @@ def test_behind_a_cached_prefix_of_padded_prompts(model, side):
     with patch(model, fv):
         patched = run(model, tokens[:, 3:], **cached(model, cache, mask, new=3))
     expected = oracle(model, tokens, fv, last, attention_mask=mask)[:, 3:]
-    same(patched[mask[:, 3:] == 1], expected[mask[:, 3:] == 1])
+    assert_same(patched[mask[:, 3:] == 1], expected[mask[:, 3:] == 1])
 
 
 def test_a_prompt_that_ended_in_the_cached_prefix_gets_nothing(llama):
@@ -347,7 +347,7 @@ def test_strings_behind_a_cached_prefix(model):
     whole = torch.cat([prefix, model.to_tokens(TEXTS, **more)], 1)
     expected = oracle(model, whole, fv, [n + length - 1 for length in WORDS])[:, n:]
     for row, length in enumerate(WORDS):
-        same(patched[row, :length], expected[row, :length])
+        assert_same(patched[row, :length], expected[row, :length])
 
 
 def test_strings_padded_on_the_left_behind_a_cached_prefix(model):
@@ -401,7 +401,7 @@ def test_the_tokens_that_generate_adds_at(model, cached):
         expected = clean[:, start : start + x.shape[1]].clone()
         if start <= 5:
             expected[:, 5 - start] += fv.vector
-        same(x, expected)
+        assert_same(x, expected)
         start += x.shape[1] if cached else 0
     assert [x.shape[1] for x in seen] == ([6, 1, 1] if cached else [6, 7, 8])
 
@@ -432,7 +432,7 @@ def test_generate_behind_padding_on_the_right(llama, told):
             llama.generate(ids, 2, use_past_kv_cache=False, verbose=False, **more, **GREEDY)
     assert len(seen) == 4
     assert (seen[0] != seen[2]).any(-1).nonzero().tolist() == [[row, column] for row, column in enumerate(last)]
-    same(seen[1][range(3), last], seen[3][range(3), last] + fv.vector)
+    assert_same(seen[1][range(3), last], seen[3][range(3), last] + fv.vector)
 
 
 def test_a_padding_side_in_generate_reads_the_padding_off_the_tokens(llama):
@@ -464,7 +464,7 @@ def test_generate_stream_with_forwards_between_its_pieces(model, cached, tokens)
     with patch(model, fv, tokens=tokens):
         for piece in model.generate_stream(ids, 4, **more):
             pieces.append(piece)
-            same(run(model, other), between)
+            assert_same(run(model, other), between)
     assert torch.equal(torch.cat(pieces, 1), expected)
 
 
@@ -474,7 +474,7 @@ def test_a_stream_left_early_and_one_that_outlives_its_patch(model):
     more = dict(max_tokens_per_yield=1, verbose=False, **GREEDY)
     with patch(model, fv):
         next(model.generate_stream(ids, 5, **more))
-        same(run(model, ids), patched)
+        assert_same(run(model, ids), patched)
         stream = model.generate_stream(ids, 3, **more)
         first = next(stream)
     assert torch.equal(torch.cat([first, *stream], 1), expected)
@@ -576,8 +576,8 @@ def test_hooks_of_the_users_see_the_patched_model(model):
     hooks = [(AT, lambda x, hook: seen.append(x)), ("blocks.2.hook_resid_post", lambda x, hook: 2 * x)]
     with patch(model, fv), torch.no_grad():
         patched = model.run_with_hooks(tokens, fwd_hooks=hooks)
-    same(seen[0][:, -1], residual(model, tokens)[:, -1] + fv.vector)
-    same(patched, model.run_with_hooks(tokens, fwd_hooks=adding(fv, [-1, -1]) + hooks[1:]))
+    assert_same(seen[0][:, -1], residual(model, tokens)[:, -1] + fv.vector)
+    assert_same(patched, model.run_with_hooks(tokens, fwd_hooks=adding(fv, [-1, -1]) + hooks[1:]))
 
 
 def test_reset_hooks_leaves_the_patch_in_place(model):
@@ -586,10 +586,10 @@ def test_reset_hooks_leaves_the_patch_in_place(model):
     with patch(model, fv):
         for _ in range(2):
             model.reset_hooks()
-            same(run(model, tokens), expected)
+            assert_same(run(model, tokens), expected)
             model.run_with_hooks(tokens, fwd_hooks=[(AT, lambda x, hook: None)])
             model.run_with_cache(tokens)
-        same(run(model, tokens), expected)
+        assert_same(run(model, tokens), expected)
     model.reset_hooks()
     assert torch.equal(run(model, tokens), clean)
 
@@ -602,10 +602,10 @@ def test_patches_add_up(model):
     expected = [model.run_with_hooks(tokens, fwd_hooks=hooks) for hooks in (one, one + two, one + two + three)]
     with patch(model, a):
         with patch(model, b, strength=0.5):
-            same(run(model, tokens), expected[1])
+            assert_same(run(model, tokens), expected[1])
         with patch(model, [b, c], strength=0.5):
-            same(run(model, tokens), expected[2])
-        same(run(model, tokens), expected[0])
+            assert_same(run(model, tokens), expected[2])
+        assert_same(run(model, tokens), expected[0])
 
 
 def test_two_patches_of_one_vector_and_a_sum_of_vectors(llama):
@@ -613,11 +613,11 @@ def test_two_patches_of_one_vector_and_a_sum_of_vectors(llama):
     with patch(llama, a + b):
         summed = run(llama, tokens)
     with patch(llama, [a, b]):
-        same(run(llama, tokens), summed)
+        assert_same(run(llama, tokens), summed)
     with patch(llama, a, strength=2):
         doubled = run(llama, tokens)
     with patch(llama, a), patch(llama, a):
-        same(run(llama, tokens), doubled)
+        assert_same(run(llama, tokens), doubled)
 
 
 @torch.no_grad()
@@ -692,7 +692,7 @@ def test_removal_after_an_exception(model):
         for fails in model, lambda ids: model.generate(ids, 3, verbose=False, **GREEDY):
             with pytest.raises(RuntimeError, match="from the hook"), model.hooks(fwd_hooks=[(AT, fail)]):
                 fails(tokens)
-            same(run(model, tokens), expected)
+            assert_same(run(model, tokens), expected)
     assert state(model) == before
     assert torch.equal(run(model, tokens), clean)
 
@@ -703,7 +703,7 @@ def test_removal_in_any_order(model):
     first, second, third = patch(model, a), patch(model, b), patch(model, c)
     first.remove()
     second.remove()
-    same(run(model, tokens), expected)
+    assert_same(run(model, tokens), expected)
     third.remove()
     assert state(model) == before
     assert torch.equal(run(model, tokens), clean)

@@ -211,8 +211,8 @@ def test_the_number_of_words_is_in_the_title_and_the_paired_gains_in_the_hover()
     assert "30 test words" in figure.layout.title.text
     controls = next(trace for trace in figure.data if len(trace.x) == 2)
     for text, row in zip(controls.text, evaluation.controls.values()):
-        assert f"top-1 {plots.signed(row.accuracy_gain)}" in text
-        assert f"log-probability {plots.signed(row.log_prob_gain)} nats" in text
+        assert f"top-1 {row.accuracy_gain.signed}" in text
+        assert f"log-probability {row.log_prob_gain.signed} nats" in text
 
 
 def test_an_evaluation_without_controls_is_drawn():

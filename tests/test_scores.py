@@ -57,7 +57,7 @@ def test_one_word_says_nothing_about_its_spread():
     assert score.value == 0.3 and not score.high - score.low < 1
 
 
-def test_draws_are_nested_in_words():
+def test_draws_do_not_count_as_words():
     draws = np.stack([VALUES, VALUES + 1.0, VALUES - 1.0])
     score = scores.mean(draws)
     assert score.value == pytest.approx(VALUES.mean()) and score.n == 40

@@ -1,4 +1,4 @@
-"""The seam: the only place that knows HookedTransformer from TransformerBridge."""
+"""The seam to TransformerLens, the same for HookedTransformer and TransformerBridge; `lens_of(model)` gives it."""
 
 from ..errors import InputError
 from .base import Lens, Prefix

@@ -1,9 +1,9 @@
-"""The seam: everything fv_lens asks of TransformerLens, said once for HookedTransformer and TransformerBridge.
+"""The seam: what fv_lens asks of TransformerLens, said once for HookedTransformer and TransformerBridge.
 
 The verbs are few: `tokens` (text to ids under the model's BOS rule), `logits` (a full forward, the slow truth),
-`prefix` (keys and values of all tokens before the last), `step` (a few tokens over a prefix, with hooks),
+`prefix` (keys and values of the tokens before those of a step), `step` (a few tokens over a prefix, with hooks),
 `readout` (logits of what a step returns) and `W_O` (what a head writes). Beside this package only `models`, which
-loads, knows of TransformerLens.
+loads, and `positions`, which follows calls from outside, know of TransformerLens.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +24,7 @@ Attend = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Prefix:
-    """Keys and values of a batch of left-padded prompts up to, not including, their last tokens.
+    """Keys and values of a batch of left-padded prompts up to, not including, the tokens of a step.
 
     `keys`, `values`: one `[batch, kv_head, pos, d_head]` per layer, as the model's own cache holds them.
     `mask`: `[batch, pos]`, 1 at tokens and 0 at padding.
@@ -133,7 +133,7 @@ class Lens:
         raise NotImplementedError
 
     def prefix(self, ids: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"]) -> Prefix:
-        """One forward over the tokens before the last, keeping keys and values only."""
+        """One forward over the tokens before those of a step, keeping keys and values only."""
         raise NotImplementedError
 
     def step(
