@@ -26,6 +26,7 @@ from .errors import InputError, ParityError
 from .relations import load_relation, relation_names
 
 REPORT, SUMMARY, EFFECTS, VECTOR = "report.html", "summary.json", "effects.safetensors", "vector.safetensors"
+N_SHOTS = 10
 ModelName = Annotated[str, typer.Option(help="smollm2-135m, a Hugging Face name, or a model folder.")]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -60,8 +61,11 @@ def run(
     saved: list[Path] = []
     with _plain_errors(saved), _quiet():
         pairs = load_relation(relation)
-        pairs.split(seed)
+        train = pairs.split(seed).train
         _check_writable(out)
+        from .prompts import corrupted
+
+        corrupted(train, 1, N_SHOTS, seed)  # too few pairs show before the model is loaded
         options = {"--model": model, "--out": out, "--prompts": prompts, "--seed": seed}
         command = shlex.join(
             ["fv-lens", "run", relation, *(str(part) for option in options.items() for part in option)]
@@ -95,7 +99,7 @@ def _run(relation, model_name: str, out: Path, n_prompts: int, seed: int, comman
         saved.extend(out / file for file in (REPORT, SUMMARY) if out / file not in saved)
 
     with _stage(f"Indirect effect of every head on {relation.name}, {n_prompts} prompts", timings, "effects"):
-        effects = indirect_effects(model, relation, n_prompts, seed=seed, split_seed=seed)
+        effects = indirect_effects(model, relation, n_prompts, N_SHOTS, seed=seed, split_seed=seed)
     _empty(out)
     save(effects=effects)
 

@@ -276,7 +276,8 @@ def _draw(pair: tuple, relation: Relation, n_shots: int, rng: np.random.Generato
     if len(others) < n_shots:
         raise InputError(
             f"relation {relation.name!r} has {len(others)} pairs beside the query {query!r} and {n_shots} shots need "
-            f"{n_shots}; ask for fewer shots or give more pairs"
+            f"{n_shots}; ask for fewer shots or give more pairs (vectors are made from the train part, two fifths of a "
+            f"relation's pairs, so {n_shots} shots take {n_shots * 5 // 2 + 1} pairs or more)"
         )
     # A stable sort: still at random, but the pairs that give the answer away come last.
     others.sort(key=lambda other: query in other[1] or other[0] in right)

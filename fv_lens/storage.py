@@ -59,14 +59,14 @@ def load(path: str | os.PathLike, kind: str) -> tuple[dict[str, torch.Tensor], d
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"No file {str(path)!r}; expected a {kind} saved with .save(path).")
+        raise InputError(f"No file {str(path)!r}; expected a {kind} saved with .save(path), or written by fv-lens run.")
     try:
         with safe_open(path, "pt") as file:
             text = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
         raise InputError(
-            f"{str(path)!r} is no whole safetensors file ({error}); it may be cut short. Save it anew."
+            f"{str(path)!r} is no whole safetensors file ({error}); it may be cut short, or another file."
         ) from None
     found = text.get("kind", "a safetensors file that fv_lens did not write")
     if found != f"fv_lens.{kind}":
