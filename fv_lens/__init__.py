@@ -7,13 +7,16 @@ import importlib
 _PUBLIC = {
     "models": ["load_model"],
     "relations": ["Relation", "load_relation", "relation_names"],
+    "bats": ["load_bats"],
     "prompts": ["PromptTemplate"],
     "effects": ["HeadEffects", "indirect_effects", "mean_effects", "mean_head_outputs"],
     "vectors": ["FunctionVector"],
-    "assembly": ["function_vector"],
+    "assembly": ["distributed_vectors", "function_vector"],
     "patching": ["patch"],
     "sweeps": ["Sweep", "choose", "sweep"],
     "evaluation": ["Evaluation", "evaluate"],
+    "decoding": ["Decoding", "decode"],
+    "naming": ["choose_reading", "name_scores"],
     "scores": ["Score"],
     "errors": ["InputError", "ParityError"],
 }

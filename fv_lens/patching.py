@@ -1,4 +1,4 @@
-"""Patching: add function vectors to a model's residual stream at the last token of every prompt.
+"""Patching: add function vectors to a model's activations at the last token of every prompt.
 
 A hook adds the vector; which tokens get it, `positions` says.
 """
@@ -15,7 +15,8 @@ from .vectors import FunctionVector, as_vectors
 
 
 def patch(model: object, fv: object, strength: object = 1.0, tokens: object = "last") -> "Patch":
-    """Add `strength * fv.vector` to the residual stream after block `fv.layer`, at the last token of every prompt.
+    """Add `strength * fv.vector` at the last token of every prompt: to the residual stream after block `fv.layer`, or
+    where else in that block the vector's `site` says.
 
     The patch is active from the call on, until the `with` block ends or `remove()` is called. Several patches add up,
     and may be removed in any order. What the model is asked, it is asked as before: `run_with_hooks` and
@@ -27,7 +28,7 @@ def patch(model: object, fv: object, strength: object = 1.0, tokens: object = "l
     active. Outside of them every forward is a prompt, or the end of one where it continues a cache.
 
     Args:
-        fv: a FunctionVector, or several that are added each at its own layer.
+        fv: a FunctionVector, or several that are added each at its own layer and site, such as `distributed_vectors`.
         strength: a finite number that multiplies the vector; 0 changes nothing.
         tokens: "last" for the last prompt token; "every" for each token that a generating method writes as well.
 

@@ -8,12 +8,14 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from string import Formatter
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Int
+from torch.nn.functional import pad
 
 from .errors import InputError, whole_number
 from .relations import Relation
@@ -205,6 +207,23 @@ class PromptBatch:
             texts=tuple(self.texts[row] for row in rows),
             words=tuple(self.words[row] for row in rows),
         )
+
+    @classmethod
+    def joined(cls, parts: Sequence["PromptBatch"], pad_id: int) -> "PromptBatch":
+        """Several batches as one, padded on the left with `pad_id` to the longest prompt of all."""
+        width = max(part.tokens.shape[1] for part in parts)
+
+        def padded(name: str, value: int) -> torch.Tensor:
+            rows = (getattr(part, name) for part in parts)
+            return torch.cat([pad(x, (width - x.shape[1], 0), value=value) for x in rows])
+
+        def chained(name: str) -> tuple:
+            return tuple(chain.from_iterable(getattr(part, name) for part in parts))
+
+        return cls(
+            padded("tokens", pad_id), padded("mask", 0), torch.cat([part.answer_ids for part in parts]),
+            chained("answers"), chained("texts"), chained("words"),
+        )  # fmt: skip
 
 
 def batch(lens: Any, prompts: Sequence[FewShot], template: PromptTemplate = PromptTemplate()) -> PromptBatch:

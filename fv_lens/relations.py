@@ -191,17 +191,24 @@ def _find(source: str | os.PathLike) -> Traversable:
     raise InputError(f"no bundled relation is called {source!r}; {hint}`fv-lens relations` lists all")
 
 
-def _read_json(file: Traversable) -> object:
+def read_text(file: Traversable) -> str:
+    """The text of a UTF-8 file, without a byte order mark. Raises InputError, for the caller to name the file."""
     try:
-        return json.loads(file.read_bytes().decode("utf-8-sig"))
+        return file.read_bytes().decode("utf-8-sig")
     except IsADirectoryError:
-        raise InputError("this is a folder; give the path of one JSON file") from None
+        raise InputError("this is a folder; give the path of one file") from None
     except FileNotFoundError:
         raise InputError("there is no such file; check the path, or give a bundled name") from None
     except OSError as error:
         raise InputError(f"this file cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"this file is not UTF-8 (byte {error.start}: {error.reason}); save it as UTF-8") from None
+
+
+def _read_json(file: Traversable) -> object:
+    text = read_text(file)
+    try:
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"this file is not JSON: {error}") from None
 
@@ -221,12 +228,16 @@ def _parse_relation(content: object, name: str) -> Relation:
         if key in content and not isinstance(content[key], kind):
             raise InputError(f'"{key}" is {content[key]!r}; it should be a {"list" if kind is list else "string"}')
 
+    return Relation(**{key: content[key] for key in kinds if key in content} | {"pairs": merge_pairs(content["pairs"])})
+
+
+def merge_pairs(pairs: list) -> list[tuple[str, tuple[str, ...]]]:
+    """The pairs with whitespace stripped, each word once with all its answers, each answer once, in their order."""
     merged = {}
-    for number, pair in enumerate(content["pairs"], 1):
+    for number, pair in enumerate(pairs, 1):
         word, answers = _parse_pair(pair, f"pair {number}", strip=True)
         merged.setdefault(word, {}).update(dict.fromkeys(answers))
-    pairs = [(word, tuple(answers)) for word, answers in merged.items()]
-    return Relation(**{key: content[key] for key in kinds if key in content} | {"pairs": pairs})
+    return [(word, tuple(answers)) for word, answers in merged.items()]
 
 
 def _parse_pair(pair: object, where: str, strip: bool = False) -> tuple[str, tuple[str, ...]]:

@@ -3,23 +3,17 @@
 The page stands alone: plotly.js is in it once, and nothing is loaded from elsewhere.
 """
 
-import html
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from importlib import resources
-from string import Template
 
 import numpy as np
-import plotly.graph_objects as go
 
-from . import plots, scores
+from . import page, plots, scores
 from .effects import HeadEffects
 from .evaluation import TOP_K, Evaluation
 from .prompts import PromptTemplate
 from .scores import Score
-from .storage import written_whole
 from .sweeps import Sweep
 from .vectors import FunctionVector
 
@@ -64,17 +58,12 @@ def write_report(
     if evaluation is not None:
         figures["completion"] = plots.evaluation(evaluation)
 
-    short = "".join(f"<p>{_unbroken(_text(line))}</p>" for line in _in_short(effects, sweep, evaluation, vector))
-    parts = [f'<section class="short">{short}</section>'] if short else []
-    parts += [_figure(name, figure, first=not n) for n, (name, figure) in enumerate(figures.items())]
+    parts = [page.in_short(_in_short(effects, sweep, evaluation, vector))]
+    parts += [page.figure(name, figure, CAPTIONS[name], not n) for n, (name, figure) in enumerate(figures.items())]
     if evaluation is not None:
         parts.append(_table(evaluation))
     facts = {**_origin(effects, vector), **summary, **({"command": command} if command else {})}
-    if facts:
-        parts.append(f"<h2>How it was made</h2><dl>{''.join(_fact(name, value) for name, value in facts.items())}</dl>")
-    page = Template((resources.files("fv_lens") / "data" / "report.html").read_text(encoding="utf-8"))
-    with written_whole(path) as partial:
-        partial.write_text(page.substitute(title=_text(title), body="\n".join(parts)), encoding="utf-8")
+    page.write_page(path, title, [*parts, page.how_made(facts)])
 
 
 def _in_short(
@@ -128,19 +117,7 @@ def _completion(evaluation: Evaluation, vector: FunctionVector | None) -> Iterat
 
 
 def _gain(gain: Score) -> str:
-    return f"a gain is not shown ({gain.signed})" if _holds_zero(gain) else f"a gain of {gain.signed}"
-
-
-def _holds_zero(gain: Score) -> bool:
-    return gain.low <= 0 <= gain.high
-
-
-def _figure(name: str, figure: go.Figure, first: bool) -> str:
-    width, figure.layout.width = figure.layout.width, None  # the page narrows it on a small screen
-    drawn = figure.to_html(
-        full_html=False, include_plotlyjs=first, div_id=name, config={"responsive": True, "displayModeBar": False}
-    )
-    return f'<figure style="max-width: {width}px">{drawn}<figcaption>{_text(CAPTIONS[name])}</figcaption></figure>'
+    return f"a gain is not shown ({gain.signed})" if not page.differs(gain) else f"a gain of {gain.signed}"
 
 
 def _table(evaluation: Evaluation) -> str:
@@ -148,27 +125,17 @@ def _table(evaluation: Evaluation) -> str:
         "top-1": "accuracy", f"top-{TOP_K}": "top_k", "log-prob (nats)": "log_prob",
         "gain in top-1": "accuracy_gain", "gain in log-prob (nats)": "log_prob_gain",
     }  # fmt: skip
-    head = "".join(f'<th scope="col">{label}</th>' for label in ("", *columns))
-    body = ""
-    for name, row in evaluation.rows.items():
-        cells = [_cell(getattr(row, part), part.endswith("gain")) for part in columns.values()]
-        body += f'<tr><th scope="row">{_text(name)}</th>{"".join(cells)}</tr>'
+    rows = {
+        name: [page.cell(getattr(row, part), part.endswith("gain")) for part in columns.values()]
+        for name, row in evaluation.rows.items()
+    }
     note = (
         f"{evaluation.accuracy.n} test words. Top-1: the most probable next token begins a right answer; top-{TOP_K}: "
         f"one of the {TOP_K} most probable does; log-prob: of any right answer's first token. 95 % intervals: Wilson's "
         f"for shares of words, bootstrap over words for all else. Gains: {evaluation.name} minus the row, on the same "
         "words."
     )
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<h2>All numbers</h2><div class="scroll">{table}</div><p class="note">{_text(note)}</p>'
-
-
-def _cell(score: Score | None, gain: bool) -> str:
-    if score is None:
-        return "<td></td>"
-    value, interval = (score.signed if gain else str(score)).split(" ", 1)
-    note = " not shown" if gain and _holds_zero(score) else ""
-    return f"<td>{_text(value)}<small>{_text(interval + note)}</small></td>"
+    return "<h2>All numbers</h2>" + page.table(columns, rows, note)
 
 
 def _origin(effects: HeadEffects | None, vector: FunctionVector | None) -> dict:
@@ -193,28 +160,3 @@ def _origin(effects: HeadEffects | None, vector: FunctionVector | None) -> dict:
         if vector.heads:
             facts["heads"] = " ".join(f"L{layer}H{head}" for layer, head in vector.heads)
     return facts | ({"versions": record["versions"]} if "versions" in record else {})
-
-
-def _fact(name: str, value: object) -> str:
-    shown = f"<pre>{_text(value)}</pre>" if "\n" in str(value) or name == "command" else _text(_plain(value))
-    return f"<dt>{_text(name)}</dt><dd>{shown}</dd>"
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_plain(part)}" for name, part in value.items())
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def _text(value: object) -> str:
-    """Escaped for HTML, with a true minus before a number."""
-    return re.sub(r"(?<![\w.\]-])-(?=\d)", "\N{MINUS SIGN}", html.escape(str(value)))
-
-
-def _unbroken(line: str) -> str:
-    """With intervals that stay on one line."""
-    return re.sub(r"\[[^\]]*\]", lambda interval: interval[0].replace(" ", "&nbsp;"), line)

@@ -1,5 +1,6 @@
 """A measured number with its interval: Wilson for proportions, bootstrap over words for everything else."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +50,22 @@ def mean(values: np.ndarray, seed: int = 0) -> Score:
     """Mean of `values`, `[word]` or `[draw, word]`, with a bootstrap interval over words and draws."""
     values = np.atleast_2d(values)
     return _score(values.mean(), _resampled_means(values, seed), values.shape[1])
+
+
+def clustered_mean(values: np.ndarray, groups: Sequence, seed: int = 0) -> Score:
+    """Mean of `values` `[value]` with a bootstrap interval that draws whole groups, for values of a group are no
+    independent measurements. `groups`: the group of each value. One group says nothing of the spread.
+
+    Example:
+        >>> str(clustered_mean(np.array([0.0, 0.0, 1.0, 1.0]), ["a", "a", "b", "b"]))
+        '0.50 [0.00, 1.00]'
+    """
+    group = np.unique(list(groups), return_inverse=True)[1]
+    sizes, sums = np.bincount(group), np.bincount(group, weights=values)
+    n = len(sizes)
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
+    low, high = np.quantile((drawn @ sums) / (drawn @ sizes), [0.025, 0.975]) if n > 1 else (-np.inf, np.inf)
+    return Score(float(np.mean(values)), float(low), float(high), len(values))
 
 
 def paired_difference(values: np.ndarray, control: np.ndarray, seed: int = 0) -> Score:

@@ -33,7 +33,8 @@ class FunctionVector:
         heads: the (layer, head) whose outputs were summed.
         method: "sum", "combination" (of `parents`), or what another module of fv_lens names.
         strength: what the sum was multiplied with.
-        parents: (weight, record) of the vectors it was combined from.
+        parents: (weight, record) of the vectors it was combined from, or tuned from.
+        training: of a tuned vector, how it was tuned: pairs, losses of every step, the chosen one (`training_frame`).
         versions: of fv_lens and the libraries below it.
 
     Raises:
@@ -60,6 +61,7 @@ class FunctionVector:
     method: str = "sum"
     strength: float = 1.0
     parents: Sequence = ()
+    training: Mapping | None = None
     versions: Mapping = field(default_factory=storage.versions)
 
     __array_ufunc__ = None  # numpy's numbers leave `scale * vector` to __rmul__
@@ -116,7 +118,8 @@ class FunctionVector:
         same = {k: v if all(getattr(parent, k) == v for _, parent in parents) else None for k, v in same.items()}
         same["model"] = same["model"] or self.model
         records = tuple((weight, parent.record) for weight, parent in parents)
-        return replace(self, vector=vector, method="combination", heads=(), strength=1.0, parents=records, **same)
+        blank = {"heads": (), "strength": 1.0, "training": None}
+        return replace(self, vector=vector, method="combination", parents=records, **blank, **same)
 
     def strengthened(self, strength: numbers.Real) -> "FunctionVector":
         """The same vector, `strength` times as strong, with that recorded instead of a parent."""

@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 
 from .errors import InputError, ParityError
 from .lens import Lens, Prefix
-from .rows import HEAD_OUTPUT, Edit, Plan, WhatIf, as_batch, as_positions, in_full
+from .rows import HEAD_OUTPUT, RESIDUAL, Edit, Plan, WhatIf, as_batch, as_positions, in_full
 
 __all__ = ["Edit", "WhatIf", "head_outputs", "what_if"]
 
@@ -23,6 +23,7 @@ Read = Callable[[Tensor, Tensor], Tensor]
 FORMS = {"as positions": as_positions, "as batch elements": as_batch, "in full forwards": in_full}
 PREFIX_TOKENS = 1024  # prompts that share one prefix run hold about so many tokens
 SLOW = "in full forwards"
+ALWAYS_PROBED = (HEAD_OUTPUT, RESIDUAL)  # other sites are probed when an edit there is first asked for
 TILE = 128  # rows unembedded at a time: logits of a tile stay small enough for memory to be reused
 
 log = logging.getLogger("fv_lens")
@@ -54,11 +55,12 @@ def what_if(
         `[prompt, 1 + len(whatifs), ...]` on the CPU: what `read` returned, the clean row first.
 
     Raises:
-        ParityError: an edit changed nothing, or a form disagrees with full forwards (checked on first use).
+        ParityError: an edit changed nothing, or a form disagrees with full forwards (checked on first use, and again
+            for each site that edits are first made at).
     """
-    _refuse_patches(lens)
+    refuse_patches(lens)
     tokens, mask = tokens.to(lens.device), mask.to(lens.device)
-    form = _form_for(lens, tokens, mask, tail)
+    form = form_for(lens, tokens, mask, tail, whatifs)
     if form != "as positions":  # each row carries keys and values, or all tokens, of its own
         most = 16 * PREFIX_TOKENS if form != SLOW else PREFIX_TOKENS
         max_rows = max(2, min(max_rows, most // tokens.shape[1]))
@@ -92,9 +94,9 @@ def head_outputs(
 
     Head outputs are `[prompt, layer, head, d_head]` (at `hook_z`), logits `[prompt, vocab]`.
     """
-    _refuse_patches(lens)
+    refuse_patches(lens)
     tokens, mask = tokens.to(lens.device), mask.to(lens.device)
-    _form_for(lens, tokens, mask, tail=1)
+    form_for(lens, tokens, mask, tail=1)
     for prompts in _groups(lens, mask, len(tokens)):
         ids, seen = _trimmed(tokens[prompts], mask[prompts])
         hooks, z = _watch_heads(lens)
@@ -112,7 +114,7 @@ def _watch_heads(lens: Lens) -> tuple[list, list]:
     return [(f"blocks.{layer}.{HEAD_OUTPUT}", keep(layer)) for layer in range(lens.n_layers)], z
 
 
-def _refuse_patches(lens: Lens) -> None:
+def refuse_patches(lens: Lens) -> None:
     if lens.patches:
         raise InputError("A patch is active on this model, and it would mix with the edits; leave its block first.")
 
@@ -156,50 +158,97 @@ def _read(lens: Lens, rows: Tensor, prompts: Tensor, read: Read, logits: bool) -
     return found
 
 
-def _form_for(lens: Lens, tokens: Tensor, mask: Tensor, tail: int) -> str:
-    """The fastest form that was found exact on this model, for prompts as long as these."""
+def form_for(lens: Lens, tokens: Tensor, mask: Tensor, tail: int, whatifs: Sequence[WhatIf] = ()) -> str:
+    """The fastest form that was found exact on this model, at the sites edited, for prompts as long as these."""
     length = int(mask.sum(1).max())
     if length - tail < 1:
         raise InputError("A prompt must have at least two tokens: one before the token that is edited.")
     if length > lens.findings.get("length", 0):
-        _probe(lens, tokens, mask, tail, length)
-    return next(form for form in lens.findings["forms"] if tail == 1 or form != "as positions")
+        _probe(lens, tokens, mask, length)
+    points = {(edit.layer, edit.hook) for whatif in whatifs for edit in whatif if edit.hook not in ALWAYS_PROBED}
+    known = lens.findings.setdefault("points", {})
+    new = sorted(point for point in points if point not in known or known[point][0] < length)
+    for site in sorted({site for _, site in new}):
+        _probe_site(lens, tokens, mask, site, [layer for layer, of in new if of == site], length)
+    forms = [form for form in lens.findings["forms"] if tail == 1 or form != "as positions"]
+    return next(form for form in forms if all(form in known[point][1] for point in points))
 
 
-def _probe(lens: Lens, tokens: Tensor, mask: Tensor, tail: int, length: int) -> None:
+def _probe(lens: Lens, tokens: Tensor, mask: Tensor, length: int) -> None:
     """Compare every form with full forwards on two of the prompts at hand, and keep the exact ones.
 
     A model whose logits differ from run to run, or on which an edit changes nothing, raises.
     """
-    pick = mask.sum(1).sort(descending=True).indices[[0, -1]]
-    ids, seen = _trimmed(tokens[pick], mask[pick])
-    if seen.all() and length > 4:  # prompts of one length: without padding among them, its harm would not show
-        seen = seen.clone()
-        seen[1, : length // 4] = 0
-    plan = Plan(lens, _probe_edits(lens), torch.arange(2, device=ids.device))
-    truth = in_full(lens, _prefix(lens, ids, seen, 1, SLOW), ids, seen, plan).float()
-    scale = truth.amax() - truth.amin()
-    tolerance = scale * (1e-4 if lens.dtype == torch.float32 else 3e-2)
-
-    def differ(a, b):
-        return not (a - b).abs().max() <= tolerance  # NaN differs
-
-    if differ(lens.logits(ids[:1], seen[:1]).float(), truth[0, :1]):
+    ids, seen = _two_prompts(tokens, mask)
+    noise, last = _noise(), lens.n_layers - 1
+    edits = [
+        Edit(0, noise(lens.d_head), head=0),
+        Edit(last, noise(lens.d_head), head=lens.n_heads - 1),
+        Edit(last // 2, noise(lens.d_model)),
+    ]
+    truth = _truth(lens, ids, seen, edits)
+    if _differ(lens, lens.logits(ids[:1], seen[:1]).float(), truth[0, :1], truth):
         raise ParityError(f"{lens.name} gives other logits on the same tokens (dropout?). Call model.eval() first.")
-    for row, edit in enumerate(plan.order.tolist(), start=1):
-        if torch.equal(truth[row], truth[0]):
-            changed = _probe_edits(lens)[edit][0]
-            raise ParityError(f"An edit at blocks.{changed.layer}.{changed.hook} of {lens.name} changed nothing.")
     # The first prompt is the longest, so until here it had no padding.
     padded = lens.logits(pad(ids[:1], (3, 0)), pad(seen[:1], (3, 0))).float()
-    lens.findings["padding"] = not differ(padded, truth[0, :1])
+    lens.findings["padding"] = not _differ(lens, padded, truth[0, :1], truth)
+    forms = _exact_forms(lens, ids, seen, edits, truth, list(FORMS), "here")
+    lens.findings |= {"forms": forms, "length": length}
+
+
+def _probe_site(lens: Lens, tokens: Tensor, mask: Tensor, site: str, layers: list[int], length: int) -> None:
+    """As `_probe`, for vectors added at another site: forms that fail there stay in use for all other edits."""
+    ids, seen = _two_prompts(tokens, mask)
+    noise = _noise()
+    edits = [Edit(layer, noise(lens.d_model), site=site) for layer in layers]
+    truth = _truth(lens, ids, seen, edits)
+    forms = _exact_forms(lens, ids, seen, edits, truth, lens.findings["forms"], f"for edits at {site}")
+    lens.findings["points"] |= {(layer, site): (length, forms) for layer in layers}
+
+
+def _noise() -> Callable[[int], Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return lambda n: torch.randn(n, generator=generator)
+
+
+def _two_prompts(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The longest prompt and the shortest, the second one padded."""
+    pick = mask.sum(1).sort(descending=True).indices[[0, -1]]
+    ids, seen = _trimmed(tokens[pick], mask[pick])
+    if seen.all() and ids.shape[1] > 4:  # prompts of one length: without padding among them, its harm would not show
+        seen = seen.clone()
+        seen[1, : ids.shape[1] // 4] = 0
+    return ids, seen
+
+
+def _truth(lens: Lens, ids: Tensor, mask: Tensor, edits: Sequence[Edit]) -> Tensor:
+    """Logits of full forwards, `[1 + edit, prompt, 1, vocab]`, the clean ones first, edits by layer."""
+    plan = Plan(lens, [[edit] for edit in edits], torch.arange(len(ids), device=ids.device))
+    truth = in_full(lens, _prefix(lens, ids, mask, 1, SLOW), ids, mask, plan).float()
+    for row, edit in enumerate(plan.order.tolist(), start=1):
+        if torch.equal(truth[row], truth[0]):
+            changed = edits[edit]
+            raise ParityError(f"An edit at blocks.{changed.layer}.{changed.hook} of {lens.name} changed nothing.")
+    return truth
+
+
+def _differ(lens: Lens, a: Tensor, b: Tensor, truth: Tensor) -> bool:
+    tolerance = (truth.amax() - truth.amin()) * (1e-4 if lens.dtype == torch.float32 else 3e-2)
+    return not (a - b).abs().max() <= tolerance  # NaN differs
+
+
+def _exact_forms(
+    lens: Lens, ids: Tensor, mask: Tensor, edits: Sequence[Edit], truth: Tensor, forms: list[str], where: str
+) -> list[str]:
+    """Those of the forms, the last of which is the slow one, whose rows have the logits of full forwards."""
     if not lens.findings["padding"]:
-        ids, seen, truth, plan = ids[:1], seen[:1], truth[:, :1], Plan(lens, _probe_edits(lens), torch.arange(1))
+        ids, mask, truth = ids[:1], mask[:1], truth[:, :1]
+    plan = Plan(lens, [[edit] for edit in edits], torch.arange(len(ids), device=ids.device))
     exact, refused = [], []
-    for form in list(FORMS)[:-1]:
+    for form in forms[:-1]:
         try:
-            rows = FORMS[form](lens, _prefix(lens, ids, seen, 1, form), ids, seen, plan)
-            wrong = differ(lens.readout(rows).float(), truth)
+            rows = FORMS[form](lens, _prefix(lens, ids, mask, 1, form), ids, mask, plan)
+            wrong = _differ(lens, lens.readout(rows).float(), truth, truth)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever an architecture's own code raises on a form it was not written for
@@ -208,19 +257,5 @@ def _probe(lens: Lens, tokens: Tensor, mask: Tensor, tail: int, length: int) -> 
         (refused if wrong else exact).append(form)
     if refused:
         wrong, instead = " and ".join(refused), (exact or [SLOW])[0]
-        log.warning("%s: rows %s are not exact here; running them %s, exact as well.", lens.name, wrong, instead)
-    lens.findings |= {"forms": [*exact, SLOW], "length": length}
-
-
-def _probe_edits(lens: Lens) -> list[WhatIf]:
-    generator = torch.Generator().manual_seed(0)
-
-    def noise(n):
-        return torch.randn(n, generator=generator)
-
-    last = lens.n_layers - 1
-    return [
-        [Edit(0, noise(lens.d_head), head=0)],
-        [Edit(last, noise(lens.d_head), head=lens.n_heads - 1)],
-        [Edit(last // 2, noise(lens.d_model))],
-    ]
+        log.warning("%s: rows %s are not exact %s; running them %s, exact as well.", lens.name, wrong, where, instead)
+    return [*exact, SLOW]

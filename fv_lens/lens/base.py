@@ -2,8 +2,9 @@
 
 The verbs are few: `tokens` (text to ids under the model's BOS rule), `logits` (a full forward, the slow truth),
 `prefix` (keys and values of the tokens before those of a step), `step` (a few tokens over a prefix, with hooks),
-`readout` (logits of what a step returns) and `W_O` (what a head writes). Beside this package only `models`, which
-loads, and `positions`, which follows calls from outside, know of TransformerLens.
+`readout` (logits of what a step returns), `unembed` (logits of any residual), `text` (what a token reads as) and `W_O`
+(what a head writes). Beside this package only `models`, which loads, and `positions`, which follows calls from outside,
+know of TransformerLens.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -104,6 +105,15 @@ class Lens:
             return self.model.tokenizer(text, add_special_tokens=False)["input_ids"]
         return self.model.to_tokens(text, truncate=False, move_to_device=False)[0].tolist()
 
+    def text(self, token: int) -> str:
+        """What a token adds to a text, with the space it may begin with."""
+        if self.model.tokenizer is None:
+            raise InputError("The model has no tokenizer, so tokens cannot become words. Load it with one.")
+        # Some tokenizers drop the space at the start of a text, so the token is read behind another.
+        before, decode = self.tokens("a")[-1:], self.model.tokenizer.decode
+        start, whole = (decode(ids, clean_up_tokenization_spaces=False) for ids in (before, [*before, token]))
+        return whole.removeprefix(start)
+
     @contextmanager
     def hooks(self, hooks: Sequence[Hook]) -> Iterator[None]:
         """Run with `(name, function)` hooks; a name that the model does not have raises (a Bridge 3.9 ignores it)."""
@@ -154,6 +164,14 @@ class Lens:
 
     def readout(self, rows: Tensor) -> Tensor:
         """Logits of the rows of a `step`: `[..., vocab]`."""
+        raise NotImplementedError
+
+    def unembed(self, residual: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
+        """Logits of residuals that leave the last block: the model's own final norm, unembedding, soft cap and scale.
+
+        Raises:
+            ParityError: the model does not read its last block's output (checked on first use, on a Bridge).
+        """
         raise NotImplementedError
 
     def lone_rows(self, prefix: Prefix) -> tuple[Attend, list[Hook]]:

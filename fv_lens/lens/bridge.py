@@ -7,7 +7,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache
 
+from ..errors import ParityError
 from .base import Attend, Lens, Prefix
+
+MOST_AT_ONCE = 128  # residuals unembedded together: their logits stay small
 
 
 class BridgeLens(Lens):
@@ -61,17 +64,44 @@ class BridgeLens(Lens):
     def readout(self, rows):
         return self.model.unembed(rows) if self.plain_readout else rows
 
+    def unembed(self, residual):
+        # Soft caps and logit scales are in the model's own code, so that runs: an ordinary forward over as many tokens
+        # as there are residuals, which take the place of what its last block puts out.
+        if not self.findings.get("unembed"):
+            self._check_unembed()
+        rows = residual.to(self.device, self.dtype).split(min(MOST_AT_ONCE, self.n_ctx))
+        return torch.cat([self._behind_last_block(lambda x, rows=rows: rows[None], len(rows)) for rows in rows])
+
+    def _behind_last_block(self, change, n):
+        """Logits `[n, vocab]` of a forward over `n` tokens, its last block's output `[1, n, d_model]` changed."""
+        ids = torch.arange(n, device=self.device)[None] % self.cfg.d_vocab
+        with self.hooks([(f"blocks.{self.n_layers - 1}.hook_resid_post", lambda x, hook: change(x))]):
+            return self._run(ids, None)[0]
+
+    def _check_unembed(self):
+        """Two positions whose residuals are swapped must swap their logits."""
+        plain, swapped = self._behind_last_block(lambda x: x, 2), self._behind_last_block(lambda x: x.flip(1), 2)
+        tolerance = (plain.amax() - plain.amin()) * (1e-4 if self.dtype == torch.float32 else 3e-2)
+        if not (plain.flip(0) - swapped).abs().max() <= tolerance < (plain[0] - plain[1]).abs().max():
+            last = self.n_layers - 1
+            raise ParityError(
+                f"{self.name} does not make its logits of blocks.{last}.hook_resid_post position by position."
+            )
+        self.findings["unembed"] = True
+
     def _slots(self, keys):
         # The slots hold the identity, so the scores there are the query itself, as the model rotated and scaled it.
         eye = torch.eye(self.d_head, dtype=keys.dtype, device=keys.device)
         return torch.cat([keys, eye.expand(*keys.shape[:2], -1, -1)], 2)
 
     def _own_score(self, layer, prefix, now):
-        n = prefix.length
+        n, cap = prefix.length, getattr(self.cfg, "attn_scores_soft_cap", None) or -1
 
         def scores(s, hook):
             query = s[..., n:].unflatten(1, (now["k"].shape[1], -1))
+            query = cap * torch.atanh(query / cap) if cap > 0 else query  # the cap was put on each number of it
             own = (query * now["k"][:, :, None]).sum(-1).flatten(1, 2)
+            own = cap * torch.tanh(own / cap) if cap > 0 else own
             s = s[..., : n + 1]
             s[..., n] = own
             return s

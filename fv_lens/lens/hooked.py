@@ -73,6 +73,9 @@ class HookedLens(Lens):
     def readout(self, rows):
         return _capped(self.model.unembed(rows), self.cfg.output_logits_soft_cap)
 
+    def unembed(self, residual):
+        return self.readout(self._final_norm(residual.to(self.device, self.dtype)[None]))[0]
+
     def _final_norm(self, x):
         return x if self.cfg.normalization_type is None else self.model.ln_final(x)
 

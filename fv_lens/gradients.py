@@ -1,0 +1,274 @@
+"""Losses of whole answers under added vectors, and their gradients: the engine's rows that learn.
+
+A row is a prompt with its answer, and a vector added at the prompt's last token after one block. Nothing up to that
+block depends on the vector, nor does any earlier token: keys, values and residuals there are computed once. A step runs
+the blocks above on the row's own tokens, as an element of the batch of a decode step, and goes back through them alone.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import cross_entropy, pad
+
+from .errors import InputError, ParityError
+from .lens import Lens, Prefix
+from .prompts import PromptBatch
+from .rows import RESIDUAL
+from .vectors import check_layer
+from .whatif import TILE, form_for
+
+CPU_BYTES = 2**29  # what the rows of one chunk may hold for the way back, beside weights and prefixes
+MOST_ROWS, MOST_ROWS_GPU = 448, 8192  # matmuls gain nothing from more
+
+log = logging.getLogger("fv_lens")
+
+
+@dataclass(frozen=True, eq=False)
+class _Chunk:
+    """Rows that run together: `rows` are their places among all, `new` the tokens from the last prompt token on.
+
+    `targets`: `[row, new]`, the token to predict at each of them, -1 behind an answer's end. `residual`: what leaves
+    the block that the vector is added after, `[row, new, d_model]`; None where every step is a full forward.
+    """
+
+    rows: Int[Tensor, " row"]
+    owners: Int[Tensor, " row"]
+    ids: Int[Tensor, "row pos"]
+    mask: Int[Tensor, "row pos"]
+    targets: Int[Tensor, "row new"]
+    prefix: Prefix | None = None
+    residual: Tensor | None = None
+    tuples: bool = False
+
+    @property
+    def new(self) -> int:
+        return self.targets.shape[1]
+
+
+class Rows:
+    """Prompts whose first listed answer is to be made probable, each by one of several vectors.
+
+    Args:
+        prompts: the prompts; of each, the first listed answer counts, all its tokens or `first_token` alone.
+        owners: which vector each prompt belongs to, `[prompt]`, whole numbers from 0.
+        layer: vectors are added to the residual stream after this block, at the last prompt token.
+
+    Raises:
+        InputError: a layer outside the model, or owners that do not fit the prompts.
+        ParityError: a vector changes nothing.
+    """
+
+    def __init__(self, lens: Lens, prompts: PromptBatch, owners: Sequence[int], layer: int, first_token: bool = False):
+        self.lens, self.layer = lens, check_layer(lens, layer)
+        self.owners = torch.as_tensor(owners)
+        if self.owners.shape != (len(prompts),):
+            raise InputError(f"There are {len(self.owners)} owners of {len(prompts)} prompts; give one for each.")
+        counts = torch.bincount(self.owners)
+        self.shares = 1 / counts[self.owners]
+        answers = [listed[0][:1] if first_token else listed[0] for listed in prompts.answers]
+        form_for(lens, prompts.tokens.to(lens.device), prompts.mask.to(lens.device), tail=1)  # what padding does here
+        self.exact = self._probe(prompts, answers)
+        chunks = (self._chunk(prompts, answers, rows) for rows in self._groups(prompts, answers))
+        self.chunks = [self._prepared(chunk) if self.exact else chunk for chunk in chunks]
+
+    @property
+    def residual_rms(self) -> float:
+        """Root mean square of the residual stream at the layer, over prompts (last token) and d_model."""
+        squares = []
+
+        def see(x, hook, new):
+            squares.append(x[:, -new].float().square().mean(1))
+
+        for chunk in self.chunks:
+            if self.exact:
+                see(chunk.residual, None, chunk.new)
+            else:
+                hook = (f"blocks.{self.layer}.{RESIDUAL}", partial(see, new=chunk.new))
+                with torch.no_grad():
+                    self.lens.logits(chunk.ids, chunk.mask, [hook])
+        return float(torch.cat(squares).mean().sqrt())
+
+    def losses(self, vectors: Float[Tensor, "vector d_model"]) -> Float[Tensor, " row"]:
+        """Cross-entropy of each prompt's answer under its vector, summed over the answer's tokens, in nats."""
+        with torch.no_grad():
+            return self._run(vectors, gradient=False)
+
+    def gradient(
+        self, vectors: Float[Tensor, "vector d_model"]
+    ) -> tuple[Float[Tensor, " row"], Float[Tensor, "vector d_model"]]:
+        """(losses `[row]`, gradient of the mean loss of each vector's rows), both float32 on the CPU."""
+        leaf = vectors.detach().to(self.lens.device, torch.float32).requires_grad_()
+        with frozen(self.lens.model), torch.enable_grad():
+            losses = self._run(leaf, gradient=True)
+        return losses, leaf.grad.cpu()
+
+    def _run(self, vectors: Tensor, gradient: bool) -> Tensor:
+        found = torch.zeros(len(self.owners))
+        for chunk in self.chunks:
+            found[chunk.rows] = self._losses(chunk, vectors, gradient, self.exact).cpu()
+        return found
+
+    def _losses(self, chunk: _Chunk, vectors: Tensor, gradient: bool, exact: bool) -> Tensor:
+        added = vectors.to(self.lens.device)[chunk.owners.to(self.lens.device)]
+        run = self._above if exact else self._in_full
+        rows = run(chunk, added)
+        counted = chunk.targets >= 0
+        picked, targets = rows[counted], chunk.targets[counted]
+        row = counted.nonzero()[:, 0]
+        weights = self.shares.to(row.device)[chunk.rows.to(row.device)][row]
+        plain = exact and self.lens.plain_readout is not False
+        losses, gradients = [], []
+        for i in range(0, len(picked), TILE):  # the logits of a tile live no longer than it
+            part = picked[i : i + TILE].detach().requires_grad_(gradient)
+            logits = self.lens.readout(part) if plain else part
+            loss = cross_entropy(logits.float(), targets[i : i + TILE], reduction="none")
+            losses.append(loss.detach())
+            if gradient:
+                gradients += torch.autograd.grad(loss, part, weights[i : i + TILE])
+        if gradient:
+            picked.backward(torch.cat(gradients))
+        return torch.zeros(len(rows), device=rows.device).index_add_(0, row, torch.cat(losses))
+
+    def _above(self, chunk: _Chunk, added: Tensor) -> Tensor:
+        """What enters the unembedding (or logits), `[row, new, ...]`, by the blocks above the layer alone."""
+        first = chunk.residual[:, :1] + added[:, None].to(chunk.residual)
+        residual = torch.cat([first, chunk.residual[:, 1:]], 1)
+
+        def through(layer, forward, x, *args, **kwargs):
+            if layer > self.layer:
+                return forward(x, *args, **kwargs)
+            x = residual if layer == self.layer else x
+            return (x, None) if chunk.tuples else x
+
+        def attend(layer, k, v):
+            return torch.cat([chunk.prefix.keys[layer], k], 2), torch.cat([chunk.prefix.values[layer], v], 2)
+
+        with self.lens.blocks_through(through):
+            ids, mask = chunk.ids[:, -chunk.new :], chunk.mask
+            return self.lens.step(chunk.prefix, ids, mask, attend, [], alone=False)
+
+    def _in_full(self, chunk: _Chunk, added: Tensor) -> Tensor:
+        """Logits `[row, new, vocab]` by full forwards with the vector added in a hook: the slow truth."""
+        at = chunk.ids.shape[1] - chunk.new
+
+        def add(x, hook):
+            return torch.cat([x[:, :at], x[:, at : at + 1] + added[:, None].to(x), x[:, at + 1 :]], 1)
+
+        return self.lens.logits(chunk.ids, chunk.mask, [(f"blocks.{self.layer}.{RESIDUAL}", add)], last=chunk.new)
+
+    def _groups(self, prompts: PromptBatch, answers: Sequence[tuple]) -> Iterator[list[int]]:
+        """Rows of equal answer length and similar prompt length, as many as memory allows."""
+        lengths = prompts.mask.sum(1).tolist()
+        group: list[int] = []
+        for index in sorted(range(len(prompts)), key=lambda i: (-len(answers[i]), -lengths[i])):
+            tail = len(answers[index])
+            if group:
+                first = group[0]
+                unequal = len(answers[first]) != tail or (
+                    not self.lens.findings["padding"] and lengths[first] != lengths[index]
+                )
+                if unequal or len(group) == self._most_rows(lengths[first], tail):
+                    yield group
+                    group = []
+            group.append(index)
+        yield group
+
+    def _most_rows(self, length: int, new: int) -> int:
+        """How many rows of `length` prompt and `new` answer tokens the memory at hand can keep the way back for."""
+        lens, cfg = self.lens, self.lens.cfg
+        d_mlp = getattr(cfg, "d_mlp", None) or 4 * lens.d_model
+        blocks = (lens.n_layers - self.layer if self.exact else lens.n_layers) or 1
+        held = 14 * lens.d_model + 5 * d_mlp + 3 * lens.n_heads * (length + new)
+        tokens = new if self.exact else length + new
+        size = tokens * blocks * held * lens.parameter.element_size()
+        if not self.exact or lens.plain_readout is False:
+            size += 4 * new * cfg.d_vocab * 4
+        if lens.device.type == "cuda":
+            free, most = torch.cuda.mem_get_info(lens.device)[0] // 2, MOST_ROWS_GPU
+        else:
+            free, most = CPU_BYTES, MOST_ROWS
+        return max(1, min(most, free // size))
+
+    def _chunk(self, prompts: PromptBatch, answers: Sequence[tuple], rows: Sequence[int]) -> _Chunk:
+        new, longest = max(len(answers[i]) for i in rows), int(prompts.mask[rows].sum(1).max())
+        targets = torch.tensor([list(answers[i]) + [-1] * (new - len(answers[i])) for i in rows])
+        # An answer's last token is predicted, never read. What stands behind a shorter answer is seen by nothing.
+        ids = torch.cat([prompts.tokens[rows][:, -longest:], targets[:, :-1].clamp(min=0)], 1)
+        mask = pad(prompts.mask[rows][:, -longest:], (0, new - 1), value=1)
+        ids, mask, targets = (x.to(self.lens.device) for x in (ids, mask, targets))
+        return _Chunk(torch.tensor(rows), self.owners[rows], ids, mask, targets)
+
+    @torch.no_grad()
+    def _prepared(self, chunk: _Chunk) -> _Chunk:
+        kept = {}
+
+        def see(layer, forward, *args, **kwargs):
+            out = forward(*args, **kwargs)
+            if layer == self.layer:
+                kept["residual"], kept["tuples"] = (out[0] if isinstance(out, tuple) else out), isinstance(out, tuple)
+            return out
+
+        with self.lens.blocks_through(see):
+            whole = self.lens.prefix(chunk.ids, chunk.mask)
+        at = chunk.ids.shape[1] - chunk.new
+        above = [layer > self.layer for layer in range(self.lens.n_layers)]
+        keys = [x[:, :, :at].contiguous() if wanted else None for x, wanted in zip(whole.keys, above)]
+        values = [x[:, :, :at].contiguous() if wanted else None for x, wanted in zip(whole.values, above)]
+        prefix = Prefix(keys, values, chunk.mask[:, :at])
+        residual = kept["residual"][:, at:].clone()
+        return replace(chunk, prefix=prefix, residual=residual, tuples=kept["tuples"])
+
+    def _probe(self, prompts: PromptBatch, answers: Sequence[tuple]) -> bool:
+        """Whether running the blocks above alone equals full forwards here, in losses and gradients (kept per layer).
+
+        Compared on the longest and the shortest prompt at hand, padding and answers of two lengths among them.
+        """
+        lens = self.lens
+        if (found := lens.findings.get(("gradients", self.layer))) is not None:
+            return found
+        order = prompts.mask.sum(1).argsort(stable=True).tolist()
+        rows = [order[-1], order[0]] if lens.findings["padding"] and len(order) > 1 else order[-1:]
+        bare = replace(self._chunk(prompts, answers, rows), owners=torch.arange(len(rows)))
+        noise = torch.randn(len(rows), lens.d_model, generator=torch.Generator().manual_seed(0)).to(lens.device)
+        truth, slope = self._measured(bare, noise, exact=False)
+        if torch.equal(truth, self._measured(bare, 0 * noise, exact=False)[0]):
+            raise ParityError(f"A vector added at blocks.{self.layer}.{RESIDUAL} of {lens.name} changed nothing.")
+        tolerance = 1e-3 if lens.dtype == torch.float32 else 1e-1
+        try:
+            losses, gradient = self._measured(self._prepared(bare), noise, exact=True)
+            exact = bool((losses - truth).abs().max() <= tolerance * truth.abs().max().clamp(min=1))
+            exact &= bool((gradient - slope).norm() <= tolerance * slope.norm().clamp(min=1e-8))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever an architecture's own code raises on a form it was not written for
+            exact = False
+            log.debug("%s: rows above layer %s raised %r", lens.name, self.layer, error)
+        if not exact:
+            log.warning("%s: tuning cannot skip the blocks below here; running full forwards.", lens.name)
+        lens.findings["gradients", self.layer] = exact
+        return exact
+
+    def _measured(self, chunk: _Chunk, vectors: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
+        leaf = vectors.detach().clone().requires_grad_()
+        with frozen(self.lens.model), torch.enable_grad():
+            losses = self._losses(chunk, leaf, True, exact)
+        return losses, leaf.grad
+
+
+@contextmanager
+def frozen(model) -> Iterator[None]:
+    """No parameter of the model asks for a gradient meanwhile; each is left as it was."""
+    on = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in on:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in on:
+            parameter.requires_grad_(True)

@@ -1,0 +1,91 @@
+"""The map of heads."""
+
+import math
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+from .. import scores
+from ..effects import HeadEffects
+from ..errors import InputError, whole_number
+from .style import DIVERGING, INK, finish, whole_ticks
+
+UNITS = {"probability": "change in probability", "log_prob": "change in log-probability (nats)"}
+CLIP = 0.995  # the quantile of absolute effects at which the colours end
+
+
+def head_effects(effects: HeadEffects, chosen: Sequence = (), measure: object = "probability") -> go.Figure:
+    """Heat map of the mean indirect effects, layer by head, white at 0; hovering shows a head's interval.
+
+    Colours end at the 99.5th percentile of the absolute effects, so that one strong head does not make the rest pale.
+
+    Args:
+        chosen: (layer, head) to outline, such as a vector's `heads`.
+        measure: "probability" or "log_prob".
+
+    Raises:
+        InputError: a chosen head outside the map, or another measure.
+
+    Example:
+        >>> head_effects(effects, chosen=effects.top(10)).show()
+    """
+    if measure not in UNITS:
+        raise InputError(f"measure is {measure!r}; give 'probability' or 'log_prob'.")
+    values = (effects.values if measure == "probability" else effects.log_prob_values).numpy()
+    (n, n_layers, n_heads), mean, (low, high) = values.shape, values.mean(0), scores.interval(values)
+    chosen = [_head(head, n_layers, n_heads) for head in chosen]
+    limit, largest = float(np.quantile(np.abs(mean), CLIP)), float(np.abs(mean).max())
+    limit = limit or largest or 1.0
+
+    record, unit = effects.record, UNITS[measure]
+    many = "relations" in record  # a mean over relations
+    over = f"{n} {'relation' if many else 'prompt'}{'s' * (n > 1)}"
+    shots = f" of {record['n_shots']} shots" if "n_shots" in record and not many else ""
+    places = max(2, 2 - math.floor(math.log10(largest or 1.0)))
+
+    def hover(at: int, head: int) -> str:
+        shown = f"<b>L{at}H{head}</b>: {mean[at, head]:+.{places}f}"
+        if n == 1:
+            return f"{shown} ({unit}, no interval from {over})"
+        return f"{shown} [{low[at, head]:.{places}f}, {high[at, head]:.{places}f}]<br>{unit}, 95 % over {over}"
+
+    bar_title = "<br>".join(textwrap.wrap(unit, 15, break_on_hyphens=False))
+    heatmap = go.Heatmap(
+        z=mean, zmin=-limit, zmax=limit, zmid=0, colorscale=DIVERGING,
+        xgap=int(n_heads <= 40), ygap=int(n_layers <= 40),
+        text=[[hover(at, head) for head in range(n_heads)] for at in range(n_layers)], hoverinfo="text",
+        colorbar=dict(title=dict(text=bar_title, font_size=13), thickness=12, tickformat=".2~g", nticks=9),
+    )  # fmt: skip
+    outlines = [
+        dict(type="rect", x0=head - 0.5, x1=head + 0.5, y0=at - 0.5, y1=at + 0.5, line=dict(color=INK, width=1.5))
+        for at, head in chosen
+    ]
+    figure = go.Figure(heatmap)
+    figure.update_layout(shapes=outlines)
+    figure.update_xaxes(title="head", **whole_ticks(n_heads), showgrid=False, constrain="domain")
+    figure.update_yaxes(title="layer (0 is the first)", **whole_ticks(n_layers), showgrid=False)
+    notes = []
+    if chosen:
+        notes.append(f"Outlined: the {len(chosen)} chosen heads." if len(chosen) > 1 else "Outlined: the chosen head.")
+    if largest > limit:
+        notes.append(f"Colours end at {limit:.2g}, the 99.5th percentile.")
+    cell_height = min(36, max(7, 600 / n_layers))
+    cell_width = min(36 if n_layers < 17 else 2 * cell_height, max(7, 560 / n_heads))
+    return finish(
+        figure,
+        f"Indirect effect of each head: {over if many else record.get('relation', '')}",
+        [f"{record.get('model', '')}, mean over {over}{shots}", " ".join(notes)],
+        height=max(200, round(cell_height * n_layers + 60)),
+        width=max(460, round(cell_width * n_heads + 180)),
+    )
+
+
+def _head(head: object, n_layers: int, n_heads: int) -> tuple[int, int]:
+    if not isinstance(head, Sequence) or len(head) != 2:
+        raise InputError(f"{head!r} is no head; heads are (layer, head).")
+    layer, index = whole_number("layer", head[0], least=0), whole_number("head", head[1], least=0)
+    if layer >= n_layers or index >= n_heads:
+        raise InputError(f"Head ({layer}, {index}) is outside the map of {n_layers} layers x {n_heads} heads.")
+    return layer, index

@@ -1,0 +1,56 @@
+"""The house style of the figures: colours that stay apart for the colour-blind, fonts, margins, wrapped titles."""
+
+import html
+import math
+import textwrap
+
+import plotly.graph_objects as go
+import plotly.io as pio
+
+INK, MUTED, GRID = "#1f2933", "#667080", "#e4e8ed"
+ACCENT, CONTROL = "#c2570c", "#2b6cb0"  # the vector, and what stands beside it
+# Blue, white, orange: hues that stay apart in every common form of colour blindness.
+DIVERGING = list(
+    zip(
+        (0, 0.15, 0.3, 0.42, 0.5, 0.58, 0.7, 0.85, 1),
+        ("#08306b", "#2b6cb0", "#7fb0d9", "#d3e4f2", "#ffffff", "#fde3c4", "#f6a656", "#c2570c", "#6e2a04"),
+    )
+)
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+SMALL = f"font-size:13px;color:{MUTED}"
+
+
+def finish(
+    figure: go.Figure, heading: str, details: list[str], height: int, width: int, n_labels: int = 0, above: int = 0
+) -> go.Figure:
+    """House fonts, margins and a title wrapped to fit a phone; `height` is that of the plot without its title.
+
+    `n_labels` are in the legend, and `above` pixels are kept for an axis over the plot.
+    """
+    lines = [html.escape(line) for line in textwrap.wrap(heading, 44)]
+    small = [html.escape(line) for detail in details for line in textwrap.wrap(detail, 52)]
+    title = "<br>".join([f"<b>{'<br>'.join(lines)}</b>", *(f'<span style="{SMALL}">{line}</span>' for line in small)])
+    titled = 20 + 21 * len(lines) + 18 * len(small)
+    top = titled + 10 + (30 + 22 * math.ceil(n_labels / 3)) * bool(n_labels) + above
+    # Below the title, however far a narrow page wraps the labels.
+    corner = dict(x=0, xref="container", yref="container", yanchor="top")
+    legend = dict(corner, orientation="h", y=1 - titled / (height + top))
+    figure.update_layout(
+        template=pio.templates["plotly_white"], font=dict(family=FONT, size=13, color=INK), height=height + top,
+        width=width, margin=dict(l=12, r=10, t=top, b=40), hoverlabel=dict(bgcolor="white", font_color=INK),
+        title=dict(corner, text=title, font_size=16, y=1, pad_t=12), legend=legend,
+    )  # fmt: skip
+    for axes in (figure.update_xaxes, figure.update_yaxes):
+        axes(gridcolor=GRID, zeroline=False, title_font_size=13, ticklabelstandoff=4)
+    return figure
+
+
+def whole_ticks(n: int) -> dict:
+    """Ticks at whole numbers on an axis of `n` of them; on longer axes plotly's own choice, which fits the width."""
+    return dict(dtick=1) if n <= 12 else {}
+
+
+def tint(colour: str, opacity: float) -> str:
+    """`colour`, "#rrggbb", that lets what lies behind show through."""
+    red, green, blue = bytes.fromhex(colour[1:])
+    return f"rgba({red}, {green}, {blue}, {opacity})"

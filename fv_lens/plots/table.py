@@ -1,0 +1,110 @@
+"""The tidy table of results that several figures read: one measured number with its interval in each row."""
+
+import html
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from ..errors import InputError
+from ..scores import Score
+
+COLUMNS = ("part", "group", "name", "row", "measure", "value", "low", "high", "n")
+MEASURES = {  # what is measured, and its unit
+    "accuracy": ("Whole answers right", "share of words"),
+    "first_token_accuracy": ("First tokens of answers right", "share of words"),
+    "log_prob": ("Log-probability of the answer", "nats"),
+}
+
+
+def scores_of(frame: pd.DataFrame, **where: str) -> dict[str, dict[str, Score]]:
+    """Scores of the rows of the table in which `where` holds: row -> name -> score, both in the table's order.
+
+    Args:
+        frame: the columns `COLUMNS`; `low` and `high` may be missing (no interval). `n` is the number of words where
+            `group` is "relation", of relations where it is "category" or "all".
+        where: values of columns, as in `part="score", group="all"`.
+
+    Raises:
+        InputError: a column is missing.
+
+    Example:
+        >>> scores_of(frame, part="score", group="all", measure="accuracy")["FV"]["all"].value
+        0.47
+    """
+    if missing := [column for column in COLUMNS if column not in frame]:
+        raise InputError(f"the table lacks the column {missing[0]!r}; give one with the columns {', '.join(COLUMNS)}")
+    for column, value in where.items():
+        frame = frame[frame[column] == value]
+    scores: dict[str, dict[str, Score]] = {}
+    for line in frame.itertuples():
+        score = Score(float(line.value), float(line.low), float(line.high), int(line.n))
+        scores.setdefault(str(line.row), {})[str(line.name)] = score
+    return scores
+
+
+def checked(scores: Mapping, rows: Sequence[str], what: str) -> None:
+    """Raises an InputError where the table has no scores at all, or one of the `rows` is not in it."""
+    if not scores:
+        raise InputError(f"the table has no {what}; give one that has")
+    for row in rows:
+        if row not in scores:
+            raise InputError(f"the table has no row {row!r} among {what}; it has {', '.join(map(repr, scores))}")
+
+
+def measured(measure: str) -> tuple[str, str]:
+    """What is measured and its unit, as titles and axes say it."""
+    if measure not in MEASURES:
+        raise InputError(f"measure is {measure!r}; give one of {', '.join(map(repr, MEASURES))}")
+    return MEASURES[measure]
+
+
+def extent(frame: pd.DataFrame) -> str:
+    """How much was measured, in words: "47 relations, 1,880 test words"."""
+    scores = scores_of(frame, part="score", group="relation")
+    relations = {name: score.n for of_row in scores.values() for name, score in of_row.items()}
+    if not relations:
+        everywhere = scores_of(frame, part="score", group="all")
+        counts = [score.n for of_row in everywhere.values() for score in of_row.values()]
+        return number(max(counts), "relation") if counts else ""
+    return f"{number(len(relations), 'relation')}, {number(sum(relations.values()), 'test word')}"
+
+
+def number(n: int, what: str) -> str:
+    return f"{n:,} {what}{'s' * (n != 1)}"
+
+
+def shown(score: Score, signed: bool = False) -> str:
+    """The number with its interval, where it has one."""
+    if np.isfinite([score.low, score.high]).all():
+        return score.signed if signed else str(score)
+    return f"{score.value:{'+' * signed}.2f} (no interval)"
+
+
+def bars(scores: Sequence[Score]) -> dict:
+    """Lengths of plotly's error bars; none where there is no interval."""
+    ends = np.array([[score.high - score.value, score.value - score.low] for score in scores]).reshape(-1, 2)
+    above, below = np.where(np.isfinite(ends), ends.clip(0), 0).T
+    return dict(type="data", array=above, arrayminus=below)
+
+
+def lanes(groups: Mapping[str, Sequence[str]], longest: int = 24) -> tuple[dict[str, int], list[int], list[str]]:
+    """One under the other, each group below its name in bold: places of the members, all ticks, and their labels."""
+    places, labels = {}, []
+    for group, members in groups.items():
+        if group:
+            labels.append(f"<b>{html.escape(group)}</b>")
+        for member in members:
+            places[member] = len(labels)
+            short = member if len(member) <= longest else member[: longest - 1] + "…"
+            labels.append(html.escape(short))
+    return places, list(range(len(labels))), labels
+
+
+def share_axis(measure: str, scores: Sequence[Score]) -> dict:
+    """An axis that holds all intervals: a share's begins at 0, and none leaves more room than is needed."""
+    ends = np.array([[score.low, score.value, score.high] for score in scores])
+    least, most = np.nanmin(ends), np.nanmax(ends)
+    least = least if measure == "log_prob" else min(0.0, least)
+    room = 0.03 * ((most - least) or 1.0)
+    return dict(range=[float(least - room), float(most + room)], nticks=7)

@@ -1,0 +1,212 @@
+"""Fine-tuned function vectors: a vector learned on about twenty word pairs, for one relation or for many at once.
+
+The model stays as it is. The vector is added at the last token of "Q: word\\nA:" after one block, and moves by Adam to
+make the answers of the train pairs probable; the step at which the validation pairs' loss is lowest is kept.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from numbers import Real
+
+import numpy as np
+import pandas as pd
+import torch
+
+from .errors import InputError, finite_number, whole_number
+from .lens import Lens, lens_of
+from .prompts import PromptTemplate
+from .relations import Relation, Split, load_relation
+from .training import RATE, STEPS, STRENGTHS, mean_loss, task, tune
+from .vectors import FunctionVector, check_layer, own_template
+
+LEAST_PAIRS = 10  # fewer are used only where fewer are asked for
+DEPTHS = (0.25, 0.4, 0.55, 0.7)  # of the layers that are tried where none is given
+
+
+class Tuned(dict[str, FunctionVector]):
+    """Tuned vectors by the name of their relation; `errors`: why the others have none."""
+
+    def __init__(self, vectors: Mapping[str, FunctionVector], errors: Mapping[str, InputError]):
+        super().__init__(vectors)
+        self.errors = dict(errors)
+
+
+def finetune(model: object, relation: object, init: object = "zero", **settings) -> FunctionVector:
+    """Tune one vector; arguments, defaults and errors are those of `finetune_all`, with `init` for `inits`.
+
+    Example:
+        >>> tuned = finetune(model, "antonym", fv, n_pairs=20)
+        >>> tuned.training["chosen_step"], tuned.training["validation_loss"]
+        (28, 2.87)
+    """
+    relation = load_relation(relation)
+    inits = {relation.name: init} if isinstance(init, FunctionVector) else init
+    tuned = finetune_all(model, [relation], inits, **settings)
+    return tuned[relation.name]
+
+
+def finetune_all(
+    model: object,
+    relations: object,
+    inits: object = "zero",
+    *,
+    layer: int | None = None,
+    n_pairs: int = 20,
+    n_validation: int = 10,
+    seed: int = 0,
+    steps: int = STEPS,
+    learning_rate: Real = RATE,
+    first_token: bool = False,
+    layers: Sequence[int] | None = None,
+    strengths: Sequence[Real] = STRENGTHS,
+    template: PromptTemplate | None = None,
+    split_seed: int = 0,
+    progress: bool = True,
+) -> Tuned:
+    """Tune a vector for each relation, all in one batch: one vector per relation, one row per pair.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge; its weights do not change.
+        relations: Relations, bundled names or paths, or a mapping whose values are those.
+        inits: where the vectors start: "zero"; "random", a direction as long as the residual stream is at the layer; or
+            a mapping from relation name to FunctionVector.
+        layer: vectors are added after this block. None: each of `layers` is tried, and the one whose mean validation
+            loss over relations is lowest serves them all.
+        n_pairs, n_validation: pairs of each relation's train part to tune on, and of its validation part to stop by.
+            Where the parts have fewer, what is there is used, with a warning, if at least 10 train pairs are.
+        seed: of the draws of pairs (those of a smaller `n_pairs` are among those of a larger) and random directions.
+        steps: full-batch steps of Adam. Validation is looked at every second step, the start included.
+        learning_rate: Adam's, in root mean squares of the residual stream at the layer (mean over the train prompts).
+        first_token: tune on the first token of each answer alone, not on the whole first-listed answer.
+        layers: the grid of `layer=None`; by default at a quarter, .4, .55 and .7 of the depth.
+        strengths: a start other than zero is multiplied with the one of these whose validation loss is lowest.
+        template: the prompts' form; None for that of the initial vectors, or the default.
+        split_seed: which split of the relations to use.
+        progress: show progress bars.
+
+    Returns:
+        A mapping from relation name to its FunctionVector of method "tuned", whose `training` records pairs, losses of
+        every step and the chosen one. A relation that cannot be tuned is left out with a warning: see `.errors`.
+
+    Raises:
+        InputError: bad settings; two relations of one name; a start that is missing or does not fit the model; or no
+            relation can be tuned: too few pairs, or losses that become NaN.
+
+    Source: Kang et al. 2026 (arXiv 2601.08169) start from the summed vector; stopping on validation pairs is ours.
+    """
+    lens, relations = lens_of(model), _named(relations)
+    counts = {"n_pairs": n_pairs, "n_validation": n_validation, "steps": steps}
+    n_pairs, n_validation, steps = (whole_number(name, count, least=1) for name, count in counts.items())
+    rate = finite_number("learning_rate", learning_rate)
+    strengths = [finite_number("strength", strength) for strength in strengths] or [1.0]
+    starts = _starts(lens, relations, inits)
+    template = template or own_template(list(starts.values()))
+    tasks, errors = [], {}
+    for name, relation in relations.items():
+        try:
+            split = tuning_pairs(relation, n_pairs, n_validation, seed, split_seed)
+            tasks.append(task(lens, name, split.train, split.validation, template, starts.get(name)))
+        except InputError as error:
+            errors[name] = error
+    _report(errors, nothing_left=not tasks)
+    if inits == "random":
+        rng = torch.Generator().manual_seed(whole_number("seed", seed, least=0))
+        for one in tasks:
+            direction = torch.randn(lens.d_model, generator=rng)
+            one.start, one.in_rms = direction / direction.square().mean().sqrt(), True
+    grid = layer_grid(lens) if layers is None else [check_layer(lens, at) for at in layers]
+    grid = grid if layer is None else [check_layer(lens, layer)]
+    found = {
+        at: tune(
+            lens, tasks, at, steps=steps, rate=rate, strengths=strengths, first_token=first_token, progress=progress
+        )
+        for at in grid
+    }
+    best = min(grid, key=lambda at: mean_loss(found[at]))
+    vectors, failed = {}, {}
+    for one, result in zip(tasks, found[best]):
+        if result.vector is None:
+            failed[one.name] = InputError(
+                f"The loss of {one.name!r} became NaN at step {result.step}; lower learning_rate (now {rate:g})."
+            )
+            continue
+        record = result.record(one, learning_rate=rate, first_token=first_token, seed=int(seed))
+        if len(grid) > 1:
+            record["layer_losses"] = {str(at): mean_loss(found[at]) for at in grid}
+        relation = relations[one.name]
+        vectors[one.name] = FunctionVector(
+            result.vector, best, model=lens.name, processing=lens.processing, bos=lens.bos, relation=relation.name,
+            data_hash=relation.hash, split_seed=split_seed, template=template.to_dict(), method="tuned",
+            parents=[(result.strength, starts[one.name].record)] if one.name in starts else (), training=record,
+        )  # fmt: skip
+    _report(failed, nothing_left=not vectors)
+    return Tuned(vectors, errors | failed)
+
+
+def tuning_pairs(relation: Relation, n_pairs: int, n_validation: int, seed: int = 0, split_seed: int = 0) -> Split:
+    """The split with `n_pairs` drawn from its train part and `n_validation` from its validation part.
+
+    Raises:
+        InputError: the train part has fewer pairs than asked for, and fewer than 10.
+    """
+    split = relation.split(split_seed)
+    if len(split.train) < min(n_pairs, LEAST_PAIRS):
+        raise InputError(
+            f"relation {relation.name!r} has {len(split.train)} train pairs and {min(n_pairs, LEAST_PAIRS)} are the "
+            f"fewest to tune on; give {LEAST_PAIRS * 5 // 2} pairs or more (two fifths are for training)"
+        )
+    if len(split.train) < n_pairs:
+        warnings.warn(f"{relation.name!r} is tuned on its {len(split.train)} train pairs, not {n_pairs}.", stacklevel=3)
+    return Split(_drawn(split.train, n_pairs, seed), _drawn(split.validation, n_validation, seed), split.test)
+
+
+def layer_grid(lens: Lens) -> list[int]:
+    """The layers that are tried where none is given, at fixed shares of the depth."""
+    return sorted({min(lens.n_layers - 1, int(depth * lens.n_layers + 0.5)) for depth in DEPTHS})
+
+
+def training_frame(fv: FunctionVector) -> pd.DataFrame:
+    """One line per step of a tuned vector's training: step, loss, validation_loss (NaN where not looked at), chosen."""
+    if fv.training is None:
+        raise InputError(f"{fv} was not tuned, so it has no training record.")
+    seen = dict(fv.training["validation_losses"])
+    losses = [*fv.training["losses"], np.nan]
+    lines = [(i, loss, seen.get(i, np.nan), i == fv.training["chosen_step"]) for i, loss in enumerate(losses)]
+    return pd.DataFrame(lines, columns=["step", "loss", "validation_loss", "chosen"])
+
+
+def _drawn(part: Relation, n: int, seed: int) -> Relation:
+    order = np.random.default_rng([whole_number("seed", seed, least=0), 3]).permutation(len(part))[:n]
+    return Relation(part.name, [part.pairs[i] for i in order], part.names, part.category, part.family)
+
+
+def _named(relations: object) -> dict[str, Relation]:
+    given = relations.values() if isinstance(relations, Mapping) else relations
+    if isinstance(given, str | Relation):
+        given = [given]
+    loaded = [load_relation(relation) for relation in given]
+    named = {relation.name: relation for relation in loaded}
+    if not loaded or len(named) < len(loaded):
+        names = [relation.name for relation in loaded]
+        raise InputError(f"relations are {names}; give at least one, and each name once.")
+    return named
+
+
+def _starts(lens: Lens, relations: Mapping[str, Relation], inits: object) -> dict[str, FunctionVector]:
+    if isinstance(inits, str) and inits in ("zero", "random"):
+        return {}
+    if not isinstance(inits, Mapping):
+        raise InputError(f"inits is {inits!r}; give 'zero', 'random', or a mapping from relation name to vector.")
+    for name in relations:
+        if not isinstance(inits.get(name), FunctionVector):
+            raise InputError(f"inits has no FunctionVector for {name!r}; it has {sorted(map(str, inits))}.")
+        inits[name].check(lens)
+    return {name: inits[name] for name in relations}
+
+
+def _report(errors: Mapping[str, InputError], nothing_left: bool) -> None:
+    """Raise if no relation is left, else warn of those that are left out."""
+    if nothing_left:
+        raise InputError(" ".join(map(str, errors.values())))
+    for error in errors.values():
+        warnings.warn(f"Left out: {error}", stacklevel=3)
