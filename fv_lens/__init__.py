@@ -14,6 +14,7 @@ _PUBLIC = {
     "assembly": ["distributed_vectors", "function_vector"],
     "patching": ["patch"],
     "sweeps": ["Sweep", "choose", "sweep"],
+    "tuning": ["finetune", "finetune_all", "training_frame"],
     "evaluation": ["Evaluation", "evaluate"],
     "decoding": ["Decoding", "decode"],
     "naming": ["choose_reading", "name_scores"],

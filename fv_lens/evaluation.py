@@ -1,6 +1,6 @@
 """Word completion on words a vector has not seen: scores with intervals, and controls beside them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 
@@ -11,15 +11,16 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from . import scores
-from .assembly import function_vector
+from .assembly import distributed_vectors, function_vector
+from .completion import Completions, completions
 from .effects import mean_head_outputs
 from .errors import whole_number
-from .lens import Lens, lens_of
-from .prompts import FewShot, PromptBatch, PromptTemplate, batch, with_demonstrations
+from .lens import lens_of
+from .prompts import FewShot, PromptTemplate, batch, with_demonstrations
 from .relations import Relation, load_relation
 from .scores import Score
 from .vectors import FunctionVector, as_vectors, own_template
-from .whatif import Edit, WhatIf, what_if
+from .whatif import Edit, WhatIf
 
 TOP_K = 5
 DRAWS = 5  # of each random control
@@ -30,11 +31,13 @@ CONTROL_SHOTS = 10
 class Result:
     """Scores of one way to ask, and what the vector under test gains over it (paired over words; None for itself).
 
-    `accuracy`: the most probable next token begins a right answer. `top_k`: one of the five most probable does.
-    `log_prob`: of any right answer's first token, in nats.
+    `accuracy`: a right answer is completed as a whole, token by token, and the text then ends or goes on in a new line.
+    `first_token_accuracy`: the most probable next token begins a right answer. `top_k`: one of the five most probable
+    does. `log_prob`: of the whole first listed answer, in nats.
     """
 
     accuracy: Score
+    first_token_accuracy: Score
     top_k: Score
     log_prob: Score
     accuracy_gain: Score | None = None
@@ -45,11 +48,13 @@ class Result:
 class Evaluation:
     """How well a vector (or a plain prompt) completes the test words of a relation, with controls beside it.
 
-    `accuracy`, `top_k`, `log_prob`: as in `Result`, of what was evaluated. `controls`: name -> `Result`. `words`: one
-    line per test word, the rank of its best right answer (0 = most probable) and the log-probability of any, in nats.
+    `accuracy`, `first_token_accuracy`, `top_k`, `log_prob`: as in `Result`, of what was evaluated. `controls`: name ->
+    `Result`. `words`: one line per test word, whether it was completed right, the log-probability of its first listed
+    answer in nats, and the rank of the best answer's first token (0 = most probable).
     """
 
     accuracy: Score
+    first_token_accuracy: Score
     top_k: Score
     log_prob: Score
     controls: Mapping[str, Result]
@@ -64,16 +69,18 @@ class Evaluation:
         lines = [
             f"{self.relation}: {self.accuracy.n} test words; 95 % intervals; gain = {self.name} minus the row, paired"
         ]
-        lines.append(f"{'':<26}{'top-1':<20}{f'top-{TOP_K}':<20}{'log-prob':<25}{'gain in top-1':<23}gain in log-prob")
+        lines.append(f"{'':<26}{'accuracy':<20}{'first token':<20}{'log-prob':<25}{'gain in accuracy':<23}in log-prob")
         for name, row in self.rows.items():
             gains = [gain.signed if gain else "" for gain in (row.accuracy_gain, row.log_prob_gain)]
-            lines.append(f"{name:<26}{row.accuracy!s:<20}{row.top_k!s:<20}{row.log_prob!s:<25}{gains[0]:<23}{gains[1]}")
+            shown = f"{row.accuracy!s:<20}{row.first_token_accuracy!s:<20}{row.log_prob!s:<25}"
+            lines.append(f"{name:<26}{shown}{gains[0]:<23}{gains[1]}")
         return "\n".join(line.rstrip() for line in lines)
 
     @property
     def rows(self) -> dict[str, Result]:
         """What was evaluated, first, and every control, by name."""
-        return {self.name: Result(self.accuracy, self.top_k, self.log_prob), **self.controls}
+        own = Result(self.accuracy, self.first_token_accuracy, self.top_k, self.log_prob)
+        return {self.name: own, **self.controls}
 
     def to_frame(self) -> pd.DataFrame:
         """One line per row of the table: every score with its low and high."""
@@ -139,47 +146,30 @@ def evaluate(
         drawn = _random_controls(model, lens, relation, vectors, mean_z, seed, template, split_seed)
     others = _prompt_controls(split.test, split.train, n_shots, seed) if controls else {}
     others.pop(name, None)
-    whatifs = [_edits(vectors), *(whatif for draws in drawn.values() for whatif in draws)] if vectors else []
+    whatifs = [edits_of(vectors), *(whatif for draws in drawn.values() for whatif in draws)] if vectors else []
     total = len(asked) * (1 + len(others))
     with tqdm(total=total, desc="evaluation on test", unit="prompt", disable=not progress) as bar:
         measured = completions(lens, asked, whatifs, bar.update)
-        rows = {name: measured[:, 0]} if vectors and controls else {}
+        rows = {name: measured.rows([0])} if vectors and controls else {}
         for control, prompts in others.items():
-            rows[control] = completions(lens, batch(lens, prompts, template), [], bar.update)[:, 0]
-    of_draws = iter(measured[:, 2:].swapaxes(0, 1))
-    rows |= {control: np.stack([next(of_draws) for _ in draws]) for control, draws in drawn.items()}
-    tested = measured[:, 1] if vectors else measured[:, 0]
-    main = _result(tested)
+            rows[control] = completions(lens, batch(lens, prompts, template), [], bar.update)
+    tested, first = measured.rows([1 if vectors else 0]), 2
+    for control, draws in drawn.items():
+        rows[control] = measured.rows(slice(first, first + len(draws)))
+        first += len(draws)
+    main = result(tested)
+    words = {"word": asked.words, "right": tested.right[:, 0], "log_prob": tested.log_prob[:, 0]}
     return Evaluation(
-        main.accuracy, main.top_k, main.log_prob,
-        controls={control: _result(values, tested) for control, values in rows.items()},
+        main.accuracy, main.first_token_accuracy, main.top_k, main.log_prob,
+        controls={control: result(values, tested) for control, values in rows.items()},
         name=f"{name} + vector" if vectors else name,
         relation=relation.name,
-        words=pd.DataFrame({"word": asked.words, "rank": tested[:, 0].astype(int), "log_prob": tested[:, 1]}),
+        words=pd.DataFrame(words | {"rank": tested.rank[:, 0].astype(int)}),
     )  # fmt: skip
 
 
-def completions(
-    lens: Lens, prompts: PromptBatch, whatifs: Sequence[WhatIf], progress: Callable[[int], None] | None = None
-) -> np.ndarray:
-    """`[prompt, 1 + whatif, 2]`: rank (0 = most probable) of the best right answer's first token, and the
-    log-probability that the next token begins a right answer. The plain prompt comes first.
-    """
-    first = [sorted({ids[0] for ids in listed}) for listed in prompts.answers]
-    width = max(map(len, first))
-    answers = torch.tensor([ids + [-1] * (width - len(ids)) for ids in first], device=lens.device)
-
-    def read(logits, prompt):
-        logits, listed = logits[:, 0], answers[prompt]
-        right = logits.gather(1, listed.clamp(min=0)).masked_fill(listed < 0, -torch.inf)
-        best = right.amax(1, keepdim=True)
-        ahead, own = ~(logits < best), ~(right < best) & (listed >= 0)  # a tie counts against the answer
-        return torch.stack([(ahead.sum(1) - own.sum(1)).float(), right.logsumexp(1) - logits.logsumexp(1)], 1)
-
-    return what_if(lens, prompts.tokens, prompts.mask, whatifs, read, progress=progress).double().numpy()
-
-
-def _edits(vectors: Sequence[FunctionVector]) -> WhatIf:
+def edits_of(vectors: Sequence[FunctionVector]) -> WhatIf:
+    """The what-if that adds all the vectors, each at its own layer and site."""
     return [Edit(vector.layer, vector.vector, site=vector.site) for vector in vectors]
 
 
@@ -202,12 +192,19 @@ def _random_controls(model, lens, relation, vectors, mean_z, seed, template, spl
         taken = {head for vector in vectors for head in vector.heads}
         free = [(at, head) for at in range(lens.n_layers) for head in range(lens.n_heads) if (at, head) not in taken]
 
+        def picked(n):
+            return [[free[i] for i in rng.permutation(len(free))[:n]] for _ in range(DRAWS)]
+
+        if all(vector.method == "distributed" for vector in vectors):
+            how = {"template": template, "split_seed": split_seed}
+            parts = [distributed_vectors(model, relation, heads, mean_z, **how) for heads in picked(len(taken))]
+            controls["random heads"] = [edits_of([part * vectors[0].strength for part in drawn]) for drawn in parts]
+            return controls
+
         def sums(vector):
-            picked = [rng.permutation(len(free))[: len(vector.heads)] for _ in range(DRAWS)]
             return [
-                vector.strength
-                * function_vector(model, relation, [free[i] for i in heads], vector.layer, mean_z).vector
-                for heads in picked
+                vector.strength * function_vector(model, relation, heads, vector.layer, mean_z).vector
+                for heads in picked(len(vector.heads))
             ]
 
         if len(free) >= max(len(vector.heads) for vector in vectors):
@@ -231,11 +228,19 @@ def _prompt_controls(test: Relation, train: Relation, n_shots: int, seed: int) -
     return prompts
 
 
-def _result(values: np.ndarray, tested: np.ndarray | None = None) -> Result:
-    """`values`: `[word, 2]` or `[draw, word, 2]`, rank and log-probability; `tested`: those of what is under test."""
-    right, near, log_prob = values[..., 0] == 0, values[..., 0] < TOP_K, values[..., 1]
+def result(values: Completions, tested: Completions | None = None) -> Result:
+    """Scores over the prompts of `values`, each row of it a draw; `tested`: the one row of what is under test."""
+    measures = _measures(values)
+    kinds = (scores.proportion, scores.proportion, scores.proportion, scores.mean)
     gains = {}
     if tested is not None:
-        gains["accuracy_gain"] = scores.paired_difference(tested[:, 0] == 0, right.astype(float))
-        gains["log_prob_gain"] = scores.paired_difference(tested[:, 1], log_prob)
-    return Result(scores.proportion(right), scores.proportion(near), scores.mean(log_prob), **gains)
+        own = _measures(tested)
+        gains["accuracy_gain"] = scores.paired_difference(own[0], measures[0])
+        gains["log_prob_gain"] = scores.paired_difference(own[-1], measures[-1])
+    return Result(*(score(measure) for score, measure in zip(kinds, measures)), **gains)
+
+
+def _measures(values: Completions) -> list[np.ndarray]:
+    """What `Result` averages, each `[draw, word]`."""
+    rank = values.rank.T
+    return [x.astype(float) for x in (values.right.T, rank == 0, rank < TOP_K, values.log_prob.T)]

@@ -73,11 +73,11 @@ def _in_short(
     if evaluation is not None:
         yield from _completion(evaluation, vector)
     if sweep is not None and vector is not None:
-        tried = np.prod(sweep.ranks.shape[1:])
+        tried = np.prod(sweep.right.shape[1:])
         heads = f", of {len(vector.heads)} heads," if vector.heads else ""
         yield (
             f"The vector{heads} was chosen, with its layer ({vector.layer}) and strength ({vector.strength:g}), among "
-            f"{tried} combinations on {len(sweep.ranks)} validation words."
+            f"{tried} combinations on {len(sweep.right)} validation words."
         )
     if effects is not None:
         (layer, head), n = effects.top(1)[0], len(effects.values)

@@ -6,7 +6,7 @@ computes a row that is still equal to the clean one. Rows come back as `[row, pr
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -35,6 +35,10 @@ class Edit:
     def hook(self) -> str:
         return self.site if self.head is None else HEAD_OUTPUT
 
+    def for_prompts(self, indices: Int[Tensor, " prompt"]) -> "Edit":
+        """The same edit for some of the prompts, in the order of their indices."""
+        return self if self.value.dim() == 1 else replace(self, value=self.value[indices.to(self.value.device)])
+
 
 WhatIf = Sequence[Edit]
 
@@ -50,8 +54,7 @@ class Plan:
         self.at = defaultdict(list)
         for row, index in enumerate(self.order.tolist(), start=1):
             for edit in whatifs[index]:
-                value = edit.value if edit.value.dim() == 1 else edit.value[prompts.to(edit.value.device)]
-                value = value.to(lens.device, lens.dtype).expand(len(prompts), -1)
+                value = edit.for_prompts(prompts).value.to(lens.device, lens.dtype).expand(len(prompts), -1)
                 self.at[edit.layer, edit.hook].append((row, edit.head, value))
 
     def hooks(self, view) -> list:

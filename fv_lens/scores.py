@@ -38,7 +38,7 @@ class Score:
 
 def proportion(right: np.ndarray) -> Score:
     """Share of ones in `right`, `[word]` or `[draw, word]`, with Wilson's interval; draws do not count as words."""
-    right = np.atleast_2d(right)
+    right = np.atleast_2d(right).astype(float)
     share, n, z = float(right.mean()), right.shape[1], stats.norm.ppf(0.975)
     # scipy's own takes whole counts only, and a mean over draws is none.
     centre, half = share + z**2 / (2 * n), z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))

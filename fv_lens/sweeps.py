@@ -10,9 +10,9 @@ from tqdm.auto import tqdm
 
 from . import scores
 from .assembly import function_vector
+from .completion import completions
 from .effects import HeadEffects, mean_head_outputs
 from .errors import InputError, finite_number, whole_number
-from .evaluation import completions
 from .lens import lens_of
 from .prompts import PromptTemplate, batch, with_demonstrations
 from .relations import load_relation
@@ -26,11 +26,11 @@ HEAD_COUNTS, STRENGTHS = (5, 10, 20), (1, 2, 4)
 class Sweep:
     """Zero-shot completion of validation words with each vector at each layer and strength.
 
-    `ranks`, `log_probs`: `[word, vector, layer, strength]`, the rank of the best right answer's first token (0 = most
-    probable) and the log-probability of any right one. `plain`: `[word, 2]`, the same without a vector.
+    `right`, `log_probs`: `[word, vector, layer, strength]`, whether a whole answer is completed, and the
+    log-probability of the whole first listed one. `plain`: `[word, 2]`, the same without a vector.
     """
 
-    ranks: np.ndarray
+    right: np.ndarray
     log_probs: np.ndarray
     plain: np.ndarray
     vectors: tuple[FunctionVector, ...]
@@ -40,13 +40,13 @@ class Sweep:
     relation: str
 
     def __repr__(self) -> str:
-        n, *grid = self.ranks.shape
+        n, *grid = self.right.shape
         return f"Sweep({self.relation!r}, {' x '.join(map(str, grid))} vectors x layers x strengths, n = {n})"
 
     @property
     def accuracy(self) -> np.ndarray:
-        """Share of words whose most probable next token begins a right answer, `[vector, layer, strength]`."""
-        return (self.ranks == 0).mean(0)
+        """Share of words that are completed right, `[vector, layer, strength]`."""
+        return self.right.mean(0)
 
     def best(self) -> FunctionVector:
         """The vector of highest accuracy (then log-probability), moved to its layer, its strength multiplied in."""
@@ -60,7 +60,7 @@ class Sweep:
         """One line per vector, layer and strength: accuracy and log-probability, each with its interval."""
         lines = []
         for v, at, s in np.ndindex(*self.accuracy.shape):
-            accuracy = scores.proportion(self.ranks[:, v, at, s] == 0)
+            accuracy = scores.proportion(self.right[:, v, at, s])
             line = {"vector": self.names[v], "layer": self.layers[at], "strength": self.strengths[s]}
             line |= {"accuracy": accuracy.value, "accuracy_low": accuracy.low, "accuracy_high": accuracy.high}
             lines.append(line)
@@ -104,9 +104,11 @@ def sweep(
     edits = [[Edit(at, s * vector.vector, site=vector.site)] for vector in vectors for at in layers for s in strengths]
     with tqdm(total=len(prompts), desc="sweep on validation", unit="word", disable=not progress) as bar:
         measured = completions(lens, prompts, edits, progress=bar.update)
-    grid = measured[:, 1:].reshape(len(prompts), len(vectors), len(layers), len(strengths), 2)
+    shape = (len(prompts), len(vectors), len(layers), len(strengths))
+    right, log_probs = (x[:, 1:].reshape(shape) for x in (measured.right, measured.log_prob))
+    plain = np.stack([measured.right[:, 0], measured.log_prob[:, 0]], 1)
     names = tuple(f"{len(v.heads)} heads" if v.heads else f"{v.method} {i}" for i, v in enumerate(vectors))
-    return Sweep(grid[..., 0], grid[..., 1], measured[:, 0], vectors, names, layers, strengths, relation.name)
+    return Sweep(right, log_probs, plain, vectors, names, layers, strengths, relation.name)
 
 
 def choose(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -113,6 +113,22 @@ class Lens:
         before, decode = self.tokens("a")[-1:], self.model.tokenizer.decode
         start, whole = (decode(ids, clean_up_tokenization_spaces=False) for ids in (before, [*before, token]))
         return whole.removeprefix(start)
+
+    @property
+    def endings(self) -> Bool[Tensor, " vocab"]:
+        """Which tokens begin with a newline or end the text: the first that may follow a whole answer."""
+        if "endings" not in self.findings:
+            tokenizer = self.model.tokenizer
+            if tokenizer is None:
+                raise InputError("The model has no tokenizer, so where an answer ends is unknown. Load it with one.")
+            known = range(min(len(tokenizer), self.cfg.d_vocab))
+            texts = tokenizer.batch_decode([[token] for token in known], clean_up_tokenization_spaces=False)
+            ends = torch.zeros(self.cfg.d_vocab, dtype=torch.bool)
+            ends[: len(known)] = torch.tensor([text.startswith(("\n", "\r")) for text in texts])
+            last = [token for token in tokenizer.all_special_ids if token != tokenizer.unk_token_id]
+            ends[[token for token in last if token < self.cfg.d_vocab]] = True
+            self.findings["endings"] = ends.to(self.device)
+        return self.findings["endings"]
 
     @contextmanager
     def hooks(self, hooks: Sequence[Hook]) -> Iterator[None]:

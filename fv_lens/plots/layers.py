@@ -30,7 +30,7 @@ def layer_sweep(sweep: Sweep, best: FunctionVector | None = None) -> go.Figure:
         >>> layer_sweep(grid, grid.best()).show()
     """
     star = None if best is None else _point(sweep, best)
-    n, panels, order = len(sweep.ranks), len(sweep.vectors), np.argsort(sweep.layers)
+    n, panels, order = len(sweep.right), len(sweep.vectors), np.argsort(sweep.layers)
     layers = [sweep.layers[layer] for layer in order]
     shades = sample_colorscale(SEQUENTIAL, np.linspace(0.05, 0.85, len(sweep.strengths)).tolist())
     height = 190
@@ -38,12 +38,12 @@ def layer_sweep(sweep: Sweep, best: FunctionVector | None = None) -> go.Figure:
         panels, 1, shared_xaxes=True, vertical_spacing=38 / (height * panels) if panels > 1 else 0,
         subplot_titles=[html.escape(name) for name in sweep.names],
     )  # fmt: skip
-    plain = scores.proportion(sweep.plain[:, 0] == 0)
+    plain = scores.proportion(sweep.plain[:, 0])
     for v in range(panels):
         first, at = v == 0, dict(row=v + 1, col=1)
         for s, (strength, shade) in enumerate(zip(sweep.strengths, shades)):
             group = dict(legendgroup=str(s), name=f"{strength:g}")
-            line = [scores.proportion(sweep.ranks[:, v, layer, s] == 0) for layer in order]
+            line = [scores.proportion(sweep.right[:, v, layer, s]) for layer in order]
             edge = [score.high for score in line] + [score.low for score in line[::-1]]
             band = dict(x=[*layers, *layers[::-1]], y=edge, fill="toself", line_width=0, mode="lines", hoverinfo="skip")
             figure.add_scatter(**band, fillcolor=shade, opacity=0.13, showlegend=False, **group, **at)
@@ -62,7 +62,7 @@ def layer_sweep(sweep: Sweep, best: FunctionVector | None = None) -> go.Figure:
         )  # fmt: skip
     if star:
         v, layer, s = star
-        score = scores.proportion(sweep.ranks[:, v, layer, s] == 0)
+        score = scores.proportion(sweep.right[:, v, layer, s])
         where = f"layer {sweep.layers[layer]}, strength {sweep.strengths[s]:g}"
         figure.add_scatter(
             x=[sweep.layers[layer]], y=[score.value], mode="markers", name="chosen on validation",
@@ -84,7 +84,7 @@ def layer_sweep(sweep: Sweep, best: FunctionVector | None = None) -> go.Figure:
 
 def _point(sweep: Sweep, best: FunctionVector) -> tuple[int, int, int]:
     """Indices of the vector, layer and strength that `best` is."""
-    for v, layer, s in np.ndindex(*sweep.ranks.shape[1:]):
+    for v, layer, s in np.ndindex(*sweep.right.shape[1:]):
         vector = sweep.vectors[v].vector
         if best.layer == sweep.layers[layer] and len(vector) == len(best.vector):
             if torch.allclose(sweep.strengths[s] * vector, best.vector, rtol=1e-4):
