@@ -27,6 +27,7 @@ from .relations import load_relation, relation_names
 
 REPORT, SUMMARY, EFFECTS, VECTOR = "report.html", "summary.json", "effects.safetensors", "vector.safetensors"
 N_SHOTS = 10
+STUDY = Path("fv_lens_study")
 ModelName = Annotated[str, typer.Option(help="smollm2-135m, a Hugging Face name, or a model folder.")]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -121,7 +122,9 @@ def _run(relation, model_name: str, out: Path, n_prompts: int, seed: int, comman
 @app.command()
 def relations() -> None:
     """List the bundled relations."""
-    table = Table("name", "category", "family", "pairs", "example", box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table = Table("name", "category", "family", "pairs", "example", box=None, padding=(0, 1, 0, 0), header_style="bold")
+    # A name cut short could not be given to the other commands.
+    table.columns[0].no_wrap = True
     table.columns[3].justify = "right"
     for name in relation_names():
         relation = load_relation(name)
@@ -145,20 +148,13 @@ def generate(
         from .vectors import FunctionVector
 
         fv = FunctionVector.load(vector)
-        if not model and not fv.model:
-            raise InputError(f"{str(vector)!r} does not say which model it was made on; pass --model.")
+        loaded = _model_of(fv, vector, model)
 
         import torch
 
         from .lens import lens_of
-        from .models import load_model
         from .patching import patch
 
-        try:
-            loaded = load_model(model or fv.model)
-        except InputError as error:
-            made = "" if model else f" The vector was made on {fv.model!r}; if that was a folder, pass --model PATH."
-            raise InputError(f"{error}{made}") from None
         lens = lens_of(loaded)
         ids = torch.tensor([lens.tokens(prompt.replace("\\n", "\n"))], device=lens.device)
         if ids.shape[1] + tokens > lens.n_ctx:
@@ -177,6 +173,107 @@ def generate(
         table.add_row("without", completion())
         table.add_row("with", patched)
         console.print(table)
+
+
+@app.command()
+def decode(
+    vector: Annotated[Path, typer.Argument(help="A saved vector.")],
+    model: Annotated[str | None, typer.Option(help="As for run; by default the vector's own model.")] = None,
+    through: Annotated[str, typer.Option(help="unembed, or model: inserted into neutral prompts.")] = "unembed",
+    k: Annotated[int, typer.Option("-k", min=1, help="Tokens to list at either end.")] = 10,
+) -> None:
+    """Read a vector through the vocabulary: the tokens it promotes and suppresses, the names of its relation."""
+    with _plain_errors(), _quiet():
+        from .vectors import FunctionVector
+
+        fv = FunctionVector.load(vector)
+        loaded = _model_of(fv, vector, model)
+        from .decoding import decode as read
+
+        console.print(Text(str(read(loaded, fv, k, through))), soft_wrap=True)
+
+
+@app.command()
+def reproduce(
+    relations: Annotated[str | None, typer.Option(help="Names or files, with commas; default: all bundled.")] = None,
+    bats: Annotated[Path | None, typer.Option(help="A folder of BATS 3.0, instead of the bundled relations.")] = None,
+    model: ModelName = "smollm2-135m",
+    dtype: Annotated[str, typer.Option(help="Of the weights: float32, bfloat16 or float16.")] = "float32",
+    out: Annotated[Path, typer.Option(help="Folder for the results; a run goes on where it stopped.")] = STUDY,
+    seeds: Annotated[int, typer.Option(min=1, help="Deals of train and validation pairs to tune on.")] = 2,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only estimate rows, time and memory.")] = False,
+) -> None:
+    """Tune vectors for many relations and measure them beside prompting and controls, in one table."""
+    with _plain_errors(), _quiet():
+        chosen = _chosen_relations(relations, bats)
+        options = {"--relations": relations, "--bats": bats, "--model": model, "--dtype": dtype, "--seeds": seeds}
+        given = [str(part) for name, value in options.items() if value is not None for part in (name, value)]
+        command = shlex.join(["fv-lens", "reproduce", *given, "--out", str(out)])
+        from .study import Settings
+
+        settings = Settings(seeds=seeds)
+        if dry_run:
+            from .estimate import estimate
+
+            console.print(Text(str(estimate(model, chosen, settings, dtype))))
+            return
+        _check_writable(out)
+        notes.print(Text("Loading the libraries and the model", style="bold"))
+        from .lens import lens_of
+        from .models import load_model
+        from .reproduce import reproduce as run_all
+        from .study import Study
+
+        loaded = load_model(model, dtype=dtype)
+        study = Study(loaded, chosen, settings)
+        for name, why in study.left_out.items():
+            typer.echo(f"Note: {name} is left out: {why}", err=True)
+        facts = {"weights, SHA-256": lens_of(loaded).weights_hash}
+        frame = run_all(study, out, facts, command, lambda line: notes.print(Text(line, style="bold")))
+        console.print(_overview(frame))
+        for file in ("report.html", "results.csv", "summary.json", "vectors"):
+            console.print(Text(str(out / file)), soft_wrap=True)
+
+
+def _chosen_relations(relations: str | None, bats: Path | None) -> list:
+    if bats is not None:
+        from .bats import load_bats
+
+        found = load_bats(bats)
+        names = [name.strip() for name in relations.split(",")] if relations else list(found)
+        if unknown := [name for name in names if name not in found]:
+            raise InputError(f"{str(bats)!r} has no relation {unknown[0]!r}; it has {', '.join(found)}.")
+        return [found[name] for name in names]
+    names = [name.strip() for name in relations.split(",")] if relations else list(relation_names())
+    return [load_relation(name) for name in names]
+
+
+def _overview(frame: object) -> Table:
+    """The mean over relations of every row, with its interval."""
+    means = frame[(frame.part == "score") & (frame.group == "all")]
+    n = int(means.n.max())
+    title = f"Mean over {n} relations, 95 % intervals that resample families of relations"
+    table = Table("", title=Text(title), title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("whole answer", "first token", "log-prob, nats"):
+        table.add_column(heading, no_wrap=True)
+    for row, some in means.groupby("row", sort=False):
+        shown = some.set_index("measure")
+        cells = [shown.loc[name] for name in ("accuracy", "first_token_accuracy", "log_prob") if name in shown.index]
+        table.add_row(Text(row), *(f"{x.value:.2f} [{x.low:.2f}, {x.high:.2f}]" for x in cells))
+    return table
+
+
+def _model_of(fv: object, file: Path, name: str | None) -> object:
+    """The model that a saved vector is for: the one named, or its own."""
+    if not name and not fv.model:
+        raise InputError(f"{str(file)!r} does not say which model it was made on; pass --model.")
+    from .models import load_model
+
+    try:
+        return load_model(name or fv.model)
+    except InputError as error:
+        made = "" if name else f" The vector was made on {fv.model!r}; if that was a folder, pass --model PATH."
+        raise InputError(f"{error}{made}") from None
 
 
 @contextmanager
@@ -260,7 +357,7 @@ def _write_summary(path: Path, command: str, timings: Mapping, results: Mapping)
 def _scores(evaluation: object) -> Table:
     title = f"{evaluation.relation}: {evaluation.accuracy.n} test words, 95 % intervals"
     table = Table("", title=Text(title), title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in ("top-1", "log-prob, nats", "gain in top-1"):
+    for heading in ("accuracy", "log-prob, nats", "gain in accuracy"):
         table.add_column(heading, no_wrap=True)
     for name, row in evaluation.rows.items():
         gain = row.accuracy_gain

@@ -151,8 +151,10 @@ def _whole(lens: Lens, answers: Sequence[tuple]) -> Callable:
         own = logits[:, :length].gather(2, tokens[prompt, :, None])
         log_prob = (own[..., 0] - logits[:, :length].logsumexp(-1)).sum(1)
         top = (~(logits[:, :length] < own)).sum(-1) == 1  # a tie counts against the answer
-        right = top.all(1) & endings[logits[:, length].argmax(-1)]
-        return torch.stack([log_prob, right.float()], 1)
+        after = logits[:, length]
+        ending, other = (after.masked_fill(mask, -torch.inf).amax(-1) for mask in (~endings, endings))
+        right = (top.all(1) & (ending > other)).float()
+        return torch.stack([log_prob, right.masked_fill((ending + other).isnan(), torch.nan)], 1)
 
     return read
 

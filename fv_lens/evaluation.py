@@ -196,9 +196,9 @@ def _random_controls(model, lens, relation, vectors, mean_z, seed, template, spl
             return [[free[i] for i in rng.permutation(len(free))[:n]] for _ in range(DRAWS)]
 
         if all(vector.method == "distributed" for vector in vectors):
-            how = {"template": template, "split_seed": split_seed}
-            parts = [distributed_vectors(model, relation, heads, mean_z, **how) for heads in picked(len(taken))]
-            controls["random heads"] = [edits_of([part * vectors[0].strength for part in drawn]) for drawn in parts]
+            if len(free) >= len(taken):
+                parts = [distributed_vectors(model, relation, heads, mean_z) for heads in picked(len(taken))]
+                controls["random heads"] = [edits_of([part * vectors[0].strength for part in drawn]) for drawn in parts]
             return controls
 
         def sums(vector):

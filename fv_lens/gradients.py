@@ -21,7 +21,7 @@ from .lens import Lens, Prefix
 from .prompts import PromptBatch
 from .rows import RESIDUAL
 from .vectors import check_layer
-from .whatif import TILE, form_for
+from .whatif import TILE, form_for, refuse_patches
 
 CPU_BYTES = 2**29  # what the rows of one chunk may hold for the way back, beside weights and prefixes
 MOST_ROWS, MOST_ROWS_GPU = 448, 8192  # matmuls gain nothing from more
@@ -60,11 +60,12 @@ class Rows:
         layer: vectors are added to the residual stream after this block, at the last prompt token.
 
     Raises:
-        InputError: a layer outside the model, or owners that do not fit the prompts.
+        InputError: a layer outside the model, owners that do not fit the prompts, or a patch that is active.
         ParityError: a vector changes nothing.
     """
 
     def __init__(self, lens: Lens, prompts: PromptBatch, owners: Sequence[int], layer: int, first_token: bool = False):
+        refuse_patches(lens)
         self.lens, self.layer = lens, check_layer(lens, layer)
         self.owners = torch.as_tensor(owners)
         if self.owners.shape != (len(prompts),):
@@ -78,21 +79,21 @@ class Rows:
         self.chunks = [self._prepared(chunk) if self.exact else chunk for chunk in chunks]
 
     @property
-    def residual_rms(self) -> float:
-        """Root mean square of the residual stream at the layer, over prompts (last token) and d_model."""
-        squares = []
+    def residual_rms(self) -> Float[Tensor, " vector"]:
+        """Root mean square of the residual stream at the layer, over each vector's prompts (last token) and d_model."""
+        squares = torch.zeros(len(self.owners))
 
-        def see(x, hook, new):
-            squares.append(x[:, -new].float().square().mean(1))
+        def see(x, hook, chunk):
+            squares[chunk.rows] = x[:, -chunk.new].float().square().mean(1).cpu()
 
         for chunk in self.chunks:
             if self.exact:
-                see(chunk.residual, None, chunk.new)
+                see(chunk.residual, None, chunk)
             else:
-                hook = (f"blocks.{self.layer}.{RESIDUAL}", partial(see, new=chunk.new))
+                hook = (f"blocks.{self.layer}.{RESIDUAL}", partial(see, chunk=chunk))
                 with torch.no_grad():
                     self.lens.logits(chunk.ids, chunk.mask, [hook])
-        return float(torch.cat(squares).mean().sqrt())
+        return torch.zeros(int(self.owners.max()) + 1).index_add_(0, self.owners, squares * self.shares).sqrt()
 
     def losses(self, vectors: Float[Tensor, "vector d_model"]) -> Float[Tensor, " row"]:
         """Cross-entropy of each prompt's answer under its vector, summed over the answer's tokens, in nats."""
@@ -217,9 +218,8 @@ class Rows:
         with self.lens.blocks_through(see):
             whole = self.lens.prefix(chunk.ids, chunk.mask)
         at = chunk.ids.shape[1] - chunk.new
-        above = [layer > self.layer for layer in range(self.lens.n_layers)]
-        keys = [x[:, :, :at].contiguous() if wanted else None for x, wanted in zip(whole.keys, above)]
-        values = [x[:, :, :at].contiguous() if wanted else None for x, wanted in zip(whole.values, above)]
+        ends = [at if layer > self.layer else 0 for layer in range(self.lens.n_layers)]  # no block below runs again
+        keys, values = ([x[:, :, :end].clone() for x, end in zip(part, ends)] for part in (whole.keys, whole.values))
         prefix = Prefix(keys, values, chunk.mask[:, :at])
         residual = kept["residual"][:, at:].clone()
         return replace(chunk, prefix=prefix, residual=residual, tuples=kept["tuples"])

@@ -158,16 +158,23 @@ def choose_reading(
         raise InputError("readings is empty; give at least one, such as all_readings(model, vectors)")
     loaded = [load_relation(relation) for relation in relations]
     checked = {name: _checked(reading, loaded) for name, reading in readings.items()}
-    order = sorted({_family(relation) for relation in loaded}, key=lambda name: hashlib.sha256(name.encode()).digest())
-    choosing = set(order[::2])
-    halves = [[i for i, r in enumerate(loaded) if (_family(r) in choosing) == first] for first in (True, False)]
+    choosing, confirming = halves(loaded)
 
     def scored(reading: str, half: list[int]) -> Score:
         return name_scores(model, checked[reading][half], [loaded[i] for i in half], seed=seed).score
 
-    chosen = {reading: scored(reading, halves[0]) for reading in checked}
+    chosen = {reading: scored(reading, choosing) for reading in checked}
     best = max(chosen, key=lambda reading: chosen[reading].value)
-    return ReadingChoice(best, chosen[best], scored(best, halves[1]))
+    return ReadingChoice(best, chosen[best], scored(best, confirming))
+
+
+def halves(relations: Sequence[Relation]) -> tuple[list[int], list[int]]:
+    """Indices of the relations that choose, and of those that confirm: every other family, ordered by SHA-256."""
+    families = {_family(relation) for relation in relations}
+    order = sorted(families, key=lambda name: hashlib.sha256(name.encode()).digest())
+    choosing = set(order[::2])
+    first, second = ([i for i, r in enumerate(relations) if (_family(r) in choosing) == half] for half in (True, False))
+    return first, second
 
 
 def _family(relation: Relation) -> str:

@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -32,6 +32,7 @@ class Relation:
         names: words that name the relation, which decoding looks for ("opposite").
         category: the kind of relation ("lexicographic").
         family: relations of one family are close kin (three forms of the past tense), to be left out together.
+        parts: the split, where it is given and not dealt (see `limited`).
 
     Raises:
         InputError: an empty name; no pairs; a pair that is not two things; a word or answer that is not a string, is
@@ -48,6 +49,7 @@ class Relation:
     names: Sequence = ()
     category: str | None = None
     family: str | None = None
+    parts: "Split | None" = field(default=None, repr=False, compare=False)
 
     def __post_init__(self):
         _check_text(self.name, "the name of a relation")
@@ -109,6 +111,8 @@ class Relation:
             [4, 2, 4]
         """
         seed, n, groups = whole_number("seed", seed, least=0), len(self), self._reversal_groups()
+        if self.parts is not None:
+            return self.parts
         if n < 5 or len(groups) < 3:
             raise InputError(
                 f"relation {self.name!r} cannot be split into train, validation and test: it has {n} pairs, in "
@@ -126,7 +130,22 @@ class Relation:
             if misplaced == 0:
                 break
         pairs = [[(word, self.answers[word]) for word in words] for words in nearest]
-        return Split(*(Relation(self.name, part, self.names, self.category, self.family) for part in pairs))
+        return Split(*map(self.with_pairs, pairs))
+
+    def limited(self, train: int, validation: int, test: int, seed: int = 0) -> "Relation":
+        """The relation with at most so many pairs in each part of `split(seed)`, which is its only split from then on.
+
+        Example:
+            >>> [len(part) for part in load_relation("antonym").limited(20, 10, 20).split()]
+            [20, 10, 20]
+        """
+        sizes = [whole_number("a part's size", size, least=1) for size in (train, validation, test)]
+        parts = Split(*(self.with_pairs(part.pairs[:size]) for part, size in zip(self.split(seed), sizes)))
+        return replace(self.with_pairs([pair for part in parts for pair in part.pairs]), parts=parts)
+
+    def with_pairs(self, pairs: Sequence) -> "Relation":
+        """The relation with other pairs: its name, names, category and family stay."""
+        return Relation(self.name, pairs, self.names, self.category, self.family)
 
     def _reversal_groups(self) -> list[list[str]]:
         """The words, sorted within groups that pairs and their reversals hold together."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import page, plots, scores
 from .effects import HeadEffects
-from .evaluation import TOP_K, Evaluation
+from .evaluation import Evaluation
 from .prompts import PromptTemplate
 from .scores import Score
 from .sweeps import Sweep
@@ -90,7 +90,7 @@ def _in_short(
         )
         if effects.batch is not None and (n_intact := effects.record.get("n_mean_prompts")):
             right = scores.proportion(np.arange(n_intact) < round(effects.share_right * n_intact))
-            line += f"; of {n_intact} intact prompts the model answers {right} right"
+            line += f"; of {n_intact} intact prompts, {right} have a right answer's first token as the most probable one"
         yield line + "."
 
 
@@ -99,13 +99,13 @@ def _completion(evaluation: Evaluation, vector: FunctionVector | None) -> Iterat
     control, n = evaluation.controls.get(plain), evaluation.accuracy.n
     subject = f"Added at layer {vector.layer}, the vector" if vector else "The vector"
     if plain == evaluation.name:
-        line = f"Without a vector, {plain} prompts complete {evaluation.accuracy} of {n} unseen words right (top-1)"
+        line = f"Without a vector, {plain} prompts complete {evaluation.accuracy} of {n} unseen words right"
     elif control is None or control.accuracy_gain is None:
-        line = f"{subject} completes {evaluation.accuracy} of {n} unseen words right (top-1)"
+        line = f"{subject} completes {evaluation.accuracy} of {n} unseen words right"
     else:
         gain, change = control.accuracy_gain, f"from {control.accuracy} to {evaluation.accuracy}"
         verb = "lifts" if gain.low > 0 else "lowers" if gain.high < 0 else "moves"
-        line = f"{subject} {verb} top-1 on {n} unseen words {change}, {_gain(gain)}"
+        line = f"{subject} {verb} accuracy on {n} unseen words {change}, {_gain(gain)}"
     for name, row in evaluation.controls.items():
         if re.fullmatch(r"\d+-shot", name) and name != plain:
             line += f"; {name} prompting reaches {row.accuracy}"
@@ -122,18 +122,18 @@ def _gain(gain: Score) -> str:
 
 def _table(evaluation: Evaluation) -> str:
     columns = {
-        "top-1": "accuracy", f"top-{TOP_K}": "top_k", "log-prob (nats)": "log_prob",
-        "gain in top-1": "accuracy_gain", "gain in log-prob (nats)": "log_prob_gain",
+        "accuracy": "accuracy", "first token": "first_token_accuracy", "log-prob (nats)": "log_prob",
+        "gain in accuracy": "accuracy_gain", "gain in log-prob (nats)": "log_prob_gain",
     }  # fmt: skip
     rows = {
         name: [page.cell(getattr(row, part), part.endswith("gain")) for part in columns.values()]
         for name, row in evaluation.rows.items()
     }
     note = (
-        f"{evaluation.accuracy.n} test words. Top-1: the most probable next token begins a right answer; top-{TOP_K}: "
-        f"one of the {TOP_K} most probable does; log-prob: of any right answer's first token. 95 % intervals: Wilson's "
-        f"for shares of words, bootstrap over words for all else. Gains: {evaluation.name} minus the row, on the same "
-        "words."
+        f"{evaluation.accuracy.n} test words. Accuracy: the most probable tokens, one after the other, are a right "
+        "answer as a whole, and the text then ends or goes on in a new line. First token: the most probable next token "
+        "begins a right answer. Log-prob: of the whole first listed answer. 95 % intervals: Wilson's for shares of "
+        f"words, bootstrap over words for all else. Gains: {evaluation.name} minus the row, on the same words."
     )
     return "<h2>All numbers</h2>" + page.table(columns, rows, note)
 

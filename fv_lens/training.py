@@ -36,6 +36,12 @@ class Task:
     start: Float[Tensor, " d_model"] | None = None
     in_rms: bool = False
 
+    @classmethod
+    def pooled(cls, tasks: Sequence["Task"], pad_id: int) -> "Task":
+        """One task of all the prompts, from zero."""
+        parts = ([task.train for task in tasks], [task.validation for task in tasks])
+        return cls("all", *(PromptBatch.joined(part, pad_id) for part in parts))
+
 
 @dataclass(frozen=True)
 class Result:
@@ -82,7 +88,8 @@ def tune(
     train = _rows(lens, [one.train for one in tasks], layer, first_token)
     check = _rows(lens, [one.validation for one in tasks], layer, first_token)
     unit = train.residual_rms
-    starts = [torch.zeros(lens.d_model) if t.start is None else t.start * (unit if t.in_rms else 1.0) for t in tasks]
+    starts = [torch.zeros(lens.d_model) if one.start is None else one.start for one in tasks]
+    starts = [start * size if one.in_rms else start for one, start, size in zip(tasks, starts, unit)]
     strengths = list(strengths) if any(start.any() for start in starts) else [1.0]
     at_strength = torch.stack([mean_by_owner(check, check.losses(s * torch.stack(starts))) for s in strengths])
     chosen = at_strength.nan_to_num(nan=torch.inf).argmin(0)
@@ -92,7 +99,9 @@ def tune(
     best_step, broken = torch.zeros(len(tasks), dtype=torch.long), torch.full((len(tasks),), -1)
     losses = np.full((steps + 1, len(tasks)), np.nan)
     validation = np.full((steps + 1, len(tasks)), np.nan)
-    adam = torch.optim.Adam([vectors], lr=rate * unit)
+    # A group for each vector, a view of its row: no vector's steps depend on what is tuned beside it.
+    moving = list(vectors)
+    adam = torch.optim.Adam([{"params": [one], "lr": rate * size} for one, size in zip(moving, unit.tolist())])
     with tqdm(total=steps, desc=f"{description}, layer {layer}", unit="step", disable=not progress) as bar:
         for step in range(steps + 1):
             if step % EVERY == 0 or step == steps:
@@ -105,7 +114,8 @@ def tune(
                 rows, gradient = train.gradient(vectors)
                 losses[step] = mean_by_owner(train, rows)
                 broken[(broken < 0) & ~(torch.from_numpy(losses[step]).isfinite() & gradient.isfinite().all(1))] = step
-                vectors.grad = gradient.nan_to_num(0.0, 0.0, 0.0)
+                for one, slope in zip(moving, gradient.nan_to_num(0.0, 0.0, 0.0)):
+                    one.grad = slope
                 adam.step()
                 bar.update()
     return [

@@ -20,7 +20,7 @@ from .training import RATE, STEPS, STRENGTHS, mean_loss, task, tune
 from .vectors import FunctionVector, check_layer, own_template
 
 LEAST_PAIRS = 10  # fewer are used only where fewer are asked for
-DEPTHS = (0.25, 0.4, 0.55, 0.7)  # of the layers that are tried where none is given
+DEPTHS = (0.4, 0.55, 0.7)  # of the layers that are tried where none is given
 
 
 class Tuned(dict[str, FunctionVector]):
@@ -76,9 +76,9 @@ def finetune_all(
             Where the parts have fewer, what is there is used, with a warning, if at least 10 train pairs are.
         seed: of the draws of pairs (those of a smaller `n_pairs` are among those of a larger) and random directions.
         steps: full-batch steps of Adam. Validation is looked at every second step, the start included.
-        learning_rate: Adam's, in root mean squares of the residual stream at the layer (mean over the train prompts).
+        learning_rate: Adam's, in root mean squares of the residual stream at the layer, over a relation's train prompts.
         first_token: tune on the first token of each answer alone, not on the whole first-listed answer.
-        layers: the grid of `layer=None`; by default at a quarter, .4, .55 and .7 of the depth.
+        layers: the grid of `layer=None`; by default at .4, .55 and .7 of the depth.
         strengths: a start other than zero is multiplied with the one of these whose validation loss is lowest.
         template: the prompts' form; None for that of the initial vectors, or the default.
         split_seed: which split of the relations to use.
@@ -98,6 +98,8 @@ def finetune_all(
     counts = {"n_pairs": n_pairs, "n_validation": n_validation, "steps": steps}
     n_pairs, n_validation, steps = (whole_number(name, count, least=1) for name, count in counts.items())
     rate = finite_number("learning_rate", learning_rate)
+    if rate <= 0:
+        raise InputError(f"learning_rate is {learning_rate!r}; give a number above 0.")
     strengths = [finite_number("strength", strength) for strength in strengths] or [1.0]
     starts = _starts(lens, relations, inits)
     template = template or own_template(list(starts.values()))
@@ -110,12 +112,14 @@ def finetune_all(
             errors[name] = error
     _report(errors, nothing_left=not tasks)
     if inits == "random":
-        rng = torch.Generator().manual_seed(whole_number("seed", seed, least=0))
-        for one in tasks:
-            direction = torch.randn(lens.d_model, generator=rng)
+        for one in tasks:  # a relation's direction does not depend on what is tuned beside it
+            rng = np.random.default_rng([whole_number("seed", seed, least=0), 4, *one.name.encode()])
+            direction = torch.from_numpy(rng.standard_normal(lens.d_model)).float()
             one.start, one.in_rms = direction / direction.square().mean().sqrt(), True
     grid = layer_grid(lens) if layers is None else [check_layer(lens, at) for at in layers]
     grid = grid if layer is None else [check_layer(lens, layer)]
+    if not grid:
+        raise InputError("layers is empty; give at least one layer, or None for the usual ones.")
     found = {
         at: tune(
             lens, tasks, at, steps=steps, rate=rate, strengths=strengths, first_token=first_token, progress=progress
@@ -127,7 +131,8 @@ def finetune_all(
     for one, result in zip(tasks, found[best]):
         if result.vector is None:
             failed[one.name] = InputError(
-                f"The loss of {one.name!r} became NaN at step {result.step}; lower learning_rate (now {rate:g})."
+                f"The loss of {one.name!r} became NaN at step {result.step}; lower learning_rate (now {rate:g}) or the "
+                "strength of its start."
             )
             continue
         record = result.record(one, learning_rate=rate, first_token=first_token, seed=int(seed))
@@ -155,8 +160,9 @@ def tuning_pairs(relation: Relation, n_pairs: int, n_validation: int, seed: int 
             f"relation {relation.name!r} has {len(split.train)} train pairs and {min(n_pairs, LEAST_PAIRS)} are the "
             f"fewest to tune on; give {LEAST_PAIRS * 5 // 2} pairs or more (two fifths are for training)"
         )
-    if len(split.train) < n_pairs:
-        warnings.warn(f"{relation.name!r} is tuned on its {len(split.train)} train pairs, not {n_pairs}.", stacklevel=3)
+    for part, pairs, n in (("train", split.train, n_pairs), ("validation", split.validation, n_validation)):
+        if len(pairs) < n:
+            warnings.warn(f"{relation.name!r} is tuned with its {len(pairs)} {part} pairs, not {n}.", stacklevel=3)
     return Split(_drawn(split.train, n_pairs, seed), _drawn(split.validation, n_validation, seed), split.test)
 
 
@@ -177,7 +183,7 @@ def training_frame(fv: FunctionVector) -> pd.DataFrame:
 
 def _drawn(part: Relation, n: int, seed: int) -> Relation:
     order = np.random.default_rng([whole_number("seed", seed, least=0), 3]).permutation(len(part))[:n]
-    return Relation(part.name, [part.pairs[i] for i in order], part.names, part.category, part.family)
+    return part.with_pairs([part.pairs[i] for i in order])
 
 
 def _named(relations: object) -> dict[str, Relation]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 EXACT = 1e-5  # the largest difference of two log-probabilities in float32 that are said to be the same
 
@@ -81,12 +82,34 @@ def head_effects(model, prompts, answers: list[int], mean_z: Tensor) -> tuple[Te
     return after.exp() - before.exp(), after - before
 
 
-def completion(model, prompt, answers: list[int], edits=()) -> tuple[int, float]:
-    """Rank of the best of the answers (0: no token is more probable), and the log of their total probability."""
+def greedy(model, prompt, n: int, edits=()) -> list[set[int]]:
+    """`n` tokens decoded one after the other, each as the set of the most probable ones; a tie ends the decoding."""
+    written, tops = [], []
+    while len(tops) < n and all(len(top) == 1 for top in tops):
+        predicted = logits(model, prompt, edits, written)[-1]
+        tops.append(set((predicted == predicted.max()).nonzero()[:, 0].tolist()))
+        written.append(min(tops[-1]))
+    return tops
+
+
+class Completion(NamedTuple):
+    right: bool  # one of the answers is what greedy decoding writes, and it ends there
+    log_prob: float  # of the whole first answer
+    rank: int  # of the best first token of an answer; 0: no token is more probable
+    first_log_prob: float  # of all first tokens of answers together
+
+
+def completion(model, prompt, answers, ends, edits=()) -> Completion:
+    """How a prompt is completed; `answers`: the ids of each answer, `ends`: the ids that may follow a whole one."""
+    tops = greedy(model, prompt, 1 + max(map(len, answers)), edits)
+    right = [
+        tops[: len(answer)] == [{token} for token in answer] and tops[len(answer)] <= set(ends) for answer in answers
+    ]
     predicted = log_probs(model, prompt, edits)
-    best = max(float(predicted[answer]) for answer in answers)
-    rank = sum(float(log_prob) > best for log_prob in predicted)
-    return rank, float(predicted[sorted(set(answers))].logsumexp(0))
+    first = sorted({answer[0] for answer in answers})
+    rank = sum(float(log_prob) > float(predicted[first].max()) for log_prob in predicted)
+    whole = continuation_log_probs(model, prompt, list(answers[0]), edits).sum()
+    return Completion(any(right), float(whole), rank, float(predicted[first].logsumexp(0)))
 
 
 def difference(a: Tensor, b: Tensor) -> float:
@@ -114,7 +137,65 @@ def random_prompts(*lengths: int, seed: int = 0) -> list[list[int]]:
     return [torch.randint(1, 200, (length,), generator=generator).tolist() for length in lengths]
 
 
-def in_words(model, text: str, answers: tuple[str, ...]) -> tuple[list[int], list[int]]:
-    """Ids of a text, and the first token that each answer adds to it."""
+def in_words(model, text: str, answers: tuple[str, ...]) -> tuple[list[int], list[tuple[int, ...]]]:
+    """Ids of a text, and those that each answer adds to it."""
     prompt = model.to_tokens(text)[0].tolist()
-    return prompt, [model.to_tokens(f"{text} {answer}")[0, len(prompt)].item() for answer in answers]
+    return prompt, [tuple(model.to_tokens(f"{text} {answer}")[0, len(prompt) :].tolist()) for answer in answers]
+
+
+def some_endings(share: float = 0.5, vocab: int = 256, seed: int = 0) -> Tensor:
+    """`[vocab]`: tokens that are said to end an answer, at random: so many that tiny models complete some right."""
+    return torch.rand(vocab, generator=torch.Generator().manual_seed(seed)) < share
+
+
+# Tuning
+
+
+def answer_loss(model, prompt, answer, layer: int, vector: Tensor) -> Tensor:
+    """Cross-entropy of all tokens of the answer, in nats, with `vector` added after `layer`; may be differentiated."""
+    fired, here = [], torch.arange(len(prompt) + len(answer) - 1)[:, None] == len(prompt) - 1
+
+    def hook(x, hook):
+        fired.append(hook)
+        return torch.where(here, x + vector.to(x), x)
+
+    point = f"blocks.{layer}.hook_resid_post"
+    out = model.run_with_hooks(torch.tensor([[*prompt, *answer[:-1]]]), fwd_hooks=[(point, hook)])
+    assert len(fired) == 1, "the hook of the oracle did not fire"
+    return cross_entropy(out[0, len(prompt) - 1 :].float(), torch.tensor(answer), reduction="sum")
+
+
+def losses_and_gradient(model, prompts, answers, owners, layer: int, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """`[prompt]` losses under the vectors of the prompts' owners; `[vector, d_model]` gradients of each owner's mean."""
+    leaf = vectors.clone().requires_grad_()
+    losses = [answer_loss(model, *pair, layer, leaf[owner]) for *pair, owner in zip(prompts, answers, owners)]
+    shares = [loss / owners.count(owner) for loss, owner in zip(losses, owners)]
+    (gradient,) = torch.autograd.grad(sum(shares), leaf)
+    return torch.stack(losses).detach(), gradient
+
+
+@torch.no_grad()
+def residual_rms(model, prompts, layer: int) -> float:
+    """Root mean square of the residual stream after `layer` at the prompts' last tokens."""
+    point = f"blocks.{layer}.hook_resid_post"
+    caches = [model.run_with_cache(torch.tensor([prompt]), names_filter=point)[1] for prompt in prompts]
+    return torch.stack([cache[point][0, -1] for cache in caches]).square().mean().sqrt().item()
+
+
+def tuned(model, train, validation, layer: int, vector: Tensor, steps: int, learning_rate: float):
+    """Adam by hand on (prompt, answer) pairs: vectors `[1 + steps, d_model]`, train losses, validation losses."""
+
+    def mean(pairs):
+        return sum(answer_loss(model, *pair, layer, vector) for pair in pairs) / len(pairs)
+
+    unit = residual_rms(model, [prompt for prompt, _ in train], layer)
+    vector = vector.clone().requires_grad_()
+    adam, vectors, losses, checks = torch.optim.Adam([vector], lr=learning_rate * unit), [], [], []
+    for _ in range(steps + 1):
+        vectors.append(vector.detach().clone())
+        checks.append(mean(validation).item())
+        loss = mean(train)
+        losses.append(loss.item())
+        (vector.grad,) = torch.autograd.grad(loss, vector)
+        adam.step()
+    return torch.stack(vectors), losses[:steps], checks

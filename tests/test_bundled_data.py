@@ -5,9 +5,12 @@ import re
 import unicodedata
 from collections import Counter
 from importlib import resources
+from itertools import combinations
 from pathlib import Path
 
 import pytest
+
+from fv_lens.relations import load_relation
 
 DATA = Path(str(resources.files("fv_lens") / "data"))
 FILES = sorted((DATA / "relations").glob("*.json"))
@@ -28,25 +31,68 @@ def read_pairs(file):
     return [(word, [answers] if isinstance(answers, str) else answers) for word, answers in read(file)["pairs"]]
 
 
-def test_every_relation_is_bundled():
-    assert [file.stem for file in FILES] == [
-        "adjective-adverb",
-        "adjective-comparative",
-        "animal-young",
-        "antonym",
-        "capitalize",
-        "country-capital",
-        "country-language",
-        "english-french",
-        "english-german",
-        "hypernym",
-        "male-female",
-        "present-past",
-        "singular-plural",
-        "synonym",
-        "verb-ing",
-        "verb-person",
-    ]
+def test_the_set_spans_the_kinds_of_relations():
+    category = {file.stem: read(file)["category"] for file in FILES}
+    families = {kind: {read(file)["family"] for file in FILES if category[file.stem] == kind} for kind in CATEGORIES}
+    n = Counter(category.values())
+    four = CATEGORIES - {"other"}
+    assert sum(n[kind] for kind in four) >= 40
+    # Families, so that each kind can be split into parts that share no kin.
+    assert all(n[kind] >= 10 and len(families[kind]) >= 5 for kind in four)
+
+
+def test_relations_share_few_pairs_unless_they_are_kin():
+    # Turned round too: a vector for went -> go is tested on the pairs that made the one for go -> went.
+    pairs = {
+        file.stem: {frozenset((word, answer)) for word, answers in read_pairs(file) for answer in answers}
+        for file in FILES
+    }
+    family = {file.stem: read(file)["family"] for file in FILES}
+    shared = {(a, b): len(pairs[a] & pairs[b]) / min(len(pairs[a]), len(pairs[b])) for a, b in combinations(pairs, 2)}
+    assert {
+        names: share for names, share in shared.items() if share > 0.1 and family[names[0]] != family[names[1]]
+    } == {}
+    # Something is compared: kin that share most of their pairs are found.
+    assert shared["past-base", "present-past"] > 0.9
+
+
+def test_only_antonym_and_synonym_hold_a_pair_both_ways():
+    both = set()
+    for file in FILES:
+        answers = dict(read_pairs(file))
+        both |= {file.stem for word in answers for answer in answers[word] if word in answers.get(answer, [])}
+    assert both == {"antonym", "synonym"}
+
+
+@pytest.mark.parametrize(
+    ("relation", "reversal"), [("present-past", "past-base"), ("singular-plural", "plural-singular")]
+)
+def test_a_relation_agrees_with_its_reversal(relation, reversal):
+    there, back = load_relation(relation).answers, load_relation(reversal).answers
+    shared = [(word, answer) for answer in back for word in back[answer] if word in there]
+    assert len(shared) > 50
+    assert [pair for pair in shared if pair[1] not in there[pair[0]]] == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "whole"),
+    [
+        ("adjective-comparative", "comparative-superlative", "adjective-superlative"),
+        ("verb-ing", "ing-past", "present-past"),
+    ],
+)
+def test_relations_compose(first, second, whole):
+    first, second, whole = (load_relation(name).answers for name in (first, second, whole))
+    steps = [(word, step) for word in whole for step in first.get(word, ()) if step in second]
+    assert len(steps) > 50
+    assert [(word, step) for word, step in steps if not set(second[step]) & set(whole[word])] == []
+
+
+def test_no_antonym_is_a_synonym():
+    antonyms = {frozenset((word, answer)) for word, answers in load_relation("antonym").pairs for answer in answers}
+    for name in ("synonym", "intensity"):
+        pairs = {frozenset((word, answer)) for word, answers in load_relation(name).pairs for answer in answers}
+        assert antonyms & pairs == set()
 
 
 @each_file
@@ -59,6 +105,8 @@ def test_header(file):
     names = content["names"]
     assert 2 <= len(names) <= 5 and len(set(names)) == len(names)
     assert all(name.isalpha() and name == name.lower() for name in names)
+    # A word of the list can be read from a vector because the prompts said it.
+    assert not {word for word, _ in content["pairs"]} & set(names)
 
 
 @each_file

@@ -6,9 +6,9 @@ import torch
 
 from fv_lens import evaluation as module
 from fv_lens import scores
-from fv_lens.assembly import function_vector
+from fv_lens.assembly import distributed_vectors, function_vector
 from fv_lens.errors import InputError
-from fv_lens.evaluation import DRAWS, completions, evaluate
+from fv_lens.evaluation import DRAWS, evaluate
 from fv_lens.lens import lens_of
 from fv_lens.prompts import PromptTemplate, batch, with_demonstrations
 from fv_lens.relations import Relation
@@ -20,6 +20,7 @@ from .oracles import EXACT, Change
 HEADS = [(0, 1), (1, 2)]
 PROMPT_CONTROLS = {"10-shot", "10-shot, shuffled"}
 RANDOM_CONTROLS = {"random vector", "random heads", "random heads, same norm"}
+ENDINGS = oracles.some_endings()
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -32,9 +33,10 @@ def vector(values: torch.Tensor, layer: int = 1, **record) -> FunctionVector:
 
 @pytest.fixture(scope="module")
 def several():
-    """Words with one to three right answers; w7 is right for every other word."""
+    """Words with one to three right answers of one or two tokens; w7 is right for every other word."""
     pairs = [
-        (f"w{i}", [f"w{i + 100}", "w7"] if i % 2 else [f"w{i + 100}", "w9", "w11"][: 1 + i % 3]) for i in range(20, 50)
+        (f"w{i}", [f"w{i + 100}", "w7"] if i % 2 else [f"w{i + 100} w{i}", "w9", "w11 w7"][: 1 + i % 3])
+        for i in range(20, 50)
     ]
     return Relation("several", pairs)
 
@@ -44,22 +46,30 @@ def summed(llama, words):
     return function_vector(llama, words, HEADS, 1, 4 * noise(3, 4, 8))
 
 
-def by_hand(model, relation, edits=(), n_shots=0, template=None, seed=0):
-    """Rank and log-probability for each test word, `[word, 2]`."""
-    split, measured = relation.split(0), []
+@pytest.fixture(autouse=True)
+def some_end(llama, monkeypatch):
+    """Half of the tokens end an answer: the tiny model completes none before one of its two special tokens."""
+    monkeypatch.setitem(lens_of(llama).findings, "endings", ENDINGS)
+
+
+def by_hand(model, relation, edits=(), n_shots=0, template=None, seed=0, ends=ENDINGS):
+    """(right, log-probability, rank, ...) for each test word, `[word, 4]`."""
+    split, measured, ends = relation.split(0), [], ends.nonzero()[:, 0].tolist()
     for shots in with_demonstrations(split.test, split.train, n_shots, seed):
         text = (template or PromptTemplate()).prompt(shots.word, shots.demonstrations)
         prompt, answers = oracles.in_words(model, text, shots.answers)
-        measured.append(oracles.completion(model, prompt, answers, edits))
-    return np.array(measured)
+        measured.append(oracles.completion(model, prompt, answers, ends, edits))
+    return np.array(measured, dtype=float)
 
 
 def same(evaluated, expected) -> bool:
-    ranks, log_probs = expected[:, 0], expected[:, 1]
+    right, log_probs, ranks, _ = expected.T
     return (
-        evaluated.words["rank"].tolist() == ranks.tolist()
+        evaluated.words["right"].tolist() == (right == 1).tolist()
+        and evaluated.words["rank"].tolist() == ranks.tolist()
         and np.abs(evaluated.words["log_prob"] - log_probs).max() <= EXACT
-        and evaluated.accuracy == scores.proportion(ranks == 0)
+        and evaluated.accuracy == scores.proportion(right)
+        and evaluated.first_token_accuracy == scores.proportion(ranks == 0)
         and evaluated.top_k == scores.proportion(ranks < 5)
         and evaluated.log_prob.value == pytest.approx(log_probs.mean(), abs=EXACT)
     )
@@ -94,13 +104,20 @@ def test_a_plain_prompt_completes_as_in_full_forwards(llama, several):
     assert same(found, by_hand(llama, several, template=template)) and found.name == "zero-shot"
 
 
-def test_any_listed_answer_is_right(llama, several):
-    """A vector that makes w7 the next token is right for the words that list it, first or not."""
+def test_any_listed_answer_is_right(llama, several, monkeypatch):
+    """A vector that makes w7 the next token is right for the words that list it, first or not, if the answer ends."""
     values = 1000 * llama.unembed.W_U[:, 7].detach()
+    listed = ["w7" in answers for _, answers in several.split(0).test.pairs]
     found = evaluate(llama, several, vector(values, 2), controls=False)
-    right = ["w7" in answers for _, answers in several.split(0).test.pairs]
-    assert 0 < sum(right) < len(right) and (found.words["rank"] == 0).tolist() == right
+    assert 0 < sum(listed) < len(listed) and (found.words["rank"] == 0).tolist() == listed
     assert same(found, by_hand(llama, several, [Change(2, values)]))
+    for ends in (True, False):
+        endings = torch.full((256,), ends)
+        monkeypatch.setitem(lens_of(llama).findings, "endings", endings)
+        found = evaluate(llama, several, vector(values, 2), controls=False)
+        assert found.words["right"].tolist() == [ends and right for right in listed]
+        assert found.first_token_accuracy == scores.proportion(np.array(listed))
+        assert same(found, by_hand(llama, several, [Change(2, values)], ends=endings))
 
 
 def test_a_list_of_vectors_is_added_together(llama, several):
@@ -127,6 +144,7 @@ def test_a_vector_has_its_controls_beside_it(llama, words, summed):
     assert set(found.controls) == {"zero-shot"} | PROMPT_CONTROLS | RANDOM_CONTROLS
     assert found.name == "zero-shot + vector" and list(found.to_frame().index) == [found.name, *found.controls]
     assert all(name in str(found) for name in found.controls)
+    assert all(str(score) in str(found) for score in (found.accuracy, found.first_token_accuracy, found.log_prob))
 
 
 def test_a_vector_in_few_shot_prompts_has_those_and_zero_shot_beside_it(llama, words, summed):
@@ -149,7 +167,8 @@ def test_controls_are_measured_as_any_prompt(llama, words, summed):
     for name, n_shots in (("zero-shot", 0), ("10-shot", 10)):
         expected, control = by_hand(llama, words, n_shots=n_shots), found.controls[name]
         assert control.log_prob.value == pytest.approx(expected[:, 1].mean(), abs=EXACT)
-        assert control.accuracy == scores.proportion(expected[:, 0] == 0)
+        assert control.accuracy == scores.proportion(expected[:, 0])
+        assert control.first_token_accuracy == scores.proportion(expected[:, 2] == 0)
 
 
 def test_a_gain_is_the_paired_difference_to_the_control(llama, words, summed):
@@ -184,6 +203,23 @@ def test_random_heads_are_none_of_the_vectors_and_as_many(llama, words, seen):
         assert edit.value.numpy() == pytest.approx(3 * free.vector.numpy(), abs=EXACT)
     for (edit,) in same_norm:
         assert edit.value.norm().item() == pytest.approx(3 * taken.vector.norm().item(), rel=1e-5)
+
+
+def test_random_heads_of_a_distributed_vector_write_each_at_its_own_layer(llama, words, seen):
+    """With half of the heads in the list, the other half is all that can be drawn; with more, none can."""
+    z, heads = noise(3, 4, 8), [(layer, head) for layer in range(3) for head in range(4)]
+    taken, free = (distributed_vectors(llama, words, half, z) for half in (heads[::2], heads[1::2]))
+    found = evaluate(llama, words, taken, strength=3.0, mean_z=z)
+    assert set(found.controls) == {"zero-shot", "random vector", "random heads"} | PROMPT_CONTROLS
+    (_, (_, *drawn)), *_ = seen
+    assert len(drawn) == 2 * DRAWS
+    for edits in drawn[DRAWS:]:
+        for edit, own in zip(edits, free, strict=True):
+            assert (edit.layer, edit.hook) == (own.layer, own.site)
+            assert edit.value.numpy() == pytest.approx(3 * own.vector.numpy(), abs=EXACT)
+    for most in (heads[:7], heads):
+        found = evaluate(llama, words, distributed_vectors(llama, words, most, z), mean_z=z)
+        assert set(found.controls) == {"zero-shot", "random vector"} | PROMPT_CONTROLS
 
 
 def test_given_mean_head_outputs_are_not_computed_again(llama, words, summed, monkeypatch):
@@ -278,13 +314,3 @@ def test_at_strength_zero_no_control_is_right_by_accident(llama, words):
     result = evaluate(llama, words, fv, n_shots=2, strength=0, mean_z=torch.randn(3, 4, 8), progress=False)
     plain = result.controls["2-shot"].accuracy
     assert result.accuracy == plain == result.controls["random heads, same norm"].accuracy
-
-
-def test_a_tie_counts_against_the_answer_and_nan_raises(llama, words, monkeypatch):
-    lens = lens_of(llama)
-    prompts = batch(lens, with_demonstrations(words, words, 0))
-    monkeypatch.setattr(lens, "readout", lambda rows: torch.zeros(*rows.shape[:2], 256))
-    assert (completions(lens, prompts, [])[..., 0] == 255).all()
-    monkeypatch.setattr(lens, "readout", lambda rows: torch.full((*rows.shape[:2], 256), torch.nan))
-    with pytest.raises(InputError, match="NaN"):
-        completions(lens, prompts, [])

@@ -28,25 +28,27 @@ def made_sweep(n=20, layers=(2, 0, 1), strengths=(1.0, 2.0), heads=(1, 2), relat
     chosen = [tuple((0, head) for head in range(k)) for k in heads]
     vectors = tuple(FunctionVector(torch.randn(8), 0, heads=of, model="a model") for of in chosen)
     shape = (n, len(heads), len(layers), len(strengths))
-    ranks, names = rng.integers(0, 2, shape).astype(float), tuple(f"{k} heads" for k in heads)
-    plain = np.stack([np.arange(n) % 4, -np.ones(n)], 1)
-    return Sweep(ranks, -rng.random(shape), plain, vectors, names, layers, strengths, relation)
+    right, names = rng.integers(0, 2, shape) == 1, tuple(f"{k} heads" for k in heads)
+    plain = np.stack([np.arange(n) % 4 == 0, -np.ones(n)], 1)
+    return Sweep(right, -rng.random(shape), plain, vectors, names, layers, strengths, relation)
 
 
 def made_evaluation(right=(18, 2, 15), n=30, relation="antonym", controls=("zero-shot", "10-shot")) -> Evaluation:
-    """The vector is right on the first `right[0]` words, the controls on the first `right[1:]`."""
+    """The vector is right on the first `right[0]` words, the controls on the first `right[1:]`; all begin 2 more."""
     hits = [np.arange(n) < k for k in right]
     log_probs = [np.where(hit, -1.0, -5.0) - 0.01 * np.arange(n) for hit in hits]
     rows = [
         Result(
-            scores.proportion(hit), scores.proportion(hit), scores.mean(log_prob),
+            scores.proportion(hit), scores.proportion(np.arange(n) < hit.sum() + 2),
+            scores.proportion(np.arange(n) < hit.sum() + 5), scores.mean(log_prob),
             scores.paired_difference(hits[0], hit.astype(float)), scores.paired_difference(log_probs[0], log_prob),
         )
         for hit, log_prob in zip(hits, log_probs)
     ]  # fmt: skip
-    words = pd.DataFrame({"word": [str(i) for i in range(n)], "rank": 0, "log_prob": log_probs[0]})
+    words = {"word": [str(i) for i in range(n)], "right": hits[0], "log_prob": log_probs[0], "rank": 0}
     tested, named = rows[0], dict(zip(controls, rows[1:]))
-    return Evaluation(tested.accuracy, tested.top_k, tested.log_prob, named, "zero-shot + vector", relation, words)
+    own = tested.accuracy, tested.first_token_accuracy, tested.top_k, tested.log_prob
+    return Evaluation(*own, named, "zero-shot + vector", relation, pd.DataFrame(words))
 
 
 # The map of heads
@@ -196,13 +198,20 @@ def test_points_and_their_ends_are_the_scores_and_intervals():
     figure = plots.evaluation(evaluation)
     assert list(figure.layout.yaxis.ticktext) == ["<b>zero-shot + vector</b>", "zero-shot", "10-shot"]
     drawn = {
-        y: (x, x - below, x + above)
+        (trace.name, y): (x, x - below, x + above)
         for trace in figure.data
-        if trace.name == "top-1"
         for x, y, below, above in zip(trace.x, np.round(trace.y), trace.error_x.arrayminus, trace.error_x.array)
     }
     for place, row in enumerate([evaluation, *evaluation.controls.values()]):
-        np.testing.assert_allclose(drawn[place], (row.accuracy.value, row.accuracy.low, row.accuracy.high))
+        shown = {"accuracy (whole answers)": row.accuracy, "first token alone": row.first_token_accuracy}
+        assert row.accuracy != row.first_token_accuracy
+        for name, score in shown.items():
+            np.testing.assert_allclose(drawn[name, place], (score.value, score.low, score.high))
+
+
+def test_the_first_tokens_accuracy_is_fainter_and_behind():
+    first, *_, whole = plots.evaluation(made_evaluation()).data
+    assert first.name == "first token alone" and first.opacity < whole.opacity and first.marker.size < whole.marker.size
 
 
 def test_the_number_of_words_is_in_the_title_and_the_paired_gains_in_the_hover():
@@ -211,7 +220,8 @@ def test_the_number_of_words_is_in_the_title_and_the_paired_gains_in_the_hover()
     assert "30 test words" in figure.layout.title.text
     controls = next(trace for trace in figure.data if len(trace.x) == 2)
     for text, row in zip(controls.text, evaluation.controls.values()):
-        assert f"top-1 {row.accuracy_gain.signed}" in text
+        assert f"accuracy {row.accuracy}" in text and f"first token alone {row.first_token_accuracy}" in text
+        assert f"accuracy {row.accuracy_gain.signed}" in text
         assert f"log-probability {row.log_prob_gain.signed} nats" in text
 
 

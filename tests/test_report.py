@@ -82,7 +82,7 @@ def test_a_gain_is_told_with_its_intervals(write, everything):
     text = Page(write(**everything)).text.replace("\N{NO-BREAK SPACE}", " ")
     tested, plain = everything["evaluation"], everything["evaluation"].controls["zero-shot"]
     layer = everything["vector"].layer
-    assert f"Added at layer {layer}, the vector lifts top-1 on 30 unseen words" in text
+    assert f"Added at layer {layer}, the vector lifts accuracy on 30 unseen words" in text
     assert f"from {plain.accuracy} to {tested.accuracy}, a gain of +0.53 [" in text
     assert f"10-shot prompting reaches {tested.controls['10-shot'].accuracy}" in text
 
@@ -113,10 +113,17 @@ def test_a_plain_evaluation_is_told_without_a_gain(write):
 def test_the_table_has_every_row_with_intervals_and_gains(write, everything):
     text = Page(write(**everything)).text
     for row in everything["evaluation"].controls.values():
-        for score in (row.accuracy, row.log_prob):
+        for score in (row.accuracy, row.first_token_accuracy, row.log_prob):
             assert f"{score.value:.2f} [{score.low:.2f}, {score.high:.2f}]" in text
         for gain in (row.accuracy_gain, row.log_prob_gain):
             assert f"{gain.value:+.2f} [{gain.low:.2f}, {gain.high:.2f}]" in text
+
+
+def test_the_note_says_that_answers_are_counted_whole(write, everything):
+    text = Page(write(**everything)).text
+    assert "Accuracy: the most probable tokens, one after the other, are a right answer as a whole" in text
+    assert "First token: the most probable next token begins a right answer." in text
+    assert "Log-prob: of the whole first listed answer." in text and not re.search(r"\btop-\d", text)
 
 
 def test_how_it_was_made_lists_the_records_the_summary_and_the_command(write, everything):

@@ -9,6 +9,7 @@ from fv_lens import sweeps as module
 from fv_lens.assembly import function_vector
 from fv_lens.effects import indirect_effects, mean_effects, mean_head_outputs
 from fv_lens.errors import InputError
+from fv_lens.lens import lens_of
 from fv_lens.prompts import PromptTemplate
 from fv_lens.relations import Relation
 from fv_lens.sweeps import Sweep, choose, head_count_vectors, sweep
@@ -18,6 +19,7 @@ from . import oracles
 from .oracles import EXACT, Change
 
 STRENGTHS = (0.5, 2.0)
+ENDINGS = oracles.some_endings()
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -28,15 +30,15 @@ def vector(seed: int = 0, **record) -> FunctionVector:
     return FunctionVector(3 * noise(32, seed=seed), 0, **dict(model="tiny/llama", bos=True) | record)
 
 
-def made_up(ranks, log_probs=None) -> Sweep:
-    """A sweep with these ranks, `[word, vector, layer, strength]`."""
-    ranks = np.array(ranks)
-    log_probs = -ranks.astype(float) if log_probs is None else np.array(log_probs, float)
-    n, vectors, layers, strengths = ranks.shape
+def made_up(right, log_probs=None) -> Sweep:
+    """A sweep with these answers right, `[word, vector, layer, strength]`; log-probability 0 where right, else -1."""
+    right = np.array(right, bool)
+    log_probs = right - 1.0 if log_probs is None else np.array(log_probs, float)
+    n, vectors, layers, strengths = right.shape
     fvs = tuple(FunctionVector(torch.full((4,), float(i + 1)), 9) for i in range(vectors))
     names = tuple(f"sum {i}" for i in range(vectors))
     plain = np.zeros((n, 2))
-    return Sweep(ranks, log_probs, plain, fvs, names, (3, 5, 7)[:layers], (1.0, 2.0, 4.0)[:strengths], "made up")
+    return Sweep(right, log_probs, plain, fvs, names, (3, 5, 7)[:layers], (1.0, 2.0, 4.0)[:strengths], "made up")
 
 
 @pytest.fixture(scope="module")
@@ -62,34 +64,44 @@ def asked(monkeypatch):
 # The grid
 
 
-def test_every_point_equals_full_forwards_of_the_validation_words(llama, words):
-    vectors = [vector(0), vector(1)]
-    grid = sweep(llama, words, vectors, layers=[2, 0], strengths=STRENGTHS, progress=False)
-    validation = words.split(0).validation
-    assert grid.ranks.shape == grid.log_probs.shape == (len(validation), 2, 2, 2)
+@pytest.mark.parametrize("layers, strengths", [([2, 0], STRENGTHS), ([1], [2.0])])
+def test_every_point_equals_full_forwards_of_the_validation_words(llama, words, monkeypatch, layers, strengths):
+    """Some words have a second answer, of two tokens: what the first vector, at its strongest, lets the model write."""
+    monkeypatch.setitem(lens_of(llama).findings, "endings", ENDINGS)
+    vectors, ends, pairs = [vector(0), vector(1)], ENDINGS.nonzero()[:, 0].tolist(), []
+    for word, (answer,) in words.pairs:
+        prompt, _ = oracles.in_words(llama, PromptTemplate().prompt(word), ())
+        tops = oracles.greedy(llama, prompt, 2, [Change(layers[0], strengths[-1] * vectors[0].vector)])
+        decoded = llama.tokenizer.decode([min(top) for top in tops])
+        pairs.append((word, [answer, decoded] if all(part[0] == "w" for part in decoded.split()) else [answer]))
+    relation = Relation("successor", pairs)
+    grid = sweep(llama, relation, vectors, layers=layers, strengths=strengths, progress=False)
+    validation = relation.split(0).validation
+    assert grid.right.shape == grid.log_probs.shape == (len(validation), 2, len(layers), len(strengths))
+    assert grid.right.any() and not grid.right.all() and grid.right.dtype == bool
     for i, (word, answers) in enumerate(validation.pairs):
-        prompt, first = oracles.in_words(llama, PromptTemplate().prompt(word), answers)
-        rank, log_prob = oracles.completion(llama, prompt, first)
-        assert grid.plain[i] == pytest.approx((rank, log_prob), abs=EXACT)
-        for v, at, s in [(0, 0, 0), (1, 0, 1), (0, 1, 1), (1, 1, 0)]:
-            edit = Change([2, 0][at], STRENGTHS[s] * vectors[v].vector)
-            rank, log_prob = oracles.completion(llama, prompt, first, [edit])
-            assert grid.ranks[i, v, at, s] == rank and grid.log_probs[i, v, at, s] == pytest.approx(log_prob, abs=EXACT)
+        prompt, listed = oracles.in_words(llama, PromptTemplate().prompt(word), answers)
+        plain = oracles.completion(llama, prompt, listed, ends)
+        assert grid.plain[i] == pytest.approx((float(plain.right), plain.log_prob), abs=EXACT)
+        for v, at, s in np.ndindex(*grid.right.shape[1:]):
+            edit = Change(layers[at], strengths[s] * vectors[v].vector)
+            expected = oracles.completion(llama, prompt, listed, ends, [edit])
+            assert grid.right[i, v, at, s] == expected.right
+            assert grid.log_probs[i, v, at, s] == pytest.approx(expected.log_prob, abs=EXACT)
 
 
 def test_all_layers_are_swept_where_none_are_named(llama, words):
     grid = sweep(llama, words, vector(), strengths=[1.0], progress=False)
-    assert grid.layers == (0, 1, 2) and grid.ranks.shape[1:] == (1, 3, 1)
+    assert grid.layers == (0, 1, 2) and grid.right.shape[1:] == (1, 3, 1)
 
 
 def test_template_and_split_are_those_asked_for(llama, words):
     template = PromptTemplate("{word} :", prefix="w3 ")
     grid = sweep(llama, words, vector(), [1], [1.0], progress=False, template=template, split_seed=2)
     word, answers = words.split(2).validation.pairs[0]
-    prompt, first = oracles.in_words(llama, f"w3 {word} :", answers)
-    assert grid.log_probs[0, 0, 0, 0] == pytest.approx(
-        oracles.completion(llama, prompt, first, [Change(1, vector().vector)])[1], abs=EXACT
-    )
+    prompt, listed = oracles.in_words(llama, f"w3 {word} :", answers)
+    expected = oracles.completion(llama, prompt, listed, [], [Change(1, vector().vector)])
+    assert grid.log_probs[0, 0, 0, 0] == pytest.approx(expected.log_prob, abs=EXACT)
 
 
 def test_only_validation_words_are_looked_at(llama, words, effects, asked):
@@ -107,32 +119,32 @@ def test_whole_numbers_are_strengths_as_well(llama, words):
 
 
 def test_the_best_is_the_point_of_highest_accuracy_with_its_strength_multiplied_in():
-    ranks = np.ones((4, 2, 3, 2))
-    ranks[:2, 0, 1, 0] = 0
-    ranks[:3, 1, 2, 1] = 0
-    best = made_up(ranks).best()
+    right = np.zeros((4, 2, 3, 2))
+    right[:2, 0, 1, 0] = 1
+    right[:3, 1, 2, 1] = 1
+    best = made_up(right).best()
     assert best.vector.tolist() == [4.0] * 4 and (best.layer, best.strength) == (7, 2.0)
 
 
 def test_the_log_probability_breaks_ties():
     log_probs = np.full((4, 2, 3, 2), -3.0)
     log_probs[:, 0, 1, 1] = -2.5
-    best = made_up(np.zeros((4, 2, 3, 2)), log_probs).best()
+    best = made_up(np.ones((4, 2, 3, 2)), log_probs).best()
     assert best.vector.tolist() == [2.0] * 4 and best.layer == 5
 
 
 def test_accuracy_comes_before_log_probability():
-    ranks, log_probs = np.ones((4, 1, 2, 1)), np.full((4, 1, 2, 1), -1.0)
-    ranks[0, 0, 0, 0], log_probs[:, 0, 0, 0] = 0, -9.0
-    assert made_up(ranks, log_probs).best().layer == 3
+    right, log_probs = np.zeros((4, 1, 2, 1)), np.full((4, 1, 2, 1), -1.0)
+    right[0, 0, 0, 0], log_probs[:, 0, 0, 0] = 1, -9.0
+    assert made_up(right, log_probs).best().layer == 3
 
 
 def test_the_table_has_a_line_for_each_point():
-    ranks = np.ones((10, 2, 3, 2))
-    ranks[:8, 1, 0, 1] = 0
-    frame = made_up(ranks).to_frame()
+    right = np.zeros((10, 2, 3, 2))
+    right[:8, 1, 0, 1] = 1
+    frame = made_up(right).to_frame()
     line = frame[(frame.vector == "sum 1") & (frame.layer == 3) & (frame.strength == 2.0)].squeeze()
-    expected = scores.proportion(ranks[:, 1, 0, 1] == 0)
+    expected = scores.proportion(right[:, 1, 0, 1])
     assert len(frame) == 12 and expected.value == 0.8
     assert (line.accuracy, line.accuracy_low, line.accuracy_high) == (expected.value, expected.low, expected.high)
     assert line.log_prob == pytest.approx(-0.2) and line.log_prob_low < -0.2 < line.log_prob_high

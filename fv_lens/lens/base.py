@@ -7,6 +7,7 @@ The verbs are few: `tokens` (text to ids under the model's BOS rule), `logits` (
 know of TransformerLens.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -89,6 +90,14 @@ class Lens:
     def state(self) -> tuple:
         """What the weights are now; findings hold for as long as it does."""
         return self.processing, self.dtype, self.device
+
+    @property
+    def weights_hash(self) -> str:
+        """SHA-256 of the weights in their order: tells which model a result came from, whatever its name."""
+        found = hashlib.sha256()
+        for parameter in self.model.parameters():
+            found.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return found.hexdigest()
 
     def W_O(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
         """Output matrices of the heads of one layer, without bias."""

@@ -5,21 +5,25 @@ import html
 import numpy as np
 import plotly.graph_objects as go
 
-from ..evaluation import TOP_K, Evaluation, Result
+from ..evaluation import Evaluation, Result
 from ..scores import Score
 from .style import ACCENT, CONTROL, finish
 
 
 def evaluation(evaluation: Evaluation) -> go.Figure:
-    """Top-1 (and fainter, top-5) with intervals of what was evaluated and of every control; hovering shows the gains.
+    """Accuracy, of whole answers and fainter of their first tokens, with intervals: of what was evaluated and of every
+    control. Hovering shows the gains.
 
     Example:
         >>> evaluation(evaluate(model, "antonym", vector)).show()
     """
     rows = evaluation.rows
     n, hovers = evaluation.accuracy.n, [_row_hover(evaluation.name, name, row) for name, row in rows.items()]
-    figure, marks = go.Figure(), ((TOP_K, "top_k", 0.2, 0.4, 8, "diamond"), (1, "accuracy", -0.1, 1, 11, "circle"))
-    for k, part, shift, opacity, size, symbol in marks:
+    figure, marks = go.Figure(), (
+        ("first token alone", "first_token_accuracy", 0.2, 0.4, 8, "diamond"),
+        ("accuracy (whole answers)", "accuracy", -0.1, 1, 11, "circle"),
+    )
+    for label, part, shift, opacity, size, symbol in marks:
         line: list[Score] = [getattr(row, part) for row in rows.values()]
         # Two traces, as the error bars of one trace have one colour.
         for some, colour in ((slice(1, None), CONTROL), (slice(0, 1), ACCENT)):
@@ -28,21 +32,21 @@ def evaluation(evaluation: Evaluation) -> go.Figure:
                 x=[s.value for s in line[some]], y=np.arange(len(rows))[some] + shift, mode="markers", opacity=opacity,
                 error_x=dict(type="data", array=above, arrayminus=below, thickness=2, width=0, color=colour),
                 marker=dict(size=size, color=colour, symbol=symbol), text=hovers[some], hoverinfo="text",
-                name=f"top-{k}", legendgroup=f"top-{k}", showlegend=colour == ACCENT,
+                name=label, legendgroup=part, showlegend=colour == ACCENT,
             )  # fmt: skip
     names = [html.escape(name) for name in rows]
     figure.update_yaxes(tickvals=np.arange(len(rows)), ticktext=[f"<b>{names[0]}</b>", *names[1:]])
     figure.update_yaxes(range=[len(rows) - 0.4, -0.6], showgrid=False)
-    figure.update_xaxes(title="share completed right", range=[-0.03, 1.03], dtick=0.2)
+    figure.update_xaxes(title="share of words", range=[-0.03, 1.03], dtick=0.2)
     figure.update_layout(legend_traceorder="reversed")
     heading = f"Words completed right: {evaluation.relation}"
     return finish(figure, heading, [f"{n} test words, 95 % intervals"], 38 * len(rows) + 60, 860, n_labels=2)
 
 
 def _row_hover(tested: str, name: str, row: Result) -> str:
-    lines = [f"<b>{html.escape(name)}</b>", f"top-1 {row.accuracy}", f"top-{TOP_K} {row.top_k}"]
-    lines.append(f"log-probability {row.log_prob} nats")
+    lines = [f"<b>{html.escape(name)}</b>", f"accuracy {row.accuracy}"]
+    lines += [f"first token alone {row.first_token_accuracy}", f"log-probability {row.log_prob} nats"]
     if row.accuracy_gain:  # what was tested has none over itself
-        lines += [f"gain of {html.escape(tested)}, paired:", f"top-1 {row.accuracy_gain.signed}"]
+        lines += [f"gain of {html.escape(tested)}, paired:", f"accuracy {row.accuracy_gain.signed}"]
         lines.append(f"log-probability {row.log_prob_gain.signed} nats")
     return "<br>".join(lines)

@@ -48,7 +48,7 @@ def layer_sweep(sweep: Sweep, best: FunctionVector | None = None) -> go.Figure:
             band = dict(x=[*layers, *layers[::-1]], y=edge, fill="toself", line_width=0, mode="lines", hoverinfo="skip")
             figure.add_scatter(**band, fillcolor=shade, opacity=0.13, showlegend=False, **group, **at)
             text = [
-                f"<b>layer {layer}, strength {strength:g}</b>: {score}<br>top-1, {n} validation words"
+                f"<b>layer {layer}, strength {strength:g}</b>: {score}<br>accuracy, {n} validation words"
                 for layer, score in zip(layers, line)
             ]
             figure.add_scatter(
@@ -67,18 +67,18 @@ def layer_sweep(sweep: Sweep, best: FunctionVector | None = None) -> go.Figure:
         figure.add_scatter(
             x=[sweep.layers[layer]], y=[score.value], mode="markers", name="chosen on validation",
             marker=dict(symbol="star", size=15, color=ACCENT, line=dict(color="white", width=1)),
-            text=f"<b>chosen on validation: {where}</b><br>top-1 {score}, {n} words", hoverinfo="text",
+            text=f"<b>chosen on validation: {where}</b><br>accuracy {score}, {n} words", hoverinfo="text",
             row=v + 1, col=1,
         )  # fmt: skip
     figure.update_annotations(x=0, xanchor="left", font=dict(size=13, color=INK))
     figure.update_yaxes(range=[-0.04, 1.04], tickvals=[0, 0.25, 0.5, 0.75, 1], ticktext=["0", "", "0.5", "", "1"])
-    figure.update_yaxes(title="top-1", title_standoff=6)
+    figure.update_yaxes(title="accuracy", title_standoff=6)
     span = layers[-1] - layers[0] + 1
     figure.update_xaxes(**whole_ticks(span), range=[layers[0] - 0.03 * span, layers[-1] + 0.03 * span])
     figure.update_xaxes(title="layer at which the vector is added", row=panels)
     figure.update_layout(legend_title=dict(text="strength", side="left", font_size=13))
     heading = f"Where to add the vector: {sweep.relation}"
-    details = [f"top-1: share of {n} validation words answered right, with 95 % intervals"]
+    details = [f"accuracy: share of {n} validation words whose whole answer is completed, with 95 % intervals"]
     return finish(figure, heading, details, height * panels + 30, 860, n_labels=len(sweep.strengths) + 2)
 
 

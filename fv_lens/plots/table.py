@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 
 from ..errors import InputError
+from ..results import COLUMNS
 from ..scores import Score
 
-COLUMNS = ("part", "group", "name", "row", "measure", "value", "low", "high", "n")
 MEASURES = {  # what is measured, and its unit
     "accuracy": ("Whole answers right", "share of words"),
     "first_token_accuracy": ("First tokens of answers right", "share of words"),

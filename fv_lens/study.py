@@ -1,0 +1,156 @@
+"""A study: many relations on one model, each with few pairs to tune on, few to choose on and others to be scored on."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .errors import InputError
+from .lens import lens_of
+from .prompts import FewShot, PromptBatch, PromptTemplate, batch, corrupt, with_demonstrations
+from .relations import Relation, load_relation
+from .rows import Edit
+from .training import RATE, STEPS
+from .tuning import tuning_pairs
+from .vectors import FunctionVector
+
+TRAIN, VALIDATION, TEST = range(3)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The sizes of a study.
+
+    Args:
+        n_pairs, n_validation, n_test: at most so many pairs of each relation to tune and demonstrate, choose, score.
+        n_shots: demonstrations of the usual prompt; more are shown in rows of their own (n_pairs, and those with the
+            validation pairs).
+        map_prompts, mean_prompts: corrupted and intact prompts of each relation's head map.
+        head_counts, strengths: what summed vectors are tried with on validation.
+        draws: of each random control, over which its scores are averaged.
+        steps, rate: of tuning, see `finetune_all`.
+        curve: numbers of pairs of the learning curve, below n_pairs.
+        seeds: how many deals of train and validation pairs are tuned on; scores are those of the first.
+        split_seed: which split of the relations the parts come from.
+    """
+
+    n_pairs: int = 20
+    n_validation: int = 10
+    n_test: int = 25
+    n_shots: int = 10
+    map_prompts: int = 10
+    mean_prompts: int = 20
+    head_counts: tuple[int, ...] = (5, 10, 20)
+    strengths: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
+    draws: int = 3
+    steps: int = STEPS
+    rate: float = RATE
+    curve: tuple[int, ...] = (1, 2, 5, 10)
+    seeds: int = 2
+    split_seed: int = 0
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+class Study:
+    """The relations of a study, cut to size; relations that are too small are in `left_out` with the reason.
+
+    Raises:
+        InputError: two relations of one name, or none that is large enough.
+    """
+
+    def __init__(self, model: object, relations: Sequence, settings: Settings = Settings()):
+        self.model, self.lens, self.settings, self.template = model, lens_of(model), settings, PromptTemplate()
+        self.relations: list[Relation] = []
+        self.left_out: dict[str, str] = {}
+        for relation in map(load_relation, relations):
+            try:
+                tuning_pairs(relation, settings.n_pairs, settings.n_validation, 0, settings.split_seed)
+                sizes = (settings.n_pairs, settings.n_validation, settings.n_test)
+                self.relations.append(relation.limited(*sizes, settings.split_seed))
+            except InputError as error:
+                self.left_out[relation.name] = str(error)
+        self.names = [relation.name for relation in self.relations]
+        self.families = [relation.family or relation.name for relation in self.relations]
+        if len(set(self.names)) < len(self.names) or not self.names:
+            why = " ".join(self.left_out.values())
+            raise InputError(f"The relations to study are {self.names}; give at least one, each name once. {why}")
+        self.zero_shot = cache(self._zero_shot)
+
+    def __len__(self) -> int:
+        return len(self.relations)
+
+    def _zero_shot(self, part: int) -> tuple[PromptBatch, Int[Tensor, " prompt"]]:
+        """Zero-shot prompts of one part of all relations, and which relation each is of."""
+        parts = [relation.split()[part] for relation in self.relations]
+        return self._joined([with_demonstrations(words, words, 0) for words in parts])
+
+    def few_shot(
+        self, n_shots: int, shuffled: bool = False, validation: bool = False
+    ) -> tuple[PromptBatch, Int[Tensor, " prompt"]]:
+        """Prompts of the test words behind demonstrations from the train part, or from both parts (`validation`)."""
+        prompts = []
+        for relation in self.relations:
+            train, more, test = relation.split()
+            shown = joined(train, more) if validation else train
+            prompts.append(with_demonstrations(test, shown, min(n_shots, len(shown)), 0, shuffled))
+        return self._joined(prompts)
+
+    def _joined(self, prompts: Sequence[Sequence[FewShot]]) -> tuple[PromptBatch, Int[Tensor, " prompt"]]:
+        owners = [owner for owner, some in enumerate(prompts) for _ in some]
+        return batch(self.lens, [one for some in prompts for one in some], self.template), torch.tensor(owners)
+
+    def edit(self, vectors: Float[Tensor, "relation d_model"], part: int, layer: int, **site: str) -> Edit:
+        """Each relation's vector on its own prompts of a part; zeros where it has none (NaN)."""
+        return Edit(layer, vectors.nan_to_num(0.0)[self.zero_shot(part)[1]], **site)
+
+    def vector(self, relation: Relation, vector: Tensor, layer: int, method: str, **more: object) -> FunctionVector:
+        """A vector of a relation of the study, with its record."""
+        return FunctionVector(
+            vector, layer, model=self.lens.name, processing=self.lens.processing, bos=self.lens.bos,
+            relation=relation.name, data_hash=relation.hash, split_seed=self.settings.split_seed,
+            template=self.template.to_dict(), method=method, **more,
+        )  # fmt: skip
+
+    def pairs(self, relation: Relation, seed: int = 0) -> tuple[Relation, Relation]:
+        """Train and validation pairs; a seed above 0 deals both anew among themselves, so test words stay unseen."""
+        train, validation, _ = relation.split()
+        if seed == 0:
+            return train, validation
+        both = joined(train, validation).pairs
+        order = np.random.default_rng([seed, 11]).permutation(len(both))
+        dealt = [both[i] for i in order]
+        return relation.with_pairs(dealt[: len(train)]), relation.with_pairs(dealt[len(train) :])
+
+    def rivals(self, draws: int) -> Int[np.ndarray, "draw relation"]:
+        """For each relation, others of other families (with one family alone, others), in `draws` fixed draws."""
+        rng, drawn = np.random.default_rng([self.settings.split_seed, 13]), []
+        for r, family in enumerate(self.families):
+            strangers = [q for q, of in enumerate(self.families) if of != family]
+            others = strangers or [q for q in range(len(self)) if q != r] or [r]
+            drawn.append(rng.choice(others, draws, replace=len(others) < draws))
+        return np.array(drawn).T
+
+
+def joined(*parts: Relation) -> Relation:
+    """Parts of one relation as one."""
+    return parts[0].with_pairs([pair for part in parts for pair in part.pairs])
+
+
+def shuffled(relation: Relation, answers: Relation, seed: int = 0) -> Relation:
+    """The pairs with their first answers exchanged so that none is right; what is right is looked up in `answers`.
+
+    Raises:
+        InputError: no such exchange was found, because few answers serve all words.
+    """
+    rng = np.random.default_rng([seed, 12])
+    shown = FewShot(relation.words[0], ("none",), tuple((word, listed[0]) for word, listed in relation.pairs))
+    for _ in range(40):
+        if (exchanged := corrupt(shown, answers.answers, rng)) is not None:
+            return relation.with_pairs(list(exchanged.demonstrations))
+    raise InputError(f"The answers of {relation.name!r} cannot be exchanged so that each is wrong; it has too few.")
