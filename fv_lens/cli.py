@@ -235,6 +235,24 @@ def reproduce(
             console.print(Text(str(out / file)), soft_wrap=True)
 
 
+@app.command()
+def table(
+    folder: Annotated[Path, typer.Argument(help="The folder of a finished `fv-lens reproduce`.")] = STUDY,
+) -> None:
+    """Print the results of `reproduce` as Markdown tables."""
+    with _plain_errors():
+        import pandas as pd
+
+        from .markdown import markdown
+
+        try:
+            frame = pd.read_csv(folder / "results.csv")
+            summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{str(folder)!r} holds no results of `fv-lens reproduce`: {error}") from None
+        typer.echo(markdown(frame, summary), nl=False)
+
+
 def _chosen_relations(relations: str | None, bats: Path | None) -> list:
     if bats is not None:
         from .bats import load_bats

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .lens import Lens
+from .prefixes import shared_tokens
 from .prompts import PromptBatch
 from .whatif import WhatIf, what_if
 
@@ -31,6 +32,11 @@ class Completions:
     log_prob: np.ndarray
     rank: np.ndarray
     first_log_prob: np.ndarray
+
+    @classmethod
+    def joined(cls, parts: Sequence["Completions"]) -> "Completions":
+        """Those of several batches of prompts as one."""
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__))
 
     def rows(self, which: object) -> "Completions":
         """The rows at an index, a list of indices or a slice."""
@@ -57,7 +63,9 @@ def completions(
     rank, first_log_prob, top, log_prob = (np.zeros((n, n_rows)) for _ in range(4))
     right = np.zeros((n, n_rows), dtype=bool)
     few = len(whatifs) <= FEW
-    for members in _by_length([len(listed[0]) if few else 0 for listed in prompts.answers]):
+    # Prompts that share a beginning, which is run once, are asked together; else those whose answers are of one length.
+    alike = not few or shared_tokens(prompts.tokens, prompts.mask)
+    for members in _by_length([0 if alike else len(listed[0]) for listed in prompts.answers]):
         answers = [prompts.answers[i][0] for i in members] if few else [()] * len(members)
         beginning = _beginning(first[members].to(lens.device), prompts.answer_ids[members].to(lens.device))
         measured = _ask(lens, prompts, members, answers, whatifs, _both(beginning, _whole(lens, answers)))
@@ -109,7 +117,7 @@ def _ask(
 ) -> np.ndarray:
     """What `read` makes of the logits behind each prompt and each token of its answer, `[prompt, 1 + what-if, ...]`."""
     part = prompts.select(members)
-    behind = torch.tensor(answers, dtype=torch.long)  # all of one length
+    behind = _padded(answers).clamp(min=0)  # what stands behind a shorter answer is seen by nothing that is read
     tokens, mask = torch.cat([part.tokens, behind], 1), torch.cat([part.mask, torch.ones_like(behind)], 1)
     chosen = torch.tensor(members)
     here = [[edit.for_prompts(chosen) for edit in whatif] for whatif in whatifs]
@@ -118,9 +126,13 @@ def _ask(
 
 def _first_tokens(prompts: PromptBatch) -> Tensor:
     """The first tokens of each prompt's answers, each once, `[prompt, answer]`; -1 where there are no more."""
-    first = [sorted({ids[0] for ids in listed}) for listed in prompts.answers]
-    width = max(map(len, first))
-    return torch.tensor([ids + [-1] * (width - len(ids)) for ids in first])
+    return _padded([sorted({ids[0] for ids in listed}) for listed in prompts.answers])
+
+
+def _padded(lists: Sequence[Sequence[int]]) -> Tensor:
+    """Lists of tokens as rows, -1 behind the shorter ones."""
+    width = max(map(len, lists))
+    return torch.tensor([[*ids, *[-1] * (width - len(ids))] for ids in lists], dtype=torch.long)
 
 
 def _beginning(answers: Tensor, listed: Tensor) -> Callable:
@@ -141,19 +153,20 @@ def _beginning(answers: Tensor, listed: Tensor) -> Callable:
 
 def _whole(lens: Lens, answers: Sequence[tuple]) -> Callable:
     """Reads (log-probability of the prompt's answer, whether its tokens are the top ones and the text then ends)."""
-    tokens = torch.tensor(answers, dtype=torch.long, device=lens.device)
-    length = tokens.shape[1]
-    endings = lens.endings if length else None
+    tokens = _padded(answers).to(lens.device)
+    most, lengths = tokens.shape[1], (tokens >= 0).sum(1)
+    endings = lens.endings if most else None
 
     def read(logits: Tensor, prompt: Tensor) -> Tensor:
-        if not length:
+        if not most:
             return logits.new_zeros(len(logits), 2)
-        own = logits[:, :length].gather(2, tokens[prompt, :, None])
-        log_prob = (own[..., 0] - logits[:, :length].logsumexp(-1)).sum(1)
-        top = (~(logits[:, :length] < own)).sum(-1) == 1  # a tie counts against the answer
-        after = logits[:, length]
+        listed, ahead = tokens[prompt], logits[:, :most]
+        own, counts = ahead.gather(2, listed.clamp(min=0)[..., None]), listed >= 0
+        log_prob = (own[..., 0] - ahead.logsumexp(-1)).masked_fill(~counts, 0).sum(1)
+        top = (~(ahead < own)).sum(-1) == 1  # a tie counts against the answer
+        after = logits[torch.arange(len(logits), device=logits.device), lengths[prompt]]
         ending, other = (after.masked_fill(mask, -torch.inf).amax(-1) for mask in (~endings, endings))
-        right = (top.all(1) & (ending > other)).float()
+        right = ((top | ~counts).all(1) & (ending > other)).float()
         return torch.stack([log_prob, right.masked_fill((ending + other).isnan(), torch.nan)], 1)
 
     return read

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from numbers import Real
 
 import numpy as np
@@ -106,6 +107,7 @@ def evaluate(
     mean_z: Tensor | None = None,
     seed: int = 0,
     *,
+    beside: Mapping[str, object] | None = None,
     template: PromptTemplate | None = None,
     split_seed: int = 0,
     progress: bool = True,
@@ -123,6 +125,7 @@ def evaluate(
             same norm), 5 draws of each.
         mean_z: mean head outputs `[layer, head, d_head]` for the random heads; computed if needed and left out.
         seed: of the draws.
+        beside: other vectors (or lists of them) to measure on the same prompts, by the name of their row.
         template: the prompts' form; None for the vector's own, or the default.
         split_seed: which split of the relation to use.
         progress: show a progress bar.
@@ -134,7 +137,8 @@ def evaluate(
     """
     lens, relation = lens_of(model), load_relation(relation)
     vectors = [] if fv is None else [vector.strengthened(strength) for vector in as_vectors(fv)]
-    for vector in vectors:
+    beside = {row: as_vectors(other) for row, other in (beside or {}).items()}
+    for vector in [*vectors, *chain.from_iterable(beside.values())]:
         vector.check(lens)
         vector.check_split(relation, split_seed)
     template = template or own_template(vectors)
@@ -144,16 +148,18 @@ def evaluate(
     drawn: dict[str, list[WhatIf]] = {}
     if controls and vectors:
         drawn = _random_controls(model, lens, relation, vectors, mean_z, seed, template, split_seed)
+    drawn = {row: [edits_of(other)] for row, other in beside.items()} | drawn
     others = _prompt_controls(split.test, split.train, n_shots, seed) if controls else {}
     others.pop(name, None)
-    whatifs = [edits_of(vectors), *(whatif for draws in drawn.values() for whatif in draws)] if vectors else []
+    own = [edits_of(vectors)] if vectors else []
+    whatifs = [*own, *(whatif for draws in drawn.values() for whatif in draws)]
     total = len(asked) * (1 + len(others))
     with tqdm(total=total, desc="evaluation on test", unit="prompt", disable=not progress) as bar:
         measured = completions(lens, asked, whatifs, bar.update)
         rows = {name: measured.rows([0])} if vectors and controls else {}
         for control, prompts in others.items():
             rows[control] = completions(lens, batch(lens, prompts, template), [], bar.update)
-    tested, first = measured.rows([1 if vectors else 0]), 2
+    tested, first = measured.rows([len(own)]), 1 + len(own)
     for control, draws in drawn.items():
         rows[control] = measured.rows(slice(first, first + len(draws)))
         first += len(draws)

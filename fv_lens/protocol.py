@@ -18,8 +18,9 @@ from .effects import indirect_effects
 from .errors import InputError
 from .prompts import batch, few_shot, with_demonstrations
 from .rows import RESIDUAL, WhatIf
-from .study import TEST, VALIDATION, Study, shuffled
+from .study import TEST, VALIDATION, Study
 from .training import Result, Task, task, tune
+from .tuning import shuffled
 
 Step = tuple[dict[str, Tensor], dict]
 SHARES = (0.25, 0.35, 0.45, 0.55, 0.65, 0.75)  # of the depth: where summed vectors are tried
@@ -58,7 +59,7 @@ def sums(study: Study, maps: dict[str, Tensor], progress: bool = True) -> Step:
     shape = (len(counts), len(layers), len(settings.strengths))
     quality = _quality(study, whatifs, "summed vectors", progress).reshape(len(study), *shape)
     best = quality.max(-1)
-    count, at = np.unravel_index(best.mean(0).argmax(), best.shape[1:])
+    count, at = np.unravel_index(_over_relations(best).argmax(), best.shape[1:])
     layer, strength = layers[at], quality[:, count, at].argmax(-1)
     chosen = torch.tensor(settings.strengths)[strength]
     plain, n = made[counts[count]], counts[count]
@@ -96,7 +97,7 @@ def _distributed(study: Study, ranked: list, counts: Sequence[int], mean_z: Tens
 
     whatifs = [added(n, s) for n in counts for s in strengths]
     quality = _quality(study, whatifs, "distributed vectors", progress).reshape(len(study), len(counts), -1)
-    n = counts[int(quality.max(-1).mean(0).argmax())]
+    n = counts[int(_over_relations(quality.max(-1)).argmax())]
     strength = torch.tensor(strengths)[quality[:, counts.index(n)].argmax(-1)]
     record = {"distributed_places": places[n], "distributed_strengths": strength.tolist()}
     return {"distributed": strength[:, None] * made[n]}, record | {"distributed_heads": ranked[:n]}
@@ -135,7 +136,7 @@ def tuned(
         asked = [Task.pooled(asked, study.lens.pad_id)]
     found = iter(_tune(study, asked, layer, progress, description))
     results = [next(found) for _ in asked] if pooled else [one and next(found) for one in tasks]
-    return _kept(study, results, layer, skipped)
+    return _kept(study, results, ["all"] if pooled else study.names, layer, skipped)
 
 
 def curve(study: Study, layer: int, progress: bool = True) -> Step:
@@ -150,9 +151,9 @@ def curve(study: Study, layer: int, progress: bool = True) -> Step:
             few, fewer = relation.with_pairs(train.pairs[:n]), relation.with_pairs(validation.pairs[: max(1, n // 2)])
             tasks.append(task(study.lens, relation.name, few, fewer, study.template))
     results = _tune(study, tasks, layer, progress, "learning curve")
-    tensors, record = _kept(study, results, layer, {})
-    sizes = len(study.settings.curve)
-    return {"vectors": tensors["vectors"].unflatten(0, (sizes, len(study)))}, {"broken": record["broken"]}
+    names = [f"{name}, {n} pairs" for n in study.settings.curve for name in study.names]
+    tensors, record = _kept(study, results, names, layer, {})
+    return {"vectors": tensors["vectors"].unflatten(0, (-1, len(study)))}, {"broken": record["broken"]}
 
 
 def scores(study: Study, whatifs: dict[str, Sequence[WhatIf]], progress: bool = True) -> Step:
@@ -170,9 +171,12 @@ def scores(study: Study, whatifs: dict[str, Sequence[WhatIf]], progress: bool = 
 
 def prompting(study: Study, n_shots: int, progress: bool = True, **how: bool) -> Step:
     """Completion of all test words behind demonstrations, without any vector."""
-    prompts, owners = study.few_shot(n_shots, **how)
-    with tqdm(total=len(prompts), desc=f"test words, {n_shots}-shot", unit="word", disable=not progress) as bar:
-        return _measured(completions(study.lens, prompts, [], bar.update), owners), {}
+    found, owners, total = [], [], len(study.zero_shot(TEST)[0])
+    with tqdm(total=total, desc=f"test words, {n_shots}-shot", unit="word", disable=not progress) as bar:
+        for prompts, of in study.few_shot(n_shots, **how):
+            found.append(completions(study.lens, prompts, [], bar.update))
+            owners.append(of)
+    return _measured(Completions.joined(found), torch.cat(owners)), {}
 
 
 @torch.no_grad()
@@ -202,13 +206,14 @@ def _tune(study: Study, tasks: Sequence[Task], layer: int, progress: bool, descr
     return tune(study.lens, tasks, layer, description=description, **how)
 
 
-def _kept(study: Study, results: Sequence[Result | None], layer: int, skipped: dict[str, str]) -> Step:
+def _kept(
+    study: Study, results: Sequence[Result | None], names: Sequence[str], layer: int, skipped: dict[str, str]
+) -> Step:
     nothing = torch.full((study.lens.d_model,), torch.nan)
     vectors = [nothing if one is None or one.vector is None else one.vector for one in results]
     steps = study.settings.steps
     blank = [np.full(steps, np.nan), np.full(steps + 1, np.nan)]
     losses = [(one.losses, one.validation_losses) if one else blank for one in results]
-    names = study.names * (len(results) // len(study)) if len(results) >= len(study) else ["all"]
     broken = {name: f"NaN at step {one.step}" for name, one in zip(names, results) if one and one.vector is None}
     tensors = {"vectors": torch.stack(vectors)} | {
         name: torch.tensor(np.stack(x)).float() for name, x in zip(("losses", "validation_losses"), zip(*losses))
@@ -230,6 +235,11 @@ def _quality(study: Study, whatifs: Sequence[WhatIf], what: str, progress: bool)
     of = [owners.numpy() == r for r in range(len(study))]
     # A complex number is compared by its real part first.
     return np.stack([found.right[mine].mean(0) + 1j * found.log_prob[mine].mean(0) for mine in of])
+
+
+def _over_relations(quality: np.ndarray) -> np.ndarray:
+    """The mean over relations; equal shares stay equal, so that rounding does not choose between them."""
+    return quality.mean(0).round(9)
 
 
 def _ranked(effects: Float[Tensor, "layer head"]) -> list[tuple[int, int]]:

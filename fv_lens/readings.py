@@ -27,6 +27,8 @@ def readings(study: Study, kinds: Mapping[str, tuple[Float[Tensor, "relation d_m
     scored = {}
     for kind, (vectors, layer) in kinds.items():
         whole = [r for r in range(len(study)) if not vectors[r].isnan().any()]
+        if not whole:
+            continue
         relations = [study.relations[r] for r in whole]
         made = [study.vector(study.relations[r], vectors[r], layer, "reading") for r in whole]
         read = all_readings(study.model, made)

@@ -90,7 +90,9 @@ def _in_short(
         )
         if effects.batch is not None and (n_intact := effects.record.get("n_mean_prompts")):
             right = scores.proportion(np.arange(n_intact) < round(effects.share_right * n_intact))
-            line += f"; of {n_intact} intact prompts, {right} have a right answer's first token as the most probable one"
+            line += (
+                f"; of {n_intact} intact prompts, {right} have a right answer's first token as the most probable one"
+            )
         yield line + "."
 
 

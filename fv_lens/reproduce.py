@@ -74,12 +74,13 @@ def reproduce(
             tuned(f"from-fv-seed-{seed}", f"from the summed vectors, deal {seed}", layer, strong, seed=seed)
     few, few_record = stage("curve", "Tuning on fewer pairs", lambda: protocol.curve(study, layer, progress))
 
-    whatifs = _rows(study, sums, sums_record, vectors, few["vectors"], layer)
+    whatifs, missing = _rows(study, sums, sums_record, vectors, few["vectors"], layer)
     zero, zero_record = stage(
         "scores", "Test words, zero-shot with each vector", lambda: protocol.scores(study, whatifs, progress)
     )
     owners = zero["owners"].numpy()
     rows = rows_of(zero, zero_record["rows"])
+    rows |= {name: without(rows[name], owners, broken) for name, broken in missing.items()}
     n_shots, n_pairs = settings.n_shots, settings.n_pairs
     n_all = n_pairs + settings.n_validation
     shots = {f"{n_shots}-shot": (n_shots, {}), f"{n_shots}-shot, shuffled": (n_shots, {"shuffled": True})}
@@ -90,9 +91,6 @@ def reproduce(
             lambda n=n, how=how: protocol.prompting(study, n, progress, **how),
         )  # fmt: skip
         rows |= rows_of(prompted, {row: [0]})
-    broken = {name: _broken(vectors[key]) for key, name in NAMES.items() if key in vectors}
-    for row, missing in broken.items():
-        rows[row] = without(rows[row], owners, missing) if row in rows else rows.get(row)
     difference, _ = stage(
         "difference", "Mean residual differences", lambda: ({"vectors": protocol.mean_difference(study, layer)}, {})
     )
@@ -116,7 +114,8 @@ def reproduce(
         results.write_csv(frame, partial)
     library = "from-fv" if "from-fv" in vectors and _best_loss(*tuning["from-fv"]) < losses[layer] else "from-zero"
     chosen = {
-        "layer": layer, "validation losses of the layers": losses, "vectors": STARTS[library],
+        "layer": layer, "vectors": STARTS[library],
+        "validation losses of the layers": {at: x if np.isfinite(x) else None for at, x in losses.items()},
         "summed vectors": {key: sums_record[key] for key in ("heads", "layer", "no_sums") if key in sums_record},
         "distributed": {k: sums_record[k] for k in ("distributed_heads", "no_distributed") if k in sums_record},
     }  # fmt: skip
@@ -150,36 +149,45 @@ def _plan(study: Study, facts: Mapping) -> dict:
         "model": lens.name, "processing": lens.processing, "bos": lens.bos, "dtype": str(lens.dtype),
         "device": lens.device.type, "template": study.template.to_dict(), "settings": study.settings.to_dict(),
         "relations": {relation.name: relation.hash for relation in study.relations},
+        "names and kin": {r.name: [r.category, r.family, *r.names] for r in study.relations},
         "threads": torch.get_num_threads(), "versions": storage.versions(), **facts,
     }  # fmt: skip
 
 
-def _rows(study: Study, sums: Mapping, record: Mapping, vectors: Mapping, few: Tensor, layer: int) -> dict:
-    """Every row that is asked zero-shot with a vector: name -> what-ifs, one per draw."""
+def _rows(study: Study, sums: Mapping, record: Mapping, vectors: Mapping, few: Tensor, layer: int) -> tuple[dict, dict]:
+    """Every row that is asked zero-shot with a vector: name -> what-ifs, one per draw.
 
-    def at(values: Tensor, where: int = layer) -> list:
-        return [study.edit(values, TEST, where)]
+    Also name -> numbers of the relations that have no vector there: it broke, or that of another relation did.
+    """
+    rows, missing = {}, {}
 
-    rows = {}
+    def add(name: str, *draws: Tensor, where: int = layer) -> None:
+        rows[name] = [[study.edit(drawn, TEST, where)] for drawn in draws]
+        missing[name] = torch.stack(draws).isnan().any(2).any(0).nonzero()[:, 0].tolist()
+
     if "strong" in sums:
-        where = record["layer"]
-        rows |= {"FV, strength 1": [at(sums["plain"], where)], "FV": [at(sums["strong"], where)]}
-        rows["FV of own heads"] = [at(sums["own"], where)]
-        rows["FV of random heads"] = [at(drawn, where) for drawn in sums["random"]]
+        at = record["layer"]
+        add("FV, strength 1", sums["plain"], where=at)
+        add("FV", sums["strong"], where=at)
+        add("FV of own heads", sums["own"], where=at)
+        add("FV of random heads", *sums["random"], where=at)
     if "distributed" in sums:
         parts = zip(sums["distributed"], record["distributed_places"])
         rows["distributed FV"] = [[study.edit(part, TEST, at, site=site) for part, (at, site) in parts]]
-    rows |= {name: [at(vectors[key])] for key, name in NAMES.items() if key in vectors}
-    zero = vectors["from-zero"]
-    rows["mean of FFVs"] = [at(_means_of_others(study, zero))]
-    rows["pooled FFV"] = [at(vectors["pooled"].expand(len(study), -1))]
-    rows["another relation's FFV"] = [at(zero[torch.from_numpy(q)]) for q in study.rivals(study.settings.draws)]
-    rows["random vector"] = [at(v) for v in _directions(study, zero.norm(dim=1), study.settings.draws, stream=23)]
-    rows |= {f"{n} pairs": [at(some)] for n, some in zip(study.settings.curve, few)}
+    for key, name in NAMES.items():
+        if key in vectors:
+            add(name, vectors[key])
+    zero, draws = vectors["from-zero"], study.settings.draws
+    add("mean of FFVs", _means_of_others(study, zero))
+    add("pooled FFV", vectors["pooled"].expand(len(study), -1))
+    add("another relation's FFV", *(zero[torch.from_numpy(others)] for others in study.rivals(draws)))
+    add("random vector", *_directions(study, zero.norm(dim=1), draws, stream=23))
+    for n, some in zip(study.settings.curve, few):
+        add(f"{n} pairs", some)
     for key in vectors:
         if found := re.fullmatch(r"(from-\w+)-seed-(\d+)", key):
-            rows[f"{STARTS[found[1]]}, deal {found[2]}"] = [at(vectors[key])]
-    return rows
+            add(f"{STARTS[found[1]]}, deal {found[2]}", vectors[key])
+    return rows, missing
 
 
 def _means_of_others(study: Study, vectors: Tensor) -> Tensor:
@@ -198,16 +206,10 @@ def _directions(study: Study, norms: Tensor, draws: int, stream: int = 21) -> Te
     return norms[None, :, None] * drawn / drawn.norm(dim=2, keepdim=True)
 
 
-def _broken(vectors: Tensor) -> list[int]:
-    return vectors.isnan().any(1).nonzero()[:, 0].tolist()
-
-
 def _best_loss(tensors: Mapping[str, Tensor], record: Mapping) -> float:
-    """Mean over relations of the validation loss at the chosen step."""
-    losses = [
-        float(loss[step]) for loss, step in zip(tensors["validation_losses"], record["steps"]) if step is not None
-    ]
-    losses = [loss for loss in losses if np.isfinite(loss)]
+    """Mean validation loss at the chosen step, over the relations that have a vector."""
+    whole = (~tensors["vectors"].isnan().any(1)).nonzero()[:, 0].tolist()
+    losses = [float(tensors["validation_losses"][r, record["steps"][r]]) for r in whole]
     return round(float(np.mean(losses)), 6) if losses else np.inf
 
 

@@ -86,7 +86,7 @@ class Table:
                     gap = values[one, measure] - values[other, measure]
                     self.groups("difference", f"{one} - {other}", measure, gap)
 
-    def relations(self, part: str, row: str, measure: str, values: Mapping[str, float]) -> None:
+    def relations(self, part: str, row: str, measure: str, values: Mapping[str, float | int]) -> None:
         """Add a number without interval for each relation, by name."""
         for name, value in values.items():
             self._add(part, "relation", name, row, measure, Score(float(value), np.nan, np.nan, 1))

@@ -34,10 +34,8 @@ class Stages:
         except (OSError, ValueError) as error:
             raise InputError(f"Cannot use {str(folder)!r}: {error}. Choose another --out.") from None
         if there is not None and there != mine:
-            differing = sorted(key for key in {*there, *mine} if there.get(key) != mine.get(key))
-            raise InputError(
-                f"{str(folder)!r} holds a run of another {', '.join(differing)}; give another --out, or delete it."
-            )
+            differing = _differing(there, mine)
+            raise InputError(f"{str(folder)!r} holds a run with other {differing}; give another --out, or delete it.")
         if there is None:
             with storage.written_whole(path) as partial:
                 partial.write_text(json.dumps(mine, indent=1), encoding="utf-8")
@@ -51,8 +49,17 @@ class Stages:
             started = time.perf_counter()
             tensors, record = compute()
             seconds = round(time.perf_counter() - started, 1)
-            # A file must hold something; an empty tensor stands for none.
             storage.save(path, KIND, tensors, {"record": record, "seconds": seconds})
         tensors, saved = storage.load(path, KIND)
         self.timings[name] = saved["seconds"]
         return tensors, saved["record"]
+
+
+def _differing(there: Mapping, mine: Mapping) -> str:
+    """Names of what differs between two plans: "settings (seeds), threads"."""
+    names = []
+    for key in sorted(key for key in {*there, *mine} if there.get(key) != mine.get(key)):
+        parts = [there.get(key), mine.get(key)]
+        inner = _differing(*parts) if all(isinstance(part, dict) for part in parts) else ""
+        names.append(f"{key} ({inner})" if inner else key)
+    return ", ".join(names)

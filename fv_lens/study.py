@@ -1,6 +1,6 @@
 """A study: many relations on one model, each with few pairs to tune on, few to choose on and others to be scored on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .errors import InputError
 from .lens import lens_of
-from .prompts import FewShot, PromptBatch, PromptTemplate, batch, corrupt, with_demonstrations
+from .prompts import FewShot, PromptBatch, PromptTemplate, batch, corrupted, with_demonstrations
 from .relations import Relation, load_relation
 from .rows import Edit
 from .training import RATE, STEPS
@@ -29,6 +29,7 @@ class Settings:
         n_pairs, n_validation, n_test: at most so many pairs of each relation to tune and demonstrate, choose, score.
         n_shots: demonstrations of the usual prompt; more are shown in rows of their own (n_pairs, and those with the
             validation pairs).
+        n_together: so many test words are asked behind the same demonstrations, which then are run once.
         map_prompts, mean_prompts: corrupted and intact prompts of each relation's head map.
         head_counts, strengths: what summed vectors are tried with on validation.
         draws: of each random control, over which its scores are averaged.
@@ -40,8 +41,9 @@ class Settings:
 
     n_pairs: int = 20
     n_validation: int = 10
-    n_test: int = 25
+    n_test: int = 20
     n_shots: int = 10
+    n_together: int = 5
     map_prompts: int = 10
     mean_prompts: int = 20
     head_counts: tuple[int, ...] = (5, 10, 20)
@@ -58,21 +60,27 @@ class Settings:
 
 
 class Study:
-    """The relations of a study, cut to size; relations that are too small are in `left_out` with the reason.
+    """The relations of a study, cut to size; those that a step would refuse are in `left_out` with the reason.
+
+    A relation is refused that has too few pairs, too few answers to shuffle, or prompts beyond the model's context.
 
     Raises:
-        InputError: two relations of one name, or none that is large enough.
+        InputError: two relations of one name, or none that can be studied.
     """
 
     def __init__(self, model: object, relations: Sequence, settings: Settings = Settings()):
         self.model, self.lens, self.settings, self.template = model, lens_of(model), settings, PromptTemplate()
         self.relations: list[Relation] = []
         self.left_out: dict[str, str] = {}
+        self.hashes: dict[str, str] = {}  # of the relations before they were cut, which vectors are evaluated on
         for relation in map(load_relation, relations):
             try:
                 tuning_pairs(relation, settings.n_pairs, settings.n_validation, 0, settings.split_seed)
                 sizes = (settings.n_pairs, settings.n_validation, settings.n_test)
-                self.relations.append(relation.limited(*sizes, settings.split_seed))
+                cut = relation.limited(*sizes, settings.split_seed)
+                self._try(cut)
+                self.relations.append(cut)
+                self.hashes[relation.name] = relation.hash
             except InputError as error:
                 self.left_out[relation.name] = str(error)
         self.names = [relation.name for relation in self.relations]
@@ -85,6 +93,15 @@ class Study:
     def __len__(self) -> int:
         return len(self.relations)
 
+    def _try(self, relation: Relation) -> None:
+        """Make the prompts on which a later step could fail."""
+        n_shots, (train, validation, test) = self.settings.n_shots, relation.split()
+        corrupted(train, self.settings.map_prompts, min(n_shots, len(train) - 1))
+        with_demonstrations(test, train, min(n_shots, len(train)), 0, shuffled=True)
+        shown = joined(train, validation)
+        for prompts in (with_demonstrations(shown, shown, 0), with_demonstrations(test, shown, len(shown))):
+            batch(self.lens, prompts, self.template)
+
     def _zero_shot(self, part: int) -> tuple[PromptBatch, Int[Tensor, " prompt"]]:
         """Zero-shot prompts of one part of all relations, and which relation each is of."""
         parts = [relation.split()[part] for relation in self.relations]
@@ -92,14 +109,19 @@ class Study:
 
     def few_shot(
         self, n_shots: int, shuffled: bool = False, validation: bool = False
-    ) -> tuple[PromptBatch, Int[Tensor, " prompt"]]:
-        """Prompts of the test words behind demonstrations from the train part, or from both parts (`validation`)."""
-        prompts = []
-        for relation in self.relations:
+    ) -> Iterator[tuple[PromptBatch, Int[Tensor, " prompt"]]]:
+        """Prompts of the test words behind demonstrations, a few words behind the same ones at a time.
+
+        Demonstrations are from the train part, or from the validation part as well (`validation`).
+        """
+        for owner, relation in enumerate(self.relations):
             train, more, test = relation.split()
             shown = joined(train, more) if validation else train
-            prompts.append(with_demonstrations(test, shown, min(n_shots, len(shown)), 0, shuffled))
-        return self._joined(prompts)
+            drawn = with_demonstrations(test, shown, min(n_shots, len(shown)), 0, shuffled)
+            for start in range(0, len(test), self.settings.n_together):
+                some = drawn[start : start + self.settings.n_together]
+                prompts = [FewShot(one.word, one.answers, some[0].demonstrations) for one in some]
+                yield batch(self.lens, prompts, self.template), torch.full((len(some),), owner)
 
     def _joined(self, prompts: Sequence[Sequence[FewShot]]) -> tuple[PromptBatch, Int[Tensor, " prompt"]]:
         owners = [owner for owner, some in enumerate(prompts) for _ in some]
@@ -113,7 +135,7 @@ class Study:
         """A vector of a relation of the study, with its record."""
         return FunctionVector(
             vector, layer, model=self.lens.name, processing=self.lens.processing, bos=self.lens.bos,
-            relation=relation.name, data_hash=relation.hash, split_seed=self.settings.split_seed,
+            relation=relation.name, data_hash=self.hashes[relation.name], split_seed=self.settings.split_seed,
             template=self.template.to_dict(), method=method, **more,
         )  # fmt: skip
 
@@ -140,17 +162,3 @@ class Study:
 def joined(*parts: Relation) -> Relation:
     """Parts of one relation as one."""
     return parts[0].with_pairs([pair for part in parts for pair in part.pairs])
-
-
-def shuffled(relation: Relation, answers: Relation, seed: int = 0) -> Relation:
-    """The pairs with their first answers exchanged so that none is right; what is right is looked up in `answers`.
-
-    Raises:
-        InputError: no such exchange was found, because few answers serve all words.
-    """
-    rng = np.random.default_rng([seed, 12])
-    shown = FewShot(relation.words[0], ("none",), tuple((word, listed[0]) for word, listed in relation.pairs))
-    for _ in range(40):
-        if (exchanged := corrupt(shown, answers.answers, rng)) is not None:
-            return relation.with_pairs(list(exchanged.demonstrations))
-    raise InputError(f"The answers of {relation.name!r} cannot be exchanged so that each is wrong; it has too few.")

@@ -45,7 +45,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Result:
-    """A tuned vector `[d_model]` (None if its loss became NaN at `step`), and how it came about.
+    """A tuned vector `[d_model]` (None if its loss became NaN or its norm infinite at `step`), and how it came about.
 
     `losses`, `validation_losses`: nats per answer at each step, the second NaN where validation was not looked at.
     """
@@ -102,12 +102,13 @@ def tune(
     # A group for each vector, a view of its row: no vector's steps depend on what is tuned beside it.
     moving = list(vectors)
     adam = torch.optim.Adam([{"params": [one], "lr": rate * size} for one, size in zip(moving, unit.tolist())])
-    with tqdm(total=steps, desc=f"{description}, layer {layer}", unit="step", disable=not progress) as bar:
+    with tqdm(total=steps, desc=description, unit="step", disable=not progress) as bar:
         for step in range(steps + 1):
             if step % EVERY == 0 or step == steps:
                 loss = mean_by_owner(check, check.losses(vectors))
                 validation[step] = loss
-                broken[(broken < 0) & ~loss.isfinite()] = step
+                # Beyond a finite norm a model's own norms overflow, to zeros more often than to NaN.
+                broken[(broken < 0) & ~(loss.isfinite() & vectors.norm(dim=1).isfinite())] = step
                 better = loss < best_loss
                 best[better], best_loss[better], best_step[better] = vectors[better], loss[better], step
             if step < steps:

@@ -14,11 +14,12 @@ import torch
 
 from .errors import InputError, finite_number, whole_number
 from .lens import Lens, lens_of
-from .prompts import PromptTemplate
+from .prompts import FewShot, PromptTemplate, corrupt
 from .relations import Relation, Split, load_relation
 from .training import RATE, STEPS, STRENGTHS, mean_loss, task, tune
 from .vectors import FunctionVector, check_layer, own_template
 
+MOST_RATE = 100  # root mean squares of the residual stream, in one step
 LEAST_PAIRS = 10  # fewer are used only where fewer are asked for
 DEPTHS = (0.4, 0.55, 0.7)  # of the layers that are tried where none is given
 
@@ -59,6 +60,7 @@ def finetune_all(
     first_token: bool = False,
     layers: Sequence[int] | None = None,
     strengths: Sequence[Real] = STRENGTHS,
+    shuffle: bool = False,
     template: PromptTemplate | None = None,
     split_seed: int = 0,
     progress: bool = True,
@@ -76,10 +78,12 @@ def finetune_all(
             Where the parts have fewer, what is there is used, with a warning, if at least 10 train pairs are.
         seed: of the draws of pairs (those of a smaller `n_pairs` are among those of a larger) and random directions.
         steps: full-batch steps of Adam. Validation is looked at every second step, the start included.
-        learning_rate: Adam's, in root mean squares of the residual stream at the layer, over a relation's train prompts.
+        learning_rate: Adam's, in root mean squares of the residual stream at the layer over a relation's train prompts.
         first_token: tune on the first token of each answer alone, not on the whole first-listed answer.
         layers: the grid of `layer=None`; by default at .4, .55 and .7 of the depth.
         strengths: a start other than zero is multiplied with the one of these whose validation loss is lowest.
+        shuffle: a control: the answers of the train pairs, and of the validation pairs, are exchanged so that none is
+            right. What such a vector gains is the form of the answers, not the relation.
         template: the prompts' form; None for that of the initial vectors, or the default.
         split_seed: which split of the relations to use.
         progress: show progress bars.
@@ -90,7 +94,7 @@ def finetune_all(
 
     Raises:
         InputError: bad settings; two relations of one name; a start that is missing or does not fit the model; or no
-            relation can be tuned: too few pairs, or losses that become NaN.
+            relation can be tuned: too few pairs, or losses that become NaN, or vectors that grow too large.
 
     Source: Kang et al. 2026 (arXiv 2601.08169) start from the summed vector; stopping on validation pairs is ours.
     """
@@ -98,8 +102,8 @@ def finetune_all(
     counts = {"n_pairs": n_pairs, "n_validation": n_validation, "steps": steps}
     n_pairs, n_validation, steps = (whole_number(name, count, least=1) for name, count in counts.items())
     rate = finite_number("learning_rate", learning_rate)
-    if rate <= 0:
-        raise InputError(f"learning_rate is {learning_rate!r}; give a number above 0.")
+    if not 0 < rate <= MOST_RATE:
+        raise InputError(f"learning_rate is {learning_rate!r}; give a number above 0 and at most {MOST_RATE}.")
     strengths = [finite_number("strength", strength) for strength in strengths] or [1.0]
     starts = _starts(lens, relations, inits)
     template = template or own_template(list(starts.values()))
@@ -107,7 +111,8 @@ def finetune_all(
     for name, relation in relations.items():
         try:
             split = tuning_pairs(relation, n_pairs, n_validation, seed, split_seed)
-            tasks.append(task(lens, name, split.train, split.validation, template, starts.get(name)))
+            pairs = split[:2] if not shuffle else [shuffled(part, relation, seed) for part in split[:2]]
+            tasks.append(task(lens, name, *pairs, template, starts.get(name)))
         except InputError as error:
             errors[name] = error
     _report(errors, nothing_left=not tasks)
@@ -131,11 +136,11 @@ def finetune_all(
     for one, result in zip(tasks, found[best]):
         if result.vector is None:
             failed[one.name] = InputError(
-                f"The loss of {one.name!r} became NaN at step {result.step}; lower learning_rate (now {rate:g}) or the "
-                "strength of its start."
+                f"The loss of {one.name!r} became NaN, or its vector too large, at step {result.step}; lower "
+                f"learning_rate (now {rate:g}) or the strength of its start."
             )
             continue
-        record = result.record(one, learning_rate=rate, first_token=first_token, seed=int(seed))
+        record = result.record(one, learning_rate=rate, first_token=first_token, shuffle=shuffle, seed=int(seed))
         if len(grid) > 1:
             record["layer_losses"] = {str(at): mean_loss(found[at]) for at in grid}
         relation = relations[one.name]
@@ -164,6 +169,20 @@ def tuning_pairs(relation: Relation, n_pairs: int, n_validation: int, seed: int 
         if len(pairs) < n:
             warnings.warn(f"{relation.name!r} is tuned with its {len(pairs)} {part} pairs, not {n}.", stacklevel=3)
     return Split(_drawn(split.train, n_pairs, seed), _drawn(split.validation, n_validation, seed), split.test)
+
+
+def shuffled(relation: Relation, answers: Relation, seed: int = 0) -> Relation:
+    """The pairs with their first answers exchanged so that none is right; what is right is looked up in `answers`.
+
+    Raises:
+        InputError: no such exchange was found, because few answers serve all words.
+    """
+    rng = np.random.default_rng([seed, 12])
+    shown = FewShot(relation.words[0], ("none",), tuple((word, listed[0]) for word, listed in relation.pairs))
+    for _ in range(40):
+        if (exchanged := corrupt(shown, answers.answers, rng)) is not None:
+            return relation.with_pairs(list(exchanged.demonstrations))
+    raise InputError(f"The answers of {relation.name!r} cannot be exchanged so that each is wrong; it has too few.")
 
 
 def layer_grid(lens: Lens) -> list[int]:

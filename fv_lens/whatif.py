@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 
 from .errors import InputError, ParityError
 from .lens import Lens, Prefix
+from .prefixes import prefix_of, shared_tokens
 from .rows import HEAD_OUTPUT, RESIDUAL, Edit, Plan, WhatIf, as_batch, as_positions, in_full
 
 __all__ = ["Edit", "WhatIf", "head_outputs", "what_if"]
@@ -70,7 +71,8 @@ def what_if(
         max_rows = max(2, min(max_rows, 2**27 // lens.cfg.d_vocab))
     max_whatifs = max_rows - 1
     results: Tensor | None = None
-    for prompts in _groups(lens, mask, max(1, max_rows // (min(len(whatifs), max_whatifs) + 1))):
+    shared = shared_tokens(tokens[:, :-tail], mask[:, :-tail]) if form != SLOW else 0
+    for prompts in _groups(lens, mask, max(1, max_rows // (min(len(whatifs), max_whatifs) + 1)), shared):
         ids, seen = _trimmed(tokens[prompts], mask[prompts])
         prefix = _prefix(lens, ids, seen, tail, form)
         for start in range(0, max(1, len(whatifs)), max_whatifs):
@@ -119,14 +121,17 @@ def refuse_patches(lens: Lens) -> None:
         raise InputError("A patch is active on this model, and it would mix with the edits; leave its block first.")
 
 
-def _groups(lens: Lens, mask: Tensor, most: int) -> Iterator[Tensor]:
-    """Indices of prompts of similar length; of equal length where the model does not take padding exactly."""
+def _groups(lens: Lens, mask: Tensor, most: int, shared: int = 0) -> Iterator[Tensor]:
+    """Indices of prompts of similar length; of equal length where the model does not take padding exactly.
+
+    `shared`: so many first tokens are run once for all of a group.
+    """
     lengths = mask.sum(1)
     group: list[int] = []
     for index in lengths.argsort(stable=True, descending=True).tolist():
         longest = int(lengths[group[0]]) if group else 0
         unequal = group and not lens.findings["padding"] and lengths[index] != longest
-        if group and (len(group) == most or (len(group) + 1) * longest > PREFIX_TOKENS or unequal):
+        if group and (len(group) == most or (len(group) + 1) * (longest - shared) > PREFIX_TOKENS or unequal):
             yield torch.tensor(group, device=mask.device)
             group = []
         group.append(index)
@@ -141,7 +146,7 @@ def _trimmed(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 def _prefix(lens: Lens, ids: Tensor, mask: Tensor, tail: int, form: str) -> Prefix:
     if form == SLOW:
         return Prefix([], [], mask[:, :-tail])
-    return lens.prefix(ids[:, :-tail], mask[:, :-tail])
+    return prefix_of(lens, ids[:, :-tail], mask[:, :-tail])
 
 
 def _read(lens: Lens, rows: Tensor, prompts: Tensor, read: Read, logits: bool) -> Tensor:

@@ -166,7 +166,7 @@ def answer_loss(model, prompt, answer, layer: int, vector: Tensor) -> Tensor:
 
 
 def losses_and_gradient(model, prompts, answers, owners, layer: int, vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """`[prompt]` losses under the vectors of the prompts' owners; `[vector, d_model]` gradients of each owner's mean."""
+    """`[prompt]` losses under the vectors of their owners, and `[vector, d_model]` gradients of each owner's mean."""
     leaf = vectors.clone().requires_grad_()
     losses = [answer_loss(model, *pair, layer, leaf[owner]) for *pair, owner in zip(prompts, answers, owners)]
     shares = [loss / owners.count(owner) for loss, owner in zip(losses, owners)]

@@ -130,7 +130,7 @@ def test_the_task_has_answers_right_and_wrong_and_long(task):
 
 
 def test_an_answer_that_goes_on_is_another_answer(llama, some_end, few_or_many):
-    """" smaller" is not " small": the model writes a b c, and only what c follows ends there."""
+    """ " smaller" is not " small": the model writes a b c, and only what c follows ends there."""
     written = (
         (ids, whatif, [min(top) for top in oracles.greedy(llama, ids, 4, of_prompt(whatif, 0))])
         for ids in PROMPTS
@@ -226,13 +226,18 @@ def test_an_edit_of_one_value_per_prompt_is_taken_apart_by_prompt():
 # Ties and numbers that are none
 
 
-def written(lens, monkeypatch, tops, value=1.0):
-    """The model predicts each of `tops[0]`, then each of `tops[1]`, ... with the same logit, whatever it is asked."""
+def written(lens, monkeypatch, tops, broken=None):
+    """The model predicts each of `tops[0]`, then each of `tops[1]`, ... with the same logit, whatever it is asked.
+
+    At the place that is `broken`, one logit is NaN.
+    """
 
     def readout(rows):
         logits = torch.zeros(*rows.shape[:2], 256)
         for place, tokens in enumerate(tops[: rows.shape[1]]):
-            logits[:, place, tokens] = value
+            logits[:, place, tokens] = 1
+            if place == broken:
+                logits[:, place, 5] = torch.nan
         return logits
 
     completions(lens, asked([PROMPTS[1]], [[(1, 1, 1)]]), [])  # probed for lengths like these, with the true readout
@@ -261,9 +266,8 @@ def test_a_tie_counts_against_the_answer(llama, some_end, few_or_many, monkeypat
 
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_logits_that_are_no_numbers_raise(llama, few_or_many, monkeypatch, place):
-    tops = [[10], [11], [204]]
     with pytest.raises(InputError, match="became NaN"):
-        written(lens_of(llama), monkeypatch, tops[:place] + [[5]], torch.nan)
+        written(lens_of(llama), monkeypatch, [[10], [11], [204]], place)
     with pytest.raises(InputError, match="became NaN"):
         completions(lens_of(llama), asked(PROMPTS, [[(3, 4)]] * 6), [[Edit(0, torch.full((32,), torch.nan))]] * 2)
 

@@ -212,7 +212,10 @@ def test_owners_are_one_for_each_prompt(llama):
 
 
 def test_an_active_patch_is_refused(model):
-    with patch(model, FunctionVector(noise(32), 1, model=model.cfg.model_name)), pytest.raises(InputError, match="patch"):
+    with (
+        patch(model, FunctionVector(noise(32), 1, model=model.cfg.model_name)),
+        pytest.raises(InputError, match="patch"),
+    ):
         rows_of(model, lens=lens_of(model))
 
 

@@ -8,7 +8,16 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fv_lens.errors import InputError
-from fv_lens.prompts import FewShot, PromptTemplate, batch, corrupt, corrupted, few_shot, with_demonstrations
+from fv_lens.prompts import (
+    FewShot,
+    PromptBatch,
+    PromptTemplate,
+    batch,
+    corrupt,
+    corrupted,
+    few_shot,
+    with_demonstrations,
+)
 from fv_lens.relations import Relation
 
 ANTONYM = Relation(
@@ -249,6 +258,23 @@ def test_select_keeps_the_order_and_trims(indices):
     for field in ("tokens", "mask", "answer_ids"):
         assert torch.equal(getattr(chosen, field), getattr(alone, field))
     assert (chosen.answers, chosen.texts, chosen.words) == (alone.answers, alone.texts, alone.words)
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(0, 6)), min_size=1, max_size=4))
+def test_joined_batches_are_the_batch_of_all_their_prompts(sizes):
+    lens = WordLens(bos=True)
+    drawn = [few_shot(ANTONYM, n, shots, seed=i) for i, (n, shots) in enumerate(sizes)]
+    joined = PromptBatch.joined([batch(lens, prompts) for prompts in drawn], lens.pad_id)
+    whole = batch(lens, [prompt for prompts in drawn for prompt in prompts])
+    for field in ("tokens", "mask", "answer_ids"):
+        assert torch.equal(getattr(joined, field), getattr(whole, field))
+    assert (joined.answers, joined.texts, joined.words) == (whole.answers, whole.texts, whole.words)
+
+
+def test_joined_batches_are_padded_with_the_token_given():
+    parts = [batch(WordLens(), few_shot(ANTONYM, 1, n)) for n in (3, 0)]
+    joined, n = PromptBatch.joined(parts, 77), parts[1].tokens.shape[1]
+    assert (joined.tokens[1, :-n] == 77).all() and joined.mask[1].tolist() == [0] * (len(joined.mask[1]) - n) + [1] * n
 
 
 def test_select_takes_tensors_and_ranges_and_names_what_is_outside():

@@ -1,5 +1,7 @@
 """Sweeps against full forwards of single prompts, and the choice that is made on them."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -66,28 +68,33 @@ def asked(monkeypatch):
 
 @pytest.mark.parametrize("layers, strengths", [([2, 0], STRENGTHS), ([1], [2.0])])
 def test_every_point_equals_full_forwards_of_the_validation_words(llama, words, monkeypatch, layers, strengths):
-    """Some words have a second answer, of two tokens: what the first vector, at its strongest, lets the model write."""
+    """Beside a word's answer stand what the model writes with the first vector, at its strongest, and without one."""
     monkeypatch.setitem(lens_of(llama).findings, "endings", ENDINGS)
     vectors, ends, pairs = [vector(0), vector(1)], ENDINGS.nonzero()[:, 0].tolist(), []
+    strongest = Change(layers[0], strengths[-1] * vectors[0].vector)
     for word, (answer,) in words.pairs:
         prompt, _ = oracles.in_words(llama, PromptTemplate().prompt(word), ())
-        tops = oracles.greedy(llama, prompt, 2, [Change(layers[0], strengths[-1] * vectors[0].vector)])
-        decoded = llama.tokenizer.decode([min(top) for top in tops])
-        pairs.append((word, [answer, decoded] if all(part[0] == "w" for part in decoded.split()) else [answer]))
+        tops = [oracles.greedy(llama, prompt, 2, edits) for edits in ([strongest], [])]
+        written = [llama.tokenizer.decode([min(top) for top in some]) for some in tops]
+        pairs.append((word, [answer, *(text for text in written if re.fullmatch(r"w\d+ w\d+", text))]))
     relation = Relation("successor", pairs)
     grid = sweep(llama, relation, vectors, layers=layers, strengths=strengths, progress=False)
     validation = relation.split(0).validation
     assert grid.right.shape == grid.log_probs.shape == (len(validation), 2, len(layers), len(strengths))
-    assert grid.right.any() and not grid.right.all() and grid.right.dtype == bool
+    for right in (grid.right, grid.plain[:, 0]):
+        assert right.any() and not right.all()
+    not_whole = False
     for i, (word, answers) in enumerate(validation.pairs):
         prompt, listed = oracles.in_words(llama, PromptTemplate().prompt(word), answers)
         plain = oracles.completion(llama, prompt, listed, ends)
+        not_whole |= plain.rank == 0 and not plain.right
         assert grid.plain[i] == pytest.approx((float(plain.right), plain.log_prob), abs=EXACT)
         for v, at, s in np.ndindex(*grid.right.shape[1:]):
             edit = Change(layers[at], strengths[s] * vectors[v].vector)
             expected = oracles.completion(llama, prompt, listed, ends, [edit])
             assert grid.right[i, v, at, s] == expected.right
             assert grid.log_probs[i, v, at, s] == pytest.approx(expected.log_prob, abs=EXACT)
+    assert not_whole  # a first token alone was right
 
 
 def test_all_layers_are_swept_where_none_are_named(llama, words):

@@ -226,6 +226,15 @@ def test_a_strength_is_multiplied_in_and_recorded():
     assert torch.equal(x.vector, 3 * noise(4)) and (x.strength, x.heads, x.parents) == (3.0, tuple(HEADS), ())
 
 
+def test_the_training_of_a_vector_is_not_that_of_a_combination():
+    tuned = FunctionVector(noise(4), 1, method="tuned", training={"chosen_step": 2})
+    for combined in (2.0 * tuned, tuned + tuned, -tuned):
+        assert combined.training is None and combined.method == "combination"
+        assert all(parent["training"] == {"chosen_step": 2} for _, parent in combined.parents)
+    assert tuned.strengthened(2.0).training == tuned.training == {"chosen_step": 2}
+    assert FunctionVector(noise(4), 1).training is None
+
+
 def test_whole_numbers_and_those_of_numpy_scale_as_well():
     x = FunctionVector(noise(4), 1)
     assert torch.equal((np.float32(2) * x).vector, 2 * x.vector)
@@ -267,6 +276,7 @@ RECORDS = st.fixed_dictionaries(
         relation=st.none() | st.text(max_size=9),
         split_seed=st.none() | st.integers(0, 2**40),
         template=st.none() | st.just(PromptTemplate("{word} ->", prefix="é\n").to_dict()),
+        training=st.none() | st.dictionaries(st.text(max_size=9), st.lists(FINITE, max_size=3), max_size=3),
         heads=st.lists(st.tuples(st.integers(0, 90), st.integers(0, 90)), max_size=4).map(tuple),
         method=st.sampled_from(["sum", "tuned"]),
         strength=st.floats(allow_nan=False, allow_infinity=False),
@@ -301,6 +311,19 @@ def test_a_missing_file_is_named(tmp_path):
     for path in (tmp_path / "none.safetensors", str(tmp_path / "none.safetensors"), tmp_path):
         with pytest.raises(InputError, match="No file.*FunctionVector"):
             FunctionVector.load(path)
+
+
+TRAINING = dict(chosen_step=2, losses=[3.5, 2.25], validation_losses=[[0, 3.0], [2, 2.5]], train_words=["été", "w1"])
+
+
+def test_a_saved_training_record_comes_back(tmp_path):
+    fv = FunctionVector(
+        noise(4), 1, method="tuned", training=TRAINING, parents=[(2.0, FunctionVector(noise(4), 1).record)]
+    )
+    fv.save(tmp_path / "fv")
+    loaded = FunctionVector.load(tmp_path / "fv")
+    assert loaded.training == TRAINING and loaded.record == fv.record
+    assert torch.equal(loaded.vector, fv.vector)
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.02, 0.3, 0.6, 0.99])

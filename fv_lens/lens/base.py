@@ -134,7 +134,8 @@ class Lens:
             texts = tokenizer.batch_decode([[token] for token in known], clean_up_tokenization_spaces=False)
             ends = torch.zeros(self.cfg.d_vocab, dtype=torch.bool)
             ends[: len(known)] = torch.tensor([text.startswith(("\n", "\r")) for text in texts])
-            last = [token for token in tokenizer.all_special_ids if token != tokenizer.unk_token_id]
+            unknown = {tokenizer.unk_token_id} - {tokenizer.bos_token_id, tokenizer.eos_token_id}
+            last = set(tokenizer.all_special_ids) - unknown
             ends[[token for token in last if token < self.cfg.d_vocab]] = True
             self.findings["endings"] = ends.to(self.device)
         return self.findings["endings"]

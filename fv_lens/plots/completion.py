@@ -19,10 +19,11 @@ def evaluation(evaluation: Evaluation) -> go.Figure:
     """
     rows = evaluation.rows
     n, hovers = evaluation.accuracy.n, [_row_hover(evaluation.name, name, row) for name, row in rows.items()]
-    figure, marks = go.Figure(), (
+    marks = (
         ("first token alone", "first_token_accuracy", 0.2, 0.4, 8, "diamond"),
         ("accuracy (whole answers)", "accuracy", -0.1, 1, 11, "circle"),
     )
+    figure = go.Figure()
     for label, part, shift, opacity, size, symbol in marks:
         line: list[Score] = [getattr(row, part) for row in rows.values()]
         # Two traces, as the error bars of one trace have one colour.

@@ -1,0 +1,83 @@
+"""The results of a study as Markdown, for a README or a note: what was measured, with intervals, model and versions."""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+DIFFERENCES = (
+    "FFV from FV - FV", "FFV from FV - FV, strength 1", "FFV from FV - 10-shot", "FFV from FV - 20-shot",
+    "FFV from FV - 30-shot", "FFV from FV - pooled FFV", "FFV from FV - FFV of shuffled pairs",
+    "FFV from FV - FFV from zero", "FFV from zero - FV", "FFV from zero - pooled FFV",
+    "FFV from zero - FFV of shuffled pairs",
+)  # fmt: skip
+
+
+def markdown(frame: pd.DataFrame, summary: Mapping) -> str:
+    """Three tables of a study: every row, the paired differences, the names in vectors; a line on how they were made.
+
+    Args:
+        frame: the content of results.csv.
+        summary: the content of summary.json.
+    """
+    scores = frame[frame.part == "score"]
+    categories = [name for name in scores[scores.group == "category"].name.unique() if name != "other"]
+    lines = [_made(frame, summary), ""]
+    lines += _table(
+        [
+            "prompt, and what is added",
+            "whole answer",
+            " / ".join(name[0].upper() for name in categories),
+            "first token",
+        ],
+        [_score_line(scores, row, categories) for row in scores.row.unique()],
+    )
+    found = frame[(frame.part == "difference") & (frame.group == "all")]
+    told = [row for row in DIFFERENCES if (found.row == row).any()]
+    lines += ["", *_table(
+        ["difference, paired over relations", "whole answer", "first token", "log-probability, nats"],
+        [[row.replace(" - ", " − "), *(_shown(found, row, of, signed=True) for of in MEASURES)] for row in told],
+    )]  # fmt: skip
+    said = frame[(frame.part == "decoding") & (frame.group == "all")]
+    readings = [name for name in said.measure.unique() if name.startswith("name score")]
+    if readings:
+        heads = ["vector", *(name.removeprefix("name score, ") for name in readings)]
+        body = [[kind, *(_shown(said, kind, name) for name in readings)] for kind in said.row.unique()]
+        lines += ["", *_table(heads, body)]
+    return "\n".join(lines) + "\n"
+
+
+MEASURES = ("accuracy", "first_token_accuracy", "log_prob")
+
+
+def _made(frame: pd.DataFrame, summary: Mapping) -> str:
+    of = frame[(frame.part == "score") & (frame.group == "relation") & (frame.measure == "accuracy")]
+    words = int(of[of.row == of.row.iloc[0]].n.sum())
+    versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
+    chosen, settings = summary["chosen"], summary["settings"]
+    return (
+        f"{summary['model']} ({summary['dtype']}), {of.name.nunique()} relations, {words} test words; vectors tuned on "
+        f"{settings['n_pairs']} pairs at layer {chosen['layer']}, stopped on {settings['n_validation']}. "
+        f"95 % intervals resample families of relations. {versions}."
+    )
+
+
+def _score_line(scores: pd.DataFrame, row: str, categories: Sequence[str]) -> list[str]:
+    every = scores[scores.group == "all"]
+    of = scores[(scores.group == "category") & (scores.row == row) & (scores.measure == "accuracy")].set_index("name")
+    parts = " / ".join(f"{of.value.get(name, float('nan')):.2f}".removeprefix("0") for name in categories)
+    return [row, _shown(every, row, "accuracy"), parts, _shown(every, row, "first_token_accuracy")]
+
+
+def _shown(frame: pd.DataFrame, row: str, measure: str, signed: bool = False) -> str:
+    found = frame[(frame.row == row) & (frame.measure == measure)]
+    if not len(found):
+        return ""
+    value, low, high = (found.iloc[0][name] for name in ("value", "low", "high"))
+    shown = f"{value:+.2f}" if signed else f"{value:.2f}"
+    sure = signed and (low > 0 or high < 0)
+    shown = f"**{shown}**" if sure else shown
+    return shown if pd.isna(low) else f"{shown} [{low:.2f}, {high:.2f}]"
+
+
+def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *body)]

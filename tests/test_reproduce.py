@@ -1,0 +1,455 @@
+"""The whole table: nothing is chosen on test pairs, an interrupted run ends as any other, and what is left is whole."""
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from fv_lens import cli, evaluation, models, protocol, storage
+from fv_lens import reproduce as module
+from fv_lens import study as study_module
+from fv_lens.errors import InputError
+from fv_lens.plots.comparison import KINDS, curve_of
+from fv_lens.plots.table import scores_of
+from fv_lens.relations import Relation
+from fv_lens.reproduce import reproduce
+from fv_lens.results import COLUMNS, DIFFERENCES, MEASURES
+from fv_lens.study import Settings, Study
+from fv_lens.tuning import training_frame
+from fv_lens.vectors import FunctionVector
+
+from .test_protocol import breaking
+from .test_study import KIN, SMALL, made, relations, studied, study_of, with_permuted_test
+
+FILES = ["report.html", "results.csv", "stages", "summary.json", "vectors"]
+SUMMED = ["FV", "FV of own heads", "FV of random heads", "FV, strength 1", "FFV from FV"]
+KIN_ROWS = ("mean of FFVs", "another relation's FFV")  # which depend on the vectors of other relations
+
+
+def run(study: Study, out: Path, told: list | None = None, **facts: str) -> pd.DataFrame:
+    out.mkdir(parents=True, exist_ok=True)
+    tell = (lambda line: None) if told is None else told.append
+    return reproduce(study, out, facts, "fv-lens reproduce", tell, progress=False)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return studied()
+
+
+@pytest.fixture(scope="module")
+def whole(model, tmp_path_factory):
+    """The folder that an uninterrupted run leaves."""
+    out = tmp_path_factory.mktemp("whole")
+    run(study_of(model), out)
+    return out
+
+
+@pytest.fixture
+def without_page(monkeypatch):
+    """The page takes longest; most runs here are not about it."""
+    monkeypatch.setattr(module, "write_table_report", lambda path, *args, **more: path.write_text(""))
+
+
+def summary(out: Path) -> dict:
+    return json.loads((out / "summary.json").read_text(encoding="utf-8"))
+
+
+def table(out: Path) -> pd.DataFrame:
+    return pd.read_csv(out / "results.csv")
+
+
+def stages(out: Path) -> dict[str, tuple]:
+    return {path.stem: storage.load(path, "Stage") for path in sorted((out / "stages").glob("*.safetensors"))}
+
+
+def equal(a: tuple, b: tuple) -> bool:
+    """The tensors and record of a stage, bit by bit."""
+    (mine, record), (others, other) = a, b
+    bits = all(x.numpy().tobytes() == others[name].numpy().tobytes() for name, x in mine.items())
+    return mine.keys() == others.keys() and bits and json.dumps(record["record"]) == json.dumps(other["record"])
+
+
+def vector_files(out: Path) -> list[str]:
+    return sorted(str(path.relative_to(out / "vectors")) for path in (out / "vectors").rglob("*.safetensors"))
+
+
+def names(frame: pd.DataFrame, part: str = "score") -> set[str]:
+    return set(frame[frame.part == part].row)
+
+
+# Nothing is chosen on test pairs
+
+
+def test_no_test_answer_has_a_say_in_any_choice_or_vector(model, whole, tmp_path, without_page):
+    settings = Settings(**SMALL)
+    permuted = study_of(model, [with_permuted_test(relation, settings) for relation in relations()])
+    for relation, other in zip(study_of(model).relations, permuted.relations):
+        (train, validation, test), parts = relation.split(), other.split()
+        assert parts[:2] == (train, validation) and parts.test.words == test.words and parts.test.pairs != test.pairs
+        assert all(a != b for (_, a), (_, b) in zip(parts.test.pairs, test.pairs))
+    run(permuted, tmp_path)
+
+    before, after = stages(whole), stages(tmp_path)
+    on_test = {"scores", "shots-3", "shots-3-shuffled", "shots-8", "shots-13"}
+    assert before.keys() == after.keys() and on_test < before.keys()
+    for name in before:
+        assert equal(before[name], after[name]) == (name not in on_test), name
+    for name in on_test:
+        assert not torch.equal(before[name][0]["log_prob"], after[name][0]["log_prob"]), "new answers are seen"
+    for part in ("chosen", "readings", "share_right", "broken", "left_out"):
+        assert summary(whole)[part] == summary(tmp_path)[part]
+    assert len(summary(whole)["readings"]) == 5 and summary(whole)["chosen"]["distributed"]
+    assert summary(whole)["chosen"]["vectors"] in ("FFV from FV", "FFV from zero")
+    assert vector_files(whole) == vector_files(tmp_path)
+    for name in vector_files(whole):
+        fv, other = (FunctionVector.load(out / "vectors" / name) for out in (whole, tmp_path))
+        assert torch.equal(fv.vector, other.vector) and (fv.layer, fv.training) == (other.layer, other.training)
+    mine, others = (frame[frame.part == "score"].value for frame in (table(whole), table(tmp_path)))
+    assert (mine != others).mean() > 0.3
+
+
+def test_the_library_is_of_the_start_with_the_lower_validation_loss(whole):
+    found, losses = stages(whole), {}
+    layer = summary(whole)["chosen"]["layer"]
+    for start, name in (("FFV from zero", f"tuned-from-zero-{layer}"), ("FFV from FV", "tuned-from-fv")):
+        tensors, record = found[name][0], found[name][1]["record"]
+        losses[start] = sum(tensors["validation_losses"][r, step].item() for r, step in enumerate(record["steps"]))
+    chosen = min(losses, key=losses.get)
+    assert summary(whole)["chosen"]["vectors"] == chosen
+    for at in (1, 2):
+        tensors = found[f"tuned-from-zero-{at}"][0]["validation_losses"]
+        mean = tensors.nan_to_num(torch.inf).amin(1).mean().item()
+        assert summary(whole)["chosen"]["validation losses of the layers"][str(at)] == pytest.approx(mean, abs=1e-5)
+        assert at == layer or mean > losses["FFV from zero"] / 5
+
+
+# Resuming
+
+
+def test_a_finished_run_is_read_and_written_again_as_it_was(model, whole, monkeypatch, without_page):
+    for step in ("heads", "sums", "tuned", "curve", "scores", "prompting", "mean_difference"):
+        monkeypatch.setattr(protocol, step, lambda *args, **more: pytest.fail("this was computed before"))
+    before, told = (whole / "results.csv").read_bytes(), []
+    page = (whole / "report.html").read_bytes()
+    run(study_of(model), whole, told)
+    (whole / "report.html").write_bytes(page)
+    assert (whole / "results.csv").read_bytes() == before
+    assert told[0] == "Head maps" and len(told) == len(stages(whole))
+
+
+STOPS = (
+    (protocol, "heads", {}), (protocol, "sums", {}), (protocol, "tuned", {"shuffle": True}),
+    (protocol, "tuned", {"seed": 1}), (protocol, "curve", {}), (protocol, "scores", {}),
+    (protocol, "prompting", {"shuffled": True}), (protocol, "mean_difference", {}), (module, "readings", {}),
+    (module.results, "write_csv", {}), (module, "_save_vectors", {}),
+)  # fmt: skip
+
+
+def test_a_run_interrupted_again_and_again_ends_as_an_uninterrupted_one(
+    model, whole, tmp_path, monkeypatch, without_page
+):
+    def interrupted(step, when, *args, **how):
+        if when.items() <= how.items():
+            raise KeyboardInterrupt
+        return step(*args, **how)
+
+    finished = []
+    for place, name, when in STOPS:
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(place, name, partial(interrupted, getattr(place, name), when))
+            run(study_of(model), tmp_path)
+        finished.append(len(stages(tmp_path)))
+        assert (tmp_path / "results.csv").exists() == (name == "_save_vectors")
+    assert finished == [0, 1, 6, 8, 10, 11, 13, 16, 17, 18, 18] and len(stages(whole)) == 18
+    run(study_of(model), tmp_path)
+    assert (tmp_path / "results.csv").read_bytes() == (whole / "results.csv").read_bytes()
+    assert summary(tmp_path)["chosen"] == summary(whole)["chosen"] and vector_files(tmp_path) == vector_files(whole)
+    assert all(equal(stages(tmp_path)[name], stage) for name, stage in stages(whole).items())
+
+
+KILLED = """
+import os, random, signal, sys, time
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from tests import test_reproduce
+out, model = Path(sys.argv[1]), test_reproduce.studied()
+
+def start():
+    if (child := os.fork()) == 0:
+        try:
+            test_reproduce.run(test_reproduce.study_of(model), out)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return child
+
+for n in sorted(random.sample(range(18), 3)):
+    child = start()
+    while len(list(out.glob("stages/*.safetensors"))) < n and os.waitpid(child, os.WNOHANG)[0] == 0:
+        time.sleep(0.002)
+    time.sleep(random.uniform(0, 0.1))
+    os.kill(child, signal.SIGKILL)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL, "it ended before it was killed"
+    assert not (out / "results.csv").exists()
+    print("killed with", len(list(out.glob("stages/*"))), "files")
+assert os.waitpid(start(), 0)[1] == 0
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_run_killed_at_three_moments_ends_as_an_uninterrupted_one(whole, tmp_path):
+    root = Path(__file__).parent.parent
+    ended = subprocess.run([sys.executable, "-c", KILLED, tmp_path], cwd=root, capture_output=True, text=True)
+    assert ended.returncode == 0 and ended.stdout.count("killed") == 3, ended.stdout + ended.stderr
+    assert (tmp_path / "results.csv").read_bytes() == (whole / "results.csv").read_bytes()
+    assert [path.name for path in sorted(tmp_path.iterdir())] == FILES
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (dict(seeds=3), r"settings \(seeds\)"),
+        (dict(n_test=5), r"relations \(a, b, c, d, e\), settings \(n_test\)"),
+        (dict(split_seed=1), r"relations \(a, b, c, d, e\), settings \(split_seed\)"),
+        (dict(given=relations()[:4]), r"names and kin \(e\), relations \(e\)"),
+        (dict(given=[*relations()[:4], replace(relations()[4], family="f")]), r"names and kin \(e\)"),
+        (dict(given=[*relations()[:4], replace(relations()[4], names=["w9"])]), r"names and kin \(e\)"),
+        (dict(facts={"weights": "0"}), "weights"),
+    ],
+    ids=str,
+)
+def test_another_plan_in_the_same_folder_is_refused(model, whole, change, named):
+    facts, change = change.get("facts", {}), {name: x for name, x in change.items() if name != "facts"}
+    with pytest.raises(InputError, match=f"holds a run with other {named}; give another --out, or delete it"):
+        run(study_of(model, **change), whole, **facts)
+
+
+def test_the_table_holds_no_times(whole):
+    text = (whole / "results.csv").read_text()
+    assert not any(word in text for word in ("second", "time", "duration", "_s,"))
+    assert summary(whole)["timings_s"].keys() == stages(whole).keys()
+
+
+# What a run leaves
+
+
+def test_the_folder_and_the_library(whole):
+    assert [path.name for path in sorted(whole.iterdir())] == FILES
+    folders = ["", "from-fv/", "from-zero/", "summed/"]
+    assert vector_files(whole) == sorted(f"{folder}{name}.safetensors" for folder in folders for name in KIN)
+    library = {"FFV from FV": "from-fv", "FFV from zero": "from-zero"}[summary(whole)["chosen"]["vectors"]]
+    for name in KIN:
+        file = f"{name}.safetensors"
+        fv, same = (FunctionVector.load(whole / "vectors" / folder / file) for folder in ("", library))
+        assert torch.equal(fv.vector, same.vector) and fv.record == same.record
+
+
+def test_saved_vectors_carry_their_record_and_are_measured_without_complaint(model, whole):
+    chosen, frame = summary(whole)["chosen"], table(whole)
+    for relation, cut in zip(relations(), study_of(model).relations):
+        train, validation, test = cut.split()
+        for folder, method in (("from-fv", "tuned"), ("from-zero", "tuned"), ("summed", "sum"), ("", "tuned")):
+            fv = FunctionVector.load(whole / "vectors" / folder / f"{relation.name}.safetensors")
+            assert (fv.method, fv.relation, fv.split_seed) == (method, relation.name, 0)
+            if method == "sum":
+                assert [list(head) for head in fv.heads] == chosen["summed vectors"]["heads"]
+                assert fv.layer == chosen["summed vectors"]["layer"] and fv.training is None
+            else:
+                seen = fv.training["train_words"], fv.training["validation_words"]
+                assert seen == (list(train.words), list(validation.words)) and fv.layer == chosen["layer"]
+                assert not {*seen[0], *seen[1]} & set(relation.split().test.words)
+                lines = training_frame(fv)
+                assert len(lines) == 9 and lines[lines.chosen].validation_loss.item() == lines.validation_loss.min()
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                found = evaluation.evaluate(model, relation, fv, controls=False, progress=False)
+            words = found.words[found.words.word.isin(test.words)]
+            row = {"from-fv": "FFV from FV", "from-zero": "FFV from zero", "summed": "FV", "": chosen["vectors"]}[
+                folder
+            ]
+            lines = frame[(frame.part == "score") & (frame.row == row) & (frame.name == relation.name)]
+            assert len(words) == 6
+            assert lines[lines.measure == "log_prob"].value.item() == pytest.approx(words.log_prob.mean(), rel=1e-4)
+            assert lines[lines.measure == "accuracy"].value.item() == pytest.approx(words.right.mean(), rel=1e-4)
+
+
+def test_the_table_has_every_part_and_the_columns_that_the_figures_read(whole):
+    frame = table(whole)
+    assert tuple(frame) == COLUMNS and set(frame.part) == {"score", "difference", "curve", "stability", "decoding"}
+    assert set(frame.group) == {"relation", "category", "all"} and set(frame.name) == {*KIN, "one", "two", "all"}
+    scores = frame[frame.part == "score"]
+    assert (scores.groupby(["row", "measure"]).size() == 8).all() and set(scores.measure) == set(MEASURES)
+    assert set(scores[scores.group == "relation"].n) == {6} and set(scores[scores.group == "all"].n) == {5}
+    assert list(curve_of(frame)) == [1, 4, 8] and not frame.value.isna().any()
+    by_hand = scores_of(frame, part="score", group="relation", measure="log_prob")
+    for row, of in scores_of(frame, part="score", group="all", measure="log_prob").items():
+        assert of["all"].value == pytest.approx(sum(score.value for score in by_hand[row].values()) / 5, rel=1e-4)
+
+
+def test_the_names_of_rows_are_those_that_figures_and_differences_know(whole):
+    shots = {"3-shot": "10-shot", "8-shot": "20-shot", "13-shot": "30-shot", "3-shot, shuffled": "10-shot, shuffled"}
+    rows = {shots.get(row, row) for row in names(table(whole))}
+    known = {row for listed in KINDS.values() for row in listed}
+    assert known <= rows and rows - known <= {"random vector"}
+    sizes = dict(shots=10, pairs=20, all=30)
+    assert {row.format(**sizes) for pair in DIFFERENCES for row in pair} <= rows
+    differences = {" - ".join(pair).format(shots=3, pairs=8, all=13) for pair in DIFFERENCES}
+    of_names = {f"{kind} - FV" for kind in ("FFV from FV", "FFV from zero", "mean difference", "random")}
+    assert names(table(whole), "difference") == differences | of_names
+
+
+def test_the_page_is_written_and_names_its_command(whole):
+    page = (whole / "report.html").read_text(encoding="utf-8")
+    assert all(f'id="{name}"' in page for name in ("comparison", "relations", "learning", "training", "decoding"))
+    assert "5 relations in tiny/llama" in page and "fv-lens reproduce" in page
+
+
+# Studies that lack something
+
+
+def test_a_model_without_sums_has_all_the_rest(tmp_path):
+    study = study_of(studied("gemma2"), relations()[:3], seeds=1)
+    frame = run(study, tmp_path)
+    assert not names(frame) & set(SUMMED) and {"FFV from zero", "distributed FV", "3-shot"} <= names(frame)
+    assert {"FFV from zero - FFV of shuffled pairs", "FFV from zero - 3-shot"} <= names(frame, "difference")
+    assert "rescales what its heads write" in summary(tmp_path)["chosen"]["summed vectors"]["no_sums"]
+    assert vector_files(tmp_path) == sorted(
+        f"{folder}{name}.safetensors" for folder in ("", "from-zero/") for name in "abc"
+    )
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert [path.name for path in sorted(tmp_path.iterdir())] == FILES and 'id="comparison"' in page
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_one_family_alone_works(model, tmp_path, without_page, n):
+    kin = [replace(relation, family="f") for relation in relations()[:n]]
+    frame = run(study_of(model, kin, seeds=1), tmp_path)
+    lines = frame[(frame.part == "score") & (frame.group == "all")]
+    assert {"FFV from zero", "FV", "another relation's FFV", "mean of FFVs"} <= set(lines.row)
+    assert set(lines.n) == {n} and lines.low.isna().all() and lines.high.isna().all()
+    assert "decoding" not in set(frame.part) and not summary(tmp_path)["readings"]
+
+
+def test_a_vector_that_breaks_is_left_out_of_the_table_and_the_others_are_unharmed(
+    model, whole, tmp_path, monkeypatch, without_page
+):
+    breaking(monkeypatch, "b")
+    run(study_of(model), tmp_path)
+    before, after = table(whole), table(tmp_path)
+    tuned = {row for row in names(before) if row.startswith("FFV")}
+    tuned |= {row for part in ("curve", "stability") for row in names(before, part)} | {"random vector"}
+    of_relations = after[(after.group == "relation") & after.part.isin(["score", "curve", "stability"])]
+    for row, lines in of_relations.groupby("row"):
+        if row not in KIN_ROWS:
+            assert set(lines.name) == (set("acde") if row in tuned else set("abcde")), row
+    assert set(of_relations[of_relations.row == "mean of FFVs"].name) == set("abcde")
+    key = ["part", "group", "name", "row", "measure"]
+    both = of_relations[~of_relations.row.isin(KIN_ROWS)].merge(before, on=key, suffixes=("", "_before"))
+    kept = both[(both.name != "b") & (both.row != "pooled FFV")]
+    assert len(kept) > 150 and kept.value.equals(kept.value_before)
+    everywhere = after[(after.group == "all") & (after.part == "score") & (after.measure == "accuracy")]
+    assert everywhere.set_index("row").n["FFV from zero"] == 4 and everywhere.set_index("row").n["FV"] == 5
+    assert summary(tmp_path)["broken"]["from-zero"] == {"b": "NaN at step 3"}
+    assert "from-zero/b.safetensors" not in vector_files(tmp_path) and "summed/b.safetensors" in vector_files(tmp_path)
+
+
+def test_where_every_vector_breaks_the_other_rows_are_left(model, tmp_path):
+    frame = run(study_of(model, relations()[:2], seeds=1, rate=1e30), tmp_path)
+    assert {"zero-shot", "3-shot", "FV", "distributed FV"} <= names(frame)
+    assert not {"FFV from zero", "FFV from FV", "pooled FFV", "mean of FFVs", "random vector"} & names(frame)
+    assert {name.split("/")[0] for name in vector_files(tmp_path)} == {"summed"}
+    told = json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)
+    assert told["broken"]["from-zero"].keys() == {"a", "b"}
+    assert told["chosen"]["validation losses of the layers"] == {"1": None, "2": None}
+
+
+# The command
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, model):
+    """An empty working directory, a tiny model and a small study."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(models, "load_model", lambda name, **options: model)
+    monkeypatch.setattr(study_module, "Settings", partial(Settings, **{**SMALL, "steps": 2}))
+    return tmp_path
+
+
+def call(*arguments):
+    """The result of a command; an exception that is not an exit is a failure of the test."""
+    result = CliRunner().invoke(cli.app, ["reproduce", *map(str, arguments)])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def write(relation: Relation) -> str:
+    content = {"name": relation.name, "names": relation.names, "family": relation.family, "pairs": relation.pairs}
+    Path(f"{relation.name}.json").write_text(json.dumps(content))
+    return f"{relation.name}.json"
+
+
+def test_the_command_leaves_out_what_is_too_small_and_goes_on_where_it_stopped(here):
+    good, small = [write(relation) for relation in relations()[:3]], write(made("small", n=15))
+    given = ["--relations", ",".join([good[0], small, *good[1:]]), "--out", "deep/out", "--seeds", 1]
+    first = call(*given)
+    assert first.exit_code == 0, first.output
+    assert "Note: small is left out: relation 'small' has 6 train pairs" in first.stderr
+    assert "Mean over 3 relations" in first.stdout and "FFV from zero" in first.stdout
+    out = here / "deep" / "out"
+    assert [path.name for path in sorted(out.iterdir())] == FILES and "6 train pairs" in summary(out)["left_out"][
+        "small"
+    ]
+    before = (out / "results.csv").read_bytes()
+    again = call(*given)
+    assert again.exit_code == 0 and (out / "results.csv").read_bytes() == before
+    assert again.stdout == first.stdout
+    other = call(*given[:-1], 2)
+    assert other.exit_code == 2 and "holds a run with other settings (seeds)" in other.stderr
+    assert "Traceback" not in other.stderr and (out / "results.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--relations", "antonim"], "no bundled relation is called 'antonim'; near names are antonym"),
+        (["--relations", "antonym,zzzz"], "is called 'zzzz'; `fv-lens relations` lists all"),
+        (["--relations", "antonym, none.json"], "none.json: there is no such file"),
+        (["--bats", "missing"], "'missing' is no folder; give the path of the folder BATS_3.0"),
+        (["--bats", "."], "'.' has no BATS files"),
+        (["--seeds", "0"], "Invalid value for '--seeds'"),
+        (["--relations", "antonym", "--out", "file/below"], "Cannot write to 'file/below'"),
+    ],
+    ids=str,
+)
+def test_bad_input_is_told_before_the_model_is_loaded(here, monkeypatch, arguments, message):
+    monkeypatch.setattr(models, "load_model", lambda name, **options: pytest.fail("the model was loaded"))
+    (here / "file").write_text("")
+    result = call(*arguments)
+    assert result.exit_code == 2 and message in result.stderr and "Traceback" not in result.stderr
+    assert [path.name for path in here.iterdir()] == ["file"]
+
+
+def test_a_bats_folder_without_the_relation_asked_for_lists_what_it_has(here):
+    folder = here / "BATS_3.0" / "4_Lexicographic_semantics"
+    folder.mkdir(parents=True)
+    (folder / "L01 [hypernyms - animals].txt").write_text("w1\tw2/w3\n" * 3)
+    result = call("--bats", "BATS_3.0", "--relations", "l02")
+    assert result.exit_code == 2 and "has no relation 'l02'; it has l01-hypernyms-animals" in result.stderr
+
+
+def test_only_small_relations_are_told_with_their_reasons(here):
+    result = call("--relations", write(made("small", n=15)))
+    assert result.exit_code == 2 and "6 train pairs" in result.stderr.splitlines()[-1]
+    assert not (here / "fv_lens_study").exists()
