@@ -1,17 +1,14 @@
-"""The command line: `fv-lens run`, `fv-lens relations`, `fv-lens generate`.
+"""The command line: `fv-lens run`, `reproduce`, `table`, `relations`, `generate` and `decode`.
 
 What is slow to import (torch, TransformerLens) is imported inside the commands, so that help comes at once.
 """
 
-import dataclasses
 import json
 import os
 import shlex
-import sys
 import tempfile
-import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -25,8 +22,6 @@ from rich.text import Text
 from .errors import InputError, ParityError
 from .relations import load_relation, relation_names
 
-REPORT, SUMMARY, EFFECTS, VECTOR = "report.html", "summary.json", "effects.safetensors", "vector.safetensors"
-N_SHOTS = 10
 STUDY = Path("fv_lens_study")
 ModelName = Annotated[str, typer.Option(help="smollm2-135m, a Hugging Face name, or a model folder.")]
 
@@ -58,65 +53,23 @@ def run(
     prompts: Annotated[int, typer.Option(min=1, help="Prompts on which effects are measured.")] = 25,
     seed: Annotated[int, typer.Option(min=0, help="Of every random choice, the split of the words included.")] = 0,
 ) -> None:
-    """Find a relation's heads, choose its vector on validation words, and evaluate it on test words."""
+    """Find the heads of a relation, choose and tune its vector, evaluate it on test words, read it in words."""
     saved: list[Path] = []
     with _plain_errors(saved), _quiet():
         pairs = load_relation(relation)
         train = pairs.split(seed).train
         _check_writable(out)
         from .prompts import corrupted
+        from .run import N_SHOTS
 
         corrupted(train, 1, N_SHOTS, seed)  # too few pairs show before the model is loaded
         options = {"--model": model, "--out": out, "--prompts": prompts, "--seed": seed}
         command = shlex.join(
             ["fv-lens", "run", relation, *(str(part) for option in options.items() for part in option)]
         )
-        _run(pairs, model, out, prompts, seed, command, saved)
+        from .run import run as run_one
 
-
-def _run(relation, model_name: str, out: Path, n_prompts: int, seed: int, command: str, saved: list[Path]) -> None:
-    timings, results = {}, {}
-
-    with _stage("Loading the libraries and the model", timings, "load"):
-        from .effects import indirect_effects
-        from .evaluation import evaluate
-        from .models import load_model
-        from .report import write_report
-        from .sweeps import HEAD_COUNTS, head_count_vectors, sweep
-
-        model = load_model(model_name)
-
-    def save(**parts: object) -> None:
-        """Add results to the folder, so that whatever stops the run leaves a whole report of what it had."""
-        results.update(parts)
-        for name, file in (("effects", EFFECTS), ("vector", VECTOR)):
-            if name in parts:
-                results[name].save(out / file)
-                saved.append(out / file)
-        facts = {"timings, s": dict(timings), "peak memory, MB": _peak_memory()}
-        title = f"Function vector of {relation.name} in {results['effects'].record['model']}"
-        write_report(out / REPORT, title=title, summary=facts, command=command, **results)
-        _write_summary(out / SUMMARY, command, timings, results)
-        saved.extend(out / file for file in (REPORT, SUMMARY) if out / file not in saved)
-
-    with _stage(f"Indirect effect of every head on {relation.name}, {n_prompts} prompts", timings, "effects"):
-        effects = indirect_effects(model, relation, n_prompts, N_SHOTS, seed=seed, split_seed=seed)
-    _empty(out)
-    save(effects=effects)
-
-    with _stage("Vectors at every layer, on validation words", timings, "sweep"):
-        counts = sorted({min(count, effects.mean.numel()) for count in HEAD_COUNTS})
-        grid = sweep(model, relation, head_count_vectors(model, relation, effects, counts), split_seed=seed)
-        best = grid.best()
-    save(sweep=grid, vector=best)
-
-    with _stage("The chosen vector and its controls, on test words", timings, "evaluate"):
-        result = evaluate(model, relation, best, mean_z=effects.mean_z, seed=seed, split_seed=seed)
-    save(evaluation=result)
-
-    console.print(_scores(result))
-    for path in saved:
-        console.print(Text(str(path)), soft_wrap=True)
+        run_one(pairs, model, out, prompts, seed, command, saved, console, notes)
 
 
 @app.command()
@@ -328,14 +281,6 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _stage(what: str, timings: dict[str, float], name: str) -> Iterator[None]:
-    started = time.perf_counter()
-    notes.print(Text(what, style="bold"))
-    yield
-    timings[name] = round(time.perf_counter() - started, 1)
-
-
 def _check_writable(out: Path) -> None:
     """Try to write where the folder is or will be made, and leave nothing there."""
     try:
@@ -344,54 +289,6 @@ def _check_writable(out: Path) -> None:
             pass
     except OSError as error:
         raise InputError(f"Cannot write to {str(out)!r}: {error.strerror or error}. Choose another --out.") from None
-
-
-def _empty(out: Path) -> None:
-    """Make the folder, and take away an earlier run's files: a folder holds the results of one run."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for file in (REPORT, SUMMARY, EFFECTS, VECTOR):
-            (out / file).unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"Cannot write to {str(out)!r}: {error.strerror or error}. Choose another --out.") from None
-
-
-def _write_summary(path: Path, command: str, timings: Mapping, results: Mapping) -> None:
-    from .storage import written_whole
-
-    effects, vector, evaluation = (results.get(name) for name in ("effects", "vector", "evaluation"))
-    names = ("relation", "data_hash", "model", "n_shots", "n_mean_prompts", "seed", "split_seed", "versions")
-    summary = {"command": command} | {name: effects.record[name] for name in names}
-    summary |= {"n_prompts": len(effects.values), "share_right": effects.share_right}
-    if vector:
-        summary["vector"] = {name: getattr(vector, name) for name in ("layer", "strength", "heads", "method")}
-    if evaluation:
-        summary["scores"] = {name: dataclasses.asdict(row) for name, row in evaluation.rows.items()}
-    summary |= {"timings_s": timings, "peak_memory_mb": _peak_memory()}
-    with written_whole(path) as partial:
-        partial.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _scores(evaluation: object) -> Table:
-    title = f"{evaluation.relation}: {evaluation.accuracy.n} test words, 95 % intervals"
-    table = Table("", title=Text(title), title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in ("accuracy", "log-prob, nats", "gain in accuracy"):
-        table.add_column(heading, no_wrap=True)
-    for name, row in evaluation.rows.items():
-        gain = row.accuracy_gain
-        cells = (name, row.accuracy, row.log_prob, gain.signed if gain else "")
-        table.add_row(*(Text(str(cell)) for cell in cells), style=None if gain else "bold")
-    return table
-
-
-def _peak_memory() -> int | None:
-    """The most host memory that the process has held, in MB, where the system counts it."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    per_mb = 1024**2 if sys.platform == "darwin" else 1024  # macOS counts bytes, others kilobytes
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // per_mb
 
 
 if __name__ == "__main__":

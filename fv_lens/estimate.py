@@ -90,7 +90,8 @@ class Estimate:
             "",
             f"Time here: about {_duration(self.seconds)} with nothing else running, give or take a factor of 2 "
             f"(matmuls of its largest shape ran at {self.rate / 1e12:.3g} TFLOP/s, times {OVERHEAD:g} for the rest).",
-            f"On a GPU of {GPU_TFLOPS} TFLOP/s at {GPU_USE:.0%} use: {gpu}. A small model uses less of a GPU.",
+            f"On a GPU of {GPU_TFLOPS} TFLOP/s at {GPU_USE:.0%} use: {gpu}, if the model has billions of "
+            "parameters; a smaller one leaves a GPU waiting, and takes longer than this says.",
             f"Memory: {self.peak / 1e9:.1f} GB{here}. In GB: {held}.",
             "Assumed: tuning at the lowest layer of the grid, sums added at half the depth; a mixture's experts all "
             "count. Not counted: loading the model, the report.",

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 import numpy as np
+import pandas as pd
 
 from . import page, plots, scores
 from .effects import HeadEffects
@@ -15,6 +16,7 @@ from .evaluation import Evaluation
 from .prompts import PromptTemplate
 from .scores import Score
 from .sweeps import Sweep
+from .tuning import training_frame
 from .vectors import FunctionVector
 
 CAPTIONS = {
@@ -23,6 +25,11 @@ CAPTIONS = {
     "layers": "Zero-shot prompts of the validation words, with the vector added at each layer. The star marks the "
     "choice; test words had no part in it.",
     "completion": "Test words, which neither the vector nor the choices have seen. Hover for the vector's paired gain.",
+    "tuned": "The same test words with the vector after fine-tuning, beside the one that it started from (FV), other "
+    "starts, and one tuned on pairs whose answers were exchanged, which learns the form of the answers alone.",
+    "training": "The vector of the step whose loss on validation words is lowest was kept.",
+    "words": "The most probable next tokens when the vector is inserted into neutral sentences such as “This is an "
+    "example of the”, before and after fine-tuning. Names of the relation are in bold.",
 }
 
 
@@ -35,12 +42,17 @@ def write_report(
     sweep: Sweep | None = None,
     evaluation: Evaluation | None = None,
     vector: FunctionVector | None = None,
+    tuned: FunctionVector | None = None,
+    tuned_evaluation: Evaluation | None = None,
+    words: pd.DataFrame | None = None,
     command: str | None = None,
 ) -> None:
     """Write the page of a run from whichever results there are; it appears whole or not at all.
 
     Args:
         summary: further facts for "How it was made", name -> value, such as timings; a value may be a mapping itself.
+        tuned, tuned_evaluation: the vector fine-tuned from `vector`, and how well it does beside its controls.
+        words: what both vectors are read as, as `plots.decoding` takes it.
         command: the command line that made the results.
 
     Raises:
@@ -57,11 +69,20 @@ def write_report(
         figures["layers"] = plots.layer_sweep(sweep, vector)
     if evaluation is not None:
         figures["completion"] = plots.evaluation(evaluation)
+    if tuned_evaluation is not None:
+        figures["tuned"] = plots.evaluation(tuned_evaluation)
+    if tuned is not None:
+        figures["training"] = plots.training({tuned.relation or "": training_frame(tuned)})
+    if words is not None and len(words):
+        figures["words"] = plots.decoding(words)
 
-    parts = [page.in_short(_in_short(effects, sweep, evaluation, vector))]
+    short = [*_tuning(tuned, tuned_evaluation), *_in_short(effects, sweep, evaluation, vector)]
+    parts = [page.in_short(short)]
     parts += [page.figure(name, figure, CAPTIONS[name], not n) for n, (name, figure) in enumerate(figures.items())]
     if evaluation is not None:
-        parts.append(_table(evaluation))
+        parts.append(_table("All numbers", evaluation))
+    if tuned_evaluation is not None:
+        parts.append(_table("All numbers of the tuned vector", tuned_evaluation))
     facts = {**_origin(effects, vector), **summary, **({"command": command} if command else {})}
     page.write_page(path, title, [*parts, page.how_made(facts)])
 
@@ -96,6 +117,18 @@ def _in_short(
         yield line + "."
 
 
+def _tuning(tuned: FunctionVector | None, evaluation: Evaluation | None) -> Iterator[str]:
+    if tuned is None or evaluation is None:
+        return
+    rows, n = evaluation.controls, evaluation.accuracy.n
+    line = f"Fine-tuned on {tuned.training['n_pairs']} pairs, the vector completes {evaluation.accuracy} of {n} words"
+    if (before := rows.get("FV")) is not None and before.accuracy_gain:
+        line += f"; before, {before.accuracy}: {_gain(before.accuracy_gain)}"
+    if (shuffled := rows.get("FFV of shuffled pairs")) is not None and shuffled.accuracy_gain:
+        line += f". Tuned on shuffled pairs, one reaches {shuffled.accuracy}: over it, {_gain(shuffled.accuracy_gain)}"
+    yield line + "."
+
+
 def _completion(evaluation: Evaluation, vector: FunctionVector | None) -> Iterator[str]:
     plain = evaluation.name.removesuffix(" + vector")
     control, n = evaluation.controls.get(plain), evaluation.accuracy.n
@@ -122,7 +155,7 @@ def _gain(gain: Score) -> str:
     return f"a gain is not shown ({gain.signed})" if not page.differs(gain) else f"a gain of {gain.signed}"
 
 
-def _table(evaluation: Evaluation) -> str:
+def _table(heading: str, evaluation: Evaluation) -> str:
     columns = {
         "accuracy": "accuracy", "first token": "first_token_accuracy", "log-prob (nats)": "log_prob",
         "gain in accuracy": "accuracy_gain", "gain in log-prob (nats)": "log_prob_gain",
@@ -137,7 +170,7 @@ def _table(evaluation: Evaluation) -> str:
         "begins a right answer. Log-prob: of the whole first listed answer. 95 % intervals: Wilson's for shares of "
         f"words, bootstrap over words for all else. Gains: {evaluation.name} minus the row, on the same words."
     )
-    return "<h2>All numbers</h2>" + page.table(columns, rows, note)
+    return f"<h2>{heading}</h2>" + page.table(columns, rows, note)
 
 
 def _origin(effects: HeadEffects | None, vector: FunctionVector | None) -> dict:

@@ -25,7 +25,8 @@ def made(name: str, at: int = 0, n: int = 40, **kin) -> Relation:
     """Few first answers, of one or two tokens, so that a vector learns them; many others, so that some come anyway."""
     words = [f"w{i} w{i + 1}" if i % 5 == 0 else f"w{i}" for i in range(n)]
     first = [f"w{100 + 5 * at + i % 4}" + " w90" * (i % 2) for i in range(n)]
-    others = [dict.fromkeys(f"w{40 + (7 * i + 11 * j + at) % 50}" for j in range(30)) for i in range(n)]
+    pool = [f"w{k}" for k in (*range(41, 100), *range(125, 200))]
+    others = [[pool[(7 * i + 11 * j + at) % len(pool)] for j in range(40)] for i in range(n)]
     return Relation(name, [(w, [x, *more]) for w, x, more in zip(words, first, others)], [f"w{150 + at}"], **kin)
 
 

@@ -1,0 +1,194 @@
+"""One relation from head map to tuned vector: the stages of `fv-lens run`, and the files they leave.
+
+What is slow to import (torch, TransformerLens) is imported inside, once the first line is on the screen.
+"""
+
+import dataclasses
+import json
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .errors import InputError
+from .relations import Relation
+
+REPORT, SUMMARY, EFFECTS = "report.html", "summary.json", "effects.safetensors"
+VECTOR, TUNED = "vector.safetensors", "tuned.safetensors"
+N_SHOTS = 10
+
+
+def run(
+    relation: Relation, model_name: str, out: Path, n_prompts: int, seed: int, command: str, saved: list[Path],
+    console: Console, notes: Console,
+) -> None:  # fmt: skip
+    """Measure the head map, choose a summed vector, tune it, and evaluate both beside their controls.
+
+    Every stage adds its results to the folder, whose report is whole after each; `saved` collects the files.
+    """
+    timings, results = {}, {}
+
+    def stage(what: str, name: str):
+        return _stage(notes, what, timings, name)
+
+    with stage("Loading the libraries and the model", "load"):
+        from .effects import indirect_effects
+        from .evaluation import evaluate
+        from .models import load_model
+        from .report import write_report
+        from .sweeps import HEAD_COUNTS, head_count_vectors, sweep
+
+        model = load_model(model_name)
+
+    def save(**parts: object) -> None:
+        """Add results to the folder, so that whatever stops the run leaves a whole report of what it had."""
+        results.update(parts)
+        for name, file in (("effects", EFFECTS), ("vector", VECTOR), ("tuned", TUNED)):
+            if parts.get(name) is not None:
+                results[name].save(out / file)
+                saved.append(out / file)
+        facts = {"timings, s": dict(timings), "peak memory, MB": _peak_memory()}
+        title = f"Function vector of {relation.name} in {results['effects'].record['model']}"
+        write_report(out / REPORT, title=title, summary=facts, command=command, **results)
+        _write_summary(out / SUMMARY, command, timings, results)
+        saved.extend(out / file for file in (REPORT, SUMMARY) if out / file not in saved)
+
+    with stage(f"Indirect effect of every head on {relation.name}, {n_prompts} prompts", "effects"):
+        effects = indirect_effects(model, relation, n_prompts, N_SHOTS, seed=seed, split_seed=seed)
+    _empty(out)
+    save(effects=effects)
+
+    with stage("Vectors at every layer, on validation words", "sweep"):
+        counts = sorted({min(count, effects.mean.numel()) for count in HEAD_COUNTS})
+        grid = sweep(model, relation, head_count_vectors(model, relation, effects, counts), split_seed=seed)
+        best = grid.best()
+    save(sweep=grid, vector=best)
+
+    with stage("The chosen vector and its controls, on test words", "evaluate"):
+        result = evaluate(model, relation, best, mean_z=effects.mean_z, seed=seed, split_seed=seed)
+    save(evaluation=result)
+
+    with stage("Tuning the vector, and its controls, on 20 pairs", "tune"):
+        tuned, beside = _tuned(model, relation, best, seed, notes)
+    if tuned is not None:
+        with stage("The tuned vector and its controls, on test words", "evaluate tuned"):
+            after = evaluate(model, relation, tuned, beside=beside, seed=seed, split_seed=seed)
+        with stage("Reading both vectors through the vocabulary", "decode"):
+            words = _words(model, relation, {"FV": best, "FFV": tuned})
+        save(tuned=tuned, tuned_evaluation=after, words=words)
+
+    console.print(_scores(result))
+    if tuned is not None:
+        console.print(_scores(after, "tuned on 20 pairs"))
+    for path in saved:
+        console.print(Text(str(path)), soft_wrap=True)
+
+
+def _tuned(model: object, relation: Relation, fv, seed: int, notes: Console) -> tuple:
+    """The vector tuned from `fv`, and what is measured beside it: other starts, and shuffled pairs.
+
+    A relation that is too small to tune on has none, and a control that it is too small for is left out, with a note.
+    """
+    from .tuning import finetune
+
+    how = {"seed": seed, "split_seed": seed}
+    try:
+        tuned = finetune(model, relation, fv, **how)
+    except InputError as error:
+        notes.print(Text(f"Note: not tuned: {error}"))
+        return None, {}
+    beside = {"FV": fv}
+    controls = {"FFV from zero": {"init": "zero"}, "FFV from random": {"init": "random"}}
+    controls["FFV of shuffled pairs"] = {"init": "zero", "shuffle": True}
+    for row, control in controls.items():
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what there is to note was noted for the vector itself
+                beside[row] = finetune(model, relation, layer=tuned.layer, **control, **how)
+        except InputError as error:
+            notes.print(Text(f"Note: no {row}: {error}"))
+    return tuned, beside
+
+
+def _words(model: object, relation: Relation, vectors: Mapping):
+    """The strongest tokens of each vector, inserted into neutral prompts."""
+    import pandas as pd
+
+    from .decoding import decode, name_tokens
+    from .lens import lens_of
+
+    spellings = name_tokens(lens_of(model), relation.names, strict=False).values()
+    names = {token for ids in spellings for token in ids}
+    lines = []
+    for kind, vector in vectors.items():
+        read = decode(model, vector, through="model")
+        lines += [(relation.name, kind, token.token, token.probability, token.id in names) for token in read.top]
+    return pd.DataFrame(lines, columns=["relation", "vector", "token", "probability", "is_name"])
+
+
+@contextmanager
+def _stage(notes: Console, what: str, timings: dict[str, float], name: str) -> Iterator[None]:
+    started = time.perf_counter()
+    notes.print(Text(what, style="bold"))
+    yield
+    timings[name] = round(time.perf_counter() - started, 1)
+
+
+def _empty(out: Path) -> None:
+    """Make the folder, and take away an earlier run's files: a folder holds the results of one run."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for file in (REPORT, SUMMARY, EFFECTS, VECTOR, TUNED):
+            (out / file).unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"Cannot write to {str(out)!r}: {error.strerror or error}. Choose another --out.") from None
+
+
+def _write_summary(path: Path, command: str, timings: Mapping, results: Mapping) -> None:
+    from .storage import written_whole
+
+    effects, vector, evaluation = (results.get(name) for name in ("effects", "vector", "evaluation"))
+    names = ("relation", "data_hash", "model", "n_shots", "n_mean_prompts", "seed", "split_seed", "versions")
+    summary = {"command": command} | {name: effects.record[name] for name in names}
+    summary |= {"n_prompts": len(effects.values), "share_right": effects.share_right}
+    if vector:
+        summary["vector"] = {name: getattr(vector, name) for name in ("layer", "strength", "heads", "method")}
+    if results.get("tuned") is not None:
+        summary["tuned"] = {name: getattr(results["tuned"], name) for name in ("layer", "method", "training")}
+        rows = results["tuned_evaluation"].rows
+        summary["tuned_scores"] = {name: dataclasses.asdict(row) for name, row in rows.items()}
+        summary["words"] = results["words"].to_dict("records")
+    if evaluation:
+        summary["scores"] = {name: dataclasses.asdict(row) for name, row in evaluation.rows.items()}
+    summary |= {"timings_s": timings, "peak_memory_mb": _peak_memory()}
+    with written_whole(path) as partial:
+        partial.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _scores(evaluation: object, what: str = "") -> Table:
+    of = f"{evaluation.relation}, {what}" if what else evaluation.relation
+    title = f"{of}: {evaluation.accuracy.n} test words, 95 % intervals"
+    table = Table("", title=Text(title), title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in ("accuracy", "log-prob, nats", "gain in accuracy"):
+        table.add_column(heading, no_wrap=True)
+    for name, row in evaluation.rows.items():
+        gain = row.accuracy_gain
+        cells = (name, row.accuracy, row.log_prob, gain.signed if gain else "")
+        table.add_row(*(Text(str(cell)) for cell in cells), style=None if gain else "bold")
+    return table
+
+
+def _peak_memory() -> int | None:
+    """The most host memory that the process has held, in MB, where the system counts it."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    per_mb = 1024**2 if sys.platform == "darwin" else 1024  # macOS counts bytes, others kilobytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // per_mb
