@@ -60,6 +60,18 @@ def without_page(monkeypatch):
     monkeypatch.setattr(module, "write_table_report", lambda path, *args, **more: path.write_text(""))
 
 
+def small_study(model) -> Study:
+    return study_of(model, relations()[:2], steps=2, curve=(1,))
+
+
+@pytest.fixture(scope="module")
+def small(model, tmp_path_factory):
+    """The folder that an uninterrupted run of a small study leaves."""
+    out = tmp_path_factory.mktemp("small")
+    run(small_study(model), out)
+    return out
+
+
 def summary(out: Path) -> dict:
     return json.loads((out / "summary.json").read_text(encoding="utf-8"))
 
@@ -156,7 +168,7 @@ STOPS = (
 
 
 def test_a_run_interrupted_again_and_again_ends_as_an_uninterrupted_one(
-    model, whole, tmp_path, monkeypatch, without_page
+    model, small, tmp_path, monkeypatch, without_page
 ):
     def interrupted(step, when, *args, **how):
         if when.items() <= how.items():
@@ -167,14 +179,14 @@ def test_a_run_interrupted_again_and_again_ends_as_an_uninterrupted_one(
     for place, name, when in STOPS:
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
             patched.setattr(place, name, partial(interrupted, getattr(place, name), when))
-            run(study_of(model), tmp_path)
+            run(small_study(model), tmp_path)
         finished.append(len(stages(tmp_path)))
         assert (tmp_path / "results.csv").exists() == (name == "_save_vectors")
-    assert finished == [0, 1, 6, 8, 10, 11, 13, 16, 17, 18, 18] and len(stages(whole)) == 18
-    run(study_of(model), tmp_path)
-    assert (tmp_path / "results.csv").read_bytes() == (whole / "results.csv").read_bytes()
-    assert summary(tmp_path)["chosen"] == summary(whole)["chosen"] and vector_files(tmp_path) == vector_files(whole)
-    assert all(equal(stages(tmp_path)[name], stage) for name, stage in stages(whole).items())
+    assert finished == [0, 1, 6, 8, 10, 11, 13, 16, 17, 18, 18] and len(stages(small)) == 18
+    run(small_study(model), tmp_path)
+    assert (tmp_path / "results.csv").read_bytes() == (small / "results.csv").read_bytes()
+    assert summary(tmp_path)["chosen"] == summary(small)["chosen"] and vector_files(tmp_path) == vector_files(small)
+    assert all(equal(stages(tmp_path)[name], stage) for name, stage in stages(small).items())
 
 
 KILLED = """
@@ -188,7 +200,7 @@ out, model = Path(sys.argv[1]), test_reproduce.studied()
 def start():
     if (child := os.fork()) == 0:
         try:
-            test_reproduce.run(test_reproduce.study_of(model), out)
+            test_reproduce.run(test_reproduce.small_study(model), out)
             os._exit(0)
         finally:
             os._exit(1)
@@ -208,11 +220,11 @@ assert os.waitpid(start(), 0)[1] == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_run_killed_at_three_moments_ends_as_an_uninterrupted_one(whole, tmp_path):
+def test_a_run_killed_at_three_moments_ends_as_an_uninterrupted_one(small, tmp_path):
     root = Path(__file__).parent.parent
     ended = subprocess.run([sys.executable, "-c", KILLED, tmp_path], cwd=root, capture_output=True, text=True)
     assert ended.returncode == 0 and ended.stdout.count("killed") == 3, ended.stdout + ended.stderr
-    assert (tmp_path / "results.csv").read_bytes() == (whole / "results.csv").read_bytes()
+    assert (tmp_path / "results.csv").read_bytes() == (small / "results.csv").read_bytes()
     assert [path.name for path in sorted(tmp_path.iterdir())] == FILES
 
 
@@ -319,7 +331,7 @@ def test_the_page_is_written_and_names_its_command(whole):
 
 
 def test_a_model_without_sums_has_all_the_rest(tmp_path):
-    study = study_of(studied("gemma2"), relations()[:3], seeds=1)
+    study = study_of(studied("gemma2"), relations()[:3], seeds=1, steps=2, curve=(1,))
     frame = run(study, tmp_path)
     assert not names(frame) & set(SUMMED) and {"FFV from zero", "distributed FV", "3-shot"} <= names(frame)
     assert {"FFV from zero - FFV of shuffled pairs", "FFV from zero - 3-shot"} <= names(frame, "difference")
@@ -334,7 +346,7 @@ def test_a_model_without_sums_has_all_the_rest(tmp_path):
 @pytest.mark.parametrize("n", [1, 2])
 def test_one_family_alone_works(model, tmp_path, without_page, n):
     kin = [replace(relation, family="f") for relation in relations()[:n]]
-    frame = run(study_of(model, kin, seeds=1), tmp_path)
+    frame = run(study_of(model, kin, seeds=1, steps=2, curve=(1,)), tmp_path)
     lines = frame[(frame.part == "score") & (frame.group == "all")]
     assert {"FFV from zero", "FV", "another relation's FFV", "mean of FFVs"} <= set(lines.row)
     assert set(lines.n) == {n} and lines.low.isna().all() and lines.high.isna().all()
@@ -365,7 +377,7 @@ def test_a_vector_that_breaks_is_left_out_of_the_table_and_the_others_are_unharm
 
 
 def test_where_every_vector_breaks_the_other_rows_are_left(model, tmp_path):
-    frame = run(study_of(model, relations()[:2], seeds=1, rate=1e30), tmp_path)
+    frame = run(study_of(model, relations()[:2], seeds=1, steps=2, curve=(1,), rate=1e30), tmp_path)
     assert {"zero-shot", "3-shot", "FV", "distributed FV"} <= names(frame)
     assert not {"FFV from zero", "FFV from FV", "pooled FFV", "mean of FFVs", "random vector"} & names(frame)
     assert {name.split("/")[0] for name in vector_files(tmp_path)} == {"summed"}
@@ -382,7 +394,7 @@ def here(tmp_path, monkeypatch, model):
     """An empty working directory, a tiny model and a small study."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(models, "load_model", lambda name, **options: model)
-    monkeypatch.setattr(study_module, "Settings", partial(Settings, **{**SMALL, "steps": 2}))
+    monkeypatch.setattr(study_module, "Settings", partial(Settings, **SMALL | dict(steps=2, curve=(1,))))
     return tmp_path
 
 
