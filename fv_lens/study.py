@@ -99,8 +99,10 @@ class Study:
         corrupted(train, self.settings.map_prompts, min(n_shots, len(train) - 1))
         with_demonstrations(test, train, min(n_shots, len(train)), 0, shuffled=True)
         shown = joined(train, validation)
-        for prompts in (with_demonstrations(shown, shown, 0), with_demonstrations(test, shown, len(shown))):
-            batch(self.lens, prompts, self.template)
+        batch(self.lens, with_demonstrations(relation, relation, 0), self.template)
+        most = with_demonstrations(test, shown, len(shown))
+        longest = [FewShot(one.word, (max(one.answers, key=len),), one.demonstrations) for one in most]
+        batch(self.lens, longest, self.template)
 
     def _zero_shot(self, part: int) -> tuple[PromptBatch, Int[Tensor, " prompt"]]:
         """Zero-shot prompts of one part of all relations, and which relation each is of."""

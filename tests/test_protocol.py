@@ -326,7 +326,7 @@ def test_scores_equal_each_relation_evaluated_by_itself(study):
 
 @pytest.mark.parametrize("how", [{}, {"shuffled": True}, {"validation": True}], ids=str)
 def test_prompting_equals_single_prompts(study, how):
-    tensors, _ = protocol.prompting(study, 13, progress=False, **how)
+    tensors, _ = protocol.prompting(study_of(study.model, n_together=4), 13, progress=False, **how)
     for r, relation in enumerate(study.relations):
         train, validation, test = relation.split()
         shown = relation.with_pairs(train.pairs + validation.pairs) if "validation" in how else train
