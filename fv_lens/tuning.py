@@ -127,7 +127,14 @@ def finetune_all(
         raise InputError("layers is empty; give at least one layer, or None for the usual ones.")
     found = {
         at: tune(
-            lens, tasks, at, steps=steps, rate=rate, strengths=strengths, first_token=first_token, progress=progress,
+            lens,
+            tasks,
+            at,
+            steps=steps,
+            rate=rate,
+            strengths=strengths,
+            first_token=first_token,
+            progress=progress,
             description=f"tuning at layer {at}",
         )
         for at in grid

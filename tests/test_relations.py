@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fv_lens.errors import InputError, ParityError, whole_number
-from fv_lens.relations import Relation, load_relation, relation_names
+from fv_lens.relations import Relation, Split, load_relation, relation_names
 
 
 def successor(n: int) -> Relation:
@@ -150,6 +150,66 @@ def test_reversals_share_a_part_and_sizes_are_exact_where_groups_allow(groups, s
 @pytest.mark.parametrize("groups", [[200, 1, 1], [1, 1, 3], [1, 1, 1, 90, 90]])
 def test_no_part_is_ever_empty(groups):
     assert all(len(part) for seed in range(5) for part in cliques(groups).split(seed))
+
+
+# Splits that are given
+
+
+@given(n=st.integers(5, 120), sizes=st.tuples(*[st.integers(1, 60)] * 3), seed=st.integers(0, 100))
+def test_limited_parts_are_the_first_of_each_part_and_the_only_split(n, sizes, seed):
+    relation = successor(n)
+    few = relation.limited(*sizes, seed)
+    for part, whole, size in zip(few.split(), relation.split(seed), sizes):
+        assert part.pairs == whole.pairs[:size] and len(part) == min(size, len(whole))
+    assert few.pairs == tuple(pair for part in few.split() for pair in part.pairs)
+    assert few.split(seed + 1) == few.split()
+
+
+def test_limited_keeps_what_the_relation_is_and_leaves_it_as_it_was():
+    relation = Relation("antonym", successor(40).pairs, ["opposite"], "lexicographic", "opposites")
+    before = relation.split()
+    few = relation.limited(4, 2, 3)
+    assert (few.name, few.names, few.category, few.family) == (
+        relation.name,
+        ("opposite",),
+        "lexicographic",
+        "opposites",
+    )
+    assert relation.split() == before and len(few) == 9 and few.hash != relation.hash
+    assert few == relation.limited(4, 2, 3) and hash(few) == hash(relation.limited(4, 2, 3))
+
+
+def test_limits_of_limits_are_nested_and_larger_ones_change_nothing():
+    few = successor(40).limited(8, 4, 6)
+    assert few.limited(99, 99, 99) == few and few.limited(99, 99, 99).split() == few.split()
+    assert [len(part) for part in few.limited(3, 9, 1).split()] == [3, 4, 1]
+    assert few.limited(3, 9, 1).split().train.pairs == few.split().train.pairs[:3]
+
+
+def test_given_parts_are_the_split_whatever_the_pairs():
+    parts = Split(
+        *(Relation("r", [(f"{part}{i}", "x") for i in range(n)]) for part, n in (("a", 1), ("b", 1), ("c", 1)))
+    )
+    relation = Relation("r", [pair for part in parts for pair in part.pairs], parts=parts)
+    assert relation.split() is parts and relation.split(5) is parts
+    assert relation.limited(1, 1, 1).split() == parts
+
+
+def test_other_pairs_are_dealt_anew():
+    few = successor(40).limited(8, 4, 6)
+    other = few.with_pairs(successor(10).pairs)
+    assert other.parts is None and other == successor(10) and other.split() == successor(10).split()
+
+
+@pytest.mark.parametrize("sizes", [(0, 1, 1), (1, -1, 1), (1, 1, 0)])
+def test_a_part_of_no_size_is_refused(sizes):
+    with pytest.raises(InputError, match="a part's size is .*; give a whole number of at least 1"):
+        successor(40).limited(*sizes)
+
+
+def test_what_cannot_be_split_cannot_be_limited():
+    with pytest.raises(InputError, match="'successor' cannot be split"):
+        successor(4).limited(1, 1, 1)
 
 
 def test_an_overlap_in_one_direction_does_not_join():

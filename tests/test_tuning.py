@@ -13,7 +13,7 @@ from fv_lens.lens import lens_of
 from fv_lens.prompts import PromptTemplate
 from fv_lens.relations import Relation
 from fv_lens.training import EVERY, RATE
-from fv_lens.tuning import finetune, finetune_all, layer_grid, training_frame, tuning_pairs
+from fv_lens.tuning import finetune, finetune_all, layer_grid, shuffled, training_frame, tuning_pairs
 from fv_lens.vectors import FunctionVector
 
 from . import oracles, tiny
@@ -32,6 +32,8 @@ def relation(name: str, shift: int = 0, n: int = 60, length: int = 2) -> Relatio
 
 A, B, C = relation("a"), relation("b", 20, length=3), relation("c", 40, length=1)
 SMALL, FEW = relation("small", 60, n=20), relation("few", 60, n=30)  # 8 and 12 train pairs
+
+VARIED = Relation("varied", [(f"w{i}", f"w{100 + i}") for i in range(60)])
 
 
 def noise(seed: int = 0, scale: float = 1.0, n: int = 32) -> torch.Tensor:
@@ -180,6 +182,26 @@ def test_a_validation_answer_has_a_say(llama):
         finetune(llama, A, **settings).training["chosen_step"]
         > finetune(llama, other, **settings).training["chosen_step"]
     )
+
+
+def test_a_shuffled_control_is_tuned_on_the_same_words_with_wrong_answers(llama):
+    train, validation, _ = tuning_pairs(VARIED, 10, 4)
+    for part in (train, validation):
+        wrong = shuffled(part, VARIED, 0)
+        assert wrong.words == part.words and wrong != part
+        assert sorted(listed[0] for _, listed in wrong.pairs) == sorted(listed[0] for _, listed in part.pairs)
+        assert not any(listed[0] in VARIED.answers[word] for word, listed in wrong.pairs)
+    control, plain = finetune(llama, VARIED, **QUICK, shuffle=True), finetune(llama, VARIED, **QUICK)
+    assert control.training["train_words"] == plain.training["train_words"] and not same(control, plain)
+    pairs = in_tokens(llama, shuffled(train, VARIED, 0))
+    losses = [oracles.answer_loss(llama, *pair, 1, torch.zeros(32)).item() for pair in pairs]
+    assert control.training["losses"][0] == pytest.approx(np.mean(losses), abs=CLOSE)
+
+
+def test_answers_that_cannot_be_shuffled_leave_their_relation_out(llama):
+    alike = Relation("alike", [(f"w{i}", "w99") for i in range(60)])
+    with pytest.warns(UserWarning, match="Left out: The answers of 'alike' cannot be exchanged"):
+        assert list(finetune_all(llama, [alike, VARIED], **QUICK, shuffle=True)) == ["varied"]
 
 
 def test_recorded_words_are_drawn_from_their_parts(llama):
