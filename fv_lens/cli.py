@@ -157,7 +157,8 @@ def reproduce(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only estimate rows, time and memory.")] = False,
 ) -> None:
     """Tune vectors for many relations and measure them beside prompting and controls, in one table."""
-    with _plain_errors(), _quiet():
+    saved: list[Path] = []
+    with _plain_errors(saved), _quiet():
         chosen = _chosen_relations(relations, bats)
         options = {"--relations": relations, "--bats": bats, "--model": model, "--dtype": dtype, "--seeds": seeds}
         given = [str(part) for name, value in options.items() if value is not None for part in (name, value)]
@@ -182,6 +183,7 @@ def reproduce(
         for name, why in study.left_out.items():
             typer.echo(f"Note: {name} is left out: {why}", err=True)
         facts = {"weights, SHA-256": lens_of(loaded).weights_hash}
+        saved.append(out / "stages")
         frame = run_all(study, out, facts, command, lambda line: notes.print(Text(line, style="bold")))
         console.print(_overview(frame))
         for file in ("report.html", "results.csv", "summary.json", "vectors"):

@@ -43,7 +43,7 @@ def proportion(right: np.ndarray) -> Score:
     # scipy's own takes whole counts only, and a mean over draws is none.
     centre, half = share + z**2 / (2 * n), z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     low, high = (centre - half) / (1 + z**2 / n), (centre + half) / (1 + z**2 / n)
-    return Score(share, max(0.0, float(low)), min(1.0, float(high)), n)
+    return Score(share, max(0.0, round(float(low), 12)), min(1.0, round(float(high), 12)), n)
 
 
 def mean(values: np.ndarray, seed: int = 0) -> Score:

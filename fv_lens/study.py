@@ -55,7 +55,13 @@ class Settings:
     seeds: int = 2
     split_seed: int = 0
 
+    @property
+    def shots(self) -> tuple[int, int, int]:
+        """Demonstrations of the three intact prompts: the usual number, as many as are tuned on, and all."""
+        return self.n_shots, self.n_pairs, self.n_pairs + self.n_validation
+
     def to_dict(self) -> dict:
+        """The settings by name."""
         return asdict(self)
 
 
@@ -119,11 +125,13 @@ class Study:
         for owner, relation in enumerate(self.relations):
             train, more, test = relation.split()
             shown = joined(train, more) if validation else train
-            drawn = with_demonstrations(test, shown, min(n_shots, len(shown)), 0, shuffled)
+            n_shown = min(n_shots, len(shown))
             for start in range(0, len(test), self.settings.n_together):
-                some = drawn[start : start + self.settings.n_together]
-                prompts = [FewShot(one.word, one.answers, some[0].demonstrations) for one in some]
-                yield batch(self.lens, prompts, self.template), torch.full((len(some),), owner)
+                asked = test.with_pairs(test.pairs[start : start + self.settings.n_together])
+                first, silent = asked.with_pairs(asked.pairs[:1]), _silent(shown, asked, n_shown)
+                drawn = with_demonstrations(first, silent, n_shown, start, shuffled)[0].demonstrations
+                prompts = [FewShot(word, answers, drawn) for word, answers in asked.pairs]
+                yield batch(self.lens, prompts, self.template), torch.full((len(prompts),), owner)
 
     def _joined(self, prompts: Sequence[Sequence[FewShot]]) -> tuple[PromptBatch, Int[Tensor, " prompt"]]:
         owners = [owner for owner, some in enumerate(prompts) for _ in some]
@@ -159,6 +167,13 @@ class Study:
             others = strangers or [q for q in range(len(self)) if q != r] or [r]
             drawn.append(rng.choice(others, draws, replace=len(others) < draws))
         return np.array(drawn).T
+
+
+def _silent(shown: Relation, asked: Relation, n_shots: int) -> Relation:
+    """The pairs to show that give away no answer of those asked, if they are enough."""
+    words, answers = set(asked.words), {answer for _, listed in asked.pairs for answer in listed}
+    silent = [pair for pair in shown.pairs if pair[0] not in answers and words.isdisjoint(pair[1])]
+    return shown.with_pairs(silent) if len(silent) >= n_shots else shown
 
 
 def joined(*parts: Relation) -> Relation:

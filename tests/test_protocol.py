@@ -13,13 +13,13 @@ from fv_lens.assembly import distributed_vectors, function_vector
 from fv_lens.completion import completions
 from fv_lens.effects import indirect_effects
 from fv_lens.evaluation import edits_of
-from fv_lens.prompts import batch, few_shot, with_demonstrations
+from fv_lens.prompts import FewShot, batch, few_shot, with_demonstrations
 from fv_lens.relations import Relation
 from fv_lens.tuning import finetune_all
 from fv_lens.whatif import Edit
 
 from .oracles import EXACT, difference
-from .test_study import relations, studied, study_of
+from .test_study import demonstrated, relations, studied, study_of
 
 PARTS = ("right", "log_prob", "rank", "first_log_prob")
 CLOSE = 1e-4  # relative: Adam divides by a gradient's own size, so the order of a sum weighs more than in a loss
@@ -326,15 +326,16 @@ def test_scores_equal_each_relation_evaluated_by_itself(study):
 
 @pytest.mark.parametrize("how", [{}, {"shuffled": True}, {"validation": True}], ids=str)
 def test_prompting_equals_single_prompts(study, how):
-    tensors, _ = protocol.prompting(study_of(study.model, n_together=4), 13, progress=False, **how)
-    for r, relation in enumerate(study.relations):
-        train, validation, test = relation.split()
-        shown = relation.with_pairs(train.pairs + validation.pairs) if "validation" in how else train
-        drawn = with_demonstrations(test, shown, len(shown), 0, "shuffled" in how)
-        prompts = [replace(one, demonstrations=drawn[i - i % 4].demonstrations) for i, one in enumerate(drawn)]
-        for i, prompt in zip((tensors["owners"] == r).nonzero()[:, 0].tolist(), prompts):
-            assert equal(tensors, alone(study, [prompt]), [i])
-    assert len(tensors["owners"]) == 30
+    grouped = study_of(study.model, n_together=4)
+    tensors, _ = protocol.prompting(grouped, 13, progress=False, **how)
+    place = 0
+    for prompts, owners in grouped.few_shot(13, **how):
+        for text, word, owner in zip(prompts.texts, prompts.words, owners.tolist()):
+            answers = study.relations[owner].split().test.answers[word]
+            assert equal(tensors, alone(study, [FewShot(word, answers, tuple(demonstrated(text)))]), [place])
+            assert tensors["owners"][place] == owner
+            place += 1
+    assert len(tensors["owners"]) == place == 30
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2"])

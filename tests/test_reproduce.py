@@ -14,7 +14,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from fv_lens import cli, evaluation, models, protocol, storage
+from fv_lens import cli, evaluation, models, outputs, protocol, storage
 from fv_lens import reproduce as module
 from fv_lens import study as study_module
 from fv_lens.errors import InputError
@@ -163,7 +163,7 @@ STOPS = (
     (protocol, "heads", {}), (protocol, "sums", {}), (protocol, "tuned", {"shuffle": True}),
     (protocol, "tuned", {"seed": 1}), (protocol, "curve", {}), (protocol, "scores", {}),
     (protocol, "prompting", {"shuffled": True}), (protocol, "mean_difference", {}), (module, "readings", {}),
-    (module.results, "write_csv", {}), (module, "_save_vectors", {}),
+    (outputs.results, "write_csv", {}), (outputs, "_save_vectors", {}),
 )  # fmt: skip
 
 

@@ -32,7 +32,6 @@ def relation(name: str, shift: int = 0, n: int = 60, length: int = 2) -> Relatio
 
 A, B, C = relation("a"), relation("b", 20, length=3), relation("c", 40, length=1)
 SMALL, FEW = relation("small", 60, n=20), relation("few", 60, n=30)  # 8 and 12 train pairs
-
 VARIED = Relation("varied", [(f"w{i}", f"w{100 + i}") for i in range(60)])
 
 

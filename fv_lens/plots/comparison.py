@@ -14,7 +14,7 @@ KINDS = {
     "prompting": ("zero-shot", "10-shot", "20-shot", "30-shot", "10-shot, shuffled"),
     "function vector": ("FV, strength 1", "FV", "distributed FV", "FV of own heads"),
     "fine-tuned": ("FFV from FV", "FFV from zero", "FFV from random", "mean of FFVs", "pooled FFV"),
-    "control": ("FFV of shuffled pairs", "another relation's FFV", "FV of random heads"),
+    "control": ("FFV of shuffled pairs", "another relation's FFV", "FV of random heads", "random vector"),
 }
 LOOKS = {
     "prompting": (CONTROL, "diamond"), "function vector": ("#e3a13c", "square"), "fine-tuned": (ACCENT, "circle"),
