@@ -12,14 +12,13 @@ import numpy as np
 from .completion import FEW
 from .decoding import NEUTRAL_PROMPTS
 from .prefixes import WORTH
-from .protocol import SHARES
+from .protocol import DIFFERENCE_PROMPTS, SHARES
 from .study import Settings
 from .training import EVERY, STRENGTHS
 from .tuning import DEPTHS
 
 FOUND = 0.5  # assumed: in so many rows the most probable token begins an answer
 CHECKED = 14  # full forwards, about, that the engine is checked by where longer prompts are met than before
-DIFFERENCE_PROMPTS = 8  # few-shot prompts of a relation in its mean difference, and as many zero-shot
 KINDS = 5  # of vectors that are read
 
 Number = float | int

@@ -14,23 +14,21 @@ import numpy as np
 import torch
 import transformers
 
-from . import models
 from .costs import Cost, Number, Shape, Words, stage_costs
 from .decoding import NEUTRAL_PROMPTS
 from .default_model import DEFAULT, default_folder, quiet
 from .errors import InputError
 from .gradients import CPU_BYTES, MOST_ROWS, MOST_ROWS_GPU
+from .models import checked_device, checked_dtype, first_line, model_folder, quoting
 from .prompts import PromptTemplate
 from .relations import Relation, load_relation
-from .study import Settings
-from .tuning import tuning_pairs
-from .whatif import TILE
+from .study import Settings, cut
+from .whatif import MAX_ROWS, TILE
 
 OVERHEAD = 2.5  # time over that of bare matmuls; measured on one CPU thread: 1.2 (long prompts) to 2.4 (tuning)
 PER_WORD = 1.4  # tokens, where there is no tokenizer
 GPU_TFLOPS, GPU_USE = 300, 0.4
 LIBRARIES = 5e8  # bytes that the process holds before it has a model
-MAX_ROWS = 2560  # what-ifs that run together
 
 
 @dataclass(frozen=True)
@@ -113,9 +111,9 @@ def estimate(model_name: object, relations: Iterable, settings: Settings, dtype:
         >>> estimate("smollm2-135m", ["antonym"], Settings()).shape.n_parameters
         134515008
     """
-    dtype, device = models._dtype(dtype), models._device(None)
+    dtype, device = checked_dtype(dtype), checked_device(None)
     kept, left_out = _sized(relations, settings)
-    source = _source(model_name)
+    source = default_folder() if model_name == DEFAULT else model_folder(model_name) or model_name
     shape = _shape(model_name, source)
     words = _words(source, kept, bos=model_name != DEFAULT)
     sizes = [[len(part) for part in relation.split()] for relation in kept]
@@ -158,9 +156,7 @@ def _sized(relations: Iterable, settings: Settings) -> tuple[list[Relation], dic
     kept, left_out = [], {}
     for relation in map(load_relation, relations):
         try:
-            tuning_pairs(relation, settings.n_pairs, settings.n_validation, 0, settings.split_seed)
-            sizes = (settings.n_pairs, settings.n_validation, settings.n_test)
-            kept.append(relation.limited(*sizes, settings.split_seed))
+            kept.append(cut(relation, settings))
         except InputError as error:
             left_out[relation.name] = str(error)
     names = [relation.name for relation in kept]
@@ -168,18 +164,6 @@ def _sized(relations: Iterable, settings: Settings) -> tuple[list[Relation], dic
         why = " ".join(left_out.values())
         raise InputError(f"The relations to study are {names}; give at least one, each name once. {why}")
     return kept, left_out
-
-
-def _source(name: object) -> Path | str:
-    """The folder of a model, or its name on the hub."""
-    if name == DEFAULT:
-        return default_folder()
-    if not isinstance(name, str | os.PathLike):
-        return models.load_model(name)  # raises
-    if isinstance(name, os.PathLike) or name.startswith((".", "~")) or os.path.isabs(name) or os.path.exists(name):
-        folder = Path(os.path.expanduser(name)).absolute()
-        return folder if (folder / "config.json").is_file() else models.load_model(name)  # raises
-    return name
 
 
 def _shape(name: object, source: Path | str) -> Shape:
@@ -190,9 +174,9 @@ def _shape(name: object, source: Path | str) -> Shape:
     except Exception as error:  # OSError, ValueError, KeyError: each damage has its own
         where = "be read" if local else "be had from the Hugging Face hub"
         remedy = "Check its config.json." if local else "Check the name and the network, or give a model folder's path."
-        line = models._first_line(error)
+        line = first_line(error)
         raise InputError(f"The configuration of {str(name)!r} cannot {where}: {line} {remedy}") from None
-    with models._quoting(str(name)), quiet(), torch.device("meta"):
+    with quoting(str(name)), quiet(), torch.device("meta"):
         network = transformers.AutoModelForCausalLM.from_config(config)
     c = config.get_text_config()
     n_layers, n_heads, d_model = c.num_hidden_layers, c.num_attention_heads, c.hidden_size

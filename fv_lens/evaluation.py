@@ -121,8 +121,8 @@ def evaluate(
         n_shots: demonstrations (from the train part) in the prompts under test; 0 asks "Q: word\\nA:".
         strength: multiplies the vector.
         controls: also measure the prompts without the vector, with 10 demonstrations, with 10 shuffled ones, and in the
-            vector's place random ones: of the same norm, and sums over as many random heads (as they are, and at the
-            same norm), 5 draws of each.
+            vector's place random ones: of the same norm, and sums over as many random heads (as they are and, unless
+            the vector is distributed, at the same norm), 5 draws of each.
         mean_z: mean head outputs `[layer, head, d_head]` for the random heads; computed if needed and left out.
         seed: of the draws.
         beside: other vectors (or lists of them) to measure on the same prompts, by the name of their row.

@@ -33,8 +33,9 @@ log = logging.getLogger("fv_lens")
 class _Chunk:
     """Rows that run together: `rows` are their places among all, `new` the tokens from the last prompt token on.
 
-    `targets`: `[row, new]`, the token to predict at each of them, -1 behind an answer's end. `residual`: what leaves
-    the block that the vector is added after, `[row, new, d_model]`; None where every step is a full forward.
+    `owners`: which vector each row is of. `targets`: `[row, new]`, the token to predict at each of the new tokens, -1
+    behind an answer's end. `prefix`: keys and values before them. `residual`: what leaves the block that the vector is
+    added after, `[row, new, d_model]`; both None where every step is a full forward. `tuples`: blocks return tuples.
     """
 
     rows: Int[Tensor, " row"]
@@ -71,7 +72,7 @@ class Rows:
         if self.owners.shape != (len(prompts),):
             raise InputError(f"There are {len(self.owners)} owners of {len(prompts)} prompts; give one for each.")
         counts = torch.bincount(self.owners)
-        self.shares = 1 / counts[self.owners]
+        self.shares = 1 / counts[self.owners]  # of each row in the mean loss of its vector
         answers = [listed[0][:1] if first_token else listed[0] for listed in prompts.answers]
         form_for(lens, prompts.tokens.to(lens.device), prompts.mask.to(lens.device), tail=1)  # what padding does here
         self.exact = self._probe(prompts, answers)
@@ -116,6 +117,7 @@ class Rows:
         return found
 
     def _losses(self, chunk: _Chunk, vectors: Tensor, gradient: bool, exact: bool) -> Tensor:
+        """Losses `[row]` of a chunk; with `gradient`, that of the mean losses is added to `vectors.grad`."""
         added = vectors.to(self.lens.device)[chunk.owners.to(self.lens.device)]
         run = self._above if exact else self._in_full
         rows = run(chunk, added)

@@ -10,10 +10,13 @@ DIFFERENCES = (
     "FFV from FV - FFV from zero", "FFV from zero - FV", "FFV from zero - pooled FFV",
     "FFV from zero - FFV of shuffled pairs",
 )  # fmt: skip
+MEASURES = ("accuracy", "first_token_accuracy", "log_prob")  # as in `results`, which is slow to import
 
 
 def markdown(frame: pd.DataFrame, summary: Mapping) -> str:
     """Three tables of a study: every row, the paired differences, the names in vectors; a line on how they were made.
+
+    The second column of numbers in the first table is the share of whole answers by category, each by its first letter.
 
     Args:
         frame: the content of results.csv.
@@ -21,14 +24,10 @@ def markdown(frame: pd.DataFrame, summary: Mapping) -> str:
     """
     scores = frame[frame.part == "score"]
     categories = [name for name in scores[scores.group == "category"].name.unique() if name != "other"]
+    by_category = " / ".join(name[0].upper() for name in categories)
     lines = [_made(frame, summary), ""]
     lines += _table(
-        [
-            "prompt, and what is added",
-            "whole answer",
-            " / ".join(name[0].upper() for name in categories),
-            "first token",
-        ],
+        ["prompt, and what is added", "whole answer", by_category, "first token"],
         [_score_line(scores, row, categories) for row in scores.row.unique()],
     )
     found = frame[(frame.part == "difference") & (frame.group == "all")]
@@ -44,9 +43,6 @@ def markdown(frame: pd.DataFrame, summary: Mapping) -> str:
         body = [[kind, *(_shown(said, kind, name) for name in readings)] for kind in said.row.unique()]
         lines += ["", *_table(heads, body)]
     return "\n".join(lines) + "\n"
-
-
-MEASURES = ("accuracy", "first_token_accuracy", "log_prob")
 
 
 def _made(frame: pd.DataFrame, summary: Mapping) -> str:

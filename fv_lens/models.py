@@ -39,25 +39,17 @@ def load_model(name: object = DEFAULT, *, device: object = None, dtype: object =
         >>> model.cfg.n_layers, model.cfg.n_heads, model.cfg.d_model
         (30, 9, 576)
     """
-    if not isinstance(name, str | os.PathLike):
-        raise InputError(f"{name!r} is no model; give {DEFAULT!r}, the path of a model folder or a Hugging Face name")
+    folder = None if name == DEFAULT else model_folder(name)
     if cls not in (None, "bridge", "hooked"):
         raise InputError(f'cls is {cls!r}; give "bridge" or "hooked"')
-    device, dtype, hooked = _device(device), _dtype(dtype), cls == "hooked"
+    device, dtype, hooked = checked_device(device), checked_dtype(dtype), cls == "hooked"
     if hooked:
         _hooked_transformer()
     if name == DEFAULT:
         return _from_folder(default_folder(), DEFAULT, device, dtype, hooked, default_prepend_bos=False)
-    if isinstance(name, os.PathLike) or name.startswith((".", "~")) or os.path.isabs(name) or os.path.exists(name):
-        folder = Path(os.path.expanduser(name)).absolute()
-        if not (folder / "config.json").is_file():
-            problem = "it has no config.json" if folder.is_dir() else "there is no such folder"
-            raise InputError(
-                f"{os.fspath(name)!r} is no model folder: {problem}; expected a folder that holds config.json, "
-                "the weights and the tokenizer, as Hugging Face's save_pretrained writes them"
-            )
+    if folder is not None:
         return _from_folder(folder, folder.name, device, dtype, hooked)
-    with _quoting(name):
+    with quoting(name):
         if hooked:
             load = _hooked_transformer().from_pretrained_no_processing
             with contextlib.redirect_stdout(sys.stderr):  # it prints
@@ -65,9 +57,29 @@ def load_model(name: object = DEFAULT, *, device: object = None, dtype: object =
         return TransformerBridge.boot_transformers(name, device=str(device), dtype=dtype).eval()
 
 
+def model_folder(name: object) -> Path | None:
+    """The folder that `name` is a path of, or None where it is a name on the hub; see `load_model`.
+
+    Raises:
+        InputError: `name` is neither string nor path, or a path of something else than a model folder.
+    """
+    if not isinstance(name, str | os.PathLike):
+        raise InputError(f"{name!r} is no model; give {DEFAULT!r}, the path of a model folder or a Hugging Face name")
+    if isinstance(name, str) and not (name.startswith((".", "~")) or os.path.isabs(name) or os.path.exists(name)):
+        return None
+    folder = Path(os.path.expanduser(name)).absolute()
+    if not (folder / "config.json").is_file():
+        problem = "it has no config.json" if folder.is_dir() else "there is no such folder"
+        raise InputError(
+            f"{os.fspath(name)!r} is no model folder: {problem}; expected a folder that holds config.json, "
+            "the weights and the tokenizer, as Hugging Face's save_pretrained writes them"
+        )
+    return folder
+
+
 def _from_folder(folder: Path, name: str, device: torch.device, dtype: torch.dtype, hooked: bool, **settings):
     """The model of a local folder, under `name`, with `settings` of its cfg."""
-    with _quoting(str(folder)), quiet():
+    with quoting(str(folder)), quiet():
         # Eager attention, which the Bridge's own loading asks for too: its hooks on scores and patterns need it.
         network = transformers.AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, attn_implementation="eager", local_files_only=True
@@ -128,16 +140,18 @@ def _hooked_transformer():
     return HookedTransformer
 
 
-def _device(device: object) -> torch.device:
+def checked_device(device: object) -> torch.device:
+    """The device, "cuda" where there is one for None; an InputError where it cannot be used."""
     device = device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.zeros(1, device=device).item()
         return torch.device(device)
     except Exception as error:  # RuntimeError, AssertionError, TypeError: each backend has its own
-        raise InputError(f"device {device!r} cannot be used here ({_first_line(error)}); try 'cpu'") from error
+        raise InputError(f"device {device!r} cannot be used here ({first_line(error)}); try 'cpu'") from error
 
 
-def _dtype(dtype: object) -> torch.dtype:
+def checked_dtype(dtype: object) -> torch.dtype:
+    """The dtype by its name or itself, float32 for None; an InputError for another."""
     known = {None: torch.float32, **DTYPES, **{value: value for value in DTYPES.values()}}
     try:
         return known[dtype]
@@ -146,7 +160,7 @@ def _dtype(dtype: object) -> torch.dtype:
 
 
 @contextlib.contextmanager
-def _quoting(name: str) -> Iterator[None]:
+def quoting(name: str) -> Iterator[None]:
     """Whatever the libraries underneath raise on a model becomes an InputError that quotes it."""
     try:
         yield
@@ -154,11 +168,12 @@ def _quoting(name: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise InputError(
-            f"{name!r} cannot be loaded: {_first_line(error)} Possible are {DEFAULT!r}, the path of a model folder, "
+            f"{name!r} cannot be loaded: {first_line(error)} Possible are {DEFAULT!r}, the path of a model folder, "
             "and a name on the Hugging Face hub of an architecture that TransformerLens supports."
         ) from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, cut to its first line."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return line if len(line) <= 300 else line[:300] + " ..."

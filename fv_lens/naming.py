@@ -23,7 +23,7 @@ from .relations import Relation, load_relation
 from .scores import Score
 from .vectors import as_vectors
 
-CHANCE = 0.5
+CHANCE = 0.5  # of the score
 
 
 @dataclass(frozen=True, eq=False)

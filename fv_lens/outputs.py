@@ -159,7 +159,7 @@ def _file_names(names: Sequence[str]) -> list[str]:
 
 
 def _told(study: Study, tuned: Step, r: int) -> dict:
-    """The `training` of a relation's vector: its words, losses and chosen step, as `finetune` records them."""
+    """The `training` of a relation's vector: words, losses and chosen step as `finetune` records them, no settings."""
     (train, validation), frame, step = study.pairs(study.relations[r]), _training(tuned, r), tuned[1]["steps"][r]
     seen = [[i, round(x, 6)] for i, x in enumerate(frame.validation_loss) if np.isfinite(x)]
     return {

@@ -24,6 +24,7 @@ from .tuning import shuffled
 
 Step = tuple[dict[str, Tensor], dict]
 SHARES = (0.25, 0.35, 0.45, 0.55, 0.65, 0.75)  # of the depth: where summed vectors are tried
+DIFFERENCE_PROMPTS = 8  # few-shot prompts of a relation in its mean difference, and as many zero-shot
 
 
 def heads(study: Study, progress: bool = True) -> Step:
@@ -114,8 +115,9 @@ def tuned(
     progress: bool = True,
     description: str = "tuning",
 ) -> Step:
-    """One vector per relation, tuned at a layer: `vectors` `[relation, d_model]`, `losses`, `validation_losses`.
+    """One vector per relation, tuned at a layer: `vectors` `[relation, d_model]` and their losses in nats.
 
+    `losses` are `[relation, step]`, `validation_losses` `[relation, step + 1]` with NaN where they were not looked at.
     With `shuffle`, train and validation answers are exchanged so that none is right; with `pooled`, one vector is tuned
     on all relations' pairs. A vector that broke, or could not be shuffled, is NaN; the record says why.
     """
@@ -157,7 +159,11 @@ def curve(study: Study, layer: int, progress: bool = True) -> Step:
 
 
 def scores(study: Study, whatifs: dict[str, Sequence[WhatIf]], progress: bool = True) -> Step:
-    """Zero-shot completion of all test words, plain and under each what-if; a row with several is drawn so often."""
+    """Zero-shot completion of all test words, plain and under each what-if; a row with several is drawn so often.
+
+    Tensors are those of `Completions`, `[word, 1 + what-if]`, and `owners` `[word]`, the relation of each word. The
+    record's `rows` are the places of each row's draws among the what-ifs: "zero-shot" is the plain prompt, at 0.
+    """
     prompts, owners = study.zero_shot(TEST)
     flat = [whatif for several in whatifs.values() for whatif in several]
     with tqdm(total=len(prompts), desc="test words, zero-shot", unit="word", disable=not progress) as bar:
@@ -170,13 +176,19 @@ def scores(study: Study, whatifs: dict[str, Sequence[WhatIf]], progress: bool = 
 
 
 def prompting(study: Study, n_shots: int, progress: bool = True, **how: bool) -> Step:
-    """Completion of all test words behind demonstrations, without any vector."""
-    found, owners, total = [], [], len(study.zero_shot(TEST)[0])
+    """Completion of all test words behind demonstrations, without any vector; tensors as in `scores`, `[word, 1]`.
+
+    `how`: `shuffled` or `validation`, as `Study.few_shot` takes them.
+    """
+    asked = list(study.few_shot(n_shots, **how))
+    found: list[Completions | None] = [None] * len(asked)
+    # The longest first: the engine checks itself anew on prompts that are longer than all before.
+    order = sorted(range(len(asked)), key=lambda i: -asked[i][0].tokens.shape[1])
+    total = sum(len(prompts) for prompts, _ in asked)
     with tqdm(total=total, desc=f"test words, {n_shots}-shot", unit="word", disable=not progress) as bar:
-        for prompts, of in study.few_shot(n_shots, **how):
-            found.append(completions(study.lens, prompts, [], bar.update))
-            owners.append(of)
-    return _measured(Completions.joined(found), torch.cat(owners)), {}
+        for i in order:
+            found[i] = completions(study.lens, asked[i][0], [], bar.update)
+    return _measured(Completions.joined(found), torch.cat([owners for _, owners in asked])), {}
 
 
 @torch.no_grad()
@@ -185,7 +197,7 @@ def mean_difference(study: Study, layer: int) -> Float[Tensor, "relation d_model
     differences = []
     for relation in study.relations:
         train = relation.split().train
-        shown = few_shot(train, 8, min(study.settings.n_shots, len(train) - 1))
+        shown = few_shot(train, DIFFERENCE_PROMPTS, min(study.settings.n_shots, len(train) - 1))
         bare = [with_demonstrations(train, train, 0)[train.words.index(one.word)] for one in shown]
         means = []
         for prompts in (shown, bare):

@@ -1,4 +1,4 @@
-"""The whole table: forty relations, every vector and control, in stages that a later start goes on with.
+"""The whole table: many relations, every vector and control, in stages that a later start goes on with.
 
 `reproduce` runs the steps of `protocol` on a study in a folder, and `outputs` leaves there what they found.
 """

@@ -74,7 +74,7 @@ def run(
         result = evaluate(model, relation, best, mean_z=effects.mean_z, seed=seed, split_seed=seed)
     save(evaluation=result)
 
-    with stage("Tuning the vector, and its controls, on 20 pairs", "tune"):
+    with stage("Tuning the vector, and its controls", "tune"):
         tuned, beside = _tuned(model, relation, best, seed, notes)
     if tuned is not None:
         with stage("The tuned vector and its controls, on test words", "evaluate tuned"):
@@ -85,7 +85,7 @@ def run(
 
     console.print(_scores(result))
     if tuned is not None:
-        console.print(_scores(after, "tuned on 20 pairs"))
+        console.print(_scores(after, f"tuned on {tuned.training['n_pairs']} pairs"))
     for path in saved:
         console.print(Text(str(path)), soft_wrap=True)
 

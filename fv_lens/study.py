@@ -69,6 +69,11 @@ class Study:
     """The relations of a study, cut to size; those that a step would refuse are in `left_out` with the reason.
 
     A relation is refused that has too few pairs, too few answers to shuffle, or prompts beyond the model's context.
+    `names`, `families`: of the relations that are kept, in the order of `relations`.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge.
+        relations: Relations, bundled names or paths.
 
     Raises:
         InputError: two relations of one name, or none that can be studied.
@@ -81,11 +86,9 @@ class Study:
         self.hashes: dict[str, str] = {}  # of the relations before they were cut, which vectors are evaluated on
         for relation in map(load_relation, relations):
             try:
-                tuning_pairs(relation, settings.n_pairs, settings.n_validation, 0, settings.split_seed)
-                sizes = (settings.n_pairs, settings.n_validation, settings.n_test)
-                cut = relation.limited(*sizes, settings.split_seed)
-                self._try(cut)
-                self.relations.append(cut)
+                small = cut(relation, settings)
+                self._try(small)
+                self.relations.append(small)
                 self.hashes[relation.name] = relation.hash
             except InputError as error:
                 self.left_out[relation.name] = str(error)
@@ -167,6 +170,16 @@ class Study:
             others = strangers or [q for q in range(len(self)) if q != r] or [r]
             drawn.append(rng.choice(others, draws, replace=len(others) < draws))
         return np.array(drawn).T
+
+
+def cut(relation: Relation, settings: Settings) -> Relation:
+    """The relation with as many pairs in each part as a study takes; smaller parts are warned of.
+
+    Raises:
+        InputError: too few pairs to split, or to tune on.
+    """
+    tuning_pairs(relation, settings.n_pairs, settings.n_validation, 0, settings.split_seed)  # refuses and warns
+    return relation.limited(settings.n_pairs, settings.n_validation, settings.n_test, settings.split_seed)
 
 
 def _silent(shown: Relation, asked: Relation, n_shots: int) -> Relation:

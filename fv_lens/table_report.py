@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 import pandas as pd
 
 from . import page, plots
+from .naming import CHANCE
 from .plots.comparison import curve_of
 from .plots.relations import ROWS
 from .plots.table import MEASURES, extent, number, scores_of, shown
@@ -23,7 +24,6 @@ CAPTIONS = {
     "decoding": "The strongest tokens in the reading of each vector.",
 }
 SHORT = {"accuracy": "whole answers", "first_token_accuracy": "first tokens", "log_prob": "log-prob (nats)"}
-CHANCE = 0.5  # of the name score
 
 
 def write_table_report(

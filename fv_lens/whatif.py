@@ -24,6 +24,7 @@ Read = Callable[[Tensor, Tensor], Tensor]
 FORMS = {"as positions": as_positions, "as batch elements": as_batch, "in full forwards": in_full}
 PREFIX_TOKENS = 1024  # prompts that share one prefix run hold about so many tokens
 SLOW = "in full forwards"
+MAX_ROWS = 2560  # that run together, if not told otherwise
 ALWAYS_PROBED = (HEAD_OUTPUT, RESIDUAL)  # other sites are probed when an edit there is first asked for
 TILE = 128  # rows unembedded at a time: logits of a tile stay small enough for memory to be reused
 
@@ -39,7 +40,7 @@ def what_if(
     read: Read,
     *,
     tail: int = 1,
-    max_rows: int = 2560,
+    max_rows: int = MAX_ROWS,
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Run every what-if on every prompt and read the logits of each.
@@ -117,6 +118,7 @@ def _watch_heads(lens: Lens) -> tuple[list, list]:
 
 
 def refuse_patches(lens: Lens) -> None:
+    """Raise an InputError while a patch is on the model."""
     if lens.patches:
         raise InputError("A patch is active on this model, and it would mix with the edits; leave its block first.")
 
@@ -238,6 +240,7 @@ def _truth(lens: Lens, ids: Tensor, mask: Tensor, edits: Sequence[Edit]) -> Tens
 
 
 def _differ(lens: Lens, a: Tensor, b: Tensor, truth: Tensor) -> bool:
+    """Whether two sets of logits differ by more than rounding, given the range of the true ones."""
     tolerance = (truth.amax() - truth.amin()) * (1e-4 if lens.dtype == torch.float32 else 3e-2)
     return not (a - b).abs().max() <= tolerance  # NaN differs
 

@@ -2,9 +2,9 @@
 
 The verbs are few: `tokens` (text to ids under the model's BOS rule), `logits` (a full forward, the slow truth),
 `prefix` (keys and values of the tokens before those of a step), `step` (a few tokens over a prefix, with hooks),
-`readout` (logits of what a step returns), `unembed` (logits of any residual), `text` (what a token reads as) and `W_O`
-(what a head writes). Beside this package only `models`, which loads, and `positions`, which follows calls from outside,
-know of TransformerLens.
+`readout` (logits of what a step returns), `unembed` (logits of any residual), `text` (what a token reads as), `endings`
+(which tokens end an answer) and `W_O` (what a head writes). Beside this package only `models`, which loads, and
+`positions`, which follows calls from outside, know of TransformerLens.
 """
 
 import hashlib

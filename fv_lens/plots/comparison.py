@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from .style import ACCENT, CONTROL, INK, MUTED, finish, tint
+from .style import ACCENT, CONTROL, INK, LIGHT, MUTED, finish, tint
 from .table import bars, checked, extent, lanes, measured, number, scores_of, share_axis, shown
 
 KINDS = {
@@ -17,7 +17,7 @@ KINDS = {
     "control": ("FFV of shuffled pairs", "another relation's FFV", "FV of random heads", "random vector"),
 }
 LOOKS = {
-    "prompting": (CONTROL, "diamond"), "function vector": ("#e3a13c", "square"), "fine-tuned": (ACCENT, "circle"),
+    "prompting": (CONTROL, "diamond"), "function vector": (LIGHT, "square"), "fine-tuned": (ACCENT, "circle"),
 }  # fmt: skip
 OTHER = (MUTED, "triangle-up")
 LEVELS = ("10-shot", "FV")  # what the learning curve is compared with

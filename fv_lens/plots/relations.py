@@ -8,12 +8,12 @@ import plotly.graph_objects as go
 
 from ..errors import InputError
 from ..scores import Score
-from .style import ACCENT, CONTROL, GRID, INK, MUTED, finish, tint
+from .style import ACCENT, CONTROL, GRID, INK, LIGHT, MUTED, finish, tint
 from .table import bars, checked, extent, lanes, measured, scores_of, share_axis, shown
 
 ROWS = ("zero-shot", "10-shot", "FV", "FFV from FV")
 # Prompting is grey and blue, vectors are light and dark orange; the symbols tell them apart without any colour.
-LOOKS = ((MUTED, "x-thin"), (CONTROL, "diamond"), ("#e3a13c", "square"), (ACCENT, "circle"), ("#5b4b8a", "triangle-up"))
+LOOKS = ((MUTED, "x-thin"), (CONTROL, "diamond"), (LIGHT, "square"), (ACCENT, "circle"), ("#5b4b8a", "triangle-up"))
 MEAN = "mean"
 
 

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 import plotly.io as pio
 
 INK, MUTED, GRID = "#1f2933", "#667080", "#e4e8ed"
-ACCENT, CONTROL = "#c2570c", "#2b6cb0"  # the vector, and what stands beside it
+ACCENT, LIGHT, CONTROL = "#c2570c", "#e3a13c", "#2b6cb0"  # the vector, one before tuning, and what stands beside it
 # Blue, white, orange: hues that stay apart in every common form of colour blindness.
 DIVERGING = list(
     zip(

@@ -71,6 +71,7 @@ def extent(frame: pd.DataFrame) -> str:
 
 
 def number(n: int, what: str) -> str:
+    """A count with its noun: "1 word", "1,880 test words"."""
     return f"{n:,} {what}{'s' * (n != 1)}"
 
 
