@@ -16,8 +16,9 @@ _PUBLIC = {
     "sweeps": ["Sweep", "choose", "sweep"],
     "tuning": ["finetune", "finetune_all", "training_frame"],
     "evaluation": ["Evaluation", "evaluate"],
-    "decoding": ["Decoding", "decode"],
-    "naming": ["choose_reading", "name_scores"],
+    "decoding": ["Decoding", "decode", "log_probs"],
+    "naming": ["all_readings", "choose_reading", "name_scores", "rank_test"],
+    "study": ["Settings", "Study"],
     "scores": ["Score"],
     "errors": ["InputError", "ParityError"],
 }

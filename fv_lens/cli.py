@@ -64,9 +64,8 @@ def run(
 
         corrupted(train, 1, N_SHOTS, seed)  # too few pairs show before the model is loaded
         options = {"--model": model, "--out": out, "--prompts": prompts, "--seed": seed}
-        command = shlex.join(
-            ["fv-lens", "run", relation, *(str(part) for option in options.items() for part in option)]
-        )
+        given = [str(part) for option in options.items() for part in option]
+        command = shlex.join(["fv-lens", "run", relation, *given])
         from .run import run as run_one
 
         run_one(pairs, model, out, prompts, seed, command, saved, console, notes)
@@ -153,15 +152,15 @@ def reproduce(
     model: ModelName = "smollm2-135m",
     dtype: Annotated[str, typer.Option(help="Of the weights: float32, bfloat16 or float16.")] = "float32",
     out: Annotated[Path, typer.Option(help="Folder for the results; a run goes on where it stopped.")] = STUDY,
-    seeds: Annotated[int, typer.Option(min=1, help="Deals of train and validation pairs to tune on.")] = 2,
+    seeds: Annotated[int, typer.Option(min=1, help="Each deals train and validation pairs anew.")] = 2,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only estimate rows, time and memory.")] = False,
 ) -> None:
     """Tune vectors for many relations and measure them beside prompting and controls, in one table."""
     saved: list[Path] = []
-    with _plain_errors(saved), _quiet():
+    with _plain_errors(saved, goes_on=True), _quiet():
         chosen = _chosen_relations(relations, bats)
         options = {"--relations": relations, "--bats": bats, "--model": model, "--dtype": dtype, "--seeds": seeds}
-        given = [str(part) for name, value in options.items() if value is not None for part in (name, value)]
+        given = [str(part) for option in options.items() if option[1] is not None for part in option]
         command = shlex.join(["fv-lens", "reproduce", *given, "--out", str(out)])
         from .study import Settings
 
@@ -182,12 +181,15 @@ def reproduce(
         study = Study(loaded, chosen, settings)
         for name, why in study.left_out.items():
             typer.echo(f"Note: {name} is left out: {why}", err=True)
-        facts = {"weights, SHA-256": lens_of(loaded).weights_hash}
-        saved.append(out / "stages")
-        frame = run_all(study, out, facts, command, lambda line: notes.print(Text(line, style="bold")))
+
+        def tell(line: str) -> None:
+            saved[:] = [out / "stages"] if any((out / "stages").glob("*.safetensors")) else []
+            notes.print(Text(line, style="bold"))
+
+        frame = run_all(study, out, {"weights, SHA-256": lens_of(loaded).weights_hash}, command, tell)
         console.print(_overview(frame))
-        for file in ("report.html", "results.csv", "summary.json", "vectors"):
-            console.print(Text(str(out / file)), soft_wrap=True)
+        names = ("report.html", "results.csv", "summary.json", "vectors")
+        console.print(Text("\n".join(str(out / name) for name in names)), soft_wrap=True)
 
 
 @app.command()
@@ -224,15 +226,15 @@ def _chosen_relations(relations: str | None, bats: Path | None) -> list:
 def _overview(frame: object) -> Table:
     """The mean over relations of every row, with its interval."""
     means = frame[(frame.part == "score") & (frame.group == "all")]
-    n = int(means.n.max())
-    title = f"Mean over {n} relations, 95 % intervals that resample families of relations"
+    n, families = int(means.n.max()), bool(means.low.notna().any())  # one family says nothing of the spread
+    title = f"Mean over {n} relation{'s' * (n > 1)}" + ", 95 % intervals over families of relations" * families
     table = Table("", title=Text(title), title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in ("whole answer", "first token", "log-prob, nats"):
         table.add_column(heading, no_wrap=True)
     for row, some in means.groupby("row", sort=False):
         shown = some.set_index("measure")
         cells = [shown.loc[name] for name in ("accuracy", "first_token_accuracy", "log_prob") if name in shown.index]
-        table.add_row(Text(row), *(f"{x.value:.2f} [{x.low:.2f}, {x.high:.2f}]" for x in cells))
+        table.add_row(Text(row), *(f"{x.value:.2f}" + f" [{x.low:.2f}, {x.high:.2f}]" * families for x in cells))
     return table
 
 
@@ -250,7 +252,7 @@ def _model_of(fv: object, file: Path, name: str | None) -> object:
 
 
 @contextmanager
-def _plain_errors(saved: Sequence[Path] = ()) -> Iterator[None]:
+def _plain_errors(saved: Sequence[Path] = (), goes_on: bool = False) -> Iterator[None]:
     """One line and an exit code for what can be expected to go wrong, and what is on disk by then."""
     try:
         yield
@@ -260,7 +262,8 @@ def _plain_errors(saved: Sequence[Path] = ()) -> Iterator[None]:
     except KeyboardInterrupt:
         line, code = "Interrupted.", 130
     if saved:
-        line += f" Saved before that: {', '.join(map(str, saved))}."
+        again = " The same command goes on from there." * (goes_on and code == 130)
+        line += f" Saved before that: {', '.join(map(str, saved))}.{again}"
     elif code == 130:
         line += " Nothing was saved."
     typer.echo(line, err=True)

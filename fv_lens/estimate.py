@@ -18,7 +18,7 @@ from .costs import Cost, Number, Shape, Words, stage_costs
 from .decoding import NEUTRAL_PROMPTS
 from .default_model import DEFAULT, default_folder, quiet
 from .errors import InputError
-from .gradients import CPU_BYTES, MOST_ROWS, MOST_ROWS_GPU
+from .gradients import CPU_BYTES, MOST_ROWS, MOST_ROWS_GPU, bytes_held
 from .models import checked_device, checked_dtype, first_line, model_folder, quoting
 from .prompts import PromptTemplate
 from .relations import Relation, load_relation
@@ -229,8 +229,8 @@ def _words(source: Path | str, relations: Sequence[Relation], bos: bool) -> Word
 
 def row_bytes(shape: Shape, length: Number, new: Number, layer: int, itemsize: int) -> Number:
     """What a tuned row holds for the way back, as `gradients` reckons."""
-    held = 14 * shape.d_model + 5 * shape.d_mlp + 3 * shape.n_heads * (length + new)
-    return new * max(1, len(shape.blocks) - layer) * held * itemsize
+    sizes = dict(d_model=shape.d_model, d_mlp=shape.d_mlp, n_heads=shape.n_heads, itemsize=itemsize)
+    return bytes_held(new, length + new, len(shape.blocks) - layer, **sizes)
 
 
 def _memory(

@@ -17,11 +17,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 
 from .errors import InputError, ParityError
+from .forms import form_for
 from .lens import Lens, Prefix
 from .prompts import PromptBatch
 from .rows import RESIDUAL
 from .vectors import check_layer
-from .whatif import TILE, form_for, refuse_patches
+from .whatif import TILE, refuse_patches
 
 CPU_BYTES = 2**29  # what the rows of one chunk may hold for the way back, beside weights and prefixes
 MOST_ROWS, MOST_ROWS_GPU = 448, 8192  # matmuls gain nothing from more
@@ -186,10 +187,9 @@ class Rows:
         """How many rows of `length` prompt and `new` answer tokens the memory at hand can keep the way back for."""
         lens, cfg = self.lens, self.lens.cfg
         d_mlp = getattr(cfg, "d_mlp", None) or 4 * lens.d_model
-        blocks = (lens.n_layers - self.layer if self.exact else lens.n_layers) or 1
-        held = 14 * lens.d_model + 5 * d_mlp + 3 * lens.n_heads * (length + new)
-        tokens = new if self.exact else length + new
-        size = tokens * blocks * held * lens.parameter.element_size()
+        tokens, blocks = (new, lens.n_layers - self.layer) if self.exact else (length + new, lens.n_layers)
+        sizes = dict(d_model=lens.d_model, d_mlp=d_mlp, n_heads=lens.n_heads, itemsize=lens.parameter.element_size())
+        size = bytes_held(tokens, length + new, blocks, **sizes)
         if not self.exact or lens.plain_readout is False:
             size += 4 * new * cfg.d_vocab * 4
         if lens.device.type == "cuda":
@@ -227,15 +227,19 @@ class Rows:
         return replace(chunk, prefix=prefix, residual=residual, tuples=kept["tuples"])
 
     def _probe(self, prompts: PromptBatch, answers: Sequence[tuple]) -> bool:
-        """Whether running the blocks above alone equals full forwards here, in losses and gradients (kept per layer).
+        """Whether running the blocks above alone equals full forwards here, in losses and gradients.
 
-        Compared on the longest and the shortest prompt at hand, padding and answers of two lengths among them.
+        Kept per layer, for single tokens and for answers of several, and found out again for longer prompts. Compared
+        on the longest prompt at hand, before the longest answer, and on the shortest.
         """
-        lens = self.lens
-        if (found := lens.findings.get(("gradients", self.layer))) is not None:
-            return found
-        order = prompts.mask.sum(1).argsort(stable=True).tolist()
+        lens, lengths, longest = self.lens, prompts.mask.sum(1), max(answers, key=len)
+        key = "gradients", self.layer, "several tokens" if len(longest) > 1 else "one token"
+        known, exact = lens.findings.get(key, (0, False))
+        if int(lengths.max()) <= known:
+            return exact
+        order = lengths.argsort(stable=True).tolist()
         rows = [order[-1], order[0]] if lens.findings["padding"] and len(order) > 1 else order[-1:]
+        answers = [longest if i == rows[0] else answer for i, answer in enumerate(answers)]
         bare = replace(self._chunk(prompts, answers, rows), owners=torch.arange(len(rows)))
         noise = torch.randn(len(rows), lens.d_model, generator=torch.Generator().manual_seed(0)).to(lens.device)
         truth, slope = self._measured(bare, noise, exact=False)
@@ -253,7 +257,7 @@ class Rows:
             log.debug("%s: rows above layer %s raised %r", lens.name, self.layer, error)
         if not exact:
             log.warning("%s: tuning cannot skip the blocks below here; running full forwards.", lens.name)
-        lens.findings["gradients", self.layer] = exact
+        lens.findings[key] = int(lengths.max()), exact
         return exact
 
     def _measured(self, chunk: _Chunk, vectors: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
@@ -261,6 +265,13 @@ class Rows:
         with frozen(self.lens.model), torch.enable_grad():
             losses = self._losses(chunk, leaf, True, exact)
         return losses, leaf.grad
+
+
+def bytes_held(
+    tokens: float | int, length: float | int, blocks: int, *, d_model: int, d_mlp: int, n_heads: int, itemsize: int
+) -> float | int:
+    """What a row holds for the way back: so many of its tokens, run through so many blocks, each meet `length` keys."""
+    return tokens * max(1, blocks) * (14 * d_model + 5 * d_mlp + 3 * n_heads * length) * itemsize
 
 
 @contextmanager

@@ -1,14 +1,14 @@
 """The results of a study as Markdown, for a README or a note: what was measured, with intervals, model and versions."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-DIFFERENCES = (
-    "FFV from FV - FV", "FFV from FV - FV, strength 1", "FFV from FV - 10-shot", "FFV from FV - 20-shot",
-    "FFV from FV - 30-shot", "FFV from FV - pooled FFV", "FFV from FV - FFV of shuffled pairs",
-    "FFV from FV - FFV from zero", "FFV from zero - FV", "FFV from zero - pooled FFV",
-    "FFV from zero - FFV of shuffled pairs",
+DIFFERENCES = (  # as regular expressions: a study's settings say of how many shots its prompts are
+    "FFV from FV - FV", "FFV from FV - FV, strength 1", r"FFV from FV - \d+-shot", "FFV from FV - pooled FFV",
+    "FFV from FV - FFV of shuffled pairs", "FFV from FV - FFV from zero", "FFV from zero - FV",
+    "FFV from zero - pooled FFV", "FFV from zero - FFV of shuffled pairs",
 )  # fmt: skip
 MEASURES = ("accuracy", "first_token_accuracy", "log_prob")  # as in `results`, which is slow to import
 
@@ -31,7 +31,7 @@ def markdown(frame: pd.DataFrame, summary: Mapping) -> str:
         [_score_line(scores, row, categories) for row in scores.row.unique()],
     )
     found = frame[(frame.part == "difference") & (frame.group == "all")]
-    told = [row for row in DIFFERENCES if (found.row == row).any()]
+    told = [row for known in DIFFERENCES for row in found.row.unique() if re.fullmatch(known, row)]
     lines += ["", *_table(
         ["difference, paired over relations", "whole answer", "first token", "log-probability, nats"],
         [[row.replace(" - ", " − "), *(_shown(found, row, of, signed=True) for of in MEASURES)] for row in told],
@@ -47,13 +47,13 @@ def markdown(frame: pd.DataFrame, summary: Mapping) -> str:
 
 def _made(frame: pd.DataFrame, summary: Mapping) -> str:
     of = frame[(frame.part == "score") & (frame.group == "relation") & (frame.measure == "accuracy")]
-    words = int(of[of.row == of.row.iloc[0]].n.sum())
+    n, words = of.name.nunique(), int(of[of.row == of.row.iloc[0]].n.sum())
     versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
     chosen, settings = summary["chosen"], summary["settings"]
     return (
-        f"{summary['model']} ({summary['dtype']}), {of.name.nunique()} relations, {words} test words; vectors tuned on "
+        f"{summary['model']} ({summary['dtype']}), {n} relation{'s' * (n > 1)}, {words} test words; vectors tuned on "
         f"{settings['n_pairs']} pairs at layer {chosen['layer']}, stopped on {settings['n_validation']}. "
-        f"95 % intervals resample families of relations. {versions}."
+        f"95 % intervals are over families of relations. {versions}."
     )
 
 

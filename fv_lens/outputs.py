@@ -15,6 +15,9 @@ from .readings import add_readings
 from .results import Table
 from .study import Study
 from .table_report import write_table_report
+from .training import Result, task
+from .tuning import training_frame
+from .vectors import FunctionVector
 
 RESULTS, SUMMARY, REPORT, VECTORS = "results.csv", "summary.json", "report.html", "vectors"
 STARTS = {"from-fv": "FFV from FV", "from-zero": "FFV from zero"}
@@ -25,7 +28,7 @@ class Found:
     """What the stages of a study found.
 
     Args:
-        layer, losses: of the tuned vectors, and the mean validation loss at each layer that was tried.
+        layer, losses: of the tuned vectors, and the `mean_validation_losses` of the layers that were tried.
         share_right: for each relation, of the intact prompts behind its head map, the share answered right.
         sums, tuning: tensors and record of the summed vectors, and of each kind of tuned ones.
         rows, owners: row -> measure -> `[draw, word]`, and which relation each word is of, `[word]`.
@@ -44,9 +47,9 @@ class Found:
     @property
     def library(self) -> str:
         """The kind of tuned vectors whose mean validation loss is lower: those to use."""
-        from_fv = self.tuning.get("from-fv")
-        better = from_fv is not None and mean_validation_loss(from_fv) < self.losses[self.layer]
-        return "from-fv" if better else "from-zero"
+        kinds = [key for key in ("from-zero", "from-fv") if key in self.tuning]
+        losses = mean_validation_losses([self.tuning[key] for key in kinds])
+        return kinds[int(np.argmin(losses))]
 
 
 def table_of(study: Study, found: Found) -> pd.DataFrame:
@@ -79,21 +82,31 @@ def write_outputs(
     }  # fmt: skip
     with storage.written_whole(out / SUMMARY) as partial:
         partial.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    _save_vectors(study, out / VECTORS, found)
+    vectors = _vectors(study, found)
+    _save_vectors(out / VECTORS, vectors, found.library, dict(zip(study.names, _file_names(study.names))))
     write_table_report(
         out / REPORT, frame, {r.name: r.category or "other" for r in study.relations},
         title=f"{len(study)} relations in {study.lens.name}", summary=_shown(study, plan, chosen, timings),
-        training={name: _training(found.tuning[found.library], r) for r, name in enumerate(study.names)},
+        training={name: training_frame(vector) for name, vector in vectors[found.library].items()},
         decoding=pd.DataFrame(found.said["words"]), command=command,
     )  # fmt: skip
 
 
-def mean_validation_loss(tuned: Step) -> float:
-    """Mean validation loss at the chosen step, over the relations that have a vector; infinite if none has."""
-    tensors, record = tuned
-    whole = (~tensors["vectors"].isnan().any(1)).nonzero()[:, 0].tolist()
-    losses = [float(tensors["validation_losses"][r, record["steps"][r]]) for r in whole]
-    return round(float(np.mean(losses)), 6) if losses else np.inf
+def mean_validation_losses(tuned: Sequence[Step]) -> list[float]:
+    """Mean validation loss of each kind of tuned vectors at their chosen steps, over relations whole in all of them.
+
+    A kind in which hard relations broke so gains nothing by it. One that shares no relation with those in which more
+    are whole is not compared: its loss is infinite.
+    """
+    whole = [{r for r, vector in enumerate(tensors["vectors"]) if not vector.isnan().any()} for tensors, _ in tuned]
+    shared = max(whole, key=len)
+    for some in sorted(whole, key=len, reverse=True):
+        shared = shared & some or shared
+    losses = [
+        [float(tensors["validation_losses"][r, record["steps"][r]]) for r in sorted(shared & some)]
+        for some, (tensors, record) in zip(whole, tuned)
+    ]
+    return [round(float(np.mean(of)), 6) if of else np.inf for of in losses]
 
 
 def _chosen(found: Found) -> dict:
@@ -119,36 +132,34 @@ def _stability(table: Table, vectors: Mapping, seeds: int) -> None:
             table.groups("stability", "FFV from zero and from FV", f"cosine of the two{', centred' * centred}", found)
 
 
-def _training(tuned: Step, r: int) -> pd.DataFrame:
-    """Losses of a relation's vector, as `plots.training` takes them."""
-    tensors, record = tuned
-    losses, validation = tensors["losses"][r].tolist(), tensors["validation_losses"][r].tolist()
-    steps = range(len(validation))
-    columns = {"step": steps, "loss": [*losses, np.nan], "validation_loss": validation}
-    return pd.DataFrame(columns | {"chosen": [step == record["steps"][r] for step in steps]})
-
-
-def _save_vectors(study: Study, folder: Path, found: Found) -> None:
-    """The library as NAME.safetensors, and every kind in a folder of its own."""
+def _vectors(study: Study, found: Found) -> dict[str, dict[str, FunctionVector]]:
+    """Kind -> name of the relation -> its vector, where it has a whole one."""
     sums, record = found.sums
-    kinds = {key: found.tuning[key] for key in STARTS if key in found.tuning}
-    for key in [*kinds, *(["summed"] if "strong" in sums else [])]:
-        (folder / key).mkdir(parents=True, exist_ok=True)
-    for r, (relation, name) in enumerate(zip(study.relations, _file_names(study.names))):
-        summed = None
-        if "strong" in sums:
-            how = {"heads": [tuple(head) for head in record["heads"]], "strength": record["strengths"][r]}
-            summed = study.vector(relation, sums["strong"][r], record["layer"], "sum", **how)
-            summed.save(folder / "summed" / name)
-        for key, tuned in kinds.items():
-            values = tuned[0]["vectors"][r]
+    made: dict[str, dict] = {key: {} for key in STARTS if key in found.tuning}
+    if "strong" in sums:
+        heads = [tuple(head) for head in record["heads"]]
+        made["summed"] = {
+            one.name: study.vector(one, vector, record["layer"], "sum", heads=heads, strength=strength)
+            for one, vector, strength in zip(study.relations, sums["strong"], record["strengths"])
+        }
+    for key in STARTS:
+        for r, relation in enumerate(study.relations if key in made else ()):
+            values, told = found.tuning[key][0]["vectors"][r], found.tuning[key][1]
             if not values.isnan().any():
-                parents = [(tuned[1]["strengths"][r], summed.record)] if key == "from-fv" and summed else ()
-                how = {"training": _told(study, tuned, r), "parents": parents}
-                vector = study.vector(relation, values, found.layer, "tuned", **how)
-                vector.save(folder / key / name)
-                if key == found.library:
-                    vector.save(folder / name)
+                parents = [(told["strengths"][r], made["summed"][relation.name].record)] if key == "from-fv" else ()
+                how = {"training": _training(study, found.tuning[key], r), "parents": parents}
+                made[key][relation.name] = study.vector(relation, values, found.layer, "tuned", **how)
+    return made
+
+
+def _save_vectors(folder: Path, vectors: Mapping, library: str, files: Mapping[str, str]) -> None:
+    """The library as NAME.safetensors, and every kind in a folder of its own."""
+    for key, some in vectors.items():
+        (folder / key).mkdir(parents=True, exist_ok=True)
+        for name, vector in some.items():
+            vector.save(folder / key / files[name])
+            if key == library:
+                vector.save(folder / files[name])
 
 
 def _file_names(names: Sequence[str]) -> list[str]:
@@ -158,15 +169,13 @@ def _file_names(names: Sequence[str]) -> list[str]:
     return [f"{name}.safetensors" for name in numbered]
 
 
-def _told(study: Study, tuned: Step, r: int) -> dict:
-    """The `training` of a relation's vector: words, losses and chosen step as `finetune` records them, no settings."""
-    (train, validation), frame, step = study.pairs(study.relations[r]), _training(tuned, r), tuned[1]["steps"][r]
-    seen = [[i, round(x, 6)] for i, x in enumerate(frame.validation_loss) if np.isfinite(x)]
-    return {
-        "n_pairs": len(train), "n_validation": len(validation), "chosen_step": step,
-        "validation_loss": dict(seen)[step], "losses": [round(x, 6) for x in frame.loss[:-1]],
-        "validation_losses": seen, "train_words": list(train.words), "validation_words": list(validation.words),
-    }  # fmt: skip
+def _training(study: Study, tuned: Step, r: int) -> dict:
+    """The `training` of a relation's vector, as `finetune` records it."""
+    (tensors, record), relation = tuned, study.relations[r]
+    losses = (tensors[name][r].double().numpy() for name in ("losses", "validation_losses"))
+    result = Result(tensors["vectors"][r], record["steps"][r], record["strengths"][r], *losses)
+    asked = task(study.lens, relation.name, *study.pairs(relation), study.template)
+    return result.record(asked, learning_rate=study.settings.rate, first_token=False, shuffle=False, seed=0)
 
 
 def _shown(study: Study, plan: Mapping, chosen: Mapping, timings: Mapping) -> dict:

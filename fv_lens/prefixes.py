@@ -26,15 +26,15 @@ def shared_tokens(ids: Int[Tensor, "prompt pos"], mask: Int[Tensor, "prompt pos"
     return shared if shared >= WORTH else 0
 
 
-def prefix_of(lens: Lens, ids: Int[Tensor, "prompt pos"], mask: Int[Tensor, "prompt pos"]) -> Prefix:
-    """Keys and values of all the tokens of left-padded prompts; what they share is run once.
+def prefix_of(lens: Lens, ids: Int[Tensor, "prompt pos"], mask: Int[Tensor, "prompt pos"], shared: int) -> Prefix:
+    """Keys and values of all the tokens of left-padded prompts; the `shared` first ones, fewer than any has, run once.
 
-    The same as `lens.prefix` gives, to float tolerance, except at padding, which nothing sees.
+    The same as `lens.prefix` gives, to float tolerance, except at padding, which nothing sees. (A model on which it is
+    not is noticed in `forms`.)
     """
-    shared, width = shared_tokens(ids, mask), ids.shape[1]
     if not shared:
         return lens.prefix(ids, mask)
-    lengths = mask.sum(1)
+    lengths, width = mask.sum(1), ids.shape[1]
     start = width - int(lengths[0])
     begun = lens.prefix(ids[:1, start : start + shared], mask.new_ones(1, shared))
     rows: dict[int, list[tuple[Tensor, Tensor]]] = {}

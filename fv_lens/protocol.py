@@ -4,7 +4,7 @@ Every step computes all relations together and returns tensors by name and a rec
 count, layer, strength, step) are made on train and validation pairs; test words are met in `scores` and `prompting`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -17,10 +17,10 @@ from .completion import Completions, completions
 from .effects import indirect_effects
 from .errors import InputError
 from .prompts import batch, few_shot, with_demonstrations
-from .rows import RESIDUAL, WhatIf
 from .study import TEST, VALIDATION, Study
 from .training import Result, Task, task, tune
 from .tuning import shuffled
+from .whatif import WhatIf, residuals
 
 Step = tuple[dict[str, Tensor], dict]
 SHARES = (0.25, 0.35, 0.45, 0.55, 0.65, 0.75)  # of the depth: where summed vectors are tried
@@ -43,8 +43,9 @@ def sums(study: Study, maps: dict[str, Tensor], progress: bool = True) -> Step:
 
     The heads are those of largest mean effect over the relations. Head count and layer are chosen for all relations
     together, a strength for each. `plain` and `strong` `[relation, d_model]` are the sum at strength 1 and at its own;
-    `own` that of the relation's own heads, `random` `[draw, ...]` of random ones, each at its own strength, at the same
-    layer; `distributed` `[layer, ...]` the parts of the universal heads. A model on which a sum means nothing has none.
+    `own` that of the relation's own heads, `random` `[draw, ...]` of random others, each at its own strength, at the
+    same layer; `distributed` `[layer, ...]` the parts of the universal heads. A model on which a sum means nothing has
+    no sums, and one with fewer than as many other heads no `random`.
     """
     lens, settings = study.lens, study.settings
     counts = sorted({min(count, lens.n_layers * lens.n_heads) for count in settings.head_counts})
@@ -65,15 +66,16 @@ def sums(study: Study, maps: dict[str, Tensor], progress: bool = True) -> Step:
     chosen = torch.tensor(settings.strengths)[strength]
     plain, n = made[counts[count]], counts[count]
     rng = np.random.default_rng([settings.split_seed, 14])
-    free = [head for head in ranked if head not in ranked[:n]] or ranked
-    drawn = [[free[i] for i in rng.permutation(len(free))[:n]] for _ in range(settings.draws)]
+    free, draws = ranked[n:], settings.draws if len(ranked) >= 2 * n else 0
+    drawn = [[free[i] for i in rng.permutation(len(free))[:n]] for _ in range(draws)]
     others = [_summed(study, [_ranked(m)[:n] for m in maps["effects"]], maps["mean_z"])]
     others += [_summed(study, [some] * len(study), maps["mean_z"]) for some in drawn]
     whatifs = [[study.edit(s * v, VALIDATION, layer)] for v in others for s in settings.strengths]
     quality_of = _quality(study, whatifs, "own and random heads", progress).reshape(len(study), len(others), -1)
     picked = torch.tensor(settings.strengths)[quality_of.argmax(-1)]  # [relation, vector]
     scaled = torch.stack([picked[:, i, None] * v for i, v in enumerate(others)])
-    tensors = {"plain": plain, "strong": chosen[:, None] * plain, "own": scaled[0], "random": scaled[1:]}
+    tensors = {"plain": plain, "strong": chosen[:, None] * plain, "own": scaled[0]}
+    tensors |= {"random": scaled[1:]} if drawn else {}
     record = {"heads": ranked[:n], "layer": layer, "strengths": chosen.tolist(), "layers": layers, "counts": counts}
     record |= {"grid": quality.real.mean(0).round(6).tolist()}
     parts, more = _distributed(study, ranked, counts, maps["mean_z"], progress)
@@ -119,7 +121,7 @@ def tuned(
 
     `losses` are `[relation, step]`, `validation_losses` `[relation, step + 1]` with NaN where they were not looked at.
     With `shuffle`, train and validation answers are exchanged so that none is right; with `pooled`, one vector is tuned
-    on all relations' pairs. A vector that broke, or could not be shuffled, is NaN; the record says why.
+    on all relations' pairs. A vector that broke, or whose pairs could not be shuffled, is NaN; the record says why.
     """
     tasks: list[Task | None] = []
     skipped = {}
@@ -135,9 +137,9 @@ def tuned(
             tasks.append(None)
     asked = [one for one in tasks if one is not None]
     if pooled:
-        asked = [Task.pooled(asked, study.lens.pad_id)]
-    found = iter(_tune(study, asked, layer, progress, description))
-    results = [next(found) for _ in asked] if pooled else [one and next(found) for one in tasks]
+        asked = tasks = [Task.pooled(asked, study.lens.pad_id) if asked else None]
+    found = iter(_tune(study, asked, layer, progress, description) if any(asked) else ())
+    results = [one and next(found) for one in tasks]
     return _kept(study, results, ["all"] if pooled else study.names, layer, skipped)
 
 
@@ -191,9 +193,12 @@ def prompting(study: Study, n_shots: int, progress: bool = True, **how: bool) ->
     return _measured(Completions.joined(found), torch.cat([owners for _, owners in asked])), {}
 
 
-@torch.no_grad()
 def mean_difference(study: Study, layer: int) -> Float[Tensor, "relation d_model"]:
-    """Mean residual at the last token after a layer, of few-shot minus zero-shot prompts of the same train words."""
+    """Mean residual at the last token after a layer, of few-shot minus zero-shot prompts of the same train words.
+
+    Raises:
+        InputError: a patch is active.
+    """
     differences = []
     for relation in study.relations:
         train = relation.split().train
@@ -201,16 +206,10 @@ def mean_difference(study: Study, layer: int) -> Float[Tensor, "relation d_model
         bare = [with_demonstrations(train, train, 0)[train.words.index(one.word)] for one in shown]
         means = []
         for prompts in (shown, bare):
-            made, seen = batch(study.lens, prompts, study.template), []
-            tokens, mask = (x.to(study.lens.device) for x in (made.tokens, made.mask))
-            study.lens.logits(tokens, mask, [(f"blocks.{layer}.{RESIDUAL}", _keeper(seen))])
-            means.append(seen[0].mean(0))
+            made = batch(study.lens, prompts, study.template)
+            means.append(residuals(study.lens, made.tokens, made.mask, layer).mean(0))
         differences.append(means[0] - means[1])
     return torch.stack(differences)
-
-
-def _keeper(seen: list) -> Callable:
-    return lambda x, hook: seen.append(x[:, -1].float().cpu())
 
 
 def _tune(study: Study, tasks: Sequence[Task], layer: int, progress: bool, description: str) -> list[Result]:

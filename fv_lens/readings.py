@@ -13,7 +13,7 @@ from .naming import all_readings, choose_reading, halves, name_scores, rank_test
 from .results import Table
 from .study import Study
 
-SHOWN = "model, centred"  # the reading whose words people can read
+SHOWN = "model, centred"  # the reading whose words people can read; of one relation alone, nothing is left by it
 N_WORDS = 8
 
 
@@ -77,9 +77,10 @@ def _by_relation(table: Table, values: Mapping[str, float]):
 def _words(study: Study, kind: str, relations: list, read: Mapping[str, Tensor]) -> list[dict]:
     """The strongest tokens of each relation's vector, with their probability in the reading through the model."""
     lines = []
+    shown = read[SHOWN if len(relations) > 1 else "model"]
     for r, relation in enumerate(relations):
         names = {token for ids in name_tokens(study.lens, relation.names, strict=False).values() for token in ids}
-        for token in read[SHOWN][r].topk(N_WORDS).indices.tolist():
+        for token in shown[r].topk(N_WORDS).indices.tolist():
             line = {"relation": relation.name, "vector": kind, "token": study.lens.text(token)}
             lines.append(line | {"probability": float(read["model"][r, token].exp()), "is_name": token in names})
     return lines

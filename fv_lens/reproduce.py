@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import protocol, storage
-from .outputs import STARTS, Found, mean_validation_loss, table_of, write_outputs
+from .outputs import STARTS, Found, mean_validation_losses, table_of, write_outputs
 from .protocol import Step
 from .readings import readings
 from .results import rows_of, without
@@ -37,13 +37,15 @@ def reproduce(
 
     Args:
         facts: what else the summary says, such as the weights' hash; part of the plan that a later start must share.
-        tell: called with a line before each stage.
+        tell: called with a line before each stage, and first with one on the stages that are there already, if any are.
 
     Raises:
         InputError: `out` holds a run of another plan, or cannot be written to.
     """
     plan = _plan(study, facts)
     stages = Stages(out / "stages", plan)
+    if n := len(stages.finished):
+        tell(f"{n} stage{'s were' if n > 1 else ' was'} there already")
 
     def stage(name: str, what: str, compute: Callable[[], Step]) -> Step:
         tell(what)
@@ -75,7 +77,7 @@ def _tuned(
     grid = layer_grid(study.lens)
     for at in grid:
         run(f"from-zero-{at}", f"from zero, layer {at}", at)
-    losses = {at: mean_validation_loss(done[f"from-zero-{at}"]) for at in grid}
+    losses = dict(zip(grid, mean_validation_losses([done[f"from-zero-{at}"] for at in grid])))
     layer = min(losses, key=lambda at: losses[at])
     done["from-zero"] = done[f"from-zero-{layer}"]
     if strong is not None:
@@ -102,12 +104,9 @@ def _completed(
     owners = zero["owners"].numpy()
     rows = rows_of(zero, record["rows"])
     rows |= {name: without(rows[name], owners, broken) for name, broken in missing.items()}
-    n_shots, n_pairs, n_all = study.settings.shots
-    shots = {f"{n_shots}-shot": (n_shots, {}), f"{n_shots}-shot, shuffled": (n_shots, {"shuffled": True})}
-    shots |= {f"{n_pairs}-shot": (n_pairs, {}), f"{n_all}-shot": (n_all, {"validation": True})}
-    for row, (n, how) in shots.items():
-        name = f"shots-{n}{'-shuffled' if how.get('shuffled') else ''}"
-        compute = lambda n=n, how=how: protocol.prompting(study, n, progress, **how)  # noqa: E731
+    for row, how in study.settings.prompting.items():
+        name = f"shots-{how['n_shots']}{'-shuffled' if how.get('shuffled') else ''}"
+        compute = lambda how=how: protocol.prompting(study, progress=progress, **how)  # noqa: E731
         rows |= rows_of(stage(name, f"Test words, {row}", compute)[0], {row: [0]})
     return rows, owners
 
@@ -137,7 +136,8 @@ def _plan(study: Study, facts: Mapping) -> dict:
 def _rows(study: Study, sums: Mapping, record: Mapping, vectors: Mapping, few: Tensor, layer: int) -> tuple[dict, dict]:
     """Every row that is asked zero-shot with a vector: name -> what-ifs, one per draw.
 
-    Also name -> numbers of the relations that have no vector there: it broke, or that of another relation did.
+    Also name -> numbers of the relations that have no vector there: it broke, or that of another relation did, or there
+    is no other relation.
     """
     rows, missing = {}, {}
 
@@ -150,7 +150,8 @@ def _rows(study: Study, sums: Mapping, record: Mapping, vectors: Mapping, few: T
         add("FV, strength 1", sums["plain"], where=at)
         add("FV", sums["strong"], where=at)
         add("FV of own heads", sums["own"], where=at)
-        add("FV of random heads", *sums["random"], where=at)
+        if "random" in sums:
+            add("FV of random heads", *sums["random"], where=at)
     if "distributed" in sums:
         parts = zip(sums["distributed"], record["distributed_places"])
         rows["distributed FV"] = [[study.edit(part, TEST, at, site=site) for part, (at, site) in parts]]
@@ -160,7 +161,9 @@ def _rows(study: Study, sums: Mapping, record: Mapping, vectors: Mapping, few: T
     zero, draws = vectors["from-zero"], study.settings.draws
     add("mean of FFVs", _means_of_others(study, zero))
     add("pooled FFV", vectors["pooled"].expand(len(study), -1))
-    add("another relation's FFV", *(zero[torch.from_numpy(others)] for others in study.rivals(draws)))
+    alone = [torch.full_like(zero, torch.nan)]
+    rivals = [zero[torch.from_numpy(some)] for some in study.rivals(draws)] if len(study) > 1 else alone
+    add("another relation's FFV", *rivals)
     add("random vector", *_directions(study, zero.norm(dim=1), draws, stream=23))
     for n, some in zip(study.settings.curve, few):
         add(f"{n} pairs", some)
@@ -171,12 +174,8 @@ def _rows(study: Study, sums: Mapping, record: Mapping, vectors: Mapping, few: T
 
 
 def _means_of_others(study: Study, vectors: Tensor) -> Tensor:
-    """For each relation, the mean vector over the other families (with one family alone, over all)."""
-    means = []
-    for family in study.families:
-        others = [q for q, of in enumerate(study.families) if of != family] or list(range(len(study)))
-        means.append(vectors[others].nanmean(0))
-    return torch.stack(means)
+    """For each relation, the mean vector over its others; NaN where it has none."""
+    return torch.stack([vectors[study.others(r)].nanmean(0) for r in range(len(study))])
 
 
 def _norms(vectors: Tensor) -> Tensor:

@@ -123,9 +123,12 @@ def without(row: Row, owners: np.ndarray, broken: Sequence[int]) -> Row:
 def cosines(
     a: Float[Tensor, "relation d_model"], b: Float[Tensor, "relation d_model"], centred: bool
 ) -> Float[np.ndarray, " relation"]:
-    """Cosine of each relation's two vectors; `centred`: the mean over relations is taken from either set first."""
+    """Cosine of each relation's two vectors; `centred`: the mean over relations is taken from either set first.
+
+    Centred, a set of one vector has nothing left, and the cosine is NaN.
+    """
     if centred:
-        a, b = a - a.nanmean(0), b - b.nanmean(0)
+        a, b = (x - x.nanmean(0) if (~x.isnan().any(1)).sum() > 1 else x * torch.nan for x in (a, b))
     return torch.cosine_similarity(a.double(), b.double(), dim=1).numpy()
 
 

@@ -26,26 +26,28 @@ class Stages:
 
     def __init__(self, folder: Path, plan: Mapping):
         self.folder, self.timings = folder, {}
-        self.resumed: list[str] = []
         mine, path = json.loads(json.dumps(plan)), folder / "plan.json"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             there = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
         except (OSError, ValueError) as error:
-            raise InputError(f"Cannot use {str(folder)!r}: {error}. Choose another --out.") from None
+            raise InputError(f"Cannot use {str(folder)!r}: {error}. Choose another folder.") from None
         if there is not None and there != mine:
             differing = _differing(there, mine)
-            raise InputError(f"{str(folder)!r} holds a run with other {differing}; give another --out, or delete it.")
+            raise InputError(f"{str(folder)!r} holds a run with other {differing}; give another folder, or delete it.")
         if there is None:
             with storage.written_whole(path) as partial:
                 partial.write_text(json.dumps(mine, indent=1), encoding="utf-8")
 
+    @property
+    def finished(self) -> list[str]:
+        """Names of the stages on disk."""
+        return sorted(path.stem for path in self.folder.glob("*.safetensors"))
+
     def run(self, name: str, compute: Callable[[], tuple[dict[str, Tensor], dict]]) -> tuple[dict[str, Tensor], dict]:
         """The tensors and record of a stage, from disk if it was finished before."""
         path = self.folder / f"{name}.safetensors"
-        if path.is_file():
-            self.resumed.append(name)
-        else:
+        if not path.is_file():
             started = time.perf_counter()
             tensors, record = compute()
             seconds = round(time.perf_counter() - started, 1)

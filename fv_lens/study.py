@@ -60,6 +60,15 @@ class Settings:
         """Demonstrations of the three intact prompts: the usual number, as many as are tuned on, and all."""
         return self.n_shots, self.n_pairs, self.n_pairs + self.n_validation
 
+    @property
+    def prompting(self) -> dict[str, dict]:
+        """The prompts that are asked without any vector: row of the table -> arguments of `Study.few_shot`."""
+        usual, pairs, everything = self.shots
+        return {
+            f"{usual}-shot": {"n_shots": usual}, f"{usual}-shot, shuffled": {"n_shots": usual, "shuffled": True},
+            f"{pairs}-shot": {"n_shots": pairs}, f"{everything}-shot": {"n_shots": everything, "validation": True},
+        }  # fmt: skip
+
     def to_dict(self) -> dict:
         """The settings by name."""
         return asdict(self)
@@ -103,15 +112,20 @@ class Study:
         return len(self.relations)
 
     def _try(self, relation: Relation) -> None:
-        """Make the prompts on which a later step could fail."""
-        n_shots, (train, validation, test) = self.settings.n_shots, relation.split()
-        corrupted(train, self.settings.map_prompts, min(n_shots, len(train) - 1))
-        with_demonstrations(test, train, min(n_shots, len(train)), 0, shuffled=True)
-        shown = joined(train, validation)
-        batch(self.lens, with_demonstrations(relation, relation, 0), self.template)
-        most = with_demonstrations(test, shown, len(shown))
-        longest = [FewShot(one.word, (max(one.answers, key=len),), one.demonstrations) for one in most]
-        batch(self.lens, longest, self.template)
+        """Make the prompts on which a later step could fail, the very draws that it will ask."""
+        train = relation.split().train
+        corrupted(train, self.settings.map_prompts, min(self.settings.n_shots, len(train) - 1))
+        bare = with_demonstrations(relation, relation, 0)
+        made = batch(self.lens, bare, self.template)
+        # Of a word's answers the one of most tokens decides whether a prompt fits; to tokenise all again takes long.
+        longest = {
+            one.word: (max(zip(map(len, ids), one.answers), key=lambda answer: answer[0])[1],)
+            for one, ids in zip(bare, made.answers)
+        }
+        for how in self.settings.prompting.values():
+            for prompts in self._asked(relation, **how):
+                few = [FewShot(one.word, longest[one.word], one.demonstrations) for one in prompts]
+                batch(self.lens, few, self.template)
 
     def _zero_shot(self, part: int) -> tuple[PromptBatch, Int[Tensor, " prompt"]]:
         """Zero-shot prompts of one part of all relations, and which relation each is of."""
@@ -126,15 +140,20 @@ class Study:
         Demonstrations are from the train part, or from the validation part as well (`validation`).
         """
         for owner, relation in enumerate(self.relations):
-            train, more, test = relation.split()
-            shown = joined(train, more) if validation else train
-            n_shown = min(n_shots, len(shown))
-            for start in range(0, len(test), self.settings.n_together):
-                asked = test.with_pairs(test.pairs[start : start + self.settings.n_together])
-                first, silent = asked.with_pairs(asked.pairs[:1]), _silent(shown, asked, n_shown)
-                drawn = with_demonstrations(first, silent, n_shown, start, shuffled)[0].demonstrations
-                prompts = [FewShot(word, answers, drawn) for word, answers in asked.pairs]
+            for prompts in self._asked(relation, n_shots, shuffled, validation):
                 yield batch(self.lens, prompts, self.template), torch.full((len(prompts),), owner)
+
+    def _asked(
+        self, relation: Relation, n_shots: int, shuffled: bool = False, validation: bool = False
+    ) -> Iterator[list[FewShot]]:
+        train, more, test = relation.split()
+        shown = joined(train, more) if validation else train
+        n_shown = min(n_shots, len(shown))
+        for start in range(0, len(test), self.settings.n_together):
+            asked = test.with_pairs(test.pairs[start : start + self.settings.n_together])
+            first, silent = asked.with_pairs(asked.pairs[:1]), _silent(shown, asked, n_shown)
+            drawn = with_demonstrations(first, silent, n_shown, start, shuffled)[0].demonstrations
+            yield [FewShot(word, answers, drawn) for word, answers in asked.pairs]
 
     def _joined(self, prompts: Sequence[Sequence[FewShot]]) -> tuple[PromptBatch, Int[Tensor, " prompt"]]:
         owners = [owner for owner, some in enumerate(prompts) for _ in some]
@@ -163,13 +182,25 @@ class Study:
         return relation.with_pairs(dealt[: len(train)]), relation.with_pairs(dealt[len(train) :])
 
     def rivals(self, draws: int) -> Int[np.ndarray, "draw relation"]:
-        """For each relation, others of other families (with one family alone, others), in `draws` fixed draws."""
+        """For each relation some of its `others`, in `draws` fixed draws.
+
+        Raises:
+            InputError: the study is of one relation, which has no others.
+        """
+        if len(self) == 1:
+            raise InputError(f"The study is of {self.names[0]!r} alone, which has no other relation beside it.")
         rng, drawn = np.random.default_rng([self.settings.split_seed, 13]), []
-        for r, family in enumerate(self.families):
-            strangers = [q for q, of in enumerate(self.families) if of != family]
-            others = strangers or [q for q in range(len(self)) if q != r] or [r]
+        for others in map(self.others, range(len(self))):
             drawn.append(rng.choice(others, draws, replace=len(others) < draws))
         return np.array(drawn).T
+
+    def others(self, r: int) -> list[int]:
+        """Numbers of the relations of other families than that of relation `r`; with one family alone, of the others.
+
+        None where it is the only relation.
+        """
+        strangers = [q for q, family in enumerate(self.families) if family != self.families[r]]
+        return strangers or [q for q in range(len(self)) if q != r]
 
 
 def cut(relation: Relation, settings: Settings) -> Relation:

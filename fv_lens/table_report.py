@@ -10,7 +10,7 @@ import pandas as pd
 
 from . import page, plots
 from .naming import CHANCE
-from .plots.comparison import curve_of
+from .plots.comparison import FEW_SHOT, curve_of, rows_like, usual_shots
 from .plots.relations import ROWS
 from .plots.table import MEASURES, extent, number, scores_of, shown
 from .scores import Score
@@ -21,7 +21,11 @@ CAPTIONS = {
     "relations": "Hover for the numbers of a relation. A relation's interval is over its test words.",
     "learning": "Vectors fine-tuned from zero on so many pairs of each relation, without any prompt of several shots.",
     "training": "A vector's step is chosen by its loss on validation words. Hover for the relation of a line.",
-    "decoding": "The strongest tokens in the reading of each vector.",
+    "decoding": "Words stand in the order of the centred reading: by how much more probable than with the mean of all "
+    "relations' vectors they become when the vector is inserted into neutral prompts. Bars and numbers are the plain "
+    "probability there, so a lower word may have a longer bar.",
+    "decoding, alone": "Words stand in the order of their probability when the vector is inserted into neutral "
+    "prompts.",
 }
 SHORT = {"accuracy": "whole answers", "first_token_accuracy": "first tokens", "log_prob": "log-prob (nats)"}
 
@@ -55,7 +59,7 @@ def write_table_report(
     """
     everywhere = scores_of(frame, part="score", group="all", measure="accuracy")
     of_relations = scores_of(frame, part="score", group="relation", measure="accuracy")
-    rows = [row for row in ROWS if row in of_relations]
+    rows = _main_rows(of_relations)
     figures = {}
     if everywhere:
         figures["comparison"] = plots.comparison(frame)
@@ -67,7 +71,10 @@ def write_table_report(
         figures["training"] = plots.training(training)
     if decoding is not None and len(decoding):
         figures["decoding"] = plots.decoding(decoding)
-    drawn = {name: page.figure(name, of, CAPTIONS[name], not n) for n, (name, of) in enumerate(figures.items())}
+    captions = dict(CAPTIONS)
+    if "decoding" in figures and decoding.relation.nunique() == 1:
+        captions["decoding"] = CAPTIONS["decoding, alone"]
+    drawn = {name: page.figure(name, of, captions[name], not n) for n, (name, of) in enumerate(figures.items())}
 
     facts = {**summary, **({"command": command} if command else {})}
     parts = [
@@ -84,7 +91,7 @@ def write_table_report(
 def _in_short(frame: pd.DataFrame) -> Iterator[str]:
     """Sentences of measured numbers with their intervals; a difference whose interval holds 0 is called not shown."""
     levels = _overall(frame, "score", "accuracy")
-    if told := [f"{row} {shown(levels[row])}" for row in ROWS if row in levels]:
+    if told := [f"{row} {shown(levels[row])}" for row in _main_rows(levels)]:
         yield f"Whole answers right, mean over {extent(frame)}: {'; '.join(told)}."
     differences = _overall(frame, "difference", "accuracy")
     if apart := [f"{_above(row, gain)} by {_size(gain)}" for row, gain in differences.items() if page.differs(gain)]:
@@ -105,6 +112,12 @@ def _in_short(frame: pd.DataFrame) -> Iterator[str]:
                 for row, s in scores.items()
             ]
             yield f"Names of relations in their vectors ({measure}; chance {CHANCE}): {'; '.join(told)}."
+
+
+def _main_rows(scores: Mapping) -> list[str]:
+    """Those of `plots.relations.ROWS` that are there; few-shot prompts are those of fewest shots."""
+    named = [usual_shots(scores) if rows_like(FEW_SHOT, [row]) else [row] for row in ROWS]
+    return [row for some in named for row in some if row in scores]
 
 
 def _above(row: str, gain: Score) -> str:
@@ -150,9 +163,10 @@ def _plain_table(frame: pd.DataFrame, part: str) -> str:
     note = {
         "decoding": "Name score: the share of other relations' vectors that speak less of a relation's names than its "
         f"own vector does; {CHANCE} is chance. Rank: of the best name, where 0 is the strongest token.",
-        "stability": "Vectors of one relation from several seeds.",
+        "stability": "Vectors of one relation tuned on several deals of its pairs: each seed deals train and "
+        "validation pairs anew among themselves, and test words stay unseen.",
     }[part]
-    heading = {"decoding": "Names of relations in vectors", "stability": "Stability over seeds"}[part]
+    heading = {"decoding": "Names of relations in vectors", "stability": "Stability over deals of pairs"}[part]
     return _table(heading, _measures(frame, part), note)
 
 

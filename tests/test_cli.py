@@ -11,16 +11,22 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from fv_lens import cli, effects, evaluation, models
+from fv_lens import cli, effects, evaluation, models, outputs, tuning
 from fv_lens.assembly import function_vector
+from fv_lens.decoding import decode, log_probs
 from fv_lens.effects import HeadEffects
 from fv_lens.errors import InputError, ParityError
+from fv_lens.lens import lens_of
 from fv_lens.relations import relation_names
+from fv_lens.reproduce import reproduce
 from fv_lens.vectors import FunctionVector
 
 from . import tiny
+from .test_study import relations as kin
+from .test_study import studied, study_of
 
-FILES = ["effects.safetensors", "report.html", "summary.json", "vector.safetensors"]
+FILES = ["effects.safetensors", "report.html", "summary.json", "vector.safetensors"]  # in the order of their making
+TUNED = "tuned.safetensors"
 
 
 def call(*arguments):
@@ -84,12 +90,12 @@ def vector(here, llama, words):
 # run
 
 
-def test_a_run_leaves_four_files_that_agree(here, tiny_model, pairs):
+def test_a_run_leaves_five_files_that_agree(here, tiny_model, pairs):
     result = call("run", pairs, "--out", here / "deep" / "folder", "--prompts", 2, "--seed", 3)
     assert result.exit_code == 0, result.output
     out = here / "deep" / "folder"
-    assert files(out) == FILES
-    assert re.sub(r"\s", "", result.stdout).endswith("".join(str(out / name) for name in FILES))
+    assert files(out) == sorted([*FILES, TUNED])
+    assert re.sub(r"\s", "", result.stdout).endswith("".join(str(out / name) for name in [*FILES, TUNED]))
 
     head_map, fv = HeadEffects.load(out / "effects.safetensors"), FunctionVector.load(out / "vector.safetensors")
     assert head_map.values.shape == (2, 3, 4) and head_map.record["seed"] == head_map.record["split_seed"] == 3
@@ -98,13 +104,14 @@ def test_a_run_leaves_four_files_that_agree(here, tiny_model, pairs):
     assert summary["share_right"] == head_map.share_right and summary["versions"] == head_map.record["versions"]
     assert [tuple(head) for head in summary["vector"]["heads"]] == list(fv.heads)
     assert (summary["vector"]["layer"], summary["vector"]["strength"]) == (fv.layer, fv.strength)
-    assert summary["timings_s"].keys() == {"load", "effects", "sweep", "evaluate"}
+    assert list(summary["timings_s"]) == ["load", "effects", "sweep", "evaluate", "tune", "evaluate tuned", "decode"]
     assert summary["peak_memory_mb"] > 100
     for score in (row["accuracy"] for row in summary["scores"].values()):
         assert score["low"] <= score["value"] <= score["high"] and score["n"] == 11
 
     page = (out / "report.html").read_text()
-    assert all(f'id="{name}"' in page for name in ("heads", "layers", "completion"))
+    parts = ("heads", "layers", "completion", "tuned", "training", "words")
+    assert all(f'id="{name}"' in page for name in parts)
     assert summary["command"] in page and "--seed 3" in summary["command"]
 
 
@@ -125,9 +132,55 @@ def test_a_second_run_replaces_the_first_and_nothing_else(here, tiny_model, pair
     for name in ("vector.safetensors", "notes.txt"):
         (folder / name).write_text("of before")
     call("run", pairs, "--prompts", 2)
-    assert files(folder) == sorted([*FILES, "notes.txt"])
+    assert files(folder) == sorted([*FILES, TUNED, "notes.txt"])
     assert (folder / "notes.txt").read_text() == "of before"
     FunctionVector.load(folder / "vector.safetensors")
+
+
+def test_a_run_tunes_its_vector_measures_it_beside_controls_and_reads_it(here, tiny_model, pairs):
+    result = call("run", pairs, "--prompts", 2)
+    out = here / "fv_lens_run"
+    fv, tuned = (FunctionVector.load(out / name) for name in ("vector.safetensors", TUNED))
+    summary = json.loads((out / "summary.json").read_text())
+    assert tuned.method == "tuned" and tuned.training["n_pairs"] == 12
+    assert torch.equal(torch.tensor(tuned.parents[0][1]["heads"]), torch.tensor(fv.heads))
+    told = summary["tuned"]
+    assert (told["layer"], told["method"], told["training"]) == (tuned.layer, "tuned", tuned.training)
+    controls = {"FV", "FFV from zero", "FFV from random", "FFV of shuffled pairs", "zero-shot", "10-shot"}
+    assert controls < summary["tuned_scores"].keys() and "FV" not in summary["scores"]
+    assert summary["tuned_scores"]["FV"]["log_prob"] == pytest.approx(
+        summary["scores"]["zero-shot + vector"]["log_prob"]
+    )
+    read = decode(tiny_model, tuned, through="model").top
+    words = [line for line in summary["words"] if line["vector"] == "FFV"]
+    assert [line["token"] for line in words] == [token.token for token in read]
+    assert {line["vector"] for line in summary["words"]} == {"FV", "FFV"}
+    assert "successor, tuned on 12 pairs: 11 test words, 95 % intervals" in result.stdout
+
+
+def test_a_relation_too_small_to_tune_on_is_noted_and_the_run_goes_on(here, tiny_model, pairs, monkeypatch):
+    monkeypatch.setattr(tuning, "LEAST_PAIRS", 13)
+    result = call("run", pairs, "--prompts", 2)
+    assert result.exit_code == 0 and files(here / "fv_lens_run") == FILES
+    note = " ".join(result.stderr.split())
+    assert "Note: not tuned: relation 'successor' has 12 train pairs and 13 are the fewest to tune on" in note
+    assert (
+        not {"tuned", "tuned_scores", "words"} & json.loads((here / "fv_lens_run" / "summary.json").read_text()).keys()
+    )
+    assert 'id="completion"' in (here / "fv_lens_run" / "report.html").read_text()
+
+
+def test_pairs_that_cannot_be_shuffled_are_noted_and_the_run_goes_on(here, tiny_model, words):
+    few = words.with_pairs(words.pairs[:28])
+    same = few.split().validation.words
+    path = here.parent / f"{here.name}-same.json"
+    path.write_text(json.dumps({"name": "same", "pairs": [(w, "w199" if w in same else x) for w, x in few.pairs]}))
+    result = call("run", path, "--prompts", 2)
+    assert result.exit_code == 0 and files(here / "fv_lens_run") == sorted([*FILES, TUNED])
+    note = " ".join(result.stderr.split())
+    assert "Note: no FFV of shuffled pairs: The answers of 'same' cannot be exchanged so that each is wrong" in note
+    rows = json.loads((here / "fv_lens_run" / "summary.json").read_text())["tuned_scores"]
+    assert "FFV from random" in rows and "FFV of shuffled pairs" not in rows
 
 
 def test_a_refused_sum_is_told_after_effects_and_map_are_saved(here, monkeypatch, pairs):
@@ -281,6 +334,75 @@ def test_a_vector_whose_model_is_a_folder_elsewhere_says_how_to_name_it(monkeypa
     assert result.exit_code == 2 and "'my-folder' cannot be loaded." in result.stderr and "--model" in result.stderr
 
 
+# decode
+
+
+@pytest.mark.parametrize("through", ["unembed", "model"])
+def test_decode_lists_the_strongest_and_weakest_tokens(here, tiny_model, vector, through):
+    result = call("decode", vector, "--through", through, "-k", 3)
+    assert result.exit_code == 0, result.output
+    order = log_probs(tiny_model, FunctionVector.load(vector), through)[0].argsort(descending=True).tolist()
+    told, part = {}, ""
+    for line in result.stdout.splitlines()[1:]:
+        if not line.startswith("  "):
+            part, *columns = line.split()
+            told[part] = []
+            assert columns == ["rank", "probability", *["change"] * (through == "model")]
+        else:
+            told[part].append(json.loads(re.match(r'  ("(?:[^"\\\\]|\\\\.)*")', line)[1]))
+    assert told["top"] == [lens_of(tiny_model).text(i) for i in order[:3]]
+    assert len(told["suppressed"]) == 3 and told.keys() == {"top", "suppressed"}
+    if through == "unembed":
+        assert told["suppressed"] == [lens_of(tiny_model).text(i) for i in order[:-4:-1]]
+    assert "layer 1 of tiny/llama" in result.stdout.splitlines()[0] and not files(here)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["missing.safetensors"], "Error: No file 'missing.safetensors'"),
+        ([__file__], "is no whole safetensors file"),
+        (["VECTOR", "--through", "sideways"], "Error: through is 'sideways'; give 'unembed' or 'model'"),
+        (["VECTOR", "-k", "0"], "Invalid value for '-k'"),
+        (["VECTOR", "-k", "999"], "Error: k is 999; the vocabulary of tiny/llama has 256 tokens"),
+        ([], "Missing argument"),
+    ],
+)
+def test_decode_refuses_bad_input(here, tiny_model, vector, arguments, message):
+    result = call("decode", *(str(vector) if text == "VECTOR" else text for text in arguments))
+    assert result.exit_code == 2 and message in result.stderr and not result.stdout and "Traceback" not in result.stderr
+
+
+# table
+
+
+def test_table_prints_what_a_study_left(here, monkeypatch):
+    monkeypatch.setattr(outputs, "write_table_report", lambda *args, **more: None)
+    study = study_of(studied(), kin()[:2], seeds=1, steps=2, curve=(1,))
+    frame = reproduce(study, here / "fv_lens_study", {}, "", lambda line: None, progress=False)
+    before = files(here / "fv_lens_study")
+    result = call("table")
+    assert result.exit_code == 0 and result.stdout == call("table", "fv_lens_study").stdout
+    of = frame[(frame.group == "all") & (frame.measure == "accuracy")].set_index(["part", "row"])
+    for row in ("zero-shot", "3-shot", "13-shot", "FV", "FFV from FV", "FFV from zero"):
+        assert f"| {row} | {of.value['score', row]:.2f} [" in result.stdout
+    for row in ("FFV from FV - FV", "FFV from FV - 3-shot", "FFV from FV - 8-shot"):
+        line = next(line for line in result.stdout.splitlines() if line.startswith(f"| {row.replace(' - ', ' − ')} |"))
+        assert f" {of.value['difference', row]:+.2f} [" in line.replace("*", "")
+    assert result.stdout.startswith("tiny/llama (torch.float32), 2 relations, 12 test words; vectors tuned on 8 pairs")
+    assert files(here / "fv_lens_study") == before
+
+
+def test_table_of_a_folder_without_results_says_so(here, no_model):
+    (here / "empty").mkdir()
+    (here / "half").mkdir()
+    (here / "half" / "results.csv").write_text("part,row\n")
+    for folder in ("empty", "missing", "half"):
+        result = call("table", folder)
+        assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1 and not result.stdout
+        assert result.stderr.startswith(f"Error: '{folder}' holds no results of `fv-lens reproduce`: ")
+
+
 # The rest
 
 
@@ -292,7 +414,9 @@ def test_relations_lists_every_bundled_relation():
 
 def test_without_a_command_help_is_shown():
     for arguments in ([], ["--help"]):
-        assert all(name in call(*arguments).output for name in ("run", "relations", "generate"))
+        assert all(
+            name in call(*arguments).output for name in ("run", "reproduce", "table", "relations", "generate", "decode")
+        )
     assert call("--version").stdout == f"fv-lens {metadata.version('fv-lens')}\n"
     assert call("relation").exit_code == 2
 

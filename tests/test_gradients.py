@@ -292,3 +292,52 @@ def test_another_layer_is_noticed(model, unprobed, monkeypatch, exact):
     rows = rows_of(model)
     rows.exact = exact
     assert max(errors(rows.gradient(vectors_for(model)), by_hand(model))) > 100 * EXACT
+
+
+# The check is made anew where it may come out otherwise
+
+
+def where(wrong, broken=slightly_wrong):
+    """Runs above the layer that are wrong for some chunks only."""
+    return lambda self, chunk, added: (broken if wrong(chunk) else ABOVE)(self, chunk, added)
+
+
+def test_answers_of_several_tokens_are_checked_also_after_first_tokens_were(model, monkeypatch):
+    monkeypatch.setattr(Rows, "_above", where(lambda chunk: chunk.new > 1))
+    lens = fresh(model)
+    first, whole = rows_of(model, lens=lens, first_token=True), rows_of(model, lens=lens)
+    assert first.exact and not whole.exact
+    assert equal(whole.gradient(vectors_for(model)), by_hand(model))
+    assert rows_of(model, lens=lens, first_token=True).exact, "what holds for one token still does"
+
+
+def test_longer_prompts_are_checked_also_after_short_ones_were(model, monkeypatch):
+    monkeypatch.setattr(Rows, "_above", where(lambda chunk: chunk.ids.shape[1] > 12))
+    lens = fresh(model)
+    short = Rows(lens, prompt_batch(oracles.random_prompts(3, 4), ANSWERS[:2], OTHERS[:2]), [0, 1], 1)
+    long = rows_of(model, lens=lens)
+    assert short.exact and not long.exact
+    assert equal(long.gradient(vectors_for(model)), by_hand(model))
+
+
+def test_answers_of_several_tokens_are_checked_wherever_they_stand(llama, monkeypatch):
+    """Neither the longest nor the shortest prompt has one."""
+    monkeypatch.setattr(Rows, "_above", where(lambda chunk: chunk.new > 1, a_token_late))
+    answers = [answer if 3 < len(prompt) < 13 else answer[:1] for prompt, answer in zip(PROMPTS, ANSWERS)]
+    rows = Rows(fresh(llama), prompt_batch(answers=answers), OWNERS, 1)
+    assert not rows.exact and equal(rows.gradient(vectors_for(llama)), by_hand(llama, answers=answers))
+
+
+def test_shorter_prompts_and_other_layers_cost_one_check_each(llama, monkeypatch):
+    checked, measured = [], Rows._measured
+
+    def counted(self, chunk, vectors, exact):
+        checked.append(self.layer)
+        return measured(self, chunk, vectors, exact)
+
+    monkeypatch.setattr(Rows, "_measured", counted)
+    lens, short = fresh(llama), oracles.random_prompts(3, 4)
+    for layer in (1, 1, 2):
+        rows_of(llama, layer, lens=lens)
+        Rows(lens, prompt_batch(short, ANSWERS[:2], OTHERS[:2]), [0, 1], layer)
+    assert checked == [1] * 3 + [2] * 3, "a check: the truth, without the vector, above the layer"

@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from fv_lens import scores
 from fv_lens.decoding import log_probs
@@ -140,10 +141,26 @@ def test_what_cannot_be_scored_is_refused(llama, readings, relations, message):
 
 
 def test_a_clustered_interval_of_a_case_worked_out_by_hand():
-    # Two families drawn from two: both the first (mean 0), both the second (1), or one of each (1/4), as 1 : 1 : 2.
+    # Two families of means 0 and 1 beside a mean of 1/4: each is off by 3/4 in sum; Student's t has one degree left.
     values, groups = np.array([0.0, 0.0, 0.0, 1.0]), ["a", "a", "a", "b"]
     score = scores.clustered_mean(values, groups)
-    assert (score.value, score.low, score.high, score.n) == (0.25, 0.0, 1.0, 4)
+    half = stats.t.ppf(0.975, 1) * np.sqrt(2 * (0.75**2 + 0.75**2)) / 4
+    assert (score.value, score.n) == (0.25, 4) and (score.low, score.high) == pytest.approx((0.25 - half, 0.25 + half))
+
+
+def test_the_interval_of_few_families_is_that_of_their_means_where_families_are_of_one_size():
+    values = noise(12).double().numpy()
+    score, means = scores.clustered_mean(values, [i // 3 for i in range(12)]), values.reshape(4, 3).mean(1)
+    expected = stats.ttest_1samp(means, 0).confidence_interval(0.95)
+    assert (score.low, score.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_many_families_are_drawn_and_agree_with_students_interval():
+    values = noise(40).double().numpy()
+    drawn = scores.clustered_mean(values, range(40))
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (drawn.low, drawn.high) == pytest.approx((expected.low, expected.high), abs=0.05)
+    assert (drawn.low, drawn.high) != (expected.low, expected.high)
 
 
 def test_what_differs_within_families_only_does_not_widen_the_interval():

@@ -268,6 +268,15 @@ def test_rows_without_an_interval_are_drawn_without_bars():
     assert not any(trace.fill for trace in plots.learning_curve(frame).data)
 
 
+@pytest.mark.parametrize("figure", [plots.comparison, plots.learning_curve])
+def test_prompts_of_other_numbers_of_shots_stand_where_the_usual_do(figure):
+    names = {"10-shot": "4-shot", "20-shot": "8-shot", "30-shot": "12-shot", "10-shot, shuffled": "4-shot, shuffled"}
+    drawn, expected = figure(FRAME.replace({"row": names})).to_json(), figure(FRAME).to_json()
+    for usual, other in list(names.items())[:3]:
+        expected = expected.replace(usual, other)
+    assert drawn == expected and "4-shot" in drawn
+
+
 def test_the_learning_curve_is_in_the_order_of_numbers_with_its_band_and_levels():
     frame = FRAME.iloc[::-1]
     figure = plots.learning_curve(frame)

@@ -12,14 +12,18 @@ from fv_lens import protocol
 from fv_lens.assembly import distributed_vectors, function_vector
 from fv_lens.completion import completions
 from fv_lens.effects import indirect_effects
+from fv_lens.errors import InputError
 from fv_lens.evaluation import edits_of
+from fv_lens.patching import patch
 from fv_lens.prompts import FewShot, batch, few_shot, with_demonstrations
 from fv_lens.relations import Relation
 from fv_lens.tuning import finetune_all
+from fv_lens.vectors import FunctionVector
 from fv_lens.whatif import Edit
 
 from .oracles import EXACT, difference
 from .test_study import demonstrated, relations, studied, study_of
+from .test_whatif import see_padding
 
 PARTS = ("right", "log_prob", "rank", "first_log_prob")
 CLOSE = 1e-4  # relative: Adam divides by a gradient's own size, so the order of a sum weighs more than in a loss
@@ -136,6 +140,19 @@ def test_random_heads_are_as_many_others_the_same_for_all_relations_at_their_bes
             _, strength = best_strength(study, r, lambda s, v=once: [Edit(layer, s * v)])
             assert difference(vector, strength * once) <= EXACT * vector.norm()
     assert len(drawn) == len(tensors["random"]) == 2
+
+
+@pytest.mark.parametrize("n", [6, 7])
+def test_random_heads_are_left_out_where_there_are_too_few_others(study, maps, n):
+    tensors, record = protocol.sums(study_of(study.model, head_counts=(n,)), maps, progress=False)
+    assert len(record["heads"]) == n and {"plain", "strong", "own"} <= tensors.keys()
+    assert ("random" in tensors) == (n == 6)
+    if n == 6:
+        others = [head for head in HEADS if head not in record["heads"]]
+        for r in range(5):
+            once = sum_of(study, maps, r, others)
+            for vector in tensors["random"][:, r]:
+                assert torch.cosine_similarity(vector, once, dim=0) > 1 - 1e-5
 
 
 def test_the_distributed_form_is_that_of_a_loop_over_validation(study, maps, summed):
@@ -297,6 +314,22 @@ def test_a_relation_that_cannot_be_shuffled_has_no_such_vector(study):
     assert (tensors["vectors"][1:] - expected[1:]).norm() <= CLOSE * expected[1:].norm()
 
 
+@pytest.mark.parametrize("pooled", [False, True])
+def test_where_no_pairs_can_be_shuffled_there_are_no_vectors_and_the_reasons_are_told(study, asked, pooled):
+    validation = {name: relation.split().validation.words for name, relation in zip("ab", relations())}
+    same = [
+        Relation(name, [(word, "w199" if word in validation[name] else listed) for word, listed in relation.pairs])
+        for name, relation in zip("ab", relations())
+    ]
+    two = study_of(study.model, same)
+    tensors, record = protocol.tuned(two, 1, shuffle=True, pooled=pooled, progress=False)
+    n = 1 if pooled else 2
+    assert not asked and tensors["vectors"].shape == (n, 32) and record["steps"] == record["strengths"] == [None] * n
+    assert all(x.isnan().all() for x in tensors.values()) and tensors["losses"].shape == (n, 8)
+    assert list(record["broken"]) == ["a", "b"]
+    assert all("cannot be exchanged" in reason for reason in record["broken"].values())
+
+
 # Scores
 
 
@@ -338,11 +371,7 @@ def test_prompting_equals_single_prompts(study, how):
     assert len(tensors["owners"]) == place == 30
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2"])
-def test_the_mean_difference_is_that_of_single_prompts(study, name):
-    one = study if name == "llama" else study_of(studied(name), relations()[:2])
-    found = protocol.mean_difference(one, 1)
-
+def assert_mean_difference_of_single_prompts(one, found):
     def residual(text):
         ids = torch.tensor([one.lens.tokens(text)])
         with torch.no_grad():
@@ -354,3 +383,24 @@ def test_the_mean_difference_is_that_of_single_prompts(study, name):
         bare = [residual(f"Q: {shots.word}\nA:") for shots in prompts]
         assert difference(vector, torch.stack(shown).mean(0) - torch.stack(bare).mean(0)) <= 1e-4
     assert found.shape == (len(one), 32)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2"])
+def test_the_mean_difference_is_that_of_single_prompts(study, name):
+    one = study if name == "llama" else study_of(studied(name), relations()[:2])
+    assert_mean_difference_of_single_prompts(one, protocol.mean_difference(one, 1))
+
+
+def test_the_mean_difference_does_not_pad_a_model_that_cannot_be():
+    one = study_of(studied("gpt2"), relations()[:2])
+    see_padding(one.lens)
+    assert_mean_difference_of_single_prompts(one, protocol.mean_difference(one, 1))
+    assert not one.lens.findings["padding"]
+
+
+def test_a_mean_difference_under_a_patch_is_refused(study):
+    with (
+        patch(study.model, FunctionVector(noise(32), 1, model=study.lens.name)),
+        pytest.raises(InputError, match="patch"),
+    ):
+        protocol.mean_difference(study, 1)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -14,11 +15,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from fv_lens import cli, evaluation, models, outputs, protocol, storage
+from fv_lens import cli, evaluation, models, outputs, protocol, storage, tuning
 from fv_lens import reproduce as module
 from fv_lens import study as study_module
 from fv_lens.errors import InputError
-from fv_lens.plots.comparison import KINDS, curve_of
+from fv_lens.plots.comparison import FEW_SHOT, KINDS, curve_of, rows_like
 from fv_lens.plots.table import scores_of
 from fv_lens.relations import Relation
 from fv_lens.reproduce import reproduce
@@ -28,6 +29,7 @@ from fv_lens.tuning import training_frame
 from fv_lens.vectors import FunctionVector
 
 from .test_protocol import breaking
+from .test_report import Page
 from .test_study import KIN, SMALL, made, relations, studied, study_of, with_permuted_test
 
 FILES = ["report.html", "results.csv", "stages", "summary.json", "vectors"]
@@ -57,7 +59,7 @@ def whole(model, tmp_path_factory):
 @pytest.fixture
 def without_page(monkeypatch):
     """The page takes longest; most runs here are not about it."""
-    monkeypatch.setattr(module, "write_table_report", lambda path, *args, **more: path.write_text(""))
+    monkeypatch.setattr(outputs, "write_table_report", lambda path, *args, **more: path.write_text(""))
 
 
 def small_study(model) -> Study:
@@ -156,7 +158,8 @@ def test_a_finished_run_is_read_and_written_again_as_it_was(model, whole, monkey
     run(study_of(model), whole, told)
     (whole / "report.html").write_bytes(page)
     assert (whole / "results.csv").read_bytes() == before
-    assert told[0] == "Head maps" and len(told) == len(stages(whole))
+    assert told[:2] == [f"{len(stages(whole))} stages were there already", "Head maps"]
+    assert len(told) == 1 + len(stages(whole))
 
 
 STOPS = (
@@ -243,7 +246,7 @@ def test_a_run_killed_at_three_moments_ends_as_an_uninterrupted_one(small, tmp_p
 )
 def test_another_plan_in_the_same_folder_is_refused(model, whole, change, named):
     facts, change = change.get("facts", {}), {name: x for name, x in change.items() if name != "facts"}
-    with pytest.raises(InputError, match=f"holds a run with other {named}; give another --out, or delete it"):
+    with pytest.raises(InputError, match=f"holds a run with other {named}; give another folder, or delete it"):
         run(study_of(model, **change), whole, **facts)
 
 
@@ -269,6 +272,8 @@ def test_the_folder_and_the_library(whole):
 
 def test_saved_vectors_carry_their_record_and_are_measured_without_complaint(model, whole):
     chosen, frame = summary(whole)["chosen"], table(whole)
+    how = dict(layer=1, n_pairs=8, n_validation=5, steps=8, learning_rate=0.2, progress=False)
+    finetuned = tuning.finetune(model, relations()[0], **how)
     for relation, cut in zip(relations(), study_of(model).relations):
         train, validation, test = cut.split()
         for folder, method in (("from-fv", "tuned"), ("from-zero", "tuned"), ("summed", "sum"), ("", "tuned")):
@@ -278,6 +283,9 @@ def test_saved_vectors_carry_their_record_and_are_measured_without_complaint(mod
                 assert [list(head) for head in fv.heads] == chosen["summed vectors"]["heads"]
                 assert fv.layer == chosen["summed vectors"]["layer"] and fv.training is None
             else:
+                assert fv.training.keys() == finetuned.training.keys()
+                known = "learning_rate", "first_token", "shuffle", "seed", "n_pairs", "n_validation"
+                assert all(fv.training[name] == finetuned.training[name] for name in known)
                 seen = fv.training["train_words"], fv.training["validation_words"]
                 assert seen == (list(train.words), list(validation.words)) and fv.layer == chosen["layer"]
                 assert not {*seen[0], *seen[1]} & set(relation.split().test.words)
@@ -310,13 +318,13 @@ def test_the_table_has_every_part_and_the_columns_that_the_figures_read(whole):
 
 
 def test_the_names_of_rows_are_those_that_figures_and_differences_know(whole):
-    shots = {"3-shot": "10-shot", "8-shot": "20-shot", "13-shot": "30-shot", "3-shot, shuffled": "10-shot, shuffled"}
-    rows = {shots.get(row, row) for row in names(table(whole))}
-    known = {row for listed in KINDS.values() for row in listed}
-    assert known <= rows and rows - known <= {"random vector"}
-    sizes = dict(shots=10, pairs=20, all=30)
+    rows = names(table(whole))
+    found = {known: rows_like(known, rows) for listed in KINDS.values() for known in listed}
+    assert all(found.values()) and rows - {row for some in found.values() for row in some} <= {"random vector"}
+    assert sorted(found[FEW_SHOT]) == ["13-shot", "3-shot", "8-shot"]
+    sizes = dict(shots=3, pairs=8, all=13)
     assert {row.format(**sizes) for pair in DIFFERENCES for row in pair} <= rows
-    differences = {" - ".join(pair).format(shots=3, pairs=8, all=13) for pair in DIFFERENCES}
+    differences = {" - ".join(pair).format(**sizes) for pair in DIFFERENCES}
     of_names = {f"{kind} - FV" for kind in ("FFV from FV", "FFV from zero", "mean difference", "random")}
     assert names(table(whole), "difference") == differences | of_names
 
@@ -343,14 +351,46 @@ def test_a_model_without_sums_has_all_the_rest(tmp_path):
     assert [path.name for path in sorted(tmp_path.iterdir())] == FILES and 'id="comparison"' in page
 
 
-@pytest.mark.parametrize("n", [1, 2])
-def test_one_family_alone_works(model, tmp_path, without_page, n):
-    kin = [replace(relation, family="f") for relation in relations()[:n]]
+def test_one_family_alone_works(model, tmp_path, without_page):
+    kin = [replace(relation, family="f") for relation in relations()[:2]]
     frame = run(study_of(model, kin, seeds=1, steps=2, curve=(1,)), tmp_path)
     lines = frame[(frame.part == "score") & (frame.group == "all")]
-    assert {"FFV from zero", "FV", "another relation's FFV", "mean of FFVs"} <= set(lines.row)
-    assert set(lines.n) == {n} and lines.low.isna().all() and lines.high.isna().all()
+    assert {"FFV from zero", "FV", *KIN_ROWS} <= set(lines.row)
+    assert set(lines.n) == {2} and lines.low.isna().all() and lines.high.isna().all()
     assert "decoding" not in set(frame.part) and not summary(tmp_path)["readings"]
+    found = stages(tmp_path)["scores"]
+    rows = found[1]["record"]["rows"]
+    zero, *others = (found[0]["log_prob"][:, rows[row]] for row in ("FFV from zero", *KIN_ROWS))
+    for other in others:
+        assert not torch.isclose(zero, other).all(1).any(), "none is helped by its own vector"
+
+
+def test_one_relation_alone_works_without_the_rows_of_others(model, tmp_path):
+    frame = run(study_of(model, relations()[:1], steps=2, curve=(1,), head_counts=(12,)), tmp_path)
+    assert {"FFV from zero", "FFV from FV", "FV", "pooled FFV", "random vector", "3-shot"} <= names(frame)
+    assert not {*KIN_ROWS, "FV of random heads"} & names(frame)
+    assert not [row for row in names(frame, "difference") if any(kin in row for kin in KIN_ROWS)]
+    cosines = set(frame[frame.part == "stability"].measure) - set(MEASURES)
+    assert cosines == {"cosine over deals of pairs", "cosine of the two"}, "nothing is left of one vector when centred"
+    assert not frame.value.isna().any() and frame[frame.group == "all"].low.isna().all()
+    said = pd.DataFrame(stages(tmp_path)["readings"][1]["record"]["words"])
+    for _, some in said.groupby("vector"):
+        assert some.probability.is_monotonic_decreasing and len(some) == 8
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8")).text
+    assert all(words in page for words in ("Whole answers right, mean over 1 relation, 6 test words", "(no interval)"))
+    assert "in the order of their probability" in page and "centred" not in page and "nan" not in page
+
+
+@pytest.mark.parametrize("n", [2, 5])
+def test_a_mean_over_others_never_holds_the_vector_itself(model, n):
+    study = study_of(model, [replace(relation, family="f") for relation in relations()[:n]])
+    vectors = torch.eye(n, 32)
+    vectors[n - 1] = torch.nan
+    means = module._means_of_others(study, vectors)
+    for r, mean in enumerate(means):
+        others = [q for q in range(n - 1) if q != r]
+        assert mean.isnan().all() if not others else torch.allclose(mean, vectors[others].mean(0))
+    assert module._means_of_others(study_of(model, relations()[:1]), vectors[:1]).isnan().all()
 
 
 def test_a_vector_that_breaks_is_left_out_of_the_table_and_the_others_are_unharmed(
@@ -429,7 +469,31 @@ def test_the_command_leaves_out_what_is_too_small_and_goes_on_where_it_stopped(h
     assert again.stdout == first.stdout
     other = call(*given[:-1], 2)
     assert other.exit_code == 2 and "holds a run with other settings (seeds)" in other.stderr
+    assert "Saved before that" not in other.stderr, "this start has saved nothing"
     assert "Traceback" not in other.stderr and (out / "results.csv").read_bytes() == before
+
+
+def test_an_interrupted_command_says_that_it_goes_on(here, monkeypatch, without_page):
+    def interrupted(*args, **how):
+        raise KeyboardInterrupt
+
+    given = ["--relations", write(relations()[0]), "--seeds", 1]
+    with monkeypatch.context() as patched:
+        patched.setattr(protocol, "heads", interrupted)
+        first = call(*given)
+        assert first.exit_code == 130 and first.stderr.splitlines()[-1] == "Interrupted. Nothing was saved."
+    monkeypatch.setattr(protocol, "curve", interrupted)
+    for there in (None, "8 stages were there already"):
+        result = call(*given)
+        assert result.exit_code == 130 and (there in result.stderr if there else "already" not in result.stderr)
+        saved = f"Saved before that: {Path('fv_lens_study') / 'stages'}."
+        assert result.stderr.splitlines()[-1] == f"Interrupted. {saved} The same command goes on from there."
+
+
+def test_one_relation_is_shown_without_intervals(here, without_page):
+    result = call("--relations", write(relations()[0]), "--seeds", 1)
+    assert result.exit_code == 0 and result.stdout.splitlines()[0].rstrip() == "Mean over 1 relation"
+    assert "nan" not in result.stdout and re.search(r"FFV from zero +\d\.\d\d +\d\.\d\d +-\d", result.stdout)
 
 
 @pytest.mark.parametrize(

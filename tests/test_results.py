@@ -86,10 +86,13 @@ def test_a_groups_score_is_the_mean_over_its_relations_whatever_their_numbers_of
         assert len({FAMILIES[r] for r in members}) == 1 or line.low <= line.value <= line.high
 
 
-def test_intervals_over_relations_draw_whole_families(frame):
-    own = [float(ROWS["FV"]["log_prob"][:, OWNERS == r].mean()) for r in range(5)]
-    line = pick(frame, part="score", group="all", row="FV", measure="log_prob")
-    assert [line.low, line.high] == pytest.approx(by_families(own, FAMILIES), abs=0.05 * (line.high - line.low))
+def test_intervals_over_relations_draw_whole_families():
+    families = [chr(ord("a") + min(at, 14)) for at in range(20)]  # the last has six
+    made, own = Table([f"r{at}" for at in range(20)], ["one"] * 20, families), noise(20)
+    own[14:] += 2
+    score = made.groups("score", "FV", "log_prob", own)
+    bounds = by_families(list(own), families)
+    assert [score.low, score.high] == pytest.approx(bounds, abs=0.05 * (score.high - score.low))
 
 
 def test_relations_that_are_alike_because_they_are_kin_tell_less():
@@ -154,7 +157,8 @@ def test_differences_are_paired_over_relations(frame):
     ]
     line = pick(frame, part="difference", group="all", row="FFV from FV - FV", measure="log_prob")
     assert line.value == pytest.approx(np.mean(gaps)) and line.n == 5
-    assert [line.low, line.high] == pytest.approx(by_families(gaps, FAMILIES), abs=0.05 * (line.high - line.low))
+    score = scores.clustered_mean(np.array(gaps), FAMILIES)
+    assert [line.low, line.high] == pytest.approx([score.low, score.high])
     line = pick(frame, part="difference", name="two", row="FFV from FV - FV", measure="log_prob")
     assert line.value == pytest.approx(np.mean([gaps[1], gaps[3], gaps[4]])) and line.n == 3
 
@@ -219,6 +223,13 @@ def test_cosines_are_of_each_relations_two_vectors():
         x, y = x - a.numpy().mean(0), y - np.nanmean(b.numpy(), 0)
         assert centred[r] == pytest.approx(x @ y / np.linalg.norm(x) / np.linalg.norm(y), abs=1e-4)
     assert math.isnan(plain[3]) and math.isnan(centred[3])
+
+
+def test_a_vector_alone_has_nothing_left_when_centred():
+    a, b = (torch.from_numpy(noise(3, 8, seed=seed)).float() for seed in (0, 1))
+    b[1:] = torch.nan
+    assert np.isfinite(cosines(a, b, False)).tolist() == [True, False, False]
+    assert np.isnan(cosines(a, b, True)).all() and np.isnan(cosines(a[:1], a[:1], True)).all()
 
 
 # The file

@@ -41,8 +41,8 @@ def test_a_stage_is_computed_once_and_read_when_the_run_goes_on(tmp_path):
     calls, stages = [], Stages(tmp_path / "deep" / "stages", PLAN)
     assert same(stages.run("heads", counted(calls))) and same(stages.run("heads", never)) and calls == [1]
     later = Stages(tmp_path / "deep" / "stages", json.loads(json.dumps(PLAN)))
-    assert same(later.run("heads", never)) and later.resumed == ["heads"]
-    assert same(later.run("sums", counted(calls))) and later.resumed == ["heads"] and calls == [1, 1]
+    assert later.finished == ["heads"] and same(later.run("heads", never))
+    assert same(later.run("sums", counted(calls))) and later.finished == ["heads", "sums"] and calls == [1, 1]
     assert files(tmp_path / "deep" / "stages") == ["heads.safetensors", "plan.json", "sums.safetensors"]
 
 
@@ -113,7 +113,7 @@ def test_a_stage_that_was_cut_short_is_refused(tmp_path, left):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"model": "other"}, "with other model; give another --out, or delete it"),
+        ({"model": "other"}, "with other model; give another folder, or delete it"),
         ({"settings": {"seeds": 3, "counts": (5, 10)}}, r"with other settings \(seeds\);"),
         ({"settings": {"seeds": 3, "counts": (5,)}, "threads": 2}, r"with other settings \(counts, seeds\), threads;"),
         ({"settings": {"seeds": 2}}, r"with other settings \(counts\);"),
@@ -134,8 +134,8 @@ def test_another_plan_is_refused_and_what_differs_is_named(tmp_path, change, nam
 def test_a_plan_that_cannot_be_read_and_a_place_that_cannot_be_written_are_told(tmp_path):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(InputError, match="Cannot use .*file.*Choose another --out"):
+        with pytest.raises(InputError, match="Cannot use .*file.*Choose another folder"):
             Stages(folder, PLAN)
     (tmp_path / "plan.json").write_text('{"model"')
-    with pytest.raises(InputError, match="Cannot use .*Choose another --out"):
+    with pytest.raises(InputError, match="Cannot use .*Choose another folder"):
         Stages(tmp_path, PLAN)

@@ -6,8 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fv_lens import study as study_module
 from fv_lens.errors import InputError
 from fv_lens.lens import lens_of
+from fv_lens.prompts import batch
 from fv_lens.relations import Relation, Split
 from fv_lens.study import TEST, TRAIN, VALIDATION, Settings, Study
 from fv_lens.tuning import shuffled
@@ -185,7 +187,14 @@ def test_relations_without_a_family_are_strangers_and_one_family_has_its_sibling
     assert study_of(model, alone).families == list("abcde")
     kin = study_of(model, [replace(relation, family="f") for relation in relations()])
     assert all(q != r for of_draw in kin.rivals(3) for r, q in enumerate(of_draw))
-    assert study_of(model, relations()[:1]).rivals(2).tolist() == [[0], [0]]
+    assert kin.others(1) == [0, 2, 3, 4] and study_of(model).others(0) == [1, 3, 4]
+
+
+def test_one_relation_has_no_others_and_is_no_rival_of_itself(model):
+    study = study_of(model, relations()[:1])
+    assert study.others(0) == []
+    with pytest.raises(InputError, match="The study is of 'a' alone, which has no other relation beside it"):
+        study.rivals(2)
 
 
 # What is left out
@@ -194,11 +203,13 @@ def test_relations_without_a_family_are_strangers_and_one_family_has_its_sibling
 def unfit() -> dict[str, tuple[Relation, str]]:
     same = [(f"w{i}", "w99") for i in range(40)]
     long = [(f"w{i}", [f"w{i + 100}", " ".join(["w7"] * 130)]) for i in range(40)]
+    short = [(f"w{i}", [f"w{i + 100}", "x" * 999, " ".join(["w7"] * 50)]) for i in range(40)]  # one token has most text
     return {
         "small": (made("small", n=15), "relation 'small' has 6 train pairs and 8 are the fewest"),
         "four": (made("four", n=4), "relation 'four' cannot be split"),
         "same": (Relation("same", same), "'w99' serves 8 of 8 words"),
         "long": (Relation("long", long), "more than the model's context of 128"),
+        "many tokens": (Relation("many tokens", short), "its longest answer 50, more than the model's context of 128"),
     }
 
 
@@ -210,6 +221,35 @@ def test_what_cannot_be_studied_is_left_out_with_the_reason_and_the_others_are_u
     alone = study_of(model)
     assert study.names == list("abcde") and [r.split() for r in study.relations] == [r.split() for r in alone.relations]
     assert (study.rivals(2) == alone.rivals(2)).all() and alone.left_out == {}
+
+
+def test_prompts_are_tried_as_they_are_asked(model, monkeypatch):
+    tried, texts = [], {}
+    monkeypatch.setattr(study_module, "batch", lambda lens, prompts, template: (
+        tried.append([template.prompt(one.word, one.demonstrations) for one in prompts]), batch(lens, prompts, template)
+    )[1])  # fmt: skip
+    study = study_of(model, relations()[:1], n_together=4)
+    tried_first = {text for texts in tried for text in texts}
+    for row, how in study.settings.prompting.items():
+        texts[row] = [text for prompts, _ in study.few_shot(**how) for text in prompts.texts]
+        assert set(texts[row]) <= tried_first, row
+    assert list(texts) == ["3-shot", "3-shot, shuffled", "8-shot", "13-shot"]
+    assert len({text for some in texts.values() for text in some}) == 4 * 6
+
+
+def test_a_shuffle_that_fails_for_some_words_asked_together_is_found_at_the_start(model):
+    # Half of the train words have one answer; the others would give away an answer of either of two test words.
+    train, _, test = study_of(model, relations()[:1]).relations[0].split()
+    same, others = train.words[:4], train.words[4:]
+    more = {test.words[0]: others[:2], test.words[1]: others[2:]}
+    pairs = [
+        (word, ["w99"] if word in same else [*listed, *more.get(word, ())]) for word, listed in relations()[0].pairs
+    ]
+    half = Relation("half", pairs)
+    study = study_of(model, [half, relations()[1]], n_together=1)
+    assert study.names == ["half", "b"], "each word by itself has other demonstrations"
+    study = study_of(model, [half, relations()[1]], n_together=2)
+    assert study.names == ["b"] and "no permutation made every answer wrong" in study.left_out["half"]
 
 
 def test_more_shots_than_the_context_holds_are_told_at_once(model):

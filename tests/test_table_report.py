@@ -71,7 +71,7 @@ def test_every_part_has_its_place(whole):
     assert figures(whole) == ["comparison", "relations", "learning", "training", "decoding"]
     headings = re.findall("<h2>(.*?)</h2>", whole)
     assert headings == [
-        "All numbers", "Differences", "By category", "Names of relations in vectors", "Stability over seeds",
+        "All numbers", "Differences", "By category", "Names of relations in vectors", "Stability over deals of pairs",
         "How it was made",
     ]  # fmt: skip
 
@@ -141,6 +141,23 @@ def test_how_it_was_made_lists_the_facts_and_the_command_as_it_was_typed(whole):
     text = words(whole)
     assert "a model" in text and "seeds [0, 1]" in text
     assert "<pre>fv-lens reproduce --seed -1</pre>" in whole
+
+
+def test_prompts_of_other_numbers_of_shots_are_shown_as_well(write):
+    names = {"10-shot": "4-shot", "20-shot": "8-shot", "30-shot": "12-shot", "10-shot, shuffled": "4-shot, shuffled"}
+    frame = FRAME.replace({"row": names | {"FFV from FV - 10-shot": "FFV from FV - 4-shot"}})
+    assert f"4-shot {numbers('10-shot')}" in short(write(frame.iloc[::-1]))
+    expected = words(write()).replace("10-shot", "4-shot").replace("20-shot", "8-shot").replace("30-shot", "12-shot")
+    assert words(write(frame)) == expected
+
+
+@pytest.mark.parametrize(("relations", "said"), [(("a", "b"), "order of the centred reading"), (("a",), None)])
+def test_the_order_of_words_is_said(write, relations, said):
+    text = words(write(decoding=made_words(relations)))
+    assert ("order of the centred reading" in text and "Bars and numbers are the plain probability" in text) == bool(
+        said
+    )
+    assert ("in the order of their probability" in text) != bool(said)
 
 
 @pytest.mark.parametrize("part", ["score", "difference", "curve", "decoding", "stability"])

@@ -191,7 +191,8 @@ def test_a_shuffled_control_is_tuned_on_the_same_words_with_wrong_answers(llama)
         assert sorted(listed[0] for _, listed in wrong.pairs) == sorted(listed[0] for _, listed in part.pairs)
         assert not any(listed[0] in VARIED.answers[word] for word, listed in wrong.pairs)
     control, plain = finetune(llama, VARIED, **QUICK, shuffle=True), finetune(llama, VARIED, **QUICK)
-    assert control.training["train_words"] == plain.training["train_words"] and not same(control, plain)
+    assert control.training["train_words"] == plain.training["train_words"]
+    assert control.training["losses"] != plain.training["losses"]
     pairs = in_tokens(llama, shuffled(train, VARIED, 0))
     losses = [oracles.answer_loss(llama, *pair, 1, torch.zeros(32)).item() for pair in pairs]
     assert control.training["losses"][0] == pytest.approx(np.mean(losses), abs=CLOSE)

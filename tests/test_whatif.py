@@ -15,7 +15,7 @@ from fv_lens import whatif
 from fv_lens.errors import InputError, ParityError
 from fv_lens.lens import lens_of
 from fv_lens.rows import Plan
-from fv_lens.whatif import FORMS, SLOW, Edit, head_outputs, what_if
+from fv_lens.whatif import FORMS, SLOW, Edit, head_outputs, residuals, what_if
 
 from . import oracles, tiny
 from .oracles import EXACT, difference
@@ -53,6 +53,12 @@ def all_layers(lens):
 def fresh(model):
     """A lens that has found nothing out yet; the model keeps its own."""
     return type(lens_of(model))(model)
+
+
+def see_padding(lens):
+    """To a model that ignores masks, padding is tokens as any others."""
+    run = lens._run
+    lens._run = lambda ids, mask, cache=None, position_ids=None: run(ids, None, cache)
 
 
 @contextmanager
@@ -146,25 +152,31 @@ def test_a_value_per_prompt_goes_to_its_prompt(model, lens):
                 assert difference(by_engine(lens, whatifs, max_rows=max_rows), expected) <= EXACT, form
 
 
-def test_a_continuation_follows_the_edited_prompt_token(model, lens):
-    continuations = oracles.random_prompts(3, 3, 3, seed=1)
+def continued(model, lens, prompts=PROMPTS, n=3):
+    """Log-probabilities of a continuation's tokens `[prompt, 1 + what-if, n]`: by the engine, and by hand."""
+    continuations = oracles.random_prompts(*[n] * len(prompts), seed=1)
     whatifs = [[Edit(0, noise(lens.d_head), 1)], [Edit(1, noise(lens.d_model))]]
     expected = torch.stack(
         [
             torch.stack([oracles.continuation_log_probs(model, ids, more, edits) for edits in [[], *whatifs]])
-            for ids, more in zip(PROMPTS, continuations)
+            for ids, more in zip(prompts, continuations)
         ]
     )
-    tokens, mask = oracles.padded([ids + more[:-1] for ids, more in zip(PROMPTS, continuations)])
+    tokens, mask = oracles.padded([ids + more[:-1] for ids, more in zip(prompts, continuations)])
     following = torch.tensor(continuations)
 
     def read(logits, prompt):
         return logits.log_softmax(-1).gather(-1, following[prompt][..., None])[..., 0]
 
+    return what_if(lens, tokens, mask, whatifs, read, tail=n), expected
+
+
+def test_a_continuation_follows_the_edited_prompt_token(model, lens):
     for form in [form for form in lens.findings["forms"] if form != "as positions"]:
         with forced(lens, form):
-            found = what_if(lens, tokens, mask, whatifs, read, tail=3)
+            found, expected = continued(model, lens)
             assert found.shape == (3, 3, 3) and difference(found, expected) <= EXACT, form
+    assert lens.findings["several tokens"] == (15, ["as batch elements", SLOW]), "exact on every architecture here"
 
 
 @settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
@@ -203,6 +215,14 @@ def test_head_outputs_equal_those_of_single_prompts(model, lens):
             assert difference(of_prompt, oracles.head_outputs(model, PROMPTS[i])) <= EXACT
             assert difference(row.log_softmax(-1), oracles.log_probs(model, PROMPTS[i])) <= EXACT
     assert sorted(seen) == [0, 1, 2]
+
+
+def test_residuals_equal_those_of_single_prompts(model, lens):
+    found = residuals(lens, *oracles.padded(PROMPTS), 1)
+    for ids, of_prompt in zip(PROMPTS, found, strict=True):
+        with torch.no_grad():
+            expected = model.run_with_cache(torch.tensor([ids]))[1]["blocks.1.hook_resid_post"][0, -1]
+        assert difference(of_prompt, expected) <= EXACT * expected.abs().max().clamp(min=1)
 
 
 # Models beside those of the fixture
@@ -274,6 +294,15 @@ def test_results_stand_in_the_callers_order(lens, swept):
 def test_read_is_told_which_prompt_each_row_is_of(lens):
     found = what_if(lens, *oracles.padded(PROMPTS), all_heads(lens), lambda logits, prompt: prompt, max_rows=5)
     assert found.tolist() == [[i] * 13 for i in range(3)]
+
+
+def test_copies_of_what_prompts_share_bound_how_many_go_together(llama, monkeypatch):
+    monkeypatch.setattr(whatif, "PREFIX_TOKENS", 50)
+    beginning, done = oracles.random_prompts(96)[0], []
+    prompts = [[*beginning, i, 1, 2, 3] for i in range(1, 31)]
+    found = by_engine(lens_of(llama), [], prompts, progress=done.append)
+    assert difference(found, by_hand(llama, [], prompts)) <= EXACT
+    assert max(done) == 16 * 50 // 100 < 50 // 4, "prompts of 100 tokens, four of which are each one's own"
 
 
 def test_progress_counts_every_prompt_once(lens):
@@ -356,15 +385,70 @@ def test_longer_prompts_than_were_probed_are_probed_anew():
     assert lens.findings["length"] == 13
 
 
+def wrong_tail(run, *args):
+    return run(*args) + 0.1
+
+
+def late_tail(run, lens, prefix, ids, mask, plan):
+    return run(lens, prefix, torch.cat([ids[:, :-1], ids[:, -2:-1]], 1), mask, plan)
+
+
+def raising_tail(run, *args):
+    raise TypeError("this architecture takes no such tokens")
+
+
+def break_tails(monkeypatch, broken, longer_than=0):
+    """Rows as batch elements go wrong where they have several tokens and their prompts are long."""
+    run = FORMS["as batch elements"]
+
+    def as_batch(lens, prefix, ids, mask, plan):
+        wrong = ids.shape[1] - prefix.length > 1 and ids.shape[1] > longer_than
+        return broken(run, lens, prefix, ids, mask, plan) if wrong else run(lens, prefix, ids, mask, plan)
+
+    monkeypatch.setitem(FORMS, "as batch elements", as_batch)
+
+
+@pytest.mark.parametrize("broken", [wrong_tail, late_tail, raising_tail], ids=lambda broken: broken.__name__)
+@pytest.mark.parametrize("n", [2, 3])
+def test_where_rows_of_several_tokens_are_wrong_they_run_in_full_and_others_stay_fast(
+    model, monkeypatch, caplog, broken, n
+):
+    lens = fresh(model)
+    forms = lens_of(model).findings["forms"]
+    break_tails(monkeypatch, broken)
+    with caplog.at_level(logging.WARNING, "fv_lens"):
+        for _ in range(2):
+            found, expected = continued(model, lens, n=n)
+            assert difference(found, expected) <= EXACT
+    assert caplog.text.count("as batch elements are not exact for several tokens") == 1
+    whatifs = all_layers(lens)
+    monkeypatch.setitem(FORMS, SLOW, lambda *args: 1 / 0)
+    assert difference(by_engine(lens, whatifs), by_hand(model, whatifs)) <= EXACT
+    assert lens.findings["several tokens"][1] == [SLOW] and lens.findings["forms"] == forms
+
+
+def test_rows_of_several_tokens_are_probed_anew_on_longer_prompts(llama, monkeypatch):
+    lens = fresh(llama)
+    break_tails(monkeypatch, wrong_tail, longer_than=12)
+    for lengths, forms in (((6, 4), ["as batch elements", SLOW]), ((13, 9), [SLOW]), ((6, 4), [SLOW])):
+        found, expected = continued(llama, lens, oracles.random_prompts(*lengths))
+        assert difference(found, expected) <= EXACT and lens.findings["several tokens"][1] == forms
+
+
 @pytest.mark.parametrize("first", [(9, 13), (13, 13)], ids=["of other lengths", "of one length"])
 def test_prompts_are_not_padded_on_a_model_that_cannot_be(first):
-    """Without position ids GPT-2 counts padding as positions; prompts of one length do not show that."""
+    """Prompts of one length do not show that padding does harm."""
     model = tiny.build("gpt2")
     lens = lens_of(model)
-    lens.takes_positions = False
+    see_padding(lens)
     by_engine(lens, [], oracles.random_prompts(*first))
+    assert not lens.findings["padding"]
     whatifs = all_layers(lens)
     assert difference(by_engine(lens, whatifs), by_hand(model, whatifs)) <= EXACT
+    found, expected = continued(model, lens)
+    assert difference(found, expected) <= EXACT
+    single = [residuals(lens, *oracles.padded([ids]), 1) for ids in PROMPTS]
+    assert difference(residuals(lens, *oracles.padded(PROMPTS), 1), torch.cat(single)) <= EXACT
 
 
 def test_an_active_patch_is_refused(llama):
@@ -374,6 +458,8 @@ def test_an_active_patch_is_refused(llama):
         by_engine(lens, [])
     with pytest.raises(InputError, match="patch"):
         next(head_outputs(lens, *oracles.padded(PROMPTS)))
+    with pytest.raises(InputError, match="patch"):
+        residuals(lens, *oracles.padded(PROMPTS), 1)
 
 
 def test_a_hook_point_that_does_not_exist_raises(model):

@@ -2,6 +2,7 @@
 
 import html
 import re
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
@@ -10,8 +11,9 @@ import plotly.graph_objects as go
 from .style import ACCENT, CONTROL, INK, LIGHT, MUTED, finish, tint
 from .table import bars, checked, extent, lanes, measured, number, scores_of, share_axis, shown
 
-KINDS = {
-    "prompting": ("zero-shot", "10-shot", "20-shot", "30-shot", "10-shot, shuffled"),
+FEW_SHOT = r"\d+-shot"  # a row of intact prompts; a study's settings say of how many shots
+KINDS = {  # rows, as regular expressions
+    "prompting": ("zero-shot", FEW_SHOT, f"{FEW_SHOT}, shuffled"),
     "function vector": ("FV, strength 1", "FV", "distributed FV", "FV of own heads"),
     "fine-tuned": ("FFV from FV", "FFV from zero", "FFV from random", "mean of FFVs", "pooled FFV"),
     "control": ("FFV of shuffled pairs", "another relation's FFV", "FV of random heads", "random vector"),
@@ -20,7 +22,6 @@ LOOKS = {
     "prompting": (CONTROL, "diamond"), "function vector": (LIGHT, "square"), "fine-tuned": (ACCENT, "circle"),
 }  # fmt: skip
 OTHER = (MUTED, "triangle-up")
-LEVELS = ("10-shot", "FV")  # what the learning curve is compared with
 
 
 def comparison(frame: pd.DataFrame, measure: str = "accuracy") -> go.Figure:
@@ -39,8 +40,8 @@ def comparison(frame: pd.DataFrame, measure: str = "accuracy") -> go.Figure:
     what, unit = measured(measure)
     scores = {row: of["all"] for row, of in scores_of(frame, part="score", group="all", measure=measure).items()}
     checked(scores, (), f"scores over all relations in {measure}")
-    groups = {kind: [row for row in rows if row in scores] for kind, rows in KINDS.items()}
-    groups["other"] = [row for row in scores if not any(row in rows for rows in KINDS.values())]
+    groups = {kind: [row for known in rows for row in rows_like(known, scores)] for kind, rows in KINDS.items()}
+    groups["other"] = [row for row in scores if not any(row in rows for rows in groups.values())]
     groups = {kind: rows for kind, rows in groups.items() if rows}
     places, ticks, labels = lanes(groups)
 
@@ -65,7 +66,7 @@ def comparison(frame: pd.DataFrame, measure: str = "accuracy") -> go.Figure:
 def learning_curve(frame: pd.DataFrame) -> go.Figure:
     """Accuracy of whole answers against the number of pairs a vector is fine-tuned on, with its band of intervals.
 
-    Dashed lines are 10-shot prompting and the function vector, where the table has them.
+    Dashed lines are the prompts of fewest shots and the function vector, where the table has them.
 
     Args:
         frame: the table of results (see `plots.table.scores_of`); its part "curve" has rows "1 pairs", "2 pairs", ....
@@ -96,7 +97,7 @@ def learning_curve(frame: pd.DataFrame) -> go.Figure:
         ],
     )  # fmt: skip
     levels = scores_of(frame, part="score", group="all", measure="accuracy")
-    drawn = {row: levels[row]["all"] for row in LEVELS if row in levels}
+    drawn = {row: levels[row]["all"] for row in (*usual_shots(levels), "FV") if row in levels}
     for (row, score), (colour, dash) in zip(drawn.items(), ((CONTROL, "dash"), (INK, "dot"))):
         figure.add_scatter(
             x=[min(pairs), max(pairs)], y=[score.value] * 2, mode="lines", name=row, hoverinfo="text",
@@ -106,6 +107,16 @@ def learning_curve(frame: pd.DataFrame) -> go.Figure:
     figure.update_yaxes(title=unit, title_standoff=6, **share_axis("accuracy", [*line, *drawn.values()]))
     details = [f"mean over {number(n, 'relation')}, with 95 % intervals"]
     return finish(figure, f"{what} after few pairs", details, 320, 860, n_labels=1 + len(drawn))
+
+
+def rows_like(pattern: str, rows: Iterable[str]) -> list[str]:
+    """The rows that match a regular expression as a whole, in their order."""
+    return [row for row in rows if re.fullmatch(pattern, row)]
+
+
+def usual_shots(rows: Iterable[str]) -> list[str]:
+    """The row of intact prompts of fewest shots, if there is one."""
+    return sorted(rows_like(FEW_SHOT, rows), key=lambda row: int(row.split("-")[0]))[:1]
 
 
 def curve_of(frame: pd.DataFrame) -> dict:

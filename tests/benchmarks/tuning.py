@@ -145,7 +145,8 @@ def main():
     worst = 0.0
     for one in sample:
         vector = tuned[one.name].vector
-        _, (found,) = Rows(lens, one.train, [0] * len(one.train), layer, first_token).gradient(vector[None])
+        rows = Rows(lens, one.train, [0] * len(one.train), layer, first_token)
+        _, (found,) = rows.gradient(vector[None])
         expected = Loop(lens, layer, first_token, one.train, 1).gradient(vector)
         worst = max(worst, float((found - expected).norm() / expected.norm()))
 
@@ -157,7 +158,7 @@ def main():
     print(f"{lens.name} ({type(model).__name__}): {n} relations, {pairs} pairs, {steps} steps, layer {layer}, {kind}")
     libraries = ", ".join(f"{name} {version}" for name, version in versions().items())
     print(f"{torch.get_num_threads()} threads, {lens.dtype}, {lens.device}; {libraries}")
-    print(f"skips the blocks below: {'yes' if lens.findings['gradients', layer] else 'no, full forwards'}")
+    print(f"skips the blocks below: {'yes' if rows.exact else 'no, full forwards'}")
     print(
         f"engine    {whole_s:9.1f} s   ({whole_s / n:.2f} s a relation; {each_s:.2f} s a step of all, with its looks)"
     )

@@ -1,0 +1,197 @@
+"""The forms that rows may run in, and which of them are exact on a model: found out by comparing with full forwards.
+
+Compared are prompts at hand, when rows are first asked for and again for longer prompts: plain rows, rows with edits at
+another site, rows of several tokens, and prompts whose shared beginning is run once. Each kind falls back by itself.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from .errors import InputError, ParityError
+from .lens import Lens, Prefix
+from .prefixes import prefix_of
+from .rows import HEAD_OUTPUT, RESIDUAL, Edit, Plan, WhatIf, as_batch, as_positions, in_full
+
+POSITIONS, BATCH, SLOW = "as positions", "as batch elements", "in full forwards"
+FORMS = {POSITIONS: as_positions, BATCH: as_batch, SLOW: in_full}
+ALWAYS_PROBED = (HEAD_OUTPUT, RESIDUAL)  # other sites are probed when an edit there is first asked for
+
+log = logging.getLogger("fv_lens")
+
+
+def form_for(lens: Lens, tokens: Tensor, mask: Tensor, tail: int, whatifs: Sequence[WhatIf] = ()) -> str:
+    """The fastest form that was found exact on this model, at the sites edited, for prompts as long as these."""
+    length = int(mask.sum(1).max())
+    if length - tail < 1:
+        raise InputError("A prompt must have at least two tokens: one before the token that is edited.")
+    if length > lens.findings.get("length", 0):
+        _probe(lens, tokens, mask, length)
+    points = {(edit.layer, edit.hook) for whatif in whatifs for edit in whatif if edit.hook not in ALWAYS_PROBED}
+    known = lens.findings.setdefault("points", {})
+    new = sorted(point for point in points if point not in known or known[point][0] < length)
+    for site in sorted({site for _, site in new}):
+        _probe_site(lens, tokens, mask, site, [layer for layer, of in new if of == site], length)
+    forms = lens.findings["forms"]
+    if tail > 1:
+        several = _forms_of_several_tokens(lens, tokens, mask, length) if BATCH in forms else [SLOW]
+        forms = [form for form in forms if form in several]
+    return next(form for form in forms if all(form in known[point][1] for point in points))
+
+
+def _probe(lens: Lens, tokens: Tensor, mask: Tensor, length: int) -> None:
+    """Compare every form with full forwards on two of the prompts at hand, and keep the exact ones.
+
+    A model whose logits differ from run to run, or on which an edit changes nothing, raises.
+    """
+    ids, seen = _two_prompts(tokens, mask)
+    edits = _some_edits(lens)
+    truth = _truth(lens, ids, seen, edits)
+    if _differ(lens, lens.logits(ids[:1], seen[:1]).float(), truth[0, :1], truth):
+        raise ParityError(f"{lens.name} gives other logits on the same tokens (dropout?). Call model.eval() first.")
+    # The first prompt is the longest, so until here it had no padding.
+    padded = lens.logits(pad(ids[:1], (3, 0)), pad(seen[:1], (3, 0))).float()
+    lens.findings["padding"] = not _differ(lens, padded, truth[0, :1], truth)
+    forms = _exact_forms(lens, ids, seen, edits, truth, list(FORMS), "here")
+    lens.findings |= {"forms": forms, "length": length}
+
+
+def _probe_site(lens: Lens, tokens: Tensor, mask: Tensor, site: str, layers: list[int], length: int) -> None:
+    """As `_probe`, for vectors added at another site: forms that fail there stay in use for all other edits."""
+    ids, seen = _two_prompts(tokens, mask)
+    noise = _noise()
+    edits = [Edit(layer, noise(lens.d_model), site=site) for layer in layers]
+    truth = _truth(lens, ids, seen, edits)
+    forms = _exact_forms(lens, ids, seen, edits, truth, lens.findings["forms"], f"for edits at {site}")
+    lens.findings["points"] |= {(layer, site): (length, forms) for layer in layers}
+
+
+def _forms_of_several_tokens(lens: Lens, tokens: Tensor, mask: Tensor, length: int) -> list[str]:
+    """As `_probe`, for rows of several tokens: the last prompt token and those of a continuation."""
+    known, forms = lens.findings.get("several tokens", (0, []))
+    if known < length:
+        ids, seen = _two_prompts(tokens, mask)
+        tail = max(2, min(3, int(seen.sum(1).min()) - 1))
+        edits = _some_edits(lens)
+        truth = _truth(lens, ids, seen, edits, tail)
+        forms = _exact_forms(lens, ids, seen, edits, truth, [BATCH, SLOW], "for several tokens")
+        lens.findings["several tokens"] = length, forms
+    return forms
+
+
+def sharing_is_exact(lens: Lens, tokens: Tensor, mask: Tensor, shared: int, form: str) -> bool:
+    """Whether prompts as long as these, which share their first tokens, may have those run once for all of them.
+
+    Compared with full forwards on the longest prompt and on others that share its beginning: one as long as it and, if
+    the model takes padding exactly, a shorter one.
+    """
+    length = int(mask.sum(1).max())
+    known, exact = lens.findings.get("sharing", (0, False))
+    if known < length:
+        longest = tokens[mask.sum(1).argmax(), -length:]
+        shared = min(shared, length - 4)
+        begun, own = longest[:shared], longest[shared:].flip(0)
+        others = [own, own[len(own) // 2 :]] if lens.findings["padding"] else [own]
+        prompts = [longest, *(torch.cat([begun, other]) for other in others)]
+        ids = torch.stack([pad(prompt, (length - len(prompt), 0)) for prompt in prompts])
+        seen = torch.stack([pad(torch.ones_like(prompt), (length - len(prompt), 0)) for prompt in prompts])
+        plan = Plan(lens, [], torch.arange(len(ids), device=ids.device))
+
+        def rows() -> Tensor:
+            return FORMS[form](lens, prefix_for(lens, ids, seen, 1, form, shared), ids, seen, plan)
+
+        exact = _agrees(lens, rows, _truth(lens, ids, seen, []), "behind shared tokens")
+        if not exact:
+            instead = "running all tokens of each prompt, exact as well."
+            log.warning("%s: running what prompts share once is not exact here; %s", lens.name, instead)
+        lens.findings["sharing"] = length, exact
+    return exact
+
+
+def _some_edits(lens: Lens) -> list[Edit]:
+    """Of a head in the first layer and in the last, and of the residual stream between them."""
+    noise, last = _noise(), lens.n_layers - 1
+    return [
+        Edit(0, noise(lens.d_head), head=0),
+        Edit(last, noise(lens.d_head), head=lens.n_heads - 1),
+        Edit(last // 2, noise(lens.d_model)),
+    ]
+
+
+def _noise() -> Callable[[int], Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return lambda n: torch.randn(n, generator=generator)
+
+
+def _two_prompts(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The longest prompt and the shortest, the second one padded."""
+    pick = mask.sum(1).sort(descending=True).indices[[0, -1]]
+    ids, seen = trimmed(tokens[pick], mask[pick])
+    if seen.all() and ids.shape[1] > 4:  # prompts of one length: without padding among them, its harm would not show
+        seen = seen.clone()
+        seen[1, : ids.shape[1] // 4] = 0
+    return ids, seen
+
+
+def _truth(lens: Lens, ids: Tensor, mask: Tensor, edits: Sequence[Edit], tail: int = 1) -> Tensor:
+    """Logits of full forwards, `[1 + edit, prompt, tail, vocab]`, the clean ones first, edits by layer."""
+    plan = Plan(lens, [[edit] for edit in edits], torch.arange(len(ids), device=ids.device))
+    truth = in_full(lens, prefix_for(lens, ids, mask, tail, SLOW), ids, mask, plan).float()
+    for row, edit in enumerate(plan.order.tolist(), start=1):
+        if torch.equal(truth[row], truth[0]):
+            changed = edits[edit]
+            raise ParityError(f"An edit at blocks.{changed.layer}.{changed.hook} of {lens.name} changed nothing.")
+    return truth
+
+
+def _differ(lens: Lens, a: Tensor, b: Tensor, truth: Tensor) -> bool:
+    """Whether two sets of logits differ by more than rounding, given the range of the true ones."""
+    tolerance = (truth.amax() - truth.amin()) * (1e-4 if lens.dtype == torch.float32 else 3e-2)
+    return not (a - b).abs().max() <= tolerance  # NaN differs
+
+
+def _exact_forms(
+    lens: Lens, ids: Tensor, mask: Tensor, edits: Sequence[Edit], truth: Tensor, forms: list[str], where: str
+) -> list[str]:
+    """Those of the forms, the last of which is the slow one, whose rows have the logits of full forwards."""
+    if not lens.findings["padding"]:
+        ids, mask, truth = ids[:1], mask[:1], truth[:, :1]
+    plan = Plan(lens, [[edit] for edit in edits], torch.arange(len(ids), device=ids.device))
+    exact, refused, tail = [], [], truth.shape[2]
+    for form in forms[:-1]:
+
+        def rows(form: str = form) -> Tensor:
+            return FORMS[form](lens, prefix_for(lens, ids, mask, tail, form), ids, mask, plan)
+
+        (exact if _agrees(lens, rows, truth, form) else refused).append(form)
+    if refused:
+        wrong, instead = " and ".join(refused), (exact or [SLOW])[0]
+        log.warning("%s: rows %s are not exact %s; running them %s, exact as well.", lens.name, wrong, where, instead)
+    return [*exact, SLOW]
+
+
+def _agrees(lens: Lens, rows: Callable[[], Tensor], truth: Tensor, what: str) -> bool:
+    """Whether the rows that a function makes have the true logits."""
+    try:
+        return not _differ(lens, lens.readout(rows()).float(), truth, truth)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever an architecture's own code raises on a form it was not written for
+        log.debug("%s: rows %s raised %r", lens.name, what, error)
+        return False
+
+
+def trimmed(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Left-padded prompts without the columns in which all of them are padding."""
+    longest = int(mask.sum(1).max())
+    return ids[:, -longest:], mask[:, -longest:]
+
+
+def prefix_for(lens: Lens, ids: Tensor, mask: Tensor, tail: int, form: str, shared: int = 0) -> Prefix:
+    """Keys and values that rows of `tail` tokens meet in this form, `shared` first tokens run once for all prompts."""
+    if form == SLOW:
+        return Prefix([], [], mask[:, :-tail])
+    return prefix_of(lens, ids[:, :-tail], mask[:, :-tail], shared)

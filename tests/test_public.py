@@ -1,0 +1,30 @@
+"""Every public name is there, and none is hidden by a module of the same name."""
+
+import inspect
+import pkgutil
+
+import pytest
+
+import fv_lens
+
+MODULES = {module.name for module in pkgutil.iter_modules(fv_lens.__path__)}
+
+
+@pytest.mark.parametrize("name", fv_lens.__all__)
+def test_a_public_name_is_that_of_its_module(name):
+    value = getattr(fv_lens, name)
+    if name in MODULES:
+        assert inspect.ismodule(value) and value.__name__ == f"fv_lens.{name}", "a module hides it once imported"
+    else:
+        assert value.__module__.startswith("fv_lens.") and value.__name__ == name and value.__doc__
+    assert name in dir(fv_lens)
+
+
+def test_what_readings_are_scored_by_comes_with_what_makes_them():
+    assert {"all_readings", "log_probs", "name_scores", "choose_reading", "rank_test"} <= set(fv_lens.__all__)
+    assert {"Study", "Settings"} <= set(fv_lens.__all__)
+
+
+def test_another_name_is_an_error_that_lists_the_public_ones():
+    with pytest.raises(AttributeError, match="no attribute 'nothing'; public are load_model, Relation"):
+        fv_lens.nothing
