@@ -16,7 +16,7 @@ from .errors import InputError, finite_number, whole_number
 from .lens import Lens, lens_of
 from .prompts import FewShot, PromptTemplate, corrupt
 from .relations import Relation, Split, load_relation
-from .training import RATE, STEPS, STRENGTHS, mean_loss, task, tune
+from .training import RATE, STEPS, STRENGTHS, Task, mean_loss, task, tune
 from .vectors import FunctionVector, check_layer, own_template
 
 MOST_RATE = 100  # root mean squares of the residual stream, in one step
@@ -110,35 +110,20 @@ def finetune_all(
     tasks, errors = [], {}
     for name, relation in relations.items():
         try:
-            split = tuning_pairs(relation, n_pairs, n_validation, seed, split_seed)
-            pairs = split[:2] if not shuffle else [shuffled(part, relation, seed) for part in split[:2]]
+            pairs = tuning_pairs(relation, n_pairs, n_validation, seed, split_seed)[:2]
+            pairs = [shuffled(part, relation, seed) for part in pairs] if shuffle else pairs
             tasks.append(task(lens, name, *pairs, template, starts.get(name)))
         except InputError as error:
             errors[name] = error
     _report(errors, nothing_left=not tasks)
     if inits == "random":
-        for one in tasks:  # a relation's direction does not depend on what is tuned beside it
-            rng = np.random.default_rng([whole_number("seed", seed, least=0), 4, *one.name.encode()])
-            direction = torch.from_numpy(rng.standard_normal(lens.d_model)).float()
-            one.start, one.in_rms = direction / direction.square().mean().sqrt(), True
+        _start_at_random(lens, tasks, seed)
     grid = layer_grid(lens) if layers is None else [check_layer(lens, at) for at in layers]
     grid = grid if layer is None else [check_layer(lens, layer)]
     if not grid:
         raise InputError("layers is empty; give at least one layer, or None for the usual ones.")
-    found = {
-        at: tune(
-            lens,
-            tasks,
-            at,
-            steps=steps,
-            rate=rate,
-            strengths=strengths,
-            first_token=first_token,
-            progress=progress,
-            description=f"tuning at layer {at}",
-        )
-        for at in grid
-    }
+    how = {"steps": steps, "rate": rate, "strengths": strengths, "first_token": first_token, "progress": progress}
+    found = {at: tune(lens, tasks, at, description=f"tuning at layer {at}", **how) for at in grid}
     best = min(grid, key=lambda at: mean_loss(found[at]))
     vectors, failed = {}, {}
     for one, result in zip(tasks, found[best]):
@@ -235,6 +220,14 @@ def _starts(lens: Lens, relations: Mapping[str, Relation], inits: object) -> dic
             raise InputError(f"inits has no FunctionVector for {name!r}; it has {sorted(map(str, inits))}.")
         inits[name].check(lens)
     return {name: inits[name] for name in relations}
+
+
+def _start_at_random(lens: Lens, tasks: Sequence[Task], seed: int) -> None:
+    """Give each task a direction of its own, which does not depend on what is tuned beside it."""
+    for one in tasks:
+        rng = np.random.default_rng([whole_number("seed", seed, least=0), 4, *one.name.encode()])
+        direction = torch.from_numpy(rng.standard_normal(lens.d_model)).float()
+        one.start, one.in_rms = direction / direction.square().mean().sqrt(), True
 
 
 def _report(errors: Mapping[str, InputError], nothing_left: bool) -> None:

@@ -27,4 +27,4 @@ def test_what_readings_are_scored_by_comes_with_what_makes_them():
 
 def test_another_name_is_an_error_that_lists_the_public_ones():
     with pytest.raises(AttributeError, match="no attribute 'nothing'; public are load_model, Relation"):
-        fv_lens.nothing
+        _ = fv_lens.nothing
