@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import cross_entropy, pad
+from torch.nn.functional import pad
 
 from .errors import InputError, ParityError
 from .forms import form_for
@@ -130,11 +130,13 @@ class Rows:
         losses, gradients = [], []
         for i in range(0, len(picked), TILE):  # the logits of a tile live no longer than it
             part = picked[i : i + TILE].detach().requires_grad_(gradient)
-            logits = self.lens.readout(part) if plain else part
-            loss = cross_entropy(logits.float(), targets[i : i + TILE], reduction="none")
-            losses.append(loss.detach())
-            if gradient:
-                gradients += torch.autograd.grad(loss, part, weights[i : i + TILE])
+            logits, target = (self.lens.readout(part) if plain else part), targets[i : i + TILE, None]
+            log_probs = logits.detach().float().log_softmax(-1)
+            losses.append(-log_probs.gather(1, target)[:, 0])
+            if gradient:  # of cross-entropy in its closed form, in place: torch's own takes six times as long
+                slope = log_probs.exp_().scatter_add_(1, target, -torch.ones_like(target, dtype=torch.float32))
+                slope *= weights[i : i + TILE, None]
+                gradients += torch.autograd.grad(logits, part, slope.to(logits))
         if gradient:
             picked.backward(torch.cat(gradients))
         return torch.zeros(len(rows), device=rows.device).index_add_(0, row, torch.cat(losses))

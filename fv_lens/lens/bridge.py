@@ -9,6 +9,7 @@ from transformers import DynamicCache
 
 from ..errors import ParityError
 from .base import Attend, Lens, Prefix
+from .linear import through_onednn
 
 MOST_AT_ONCE = 128  # residuals unembedded together: their logits stay small
 
@@ -31,12 +32,14 @@ class BridgeLens(Lens):
         with self.hooks([*hooks, *tail]):
             return self._run(ids, _or_none(mask), position_ids=_positions(mask))
 
+    @through_onednn
     def prefix(self, ids, mask):
         cache = DynamicCache()
         with self.hooks([("unembed.hook_in", lambda x, hook: x[:1, -1:])]):
             self._run(ids, _or_none(mask), cache, _positions(mask))
         return Prefix([layer.keys for layer in cache.layers], [layer.values for layer in cache.layers], mask)
 
+    @through_onednn
     def step(self, prefix, ids, mask, attend, hooks, alone):
         kept = {}
 
@@ -61,9 +64,11 @@ class BridgeLens(Lens):
         mask = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device)
         return mask.masked_fill(hidden, torch.finfo(self.dtype).min)[:, None, None]
 
+    @through_onednn
     def readout(self, rows):
         return self.model.unembed(rows) if self.plain_readout else rows
 
+    @through_onednn
     def unembed(self, residual):
         # Soft caps and logit scales are in the model's own code, so that runs: an ordinary forward over as many tokens
         # as there are residuals, which take the place of what its last block puts out.

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from .base import Attend, Lens, Prefix
+from .linear import through_onednn
 
 
 @dataclass
@@ -43,6 +44,7 @@ class HookedLens(Lens):
             x = self.model(ids, attention_mask=mask, stop_at_layer=self.n_layers)
         return self.readout(self._final_norm(x[:, -last:]))
 
+    @through_onednn
     def prefix(self, ids, mask):
         kept = {}
 
@@ -55,6 +57,7 @@ class HookedLens(Lens):
         keys, values = zip(*(kept[layer] for layer in range(self.n_layers)))
         return Prefix(list(keys), list(values), mask)
 
+    @through_onednn
     def step(self, prefix, ids, mask, attend, hooks, alone):
         n = prefix.length
         cache = _Cache(self.model, attend, mask[:, :n], self.parameter)
@@ -70,9 +73,11 @@ class HookedLens(Lens):
                 attention._attention_dir_override = override
         return self._final_norm(x)
 
+    @through_onednn
     def readout(self, rows):
         return _capped(self.model.unembed(rows), self.cfg.output_logits_soft_cap)
 
+    @through_onednn
     def unembed(self, residual):
         return self.readout(self._final_norm(residual.to(self.device, self.dtype)[None]))[0]
 
