@@ -80,7 +80,7 @@ def test_weights_that_stand_as_in_times_out_go_the_same_way(products):
         (normal(16, 24), normal(40, 24), normal(40).requires_grad_()),
         (normal(16, 24), normal(24), None),
     ],
-    ids=["few rows", "one vector", "float64", "bfloat16", "no rows", "weights learn", "a bias learns", "a single output"],
+    ids=["rows", "vector", "float64", "bfloat16", "none", "weights learn", "bias learns", "one output"],
 )
 def test_what_does_not_fit_is_left_to_torch(products, x, weight, bias):
     assert torch.equal(run(linear, x, weight, bias), linear(x, weight, bias)) and not products
