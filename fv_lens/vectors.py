@@ -35,6 +35,7 @@ class FunctionVector:
         strength: what the sum was multiplied with.
         parents: (weight, record) of the vectors it was combined from, or tuned from.
         training: of a tuned vector, how it was tuned: pairs, losses of every step, the chosen one (`training_frame`).
+        weights, source: of a composite, relation -> weight (largest first), and the pair A, B that it was made for.
         versions: of fv_lens and the libraries below it.
 
     Raises:
@@ -62,6 +63,8 @@ class FunctionVector:
     strength: float = 1.0
     parents: Sequence = ()
     training: Mapping | None = None
+    weights: Mapping | None = None
+    source: Sequence = ()
     versions: Mapping = field(default_factory=storage.versions)
 
     __array_ufunc__ = None  # numpy's numbers leave `scale * vector` to __rmul__
@@ -76,6 +79,7 @@ class FunctionVector:
         object.__setattr__(self, "vector", vector)
         object.__setattr__(self, "layer", whole_number("layer", self.layer, least=0))
         object.__setattr__(self, "heads", tuple((int(layer), int(head)) for layer, head in self.heads))
+        object.__setattr__(self, "source", tuple(self.source))
         object.__setattr__(self, "parents", tuple((float(weight), parent) for weight, parent in self.parents))
 
     def __repr__(self) -> str:
@@ -118,7 +122,7 @@ class FunctionVector:
         same = {k: v if all(getattr(parent, k) == v for _, parent in parents) else None for k, v in same.items()}
         same["model"] = same["model"] or self.model
         records = tuple((weight, parent.record) for weight, parent in parents)
-        blank = {"heads": (), "strength": 1.0, "training": None}
+        blank = {"heads": (), "strength": 1.0, "training": None, "weights": None, "source": ()}
         return replace(self, vector=vector, method="combination", parents=records, **blank, **same)
 
     def strengthened(self, strength: numbers.Real) -> "FunctionVector":

@@ -1,0 +1,281 @@
+"""Analogies by the hundred: every way to answer them, from libraries with and without the analogy's own relation."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from . import scores
+from .analogies import SENTENCE, choice_scores
+from .completion import completions
+from .composition import Composer
+from .errors import InputError
+from .lens import Lens, lens_of
+from .library import Library, allowed
+from .prompts import FewShot, PromptTemplate, batch
+from .questions import Question, unseen
+from .recipes import METHODS, Composition, Folded, composition
+from .rows import WhatIf
+from .scores import Score
+from .vectors import FunctionVector
+
+LIBRARIES = {"full": None, "relation left out": "relation", "family left out": "family"}
+PROMPT_ONLY, TRUE, PROFILES = "prompt only", "true relation", "weight profiles"
+SUMMED = "summed vectors, posterior"
+COMPLETED = ("accuracy", "first_token_accuracy", "log_prob")
+CHOSEN = ("choice", "choice_minus_plain", "choice_both_ways")
+
+
+class Row(NamedTuple):
+    """One way to answer: the method, the library it may use ("" where it uses none), and the prompt."""
+
+    method: str
+    library: str = ""
+    prompt: str = ""
+
+    def __str__(self) -> str:
+        return ", ".join(part for part in self if part)
+
+
+@dataclass(frozen=True, eq=False)
+class AnalogyScores:
+    """How well each way answers the questions.
+
+    `values`: `Row` -> measure -> one number per question, NaN where the measure does not apply to it. Measures of
+    completion: `accuracy` (the whole word), `first_token_accuracy`, `log_prob` of the usual answer in nats; of choice:
+    whether the right one scores highest by log P(D | C) (`choice`), by what the vector adds to that
+    (`choice_minus_plain`), by the sum with log P(C | D) and the vector of B:A (`choice_both_ways`).
+    `groups`: of each question; intervals are over groups. `left_out`: questions whose pairs a vector was tuned on.
+    """
+
+    values: Mapping[Row, Mapping[str, np.ndarray]] = field(repr=False)
+    questions: Sequence[Question] = field(repr=False)
+    groups: Sequence = field(repr=False)
+    left_out: int
+
+    @property
+    def chance(self) -> float | None:
+        """Expected share of right choices by guessing; None without choices."""
+        known = [question.chance for question in self.questions if question.right is not None]
+        return float(np.mean(known)) if known else None
+
+    def score(self, row: tuple, measure: str = "accuracy") -> Score:
+        """The mean of a row over the questions it applies to, with its interval."""
+        return self._mean(self._of(row, measure))
+
+    def difference(self, row: tuple, other: tuple, measure: str = "accuracy") -> Score:
+        """A row minus another, paired over questions."""
+        return self._mean(self._of(row, measure) - self._of(other, measure))
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line per row and measure: method, library, prompt, measure, value, low, high, n."""
+        lines = []
+        for row, measures in self.values.items():
+            for measure, values in measures.items():
+                if not np.isnan(values).all():
+                    score = self._mean(values)
+                    lines.append((*row, measure, score.value, score.low, score.high, score.n))
+        return pd.DataFrame(lines, columns=["method", "library", "prompt", "measure", "value", "low", "high", "n"])
+
+    def _of(self, row: tuple, measure: str) -> np.ndarray:
+        row = Row(*row)
+        if measure not in self.values.get(row, {}):
+            raise InputError(f"There is no {measure!r} of {str(row)!r}; `to_frame()` lists what there is.")
+        return self.values[row][measure]
+
+    def _mean(self, values: np.ndarray) -> Score:
+        known = ~np.isnan(values)
+        return scores.clustered_mean(values[known], [g for g, k in zip(self.groups, known) if k])
+
+
+def evaluate_analogies(
+    model: object,
+    vectors: Mapping[str, FunctionVector],
+    questions: Sequence[Question],
+    methods: Mapping[str, object] | None = None,
+    *,
+    libraries: Sequence[str] = tuple(LIBRARIES),
+    summed: Mapping[str, FunctionVector] | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> AnalogyScores:
+    """Answer all questions by all methods, in the zero-shot and the one-shot prompt, beside prompts alone.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge.
+        vectors: the library, relation -> FunctionVector. Questions with a pair it was tuned on are left out.
+        questions: see `load_questions`; completion is always measured, choice where they have choices.
+        methods: name -> `Composition`, name of `METHODS` or what `fit_composition` returned; all of `METHODS` if None.
+            A method with a `shared` vector is asked in the prompt it was fitted for alone.
+        libraries: "full", and what is left out of it for each question: "relation left out", "family left out".
+        summed: un-tuned vectors, to be mixed as "posterior" does, for comparison.
+        seed: of the order in which choices stand.
+
+    Raises:
+        InputError: no questions left, an empty library, vectors of two models or layers, an unknown method or library.
+
+    Source: analogies from composite vectors follow Kang et al. 2026 (arXiv 2601.08169).
+    """
+    lens = lens_of(model)
+    library = Library.of(lens, vectors)
+    kept, left_out = unseen(questions, vectors.values())
+    if not kept:
+        raise InputError(f"No question is left of {len(questions)}; {len(left_out)} have a pair that was tuned on.")
+    if unknown := [name for name in libraries if name not in LIBRARIES]:
+        raise InputError(f"libraries has {unknown[0]!r}; choose from {', '.join(LIBRARIES)}.")
+    methods = METHODS if methods is None else methods
+    ways = {name: how if isinstance(how, Folded) else composition(how) for name, how in methods.items()}
+    kept = [question.shuffled(seed) for question in kept]
+    asker = _Asker(lens, library, None if summed is None else Library.of(lens, summed), ways, libraries)
+    found = {}
+    with tqdm(desc="analogies", unit="prompt", disable=not progress) as bar:
+        found |= asker.completed(kept, bar.update)
+        chosen = asker.chosen(kept, bar.update)
+    for row, measures in chosen.items():
+        found[row] = found.get(row, {}) | measures
+    groups = [question.family or question.relation or i for i, question in enumerate(kept)]
+    return AnalogyScores(found, kept, groups, len(left_out))
+
+
+class _Asker:
+    """Asks questions by every method; what they have in common is made once."""
+
+    def __init__(
+        self,
+        lens: Lens,
+        library: Library,
+        summed: Library | None,
+        ways: Mapping[str, Composition | Folded],
+        libraries: Sequence[str],
+    ):
+        self.lens, self.library, self.summed, self.ways, self.libraries = lens, library, summed, ways, libraries
+        self.template = library.template
+
+    def whatifs(self, questions: Sequence[Question], n_shots: int) -> dict[Row, WhatIf]:
+        """The vectors that every method adds to each question's prompt."""
+        prompt = ("zero-shot", "one-shot")[n_shots]
+        composers = {True: Composer(self.lens, self.library, [question.source for question in questions])}
+        if self.summed is not None:
+            composers[False] = Composer(self.lens, self.summed, [question.source for question in questions])
+        families = {q.relation: q.family for q in questions if q.relation and q.family}
+        made = {}
+        for name, (title, how) in product(self.libraries, [*self.ways.items(), (SUMMED, METHODS["posterior"])]):
+            composer = composers.get(title != SUMMED)
+            folded = isinstance(how, Folded)
+            whole = how.whole if folded else how
+            if composer is None or (whole.shared is not None and whole.n_shots != n_shots):
+                continue
+            if not (whole.uses_library or folded) and name != self.libraries[0]:
+                continue
+            exclude = LIBRARIES[name]
+            may = allowed(composer.library, [question.relation for question in questions], exclude, families)
+            if folded:
+                of = [whole if exclude is None else how.of(question.family) for question in questions]
+                vectors = composer.folded(of, may)
+            else:
+                vectors = composer.vectors(how, may)
+            row = Row(title, name if whole.uses_library or folded else "", prompt)
+            made[row] = composer.library.edit(vectors)
+        places = {name: i for i, name in enumerate(self.library.names)}
+        own = [places.get(question.relation) for question in questions]
+        if any(place is not None for place in own):
+            known = torch.tensor([place is not None for place in own])
+            matrix = self.library.matrix[[place or 0 for place in own]] * known[:, None]
+            made[Row(TRUE, "", prompt)] = self.library.edit(matrix)
+        return made
+
+    def completed(self, questions: Sequence[Question], progress) -> dict[Row, dict[str, np.ndarray]]:
+        """The measures of completion, by row."""
+        found = {}
+        for n_shots, prompt in enumerate(("zero-shot", "one-shot", "sentence")):
+            whatifs = {} if prompt == "sentence" else self.whatifs(questions, n_shots)
+            asked = batch(self.lens, [_asked(question, prompt) for question in questions], self._template(prompt))
+            measured = completions(self.lens, asked, list(whatifs.values()), progress)
+            for i, row in enumerate([Row(PROMPT_ONLY, "", prompt), *whatifs]):
+                values = (measured.right[:, i], measured.rank[:, i] == 0, measured.log_prob[:, i])
+                known = np.array(
+                    [row.method != TRUE or question.relation in self.library.names for question in questions]
+                )
+                found[row] = {name: np.where(known, value, np.nan) for name, value in zip(COMPLETED, values)}
+        return found
+
+    def chosen(self, questions: Sequence[Question], progress) -> dict[Row, dict[str, np.ndarray]]:
+        """The measures of choice, by row; NaN for questions without choices."""
+        places = [i for i, question in enumerate(questions) if question.right is not None]
+        if not places:
+            return {}
+        some, found = [questions[i] for i in places], {}
+        right = [question.right for question in some]
+
+        def marks(values: Sequence[np.ndarray], known: Sequence[bool] | None = None) -> np.ndarray:
+            """Whether the right choice alone scores highest."""
+            marked = np.full(len(questions), np.nan)
+            for i, place in enumerate(places):
+                if known is None or known[i]:
+                    best = np.flatnonzero(values[i] >= values[i].max())
+                    marked[place] = len(best) == 1 and best[0] == right[i]
+            return marked
+
+        for n_shots, prompt in enumerate(("zero-shot", "one-shot", "sentence")):
+            rows, there = self._choice_scores(some, n_shots, prompt, progress)
+            _, back = self._choice_scores([question.reversed() for question in some], n_shots, prompt, progress)
+            for j, row in enumerate(rows):
+                known = [row.method != TRUE or question.relation in self.library.names for question in some]
+                measures = {"choice": marks([x[:, j] for x in there], known)}
+                if row.method != TRUE:
+                    measures["choice_both_ways"] = marks([x[:, j] + y[:, j] for x, y in zip(there, back)], known)
+                if j:
+                    measures["choice_minus_plain"] = marks([x[:, j] - x[:, 0] for x in there], known)
+                found[row] = measures
+        found |= self._profiles(some, marks)
+        return found
+
+    def _choice_scores(self, questions, n_shots, prompt, progress):
+        whatifs = {} if prompt == "sentence" else self.whatifs(questions, n_shots)
+        asked = []
+        for question in questions:
+            if prompt == "sentence":
+                pairs = [(_sentence(question.source, c), d) for c, d in question.pairs]
+            else:
+                pairs = question.pairs
+            asked.append(((question.source,) if prompt == "one-shot" else (), pairs))
+        scored = choice_scores(self.lens, self._template(prompt), asked, list(whatifs.values()), progress)
+        return [Row(PROMPT_ONLY, "", prompt), *whatifs], scored
+
+    def _profiles(self, questions, marks) -> dict[Row, dict[str, np.ndarray]]:
+        """Choice by the cosine between the weights of A:B and those of C:D."""
+        pairs = [pair for question in questions for pair in question.pairs]
+        sources = Composer(self.lens, self.library, [question.source for question in questions])
+        targets = Composer(self.lens, self.library, pairs)
+        ends = np.cumsum([len(question.pairs) for question in questions])
+        families, found = {q.relation: q.family for q in questions if q.relation and q.family}, {}
+        how = METHODS["posterior"]
+        for name in self.libraries:
+            may = allowed(self.library, [question.relation for question in questions], LIBRARIES[name], families)
+            spread = may.repeat_interleave(torch.tensor([len(question.pairs) for question in questions]), 0)
+            mine, theirs = sources.weights(how, may), targets.weights(how, spread)
+            owner = torch.arange(len(questions)).repeat_interleave(
+                torch.tensor([len(question.pairs) for question in questions])
+            )
+            cosine = torch.cosine_similarity(mine[owner], theirs).numpy()
+            found[Row(PROFILES, name)] = {"choice": marks(np.split(cosine, ends[:-1]))}
+        return found
+
+    def _template(self, prompt: str) -> PromptTemplate:
+        return SENTENCE if prompt == "sentence" else self.template
+
+
+def _asked(question: Question, prompt: str) -> FewShot:
+    target, answers = question.completion
+    if prompt == "sentence":
+        return FewShot(_sentence(question.source, target), answers)
+    return FewShot(target, answers, (question.source,) if prompt == "one-shot" else ())
+
+
+def _sentence(source: tuple[str, str], target: str) -> str:
+    return f"{source[0]} is to {source[1]} as {target} is to"

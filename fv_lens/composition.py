@@ -1,0 +1,190 @@
+"""Composite function vectors: a library of tuned vectors, mixed to fit one pair of words A:B.
+
+`composite = scale * sum_r w_r v_r + shared + pair_scale * pair part`. The weights say how well each vector of the
+library explains the pair; `shared` is one vector for all analogies, fitted on those of other relations; the pair part
+is what a few gradient steps on the pair itself add. Every part but the weighted sum may be left out.
+
+Source: Kang et al. 2026 (arXiv 2601.08169) mix fine-tuned vectors for analogies. Their exact weights are not given
+there; centring, the shared vector beside it and the pair part are ours.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from . import storage
+from .errors import InputError
+from .gradients import Rows
+from .lens import Lens, lens_of
+from .library import Library, explained, pairs_batch
+from .prompts import PromptBatch
+from .recipes import Composition, composition
+from .training import RATE
+from .vectors import FunctionVector
+
+WEIGHT_STEPS, WEIGHT_RATE = 10, 0.3  # of weights fitted to the pair by Adam, in logits
+PAIR_RATE = RATE  # Adam's step of the pair part, in root mean squares of the residual stream
+
+
+def weights_of(
+    log_probs: Float[Tensor, "pair row"],
+    how: Composition,
+    allowed: Bool[Tensor, "pair vector"] | None = None,
+) -> Float[Tensor, "pair vector"]:
+    """The weights that `explained`'s log-probabilities give, each pair's over the vectors `allowed` it; sums are 1.
+
+    Raises:
+        InputError: a pair that may use no vector.
+    """
+    plain, scores = log_probs[:, :1], log_probs[:, 1:]
+    allowed = torch.ones_like(scores, dtype=torch.bool) if allowed is None else allowed
+    if not allowed.any(1).all():
+        raise InputError("The library has no vector left for a pair once its own are left out; give more relations.")
+    flat = allowed / allowed.sum(1, keepdim=True)
+    if how.weighting == "uniform":
+        return flat
+    if how.weighting == "gain":
+        gained = (scores - plain).clamp(min=0) * allowed
+        total = gained.sum(1, keepdim=True)
+        return torch.where(total > 0, gained / total.clamp(min=1e-30), flat)
+    hidden = scores.masked_fill(~allowed, -torch.inf)
+    if how.weighting == "single":
+        return torch.nn.functional.one_hot(hidden.argmax(1), scores.shape[1]).float()
+    return (hidden / how.temperature).softmax(1)
+
+
+def fitted_weights(
+    lens: Lens, library: Library, sources: PromptBatch, allowed: Bool[Tensor, "pair vector"]
+) -> Float[Tensor, "pair vector"]:
+    """Weights in a softmax, from uniform ones by Adam to the loss of each pair's B; each pair has its own."""
+    logits = torch.zeros(allowed.shape).masked_fill(~allowed, -torch.inf).requires_grad_()
+    adam = torch.optim.Adam([logits], lr=WEIGHT_RATE)
+    rows = Rows(lens, sources, range(len(sources)), library.first.layer)
+    for _ in range(WEIGHT_STEPS):
+        adam.zero_grad()
+        vectors = logits.softmax(1) @ library.matrix
+        vectors.backward(rows.gradient(vectors.detach())[1])
+        logits.grad.nan_to_num_(0.0)
+        adam.step()
+    return logits.detach().softmax(1)
+
+
+def pair_parts(
+    lens: Lens, sources: PromptBatch, layer: int, starts: Float[Tensor, "pair d_model"], steps: int
+) -> Float[Tensor, "pair d_model"]:
+    """What Adam's steps to each pair's own loss add to its start: all pairs in one batch, one vector each."""
+    rows = Rows(lens, sources, range(len(sources)), layer)
+    moving = list(starts.clone())
+    groups = [{"params": [one], "lr": PAIR_RATE * size} for one, size in zip(moving, rows.residual_rms.tolist())]
+    adam = torch.optim.Adam(groups)
+    for _ in range(steps):
+        for one, slope in zip(moving, rows.gradient(torch.stack(moving))[1]):
+            one.grad = slope
+        adam.step()
+    return torch.stack(moving) - starts
+
+
+class Composer:
+    """Composites of many source pairs from one library; what several settings share is computed once.
+
+    Args:
+        pairs: the source pairs A:B; one that comes several times is scored once.
+    """
+
+    def __init__(self, lens: Lens, library: Library, pairs: Sequence[tuple[str, str]]):
+        self.lens, self.library = lens, library
+        known: dict[tuple, int] = {}
+        self.place = torch.tensor([known.setdefault(tuple(pair), len(known)) for pair in pairs])
+        self.sources = pairs_batch(lens, list(known), library.template)
+        self._parts: list[tuple[Tensor, int, Tensor]] = []
+
+    @cached_property
+    def log_probs(self) -> Float[Tensor, "pair row"]:
+        """`explained`, for each pair given."""
+        return explained(self.lens, self.library, self.sources)[self.place]
+
+    def weights(
+        self, how: Composition, allowed: Bool[Tensor, "pair vector"] | None = None
+    ) -> Float[Tensor, "pair vector"] | None:
+        """The weights of each pair over the vectors `allowed` it, by any weighting; None for "none"."""
+        if how.weighting == "none":
+            return None
+        if how.weighting != "gradient":
+            return weights_of(self.log_probs, how, allowed)
+        allowed = torch.ones(len(self.place), len(self.library), dtype=torch.bool) if allowed is None else allowed
+        return fitted_weights(self.lens, self.library, self.sources.select(self.place), allowed)
+
+    def vectors(
+        self, how: Composition, allowed: Bool[Tensor, "pair vector"] | None = None
+    ) -> Float[Tensor, "pair d_model"]:
+        """The composite of each pair."""
+        found = torch.zeros(len(self.place), self.lens.d_model)
+        if how.uses_library:
+            weights = self.weights(how, allowed)
+            if how.center:
+                flat = torch.ones_like(weights) if allowed is None else allowed.float()
+                weights = weights - flat / flat.sum(1, keepdim=True)
+            found = how.scale * (weights @ self.library.matrix)
+        if how.shared is not None:
+            found = found + how.shared
+        if how.pair_steps and how.pair_scale:
+            found = found + how.pair_scale * self._pair_parts(how)
+        return found
+
+    def folded(self, how: Sequence[Composition], allowed: Bool[Tensor, "pair vector"]) -> Float[Tensor, "pair d_model"]:
+        """The composite of each pair, by settings of its own."""
+        found, alike = torch.zeros(len(self.place), self.lens.d_model), {id(one): one for one in how}
+        for key, one in alike.items():
+            mine = torch.tensor([id(other) == key for other in how])
+            found[mine] = self.vectors(one, allowed)[mine]
+        return found
+
+    def _pair_parts(self, how: Composition) -> Float[Tensor, "pair d_model"]:
+        start = torch.zeros(self.lens.d_model) if how.start is None else how.start
+        for known, steps, parts in self._parts:
+            if steps == how.pair_steps and torch.equal(known, start):
+                return parts
+        starts = start.expand(len(self.sources), -1)
+        parts = pair_parts(self.lens, self.sources, self.library.first.layer, starts, how.pair_steps)[self.place]
+        self._parts.append((start, how.pair_steps, parts))
+        return parts
+
+
+def compose(
+    model: object, vectors: Mapping[str, FunctionVector], pair: tuple[str, str], how: object = "posterior"
+) -> FunctionVector:
+    """The composite of a library for one pair A:B.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge.
+        vectors: the library, relation -> FunctionVector, as `finetune_all` returns it.
+        pair: A and B.
+        how: a `Composition`, or a name of `METHODS`.
+
+    Returns:
+        A FunctionVector of method "composite" with `.weights` (relation -> weight, largest first) and `.source`.
+
+    Raises:
+        InputError: a word without tokens, an empty library, vectors of two models or layers, an unknown method.
+
+    Example:
+        >>> cfv = compose(model, vectors, ("hot", "cold"))
+        >>> next(iter(cfv.weights.items()))
+        ('antonym', 0.93)
+    """
+    lens, how = lens_of(model), composition(how)
+    library = Library.of(lens, vectors)
+    composer = Composer(lens, library, [pair])
+    weights, (vector,) = composer.weights(how), composer.vectors(how)
+    shares = sorted(zip(library.names, weights[0].tolist()), key=lambda share: -share[1]) if weights is not None else []
+    records = {name: fv.record | {"training": None} for name, fv in zip(library.names, library.vectors)}
+    return replace(
+        library.first, vector=vector, relation=None, data_hash=None, split_seed=None, heads=(), method="composite",
+        strength=1.0, training=None, template=library.template.to_dict(), weights=dict(shares), source=tuple(pair),
+        parents=[(how.scale * weight, records[name]) for name, weight in shares if weight],
+        versions=storage.versions(),
+    )  # fmt: skip
