@@ -19,6 +19,7 @@ from .decoding import NEUTRAL_PROMPTS
 from .default_model import DEFAULT, default_folder, quiet
 from .errors import InputError
 from .gradients import CPU_BYTES, MOST_ROWS, MOST_ROWS_GPU, bytes_held
+from .lens.linear import through_onednn
 from .models import checked_device, checked_dtype, first_line, model_folder, quoting
 from .prompts import PromptTemplate
 from .relations import Relation, load_relation
@@ -126,6 +127,7 @@ def estimate(model_name: object, relations: Iterable, settings: Settings, dtype:
     )  # fmt: skip
 
 
+@through_onednn
 def matmul_rate(matrix: Sequence[int], dtype: torch.dtype, device: torch.device, seconds: float = 0.5) -> float:
     """Operations per second of products of 256 rows with a matrix `[out, in]`, the fastest seen in so many seconds."""
     weights, rows = (torch.ones(size, dtype=dtype, device=device) for size in (tuple(matrix), (256, matrix[1])))
