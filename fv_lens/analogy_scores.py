@@ -174,11 +174,8 @@ class _Asker:
                 continue
             exclude = LIBRARIES[name]
             may = allowed(composer.library, [question.relation for question in questions], exclude, families)
-            if folded:
-                of = [whole if exclude is None else how.of(question.family) for question in questions]
-                vectors = composer.folded(of, may)
-            else:
-                vectors = composer.vectors(how, may)
+            of = [how.of(question.family) for question in questions] if folded and exclude else whole
+            vectors = composer.vectors(of, may)
             row = Row(title, name if whole.uses_library or folded else "", prompt)
             made[row] = composer.library.edit(vectors)
         places = {name: i for i, name in enumerate(self.library.names)}

@@ -100,7 +100,7 @@ class Composer:
         known: dict[tuple, int] = {}
         self.place = torch.tensor([known.setdefault(tuple(pair), len(known)) for pair in pairs])
         self.sources = pairs_batch(lens, list(known), library.template)
-        self._parts: list[tuple[Tensor, int, Tensor]] = []
+        self._parts: dict[tuple, tuple] = {}
 
     @cached_property
     def log_probs(self) -> Float[Tensor, "pair row"]:
@@ -119,39 +119,48 @@ class Composer:
         return fitted_weights(self.lens, self.library, self.sources.select(self.place), allowed)
 
     def vectors(
-        self, how: Composition, allowed: Bool[Tensor, "pair vector"] | None = None
+        self, how: Composition | Sequence[Composition], allowed: Bool[Tensor, "pair vector"] | None = None
     ) -> Float[Tensor, "pair d_model"]:
-        """The composite of each pair."""
+        """The composite of each pair, by one setting for all or one for each."""
+        each = [how] * len(self.place) if isinstance(how, Composition) else list(how)
         found = torch.zeros(len(self.place), self.lens.d_model)
-        if how.uses_library:
-            weights = self.weights(how, allowed)
-            if how.center:
-                flat = torch.ones_like(weights) if allowed is None else allowed.float()
-                weights = weights - flat / flat.sum(1, keepdim=True)
-            found = how.scale * (weights @ self.library.matrix)
-        if how.shared is not None:
-            found = found + how.shared
-        if how.pair_steps and how.pair_scale:
-            found = found + how.pair_scale * self._pair_parts(how)
+        for one, mine in _alike(each):
+            if one.uses_library:
+                weights = self.weights(one, allowed)
+                if one.center:
+                    flat = torch.ones_like(weights) if allowed is None else allowed.float()
+                    weights = weights - flat / flat.sum(1, keepdim=True)
+                found[mine] = one.scale * (weights @ self.library.matrix)[mine]
+            if one.shared is not None:
+                found[mine] += one.shared
+        for steps in sorted({one.pair_steps for one in each if one.pair_steps and one.pair_scale}):
+            mine = [i for i, one in enumerate(each) if one.pair_steps == steps and one.pair_scale]
+            scales = torch.tensor([each[i].pair_scale for i in mine])
+            found[mine] += scales[:, None] * self._pair_parts([each[i].start for i in mine], mine, steps)
         return found
 
-    def folded(self, how: Sequence[Composition], allowed: Bool[Tensor, "pair vector"]) -> Float[Tensor, "pair d_model"]:
-        """The composite of each pair, by settings of its own."""
-        found, alike = torch.zeros(len(self.place), self.lens.d_model), {id(one): one for one in how}
-        for key, one in alike.items():
-            mine = torch.tensor([id(other) == key for other in how])
-            found[mine] = self.vectors(one, allowed)[mine]
-        return found
+    def _pair_parts(
+        self, starts: Sequence[Tensor | None], which: Sequence[int], steps: int
+    ) -> Float[Tensor, "pair d_model"]:
+        """`pair_parts` of some of the pairs, each from its start; a pair and start that were asked before are known."""
+        keys = [(int(self.place[i]), steps, id(start)) for i, start in zip(which, starts)]
+        new = {key: start for key, start in zip(keys, starts) if key not in self._parts}
+        if new:
+            zero = torch.zeros(self.lens.d_model)
+            begun = torch.stack([zero if start is None else start for start in new.values()])
+            sources, layer = self.sources.select([key[0] for key in new]), self.library.first.layer
+            # The start stays beside its part, so that its id stays its own.
+            parts = pair_parts(self.lens, sources, layer, begun, steps)
+            self._parts |= {key: (part, start) for (key, start), part in zip(new.items(), parts)}
+        return torch.stack([self._parts[key][0] for key in keys])
 
-    def _pair_parts(self, how: Composition) -> Float[Tensor, "pair d_model"]:
-        start = torch.zeros(self.lens.d_model) if how.start is None else how.start
-        for known, steps, parts in self._parts:
-            if steps == how.pair_steps and torch.equal(known, start):
-                return parts
-        starts = start.expand(len(self.sources), -1)
-        parts = pair_parts(self.lens, self.sources, self.library.first.layer, starts, how.pair_steps)[self.place]
-        self._parts.append((start, how.pair_steps, parts))
-        return parts
+
+def _alike(each: Sequence[Composition]) -> list[tuple[Composition, list[int]]]:
+    """The settings, each once, with the places that have them."""
+    places: dict[int, list[int]] = {}
+    for i, one in enumerate(each):
+        places.setdefault(id(one), []).append(i)
+    return [(each[mine[0]], mine) for mine in places.values()]
 
 
 def compose(
