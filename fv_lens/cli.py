@@ -228,7 +228,7 @@ def _overview(frame: object) -> Table:
     means = frame[(frame.part == "score") & (frame.group == "all")]
     n, families = int(means.n.max()), bool(means.low.notna().any())  # one family says nothing of the spread
     title = f"Mean over {n} relation{'s' * (n > 1)}" + ", 95 % intervals over families of relations" * families
-    table = Table("", title=Text(title), title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table("", title=Text(title), title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("whole answer", "first token", "log-prob, nats"):
         table.add_column(heading, no_wrap=True)
     for row, some in means.groupby("row", sort=False):
