@@ -101,6 +101,7 @@ def evaluate_analogies(
     *,
     libraries: Sequence[str] = tuple(LIBRARIES),
     summed: Mapping[str, FunctionVector] | None = None,
+    choices: bool = True,
     seed: int = 0,
     progress: bool = True,
 ) -> AnalogyScores:
@@ -109,11 +110,12 @@ def evaluate_analogies(
     Args:
         model: a HookedTransformer or TransformerBridge.
         vectors: the library, relation -> FunctionVector. Questions with a pair it was tuned on are left out.
-        questions: see `load_questions`; completion is always measured, choice where they have choices.
+        questions: see `load_questions`; completion is always measured.
         methods: name -> `Composition`, name of `METHODS` or what `fit_composition` returned; all of `METHODS` if None.
             A method with a `shared` vector is asked in the prompt it was fitted for alone.
         libraries: "full", and what is left out of it for each question: "relation left out", "family left out".
         summed: un-tuned vectors, to be mixed as "posterior" does, for comparison.
+        choices: also choose among the answers of the questions that have choices.
         seed: of the order in which choices stand.
 
     Raises:
@@ -135,7 +137,7 @@ def evaluate_analogies(
     found = {}
     with tqdm(desc="analogies", unit="prompt", disable=not progress) as bar:
         found |= asker.completed(kept, bar.update)
-        chosen = asker.chosen(kept, bar.update)
+        chosen = asker.chosen(kept, bar.update) if choices else {}
     for row, measures in chosen.items():
         found[row] = found.get(row, {}) | measures
     groups = [question.family or question.relation or i for i, question in enumerate(kept)]

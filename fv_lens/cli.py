@@ -1,32 +1,27 @@
-"""The command line: `fv-lens run`, `reproduce`, `table`, `relations`, `generate` and `decode`.
+"""The command line: `fv-lens run`, `reproduce`, `table`, `analogies`, `relations`, `generate` and `decode`.
 
 What is slow to import (torch, TransformerLens) is imported inside the commands, so that help comes at once.
 """
 
 import json
-import os
 import shlex
-import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .errors import InputError, ParityError
+from .cli_analogies import analogies
+from .console import check_writable, console, notes, plain_errors, quiet
+from .errors import InputError
 from .relations import load_relation, relation_names
 
 STUDY = Path("fv_lens_study")
 ModelName = Annotated[str, typer.Option(help="smollm2-135m, a Hugging Face name, or a model folder.")]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
 
 
 def _show_version(wanted: bool) -> bool:
@@ -55,10 +50,10 @@ def run(
 ) -> None:
     """Find the heads of a relation, choose and tune its vector, evaluate it on test words, read it in words."""
     saved: list[Path] = []
-    with _plain_errors(saved), _quiet():
+    with plain_errors(saved), quiet():
         pairs = load_relation(relation)
         train = pairs.split(seed).train
-        _check_writable(out)
+        check_writable(out)
         from .prompts import corrupted
         from .run import N_SHOTS
 
@@ -94,7 +89,7 @@ def generate(
     tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate.")] = 8,
 ) -> None:
     """Complete a prompt greedily, without and with a vector."""
-    with _plain_errors(), _quiet():
+    with plain_errors(), quiet():
         if not prompt:
             raise InputError("The prompt is empty; give some text, such as 'Q: big\\nA:'.")
         from .vectors import FunctionVector
@@ -135,7 +130,7 @@ def decode(
     k: Annotated[int, typer.Option("-k", min=1, help="Tokens to list at either end.")] = 10,
 ) -> None:
     """Read a vector through the vocabulary: the tokens it promotes and suppresses, the names of its relation."""
-    with _plain_errors(), _quiet():
+    with plain_errors(), quiet():
         from .vectors import FunctionVector
 
         fv = FunctionVector.load(vector)
@@ -157,7 +152,7 @@ def reproduce(
 ) -> None:
     """Tune vectors for many relations and measure them beside prompting and controls, in one table."""
     saved: list[Path] = []
-    with _plain_errors(saved, goes_on=True), _quiet():
+    with plain_errors(saved, goes_on=True), quiet():
         chosen = _chosen_relations(relations, bats)
         options = {"--relations": relations, "--bats": bats, "--model": model, "--dtype": dtype, "--seeds": seeds}
         given = [str(part) for option in options.items() if option[1] is not None for part in option]
@@ -170,7 +165,7 @@ def reproduce(
 
             console.print(Text(str(estimate(model, chosen, settings, dtype))))
             return
-        _check_writable(out)
+        check_writable(out)
         notes.print(Text("Loading the libraries and the model", style="bold"))
         from .lens import lens_of
         from .models import load_model
@@ -197,7 +192,7 @@ def table(
     folder: Annotated[Path, typer.Argument(help="The folder of a finished `fv-lens reproduce`.")] = STUDY,
 ) -> None:
     """Print the results of `reproduce` as Markdown tables."""
-    with _plain_errors():
+    with plain_errors():
         import pandas as pd
 
         from .markdown import markdown
@@ -251,49 +246,7 @@ def _model_of(fv: object, file: Path, name: str | None) -> object:
         raise InputError(f"{error}{made}") from None
 
 
-@contextmanager
-def _plain_errors(saved: Sequence[Path] = (), goes_on: bool = False) -> Iterator[None]:
-    """One line and an exit code for what can be expected to go wrong, and what is on disk by then."""
-    try:
-        yield
-        return
-    except (InputError, ParityError) as error:
-        line, code = f"Error: {' '.join(str(error).splitlines())}", 2 if isinstance(error, InputError) else 1
-    except KeyboardInterrupt:
-        line, code = "Interrupted.", 130
-    if saved:
-        again = " The same command goes on from there." * (goes_on and code == 130)
-        line += f" Saved before that: {', '.join(map(str, saved))}.{again}"
-    elif code == 130:
-        line += " Nothing was saved."
-    typer.echo(line, err=True)
-    raise typer.Exit(code)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the libraries' advice; other warnings are shown as notes."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-
-    def show(message: Warning | str, *args: object, **kwargs: object) -> None:
-        typer.echo(f"Note: {message}", err=True)
-
-    with warnings.catch_warnings():
-        for library in ("huggingface_hub", "torch", "transformer_lens", "transformers"):
-            warnings.filterwarnings("ignore", module=library)
-        warnings.showwarning = show
-        yield
-
-
-def _check_writable(out: Path) -> None:
-    """Try to write where the folder is or will be made, and leave nothing there."""
-    try:
-        nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-        with tempfile.TemporaryFile(dir=nearest):
-            pass
-    except OSError as error:
-        raise InputError(f"Cannot write to {str(out)!r}: {error.strerror or error}. Choose another --out.") from None
+app.command()(analogies)
 
 
 if __name__ == "__main__":

@@ -105,25 +105,32 @@ class Folded:
         """The settings that were fitted without a family."""
         return self.folds[self.fold_of[family]] if family in self.fold_of else self.whole
 
-    def save(self, path) -> None:
-        """Write all settings to one safetensors file."""
+    def parts(self) -> tuple[dict[str, Tensor], dict]:
+        """Tensors, and plain JSON data; `of_parts` reads them."""
         tensors, plain = {"folds": torch.tensor(len(self.folds))}, []
         for i, one in enumerate((self.whole, *self.folds)):
-            parts, rest = one.split()
-            tensors |= {f"{name}.{i}": value for name, value in parts.items()}
+            own, rest = one.split()
+            tensors |= {f"{name}.{i}": value for name, value in own.items()}
             plain.append(rest)
-        record = {"settings": plain, "fold_of": dict(self.fold_of), "record": dict(self.record)}
-        storage.save(path, "Composition", tensors, record)
+        return tensors, {"settings": plain, "fold_of": dict(self.fold_of), "record": dict(self.record)}
 
     @classmethod
-    def load(cls, path) -> "Folded":
-        """Read saved settings; an InputError names a file that is missing, cut short or something else."""
-        tensors, saved = storage.load(path, "Composition")
+    def of_parts(cls, tensors: Mapping[str, Tensor], saved: Mapping) -> "Folded":
+        """The settings that `parts` gave."""
         made = [
             Composition(**plain, **{name: tensors[f"{name}.{i}"] for name in TENSORS if f"{name}.{i}" in tensors})
             for i, plain in enumerate(saved["settings"])
         ]
         return cls(made[0], tuple(made[1:]), saved["fold_of"], saved["record"])
+
+    def save(self, path) -> None:
+        """Write all settings to one safetensors file."""
+        storage.save(path, "Composition", *self.parts())
+
+    @classmethod
+    def load(cls, path) -> "Folded":
+        """Read saved settings; an InputError names a file that is missing, cut short or something else."""
+        return cls.of_parts(*storage.load(path, "Composition"))
 
 
 def composition(how: object) -> Composition:

@@ -1,0 +1,195 @@
+"""Analogy questions in files: the bundled set, published multiple-choice sets, tables of one's own, SCAN.
+
+A file is JSON lines or a CSV. A line of JSON has `source`, `target`, `answers` and `foils` as the bundled set has them,
+or `stem`, `choice`, `answer` and `prefix` as U2, SAT, Google and BATS questions have them (Ushio et al. 2021, BERT is
+to NLP what AlexNet is to CV, 2021.acl-long.280). A CSV has columns a, b, c, d and foils, or is that of SCAN.
+"""
+
+import csv
+import io
+import json
+import os
+import re
+from collections import defaultdict
+from functools import cache
+from importlib import resources
+from itertools import permutations
+from pathlib import Path, PureWindowsPath
+
+from .errors import InputError
+from .questions import Question
+from .relations import load_relation, read_text, relation_names
+
+# Prefixes that are no relation: a level of difficulty, or the number of a test.
+_LEVEL = re.compile(r"grade ?\d+|.*(beginn|elementary|intermediate|advanced).*|\d.*", re.IGNORECASE)
+_SCAN = ("target", "source", "targ_word", "src_word", "analogy_type")
+_EXPECTED = "give JSON lines, or a CSV whose header has a, b, c, d or SCAN's columns"
+
+
+def load_questions(source: str | os.PathLike | None = None) -> list[Question]:
+    """Read analogy questions: the bundled set, or a file of JSON lines or a CSV by its path.
+
+    - JSON lines as the bundled set has them: {"source": ["hot", "cold"], "target": "big", "answers": ["small"],
+      "foils": [{"word": "huge", "kind": "associate"}], "relation": "antonym", "family": "opposite", "distance": "near"};
+      the last four may be left out. `distance` becomes the label.
+    - JSON lines of published sets: {"stem": ["hot", "cold"], "choice": [["big", "huge"], ["big", "small"]], "answer":
+      1, "prefix": "grade4"}. `prefix`, or the last part of a path, becomes the label where it is a school grade, a
+      level or a test's number, else the relation, spelt as `load_bats` spells names (its family is known for BATS and
+      for bundled relations).
+    - A CSV with columns a, b, c, d, in any letter case; d may hold several answers, parted by "/". Columns that begin
+      with "foil" are wrong choices (empty ones are skipped); `relation` and `family` may be there too.
+    - SCAN's CSV (Czinczoll et al. 2022, arXiv 2211.15268): every two rows of one domain pair, both ways round, make a
+      question with A:B from the source domain and C:D from the target domain (sun:planet :: nucleus:electron), except
+      those with a word twice. Rows of one source word give one question with several answers. `alternatives` are other
+      words of the source domain, so no answers. The label is the type of analogy.
+
+    Raises:
+        InputError: a file that is missing, a folder, empty, not UTF-8 or of another format; a line that makes no
+            question. The message names the file and the line.
+
+    Example:
+        >>> questions = load_questions("my_analogies.csv")
+        >>> questions[0].source, questions[0].completion
+        (('hot', 'cold'), ('big', ('small', 'little')))
+    """
+    if source is None:
+        bundled = resources.files("fv_lens") / "data" / "analogies"
+        files = sorted((file for file in bundled.iterdir() if file.name.endswith(".jsonl")), key=lambda f: f.name)
+    else:
+        files = [Path(source)]
+    found = []
+    for file in files:
+        try:
+            found += _parse(read_text(file))
+        except InputError as error:
+            raise InputError(f"{file}: {error}") from None
+    return found
+
+
+def _parse(text: str) -> list[Question]:
+    if not text.strip():
+        raise InputError(f"this file is empty; {_EXPECTED}")
+    if text.lstrip().startswith("{"):
+        # Not splitlines(), which also parts at rarer characters and would number the lines as no editor does.
+        return [_at_line(number, _from_json, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    header, *rows = _csv_rows(text)
+    columns = [name.strip().lower() for name in header[1]]
+    if repeated := sorted({name for name in columns if columns.count(name) > 1 and name}):
+        raise InputError(f"line {header[0]}, the header, has {repeated[0]!r} twice; give each column a name of its own")
+    rows = [(number, _at_line(number, _cells, columns, cells)) for number, cells in rows]
+    if set(_SCAN) <= set(columns):
+        return _from_scan(rows)
+    if missing := [name for name in "abcd" if name not in columns]:
+        raise InputError(f"line {header[0]} is {','.join(header[1])!r}, without {', '.join(missing)}; {_EXPECTED}")
+    return [_at_line(number, _from_cells, cells) for number, cells in rows]
+
+
+def _at_line(number: int, parse, *given):
+    try:
+        return parse(*given)
+    except InputError as error:
+        raise InputError(f"line {number}: {error}") from None
+
+
+def _from_json(line: str) -> Question:
+    try:
+        item = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"this is not JSON: {error}") from None
+    if isinstance(item, dict) and {"stem", "choice", "answer"} <= item.keys():
+        return _from_published(item)
+    if isinstance(item, dict) and {"source", "target", "answers"} <= item.keys():
+        return _from_bundled(item)
+    raise InputError(
+        f"this is {line.strip()[:80]!r}; give an object with source, target, answers or stem, choice, answer"
+    )
+
+
+def _from_published(item: dict) -> Question:
+    choices, right, prefix = item["choice"], item["answer"], item.get("prefix", "")
+    if not isinstance(choices, list) or not choices:
+        raise InputError(f'"choice" is {choices!r}; give a list of pairs of words')
+    if len(choices) > 1 and (type(right) is not int or not 0 <= right < len(choices)):
+        raise InputError(f'"answer" is {right!r}; with {len(choices)} choices give 0 to {len(choices) - 1}')
+    if not isinstance(prefix, str):
+        raise InputError(f'"prefix" is {prefix!r}; give text')
+    name, relation = PureWindowsPath(prefix).stem.strip(), None  # of a path with slashes of either kind
+    if not _LEVEL.fullmatch(name):
+        name, relation = "", re.sub(r"[\W_]+", "-", name.lower()).strip("-") or None
+    return Question(item["stem"], choices, right, relation=relation, family=_family(relation), label=name)
+
+
+def _from_bundled(item: dict) -> Question:
+    source, target, answers, foils = item["source"], item["target"], item["answers"], item.get("foils", [])
+    if not isinstance(answers, list) or not answers:
+        raise InputError(f'"answers" is {answers!r}; give a list of words, the usual one first')
+    if not isinstance(foils, list) or not all(isinstance(foil, dict) and "word" in foil for foil in foils):
+        raise InputError(f'"foils" is {foils!r}; give a list of {{"word": ..., "kind": ...}}')
+    pairs, kinds = _choices(target, answers, [foil["word"] for foil in foils]), ()
+    if pairs:
+        kinds = ("right", *(foil.get("kind", "") for foil in foils))
+    relation, label = item.get("relation"), item.get("distance", "")
+    family = item.get("family") or _family(relation)
+    return Question(source, pairs, 0 if pairs else None, target, answers, relation, family, kinds, label)
+
+
+def _csv_rows(text: str) -> list[tuple[int, list[str]]]:
+    """The rows that are not blank, each with the number of its line."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        return [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+    except csv.Error as error:
+        raise InputError(f"line {reader.line_num}: this is no CSV: {error}") from None
+
+
+def _cells(columns: list[str], cells: list[str]) -> dict[str, str]:
+    cells = [cell.strip() for cell in cells]
+    if any(cells[len(columns) :]):
+        raise InputError(f"this has {len(cells)} cells, the header {len(columns)}; quote cells that hold commas")
+    return dict(zip(columns, cells + [""] * len(columns)))
+
+
+def _from_cells(cells: dict[str, str]) -> Question:
+    if empty := [name for name in "abcd" if not cells[name]]:
+        raise InputError(f"column {empty[0]} is empty; give A, B, C and D")
+    answers = list(dict.fromkeys(answer.strip() for answer in cells["d"].split("/") if answer.strip()))
+    foils = [cell for name, cell in cells.items() if name.startswith("foil") and cell]
+    pairs, relation = _choices(cells["c"], answers, foils), cells.get("relation") or None
+    return Question(
+        (cells["a"], cells["b"]), pairs, 0 if pairs else None, cells["c"], answers, relation,
+        family=cells.get("family") or _family(relation),
+    )  # fmt: skip
+
+
+def _choices(target: object, answers: list, wrong: list) -> list[tuple]:
+    """The usual answer and the wrong ones as pairs; none where only completion is asked."""
+    return [(target, word) for word in (answers[0], *wrong)] if wrong else []
+
+
+def _from_scan(rows: list[tuple[int, dict[str, str]]]) -> list[Question]:
+    domains, found = defaultdict(list), defaultdict(dict)
+    for number, cells in rows:
+        if empty := [name for name in _SCAN if not cells[name]]:
+            raise InputError(f"line {number}: column {empty[0]} is empty; give every column but alternatives")
+        domains[cells["source"], cells["target"], cells["analogy_type"]].append((cells["src_word"], cells["targ_word"]))
+    for domain, mapped in domains.items():
+        for (a, c), (b, d) in permutations(mapped, 2):
+            if len({word.casefold() for word in (a, b, c, d)}) == 4:
+                found[domain, a, b, c][d] = None
+    return [Question((a, b), target=c, answers=tuple(ds), label=domain[2]) for (domain, a, b, c), ds in found.items()]
+
+
+@cache
+def _bats_families() -> dict[str, str]:
+    described = json.loads((resources.files("fv_lens") / "data" / "bats.json").read_text(encoding="utf-8"))
+    return {code.lower(): relation["family"] for code, relation in described.items()}
+
+
+def _family(relation: object) -> str | None:
+    """The family of a relation of BATS or of the bundled ones, by its name; None where it is not known."""
+    if not isinstance(relation, str):
+        return None
+    code = re.fullmatch(r"([idel]\d\d)-.+", relation)
+    if code and code[1] in _bats_families():
+        return _bats_families()[code[1]]
+    return load_relation(relation).family if relation in relation_names() else None

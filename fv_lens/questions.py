@@ -1,0 +1,273 @@
+"""Analogy questions A:B :: C:D: what a question is, questions made from relations, parts that share no pair.
+
+Questions are read from files by `question_files.load_questions`.
+"""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from typing import NamedTuple
+
+from .errors import InputError, whole_number
+from .relations import load_relation, relation_names
+from .vectors import FunctionVector
+
+SHARES = (0.4, 0.2, 0.4)  # of train, validation and test, as in `Relation.split`
+
+
+@dataclass(frozen=True)
+class Question:
+    """An analogy question A:B :: C:D, to be completed, and with choices also to be chosen.
+
+    Args:
+        source: A and B.
+        pairs: the choices as pairs C:D; none where the question is only completed.
+        right: the index in `pairs` of the right choice; None without choices.
+        target: C; None where each choice has its own. Set where all choices share it.
+        answers: every right D for C, the usual one first; the second word of the right choice if not given.
+        relation, family: what A:B and C:D have in common, and the relation's kin; None where not known.
+        kinds: of each choice: "right", or what is wrong with it ("associate", "other", "reversed", ...); none if unknown.
+        label: what else the question is known as ("near", "far", a school grade, a domain).
+
+    Raises:
+        InputError: a source or choice that is not two words; a word that is empty or has whitespace at its ends; a
+            single choice; `right` out of range; nothing to complete; a right answer among the wrong choices.
+
+    Example:
+        >>> question = Question(("hot", "cold"), (("big", "huge"), ("big", "small")), right=1)
+        >>> question.completion, question.choices, question.chance
+        (('big', ('small',)), ('huge', 'small'), 0.5)
+    """
+
+    source: tuple[str, str]
+    pairs: tuple[tuple[str, str], ...] = ()
+    right: int | None = None
+    target: str | None = None
+    answers: tuple[str, ...] = ()
+    relation: str | None = None
+    family: str | None = None
+    kinds: tuple[str, ...] = ()
+    label: str = ""
+
+    def __post_init__(self):
+        source = _two_words(self.source, "The source of a question")
+        this = "The question " + ":".join(source)
+        if not all(isinstance(part, list | tuple) for part in (self.pairs, self.answers, self.kinds)):
+            raise InputError(f"{this} has pairs, answers or kinds that are no list; give a list of each.")
+        pairs = tuple(_two_words(pair, f"A choice of the question {':'.join(source)}") for pair in self.pairs)
+        if len(pairs) == 1:
+            raise InputError(f"{this} has one choice, {pairs[0]!r}; give at least two, or none to complete it.")
+        if (self.right is None) != (not pairs):
+            raise InputError(f"{this} has {len(pairs)} choices and right = {self.right!r}; give both or neither.")
+        if pairs and whole_number("right", self.right, least=0) >= len(pairs):
+            raise InputError(f"{this} has right = {self.right}; with {len(pairs)} choices give 0 to {len(pairs) - 1}.")
+
+        firsts = {c for c, _ in pairs}
+        target = next(iter(firsts)) if len(firsts) == 1 and self.target is None else self.target
+        answers = tuple(self.answers) or tuple(pairs[self.right][1:] if pairs else ())
+        if not answers or (target is None and not pairs):
+            raise InputError(f"{this} has target {target!r} and no answer or choices; give C and its answers.")
+        for word in (*answers, *([] if target is None else [target])):
+            _check_word(word, f"{this} has the word")
+        if target is not None and firsts - {target}:
+            raise InputError(
+                f"{this} has target {target!r} and choices for {sorted(firsts)}; give pairs of the target."
+            )
+        if pairs:
+            c, d = pairs[self.right]
+            if d not in answers:
+                raise InputError(f"{this} has the right choice {c}:{d} and the answers {answers}; list {d!r} there.")
+            for i, pair in enumerate(pairs):
+                if i != self.right and pair[0] == c and pair[1] in answers:
+                    raise InputError(
+                        f"{this} has {':'.join(pair)}, a right answer, among its wrong choices; remove it."
+                    )
+        if self.kinds and len(self.kinds) != len(pairs):
+            raise InputError(f"{this} has {len(self.kinds)} kinds and {len(pairs)} choices; give a kind of each.")
+        if not all(isinstance(text, str) for text in (self.label, *self.kinds)):
+            raise InputError(f"{this} has label {self.label!r} and kinds {self.kinds!r}; give text.")
+        for name in ("relation", "family"):
+            if getattr(self, name) is not None:
+                _check_word(getattr(self, name), f"{this} has the {name}")
+
+        # The dataclass is frozen for its users; this is its own normal form.
+        normal = {"source": source, "pairs": pairs, "target": target, "answers": answers, "kinds": tuple(self.kinds)}
+        for name, value in normal.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def completion(self) -> tuple[str, tuple[str, ...]]:
+        """C and every right D, the usual one first: of the target, or else of the right choice."""
+        return (self.pairs[self.right][0] if self.target is None else self.target), self.answers
+
+    @property
+    def choices(self) -> tuple:
+        """Words D where all choices share C, else pairs C:D."""
+        return self.pairs if self.target is None else tuple(d for _, d in self.pairs)
+
+    @property
+    def chance(self) -> float | None:
+        """How often guessing is right; None without choices."""
+        return 1 / len(self.pairs) if self.pairs else None
+
+    @property
+    def identity(self) -> tuple:
+        """What is asked and what is right, without the choices: orders by hash are made of it."""
+        return self.relation, self.source, self.completion
+
+    @cached_property
+    def used(self) -> frozenset:
+        """The pairs A:B and C:D, with every answer D, whatever their order and letter case."""
+        target, answers = self.completion
+        return frozenset([_unordered(*self.source), *(_unordered(target, answer) for answer in answers)])
+
+    def shuffled(self, seed: int = 0) -> "Question":
+        """The question with its choices in an order that depends on seed and question alone."""
+        if not self.pairs:
+            return self
+        identity = self.identity
+        order = sorted(range(len(self.pairs)), key=lambda i: digest(seed, identity, self.pairs[i]))
+        kinds = tuple(self.kinds[i] for i in order) if self.kinds else ()
+        return replace(self, pairs=tuple(self.pairs[i] for i in order), right=order.index(self.right), kinds=kinds)
+
+    def reversed(self) -> "Question":
+        """B:A :: D:C: source and choices turned round; D is the usual answer, or that of the right choice."""
+        target, answers = self.completion
+        d = self.pairs[self.right][1] if self.pairs else answers[0]
+        pairs = tuple((d, c) for c, d in self.pairs)
+        return replace(self, source=self.source[::-1], pairs=pairs, target=None if pairs else d, answers=(target,))
+
+    def as_pairs(self) -> "Question":
+        """The question with pairs C:D to choose from, and D:C as one more that is "reversed".
+
+        D:C is not added where it stands already, or where it is right as well: where the bundled list of the relation
+        holds a pair in both directions (antonym).
+        """
+        if not self.pairs:
+            raise InputError(f"The question {':'.join(self.source)} has no choices; make pairs of one that has.")
+        back = self.pairs[self.right][::-1]
+        if back in self.pairs or (self.relation is not None and _symmetric(self.relation)):
+            return self
+        kinds = self.kinds or tuple("right" if i == self.right else "" for i in range(len(self.pairs)))
+        return replace(self, pairs=(*self.pairs, back), target=None, kinds=(*kinds, "reversed"))
+
+
+class Questions(NamedTuple):
+    """Parts of a list of questions: composites are fitted on train, chosen on validation, and test is reported."""
+
+    train: list[Question]
+    validation: list[Question]
+    test: list[Question]
+
+
+def split(questions: Sequence[Question], seed: int = 0) -> Questions:
+    """Deal questions to train, validation and test, about 2 : 1 : 2 within each relation, and over those of none.
+
+    Questions that share a pair, A:B or C:D in either direction, come into the same part; such a group counts for the
+    first of its relations. Which part depends on the seed (SHA-256) and on which questions there are, not on their
+    order, and each part keeps the order given. Where there are few questions, a part may be empty.
+    """
+    seed = whole_number("seed", seed, least=0)
+    groups = defaultdict(list)
+    for group in _sharing(questions):
+        mark = min(digest(seed, questions[i].identity) for i in group)
+        groups[min(questions[i].relation or "" for i in group)].append((-len(group), mark, group))
+    part_of, owed = {}, [0.0, 0.0, 0.0]
+    for relation in sorted(groups):
+        n = sum(len(group) for *_, group in groups[relation])
+        # What earlier relations left uneven is made up, by one question at most: else single ones all went to train.
+        missing = [share * n + min(max(debt, -1), 1) for share, debt in zip(SHARES, owed)]
+        owed = [debt + share * n for share, debt in zip(SHARES, owed)]
+        for size, _, group in sorted(groups[relation]):
+            part = missing.index(max(missing))
+            missing[part] += size
+            owed[part] += size
+            part_of.update(dict.fromkeys(group, part))
+    return Questions(*([q for i, q in enumerate(questions) if part_of[i] == part] for part in range(3)))
+
+
+def seen(question: Question, pairs: Iterable[tuple[str, str]]) -> bool:
+    """Whether A:B, or C with any of its answers, is among (word, answer) pairs, in either direction or letter case."""
+    return not question.used.isdisjoint(_unordered(*pair) for pair in pairs)
+
+
+def unseen(questions: Iterable[Question], vectors: Iterable[FunctionVector]) -> tuple[list[Question], list[Question]]:
+    """Part questions into those to keep and those that a vector may have learnt from, to be left out.
+
+    Tuned vectors record the first words of their train and validation pairs, not the answers, and the names of their
+    relations; so do the parents of combined ones. The careful rule is therefore: a question is left out if A or C is
+    among the words of a vector of the question's relation, or, where the question or the vector has no known relation,
+    of any. Of vectors of bundled relations the answers are known: a question of any relation is left out if A:B or C:D
+    is a pair they were tuned on, in either direction. Letter case is ignored. Untuned vectors leave out nothing.
+
+    Example:
+        >>> kept, left_out = unseen(questions, vectors.values())
+    """
+    words, pairs, bundled = defaultdict(set), set(), set(relation_names())
+    for relation, tuned in _tuned(fv.record for fv in vectors):
+        words[relation].update(word.casefold() for word in tuned)
+        if relation in bundled:
+            answers = load_relation(relation).answers
+            pairs.update(_unordered(word, answer) for word in tuned for answer in answers.get(word, ()))
+    everything = set().union(*words.values())
+
+    def known(question: Question) -> bool:
+        listed = everything if question.relation is None else words[question.relation] | words[None]
+        firsts = {question.source[0].casefold(), question.completion[0].casefold()}
+        return not (firsts.isdisjoint(listed) and question.used.isdisjoint(pairs))
+
+    parted = [(known(question), question) for question in questions]
+    return [q for out, q in parted if not out], [q for out, q in parted if out]
+
+
+def _tuned(records: Iterable[Mapping]) -> Iterator[tuple[str | None, list[str]]]:
+    """The relation and the first words of what each vector, and each it was combined from, was tuned on."""
+    for record in records:
+        training = record["training"] or {}
+        yield record["relation"], [*training.get("train_words", ()), *training.get("validation_words", ())]
+        yield from _tuned(parent for _, parent in record["parents"])
+
+
+def _sharing(questions: Sequence[Question]) -> list[list[int]]:
+    """The places of the questions, in groups that shared pairs hold together."""
+    group = {pair: {pair} for question in questions for pair in question.used}
+    for question in questions:
+        joined = set().union(*(group[pair] for pair in question.used))
+        group.update(dict.fromkeys(joined, joined))
+    places = defaultdict(list)
+    for i, question in enumerate(questions):
+        places[id(group[next(iter(question.used))])].append(i)
+    return list(places.values())
+
+
+@cache
+def _symmetric(relation: str) -> bool:
+    """Whether the bundled list of a relation holds a pair in both directions; False where there is none."""
+    answers = load_relation(relation).answers if relation in relation_names() else {}
+    return any(word in answers.get(answer, ()) for word in answers for answer in answers[word])
+
+
+def _unordered(a: str, b: str) -> frozenset[str]:
+    return frozenset((a.casefold(), b.casefold()))
+
+
+def digest(*parts: object) -> str:
+    """SHA-256 of plain data, to order things by: the same on every machine."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _two_words(pair: object, what: str) -> tuple[str, str]:
+    if not isinstance(pair, list | tuple) or len(pair) != 2:
+        raise InputError(f"{what} is {pair!r}; give two words.")
+    for word in pair:
+        _check_word(word, f"{what} has the word")
+    return tuple(pair)
+
+
+def _check_word(word: object, what: str) -> None:
+    # A lone surrogate, which JSON can spell, is a str that no tokenizer takes.
+    if not isinstance(word, str) or not word or word != word.strip() or word != word.encode(errors="ignore").decode():
+        raise InputError(f"{what} {word!r}; give text that is not empty, without whitespace at its ends.")
