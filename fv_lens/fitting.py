@@ -102,7 +102,7 @@ def fit_compositions(
         shots: _shared(lens, library, train, validation, shots, fold_of, n_folds, steps, progress)
         for shots in sorted({0, n_shots})
     }
-    shared, starts = tuned[n_shots], tuned[0]
+    shared, starts = list(tuned[n_shots]), list(tuned[0])  # a tensor each, by whose identity pair parts are known
 
     def placed(how: Composition, fold: int) -> Composition:
         start = starts[fold] if how.pair_steps else None

@@ -29,9 +29,9 @@ _EXPECTED = "give JSON lines, or a CSV whose header has a, b, c, d or SCAN's col
 def load_questions(source: str | os.PathLike | None = None) -> list[Question]:
     """Read analogy questions: the bundled set, or a file of JSON lines or a CSV by its path.
 
-    - JSON lines as the bundled set has them: {"source": ["hot", "cold"], "target": "big", "answers": ["small"],
-      "foils": [{"word": "huge", "kind": "associate"}], "relation": "antonym", "family": "opposite", "distance": "near"};
-      the last four may be left out. `distance` becomes the label.
+    - JSON lines as the bundled set has them: {"relation": "antonym", "family": "opposite", "source": ["hot", "cold"],
+      "target": "big", "answers": ["small"], "foils": [{"word": "huge", "kind": "associate"}], "distance": "near"};
+      source, target and answers are needed. `distance` becomes the label.
     - JSON lines of published sets: {"stem": ["hot", "cold"], "choice": [["big", "huge"], ["big", "small"]], "answer":
       1, "prefix": "grade4"}. `prefix`, or the last part of a path, becomes the label where it is a school grade, a
       level or a test's number, else the relation, spelt as `load_bats` spells names (its family is known for BATS and
@@ -76,6 +76,8 @@ def _parse(text: str) -> list[Question]:
     columns = [name.strip().lower() for name in header[1]]
     if repeated := sorted({name for name in columns if columns.count(name) > 1 and name}):
         raise InputError(f"line {header[0]}, the header, has {repeated[0]!r} twice; give each column a name of its own")
+    if not rows:
+        raise InputError(f"this file has a header and no line below it; {_EXPECTED}")
     rows = [(number, _at_line(number, _cells, columns, cells)) for number, cells in rows]
     if set(_SCAN) <= set(columns):
         return _from_scan(rows)
@@ -106,24 +108,24 @@ def _from_json(line: str) -> Question:
 
 
 def _from_published(item: dict) -> Question:
-    choices, right, prefix = item["choice"], item["answer"], item.get("prefix", "")
-    if not isinstance(choices, list) or not choices:
-        raise InputError(f'"choice" is {choices!r}; give a list of pairs of words')
+    _check_types(item, stem=list, choice=list, prefix=str)
+    choices, right = item["choice"], item["answer"]
+    if not choices:
+        raise InputError('"choice" is empty; give a list of pairs of words')
     if len(choices) > 1 and (type(right) is not int or not 0 <= right < len(choices)):
         raise InputError(f'"answer" is {right!r}; with {len(choices)} choices give 0 to {len(choices) - 1}')
-    if not isinstance(prefix, str):
-        raise InputError(f'"prefix" is {prefix!r}; give text')
-    name, relation = PureWindowsPath(prefix).stem.strip(), None  # of a path with slashes of either kind
+    name, relation = PureWindowsPath(item.get("prefix", "")).stem.strip(), None  # of a path with slashes of either kind
     if not _LEVEL.fullmatch(name):
         name, relation = "", re.sub(r"[\W_]+", "-", name.lower()).strip("-") or None
     return Question(item["stem"], choices, right, relation=relation, family=_family(relation), label=name)
 
 
 def _from_bundled(item: dict) -> Question:
+    _check_types(item, source=list, target=str, answers=list, foils=list, relation=str, family=str, distance=str)
     source, target, answers, foils = item["source"], item["target"], item["answers"], item.get("foils", [])
-    if not isinstance(answers, list) or not answers:
-        raise InputError(f'"answers" is {answers!r}; give a list of words, the usual one first')
-    if not isinstance(foils, list) or not all(isinstance(foil, dict) and "word" in foil for foil in foils):
+    if not answers:
+        raise InputError('"answers" is empty; give a list of words, the usual one first')
+    if not all(isinstance(foil, dict) and "word" in foil for foil in foils):
         raise InputError(f'"foils" is {foils!r}; give a list of {{"word": ..., "kind": ...}}')
     pairs, kinds = _choices(target, answers, [foil["word"] for foil in foils]), ()
     if pairs:
@@ -131,6 +133,12 @@ def _from_bundled(item: dict) -> Question:
     relation, label = item.get("relation"), item.get("distance", "")
     family = item.get("family") or _family(relation)
     return Question(source, pairs, 0 if pairs else None, target, answers, relation, family, kinds, label)
+
+
+def _check_types(item: dict, **types: type):
+    for key, kind in types.items():
+        if key in item and not isinstance(item[key], kind):
+            raise InputError(f'"{key}" is {item[key]!r}; give a {"list" if kind is list else "string"}')
 
 
 def _csv_rows(text: str) -> list[tuple[int, list[str]]]:
@@ -153,6 +161,8 @@ def _from_cells(cells: dict[str, str]) -> Question:
     if empty := [name for name in "abcd" if not cells[name]]:
         raise InputError(f"column {empty[0]} is empty; give A, B, C and D")
     answers = list(dict.fromkeys(answer.strip() for answer in cells["d"].split("/") if answer.strip()))
+    if not answers:
+        raise InputError(f"column d holds no answer but {cells['d']!r}; give one, or several parted by '/'")
     foils = [cell for name, cell in cells.items() if name.startswith("foil") and cell]
     pairs, relation = _choices(cells["c"], answers, foils), cells.get("relation") or None
     return Question(
@@ -185,9 +195,9 @@ def _bats_families() -> dict[str, str]:
     return {code.lower(): relation["family"] for code, relation in described.items()}
 
 
-def _family(relation: object) -> str | None:
+def _family(relation: str | None) -> str | None:
     """The family of a relation of BATS or of the bundled ones, by its name; None where it is not known."""
-    if not isinstance(relation, str):
+    if relation is None:
         return None
     code = re.fullmatch(r"([idel]\d\d)-.+", relation)
     if code and code[1] in _bats_families():

@@ -12,7 +12,7 @@ from functools import cache, cached_property
 from typing import NamedTuple
 
 from .errors import InputError, whole_number
-from .relations import load_relation, relation_names
+from .relations import Relation, load_relation, relation_names
 from .vectors import FunctionVector
 
 SHARES = (0.4, 0.2, 0.4)  # of train, validation and test, as in `Relation.split`
@@ -22,6 +22,8 @@ SHARES = (0.4, 0.2, 0.4)  # of train, validation and test, as in `Relation.split
 class Question:
     """An analogy question A:B :: C:D, to be completed, and with choices also to be chosen.
 
+    Sequences are kept as tuples.
+
     Args:
         source: A and B.
         pairs: the choices as pairs C:D; none where the question is only completed.
@@ -29,7 +31,7 @@ class Question:
         target: C; None where each choice has its own. Set where all choices share it.
         answers: every right D for C, the usual one first; the second word of the right choice if not given.
         relation, family: what A:B and C:D have in common, and the relation's kin; None where not known.
-        kinds: of each choice: "right", or what is wrong with it ("associate", "other", "reversed", ...); none if unknown.
+        kinds: of each choice: "right", or what is wrong with it ("associate", "other", "reversed", ...); may be none.
         label: what else the question is known as ("near", "far", a school grade, a domain).
 
     Raises:
@@ -42,14 +44,14 @@ class Question:
         (('big', ('small',)), ('huge', 'small'), 0.5)
     """
 
-    source: tuple[str, str]
-    pairs: tuple[tuple[str, str], ...] = ()
+    source: Sequence
+    pairs: Sequence = ()
     right: int | None = None
     target: str | None = None
-    answers: tuple[str, ...] = ()
+    answers: Sequence = ()
     relation: str | None = None
     family: str | None = None
-    kinds: tuple[str, ...] = ()
+    kinds: Sequence = ()
     label: str = ""
 
     def __post_init__(self):
@@ -87,8 +89,8 @@ class Question:
                     )
         if self.kinds and len(self.kinds) != len(pairs):
             raise InputError(f"{this} has {len(self.kinds)} kinds and {len(pairs)} choices; give a kind of each.")
-        if not all(isinstance(text, str) for text in (self.label, *self.kinds)):
-            raise InputError(f"{this} has label {self.label!r} and kinds {self.kinds!r}; give text.")
+        if not all(isinstance(kind, str) for kind in self.kinds):
+            raise InputError(f"{this} has kinds {self.kinds!r}; give text.")
         for name in ("relation", "family"):
             if getattr(self, name) is not None:
                 _check_word(getattr(self, name), f"{this} has the {name}")
@@ -194,23 +196,32 @@ def seen(question: Question, pairs: Iterable[tuple[str, str]]) -> bool:
     return not question.used.isdisjoint(_unordered(*pair) for pair in pairs)
 
 
-def unseen(questions: Iterable[Question], vectors: Iterable[FunctionVector]) -> tuple[list[Question], list[Question]]:
+def unseen(
+    questions: Iterable[Question], vectors: Iterable[FunctionVector], relations: Iterable[Relation] = ()
+) -> tuple[list[Question], list[Question]]:
     """Part questions into those to keep and those that a vector may have learnt from, to be left out.
 
     Tuned vectors record the first words of their train and validation pairs, not the answers, and the names of their
     relations; so do the parents of combined ones. The careful rule is therefore: a question is left out if A or C is
     among the words of a vector of the question's relation, or, where the question or the vector has no known relation,
-    of any. Of vectors of bundled relations the answers are known: a question of any relation is left out if A:B or C:D
-    is a pair they were tuned on, in either direction. Letter case is ignored. Untuned vectors leave out nothing.
+    of any. Where the answers are known too, a question of any relation is left out if A:B or C:D is a pair that a
+    vector was tuned on, in either direction: without that a pair under another relation's name would pass. Letter case
+    is ignored. Untuned vectors leave out nothing.
+
+    Args:
+        questions: kept and left out in their order.
+        vectors: such as the values of a library.
+        relations: what the vectors were tuned on, where it is not bundled, so that the answers are known.
 
     Example:
-        >>> kept, left_out = unseen(questions, vectors.values())
+        >>> kept, left_out = unseen(load_questions(), vectors.values())
     """
-    words, pairs, bundled = defaultdict(set), set(), set(relation_names())
-    for relation, tuned in _tuned(fv.record for fv in vectors):
-        words[relation].update(word.casefold() for word in tuned)
-        if relation in bundled:
-            answers = load_relation(relation).answers
+    words, pairs, own = defaultdict(set), set(), {relation.name: relation for relation in relations}
+    bundled = {name: load_relation(name) for name in relation_names()}
+    for name, tuned in _tuned(fv.record for fv in vectors):
+        words[name].update(word.casefold() for word in tuned)
+        for relation in (own.get(name), bundled.get(name)):
+            answers = relation.answers if relation else {}
             pairs.update(_unordered(word, answer) for word in tuned for answer in answers.get(word, ()))
     everything = set().union(*words.values())
 

@@ -3,14 +3,19 @@
 Text that comes from data is escaped, because plotly reads its text as HTML.
 """
 
+from .analogies import analogies
 from .comparison import comparison, learning_curve
 from .completion import evaluation
+from .composition import composition
 from .decoding import decoding
 from .heads import head_effects
 from .layers import layer_sweep
+from .relation_map import relation_map
 from .relations import relations
+from .similarity import similarity
 from .training import training
 
 __all__ = [
-    "comparison", "decoding", "evaluation", "head_effects", "layer_sweep", "learning_curve", "relations", "training",
+    "analogies", "comparison", "composition", "decoding", "evaluation", "head_effects", "layer_sweep", "learning_curve",
+    "relation_map", "relations", "similarity", "training",
 ]  # fmt: skip
