@@ -9,13 +9,13 @@ import pandas as pd
 import torch
 
 from . import plots, results, storage
-from .analogy_scores import PROMPT_ONLY, SUMMED, TRUE, AnalogyScores, Row, evaluate_analogies
+from .analogy_scores import LIBRARIES, PROMPT_ONLY, SUMMED, TRUE, AnalogyScores, Row, evaluate_analogies
 from .errors import InputError
 from .fitting import fit_compositions
 from .lens import lens_of
 from .questions import Question
 from .recipes import METHODS, Folded
-from .relations import relation_names
+from .relations import load_relation, relation_names
 from .stages import Stages
 from .tuning import finetune_all
 from .vectors import FunctionVector
@@ -85,7 +85,7 @@ def solve_all(
     plan = {
         "model": lens.name, "weights, SHA-256": lens.weights_hash, "dtype": str(lens.dtype), "seed": seed,
         "questions, SHA-256": _hash([[repr(question) for question in part] for part in parts]),
-        "vectors, SHA-256": _hash({name: fv.vector.tolist() for name, fv in (vectors | (summed or {})).items()}),
+        "vectors, SHA-256": _hash([[(n, some[n].vector.tolist()) for n in sorted(some)] for some in (vectors, summed or {})]),
         "threads": torch.get_num_threads(), "versions": storage.versions(),
     }  # fmt: skip
     stages = Stages(out / "stages", plan)
@@ -98,10 +98,10 @@ def solve_all(
     lines, chosen = [], {}
     if choose_on:
         tell(f"{len(choose_on)} validation questions, by every method")
-        tried = evaluate_analogies(model, vectors, choose_on, **how)
+        tried = evaluate_analogies(model, vectors, choose_on, libraries=_libraries(vectors, choose_on), **how)
         best = max(_ways(tried), key=lambda way: tried.score(*way).value)
     tell(f"{len(test)} test analogies, by every method")
-    found = evaluate_analogies(model, vectors, test, choices=choices, **how)
+    found = evaluate_analogies(model, vectors, test, choices=choices, libraries=_libraries(vectors, test), **how)
     if choose_on:
         (row, measure), (plain, _) = best, max(_ways(tried, PROMPT_ONLY), key=lambda way: tried.score(*way).value)
         chosen = {"row": str(row), "measure": measure, "validation": tried.score(*best).value}
@@ -126,6 +126,14 @@ def solve_all(
         partial.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     _figures(out / "figures", found)
     return found, lines
+
+
+def _libraries(vectors: Mapping[str, FunctionVector], questions: Sequence[Question]) -> list[str]:
+    """The full library, and those with something left out where a question has kin in it."""
+    family = {name: load_relation(name).family or name for name in relation_names()}
+    kin = {family.get(fv.relation or name, fv.relation or name) for name, fv in vectors.items()}
+    known = any({q.relation, q.family, family.get(q.relation)} & (kin | set(vectors)) - {None} for q in questions)
+    return list(LIBRARIES) if known else ["full"]
 
 
 def _ways(found: AnalogyScores, method: str | None = None) -> list[tuple[Row, str]]:
