@@ -85,7 +85,7 @@ def solve_all(
     plan = {
         "model": lens.name, "weights, SHA-256": lens.weights_hash, "dtype": str(lens.dtype), "seed": seed,
         "questions, SHA-256": _hash([[repr(question) for question in part] for part in parts]),
-        "vectors, SHA-256": _hash([[(n, some[n].vector.tolist()) for n in sorted(some)] for some in (vectors, summed or {})]),
+        "vectors, SHA-256": [_hash({k: v.vector.tolist() for k, v in x.items()}) for x in (vectors, summed or {})],
         "threads": torch.get_num_threads(), "versions": storage.versions(),
     }  # fmt: skip
     stages = Stages(out / "stages", plan)
