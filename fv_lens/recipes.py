@@ -65,7 +65,7 @@ class Composition:
         """The settings that are tensors, and the others."""
         parts = {part.name: getattr(self, part.name) for part in fields(self)}
         tensors = {name: parts.pop(name) for name in TENSORS}
-        return {name: value.float() for name, value in tensors.items() if value is not None}, parts
+        return {name: value.float().clone() for name, value in tensors.items() if value is not None}, parts
 
     def save(self, path) -> None:
         """Write the settings to a safetensors file."""
