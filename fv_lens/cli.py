@@ -1,4 +1,4 @@
-"""The command line: `fv-lens run`, `reproduce`, `table`, `analogies`, `relations`, `generate` and `decode`.
+"""The command line: `fv-lens run`, `reproduce`, `table`, `analogies`, `humans`, `relations`, `generate` and `decode`.
 
 What is slow to import (torch, TransformerLens) is imported inside the commands, so that help comes at once.
 """
@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .cli_analogies import analogies
+from .cli_humans import humans
 from .console import check_writable, console, notes, plain_errors, quiet
 from .errors import InputError
 from .relations import load_relation, relation_names
@@ -247,6 +248,7 @@ def _model_of(fv: object, file: Path, name: str | None) -> object:
 
 
 app.command()(analogies)
+app.command()(humans)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def generate(
 
     Example:
         >>> generate(load_bats("BATS_3.0"), n_each=10, n_choices=4)[0].choices
-        ('deer', 'stag', 'buzz', 'fawn')
+        ('colleges', 'facts', 'weeks', 'university')
     """
     n_each, seed = whole_number("n_each", n_each, least=1), whole_number("seed", seed, least=0)
     n_wrong = 0 if n_choices is None else whole_number("n_choices", n_choices, least=2) - 1

@@ -1,0 +1,69 @@
+"""The command `fv-lens humans`."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from .cli_analogies import LIBRARY
+from .console import check_writable, console, notes, plain_errors, quiet
+
+
+def humans(
+    folder: Annotated[
+        Path, typer.Argument(help="A folder that has SemEval-2012 Task 2 and relsim_mean_ratings.csv somewhere in it.")
+    ],
+    vectors: Annotated[
+        Path,
+        typer.Option(help="A folder of tuned vectors: their layer, and the heads of those in its folder `summed`."),
+    ] = LIBRARY,
+    model: Annotated[str, typer.Option(help="smollm2-135m, a Hugging Face name, or a model folder.")] = "smollm2-135m",
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("fv_lens_humans"),
+    seed: Annotated[int, typer.Option(min=0, help="Of the halves of each relation's pairs.")] = 0,
+) -> None:
+    """Compare vectors of SemEval's relations with what people say about them."""
+    saved: list[Path] = []
+    with plain_errors(saved, goes_on=True), quiet():
+        from .human import load_ratings
+        from .semeval import load_semeval
+
+        relations, ratings = load_semeval(folder), load_ratings(folder)
+        check_writable(out)
+        command = ["fv-lens", "humans", folder, "--vectors", vectors, "--model", model, "--out", out, "--seed", seed]
+        notes.print(Text("Loading the libraries and the model", style="bold"))
+        from .human_outputs import place, study
+        from .models import load_model
+
+        def tell(line: str) -> None:
+            saved[:] = [out / "stages"] if (out / "stages").is_dir() else []
+            notes.print(Text(line, style="bold"))
+
+        loaded = load_model(model)
+        layer, heads = place(loaded, vectors)
+        frame = study(loaded, relations, ratings, layer, heads, out, shlex.join(map(str, command)), tell, seed)
+        console.print(_overview(frame))
+        console.print(Text("\n".join(str(out / name) for name in ("results.csv", "summary.json", "figures"))))
+
+
+def _overview(frame) -> Table:
+    """One line a measure, one column a kind of vectors."""
+    kinds = list(dict.fromkeys(frame.vectors))
+    title = "Spearman's rho with people, 95 % intervals over relations; p by Mantel's test"
+    table = Table("", title=Text(title), title_justify="left", box=None, pad_edge=False)
+    for kind in kinds:
+        table.add_column(kind, no_wrap=True)
+    for measure in dict.fromkeys(frame.measure):
+        some = frame[frame.measure == measure].set_index("vectors")
+        cells = []
+        for kind in kinds:
+            if kind not in some.index:
+                cells.append("")
+                continue
+            x = some.loc[kind]
+            p = f"  p {x.p:.4f}" if x.p == x.p else ""
+            cells.append(f"{x.value:.2f} [{x.low:.2f}, {x.high:.2f}]{p}")
+        table.add_row(Text(measure), *cells)
+    return table

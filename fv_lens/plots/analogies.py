@@ -1,0 +1,154 @@
+"""Ways to answer analogies, beside each other, with libraries from which more and more is left out."""
+
+import html
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from ..errors import InputError, finite_number
+from ..scores import Score
+from .style import ACCENT, CONTROL, INK, LIGHT, finish, tint
+from .table import MEASURES, bars, lanes, share_axis, shown
+
+COLUMNS = ("method", "library", "prompt", "measure", "value", "low", "high", "n")
+ANALOGY_MEASURES = {  # what is measured, and its unit
+    "accuracy": ("Analogies completed with the whole word", "share of analogies"),
+    "first_token_accuracy": ("First tokens of analogies right", "share of analogies"),
+    "log_prob": MEASURES["log_prob"],
+    "choice": ("Right choices", "share of analogies"),
+    "choice_minus_plain": ("Right choices by what the vector adds", "share of analogies"),
+    "choice_both_ways": ("Right choices, both directions summed", "share of analogies"),
+}
+LOOKS = {  # by prompt; the symbols tell them apart without any colour
+    "zero-shot": (ACCENT, "circle"), "one-shot": (CONTROL, "diamond"), "sentence": (LIGHT, "square"),
+    "": ("#5b4b8a", "triangle-up"),
+}  # fmt: skip
+OTHER = (INK, "cross")
+WITH, WITHOUT = "with the library", "without (paler)"
+
+
+def analogies(
+    frame: pd.DataFrame,
+    measure: str = "accuracy",
+    chance: float | None = None,
+    library: Sequence[str] | None = None,
+) -> go.Figure:
+    """A row of dots with their intervals for each method, coloured by prompt; a panel for each library.
+
+    Methods stand in the order of their best number in the first panel, best first. What uses no library is in every
+    panel, paler.
+
+    Args:
+        frame: the columns `COLUMNS`, as `AnalogyScores.to_frame` gives them; `library` is "" where none is used.
+        measure: one of the frame's, such as "accuracy" (of whole words), "choice" or "log_prob" (nats).
+        chance: where guessing would be, as `AnalogyScores.chance` says; a dashed line.
+        library: the libraries to show, in their order; all of the frame if None.
+
+    Raises:
+        InputError: a column, measure or library that the frame lacks; a chance that is no number.
+
+    Example:
+        >>> analogies(scores.to_frame(), "choice", chance=scores.chance, library=["full", "family left out"]).show()
+    """
+    chance = None if chance is None else finite_number("chance", chance)
+    scores = _scores(frame, measure)
+    known = list(dict.fromkeys(of for _, of, _ in scores if of))
+    panels = (known or [""]) if library is None else list(library)
+    if not panels:
+        raise InputError("library is empty; name at least one, or leave it out for all")
+    for name in panels:
+        if name not in known and library is not None:
+            raise InputError(f"there is no library {name!r}; there are {', '.join(map(repr, known)) or 'none'}")
+    scores = {row: score for row, score in scores.items() if row[1] in ("", *panels)}
+
+    uses = {method: False for method, _, _ in scores} | {method: True for method, of, _ in scores if of}
+    best = dict.fromkeys(uses, -np.inf)  # in the first panel
+    for (method, of, _), score in scores.items():
+        if of in ("", panels[0]):
+            best[method] = max(best[method], score.value)
+    ordered = sorted(uses, key=lambda method: -best[method])
+    groups = {WITH: [m for m in ordered if uses[m]], WITHOUT: [m for m in ordered if not uses[m]]}
+    groups = {group: methods for group, methods in groups.items() if methods}
+    places, ticks, labels = lanes(groups if known else {"": ordered})
+    for method, place in places.items():
+        labels[place] = _wrapped(method, 15)
+
+    what, unit = ANALOGY_MEASURES.get(measure, (measure, measure))
+    prompts = sorted({row[2] for row in scores}, key=lambda p: (list(LOOKS).index(p) if p in LOOKS else len(LOOKS), p))
+    heights = {}  # the prompts of a method are spread about its place
+    for method, place in places.items():
+        mine = [prompt for prompt in prompts if any(row[::2] == (method, prompt) for row in scores)]
+        heights |= {(method, prompt): place + 0.22 * (i - (len(mine) - 1) / 2) for i, prompt in enumerate(mine)}
+    titles = [_wrapped(name, 10) for name in panels]
+    figure = make_subplots(1, len(panels), shared_yaxes=True, horizontal_spacing=0.03, subplot_titles=titles)
+    for prompt in prompts:  # in full colour, whichever panel has it
+        colour, symbol = LOOKS.get(prompt, OTHER)
+        figure.add_scatter(
+            x=[None], y=[None], mode="markers", marker=dict(size=8, color=colour, symbol=symbol), legendgroup=prompt,
+            name=html.escape(prompt or "no prompt"),
+        )  # fmt: skip
+    for column, of in enumerate(panels, 1):
+        for prompt in prompts:
+            _dots(figure, scores, of, prompt, heights, unit, dict(row=1, col=column))
+        if chance is not None:
+            figure.add_scatter(
+                x=[chance] * 2, y=[-0.6, len(ticks) - 0.4], mode="lines", line=dict(color=INK, dash="dash", width=1.5),
+                name=f"chance {chance:.2f}", text=f"<b>chance</b>: {chance:.3f}", hoverinfo="text",
+                legendgroup="chance", showlegend=column == 1, row=1, col=column,
+            )  # fmt: skip
+    figure.update_annotations(font=dict(size=13, color=INK), yanchor="bottom")
+    figure.update_yaxes(tickvals=ticks, range=[len(ticks) - 0.4, -0.6])
+    figure.update_yaxes(ticktext=labels, tickfont_size=12, col=1)
+    drawn = [*scores.values(), *([] if chance is None else [Score(chance, np.nan, np.nan, 1)])]
+    ticks_fit = dict(nticks=4 if len(panels) > 1 else 7, tickangle=0, tickfont_size=11)
+    figure.update_xaxes(**share_axis(measure, drawn) | ticks_fit)
+    figure.update_xaxes(title=unit, col=(len(panels) + 1) // 2)
+    most = max(score.n for score in scores.values())
+    details = [f"{most:,} analogies, 95 % intervals{'; columns: the library' * bool(known)}"]
+    n_labels = len(prompts) + (chance is not None)
+    return finish(figure, what, details, 32 * len(ticks) + 60, 860, n_labels, above=36)
+
+
+def _scores(frame: pd.DataFrame, measure: str) -> dict[tuple[str, str, str], Score]:
+    """(method, library, prompt) -> score; an end that is infinite is no end, for an axis has none."""
+    if missing := [column for column in COLUMNS if column not in frame]:
+        raise InputError(f"the frame lacks the column {missing[0]!r}; give one with the columns {', '.join(COLUMNS)}")
+    lines = frame[(frame.measure == measure) & frame.value.notna()]
+    if not len(lines):
+        known = ", ".join(map(repr, frame.measure.unique())) or "none"
+        raise InputError(f"measure is {measure!r}, of which the frame has no number; it has {known}")
+    scores = {}
+    for line in lines.itertuples():
+        low, high = (float(end) if np.isfinite(end) else np.nan for end in (line.low, line.high))
+        row = tuple("" if pd.isna(part) else str(part) for part in (line.method, line.library, line.prompt))
+        scores[row] = Score(float(line.value), low, high, int(line.n))
+    return scores
+
+
+def _dots(figure: go.Figure, scores: dict, of: str, prompt: str, heights: dict, unit: str, at: dict) -> None:
+    """One prompt's dots in one panel: with its library, and paler without any."""
+    colour, symbol = LOOKS.get(prompt, OTHER)
+    for library in dict.fromkeys([of, ""]):
+        rows = {row: score for row, score in scores.items() if row[1:] == (library, prompt)}
+        line, paint = list(rows.values()), colour if library == of else tint(colour, 0.4)
+        figure.add_scatter(
+            x=[score.value for score in line], y=[heights[method, prompt] for method, *_ in rows], mode="markers",
+            marker=dict(size=8, color=paint, symbol=symbol), name=html.escape(prompt or "no prompt"),
+            error_x=dict(bars(line), thickness=2, width=0, color=paint), legendgroup=prompt, showlegend=False,
+            hoverinfo="text", text=[_hover(row, score, unit) for row, score in rows.items()], **at,
+        )  # fmt: skip
+
+
+def _hover(row: tuple[str, str, str], score: Score, unit: str) -> str:
+    method, library, prompt = row
+    where = ", ".join(part for part in (f"library: {library}" if library else "no library", prompt) if part)
+    head = f"<b>{html.escape(method)}</b>: {shown(score)}<br>{html.escape(where)}"
+    return f"{head}<br>{unit}, 95 %, {score.n:,} analogies"
+
+
+def _wrapped(name: str, width: int) -> str:
+    return "<br>".join(html.escape(line) for line in textwrap.wrap(name, width, max_lines=2, placeholder="…"))
