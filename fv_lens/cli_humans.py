@@ -18,7 +18,7 @@ def humans(
     ],
     vectors: Annotated[
         Path,
-        typer.Option(help="A folder of tuned vectors: their layer, and the heads of those in its folder `summed`."),
+        typer.Option(help="A folder of tuned vectors: gives the layer, and its folder `summed` the heads."),
     ] = LIBRARY,
     model: Annotated[str, typer.Option(help="smollm2-135m, a Hugging Face name, or a model folder.")] = "smollm2-135m",
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("fv_lens_humans"),
