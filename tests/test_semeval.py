@@ -11,8 +11,8 @@ DEFINITIONS = """1, a, CLASS-INCLUSION, Taxonomic, Y is a kind/type/instance of 
 REVERSALS = "# subcategory: original:pair --> reversed:pair\n#\nreversal in 1a: tree:oak --> oak:tree\n#\n"
 RATED = [
     ("tree", "elm", 50.0), ("oak", "tree", -60.0), ("tree", "ash", 40.0), ("dog", "poodle", 30.0),
-    ("cat", "tabby", 20.0), ("bird", "wren", 10.0), ("fish", "cod", 5.0), ("stone", "water", -20.0), ("metal", "iron", 4.0),
-    ("car", "jeep", 3.0),
+    ("cat", "tabby", 20.0), ("bird", "wren", 10.0), ("fish", "cod", 5.0), ("stone", "water", -20.0),
+    ("metal", "iron", 4.0), ("car", "jeep", 3.0),
 ]  # fmt: skip
 
 
