@@ -156,14 +156,22 @@ class _Asker:
         libraries: Sequence[str],
     ):
         self.lens, self.library, self.summed, self.ways, self.libraries = lens, library, summed, ways, libraries
-        self.template = library.template
+        self.template, self._composers = library.template, {}
+
+    def _composer(self, library: Library, pairs: tuple) -> Composer:
+        """One for all prompts of the same source pairs, so that what it knows of them is found out once."""
+        key = id(library), pairs
+        if key not in self._composers:
+            self._composers[key] = Composer(self.lens, library, pairs)
+        return self._composers[key]
 
     def whatifs(self, questions: Sequence[Question], n_shots: int) -> dict[Row, WhatIf]:
         """The vectors that every method adds to each question's prompt."""
         prompt = ("zero-shot", "one-shot")[n_shots]
-        composers = {True: Composer(self.lens, self.library, [question.source for question in questions])}
+        pairs = tuple(question.source for question in questions)
+        composers = {True: self._composer(self.library, pairs)}
         if self.summed is not None:
-            composers[False] = Composer(self.lens, self.summed, [question.source for question in questions])
+            composers[False] = self._composer(self.summed, pairs)
         families = {q.relation: q.family for q in questions if q.relation and q.family}
         made = {}
         for name, (title, how) in product(self.libraries, [*self.ways.items(), (SUMMED, METHODS["posterior"])]):
@@ -249,7 +257,7 @@ class _Asker:
     def _profiles(self, questions, marks) -> dict[Row, dict[str, np.ndarray]]:
         """Choice by the cosine between the weights of A:B and those of C:D."""
         pairs = [pair for question in questions for pair in question.pairs]
-        sources = Composer(self.lens, self.library, [question.source for question in questions])
+        sources = self._composer(self.library, tuple(question.source for question in questions))
         targets = Composer(self.lens, self.library, pairs)
         ends = np.cumsum([len(question.pairs) for question in questions])
         families, found = {q.relation: q.family for q in questions if q.relation and q.family}, {}

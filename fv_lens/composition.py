@@ -101,6 +101,7 @@ class Composer:
         self.place = torch.tensor([known.setdefault(tuple(pair), len(known)) for pair in pairs])
         self.sources = pairs_batch(lens, list(known), library.template)
         self._parts: dict[tuple, tuple] = {}
+        self._fitted: dict[bytes, Tensor] = {}
 
     @cached_property
     def log_probs(self) -> Float[Tensor, "pair row"]:
@@ -116,7 +117,10 @@ class Composer:
         if how.weighting != "gradient":
             return weights_of(self.log_probs, how, allowed)
         allowed = torch.ones(len(self.place), len(self.library), dtype=torch.bool) if allowed is None else allowed
-        return fitted_weights(self.lens, self.library, self.sources.select(self.place), allowed)
+        key = allowed.numpy().tobytes()
+        if key not in self._fitted:
+            self._fitted[key] = fitted_weights(self.lens, self.library, self.sources.select(self.place), allowed)
+        return self._fitted[key]
 
     def vectors(
         self, how: Composition | Sequence[Composition], allowed: Bool[Tensor, "pair vector"] | None = None

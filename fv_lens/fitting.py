@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .completion import completions
+from .completion import Completions, completions
 from .composition import Composer
 from .errors import InputError, whole_number
 from .lens import Lens, lens_of
@@ -47,7 +47,7 @@ def fit_composition(
     model: object, vectors: Mapping[str, FunctionVector], train: Sequence[Question], validation: Sequence[Question],
     **settings,
 ) -> Folded:  # fmt: skip
-    """The best of `fit_compositions` by validation log-probability; arguments and errors are its own.
+    """The best of `fit_compositions` on validation; arguments and errors are its own.
 
     Example:
         >>> parts = split(load_questions())
@@ -120,7 +120,7 @@ def fit_compositions(
         for settings in tqdm(made, desc="composites on validation", unit="setting", disable=not progress):
             each = [settings[0 if exclude is None else 1 + fold] for fold in mine.tolist()]
             found.append(library.edit(composer.vectors(each if exclude else settings[0], may)))
-        quality[exclude] = completions(lens, prompts, found).log_prob[:, 1:]
+        quality[exclude] = completions(lens, prompts, found).rows(slice(1, None))
     return _chosen(every, made, quality, mine.numpy(), fold_of, n_folds)
 
 
@@ -170,24 +170,39 @@ def _shared(
     return torch.stack([result.vector for result in results])
 
 
-def _chosen(every, made, quality, mine, fold_of, n_folds) -> dict[str, Folded]:
-    """The best settings of each name, for all and for each fold."""
-    means = {fold: quality["family"][mine != fold].mean(0) for fold in range(n_folds)}
-    means[-1] = quality[None].mean(0)
+def _chosen(every, made, quality: Mapping[str | None, Completions], mine, fold_of, n_folds) -> dict[str, Folded]:
+    """The best settings of each name, for all and for each fold: by whole answers, then by log-probability."""
+    # Equal shares stay equal, so that rounding does not choose between them; the log-probability does.
+    means = {fold: _means(quality["family"].prompts(mine != fold)) for fold in range(n_folds)}
+    means[-1] = _means(quality[None])
     names = dict.fromkeys(name for name, _ in every)
 
     def folded(some: Sequence[int]) -> Folded:
         best = {fold: max(some, key=lambda i: mean[i]) for fold, mean in means.items()}
         folds = tuple(made[best[fold]][1 + fold] for fold in range(n_folds))
-        tried = {"log_prob": float(means[-1][best[-1]]), "chosen": every[best[-1]][0]}
+        accuracy, log_prob = means[-1][best[-1]]
+        tried = {"accuracy": accuracy, "log_prob": log_prob, "chosen": _told(*every[best[-1]])}
         if n_folds:
-            left_out = [quality["family"][mine == fold, best[fold]] for fold in range(n_folds)]
-            tried["log_prob, family left out"] = float(np.concatenate(left_out).mean())
-            tried["chosen, family left out"] = [every[best[fold]][0] for fold in range(n_folds)]
+            own = [quality["family"].prompts(mine == fold).rows([best[fold]]) for fold in range(n_folds)]
+            accuracy, log_prob = _means(Completions.joined(own))[0]
+            tried["family left out"] = {"accuracy": accuracy, "log_prob": log_prob}
+            tried["family left out"]["chosen"] = [_told(*every[best[fold]]) for fold in range(n_folds)]
         return Folded(made[best[-1]][0], folds, fold_of, tried)
 
     found = {name: folded([i for i, (other, _) in enumerate(every) if other == name]) for name in names}
     return found | {BEST: folded(range(len(every)))}
+
+
+def _means(found: Completions) -> list[tuple[float, float]]:
+    """(share of whole answers right, mean log-probability) of each row."""
+    return list(zip(found.right.mean(0).round(9).tolist(), found.log_prob.mean(0).round(9).tolist()))
+
+
+def _told(name: str, how: Composition) -> str:
+    """Settings in words."""
+    parts = [f"T = {how.temperature:g}, scale {how.scale:g}"] if how.uses_library else []
+    parts += [f"{how.pair_steps} steps x {how.pair_scale:g}"] if how.pair_steps else []
+    return ", ".join([name, *parts])
 
 
 def _asked(question: Question, n_shots: int) -> FewShot:
