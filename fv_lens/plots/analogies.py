@@ -88,8 +88,8 @@ def analogies(
     for prompt in prompts:  # in full colour, whichever panel has it
         colour, symbol = LOOKS.get(prompt, OTHER)
         figure.add_scatter(
-            x=[None], y=[None], mode="markers", marker=dict(size=8, color=colour, symbol=symbol), legendgroup=html.escape(prompt),
-            name=html.escape(prompt or "no prompt"),
+            x=[None], y=[None], mode="markers", marker=dict(size=8, color=colour, symbol=symbol),
+            name=html.escape(prompt or "no prompt"), legendgroup=html.escape(prompt),
         )  # fmt: skip
     for column, of in enumerate(panels, 1):
         for prompt in prompts:
@@ -138,8 +138,8 @@ def _dots(figure: go.Figure, scores: dict, of: str, prompt: str, heights: dict, 
         figure.add_scatter(
             x=[score.value for score in line], y=[heights[method, prompt] for method, *_ in rows], mode="markers",
             marker=dict(size=8, color=paint, symbol=symbol), name=html.escape(prompt or "no prompt"),
-            error_x=dict(bars(line), thickness=2, width=0, color=paint), legendgroup=html.escape(prompt), showlegend=False,
-            hoverinfo="text", text=[_hover(row, score, unit) for row, score in rows.items()], **at,
+            error_x=dict(bars(line), thickness=2, width=0, color=paint), legendgroup=html.escape(prompt),
+            showlegend=False, hoverinfo="text", text=[_hover(row, score, unit) for row, score in rows.items()], **at,
         )  # fmt: skip
 
 
