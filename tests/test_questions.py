@@ -1,0 +1,342 @@
+from collections import Counter
+from itertools import permutations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fv_lens.errors import InputError
+from fv_lens.questions import Question, seen, split, unseen
+from fv_lens.relations import Relation, load_relation
+from fv_lens.vectors import FunctionVector
+
+HOT = ("hot", "cold")
+WORDS = Question(
+    HOT, (("big", "huge"), ("big", "small"), ("big", "bigger")), 1, "big", ("small", "little"),
+    "antonym", "opposite", ("associate", "right", "other"), "near",
+)  # fmt: skip
+PAIRS = Question(HOT, (("up", "down"), ("cup", "tea"), ("sky", "blue"), ("bee", "hive")), 0)
+
+
+def asked(a, b, c, *answers, relation=None):
+    return Question((a, b), target=c, answers=answers, relation=relation)
+
+
+def tuned(relation, train, validation=(), **record):
+    training = {"train_words": list(train), "validation_words": list(validation)}
+    return FunctionVector(torch.zeros(3), layer=0, relation=relation, training=training, **record)
+
+
+# What a question is
+
+
+def test_a_question_of_words():
+    assert WORDS.completion == ("big", ("small", "little"))
+    assert WORDS.choices == ("huge", "small", "bigger")
+    assert WORDS.choices[WORDS.right] == "small"
+    assert WORDS.chance == 1 / 3
+
+
+def test_a_question_of_pairs_is_completed_by_its_right_pair():
+    assert (PAIRS.target, PAIRS.completion, PAIRS.chance) == (None, ("up", ("down",)), 0.25)
+    assert PAIRS.choices == PAIRS.pairs
+
+
+def test_a_question_without_choices():
+    question = asked(*HOT, "big", "small")
+    assert (question.completion, question.choices, question.chance) == (("big", ("small",)), (), None)
+    assert question.right is None
+    assert question.shuffled(3) == question
+
+
+def test_lists_become_tuples_and_a_shared_target_is_found():
+    question = Question(["hot", "cold"], [["big", "huge"], ["big", "small"]], 1)
+    assert question == Question(HOT, (("big", "huge"), ("big", "small")), 1, "big", ("small",))
+    assert len({question, question}) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(source="hot"), "The source of a question is 'hot'; give two words"),
+        (dict(source=("hot",)), r"is \('hot',\); give two words"),
+        (dict(source=("hot", "cold", "warm")), "give two words"),
+        (dict(source=("hot", "")), "The source of a question has the word ''; give text"),
+        (dict(source=("hot", None)), "has the word None; give text"),
+        (dict(source=("hot", "cold ")), "'cold '; give text that is not empty, without whitespace at its ends"),
+        (dict(source=("hot", "\ud800")), "has the word"),
+        (
+            dict(pairs=(("big", "small"),), right=0),
+            r"question hot:cold has one choice, \('big', 'small'\); give at least",
+        ),
+        (
+            dict(pairs=(("big", "small"), ("cup",)), right=0),
+            r"A choice of the question hot:cold is \('cup',\); give two",
+        ),
+        (dict(pairs=(("big", "small"), ("cup", " ")), right=0), "A choice of the question hot:cold has the word ' '"),
+        (dict(pairs=(("a", "b"), ("c", "d")), right=2), "right = 2; with 2 choices give 0 to 1"),
+        (dict(pairs=(("a", "b"), ("c", "d")), right=-1), "right is -1; give a whole number"),
+        (dict(pairs=(("a", "b"), ("c", "d")), right=True), "right is True; give a whole number"),
+        (dict(pairs=(("a", "b"), ("c", "d"))), "2 choices and right = None; give both or neither"),
+        (dict(right=0, target="big", answers=("small",)), "0 choices and right = 0; give both or neither"),
+        (dict(target="big"), "has target 'big' and no answer or choices; give C and its answers"),
+        (dict(answers=("small",)), "has target None and no answer or choices"),
+        (dict(target="big", answers=("small", "")), "question hot:cold has the word ''"),
+        (dict(target="", answers=("small",)), "question hot:cold has the word ''"),
+        (dict(target="big", answers="small"), "no list; give a list of each"),
+        (dict(pairs=(("a", "b"), ("c", "d")), right=0, target="a"), r"target 'a' and choices for \['a', 'c'\]"),
+        (dict(pairs=(("a", "b"), ("a", "d")), right=0, answers=("x",)), "right choice a:b and the answers"),
+        (dict(pairs=(("a", "b"), ("c", "d"), ("a", "b")), right=0), "has a:b, a right answer, among its wrong choices"),
+        (
+            dict(pairs=(("a", "b"), ("a", "d")), right=0, answers=("b", "d")),
+            "has a:d, a right answer, among its wrong choices; remove it",
+        ),
+        (dict(pairs=(("a", "b"), ("c", "d")), right=0, kinds=("right",)), "1 kinds and 2 choices; give a kind of each"),
+        (dict(pairs=(("a", "b"), ("c", "d")), right=0, kinds=("right", 1)), "has kinds \('right', 1\); give text"),
+        (dict(target="big", answers=("small",), relation=""), "has the relation ''"),
+        (dict(target="big", answers=("small",), family=" x"), "has the family ' x'"),
+    ],
+)
+def test_bad_questions_say_what_is_wrong(arguments, message):
+    with pytest.raises(InputError, match=message) as caught:
+        Question(**{"source": HOT} | arguments)
+    assert "\n" not in str(caught.value)
+
+
+# Choices in another order, turned round, as pairs
+
+
+@pytest.mark.parametrize("question", [WORDS, PAIRS], ids=["words", "pairs"])
+def test_shuffling_moves_right_and_kinds_with_their_choices(question):
+    orders = set()
+    for seed in range(30):
+        shuffled = question.shuffled(seed)
+        assert shuffled == question.shuffled(seed)
+        assert shuffled.pairs[shuffled.right] == question.pairs[question.right]
+        assert sorted(zip(shuffled.pairs, shuffled.kinds)) == sorted(zip(question.pairs, question.kinds))
+        assert sorted(shuffled.pairs) == sorted(question.pairs)
+        assert (shuffled.completion, shuffled.label) == (question.completion, question.label)
+        orders.add(shuffled.pairs)
+    assert len(orders) > 4
+
+
+def test_shuffling_does_not_depend_on_the_order_that_was_given():
+    # Where the right answer stood in the file must not be readable from where it stands afterwards.
+    given_orders = [
+        Question(HOT, order, order.index(("up", "down"))).shuffled(5) for order in permutations(PAIRS.pairs)
+    ]
+    assert len(set(given_orders)) == 1
+
+
+def test_shuffling_spreads_right_answers_over_all_places():
+    # Choices whose right one always comes first, as in the bundled set.
+    questions = [Question((f"a{i}", "b"), tuple((f"c{i}", f"d{j}") for j in range(4)), 0) for i in range(400)]
+    n = Counter(question.shuffled(0).right for question in questions)
+    assert set(n) == {0, 1, 2, 3} and all(70 <= count <= 130 for count in n.values())
+    assert Counter(question.shuffled(1).right for question in questions) != n
+
+
+def test_questions_with_the_same_choices_have_orders_of_their_own():
+    questions = [Question((f"a{i}", "b"), PAIRS.pairs, 0) for i in range(10)]
+    assert len({question.shuffled(0).pairs for question in questions}) > 2
+
+
+def test_choices_listed_twice_can_be_shuffled():
+    question = Question(HOT, (("cup", "tea"), ("up", "down"), ("cup", "tea")), 1)
+    assert Counter(question.shuffled(0).pairs) == Counter(question.pairs)
+
+
+def test_reversed_asks_back():
+    back = PAIRS.reversed()
+    assert back.source == ("cold", "hot")
+    assert back.pairs == (("down", "up"), ("tea", "cup"), ("blue", "sky"), ("hive", "bee"))
+    assert (back.right, back.completion) == (0, ("down", ("up",)))
+    assert back.reversed() == PAIRS
+
+
+def test_reversed_words_become_pairs_with_the_usual_answer_as_target():
+    back = WORDS.reversed()
+    assert back.pairs == (("huge", "big"), ("small", "big"), ("bigger", "big"))
+    assert (back.target, back.completion, back.kinds) == (None, ("small", ("big",)), WORDS.kinds)
+    assert asked(*HOT, "big", "small", "little").reversed() == asked("cold", "hot", "small", "big")
+
+
+def test_as_pairs_adds_the_reversed_pair():
+    question = Question(
+        ("finger", "hand"), (("toe", "foot"), ("toe", "shoe")), 0, answers=("foot", "feet"), relation="part-whole",
+        kinds=("right", "associate"),
+    ).as_pairs()  # fmt: skip
+    assert question.choices == (("toe", "foot"), ("toe", "shoe"), ("foot", "toe"))
+    assert (question.right, question.kinds) == (0, ("right", "associate", "reversed"))
+    assert (question.completion, question.chance) == (("toe", ("foot", "feet")), 1 / 3)
+    assert question.as_pairs() == question
+    assert PAIRS.as_pairs().kinds == ("right", "", "", "", "reversed")
+
+
+def test_as_pairs_leaves_out_a_reversed_pair_that_is_right_too():
+    # small:big is as good an antonym as big:small.
+    assert WORDS.as_pairs() == WORDS
+    assert Question(HOT, WORDS.pairs, 1, relation="hypernym").as_pairs().pairs[-1] == ("small", "big")
+
+
+def test_as_pairs_needs_choices():
+    with pytest.raises(InputError, match="The question hot:cold has no choices; make pairs of one that has"):
+        asked(*HOT, "big", "small").as_pairs()
+
+
+# Parts
+
+
+def loose(n, relation=None):
+    """Questions that share no pair."""
+    name = relation or "none"
+    return [asked(f"{name}a{i}", f"{name}b{i}", f"{name}c{i}", f"{name}d{i}", relation=relation) for i in range(n)]
+
+
+@pytest.mark.parametrize("relation", [None, "antonym"])
+@pytest.mark.parametrize(("n", "sizes"), [(5, (2, 1, 2)), (10, (4, 2, 4)), (400, (160, 80, 160))])
+def test_split_sizes(relation, n, sizes):
+    assert tuple(map(len, split(loose(n, relation)))) == sizes
+
+
+def test_split_is_within_relations():
+    # The second relation is as even as the first, and parts of one question each add up to 2 : 1 : 2.
+    many = [question for i in range(8) for question in loose(12, f"r{i}")]
+    parts = split(many)
+    for i in range(8):
+        n = [sum(question.relation == f"r{i}" for question in part) for part in parts]
+        assert all(abs(found - wanted) <= 2 for found, wanted in zip(n, (4.8, 2.4, 4.8)))
+    single = split([question for i in range(50) for question in loose(1, f"r{i}")])
+    assert all(abs(len(part) - n) <= 1 for part, n in zip(single, (20, 10, 20)))
+
+
+def test_a_relation_that_cannot_be_parted_does_not_spoil_the_next():
+    chain = [asked("a0", "b0", f"c{i}", f"d{i}", relation="first") for i in range(20)]
+    parts = split([*chain, *loose(10, "second")])
+    n = [sum(question.relation == "second" for question in part) for part in parts]
+    assert all(abs(found - wanted) <= 1 for found, wanted in zip(n, (4, 2, 4)))
+
+
+words_of_few = st.sampled_from(["a", "b", "c", "d", "e", "f", "g", "h"])
+questions_of_few = st.builds(
+    lambda four, extra, relation: asked(*four, *([extra] if extra != four[3] else []), relation=relation),
+    st.lists(words_of_few, min_size=4, max_size=4), words_of_few, st.sampled_from([None, "r", "s"]),
+)  # fmt: skip
+
+
+@given(st.lists(questions_of_few, max_size=12), st.integers(0, 5), st.randoms())
+@settings(deadline=None)
+def test_no_pair_is_in_two_parts_and_the_order_changes_nothing(questions, seed, random):
+    parts = split(questions, seed)
+    assert Counter(q for part in parts for q in part) == Counter(questions)
+
+    def pairs(part):
+        return {frozenset(pair) for q in part for pair in [q.source, *((q.completion[0], d) for d in q.completion[1])]}
+
+    found = [pairs(part) for part in parts]
+    assert not (found[0] & found[1] or found[0] & found[2] or found[1] & found[2])
+    order = list(questions)
+    random.shuffle(order)
+    assert [Counter(part) for part in split(order, seed)] == [Counter(part) for part in parts]
+
+
+def test_a_chain_of_shared_pairs_stays_together():
+    # Each shares a pair with the next alone: as source, turned round, as another answer, in other letters.
+    chain = [
+        asked("a", "b", "c", "d"), asked("d", "c", "e", "f"), asked("g", "h", "f", "x", "e"),
+        asked("H", "G", "i", "j"), asked("I", "J", "k", "l", relation="r"),
+    ]  # fmt: skip
+    for seed in range(10):
+        parts = split([*loose(20), *chain], seed)
+        assert [len(set(part) & set(chain)) for part in parts].count(0) == 2
+
+
+def test_seeds_give_different_parts_and_keep_the_order_given():
+    questions = loose(30)
+    assert len({tuple(split(questions, seed).test) for seed in range(8)}) == 8
+    for part in split(questions, 3):
+        assert part == [question for question in questions if question in part]
+
+
+def test_a_bad_seed():
+    with pytest.raises(InputError, match="seed is -1"):
+        split(loose(3), -1)
+
+
+# What vectors have seen
+
+
+@pytest.mark.parametrize(
+    ("pair", "expected"),
+    [
+        (("hot", "cold"), True),
+        (("cold", "hot"), True),
+        (("big", "small"), True),
+        (("little", "Big"), True),
+        (("big", "huge"), False),  # a wrong choice
+        (("hot", "small"), False),
+        (("big", "cold"), False),
+    ],
+)
+def test_seen_looks_at_both_pairs_in_both_directions(pair, expected):
+    assert seen(WORDS, [("x", "y"), pair]) is expected
+
+
+def test_words_of_the_own_relation_leave_out():
+    # A relation that is not bundled: first words alone are known.
+    vectors = [tuned("size", ["hot", "old"], ["Tall"]), tuned("other", ["wet"])]
+    kept = [
+        asked("new", "x", "wet", "dry", relation="size"),
+        asked("hot", "cold", "big", "small", relation="other"),
+        asked("new", "hot", "big", "tall", relation="size"),  # seen words, but as second ones
+        asked("hot", "cold", "big", "small", relation="third"),
+    ]
+    out = [
+        asked("hot", "new", "big", "small", relation="size"),
+        asked("big", "small", "old", "x", relation="size"),
+        asked("tall", "x", "big", "small", relation="size"),  # validation, in other letters
+        asked("wet", "x", "big", "small"),  # relation not known: words of any vector
+        Question(("big", "small"), (("old", "x"), ("new", "y")), 0),
+    ]
+    assert unseen([*kept, *out], vectors) == (kept, out)
+    # A pair whose C is only a wrong choice is not asked.
+    question = Question(("big", "small"), (("old", "x"), ("new", "y")), 1)
+    assert unseen([question], vectors) == ([question], [])
+
+
+def test_pairs_leave_out_under_any_relation_where_the_answers_are_known():
+    antonym = load_relation("antonym")
+    (word, (answer, *_)), (other, (right, *_)) = antonym.pairs[0], antonym.pairs[4]
+    questions = [
+        asked("x", "y", word, answer, relation="l10-antonyms"),
+        asked(answer, word, "x", "y", relation="l10-antonyms"),
+        asked(word, "y", "x", answer, relation="l10-antonyms"),
+        asked("x", "y", other, right, relation="l10-antonyms"),
+    ]
+    kept, out = unseen(questions, [tuned("antonym", [word])])
+    assert (kept, out) == (questions[2:], questions[:2])
+
+
+def test_answers_of_other_relations_can_be_given():
+    questions = [asked("x", "y", "two", "three", relation="after"), asked("x", "y", "five", "six", relation="after")]
+    vectors = [tuned("successor", ["two"])]
+    relation = Relation("successor", [("two", "three"), ("five", "six")])
+    assert unseen(questions, vectors) == (questions, [])
+    assert unseen(questions, vectors, [relation]) == (questions[1:], questions[:1])
+
+
+def test_a_combined_vector_has_seen_what_its_parents_have():
+    mixed = 0.5 * tuned("size", ["hot"]) + 0.5 * tuned("other", ["wet"])
+    questions = [asked("hot", "cold", "x", "y", relation="size"), asked("dry", "wet", "x", "y", relation="other")]
+    assert unseen(questions, [mixed]) == (questions[1:], questions[:1])
+
+
+def test_a_vector_of_no_known_relation_leaves_out_under_every_relation():
+    question = asked("hot", "cold", "x", "y", relation="size")
+    assert unseen([question], [tuned(None, ["x"])]) == ([], [question])
+
+
+def test_untuned_vectors_leave_out_nothing():
+    questions = [WORDS, PAIRS]
+    assert unseen(questions, [FunctionVector(torch.zeros(3), layer=0, relation="antonym")]) == (questions, [])
