@@ -49,21 +49,13 @@ def humans(
 
 
 def _overview(frame) -> Table:
-    """One line a measure, one column a kind of vectors."""
-    kinds = list(dict.fromkeys(frame.vectors))
+    """One line for each measure and kind of vectors."""
     title = "Spearman's rho with people, 95 % intervals over relations; p by Mantel's test"
-    table = Table("", title=Text(title), title_justify="left", box=None, pad_edge=False)
-    for kind in kinds:
-        table.add_column(kind, no_wrap=True)
-    for measure in dict.fromkeys(frame.measure):
-        some = frame[frame.measure == measure].set_index("vectors")
-        cells = []
-        for kind in kinds:
-            if kind not in some.index:
-                cells.append("")
-                continue
-            x = some.loc[kind]
-            p = f"  p {x.p:.4f}" if x.p == x.p else ""
-            cells.append(f"{x.value:.2f} [{x.low:.2f}, {x.high:.2f}]{p}")
-        table.add_row(Text(measure), *cells)
+    table = Table("", "vectors", title=Text(title), title_justify="left", box=None, pad_edge=False)
+    for heading in ("rho", "p"):
+        table.add_column(heading, no_wrap=True)
+    for measure, some in frame.groupby("measure", sort=False):
+        for i, x in enumerate(some.itertuples()):
+            rho, p = f"{x.value:.2f} [{x.low:.2f}, {x.high:.2f}]", "" if x.p != x.p else f"{x.p:.4f}"
+            table.add_row(Text(measure if i == 0 else ""), Text(x.vectors), rho, p)
     return table
