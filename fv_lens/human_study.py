@@ -189,6 +189,8 @@ def _pair_level(lens: Lens, made: Mapping, ratings: PairRatings, halves: Mapping
     profiles, composites = [None] * len(items), [None] * len(items)
     for h in (0, 1):
         mine = [i for i, (code, pair) in enumerate(items) if _half_of(halves, code, pair) == h]
+        if not mine:
+            continue
         library = Library.of(lens, made[f"half {1 - h}"])
         sources = pairs_batch(lens, [items[i][1] for i in mine], library.template)
         weights = weights_of(explained(lens, library, sources), PROFILE)
@@ -197,14 +199,14 @@ def _pair_level(lens: Lens, made: Mapping, ratings: PairRatings, halves: Mapping
             profiles[i], composites[i] = weight.numpy(), (weight @ centred).numpy()
     frame = ratings.frame
     ends = [[place[item] for item in zip(frame[f"relation{i}"], frame[f"pair{i}"])] for i in (1, 2)]
-    within = (frame.relation1 == frame.relation2).to_numpy()
+    within, rated = (frame.relation1 == frame.relation2).to_numpy(), frame.rating.to_numpy()
     groups = ["-".join(sorted(pair)) for pair in zip(frame.relation1, frame.relation2)]
     found = {}
     for name, rows in (("weight profiles", np.stack(profiles)), ("composites", np.stack(composites))):
         unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
         predicted = (unit[ends[0]] * unit[ends[1]]).sum(1)
         found[name] = {
-            group: clustered_rho(predicted[keep], frame.rating[keep], [g for g, k in zip(groups, keep) if k], seed)
+            group: clustered_rho(predicted[keep], rated[keep], [g for g, k in zip(groups, keep) if k], seed)
             for group, keep in (("all", within | True), ("within", within), ("between", ~within))
         }
     return found

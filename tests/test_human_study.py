@@ -1,0 +1,162 @@
+"""Vectors against people on a tiny model: cross-fitting, typicality by hand, and what a run leaves in its folder."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+from typer.testing import CliRunner
+
+from fv_lens import cli, human_outputs, human_study, models
+from fv_lens.errors import InputError
+from fv_lens.human import PairRatings
+from fv_lens.human_outputs import place, study
+from fv_lens.human_study import HALVES, KINDS, compare, human_vectors, typicality
+from fv_lens.lens import lens_of
+from fv_lens.semeval import RatedRelation
+
+from . import oracles, tiny
+
+CODES = ("1a", "2a", "3a", "4b", "5a")
+HEADS = [(0, 1), (1, 2), (1, 3)]
+
+
+def made_relation(r: int, n: int = 10) -> RatedRelation:
+    pairs = tuple((f"w{30 * r + i}", f"w{30 * r + 10 + i}") for i in range(n))
+    ratings = tuple(float((7 * i + r) % 23) + 1 for i in range(n))
+    return RatedRelation(CODES[r], f"relation {r}", "CLASS", "Y of X", pairs, ratings)
+
+
+RELATIONS = {code: made_relation(r) for r, code in enumerate(CODES)}
+
+
+def made_ratings(codes=CODES) -> PairRatings:
+    rng, lines = np.random.default_rng(0), []
+    for i, a in enumerate(codes):
+        for b in codes[i:]:
+            for k in range(8):
+                pairs = [RELATIONS[code].pairs[(k * step) % 10] for code, step in ((a, 1), (b, 3))]
+                lines.append((a, b, *pairs, float(rng.uniform(1, 7)), 10))
+    return PairRatings(pd.DataFrame(lines, columns=["relation1", "relation2", "pair1", "pair2", "rating", "n"]))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny.build("llama")
+
+
+@pytest.fixture(scope="module")
+def vectors(model):
+    return human_vectors(model, RELATIONS, 1, HEADS, steps=3, progress=False)
+
+
+def test_there_is_a_vector_of_each_kind_and_half(vectors):
+    assert set(vectors) == set(KINDS)
+    for halves in vectors.values():
+        assert set(halves) == set(HALVES) and all(set(some) == set(CODES) for some in halves.values())
+    assert not torch.equal(vectors["FFV"]["half 0"]["1a"].vector, vectors["FFV"]["half 1"]["1a"].vector)
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_a_half_is_tuned_on_none_of_the_other_halfs_words(vectors, code):
+    halves = RELATIONS[code].halves()
+    for half in (0, 1):
+        training = vectors["FFV"][f"half {half}"][code].training
+        words = {*training["train_words"], *training["validation_words"]}
+        assert words == {a for (a, _), place_ in halves.items() if place_ == half}
+
+
+def test_typicality_is_that_of_the_vector_which_has_not_seen_the_pair(model, vectors):
+    halves = {code: one.halves() for code, one in RELATIONS.items()}
+    found, plain = typicality(lens_of(model), vectors["FFV"], RELATIONS, halves)
+    rhos, without = [], []
+    for code, one in RELATIONS.items():
+        scored = []
+        for pair in one.pairs:
+            prompt, (answer,) = oracles.in_words(model, f"Q: {pair[0]}\nA:", (pair[1],))
+            fv = vectors["FFV"][f"half {1 - halves[code][pair]}"][code]
+            edits = [oracles.Change(fv.layer, fv.vector)]
+            scored.append([float(oracles.continuation_log_probs(model, prompt, answer, e).sum()) for e in (edits, [])])
+        rhos.append(stats.spearmanr(np.array(scored)[:, 0], one.ratings).statistic)
+        without.append(stats.spearmanr(np.array(scored)[:, 1], one.ratings).statistic)
+    assert found.value == pytest.approx(np.mean(rhos), abs=1e-6)
+    assert plain.value == pytest.approx(np.mean(without), abs=1e-6)
+
+
+def test_every_kind_is_compared(model, vectors):
+    found = compare(model, vectors, RELATIONS, made_ratings(), progress=False)
+    assert set(found) == set(KINDS)
+    for one in found.values():
+        assert -1 <= one.relations.rho <= 1 and 0 < one.relations.p <= 1 and one.relations.n_relations == 5
+        assert {*one.pairs} == {"weight profiles", "composites"}
+        assert (
+            one.pairs["composites"]["all"].n
+            == one.pairs["composites"]["within"].n + one.pairs["composites"]["between"].n
+        )
+
+
+def test_what_a_half_says_of_its_own_pairs_does_not_count(model, vectors):
+    """Other vectors on half 0 change nothing for comparisons whose pairs are both in half 0."""
+    halves = {code: one.halves() for code, one in RELATIONS.items()}
+    whole = made_ratings()
+    inside = [
+        halves[a][p] == 0 and halves[b][q] == 0
+        for a, b, p, q in zip(*(whole.frame[name] for name in ("relation1", "relation2", "pair1", "pair2")))
+    ]
+    ratings = whole.select(np.array(inside))
+    other = {"half 0": vectors["FV"]["half 0"], "half 1": vectors["FFV"]["half 1"]}
+    levels = [
+        human_study._pair_level(lens_of(model), some, ratings, halves, 0)["composites"]["all"].value
+        for some in (vectors["FFV"], other, other | {"half 1": vectors["FV"]["half 1"]})
+    ]
+    assert levels[0] == levels[1] != levels[2]
+
+
+def test_a_relation_without_vectors_is_named(model, vectors):
+    few = {code: RELATIONS[code] for code in CODES[:4]}
+    with pytest.raises(InputError, match="People rated relation '5a', of which there is no vector"):
+        compare(model, vectors, few, made_ratings(), progress=False)
+
+
+def test_a_run_leaves_numbers_and_figures_and_goes_on(model, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        human_outputs, "human_vectors", lambda *args, **how: made.append(1) or human_vectors(*args, **how, steps=2)
+    )
+    args = (RELATIONS, made_ratings(), 1, HEADS, tmp_path, "fv-lens humans", lambda line: None)
+    first = study(model, *args, progress=False)
+    assert {path.name for path in tmp_path.iterdir()} == {"results.csv", "summary.json", "figures", "stages"}
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"similarity.html", "relation_map.html"}
+    again = study(model, *args, progress=False)
+    assert made == [1]
+    pd.testing.assert_frame_equal(first, again)
+    assert {"FFV", "FV", "mean difference", "FFV - FV", "no vector"} <= set(first.vectors)
+    with pytest.raises(InputError, match="holds a run with other layer"):
+        study(model, *args[:2], 2, *args[3:], progress=False)
+
+
+def test_place_without_vectors_is_the_middle_of_the_grid(model, tmp_path, vectors):
+    layer, heads = place(model, tmp_path)
+    assert 0 <= layer < 3 and heads is None
+    vectors["FFV"]["all"]["1a"].save(tmp_path / "a.safetensors")
+    (tmp_path / "summed").mkdir()
+    vectors["FV"]["all"]["1a"].save(tmp_path / "summed" / "a.safetensors")
+    assert place(model, tmp_path) == (1, HEADS)
+
+
+def test_the_command_says_what_is_missing(tmp_path):
+    found = CliRunner().invoke(cli.app, ["humans", str(tmp_path / "nowhere")])
+    assert found.exit_code == 2 and "is no folder; give the path of the SemEval-2012" in found.output
+    found = CliRunner().invoke(cli.app, ["humans", str(tmp_path)])
+    assert found.exit_code == 2 and "has no subcategories-definitions.txt" in found.output
+
+
+def test_the_command_prints_the_table(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("fv_lens.semeval.load_semeval", lambda folder: RELATIONS)
+    monkeypatch.setattr("fv_lens.human.load_ratings", lambda folder: made_ratings())
+    monkeypatch.setattr(models, "load_model", lambda name: model)
+    monkeypatch.setattr(human_outputs, "place", lambda model, folder: (1, HEADS))
+    monkeypatch.setattr(human_outputs, "human_vectors", lambda *args, **how: human_vectors(*args, **how, steps=1))
+    found = CliRunner().invoke(cli.app, ["humans", str(tmp_path), "--out", str(tmp_path / "out")])
+    assert found.exit_code == 0, found.output
+    assert "Spearman's rho with people" in found.output and "mean difference" in found.output
