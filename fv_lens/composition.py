@@ -42,8 +42,7 @@ def weights_of(
     """
     plain, scores = log_probs[:, :1], log_probs[:, 1:]
     allowed = torch.ones_like(scores, dtype=torch.bool) if allowed is None else allowed
-    if not allowed.any(1).all():
-        raise InputError("The library has no vector left for a pair once its own are left out; give more relations.")
+    _check_some(allowed)
     flat = allowed / allowed.sum(1, keepdim=True)
     if how.weighting == "uniform":
         return flat
@@ -55,6 +54,11 @@ def weights_of(
     if how.weighting == "single":
         return torch.nn.functional.one_hot(hidden.argmax(1), scores.shape[1]).float()
     return (hidden / how.temperature).softmax(1)
+
+
+def _check_some(allowed: Bool[Tensor, "pair vector"]) -> None:
+    if not allowed.any(1).all():
+        raise InputError("The library has no vector left for a pair once its own are left out; give more relations.")
 
 
 def fitted_weights(
@@ -117,6 +121,7 @@ class Composer:
         if how.weighting != "gradient":
             return weights_of(self.log_probs, how, allowed)
         allowed = torch.ones(len(self.place), len(self.library), dtype=torch.bool) if allowed is None else allowed
+        _check_some(allowed)
         key = allowed.numpy().tobytes()
         if key not in self._fitted:
             self._fitted[key] = fitted_weights(self.lens, self.library, self.sources.select(self.place), allowed)
@@ -129,6 +134,12 @@ class Composer:
         each = [how] * len(self.place) if isinstance(how, Composition) else list(how)
         found = torch.zeros(len(self.place), self.lens.d_model)
         for one, mine in _alike(each):
+            for name, part in (("shared", one.shared), ("start", one.start)):
+                if part is not None and part.shape != found.shape[1:]:
+                    raise InputError(
+                        f"The settings' {name} vector has {part.numel()} numbers; the residual stream of "
+                        f"{self.lens.name} has {self.lens.d_model}. Fit the settings on this model."
+                    )
             if one.uses_library:
                 weights = self.weights(one, allowed)
                 if one.center:
