@@ -17,7 +17,7 @@ from .completion import completions
 from .composition import compose
 from .errors import InputError, whole_number
 from .lens import Lens, lens_of
-from .library import Library
+from .library import Library, check_words
 from .prompts import FewShot, PromptTemplate, batch
 from .recipes import composition
 from .vectors import FunctionVector
@@ -109,6 +109,7 @@ def solve_analogy(
     lens, how, k = lens_of(model), composition(how), whole_number("k", k, least=1)
     library = Library.of(lens, vectors)
     pairs = _choice_pairs(target, choices)
+    check_words(lens, [word for pair_ in pairs for word in pair_] if target is None or pairs else [target])
     made = compose(model, vectors, pair, how)
     whatif, shown = library.edit(made.vector), (tuple(pair),) if how.n_shots else ()
     found, plain = (), ()
@@ -192,11 +193,13 @@ def _choice_pairs(target: str | None, choices: Sequence | None) -> list[tuple[st
         if target is None:
             raise InputError("target is None and there are no choices; give C, or choices that are pairs C:D.")
         return []
-    if len(choices) < 2:
-        raise InputError(f"choices is {list(choices)!r}; give at least two to choose from, or None to complete.")
+    if isinstance(choices, str) or len(choices) < 2:
+        given = choices if isinstance(choices, str) else list(choices)
+        raise InputError(f"choices is {given!r}; give at least two to choose from, or None to complete.")
     for choice in choices:
-        parts = 1 if isinstance(choice, str) else len(choice)
-        if (parts == 1) != (target is not None) or parts > 2:
+        word = isinstance(choice, str)
+        pair = isinstance(choice, list | tuple) and len(choice) == 2 and all(isinstance(part, str) for part in choice)
+        if not (word if target is not None else pair):
             wanted = "words D" if target is not None else "pairs (C, D), as target is None"
             raise InputError(f"The choice {choice!r} does not fit target {target!r}; give {wanted}.")
     return [(target, choice) if isinstance(choice, str) else tuple(choice) for choice in choices]

@@ -1,6 +1,6 @@
 """A library of function vectors, and how well each of them explains a pair of words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -75,7 +75,16 @@ def pairs_batch(lens: Lens, pairs: Sequence[tuple[str, str]], template: PromptTe
     for pair in pairs:
         if len(pair) != 2 or not all(isinstance(word, str) and word.strip() for word in pair):
             raise InputError(f"The source pair is {pair!r}; give two words, such as ('hot', 'cold').")
+    check_words(lens, [word for pair in pairs for word in pair])
     return batch(lens, [FewShot(a, (b,)) for a, b in pairs], template)
+
+
+def check_words(lens: Lens, words: Iterable[str]) -> None:
+    """Raise an InputError for a word that is empty or that the tokenizer makes nothing of."""
+    nothing = len(lens.tokens(""))
+    for word in dict.fromkeys(words):
+        if not word.strip() or len(lens.tokens(word)) <= nothing:
+            raise InputError(f"The word {word!r} has no tokens; give one that the model's tokenizer knows.")
 
 
 def explained(lens: Lens, library: Library, sources: PromptBatch) -> Float[Tensor, "pair row"]:
