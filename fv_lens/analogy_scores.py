@@ -27,6 +27,7 @@ from .vectors import FunctionVector
 LIBRARIES = {"full": None, "relation left out": "relation", "family left out": "family"}
 PROMPT_ONLY, TRUE, PROFILES = "prompt only", "true relation", "weight profiles"
 SUMMED = "summed vectors, posterior"
+TIE = 1e-5  # scores that are nearer than rounding can tell apart
 COMPLETED = ("accuracy", "first_token_accuracy", "log_prob")
 CHOSEN = ("choice", "choice_minus_plain", "choice_both_ways")
 
@@ -133,7 +134,8 @@ def evaluate_analogies(
     methods = METHODS if methods is None else methods
     ways = {name: how if isinstance(how, Folded) else composition(how) for name, how in methods.items()}
     kept = [question.shuffled(seed) for question in kept]
-    asker = _Asker(lens, library, None if summed is None else Library.of(lens, summed), ways, libraries)
+    asker = _Asker(lens, library, None if summed is None else Library.of(lens, summed), ways, libraries,
+                    {q.relation: q.family for q in questions if q.relation and q.family})  # fmt: skip
     found = {}
     with tqdm(desc="analogies", unit="prompt", disable=not progress) as bar:
         found |= asker.completed(kept, bar.update)
@@ -154,9 +156,15 @@ class _Asker:
         summed: Library | None,
         ways: Mapping[str, Composition | Folded],
         libraries: Sequence[str],
+        families: Mapping[str, str],
     ):
+        self.families = families
         self.lens, self.library, self.summed, self.ways, self.libraries = lens, library, summed, ways, libraries
         self.template, self._composers = library.template, {}
+
+    def _allowed(self, library: Library, questions: Sequence[Question], exclude: str | None):
+        names = [[getattr(question, name) for question in questions] for name in ("relation", "family")]
+        return allowed(library, names[0], exclude, self.families, names[1])
 
     def _composer(self, library: Library, pairs: tuple) -> Composer:
         """One for all prompts of the same source pairs, so that what it knows of them is found out once."""
@@ -172,7 +180,6 @@ class _Asker:
         composers = {True: self._composer(self.library, pairs)}
         if self.summed is not None:
             composers[False] = self._composer(self.summed, pairs)
-        families = {q.relation: q.family for q in questions if q.relation and q.family}
         made = {}
         for name, (title, how) in product(self.libraries, [*self.ways.items(), (SUMMED, METHODS["posterior"])]):
             composer = composers.get(title != SUMMED)
@@ -183,8 +190,8 @@ class _Asker:
             if not (whole.uses_library or folded) and name != self.libraries[0]:
                 continue
             exclude = LIBRARIES[name]
-            may = allowed(composer.library, [question.relation for question in questions], exclude, families)
-            of = [how.of(question.family) for question in questions] if folded and exclude else whole
+            may = self._allowed(composer.library, questions, exclude)
+            of = [how.of(q.family or q.relation) for q in questions] if folded and exclude else whole
             vectors = composer.vectors(of, may)
             row = Row(title, name if whole.uses_library or folded else "", prompt)
             made[row] = composer.library.edit(vectors)
@@ -224,7 +231,7 @@ class _Asker:
             marked = np.full(len(questions), np.nan)
             for i, place in enumerate(places):
                 if known is None or known[i]:
-                    best = np.flatnonzero(values[i] >= values[i].max())
+                    best = np.flatnonzero(values[i] >= values[i].max() - TIE)
                     marked[place] = len(best) == 1 and best[0] == right[i]
             return marked
 
@@ -260,10 +267,10 @@ class _Asker:
         sources = self._composer(self.library, tuple(question.source for question in questions))
         targets = Composer(self.lens, self.library, pairs)
         ends = np.cumsum([len(question.pairs) for question in questions])
-        families, found = {q.relation: q.family for q in questions if q.relation and q.family}, {}
+        found = {}
         how = METHODS["posterior"]
         for name in self.libraries:
-            may = allowed(self.library, [question.relation for question in questions], LIBRARIES[name], families)
+            may = self._allowed(self.library, questions, LIBRARIES[name])
             spread = may.repeat_interleave(torch.tensor([len(question.pairs) for question in questions]), 0)
             mine, theirs = sources.weights(how, may), targets.weights(how, spread)
             owner = torch.arange(len(questions)).repeat_interleave(

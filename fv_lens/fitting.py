@@ -87,7 +87,8 @@ def fit_compositions(
     Returns:
         name -> `Folded`, and the best of all as "shared + best". The settings of a fold are chosen on validation
         analogies of the other folds' families, each answered with its own family left out of library, shared vector
-        and start.
+        and start. (The shared vectors that answer them were stopped on validation analogies of every family but theirs,
+        so a family has that much of a say in its own settings.)
 
     Raises:
         InputError: no train or validation analogies, an empty library, vectors of two models or layers.
@@ -111,11 +112,12 @@ def fit_compositions(
     every = [(name, how) for name, listed in candidates.items() for how in listed]
     mine = torch.tensor([fold_of.get(_family(question), -1) for question in validation])
     composer = Composer(lens, library, [question.source for question in validation])
-    families = {q.relation: q.family for q in validation if q.relation and q.family}
+    families = {q.relation: q.family for q in [*train, *validation] if q.relation and q.family}
+    names = [[getattr(question, name) for question in validation] for name in ("relation", "family")]
     prompts = batch(lens, [_asked(question, n_shots) for question in validation], library.template)
     made, quality = [[placed(how, fold) for fold in range(1 + n_folds)] for _, how in every], {}
     for exclude in (None, "family") if n_folds else (None,):
-        may = allowed(library, [question.relation for question in validation], exclude, families)
+        may = allowed(library, names[0], exclude, families, names[1])
         found = []
         for settings in tqdm(made, desc="composites on validation", unit="setting", disable=not progress):
             each = [settings[0 if exclude is None else 1 + fold] for fold in mine.tolist()]
@@ -173,7 +175,8 @@ def _shared(
 def _chosen(every, made, quality: Mapping[str | None, Completions], mine, fold_of, n_folds) -> dict[str, Folded]:
     """The best settings of each name, for all and for each fold: by whole answers, then by log-probability."""
     # Equal shares stay equal, so that rounding does not choose between them; the log-probability does.
-    means = {fold: _means(quality["family"].prompts(mine != fold)) for fold in range(n_folds)}
+    # A question of no known family was answered with vectors that have seen all of them.
+    means = {fold: _means(quality["family"].prompts((mine != fold) & (mine >= 0))) for fold in range(n_folds)}
     means[-1] = _means(quality[None])
     names = dict.fromkeys(name for name, _ in every)
 
@@ -194,7 +197,9 @@ def _chosen(every, made, quality: Mapping[str | None, Completions], mine, fold_o
 
 
 def _means(found: Completions) -> list[tuple[float, float]]:
-    """(share of whole answers right, mean log-probability) of each row."""
+    """(share of whole answers right, mean log-probability) of each row; zeros where nothing was asked."""
+    if not len(found.right):
+        return [(0.0, 0.0)] * found.right.shape[1]
     return list(zip(found.right.mean(0).round(9).tolist(), found.log_prob.mean(0).round(9).tolist()))
 
 

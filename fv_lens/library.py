@@ -94,12 +94,16 @@ def explained(lens: Lens, library: Library, sources: PromptBatch) -> Float[Tenso
 
 
 def allowed(
-    library: Library, relations: Sequence[str | None], exclude: str | None, families: Mapping[str, str] | None = None
+    library: Library,
+    relations: Sequence[str | None],
+    exclude: str | None,
+    families: Mapping[str, str] | None = None,
+    own: Sequence[str | None] = (),
 ) -> Bool[Tensor, "pair vector"]:
     """Which vectors each pair may use, by the relation it is known to have (None: all of them).
 
     `exclude`: None for all, "relation" to leave out the pair's own, "family" its siblings too. `families`: relation ->
-    family; those of the bundled relations are known.
+    family; those of the bundled relations are known. `own`: each pair's family, where it is known without a relation.
 
     Raises:
         InputError: another `exclude`.
@@ -109,9 +113,10 @@ def allowed(
     bundled = {name: load_relation(name).family or name for name in relation_names()} if exclude == "family" else {}
     families = bundled | dict(families or {})
 
-    def kind(relation: str | None) -> str | None:
-        return families.get(relation, relation) if exclude == "family" else relation
+    def kind(relation: str | None, family: str | None = None) -> str | None:
+        return (family or families.get(relation, relation)) if exclude == "family" else relation
 
     of = [kind(fv.relation or name) for name, fv in zip(library.names, library.vectors)]
-    kept = [[exclude is None or mine is None or kind(mine) != other for other in of] for mine in relations]
+    mine = [kind(relation, family) for relation, family in zip(relations, own or [None] * len(relations))]
+    kept = [[exclude is None or one is None or one != other for other in of] for one in mine]
     return torch.tensor(kept).reshape(len(relations), len(library))
