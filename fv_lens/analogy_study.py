@@ -85,7 +85,7 @@ def solve_all(
     plan = {
         "model": lens.name, "weights, SHA-256": lens.weights_hash, "dtype": str(lens.dtype), "seed": seed,
         "questions, SHA-256": _hash([[repr(question) for question in part] for part in parts]),
-        "vectors, SHA-256": [_hash({k: v.vector.tolist() for k, v in x.items()}) for x in (vectors, summed or {})],
+        "vectors, SHA-256": [_hash({name: _identity(fv) for name, fv in x.items()}) for x in (vectors, summed or {})],
         "threads": torch.get_num_threads(), "versions": storage.versions(),
     }  # fmt: skip
     stages = Stages(out / "stages", plan)
@@ -190,6 +190,10 @@ def _unpacked(tensors: Mapping, record: Mapping) -> dict[str, Folded]:
         )
         for name, saved in record.items()
     }
+
+
+def _identity(fv: FunctionVector) -> list:
+    return [fv.relation, fv.layer, fv.site, fv.vector.tolist()]
 
 
 def _hash(data: object) -> str:

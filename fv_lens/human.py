@@ -26,8 +26,9 @@ class HumanMatrix:
     """Mean ratings of relation against relation, `values` `[relation, relation]`, symmetric, NaN where none were asked.
 
     `counts`: the comparisons behind each cell. `ceiling`: Spearman's rho between two halves of the comparisons of the
-    cells off the diagonal, stepped up to their whole number (Spearman-Brown), mean over random halves: what a perfect
-    model of the mean could reach, as far as word pairs differ; None where a cell has a single comparison.
+    cells off the diagonal, stepped up to their whole number (Spearman-Brown), mean over random halves: the reliability
+    of the matrix, as far as comparisons differ (a perfect model of the true means reaches about its square root).
+    Judges are not resampled. None where a cell has a single comparison.
     """
 
     names: tuple[str, ...]

@@ -13,7 +13,7 @@ from . import plots, results, storage
 from .human import PairRatings
 from .human_study import HALVES, KINDS, Comparison, Vectors, compare, human_vectors, typicality
 from .lens import lens_of
-from .semeval import RatedRelation
+from .semeval import RatedRelation, halves
 from .similarity import difference, mds, similarity_matrix
 from .stages import Stages
 from .tuning import layer_grid
@@ -64,7 +64,7 @@ def study(
     vectors = _unpacked(tensors, record)
     tell(f"{len(ratings)} rated comparisons")
     found = compare(model, vectors, relations, ratings, seed, progress)
-    plain = typicality(lens, vectors["FFV"], relations, {code: one.halves(seed) for code, one in relations.items()})[1]
+    plain = typicality(lens, vectors["FFV"], relations, halves(relations, seed))[1]
     frame = _frame(found, plain, ratings.matrix(seed=seed))
     with storage.written_whole(out / "results.csv") as partial:
         results.write_csv(frame, partial)
@@ -112,8 +112,8 @@ def _figures(folder: Path, found, vectors: Vectors, relations: Mapping, ratings:
 
 def _packed(vectors: Vectors) -> tuple[dict, dict]:
     tensors, record = {}, {}
-    for kind, halves in vectors.items():
-        for half, some in halves.items():
+    for kind, made in vectors.items():
+        for half, some in made.items():
             tensors[f"{kind}/{half}"] = torch.stack([fv.vector for fv in some.values()])
             record[f"{kind}/{half}"] = {code: fv.record for code, fv in some.items()}
     return tensors, record

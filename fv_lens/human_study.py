@@ -26,7 +26,7 @@ from .library import Library, explained, pairs_batch
 from .prompts import PromptTemplate, batch, few_shot, with_demonstrations
 from .recipes import Composition
 from .scores import Score, clustered_mean
-from .semeval import RatedRelation
+from .semeval import RatedRelation, halves
 from .similarity import HumanComparison, Similarity, clustered_rho, compare_to_humans, crossed, similarity_matrix
 from .storage import versions
 from .training import STEPS, task, tune
@@ -101,9 +101,9 @@ def human_vectors(
 def _parts(relations: Mapping[str, RatedRelation], half: str, seed: int) -> dict:
     if half == "all":
         return {code: one.relation(seed=seed) for code, one in relations.items()}
-    other = 1 - int(half[-1])
+    other, placed = 1 - int(half[-1]), halves(relations, seed)
     return {
-        code: one.relation([pair for pair, place in one.halves(seed).items() if place == other], seed)
+        code: one.relation([pair for pair, place in placed[code].items() if place == other], seed)
         for code, one in relations.items()
     }
 
@@ -152,16 +152,16 @@ def compare(
     lens = lens_of(model)
     if missing := [code for code in ratings.relations if code not in relations]:
         raise InputError(f"People rated relation {missing[0]!r}, of which there is no vector.")
-    human, halves = ratings.matrix(seed=seed), {code: one.halves(seed) for code, one in relations.items()}
-    parts = _half_matrices(ratings, halves, human)
+    human, placed = ratings.matrix(seed=seed), halves(relations, seed)
+    parts = _half_matrices(ratings, placed, human)
     found = {}
     for kind, made in tqdm(vectors.items(), desc="against people", unit="kind of vectors", disable=not progress):
         similarities = {half: similarity_matrix(some) for half, some in made.items()}
         found[kind] = Comparison(
             compare_to_humans(similarities["all"], human, seed),
             crossed([(similarities[f"half {h}"], parts[1 - h]) for h in (0, 1)]),
-            _pair_level(lens, made, ratings, halves, seed),
-            typicality(lens, made, relations, halves)[0],
+            _pair_level(lens, made, ratings, placed),
+            typicality(lens, made, relations, placed)[0],
             similarities["all"].select(human.names),
         )
     return found
@@ -182,7 +182,7 @@ def _half_of(halves: Mapping, code: str, pair: tuple[str, str]) -> int:
     return halves[code].get(pair, 0)
 
 
-def _pair_level(lens: Lens, made: Mapping, ratings: PairRatings, halves: Mapping, seed: int) -> dict:
+def _pair_level(lens: Lens, made: Mapping, ratings: PairRatings, halves: Mapping) -> dict:
     """Predicted similarity of two pairs: cosine of their weight profiles, and of their centred composites."""
     items = ratings.pairs
     place = {item: i for i, item in enumerate(items)}
@@ -199,14 +199,14 @@ def _pair_level(lens: Lens, made: Mapping, ratings: PairRatings, halves: Mapping
             profiles[i], composites[i] = weight.numpy(), (weight @ centred).numpy()
     frame = ratings.frame
     ends = [[place[item] for item in zip(frame[f"relation{i}"], frame[f"pair{i}"])] for i in (1, 2)]
-    within, rated = (frame.relation1 == frame.relation2).to_numpy(), frame.rating.to_numpy()
-    groups = ["-".join(sorted(pair)) for pair in zip(frame.relation1, frame.relation2)]
+    columns = [frame[name].to_numpy() for name in ("rating", "relation1", "relation2")]
+    within = columns[1] == columns[2]
     found = {}
     for name, rows in (("weight profiles", np.stack(profiles)), ("composites", np.stack(composites))):
         unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
         predicted = (unit[ends[0]] * unit[ends[1]]).sum(1)
         found[name] = {
-            group: clustered_rho(predicted[keep], rated[keep], [g for g, k in zip(groups, keep) if k], seed)
+            group: clustered_rho(predicted[keep], *(column[keep] for column in columns))
             for group, keep in (("all", within | True), ("within", within), ("between", ~within))
         }
     return found

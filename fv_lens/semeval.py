@@ -8,6 +8,7 @@ Jurgens, Mohammad, Turney & Holyoak (2012), SemEval-2012 Task 2: Measuring Degre
 import hashlib
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,11 +66,31 @@ class RatedRelation:
         parts = Split(train, validation, validation)
         return Relation(whole.name, whole.pairs, (), whole.category, whole.family, parts)
 
-    def halves(self, seed: int = 0) -> dict[tuple[str, str], int]:
-        """Each pair -> 0 or 1, pairs of one first word together: a vector tuned on one half is scored on the other."""
-        words = sorted({a for a, _ in self.pairs}, key=lambda word: _order(seed, self.code, word, "halves"))
-        half = {word: i % 2 for i, word in enumerate(words)}
-        return {pair: half[pair[0]] for pair in self.pairs}
+
+def halves(relations: Mapping[str, RatedRelation], seed: int = 0) -> dict[str, dict[tuple[str, str], int]]:
+    """Code -> pair -> 0 or 1: vectors tuned on one half of every relation are scored on the other.
+
+    Together go a relation's pairs of one first word, and one pair (or its reversal) wherever it is listed, for the
+    library that scores it holds all relations' vectors. Each reversal of a relation's pair has that pair's half too.
+    """
+    group = {(code, a): {(code, a)} for code, one in relations.items() for a, _ in one.pairs}
+    seen: dict[frozenset, tuple[str, str]] = {}
+    for code, one in relations.items():
+        for pair in one.pairs:
+            joined = group[seen.setdefault(frozenset(pair), (code, pair[0]))] | group[code, pair[0]]
+            group.update(dict.fromkeys(joined, joined))
+    surplus, half = dict.fromkeys(relations, 0), {}
+    groups = {id(words): sorted(words) for words in group.values()}.values()
+    # The largest first, each to the half that its relations have less of.
+    drawn = sorted((-len(words), min(_order(seed, *word, "halves") for word in words), words) for words in groups)
+    for _, order, words in drawn:
+        more = sum(surplus[code] for code, _ in words)
+        second = more > 0 or (more == 0 and int(order, 16) % 2 == 1)
+        half.update(dict.fromkeys(words, int(second)))
+        for code, _ in words:
+            surplus[code] += -1 if second else 1
+    placed = {code: {pair: half[code, pair[0]] for pair in one.pairs} for code, one in relations.items()}
+    return {code: {pair[::-1]: place for pair, place in some.items()} | some for code, some in placed.items()}
 
 
 def load_semeval(folder: str | os.PathLike) -> dict[str, RatedRelation]:

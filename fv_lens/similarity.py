@@ -61,9 +61,14 @@ def similarity_matrix(vectors: Mapping[str, FunctionVector], metric: str = "cosi
         raise InputError(f"metric is {metric!r}; choose from {', '.join(METRICS)}.")
     if not isinstance(vectors, Mapping) or len(vectors) < 2:
         raise InputError("Give a mapping from name to FunctionVector with at least two vectors to compare.")
+    for name, fv in vectors.items():
+        if not isinstance(fv, FunctionVector):
+            raise InputError(f"{name!r} is {type(fv).__name__}; give a FunctionVector.")
     (first, one), *others = vectors.items()
     for name, fv in others:
-        for what in ("model", "layer", "site", "processing"):
+        if len(fv.vector) != len(one.vector):
+            raise InputError(f"{first!r} has {len(one.vector)} numbers and {name!r} {len(fv.vector)}; they must agree.")
+        for what in ("model", "layer", "site", "token", "processing", "bos"):
             mine, theirs = getattr(fv, what), getattr(one, what)
             if mine != theirs:
                 raise InputError(f"Vectors of {what} {theirs!r} ({first!r}) and {mine!r} ({name!r}) do not compare.")
@@ -125,7 +130,7 @@ def compare_to_humans(
         human: ratings, see `load_ratings(...).matrix()`.
 
     Raises:
-        InputError: a relation without a vector, or fewer than four relations.
+        InputError: a relation without a vector, fewer than four relations, or cells that are all alike or unrated.
 
     Source: Mantel 1967 (Cancer Research 27, 209-220) for the test.
     """
@@ -134,6 +139,8 @@ def compare_to_humans(
     if len(human.names) < 4:
         raise InputError(f"People rated {len(human.names)} relations; a rank correlation over them takes four or more.")
     rho = matrix_rho(mine, theirs)
+    if np.isnan(rho):  # no permutation beats NaN: p would look as small as it gets
+        raise InputError("There is no rho: the vectors, or the ratings of their relations, are all alike or missing.")
     p = mantel_p(mine, theirs, n_permutations, seed)
     low, high = rho_interval(mine, theirs)
     n_cells = int(np.isfinite(theirs[np.triu_indices(len(theirs), 1)]).sum())
@@ -145,6 +152,8 @@ def matrix_rho(mine: np.ndarray, theirs: np.ndarray) -> float:
     upper = np.triu_indices(len(mine), 1)
     a, b = mine[upper], theirs[upper]
     known = np.isfinite(a) & np.isfinite(b)
+    if not known.any():
+        return float("nan")
     return float(_spearman(a[known][None], b[known][None])[0])
 
 
@@ -169,8 +178,9 @@ def mantel_p(mine: np.ndarray, theirs: np.ndarray, n_permutations: int = 10_000,
 def rho_interval(mine: np.ndarray, theirs: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     """Interval of a rho over relations: the jackknife over relations, on Fisher's z.
 
-    In simulations (600 data sets each, true rho .17, .45 and .76) it holds the truth in 95 to 97 % at 10 relations and
-    94 to 95 % at 20; the bootstrap over relations holds it in 99 %, and the basic bootstrap in 90 to 97 %.
+    In simulations (250 to 500 data sets each, true rho .12 to .83) it holds the truth in 95 to 97 % at 10 relations and
+    92 to 98 % at 20, and in 92 to 94 % where some relations are alike to all others; the bootstrap over relations holds
+    it in 99 %, and the basic bootstrap in 90 to 97 %.
     """
     low, high = _jackknife([(mine, theirs)], lambda z: z[0], level)
     return float(np.tanh(low)), float(np.tanh(high))
@@ -211,17 +221,28 @@ def _jackknife(pairs: Sequence[tuple[np.ndarray, np.ndarray]], of, level: float)
 
 
 def clustered_rho(
-    predicted: np.ndarray, rated: np.ndarray, groups: Sequence, seed: int = 0, n_bootstrap: int = 2000
+    predicted: np.ndarray, rated: np.ndarray, first: np.ndarray, second: np.ndarray, level: float = 0.95
 ) -> Score:
-    """Spearman's rho of comparisons, with a bootstrap interval that draws whole groups, for pairs recur in them."""
-    predicted, rated = np.asarray(predicted, float), np.asarray(rated, float)
-    names = list(dict.fromkeys(groups))
-    places = [np.flatnonzero([group == name for group in groups]) for name in names]
-    rng, found = np.random.default_rng([seed, 43]), []
-    for _ in range(n_bootstrap):
-        drawn = np.concatenate([places[i] for i in rng.integers(0, len(places), len(places))])
-        found.append(_spearman(predicted[drawn][None], rated[drawn][None])[0])
-    low, high = np.nanquantile(found, [0.025, 0.975])
+    """Spearman's rho of comparisons of two pairs each, with an interval over relations.
+
+    `first`, `second`: the relation of either pair. The interval is the jackknife's on Fisher's z, a relation left out
+    with every comparison that it is in: comparisons of one relation share its pairs and the vectors' errors on it. In
+    simulations on the ratings' own design of 20 relations (500 data sets each) it holds the truth in 95 to 97 %;
+    drawing cells (two relations each) as if they were independent holds it in 76 to 92 %.
+
+    Raises:
+        InputError: fewer than three relations.
+    """
+    names = sorted({*first.tolist(), *second.tolist()})
+    if (n := len(names)) < 3:
+        raise InputError(f"An interval over relations takes three or more; the comparisons are of {n}.")
+
+    def z(kept: np.ndarray) -> float:
+        return float(np.arctanh(np.clip(_spearman(predicted[kept][None], rated[kept][None])[0], -0.999999, 0.999999)))
+
+    whole, without = (z(np.full(len(rated), True)), np.array([z((first != one) & (second != one)) for one in names]))
+    half = stats.norm.ppf((1 + level) / 2) * np.sqrt((n - 1) / n * ((without - without.mean()) ** 2).sum())
+    low, high = np.tanh([whole - half, whole + half])
     return Score(float(_spearman(predicted[None], rated[None])[0]), float(low), float(high), len(rated))
 
 

@@ -249,12 +249,9 @@ def test_one_setting_for_each_pair_gives_what_each_gives_alone(model):
     ]  # fmt: skip
     pairs = [*PAIRS, *PAIRS, PAIRS[0]]
     may = some_allowed(len(pairs), 5)
-    for allowed in (None, may):
-        together = composer_of(model, pairs).vectors(settings, allowed)
-        alone = torch.stack([composer_of(model, pairs).vectors(how, allowed)[i] for i, how in enumerate(settings)])
-        assert relative(together, alone) <= CLOSE
-        swapped = composer_of(model, pairs).vectors(settings[::-1], allowed)
-        assert relative(swapped, alone) > 0.05, "the order of the settings counts"
+    together, each = composer_of(model, pairs).vectors(settings, may), zip(pairs, settings, may)
+    alone = torch.cat([composer_of(model, [pair]).vectors(how, mine[None]) for pair, how, mine in each])
+    assert relative(together, alone) <= CLOSE
 
 
 @pytest.mark.parametrize(
@@ -269,9 +266,10 @@ def test_repeated_pairs_are_equal(llama, how):
 
 
 def test_what_several_settings_share_is_computed_once(llama, monkeypatch):
-    scored, moved = [], []
-    explained, parts = module.explained, module.pair_parts
+    scored, moved, fitted = [], [], []
+    explained, parts, weights = module.explained, module.pair_parts, module.fitted_weights
     monkeypatch.setattr(module, "explained", lambda *args: scored.append(len(args[2])) or explained(*args))
+    monkeypatch.setattr(module, "fitted_weights", lambda *args: fitted.append(args[3]) or weights(*args))
     monkeypatch.setattr(module, "pair_parts", lambda *args: moved.append(len(args[1])) or parts(*args))
     composer, start = composer_of(llama, [*PAIRS, *PAIRS]), noise(32)
     for how in METHODS.values():
@@ -282,6 +280,10 @@ def test_what_several_settings_share_is_computed_once(llama, monkeypatch):
     composer.vectors(Composition("none", pair_steps=8, start=start))
     composer.vectors(Composition("none", pair_steps=8, start=start, pair_scale=0.1))
     assert moved == [len(PAIRS)] * 2, "another start has other steps, once"
+    for may in (None, some_allowed(2 * len(PAIRS), 5)):
+        half, whole = (composer.vectors(Composition("gradient", scale=scale), may) for scale in (0.5, 1.0))
+        assert torch.equal(2 * half, whole)
+    assert len(fitted) == 2 and not fitted[0].equal(fitted[1]), "weights are fitted once for what is allowed"
 
 
 def test_a_start_that_is_gone_is_not_mistaken_for_a_new_one(llama):

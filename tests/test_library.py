@@ -139,6 +139,17 @@ def test_families_of_the_users_own_relations_are_told(llama):
     assert names_of(library, allowed(library, ["a"], "relation", families)[0]) == {*library.names} - {"a"}
 
 
+def test_a_pair_may_be_known_by_its_family_alone(llama):
+    library = Library.of(lens_of(llama), vectors_of(llama))
+    own = ["opposite", "synonym", None]
+    relation, family = (
+        allowed(library, [None, "antonym", "antonym"], which, own=own) for which in ("relation", "family")
+    )
+    assert [names_of(library, row) for row in relation] == [{*NAMES}, {*NAMES} - {"antonym"}, {*NAMES} - {"antonym"}]
+    opposites, synonyms = {"antonym", "un-adjective"}, {"synonym", "intensity"}
+    assert [{*NAMES} - names_of(library, row) for row in family] == [opposites, synonyms, opposites]
+
+
 @pytest.mark.parametrize("center", [False, True], ids=["as they are", "centred"])
 @pytest.mark.parametrize("weighting", [name for name in WEIGHTINGS if name != "none"])
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 
 from fv_lens.errors import InputError
-from fv_lens.semeval import load_semeval
+from fv_lens.semeval import RatedRelation, halves, load_semeval
 
 DEFINITIONS = """1, a, CLASS-INCLUSION, Taxonomic, Y is a kind/type/instance of X
 2, b, PART-WHOLE, Member:Collection, X is a member of Y, mostly
@@ -54,12 +54,41 @@ def test_the_relation_is_dealt_by_first_word_and_joins_answers(folder):
 
 def test_halves_keep_first_words_together_and_what_is_left_out_is_not_tuned_on(folder):
     one = load_semeval(folder)["1a"]
-    halves = one.halves()
-    assert set(halves) == set(one.pairs) and set(halves.values()) == {0, 1}
-    assert halves["tree", "elm"] == halves["tree", "ash"]
-    left_out = {pair for pair, half in halves.items() if half == 0}
+    placed = halves({"1a": one})["1a"]
+    assert set(one.pairs) < set(placed) and set(placed.values()) == {0, 1}
+    assert placed["tree", "elm"] == placed["tree", "ash"]
+    left_out = {pair for pair, half in placed.items() if half == 0}
     words = one.relation(left_out).words
     assert words and not set(words) & {a for a, _ in left_out}
+
+
+def rated(code, *pairs):
+    return RatedRelation(code, code, "CLASS", "X and Y", pairs, (1.0,) * len(pairs))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_pair_and_its_reversal_have_one_half_in_all_relations(seed):
+    fill = [[(f"{code}{i}", f"to{i}") for i in range(12)] for code in "abc"]
+    relations = {
+        "1a": rated("1a", ("sofa", "couch"), ("couch", "sofa"), *fill[0]),
+        "2a": rated("2a", ("wheel", "car"), ("couch", "sofa"), *fill[1]),
+        "3a": rated("3a", ("car", "wheel"), ("car", "road"), *fill[2]),
+    }
+    placed = halves(relations, seed)
+    assert placed["1a"]["sofa", "couch"] == placed["1a"]["couch", "sofa"] == placed["2a"]["couch", "sofa"]
+    assert placed["2a"]["wheel", "car"] == placed["3a"]["car", "wheel"] == placed["3a"]["car", "road"]
+    assert placed["1a"]["to3", "a3"] == placed["1a"]["a3", "to3"]  # one that the makers turned round
+    for code, one in relations.items():
+        first = sum(placed[code][pair] for pair in one.pairs)
+        assert abs(2 * first - len(one.pairs)) <= 2
+
+
+def test_halves_do_not_depend_on_the_order_and_change_with_the_seed():
+    pairs = [(f"w{i}", f"to{i}") for i in range(20)]
+    one, two = rated("1a", *pairs), rated("2a", *pairs[5:], ("x", "y"))
+    placed = halves({"1a": one, "2a": two})
+    assert placed == halves({"2a": rated("2a", *two.pairs[::-1]), "1a": rated("1a", *pairs[::-1])})
+    assert placed != halves({"1a": one, "2a": two}, seed=1)
 
 
 def test_too_few_words_to_tune_on(folder):

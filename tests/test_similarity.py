@@ -66,6 +66,8 @@ def test_euclidean_is_the_negative_distance():
         (lambda v: {"a": v["a"]}, "at least two vectors"),
         (lambda v: v | {"b": FunctionVector(torch.ones(12), 4, model="m")}, "Vectors of layer 3 .* and 4"),
         (lambda v: v | {"b": FunctionVector(torch.ones(12), 3, model="n")}, "Vectors of model 'm' .* and 'n'"),
+        (lambda v: v | {"b": FunctionVector(torch.ones(12), 3, model="m", bos=True)}, "of bos None .* and True"),
+        (lambda v: v | {"b": FunctionVector(torch.ones(11), 3, model="m")}, "'a' has 12 numbers and 'b' 11"),
     ],
 )
 def test_vectors_that_do_not_compare(change, message):
@@ -102,6 +104,18 @@ def test_people_are_matched_by_name_not_by_place():
 def test_a_relation_without_a_vector_is_named():
     with pytest.raises(InputError, match="no vector of 'h'; there are a, b"):
         compare_to_humans(vectors(n=7), people(symmetric(np.random.default_rng(0))))
+
+
+@pytest.mark.parametrize("rated", [np.ones((8, 8)), np.full((8, 8), np.nan)])
+def test_where_there_is_no_rho_there_is_no_p(rated):
+    with pytest.raises(InputError, match="There is no rho"):
+        compare_to_humans(vectors(), people(rated))
+
+
+def test_vectors_that_are_all_alike_have_no_rho():
+    same = dict.fromkeys(NAMES, vectors()["a"])
+    with pytest.raises(InputError, match="There is no rho"):
+        compare_to_humans(same, people(symmetric(np.random.default_rng(0))))
 
 
 def test_mantels_p_is_uniform_when_nothing_is_shared():
@@ -160,14 +174,37 @@ def test_crossed_parts_of_one_kind_are_that_kind():
     assert (found.low, found.high) == pytest.approx(rho_interval(mine.values, theirs.values))
 
 
-def test_comparisons_of_one_group_are_no_independent_ones():
-    rng = np.random.default_rng(7)
-    level = np.repeat(rng.standard_normal((2, 20)), 30, 1)
-    a, b = level + 0.1 * rng.standard_normal(level.shape)
-    groups = np.repeat(np.arange(20), 30).tolist()
-    found, naive = clustered_rho(a, b, groups), clustered_rho(a, b, range(600))
-    assert found.value == naive.value == pytest.approx(stats.spearmanr(a, b).statistic)
-    assert found.high - found.low > 2 * (naive.high - naive.low)
+def compared(rng, n=20, n_pairs=6, n_comparisons=600):
+    """Comparisons of random pairs: predicted, rated, relations of either side; errors are of relations and of pairs."""
+    relation = np.repeat(np.arange(n), n_pairs)
+    truth = rng.standard_normal((n, 3))[relation] + 0.8 * rng.standard_normal((n * n_pairs, 3))
+    model = truth + rng.standard_normal((n, 3))[relation] + rng.standard_normal(truth.shape)
+    i, j = rng.integers(0, n * n_pairs, (2, n_comparisons))
+    i, j = i[i != j], j[i != j]
+    predicted, rated = (-np.linalg.norm(x[i] - x[j], axis=1) for x in (model, truth))
+    return predicted, rated + 0.5 * rng.standard_normal(len(i)), relation[i], relation[j]
+
+
+def test_the_interval_of_comparisons_leaves_out_whole_relations():
+    a, b, first, second = compared(np.random.default_rng(7))
+    found, z = clustered_rho(a, b, first, second), []
+    for one in range(20):
+        kept = [i for i in range(len(a)) if one not in (first[i], second[i])]
+        z.append(np.arctanh(stats.spearmanr(a[kept], b[kept]).statistic))
+    rho = stats.spearmanr(a, b).statistic
+    half = 1.959963984540054 * np.sqrt(19 / 20 * 20 * np.var(z))
+    assert found.value == pytest.approx(rho) and found.n == len(a)
+    assert (found.low, found.high) == pytest.approx(tuple(np.tanh([np.arctanh(rho) - half, np.arctanh(rho) + half])))
+    assert found == clustered_rho(a, b, second, first)
+    with pytest.raises(InputError, match="takes three or more; the comparisons are of 2"):
+        clustered_rho(a, b, first % 2, second % 2)
+
+
+def test_the_interval_of_comparisons_holds_the_truth():
+    data = [compared(np.random.default_rng([8, i])) for i in range(200)]
+    truth = stats.spearmanr(*(np.concatenate(x) for x in list(zip(*data))[:2])).statistic
+    held = [found.low <= truth <= found.high for found in (clustered_rho(*one) for one in data)]
+    assert 0.90 < np.mean(held) < 0.99
 
 
 def test_points_keep_near_what_is_alike():
