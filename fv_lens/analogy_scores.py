@@ -69,9 +69,11 @@ class AnalogyScores:
         """The mean of a row over the questions it applies to, with its interval."""
         return self._mean(self._of(row, measure))
 
-    def difference(self, row: tuple, other: tuple, measure: str = "accuracy") -> Score:
-        """A row minus another, paired over questions."""
-        return self._mean(self._of(row, measure) - self._of(other, measure))
+    def difference(
+        self, row: tuple, other: tuple, measure: str = "accuracy", other_measure: str | None = None
+    ) -> Score:
+        """A row minus another, paired over questions; the other by a measure of its own, if given."""
+        return self._mean(self._of(row, measure) - self._of(other, other_measure or measure))
 
     def to_frame(self) -> pd.DataFrame:
         """One line per row and measure: method, library, prompt, measure, value, low, high, n."""

@@ -41,8 +41,9 @@ def load_library(folder: Path) -> dict[str, FunctionVector]:
 
 def tuned_library(model: object, folder: Path, tell: Callable[[str], None]) -> dict[str, FunctionVector]:
     """A vector of every bundled relation, tuned from zero; those kept in the folder are read instead."""
-    if any(folder.glob("*.safetensors")):
-        return load_library(folder)
+    kept = load_library(folder) if any(folder.glob("*.safetensors")) else {}
+    if set(kept) >= set(relation_names()):
+        return kept
     tell(f"Tuning the library: {len(relation_names())} bundled relations, from zero")
     tuned = finetune_all(model, relation_names())
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,6 +83,8 @@ def solve_all(
         InputError: as `fit_compositions` and `evaluate_analogies`; `out` holds a run of other questions or vectors.
     """
     lens, (train, validation, test) = lens_of(model), parts
+    if choose_on and not any(question.pairs for question in choose_on):
+        raise InputError("The validation questions have no choices; give some that have, or none.")
     plan = {
         "model": lens.name, "weights, SHA-256": lens.weights_hash, "dtype": str(lens.dtype), "seed": seed,
         "questions, SHA-256": _hash([[repr(question) for question in part] for part in parts]),
@@ -98,14 +101,14 @@ def solve_all(
     lines, chosen = [], {}
     if choose_on:
         tell(f"{len(choose_on)} validation questions, by every method")
-        tried = evaluate_analogies(model, vectors, choose_on, libraries=_libraries(vectors, choose_on), **how)
+        tried = evaluate_analogies(model, vectors, choose_on, libraries=_libraries(vectors, test), **how)
         best = max(_ways(tried), key=lambda way: tried.score(*way).value)
     tell(f"{len(test)} test analogies, by every method")
     found = evaluate_analogies(model, vectors, test, choices=choices, libraries=_libraries(vectors, test), **how)
     if choose_on:
-        (row, measure), (plain, _) = best, max(_ways(tried, PROMPT_ONLY), key=lambda way: tried.score(*way).value)
+        (row, measure), (plain, plainly) = best, max(_ways(tried, PROMPT_ONLY), key=lambda way: tried.score(*way).value)
         chosen = {"row": str(row), "measure": measure, "validation": tried.score(*best).value}
-        gain = found.difference(row, plain, measure if measure in found.values[plain] else "choice")
+        gain = found.difference(row, plain, measure, plainly)
         lines.append(f"Chosen on validation: {row} ({measure}): {found.score(row, measure)}; chance {found.chance:.2f}")
         lines.append(f"minus {plain}, its best prompt alone: {gain.signed}")
     frame = pd.concat([found.to_frame().assign(part="score"), _differences(found, fitted)], ignore_index=True)

@@ -151,7 +151,7 @@ def folded() -> Folded:
 
 def test_completions_are_those_of_full_forwards_with_each_questions_own_composite(llama):
     vectors, ways = vectors_of(llama), MIXED | {"fitted": METHODS["fitted"], "of folds": folded()}
-    found = evaluated(llama, methods=ways, libraries=(FULL, FAMILY), choices=False)
+    found = evaluated(llama, QUESTIONS[:5], methods=ways, libraries=(FULL, FAMILY), choices=False)
     rows = {Row(name, library, prompt) for name in MIXED for library in (FULL, FAMILY) for prompt in PROMPTS[:2]}
     rows |= {Row(name, "", prompt) for name in ("fitted", TRUE) for prompt in PROMPTS[:2]}
     rows |= {Row("of folds", library, "one-shot") for library in (FULL, FAMILY)}
@@ -160,7 +160,7 @@ def test_completions_are_those_of_full_forwards_with_each_questions_own_composit
     share = []
     for row, measures in found.values.items():
         assert tuple(measures) == COMPLETED
-        for i, question in enumerate(QUESTIONS):
+        for i, question in enumerate(QUESTIONS[:5]):
             values = [measures[name][i] for name in COMPLETED]
             if not applies(row, question, vectors):
                 assert np.isnan(values).all()
@@ -320,7 +320,7 @@ def test_a_question_of_a_known_family_and_no_relation_is_asked_without_the_famil
         assert np.array_equal(plain.values[row]["log_prob"], kin.values[row]["log_prob"]), row
 
 
-@pytest.mark.parametrize("relation, family", [("a", "f"), ("c", "g"), ("e", "i"), ("new", None)])
+@pytest.mark.parametrize("relation, family", [("c", "g"), ("e", "i"), ("new", None)])
 def test_settings_of_folds_are_those_that_have_not_seen_the_family(llama, relation, family):
     questions, ways = [asked(i, relation, family=family) for i in range(2)], {"of folds": folded()}
     found = evaluated(llama, questions, methods=ways)
@@ -453,19 +453,16 @@ def test_profiles_of_one_vector_are_all_alike_and_none_is_right(llama):
 
 
 def test_the_order_of_choices_changes_no_score(llama):
-    found = [evaluated(llama, seed=seed) for seed in range(3)]
-    asked_ = [[question.pairs for question in one.questions] for one in found]
-    assert asked_[0] != asked_[1] != asked_[2]
+    found = [evaluated(llama, seed=seed, libraries=[FULL]) for seed in range(2)]
+    assert [question.pairs for question in found[0].questions] != [question.pairs for question in found[1].questions]
     turned = [
         replace(q, pairs=q.pairs[::-1], right=len(q.pairs) - 1 - q.right) if q.pairs else q for q in QUESTIONS
     ]  # fmt: skip
-    for other in (*found[1:], evaluated(llama, turned)):
+    for other in (*found[1:], evaluated(llama, turned, libraries=[FULL])):
         assert other.values.keys() == found[0].values.keys()
         for row, measures in found[0].values.items():
             for name, values in measures.items():
                 assert other.values[row][name] == pytest.approx(values, abs=EXACT, nan_ok=True), (row, name)
-    again = evaluated(llama, seed=2)
-    assert again.questions == found[2].questions and same(again, found[2], again.values)
 
 
 def test_chance_is_the_mean_over_questions_with_choices(llama):
