@@ -83,6 +83,7 @@ def _overview(found, measure: str) -> Table:
         "choice": f"Right choices; chance {found.chance or 0:.2f}",
     }[measure]
     table = Table("", "prompt", title=Text(f"{title}; 95 % intervals"), title_justify="left", box=None, pad_edge=False)
+    table.columns[1].no_wrap = True
     for library in LIBRARIES:
         table.add_column(library, no_wrap=True)
     names = dict.fromkeys((row.method, row.prompt) for row, values in found.values.items() if measure in values)
