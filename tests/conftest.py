@@ -10,8 +10,13 @@ install_import_hook("fv_lens", "beartype.beartype")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 from . import tiny  # noqa: E402
+
+# A busy machine is slow, and no failure.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 torch.set_num_threads(1)  # the models are tiny, and waiting for a second thread takes longer than the work
 

@@ -137,6 +137,8 @@ def test_families_of_the_users_own_relations_are_told(llama):
     for relation, kin in {"a": {"a", "b"}, "new": {"a", "b"}, "un-adjective": {"c", "antonym"}}.items():
         assert names_of(library, allowed(library, [relation], "family", families)[0]) == {*library.names} - kin
     assert names_of(library, allowed(library, ["a"], "relation", families)[0]) == {*library.names} - {"a"}
+    moved = {"antonym": "x", "a": "x"}  # what is told of a bundled relation counts
+    assert names_of(library, allowed(library, ["antonym"], "family", moved)[0]) == {"b", "c"}
 
 
 def test_a_pair_may_be_known_by_its_family_alone(llama):
