@@ -1,8 +1,7 @@
 """A set of analogies from library to figures: what `fv-lens analogies` does."""
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +12,8 @@ from .analogy_scores import LIBRARIES, PROMPT_ONLY, SUMMED, TRUE, AnalogyScores,
 from .errors import InputError
 from .fitting import fit_compositions
 from .lens import lens_of
-from .questions import Question
+from .page import save_figures
+from .questions import Question, digest
 from .recipes import METHODS, Folded
 from .relations import load_relation, relation_names
 from .stages import Stages
@@ -82,41 +82,27 @@ def solve_all(
     Raises:
         InputError: as `fit_compositions` and `evaluate_analogies`; `out` holds a run of other questions or vectors.
     """
-    lens, (train, validation, test) = lens_of(model), parts
+    train, validation, test = parts
     if choose_on and not any(question.pairs for question in choose_on):
         raise InputError("The validation questions have no choices; give some that have, or none.")
-    plan = {
-        "model": lens.name, "weights, SHA-256": lens.weights_hash, "dtype": str(lens.dtype), "seed": seed,
-        "questions, SHA-256": _hash([[repr(question) for question in part] for part in parts]),
-        "vectors, SHA-256": [_hash({name: _identity(fv) for name, fv in x.items()}) for x in (vectors, summed or {})],
-        "threads": torch.get_num_threads(), "versions": storage.versions(),
-    }  # fmt: skip
+    plan = _plan(model, vectors, summed or {}, parts, seed)
     stages = Stages(out / "stages", plan)
     fitted: dict[str, Folded] = {}
     if train:
         tell(f"Composites fitted on {len(train)} train and {len(validation)} validation analogies")
         fitted = _unpacked(*stages.run("fit", lambda: _packed(fit_compositions(
             model, vectors, train, validation, seed=seed, progress=progress))))  # fmt: skip
-    how = {"methods": METHODS | fitted, "summed": summed, "seed": seed, "progress": progress}
-    lines, chosen = [], {}
+    ask = partial(
+        evaluate_analogies, model, vectors, methods=METHODS | fitted, libraries=_libraries(vectors, test),
+        summed=summed, seed=seed, progress=progress,
+    )  # fmt: skip
+    tried = None
     if choose_on:
         tell(f"{len(choose_on)} validation questions, by every method")
-        tried = evaluate_analogies(model, vectors, choose_on, libraries=_libraries(vectors, test), **how)
-        best = max(_ways(tried), key=lambda way: tried.score(*way).value)
+        tried = ask(choose_on)
     tell(f"{len(test)} test analogies, by every method")
-    found = evaluate_analogies(model, vectors, test, choices=choices, libraries=_libraries(vectors, test), **how)
-    if choose_on:
-        (row, measure), (plain, plainly) = best, max(_ways(tried, PROMPT_ONLY), key=lambda way: tried.score(*way).value)
-        chosen = {"row": str(row), "measure": measure, "validation": tried.score(*best).value}
-        gain = found.difference(row, plain, measure, plainly)
-        lines.append(f"Chosen on validation: {row} ({measure}): {found.score(row, measure)}; chance {found.chance:.2f}")
-        lines.append(f"minus {plain}, its best prompt alone: {gain.signed}")
-    frame = pd.concat([found.to_frame().assign(part="score"), _differences(found, fitted)], ignore_index=True)
-    with storage.written_whole(out / RESULTS) as partial:
-        results.write_csv(frame, partial)
-    (out / "composites").mkdir(exist_ok=True)
-    for name, how in fitted.items():
-        how.save(out / "composites" / f"{name.replace(' + ', '-').replace(' ', '-')}.safetensors")
+    found = ask(test, choices=choices)
+    chosen, lines = _chosen(tried, found) if tried else ({}, [])
     summary = {
         "command": command, **plan, "vectors": sorted(vectors), "layer": next(iter(vectors.values())).layer,
         "questions": {"train": len(train), "validation": len(validation), "test": len(found.questions),
@@ -125,10 +111,49 @@ def solve_all(
         "fitted": {name: how.record for name, how in fitted.items()},
         "timings_s": stages.timings,
     }  # fmt: skip
-    with storage.written_whole(out / SUMMARY) as partial:
-        partial.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    _figures(out / "figures", found)
+    _write(out, found, fitted, summary)
     return found, lines
+
+
+def _plan(model: object, vectors: Mapping, summed: Mapping, parts: Sequence[Sequence[Question]], seed: int) -> dict:
+    """What a later start must share to go on."""
+    lens = lens_of(model)
+    return {
+        "model": lens.name, "weights, SHA-256": lens.weights_hash, "dtype": str(lens.dtype), "seed": seed,
+        "questions, SHA-256": digest([[repr(question) for question in part] for part in parts]),
+        "vectors, SHA-256": [digest(sorted(map(_identity, some, some.values()))) for some in (vectors, summed)],
+        "threads": torch.get_num_threads(), "versions": storage.versions(),
+    }  # fmt: skip
+
+
+def _identity(name: str, fv: FunctionVector) -> list:
+    return [name, fv.relation or "", fv.layer, fv.site, fv.vector.tolist()]
+
+
+def _chosen(tried: AnalogyScores, found: AnalogyScores) -> tuple[dict, list[str]]:
+    """The way to choose that was best on validation, and its test score beside that of the best prompt there."""
+
+    def best(method: str | None = None) -> tuple[Row, str]:
+        return max(_ways(tried, method), key=lambda way: tried.score(*way).value)
+
+    (row, measure), (plain, plainly) = best(), best(PROMPT_ONLY)
+    gain = found.difference(row, plain, measure, plainly)
+    lines = [
+        f"Chosen on validation: {row} ({measure}): {found.score(row, measure)}; chance {found.chance:.2f}",
+        f"minus {plain}, its best prompt alone: {gain.signed}",
+    ]
+    return {"row": str(row), "measure": measure, "validation": tried.score(row, measure).value}, lines
+
+
+def _write(out: Path, found: AnalogyScores, fitted: Mapping[str, Folded], summary: Mapping) -> None:
+    frame = pd.concat([found.to_frame().assign(part="score"), _differences(found)], ignore_index=True)
+    with storage.written_whole(out / RESULTS) as partial:
+        results.write_csv(frame, partial)
+    storage.save_json(out / SUMMARY, summary)
+    (out / "composites").mkdir(exist_ok=True)
+    for name, how in fitted.items():
+        how.save(out / "composites" / f"{name.replace(' + ', '-').replace(' ', '-')}.safetensors")
+    _figures(out / "figures", found)
 
 
 def _libraries(vectors: Mapping[str, FunctionVector], questions: Sequence[Question]) -> list[str]:
@@ -149,7 +174,7 @@ def _ways(found: AnalogyScores, method: str | None = None) -> list[tuple[Row, st
     ]
 
 
-def _differences(found: AnalogyScores, fitted: Mapping[str, Folded]) -> pd.DataFrame:
+def _differences(found: AnalogyScores) -> pd.DataFrame:
     """Every composite minus the baselines it has to beat, in the same prompt and library, paired over questions."""
     lines = []
     for row in found.values:
@@ -168,14 +193,10 @@ def _differences(found: AnalogyScores, fitted: Mapping[str, Folded]) -> pd.DataF
 
 
 def _figures(folder: Path, found: AnalogyScores) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     frame = found.to_frame()
-    for measure in ("accuracy", "choice"):
-        if (frame.measure == measure).any():
-            chance = found.chance if measure == "choice" else None
-            figure = plots.analogies(frame, measure, chance)
-            with storage.written_whole(folder / f"{measure}.html") as partial:
-                figure.write_html(partial, include_plotlyjs=True, full_html=True)
+    chances = {"accuracy": None, "choice": found.chance}
+    there = {measure: chance for measure, chance in chances.items() if (frame.measure == measure).any()}
+    save_figures(folder, {measure: plots.analogies(frame, measure, chance) for measure, chance in there.items()})
 
 
 def _packed(fitted: Mapping[str, Folded]) -> tuple[dict, dict]:
@@ -193,11 +214,3 @@ def _unpacked(tensors: Mapping, record: Mapping) -> dict[str, Folded]:
         )
         for name, saved in record.items()
     }
-
-
-def _identity(fv: FunctionVector) -> list:
-    return [fv.relation, fv.layer, fv.site, fv.vector.tolist()]
-
-
-def _hash(data: object) -> str:
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()

@@ -1,7 +1,6 @@
 """What `fv-lens humans` leaves in its folder: numbers, vectors and figures; the vectors are a stage that is kept."""
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -10,10 +9,11 @@ import pandas as pd
 import torch
 
 from . import plots, results, storage
-from .human import PairRatings
-from .human_study import HALVES, KINDS, Comparison, Vectors, compare, human_vectors, typicality
+from .human import HumanMatrix, PairRatings
+from .human_study import HALVES, KINDS, Comparison, Vectors, compare, human_vectors
 from .lens import lens_of
-from .semeval import RatedRelation, halves
+from .page import save_figures
+from .semeval import RatedRelation
 from .similarity import difference, mds, similarity_matrix
 from .stages import Stages
 from .tuning import layer_grid
@@ -64,19 +64,18 @@ def study(
     vectors = _unpacked(tensors, record)
     tell(f"{len(ratings)} rated comparisons")
     found = compare(model, vectors, relations, ratings, seed, progress)
-    plain = typicality(lens, vectors["FFV"], relations, halves(relations, seed))[1]
-    frame = _frame(found, plain, ratings.matrix(seed=seed))
+    human = ratings.matrix(seed=seed)
+    frame = _frame(found, human)
     with storage.written_whole(out / "results.csv") as partial:
         results.write_csv(frame, partial)
     summary = {"command": command, **plan, "n_comparisons": len(ratings), "timings_s": stages.timings}
-    summary["human ceiling"] = ratings.matrix(seed=seed).ceiling
-    with storage.written_whole(out / "summary.json") as partial:
-        partial.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    _figures(out / "figures", found, vectors, relations, ratings)
+    summary["human ceiling"] = human.ceiling
+    storage.save_json(out / "summary.json", summary)
+    _figures(out / "figures", found, vectors, relations, human)
     return frame
 
 
-def _frame(found: Mapping[str, Comparison], plain, human) -> pd.DataFrame:
+def _frame(found: Mapping[str, Comparison], human: HumanMatrix) -> pd.DataFrame:
     lines = []
     for kind, one in found.items():
         whole = one.relations
@@ -88,13 +87,12 @@ def _frame(found: Mapping[str, Comparison], plain, human) -> pd.DataFrame:
     for other in [kind for kind in found if kind != "FFV"]:
         score = difference(found["FFV"].similarity, found[other].similarity, human)
         lines.append(("relations", f"FFV - {other}", score.value, score.low, score.high, np.nan, score.n))
+    plain = found["FFV"].plain_typicality
     lines.append(("typicality, cross-fitted", "no vector", plain.value, plain.low, plain.high, np.nan, plain.n))
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
-def _figures(folder: Path, found, vectors: Vectors, relations: Mapping, ratings: PairRatings) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    human = ratings.matrix()
+def _figures(folder: Path, found, vectors: Vectors, relations: Mapping, human: HumanMatrix) -> None:
     titles = {code: f"{code} {relations[code].name}" for code in human.names}
     matrices = {"people": human.to_frame()} | {kind: one.similarity.to_frame() for kind, one in found.items()}
     matrices = {title: frame.rename(index=titles, columns=titles) for title, frame in matrices.items()}
@@ -105,9 +103,7 @@ def _figures(folder: Path, found, vectors: Vectors, relations: Mapping, ratings:
         "similarity": plots.similarity(matrices),
         "relation_map": plots.relation_map(points.rename(index=names), categories),
     }
-    for name, figure in drawn.items():
-        with storage.written_whole(folder / f"{name}.html") as partial:
-            figure.write_html(partial, include_plotlyjs=True, full_html=True)
+    save_figures(folder, drawn)
 
 
 def _packed(vectors: Vectors) -> tuple[dict, dict]:

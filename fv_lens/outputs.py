@@ -1,6 +1,5 @@
 """What a study leaves in its folder: the table, the summary, the vectors and the page."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -80,8 +79,7 @@ def write_outputs(
         "share_right": dict(zip(study.names, found.share_right)), "readings": found.said["halves"],
         "sign_tests": found.said["tests"], "timings_s": timings,
     }  # fmt: skip
-    with storage.written_whole(out / SUMMARY) as partial:
-        partial.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    storage.save_json(out / SUMMARY, summary)
     vectors = _vectors(study, found)
     _save_vectors(out / VECTORS, vectors, found.library, dict(zip(study.names, _file_names(study.names))))
     write_table_report(

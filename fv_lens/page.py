@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
+from pathlib import Path
 from string import Template
 
 import plotly.graph_objects as go
@@ -24,6 +25,14 @@ def write_page(path: str | os.PathLike, title: str, parts: Iterable[str]) -> Non
     page = Template((resources.files("fv_lens") / "data" / "report.html").read_text(encoding="utf-8"))
     with written_whole(path) as partial:
         partial.write_text(page.substitute(title=text(title), body="\n".join(parts)), encoding="utf-8")
+
+
+def save_figures(folder: Path, figures: Mapping[str, go.Figure]) -> None:
+    """Each figure as a page of its own, NAME.html, which works from disk."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, drawn in figures.items():
+        with written_whole(folder / f"{name}.html") as partial:
+            drawn.write_html(partial, include_plotlyjs=True, full_html=True)
 
 
 def in_short(lines: Iterable[str]) -> str:

@@ -4,7 +4,6 @@ What is slow to import (torch, TransformerLens) is imported inside, once the fir
 """
 
 import dataclasses
-import json
 import sys
 import time
 import warnings
@@ -151,7 +150,7 @@ def _empty(out: Path) -> None:
 
 
 def _write_summary(path: Path, command: str, timings: Mapping, results: Mapping) -> None:
-    from .storage import written_whole
+    from .storage import save_json
 
     effects, vector, evaluation = (results.get(name) for name in ("effects", "vector", "evaluation"))
     names = ("relation", "data_hash", "model", "n_shots", "n_mean_prompts", "seed", "split_seed", "versions")
@@ -167,8 +166,7 @@ def _write_summary(path: Path, command: str, timings: Mapping, results: Mapping)
     if evaluation:
         summary["scores"] = {name: dataclasses.asdict(row) for name, row in evaluation.rows.items()}
     summary |= {"timings_s": timings, "peak_memory_mb": _peak_memory()}
-    with written_whole(path) as partial:
-        partial.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    save_json(path, summary)
 
 
 def _scores(evaluation: object, what: str = "") -> Table:

@@ -44,6 +44,12 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
         raise InputError(f"Cannot write {str(path)!r}: {cause}. Choose another place.") from None
 
 
+def save_json(path: str | os.PathLike, data: object) -> None:
+    """Write plain data as JSON to be read by people too; the file appears whole or not at all."""
+    with written_whole(path) as partial:
+        partial.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def save(path: str | os.PathLike, kind: str, tensors: dict[str, torch.Tensor], record: dict) -> None:
     """Write tensors and a JSON record; the file appears whole or not at all, see `written_whole`."""
     text = {"kind": f"fv_lens.{kind}", "format": FORMAT, "record": json.dumps(record)}
