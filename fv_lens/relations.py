@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -166,6 +166,7 @@ class Split(NamedTuple):
     test: Relation
 
 
+@cache
 def relation_names() -> tuple[str, ...]:
     """The names of the bundled relations, sorted."""
     files = (resources.files("fv_lens") / "data" / "relations").iterdir()
@@ -192,7 +193,15 @@ def load_relation(source: object) -> Relation:
         return source
     if not isinstance(source, str | os.PathLike):
         raise InputError(f"{source!r} is no relation; give a bundled name, the path of a JSON file or a Relation")
-    file = _find(source)
+    return _bundled(source) if source in relation_names() else _load(_find(source))
+
+
+@cache
+def _bundled(name: str) -> Relation:
+    return _load(resources.files("fv_lens") / "data" / "relations" / f"{name}.json")
+
+
+def _load(file: Traversable) -> Relation:
     try:
         return _parse_relation(_read_json(file), name=file.name.removesuffix(".json"))
     except InputError as error:
@@ -201,8 +210,6 @@ def load_relation(source: object) -> Relation:
 
 def _find(source: str | os.PathLike) -> Traversable:
     names, path = relation_names(), Path(source)
-    if source in names:
-        return resources.files("fv_lens") / "data" / "relations" / f"{source}.json"
     if isinstance(source, os.PathLike) or path.name != source or path.suffix or os.path.exists(source):
         return path
     near = difflib.get_close_matches(source, names)
