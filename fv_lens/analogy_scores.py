@@ -18,7 +18,7 @@ from .errors import InputError
 from .lens import Lens, lens_of
 from .library import Library, allowed
 from .prompts import FewShot, PromptTemplate, batch
-from .questions import Question, unseen
+from .questions import Question, families_of, unseen
 from .recipes import METHODS, Composition, Folded, composition
 from .rows import WhatIf
 from .scores import Score
@@ -137,14 +137,14 @@ def evaluate_analogies(
     ways = {name: how if isinstance(how, Folded) else composition(how) for name, how in methods.items()}
     kept = [question.shuffled(seed) for question in kept]
     asker = _Asker(lens, library, None if summed is None else Library.of(lens, summed), ways, libraries,
-                    {q.relation: q.family for q in questions if q.relation and q.family})  # fmt: skip
+                    families_of(questions))  # fmt: skip
     found = {}
     with tqdm(desc="analogies", unit="prompt", disable=not progress) as bar:
         found |= asker.completed(kept, bar.update)
         chosen = asker.chosen(kept, bar.update) if choices else {}
     for row, measures in chosen.items():
         found[row] = found.get(row, {}) | measures
-    groups = [question.family or question.relation or i for i, question in enumerate(kept)]
+    groups = [question.kin or i for i, question in enumerate(kept)]
     return AnalogyScores(found, kept, groups, len(left_out))
 
 
@@ -182,6 +182,11 @@ class _Asker:
         composers = {True: self._composer(self.library, pairs)}
         if self.summed is not None:
             composers[False] = self._composer(self.summed, pairs)
+        may = {
+            (key, name): self._allowed(composer.library, questions, LIBRARIES[name])
+            for key, composer in composers.items()
+            for name in self.libraries
+        }
         made = {}
         for name, (title, how) in product(self.libraries, [*self.ways.items(), (SUMMED, METHODS["posterior"])]):
             composer = composers.get(title != SUMMED)
@@ -191,12 +196,9 @@ class _Asker:
                 continue
             if not (whole.uses_library or folded) and name != self.libraries[0]:
                 continue
-            exclude = LIBRARIES[name]
-            may = self._allowed(composer.library, questions, exclude)
-            of = [how.of(q.family or q.relation) for q in questions] if folded and exclude else whole
-            vectors = composer.vectors(of, may)
+            of = [how.of(q.kin) for q in questions] if folded and LIBRARIES[name] else whole
             row = Row(title, name if whole.uses_library or folded else "", prompt)
-            made[row] = composer.library.edit(vectors)
+            made[row] = composer.library.edit(composer.vectors(of, may[title != SUMMED, name]))
         places = {name: i for i, name in enumerate(self.library.names)}
         own = [places.get(question.relation) for question in questions]
         if any(place is not None for place in own):
@@ -214,9 +216,7 @@ class _Asker:
             measured = completions(self.lens, asked, list(whatifs.values()), progress)
             for i, row in enumerate([Row(PROMPT_ONLY, "", prompt), *whatifs]):
                 values = (measured.right[:, i], measured.rank[:, i] == 0, measured.log_prob[:, i])
-                known = np.array(
-                    [row.method != TRUE or question.relation in self.library.names for question in questions]
-                )
+                known = self._known(row, questions)
                 found[row] = {name: np.where(known, value, np.nan) for name, value in zip(COMPLETED, values)}
         return found
 
@@ -228,7 +228,7 @@ class _Asker:
         some, found = [questions[i] for i in places], {}
         right = [question.right for question in some]
 
-        def marks(values: Sequence[np.ndarray], known: Sequence[bool] | None = None) -> np.ndarray:
+        def marks(values: Sequence[np.ndarray], known: np.ndarray | None = None) -> np.ndarray:
             """Whether the right choice alone scores highest."""
             marked = np.full(len(questions), np.nan)
             for i, place in enumerate(places):
@@ -241,7 +241,7 @@ class _Asker:
             rows, there = self._choice_scores(some, n_shots, prompt, progress)
             _, back = self._choice_scores([question.reversed() for question in some], n_shots, prompt, progress)
             for j, row in enumerate(rows):
-                known = [row.method != TRUE or question.relation in self.library.names for question in some]
+                known = self._known(row, some)
                 measures = {"choice": marks([x[:, j] for x in there], known)}
                 if row.method != TRUE:
                     measures["choice_both_ways"] = marks([x[:, j] + y[:, j] for x, y in zip(there, back)], known)
@@ -268,29 +268,29 @@ class _Asker:
         pairs = [pair for question in questions for pair in question.pairs]
         sources = self._composer(self.library, tuple(question.source for question in questions))
         targets = Composer(self.lens, self.library, pairs)
-        ends = np.cumsum([len(question.pairs) for question in questions])
-        found = {}
-        how = METHODS["posterior"]
+        sizes = torch.tensor([len(question.pairs) for question in questions])
+        owner, ends = torch.arange(len(questions)).repeat_interleave(sizes), sizes.cumsum(0)[:-1]
+        found, how = {}, METHODS["posterior"]
         for name in self.libraries:
             may = self._allowed(self.library, questions, LIBRARIES[name])
-            spread = may.repeat_interleave(torch.tensor([len(question.pairs) for question in questions]), 0)
-            mine, theirs = sources.weights(how, may), targets.weights(how, spread)
-            owner = torch.arange(len(questions)).repeat_interleave(
-                torch.tensor([len(question.pairs) for question in questions])
-            )
+            mine, theirs = sources.weights(how, may), targets.weights(how, may[owner])
             cosine = torch.cosine_similarity(mine[owner], theirs).numpy()
-            found[Row(PROFILES, name)] = {"choice": marks(np.split(cosine, ends[:-1]))}
+            found[Row(PROFILES, name)] = {"choice": marks(np.split(cosine, ends))}
         return found
+
+    def _known(self, row: Row, questions: Sequence[Question]) -> np.ndarray:
+        """Which questions a row can answer: the true relation's vector those whose relation has one, others all."""
+        return np.array([row.method != TRUE or question.relation in self.library.names for question in questions])
 
     def _template(self, prompt: str) -> PromptTemplate:
         return SENTENCE if prompt == "sentence" else self.template
 
 
 def _asked(question: Question, prompt: str) -> FewShot:
-    target, answers = question.completion
     if prompt == "sentence":
+        target, answers = question.completion
         return FewShot(_sentence(question.source, target), answers)
-    return FewShot(target, answers, (question.source,) if prompt == "one-shot" else ())
+    return question.asked(int(prompt == "one-shot"))
 
 
 def _sentence(source: tuple[str, str], target: str) -> str:

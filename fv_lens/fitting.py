@@ -1,7 +1,7 @@
 """Composites fitted on analogies: one shared vector, scales, temperatures, in folds over families of relations.
 
 The shared vector is tuned on train analogies, and stopped and everything else chosen on validation analogies. Each
-family of relations has settings that none of its analogies, and no kin of theirs, had a part in.
+family of relations has a shared vector, and a choice of settings, that none of its analogies had a direct part in.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,8 +19,8 @@ from .composition import Composer
 from .errors import InputError, whole_number
 from .lens import Lens, lens_of
 from .library import Library, allowed
-from .prompts import FewShot, PromptBatch, batch
-from .questions import Question
+from .prompts import PromptBatch, batch
+from .questions import Question, families_of
 from .recipes import Composition, Folded
 from .training import STEPS, Task, tune
 from .vectors import FunctionVector
@@ -110,11 +110,11 @@ def fit_compositions(
         return replace(how, shared=shared[fold], start=start, n_shots=n_shots)
 
     every = [(name, how) for name, listed in candidates.items() for how in listed]
-    mine = torch.tensor([fold_of.get(_family(question), -1) for question in validation])
+    mine = torch.tensor([fold_of.get(question.kin, -1) for question in validation])
     composer = Composer(lens, library, [question.source for question in validation])
-    families = {q.relation: q.family for q in [*train, *validation] if q.relation and q.family}
+    families = families_of([*train, *validation])
     names = [[getattr(question, name) for question in validation] for name in ("relation", "family")]
-    prompts = batch(lens, [_asked(question, n_shots) for question in validation], library.template)
+    prompts = batch(lens, [question.asked(n_shots) for question in validation], library.template)
     made, quality = [[placed(how, fold) for fold in range(1 + n_folds)] for _, how in every], {}
     for exclude in (None, "family") if n_folds else (None,):
         may = allowed(library, names[0], exclude, families, names[1])
@@ -130,7 +130,7 @@ def folds_of(questions: Sequence[Question], n_folds: int, seed: int = 0) -> dict
     """Family -> fold, with about as many questions in each fold; none where fewer than two families are known."""
     counts: dict[str, int] = {}
     for question in questions:
-        if (family := _family(question)) is not None:
+        if (family := question.kin) is not None:
             counts[family] = counts.get(family, 0) + 1
     n_folds = min(n_folds, len(counts))
     if n_folds < 2:
@@ -158,8 +158,8 @@ def _shared(
     """Vectors tuned on the analogies of all families, row 0, and without those of each fold."""
 
     def parts(questions: Sequence[Question]) -> list[PromptBatch]:
-        whole = batch(lens, [_asked(question, n_shots) for question in questions], library.template)
-        folds = [fold_of.get(_family(question)) for question in questions]
+        whole = batch(lens, [question.asked(n_shots) for question in questions], library.template)
+        folds = [fold_of.get(question.kin) for question in questions]
         kept = [[i for i, mine in enumerate(folds) if mine != fold] for fold in range(n_folds)]
         return [whole, *(whole.select(some) for some in kept)]
 
@@ -208,12 +208,3 @@ def _told(name: str, how: Composition) -> str:
     parts = [f"T = {how.temperature:g}, scale {how.scale:g}"] if how.uses_library else []
     parts += [f"{how.pair_steps} steps x {how.pair_scale:g}"] if how.pair_steps else []
     return ", ".join([name, *parts])
-
-
-def _asked(question: Question, n_shots: int) -> FewShot:
-    target, answers = question.completion
-    return FewShot(target, answers, (question.source,) if n_shots else ())
-
-
-def _family(question: Question) -> str | None:
-    return question.family or question.relation

@@ -12,6 +12,7 @@ from functools import cache, cached_property
 from typing import NamedTuple
 
 from .errors import InputError, whole_number
+from .prompts import FewShot
 from .relations import Relation, load_relation, relation_names
 from .vectors import FunctionVector
 
@@ -116,6 +117,16 @@ class Question:
         return 1 / len(self.pairs) if self.pairs else None
 
     @property
+    def kin(self) -> str | None:
+        """The family, or the relation where that has none; None where neither is known."""
+        return self.family or self.relation
+
+    def asked(self, n_shots: int) -> FewShot:
+        """The prompt in words that asks for D, behind A:B if `n_shots` is 1."""
+        target, answers = self.completion
+        return FewShot(target, answers, (self.source,) if n_shots else ())
+
+    @property
     def identity(self) -> tuple:
         """What is asked and what is right, without the choices: orders by hash are made of it."""
         return self.relation, self.source, self.completion
@@ -189,6 +200,11 @@ def split(questions: Sequence[Question], seed: int = 0) -> Questions:
             owed[part] += size
             part_of.update(dict.fromkeys(group, part))
     return Questions(*([q for i, q in enumerate(questions) if part_of[i] == part] for part in range(3)))
+
+
+def families_of(questions: Iterable[Question]) -> dict[str, str]:
+    """The relations of known family, with it."""
+    return {question.relation: question.family for question in questions if question.relation and question.family}
 
 
 def seen(question: Question, pairs: Iterable[tuple[str, str]]) -> bool:
