@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .completion import completions
-from .composition import compose
+from .composition import composed
 from .errors import InputError, whole_number
 from .lens import Lens, lens_of
 from .library import Library, check_words
@@ -110,7 +110,7 @@ def solve_analogy(
     library = Library.of(lens, vectors)
     pairs = _choice_pairs(target, choices)
     check_words(lens, [word for pair_ in pairs for word in pair_] if target is None or pairs else [target])
-    made = compose(model, vectors, pair, how)
+    made = composed(lens, library, pair, how)
     whatif, shown = library.edit(made.vector), (tuple(pair),) if how.n_shots else ()
     found, plain = (), ()
     if target is not None:
@@ -152,7 +152,7 @@ def likeliest(lens: Lens, text: str, whatifs: Sequence[WhatIf], k: int) -> tuple
     The last of `whatifs`, or none, acts at the prompt's last token. A word ends before a new line or the end of the
     text, and has at most six tokens; two that read alike are one.
     """
-    ids, found = lens.tokens(text), {}
+    ids, found, k = lens.tokens(text), {}, min(k, lens.cfg.d_vocab)
 
     def read(logits: Tensor, prompt: Tensor) -> Tensor:
         best = logits[:, -1].log_softmax(-1).topk(k)

@@ -20,7 +20,7 @@ from . import storage
 from .errors import InputError
 from .gradients import Rows
 from .lens import Lens, lens_of
-from .library import Library, explained, pairs_batch
+from .library import Library, check_pair, explained, pairs_batch
 from .prompts import PromptBatch
 from .recipes import Composition, composition
 from .training import RATE
@@ -102,7 +102,7 @@ class Composer:
     def __init__(self, lens: Lens, library: Library, pairs: Sequence[tuple[str, str]]):
         self.lens, self.library = lens, library
         known: dict[tuple, int] = {}
-        self.place = torch.tensor([known.setdefault(tuple(pair), len(known)) for pair in pairs])
+        self.place = torch.tensor([known.setdefault(check_pair(pair), len(known)) for pair in pairs])
         self.sources = pairs_batch(lens, list(known), library.template)
         self._parts: dict[tuple, tuple] = {}
         self._fitted: dict[bytes, Tensor] = {}
@@ -127,11 +127,23 @@ class Composer:
             self._fitted[key] = fitted_weights(self.lens, self.library, self.sources.select(self.place), allowed)
         return self._fitted[key]
 
+    def coefficients(
+        self, how: Composition, allowed: Bool[Tensor, "pair vector"] | None = None
+    ) -> Float[Tensor, "pair vector"]:
+        """How much of each vector of the library a composite holds: weights, centred where asked for, times scale."""
+        weights = self.weights(how, allowed)
+        if how.center:
+            flat = torch.ones_like(weights) if allowed is None else allowed.float()
+            weights = weights - flat / flat.sum(1, keepdim=True)
+        return how.scale * weights
+
     def vectors(
         self, how: Composition | Sequence[Composition], allowed: Bool[Tensor, "pair vector"] | None = None
     ) -> Float[Tensor, "pair d_model"]:
         """The composite of each pair, by one setting for all or one for each."""
         each = [how] * len(self.place) if isinstance(how, Composition) else list(how)
+        if len(each) != len(self.place):
+            raise InputError(f"There are {len(each)} settings for {len(self.place)} pairs; give one for each, or one.")
         found = torch.zeros(len(self.place), self.lens.d_model)
         for one, mine in _alike(each):
             for name, part in (("shared", one.shared), ("start", one.start)):
@@ -141,11 +153,7 @@ class Composer:
                         f"{self.lens.name} has {self.lens.d_model}. Fit the settings on this model."
                     )
             if one.uses_library:
-                weights = self.weights(one, allowed)
-                if one.center:
-                    flat = torch.ones_like(weights) if allowed is None else allowed.float()
-                    weights = weights - flat / flat.sum(1, keepdim=True)
-                found[mine] = one.scale * (weights @ self.library.matrix)[mine]
+                found[mine] = (self.coefficients(one, allowed) @ self.library.matrix)[mine]
             if one.shared is not None:
                 found[mine] += one.shared
         for steps in sorted({one.pair_steps for one in each if one.pair_steps and one.pair_scale}):
@@ -190,7 +198,8 @@ def compose(
         how: a `Composition`, or a name of `METHODS`.
 
     Returns:
-        A FunctionVector of method "composite" with `.weights` (relation -> weight, largest first) and `.source`.
+        A FunctionVector of method "composite" with `.weights` (relation -> weight, largest first) and `.source`. Its
+        parents are the library's vectors with what the composite holds of each; shared and pair parts have no parent.
 
     Raises:
         InputError: a word without tokens, an empty library, vectors of two models or layers, an unknown method.
@@ -200,15 +209,22 @@ def compose(
         >>> next(iter(cfv.weights.items()))
         ('antonym', 0.93)
     """
-    lens, how = lens_of(model), composition(how)
-    library = Library.of(lens, vectors)
+    lens = lens_of(model)
+    return composed(lens, Library.of(lens, vectors), pair, composition(how))
+
+
+def composed(lens: Lens, library: Library, pair: tuple[str, str], how: Composition) -> FunctionVector:
+    """`compose`, from a library that is checked already."""
     composer = Composer(lens, library, [pair])
-    weights, (vector,) = composer.weights(how), composer.vectors(how)
-    shares = sorted(zip(library.names, weights[0].tolist()), key=lambda share: -share[1]) if weights is not None else []
+    weights, held = {}, {}
+    if how.weighting != "none":
+        listed = zip(library.names, composer.weights(how)[0].tolist())
+        weights = dict(sorted(listed, key=lambda share: -share[1]))
+        held = dict(zip(library.names, composer.coefficients(how)[0].tolist()))
     records = {name: fv.record | {"training": None} for name, fv in zip(library.names, library.vectors)}
     return replace(
-        library.first, vector=vector, relation=None, data_hash=None, split_seed=None, heads=(), method="composite",
-        strength=1.0, training=None, template=library.template.to_dict(), weights=dict(shares), source=tuple(pair),
-        parents=[(how.scale * weight, records[name]) for name, weight in shares if weight],
+        library.first, vector=composer.vectors(how)[0], method="composite", relation=None, data_hash=None,
+        split_seed=None, heads=(), strength=1.0, training=None, template=library.template.to_dict(), weights=weights,
+        source=tuple(pair), parents=[(held[name], records[name]) for name in weights if held[name]],
         versions=storage.versions(),
     )  # fmt: skip

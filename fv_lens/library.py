@@ -72,11 +72,17 @@ class Library:
 
 def pairs_batch(lens: Lens, pairs: Sequence[tuple[str, str]], template: PromptTemplate) -> PromptBatch:
     """The zero-shot prompts that ask each A for its B."""
-    for pair in pairs:
-        if len(pair) != 2 or not all(isinstance(word, str) and word.strip() for word in pair):
-            raise InputError(f"The source pair is {pair!r}; give two words, such as ('hot', 'cold').")
+    pairs = [check_pair(pair) for pair in pairs]
     check_words(lens, [word for pair in pairs for word in pair])
     return batch(lens, [FewShot(a, (b,)) for a, b in pairs], template)
+
+
+def check_pair(pair: object) -> tuple[str, str]:
+    """A and B as a tuple; an InputError for anything but two words."""
+    two = isinstance(pair, list | tuple) and len(pair) == 2
+    if not two or not all(isinstance(word, str) and word.strip() for word in pair):
+        raise InputError(f"The source pair is {pair!r}; give two words, such as ('hot', 'cold').")
+    return tuple(pair)
 
 
 def check_words(lens: Lens, words: Iterable[str]) -> None:

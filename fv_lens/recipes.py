@@ -48,11 +48,12 @@ class Composition:
     def __post_init__(self):
         if self.weighting not in WEIGHTINGS:
             raise InputError(f"weighting is {self.weighting!r}; choose from {', '.join(WEIGHTINGS)}.")
-        if finite_number("temperature", self.temperature) <= 0:
+        # Plain numbers, which JSON can hold, whatever kind was given.
+        for name in ("temperature", "scale", "pair_scale"):
+            object.__setattr__(self, name, finite_number(name, getattr(self, name)))
+        if self.temperature <= 0:
             raise InputError(f"temperature is {self.temperature!r}; give a number above 0.")
-        for name in ("scale", "pair_scale"):
-            finite_number(name, getattr(self, name))
-        whole_number("pair_steps", self.pair_steps, least=0)
+        object.__setattr__(self, "pair_steps", whole_number("pair_steps", self.pair_steps, least=0))
         if self.n_shots not in (0, 1):
             raise InputError(f"n_shots is {self.n_shots!r}; a composite is for a prompt with 0 or 1 demonstration.")
 
