@@ -13,10 +13,11 @@ from torch import Tensor
 from .effects import mean_head_outputs
 from .errors import InputError, whole_number
 from .lens import Lens, lens_of
-from .prompts import PromptTemplate
-from .relations import load_relation
+from .prompts import FewShot, PromptTemplate, batch, few_shot
+from .relations import Relation, load_relation
 from .rows import HEAD_OUTPUT, RESIDUAL
 from .vectors import FunctionVector, check_layer
+from .whatif import residuals
 
 # The first is before a post-attention norm or multiplier where the model has one, but not every model has the first.
 ATTENTION_OUTPUTS = ("attn.hook_out", "hook_attn_out")
@@ -121,6 +122,21 @@ def _summed(lens: Lens, relation, heads: Sequence, mean_z: Tensor, **record) -> 
         vector, model=lens.name, processing=lens.processing, bos=lens.bos, relation=relation.name,
         data_hash=relation.hash, heads=heads, **record,
     )  # fmt: skip
+
+
+def residual_difference(
+    lens: Lens, train: Relation, n_prompts: int, n_shots: int, layer: int, template: PromptTemplate
+) -> Float[Tensor, " d_model"]:
+    """Mean residual at the last token after a layer, of few-shot minus zero-shot prompts of the same words.
+
+    Raises:
+        InputError: a patch is active, or too few pairs.
+    """
+    shown = few_shot(train, n_prompts, n_shots)
+    bare = [FewShot(one.word, one.answers) for one in shown]
+    made = [batch(lens, prompts, template) for prompts in (shown, bare)]
+    few, none = (residuals(lens, prompts.tokens, prompts.mask, layer).mean(0) for prompts in made)
+    return few - none
 
 
 def check_heads(lens: Lens, heads: Sequence) -> tuple[tuple[int, int], ...]:

@@ -10,12 +10,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from scipy.stats import spearmanr
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .assembly import function_vector
+from .assembly import function_vector, residual_difference
 from .completion import completions
 from .composition import weights_of
 from .effects import indirect_effects, mean_effects, mean_head_outputs
@@ -23,7 +22,7 @@ from .errors import InputError
 from .human import HumanMatrix, PairRatings
 from .lens import Lens, lens_of
 from .library import Library, explained, pairs_batch
-from .prompts import PromptTemplate, batch, few_shot, with_demonstrations
+from .prompts import PromptTemplate
 from .recipes import Composition
 from .scores import Score, clustered_mean
 from .semeval import RatedRelation, halves
@@ -31,7 +30,6 @@ from .similarity import HumanComparison, Similarity, clustered_rho, compare_to_h
 from .storage import versions
 from .training import STEPS, task, tune
 from .vectors import FunctionVector
-from .whatif import residuals
 
 KINDS = ("FFV", "FV", "mean difference")
 HALVES = ("all", "half 0", "half 1")
@@ -86,16 +84,17 @@ def human_vectors(
     refused = ""
     for half, code, relation in tqdm(listed, desc="few-shot prompts", unit="relation", disable=not progress):
         shots = min(N_SHOTS, len(relation.parts.train) - 1)
-        try:
+        if not refused:
             mean_z, _ = mean_head_outputs(model, relation, N_PROMPTS, shots, seed, progress=False)
-            made["FV"][half][code] = function_vector(model, relation, heads, layer, mean_z)
-        except InputError as error:  # a sum means nothing on a model that rescales what heads write
-            refused = str(error)
-        difference = _difference(lens, relation, shots, layer, template)
+            try:
+                made["FV"][half][code] = function_vector(model, relation, heads, layer, mean_z)
+            except InputError as error:  # a sum means nothing on a model that rescales what heads write
+                refused = str(error)
+        difference = residual_difference(lens, relation.parts.train, N_PROMPTS, shots, layer, template)
         made["mean difference"][half][code] = vector(difference, relation, "difference")
     if refused:
         warnings.warn(f"No summed vectors: {refused}", stacklevel=2)
-    return {kind: halves for kind, halves in made.items() if all(halves.values())}
+    return {kind: some for kind, some in made.items() if all(some.values())}
 
 
 def _parts(relations: Mapping[str, RatedRelation], half: str, seed: int) -> dict:
@@ -108,31 +107,21 @@ def _parts(relations: Mapping[str, RatedRelation], half: str, seed: int) -> dict
     }
 
 
-def _difference(lens: Lens, relation, shots: int, layer: int, template: PromptTemplate) -> Float[Tensor, " d_model"]:
-    """Mean residual at the last token of few-shot minus zero-shot prompts of the same words."""
-    train = relation.parts.train
-    shown = few_shot(train, N_PROMPTS, shots)
-    bare = [with_demonstrations(train, train, 0)[train.words.index(one.word)] for one in shown]
-    means = []
-    for prompts in (shown, bare):
-        made = batch(lens, prompts, template)
-        means.append(residuals(lens, made.tokens, made.mask, layer).mean(0))
-    return means[0] - means[1]
-
-
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """What one kind of vectors has in common with people.
 
     `relations`: of the matrix of all pairs; `crossed`: each half's vectors against the other half's ratings.
     `pairs`: group of comparisons -> Spearman's rho of predicted with rated similarity, cross-fitted. `typicality`: the
-    mean over relations of Spearman's rho between log P(B | A) and rated typicality, cross-fitted.
+    mean over relations of Spearman's rho between log P(B | A) and rated typicality, cross-fitted; `plain_typicality`:
+    without any vector.
     """
 
     relations: HumanComparison
     crossed: Score
     pairs: Mapping[str, Mapping[str, Score]] = field(repr=False)
     typicality: Score
+    plain_typicality: Score
     similarity: Similarity = field(repr=False)
 
 
@@ -144,7 +133,7 @@ def compare(
     seed: int = 0,
     progress: bool = True,
 ) -> dict[str, Comparison]:
-    """Every kind of vectors against the ratings; "no vector" has typicality alone, and is left to `typicality`.
+    """Every kind of vectors against the ratings.
 
     Raises:
         InputError: people rated a relation without a vector.
@@ -161,7 +150,7 @@ def compare(
             compare_to_humans(similarities["all"], human, seed),
             crossed([(similarities[f"half {h}"], parts[1 - h]) for h in (0, 1)]),
             _pair_level(lens, made, ratings, placed),
-            typicality(lens, made, relations, placed)[0],
+            *typicality(lens, made, relations, placed),
             similarities["all"].select(human.names),
         )
     return found

@@ -12,15 +12,14 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .assembly import distributed_vectors, function_vector
+from .assembly import distributed_vectors, function_vector, residual_difference
 from .completion import Completions, completions
 from .effects import indirect_effects
 from .errors import InputError
-from .prompts import batch, few_shot, with_demonstrations
 from .study import TEST, VALIDATION, Study
 from .training import Result, Task, task, tune
 from .tuning import shuffled
-from .whatif import WhatIf, residuals
+from .whatif import WhatIf
 
 Step = tuple[dict[str, Tensor], dict]
 SHARES = (0.25, 0.35, 0.45, 0.55, 0.65, 0.75)  # of the depth: where summed vectors are tried
@@ -199,17 +198,12 @@ def mean_difference(study: Study, layer: int) -> Float[Tensor, "relation d_model
     Raises:
         InputError: a patch is active.
     """
-    differences = []
-    for relation in study.relations:
-        train = relation.split().train
-        shown = few_shot(train, DIFFERENCE_PROMPTS, min(study.settings.n_shots, len(train) - 1))
-        bare = [with_demonstrations(train, train, 0)[train.words.index(one.word)] for one in shown]
-        means = []
-        for prompts in (shown, bare):
-            made = batch(study.lens, prompts, study.template)
-            means.append(residuals(study.lens, made.tokens, made.mask, layer).mean(0))
-        differences.append(means[0] - means[1])
-    return torch.stack(differences)
+    trains = [relation.split().train for relation in study.relations]
+    shots = [min(study.settings.n_shots, len(train) - 1) for train in trains]
+    return torch.stack([
+        residual_difference(study.lens, train, DIFFERENCE_PROMPTS, n, layer, study.template)
+        for train, n in zip(trains, shots)
+    ])  # fmt: skip
 
 
 def _tune(study: Study, tasks: Sequence[Task], layer: int, progress: bool, description: str) -> list[Result]:
