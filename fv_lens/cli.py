@@ -15,12 +15,9 @@ from rich.text import Text
 
 from .cli_analogies import analogies
 from .cli_humans import humans
-from .console import check_writable, console, notes, plain_errors, quiet
+from .console import STUDY, ModelName, check_writable, console, notes, plain_errors, quiet, teller
 from .errors import InputError
 from .relations import load_relation, relation_names
-
-STUDY = Path("fv_lens_study")
-ModelName = Annotated[str, typer.Option(help="smollm2-135m, a Hugging Face name, or a model folder.")]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -178,11 +175,8 @@ def reproduce(
         for name, why in study.left_out.items():
             typer.echo(f"Note: {name} is left out: {why}", err=True)
 
-        def tell(line: str) -> None:
-            saved[:] = [out / "stages"] if any((out / "stages").glob("*.safetensors")) else []
-            notes.print(Text(line, style="bold"))
-
-        frame = run_all(study, out, {"weights, SHA-256": lens_of(loaded).weights_hash}, command, tell)
+        facts = {"weights, SHA-256": lens_of(loaded).weights_hash}
+        frame = run_all(study, out, facts, command, teller(saved, out))
         console.print(_overview(frame))
         names = ("report.html", "results.csv", "summary.json", "vectors")
         console.print(Text("\n".join(str(out / name) for name in names)), soft_wrap=True)

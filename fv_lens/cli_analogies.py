@@ -8,11 +8,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from .console import check_writable, console, notes, plain_errors, quiet
+from .console import LIBRARY, ModelName, check_writable, console, notes, plain_errors, quiet, teller
 from .errors import InputError
-
-LIBRARY = Path("fv_lens_study") / "vectors"
-Files = list[Path]
 
 
 def analogies(
@@ -20,13 +17,14 @@ def analogies(
         Path | None, typer.Argument(help="Questions: jsonl, CSV or SCAN's CSV; by default the bundled test questions.")
     ] = None,
     validation: Annotated[
-        Files | None, typer.Option(help="Questions on which the method that FILE reports is chosen; may be repeated.")
+        list[Path] | None,
+        typer.Option(help="Questions to choose the method on that FILE reports; may be repeated."),
     ] = None,
     choices: Annotated[bool, typer.Option("--choices", help="Also choose among the answers of each question.")] = False,
     vectors: Annotated[
         Path, typer.Option(help="A folder of tuned vectors; if there is none, the bundled relations are tuned.")
     ] = LIBRARY,
-    model: Annotated[str, typer.Option(help="smollm2-135m, a Hugging Face name, or a model folder.")] = "smollm2-135m",
+    model: ModelName = "smollm2-135m",
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("fv_lens_analogies"),
     seed: Annotated[int, typer.Option(min=0, help="Of the parts of the questions, folds and orders of choices.")] = 0,
 ) -> None:
@@ -41,20 +39,16 @@ def analogies(
         choose_on = [question for path in validation or () for question in load_questions(path)]
         if (choices or choose_on) and not any(question.pairs for question in test):
             raise InputError(f"The questions of {str(file)!r} have no choices; leave --choices out to complete them.")
-        options = {"--vectors": vectors, "--model": model, "--out": out, "--seed": seed}
-        options |= {f"--validation{' ' * i}": path for i, path in enumerate(validation or ())}
-        given = [str(part).strip() for option in options.items() for part in option]
-        line = ["fv-lens", "analogies", *([str(file)] if file else []), *["--choices"] * choices, *given]
+        command = ["fv-lens", "analogies", *([file] if file else []), *["--choices"] * choices]
+        for path in validation or ():
+            command += ["--validation", path]
+        command += ["--vectors", vectors, "--model", model, "--out", out, "--seed", seed]
         check_writable(out)
         notes.print(Text("Loading the libraries and the model", style="bold"))
         from .analogy_study import load_library, solve_all, tuned_library
         from .models import load_model
 
-        def tell(said: str) -> None:
-            saved[:] = [out / "stages"] if (out / "stages").is_dir() else []
-            notes.print(Text(said, style="bold"))
-
-        loaded, summed = load_model(model), None
+        loaded, summed, tell = load_model(model), None, teller(saved, out)
         if any(vectors.glob("*.safetensors")):
             library = load_library(vectors)
             summed = load_library(vectors / "summed") if (vectors / "summed").is_dir() else None
@@ -64,14 +58,15 @@ def analogies(
             library = tuned_library(loaded, out / "vectors", tell)
         parts = (bundled.train, bundled.validation, test)
         found, chosen = solve_all(
-            loaded, library, parts, out, shlex.join(line), tell, summed=summed, seed=seed,
+            loaded, library, parts, out, shlex.join(map(str, command)), tell, summed=summed, seed=seed,
             choices=choices or bool(choose_on), choose_on=choose_on,
         )  # fmt: skip
         for measure in ("accuracy", *(["choice"] if found.chance is not None and (choices or choose_on) else [])):
             console.print(_overview(found, measure))
-        for line_ in chosen:
-            console.print(Text(line_))
-        console.print(Text("\n".join(str(out / name) for name in ("results.csv", "summary.json", "figures"))))
+        for line in chosen:
+            console.print(Text(line), soft_wrap=True)
+        files = "\n".join(str(out / name) for name in ("results.csv", "summary.json", "figures"))
+        console.print(Text(files), soft_wrap=True)
 
 
 def _overview(found, measure: str) -> Table:

@@ -8,8 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from .cli_analogies import LIBRARY
-from .console import check_writable, console, notes, plain_errors, quiet
+from .console import LIBRARY, ModelName, check_writable, console, notes, plain_errors, quiet, teller
 
 
 def humans(
@@ -20,7 +19,7 @@ def humans(
         Path,
         typer.Option(help="A folder of tuned vectors: gives the layer, and its folder `summed` the heads."),
     ] = LIBRARY,
-    model: Annotated[str, typer.Option(help="smollm2-135m, a Hugging Face name, or a model folder.")] = "smollm2-135m",
+    model: ModelName = "smollm2-135m",
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("fv_lens_humans"),
     seed: Annotated[int, typer.Option(min=0, help="Of the halves of each relation's pairs.")] = 0,
 ) -> None:
@@ -37,15 +36,13 @@ def humans(
         from .human_outputs import place, study
         from .models import load_model
 
-        def tell(line: str) -> None:
-            saved[:] = [out / "stages"] if (out / "stages").is_dir() else []
-            notes.print(Text(line, style="bold"))
-
         loaded = load_model(model)
         layer, heads = place(loaded, vectors)
-        frame = study(loaded, relations, ratings, layer, heads, out, shlex.join(map(str, command)), tell, seed)
+        tell, line = teller(saved, out), shlex.join(map(str, command))
+        frame = study(loaded, relations, ratings, layer, heads, out, line, tell, seed)
         console.print(_overview(frame))
-        console.print(Text("\n".join(str(out / name) for name in ("results.csv", "summary.json", "figures"))))
+        files = "\n".join(str(out / name) for name in ("results.csv", "summary.json", "figures"))
+        console.print(Text(files), soft_wrap=True)
 
 
 def _overview(frame) -> Table:

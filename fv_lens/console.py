@@ -3,16 +3,32 @@
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from .errors import InputError, ParityError
 
+STUDY = Path("fv_lens_study")
+LIBRARY = STUDY / "vectors"
+ModelName = Annotated[str, typer.Option(help="smollm2-135m, a Hugging Face name, or a model folder.")]
+
 console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
+
+
+def teller(saved: list[Path], out: Path) -> Callable[[str], None]:
+    """A function that shows a line before each stage; `saved` gets the folder of stages once one is in it."""
+
+    def tell(line: str) -> None:
+        saved[:] = [out / "stages"] if any((out / "stages").glob("*.safetensors")) else []
+        notes.print(Text(line, style="bold"))
+
+    return tell
 
 
 @contextmanager

@@ -1,8 +1,7 @@
 """Linear maps on a CPU through oneDNN, which torch carries but leaves aside for float32.
 
-torch gives float32 products to the BLAS it was built with. On AMD processors MKL takes half the time's worth of them:
-oneDNN multiplies 2.0 to 2.4 times faster (EPYC with AVX-512, 8 rows and more), and as fast on Intel's. Both round in
-float32; only the order of the sums differs.
+torch gives float32 products to the BLAS it was built with, which is mostly MKL. On an AMD EPYC with AVX-512 oneDNN
+multiplies 2.0 to 2.4 times faster, at 8 rows and more. Both round in float32; only the order of the sums differs.
 """
 
 from collections.abc import Callable
