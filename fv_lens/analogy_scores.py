@@ -67,13 +67,14 @@ class AnalogyScores:
 
     def score(self, row: tuple, measure: str = "accuracy") -> Score:
         """The mean of a row over the questions it applies to, with its interval."""
-        return self._mean(self._of(row, measure))
+        return self._mean(self._of(row, measure), measure)
 
     def difference(
         self, row: tuple, other: tuple, measure: str = "accuracy", other_measure: str | None = None
     ) -> Score:
         """A row minus another, paired over questions; the other by a measure of its own, if given."""
-        return self._mean(self._of(row, measure) - self._of(other, other_measure or measure))
+        apart = self._of(row, measure) - self._of(other, other_measure or measure)
+        return self._mean(apart, measure, scores.GAIN)
 
     def to_frame(self) -> pd.DataFrame:
         """One line per row and measure: method, library, prompt, measure, value, low, high, n."""
@@ -81,7 +82,7 @@ class AnalogyScores:
         for row, measures in self.values.items():
             for measure, values in measures.items():
                 if not np.isnan(values).all():
-                    score = self._mean(values)
+                    score = self._mean(values, measure)
                     lines.append((*row, measure, score.value, score.low, score.high, score.n))
         return pd.DataFrame(lines, columns=["method", "library", "prompt", "measure", "value", "low", "high", "n"])
 
@@ -91,9 +92,10 @@ class AnalogyScores:
             raise InputError(f"There is no {measure!r} of {str(row)!r}; `to_frame()` lists what there is.")
         return self.values[row][measure]
 
-    def _mean(self, values: np.ndarray) -> Score:
+    def _mean(self, values: np.ndarray, measure: str, within: tuple = scores.SHARE) -> Score:
         known = ~np.isnan(values)
-        return scores.clustered_mean(values[known], [g for g, k in zip(self.groups, known) if k])
+        groups = [group for group, asked in zip(self.groups, known) if asked]
+        return scores.clustered_mean(values[known], groups, within=scores.ANY if measure == "log_prob" else within)
 
 
 def evaluate_analogies(

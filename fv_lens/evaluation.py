@@ -18,7 +18,8 @@ from .effects import mean_head_outputs
 from .errors import whole_number
 from .lens import lens_of
 from .prompts import FewShot, PromptTemplate, batch, with_demonstrations
-from .relations import Relation, load_relation
+from .relation_files import load_relation
+from .relations import Relation
 from .scores import Score
 from .vectors import FunctionVector, as_vectors, own_template
 from .whatif import Edit, WhatIf
@@ -241,7 +242,7 @@ def result(values: Completions, tested: Completions | None = None) -> Result:
     gains = {}
     if tested is not None:
         own = _measures(tested)
-        gains["accuracy_gain"] = scores.paired_difference(own[0], measures[0])
+        gains["accuracy_gain"] = scores.gain(own[0], measures[0])
         gains["log_prob_gain"] = scores.paired_difference(own[-1], measures[-1])
     return Result(*(score(measure) for score, measure in zip(kinds, measures)), **gains)
 

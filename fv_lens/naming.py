@@ -19,8 +19,9 @@ from . import scores
 from .decoding import NEUTRAL_PROMPTS, log_probs, name_tokens, rank
 from .errors import InputError
 from .lens import lens_of
-from .relations import Relation, load_relation
-from .scores import Score
+from .relation_files import load_relation
+from .relations import Relation
+from .scores import SHARE, Score
 from .vectors import as_vectors
 
 CHANCE = 0.5  # of the score
@@ -99,7 +100,7 @@ def name_scores(model: object, readings: object, relations: Sequence, *, seed: i
             "relation of another family beside it. Give relations of at least two families, with names."
         )
     frame = pd.DataFrame(lines)
-    return NameScores(scores.clustered_mean(frame["score"].to_numpy(), frame["family"].tolist(), seed), frame)
+    return NameScores(scores.clustered_mean(frame["score"].to_numpy(), frame["family"].tolist(), seed, SHARE), frame)
 
 
 def rank_test(before: NameScores, after: NameScores) -> RankTest:

@@ -11,6 +11,7 @@ from .decoding import name_tokens
 from .errors import InputError
 from .naming import all_readings, choose_reading, halves, name_scores, rank_test
 from .results import Table
+from .scores import GAIN, SHARE
 from .study import Study
 
 SHOWN = "model, centred"  # the reading whose words people can read; of one relation alone, nothing is left by it
@@ -60,14 +61,14 @@ def add_readings(table: Table, found: Mapping) -> None:
         own, ranks = (dict(zip(some["relation"], some[column])) for column in ("score", "rank"))
         table.relations("decoding", kind, f"name score, {reading}", own)
         table.relations("decoding", kind, f"rank of name, {reading}", ranks)
-        table.groups("decoding", kind, f"name score, {reading}", _by_relation(table, own))
+        table.groups("decoding", kind, f"name score, {reading}", _by_relation(table, own), SHARE)
     confirmed = {}
     for kind, half in found["halves"].items():
         confirmed[kind] = _by_relation(table, half["scores"])
-        table.groups("decoding", kind, "name score, chosen reading, other half", confirmed[kind])
+        table.groups("decoding", kind, "name score, chosen reading, other half", confirmed[kind], SHARE)
     for kind, values in confirmed.items():
         if kind != "FV" and "FV" in confirmed:
-            table.groups("difference", f"{kind} - FV", "name score, other half", values - confirmed["FV"])
+            table.groups("difference", f"{kind} - FV", "name score, other half", values - confirmed["FV"], GAIN)
 
 
 def _by_relation(table: Table, values: Mapping[str, float]):

@@ -174,8 +174,12 @@ def _rows(study: Study, sums: Mapping, record: Mapping, vectors: Mapping, few: T
 
 
 def _means_of_others(study: Study, vectors: Tensor) -> Tensor:
-    """For each relation, the mean vector over its others; NaN where it has none."""
-    return torch.stack([vectors[study.others(r)].nanmean(0) for r in range(len(study))])
+    """For each relation, the mean vector over its others; NaN where it has fewer than two, of which one is no mean."""
+    means = torch.full_like(vectors, torch.nan)
+    for r in range(len(study)):
+        if len(others := study.others(r)) > 1:
+            means[r] = vectors[others].nanmean(0)
+    return means
 
 
 def _norms(vectors: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from . import scores
-from .scores import Score
+from .scores import ANY, GAIN, SHARE, Score
 
 MEASURES = ("accuracy", "first_token_accuracy", "log_prob")
 COLUMNS = ("part", "group", "name", "row", "measure", "value", "low", "high", "n")
@@ -62,17 +62,20 @@ class Table:
                     if score is not None:
                         self._add(part, "relation", name, row, measure, score)
                 values[row, measure] = np.array([np.nan if s is None else s.value for s in own])
-                self.groups(part, row, measure, values[row, measure])
+                within = ANY if measure == "log_prob" else SHARE
+                self.groups(part, row, measure, values[row, measure], within)
         return values
 
-    def groups(self, part: str, row: str, measure: str, values: Float[np.ndarray, " relation"]) -> Score | None:
-        """Add the mean over all relations, and over those of each category; returns the first."""
+    def groups(
+        self, part: str, row: str, measure: str, values: Float[np.ndarray, " relation"], within: tuple = ANY
+    ) -> Score | None:
+        """Add the mean over all relations, and over those of each category; returns the first. See `clustered_mean`."""
         known = ~np.isnan(values)
         overall = None
         for group, name, members in self._members():
             members = [r for r in members if known[r]]
             if members:
-                score = scores.clustered_mean(values[members], [self.families[r] for r in members])
+                score = scores.clustered_mean(values[members], [self.families[r] for r in members], within=within)
                 overall = overall or score
                 self._add(part, group, name, row, measure, score)
         return overall
@@ -84,7 +87,8 @@ class Table:
             for measure in MEASURES:
                 if (one, measure) in values and (other, measure) in values and one != other:
                     gap = values[one, measure] - values[other, measure]
-                    self.groups("difference", f"{one} - {other}", measure, gap)
+                    within = ANY if measure == "log_prob" else GAIN
+                    self.groups("difference", f"{one} - {other}", measure, gap, within)
 
     def relations(self, part: str, row: str, measure: str, values: Mapping[str, float | int]) -> None:
         """Add a number without interval for each relation, by name."""

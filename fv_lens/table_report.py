@@ -12,7 +12,7 @@ from . import page, plots
 from .naming import CHANCE
 from .plots.comparison import FEW_SHOT, curve_of, rows_like, usual_shots
 from .plots.relations import ROWS
-from .plots.table import MEASURES, extent, number, scores_of, shown
+from .plots.table import MEASURES, extent, number, scores_of
 from .scores import Score
 
 CAPTIONS = {
@@ -91,27 +91,26 @@ def write_table_report(
 def _in_short(frame: pd.DataFrame) -> Iterator[str]:
     """Sentences of measured numbers with their intervals; a difference whose interval holds 0 is called not shown."""
     levels = _overall(frame, "score", "accuracy")
-    if told := [f"{row} {shown(levels[row])}" for row in _main_rows(levels)]:
+    if told := [f"{row} {levels[row]}" for row in _main_rows(levels)]:
         yield f"Whole answers right, mean over {extent(frame)}: {'; '.join(told)}."
     differences = _overall(frame, "difference", "accuracy")
     subject = next(iter(differences), "").partition(" - ")[0]  # the table below has those of other rows
     differences = {row: gain for row, gain in differences.items() if row.startswith(f"{subject} - ")}
-    if apart := [f"{_above(row, gain)} by {_size(gain)}" for row, gain in differences.items() if page.differs(gain)]:
+    if apart := [f"{_above(row, gain)} by {_size(gain)}" for row, gain in differences.items() if gain.differs()]:
         yield f"Differences shown: {'; '.join(apart)}."
-    if alike := [f"{_minus(row)}: {shown(s, signed=True)}" for row, s in differences.items() if not page.differs(s)]:
+    if alike := [f"{_minus(row)}: {s.signed}" for row, s in differences.items() if not s.differs()]:
         yield f"Not shown, as no interval leaves out 0: {'; '.join(alike)}."
     for row, gains in list(scores_of(frame, part="difference", group="category", measure="accuracy").items())[:1]:
-        sure = [name for name, gain in gains.items() if page.differs(gain)]
+        sure = [name for name, gain in gains.items() if gain.differs()]
         line = f"{_minus(row)} by category: shown in {len(sure)} of {len(gains)}"
         yield line + (f" ({', '.join(sure)})." if 0 < len(sure) < len(gains) else ".")
     if len(curve := curve_of(frame)) > 1:
         (few, least), (many, most) = list(curve.items())[0], list(curve.items())[-1]
-        yield f"Fine-tuned on {number(few, 'pair')}, vectors reach {shown(least)}; on {many}, {shown(most)}."
+        yield f"Fine-tuned on {number(few, 'pair')}, vectors reach {least}; on {many}, {most}."
     readings = {name: of for name, of in _measures(frame, "decoding").items() if name.startswith("name score")}
     for measure, scores in list(readings.items())[-1:]:  # that of the chosen reading, where there is one
         told = [
-            f"{row} {shown(s)}{'' if page.differs(s, CHANCE) else ', not shown to differ from chance'}"
-            for row, s in scores.items()
+            f"{row} {s}{'' if s.differs(CHANCE) else ', not shown to differ from chance'}" for row, s in scores.items()
         ]
         yield f"Names of relations in their vectors ({measure}; chance {CHANCE}): {'; '.join(told)}."
 

@@ -6,7 +6,7 @@ import pytest
 
 from fv_lens import plots, scores
 from fv_lens.errors import InputError
-from fv_lens.plots.table import COLUMNS, extent, lanes, scores_of, share_axis, shown
+from fv_lens.plots.table import COLUMNS, extent, lanes, scores_of, share_axis
 from fv_lens.scores import Score
 
 from .test_plots import HOSTILE
@@ -141,8 +141,8 @@ def test_what_was_measured_is_counted_over_relations_and_their_words():
 
 def test_a_number_without_an_interval_says_so():
     for ends in ((np.nan, np.nan), (-np.inf, np.inf)):
-        assert shown(Score(0.25, *ends, 1)) == "0.25 (no interval)"
-    assert shown(Score(0.25, np.nan, np.nan, 1), signed=True) == "+0.25 (no interval)"
+        assert str(Score(0.25, *ends, 1)) == "0.25 (no interval)"
+    assert Score(0.25, np.nan, np.nan, 1).signed == "+0.25 (no interval)"
 
 
 def test_groups_stand_below_each_other_under_their_names():

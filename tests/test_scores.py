@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from fv_lens import scores
 from fv_lens.scores import Score
@@ -101,3 +102,52 @@ def test_an_interval_has_the_shape_of_a_value_and_widens_with_its_level():
 def test_the_interval_of_one_value_is_unbounded():
     low, high = scores.interval(np.ones((1, 3)))
     assert low.tolist() == [-np.inf] * 3 and high.tolist() == [np.inf] * 3
+
+
+@pytest.mark.parametrize("n", [20, 40])
+def test_few_values_are_held_as_often_as_many(n):
+    rng = np.random.default_rng(2)
+    held = [score.low <= 0 <= score.high for score in (scores.mean(rng.standard_normal(n)) for _ in range(1000))]
+    assert np.mean(held) >= 0.94  # plain percentiles: .92 and .937
+
+
+def test_an_expanded_percentile_interval_ends_at_hesterbergs_quantiles():
+    n, resampled = 10, np.linspace(0, 1, 100_001)
+    below = stats.norm.cdf(-np.sqrt(n / (n - 1)) * stats.t.ppf(0.975, n - 1))
+    score = scores._score(0.5, resampled, n)
+    assert (score.low, score.high) == pytest.approx((below, 1 - below), abs=1e-4) and below < 0.025
+
+
+def test_a_gain_has_a_width_where_all_words_fare_alike():
+    for n in (20, 100):
+        score = scores.gain(np.ones(n), np.ones(n))
+        assert score.value == 0 and score.n == n and -4 / n < score.low < -0.5 / n and 0.5 / n < score.high < 4 / n
+        assert not score.differs()
+    assert scores.gain(np.ones(20), np.zeros(20)).differs()
+
+
+def test_a_gain_is_the_paired_difference_with_an_interval_that_is_hardly_wider():
+    rng = np.random.default_rng(3)
+    right, control = rng.random(200) < 0.7, rng.random((3, 200)) < 0.4
+    plain, score = scores.paired_difference(right.astype(float), control), scores.gain(right, control)
+    assert score.value == pytest.approx(plain.value)
+    assert plain.high - plain.low < score.high - score.low < 1.1 * (plain.high - plain.low)
+
+
+@pytest.mark.parametrize("n", [2, 12])
+def test_groups_that_are_all_alike_have_no_interval_and_show_nothing(n):
+    score = scores.clustered_mean(np.ones(2 * n), np.arange(2 * n) // 2)
+    assert not score.known and not score.differs() and str(score) == "1.00 (no interval)"
+
+
+def test_students_interval_ends_where_a_share_does():
+    values, groups = np.array([0.0, 0.9]), ["a", "b"]
+    assert scores.clustered_mean(values, groups).high > 1
+    score = scores.clustered_mean(values, groups, within=scores.SHARE)
+    assert (score.low, score.high) == (0, 1)
+
+
+def test_a_score_differs_if_its_whole_interval_lies_on_one_side():
+    assert Score(0.3, 0.1, 0.5, 9).differs() and Score(-0.3, -0.5, -0.1, 9).differs()
+    assert not Score(0.3, -0.1, 0.5, 9).differs() and not Score(0.7, 0.5, 0.9, 9).differs(0.5)
+    assert Score(0.7, 0.51, 0.9, 9).differs(0.5) and not Score(0.7, -np.inf, np.inf, 1).differs()

@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 from ..errors import InputError, finite_number
 from ..scores import Score
 from .style import ACCENT, CONTROL, INK, LIGHT, finish, tint
-from .table import MEASURES, bars, lanes, share_axis, shown
+from .table import MEASURES, bars, lanes, share_axis
 
 COLUMNS = ("method", "library", "prompt", "measure", "value", "low", "high", "n")
 ANALOGY_MEASURES = {  # what is measured, and its unit
@@ -146,7 +146,7 @@ def _dots(figure: go.Figure, scores: dict, of: str, prompt: str, heights: dict, 
 def _hover(row: tuple[str, str, str], score: Score, unit: str) -> str:
     method, library, prompt = row
     where = ", ".join(part for part in (f"library: {library}" if library else "no library", prompt) if part)
-    head = f"<b>{html.escape(method)}</b>: {shown(score)}<br>{html.escape(where)}"
+    head = f"<b>{html.escape(method)}</b>: {score}<br>{html.escape(where)}"
     return f"{head}<br>{unit}, 95 %, {score.n:,} analogies"
 
 

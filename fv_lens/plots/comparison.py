@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from .style import ACCENT, CONTROL, INK, LIGHT, MUTED, finish, tint
-from .table import bars, checked, extent, lanes, measured, number, scores_of, share_axis, shown
+from .table import bars, checked, extent, lanes, measured, number, scores_of, share_axis
 
 FEW_SHOT = r"\d+-shot"  # a row of intact prompts; a study's settings say of how many shots
 KINDS = {  # rows, as regular expressions
@@ -53,7 +53,7 @@ def comparison(frame: pd.DataFrame, measure: str = "accuracy") -> go.Figure:
             marker=dict(size=10, color=colour, symbol=symbol), showlegend=False, hoverinfo="text",
             error_x=dict(bars(line), thickness=2, width=0, color=colour),
             text=[
-                f"<b>{html.escape(row)}</b>: {shown(score)}<br>{unit}, 95 % over {number(score.n, 'relation')}"
+                f"<b>{html.escape(row)}</b>: {score}<br>{unit}, 95 % over {number(score.n, 'relation')}"
                 for row, score in zip(rows, line)
             ],
         )  # fmt: skip
@@ -92,7 +92,7 @@ def learning_curve(frame: pd.DataFrame) -> go.Figure:
         x=pairs, y=[score.value for score in line], mode="lines+markers", name="fine-tuned", hoverinfo="text",
         line=dict(color=ACCENT, width=2.5), marker=dict(color=ACCENT, size=8),
         text=[
-            f"<b>{number(k, 'pair')}</b>: {shown(score)}<br>{unit}, 95 % over {number(score.n, 'relation')}"
+            f"<b>{number(k, 'pair')}</b>: {score}<br>{unit}, 95 % over {number(score.n, 'relation')}"
             for k, score in curve.items()
         ],
     )  # fmt: skip
@@ -101,7 +101,7 @@ def learning_curve(frame: pd.DataFrame) -> go.Figure:
     for (row, score), (colour, dash) in zip(drawn.items(), ((CONTROL, "dash"), (INK, "dot"))):
         figure.add_scatter(
             x=[min(pairs), max(pairs)], y=[score.value] * 2, mode="lines", name=row, hoverinfo="text",
-            text=f"<b>{row}</b>: {shown(score)}<br>{unit}", line=dict(color=colour, dash=dash, width=1.75),
+            text=f"<b>{row}</b>: {score}<br>{unit}", line=dict(color=colour, dash=dash, width=1.75),
         )  # fmt: skip
     figure.update_xaxes(title="pairs to fine-tune on", tickvals=pairs, zeroline=False)
     figure.update_yaxes(title=unit, title_standoff=6, **share_axis("accuracy", [*line, *drawn.values()]))

@@ -8,11 +8,14 @@ import plotly.graph_objects as go
 from ..evaluation import Evaluation, Result
 from ..scores import Score
 from .style import ACCENT, CONTROL, finish
+from .table import bars
 
 
-def evaluation(evaluation: Evaluation) -> go.Figure:
+def evaluation(evaluation: Evaluation, vector: str = "") -> go.Figure:
     """Accuracy, of whole answers and fainter of their first tokens, with intervals: of what was evaluated and of every
     control. Hovering shows the gains.
+
+    `vector`: what to call the vector in the title, such as "fine-tuned vector".
 
     Example:
         >>> evaluation(evaluate(model, "antonym", vector)).show()
@@ -28,10 +31,9 @@ def evaluation(evaluation: Evaluation) -> go.Figure:
         line: list[Score] = [getattr(row, part) for row in rows.values()]
         # Two traces, as the error bars of one trace have one colour.
         for some, colour in ((slice(1, None), CONTROL), (slice(0, 1), ACCENT)):
-            above, below = zip(*((s.high - s.value, s.value - s.low) for s in line[some])) if line[some] else ((), ())
             figure.add_scatter(
                 x=[s.value for s in line[some]], y=np.arange(len(rows))[some] + shift, mode="markers", opacity=opacity,
-                error_x=dict(type="data", array=above, arrayminus=below, thickness=2, width=0, color=colour),
+                error_x=dict(bars(line[some]), thickness=2, width=0, color=colour),
                 marker=dict(size=size, color=colour, symbol=symbol), text=hovers[some], hoverinfo="text",
                 name=label, legendgroup=part, showlegend=colour == ACCENT,
             )  # fmt: skip
@@ -40,7 +42,7 @@ def evaluation(evaluation: Evaluation) -> go.Figure:
     figure.update_yaxes(range=[len(rows) - 0.4, -0.6], showgrid=False)
     figure.update_xaxes(title="share of words", range=[-0.03, 1.03], dtick=0.2)
     figure.update_layout(legend_traceorder="reversed")
-    heading = f"Words completed right: {evaluation.relation}"
+    heading = ", ".join(filter(None, (f"Words completed right: {evaluation.relation}", vector)))
     return finish(figure, heading, [f"{n} test words, 95 % intervals"], 38 * len(rows) + 60, 860, n_labels=2)
 
 

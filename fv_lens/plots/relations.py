@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from ..errors import InputError
 from ..scores import Score
 from .style import ACCENT, CONTROL, GRID, INK, LIGHT, MUTED, finish, tint
-from .table import bars, checked, extent, lanes, measured, scores_of, share_axis, shown
+from .table import bars, checked, extent, lanes, measured, scores_of, share_axis
 
 ROWS = ("zero-shot", "10-shot", "FV", "FFV from FV")
 # Prompting is grey and blue, vectors are light and dark orange; the symbols tell them apart without any colour.
@@ -83,5 +83,5 @@ def _hover(name: str, scores: Mapping[str, Mapping[str, Score]], categories: Map
     key, over = ("all", "relations") if name is MEAN else (name, "words")
     kind = "" if name is MEAN else f" ({categories.get(name, 'other')})"
     found = {row: scores[row][key] for row in rows if key in scores.get(row, {})}
-    lines = [f"<b>{html.escape(name + kind)}</b>", *(f"{html.escape(row)}: {shown(s)}" for row, s in found.items())]
+    lines = [f"<b>{html.escape(name + kind)}</b>", *(f"{html.escape(row)}: {s}" for row, s in found.items())]
     return "<br>".join([*lines, f"{unit}, 95 % over {next(iter(found.values())).n:,} {over}"])

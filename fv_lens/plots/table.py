@@ -75,13 +75,6 @@ def number(n: int, what: str) -> str:
     return f"{n:,} {what}{'s' * (n != 1)}"
 
 
-def shown(score: Score, signed: bool = False) -> str:
-    """The number with its interval, where it has one."""
-    if np.isfinite([score.low, score.high]).all():
-        return score.signed if signed else str(score)
-    return f"{score.value:{'+' * signed}.2f} (no interval)"
-
-
 def bars(scores: Sequence[Score]) -> dict:
     """Lengths of plotly's error bars; none where there is no interval."""
     ends = np.array([[score.high - score.value, score.value - score.low] for score in scores]).reshape(-1, 2)
