@@ -17,7 +17,7 @@ from .completion import completions
 from .composition import composed
 from .errors import InputError, whole_number
 from .lens import Lens, lens_of
-from .library import Library, check_words
+from .library import Library, check_pair, check_words
 from .prompts import FewShot, PromptTemplate, batch
 from .recipes import composition
 from .vectors import FunctionVector
@@ -98,20 +98,20 @@ def solve_analogy(
         how: a `Composition`, or a name of `METHODS`; its `n_shots` says whether the prompt shows A:B.
 
     Raises:
-        InputError: a word without tokens, an empty library, vectors of two models or layers, a single choice, choices
-            that do not fit the target.
+        InputError: what is no word or has no tokens, an empty library, vectors of two models or layers, a single
+            choice, choices that do not fit the target.
 
     Example:
         >>> answer = solve_analogy(model, vectors, ("hot", "cold"), "big")
         >>> answer.completions[0], next(iter(answer.weights.items()))
-        (('small', -0.47), ('antonym', 0.93))
+        (('small', -0.76), ('antonym', 0.65))
     """
     lens, how, k = lens_of(model), composition(how), whole_number("k", k, least=1)
-    library = Library.of(lens, vectors)
+    library, pair = Library.of(lens, vectors), check_pair(pair)
     pairs = _choice_pairs(target, choices)
     check_words(lens, [word for pair_ in pairs for word in pair_] if target is None or pairs else [target])
     made = composed(lens, library, pair, how)
-    whatif, shown = library.edit(made.vector), (tuple(pair),) if how.n_shots else ()
+    whatif, shown = library.edit(made.vector), (pair,) if how.n_shots else ()
     found, plain = (), ()
     if target is not None:
         text = library.template.prompt(target, shown)
@@ -120,7 +120,7 @@ def solve_analogy(
     if pairs:
         scores = choice_scores(lens, library.template, [(shown, pairs)], [whatif])[0]
     return AnalogyAnswer(
-        tuple(pair), target, found, plain, made.weights, tuple(choices or ()),
+        pair, target, found, plain, made.weights, tuple(choices or ()),
         tuple(scores[:, -1].tolist()), tuple(scores[:, 0].tolist()), made,
     )  # fmt: skip
 
@@ -187,15 +187,14 @@ def _keep(lens: Lens, found: dict[str, float], tokens: list[int], log_prob: floa
     found[word] = float(np.logaddexp(found.get(word, -np.inf), log_prob))
 
 
-def _choice_pairs(target: str | None, choices: Sequence | None) -> list[tuple[str, str]]:
+def _choice_pairs(target: object, choices: object) -> list[tuple[str, str]]:
     """Choices as pairs C:D."""
     if choices is None:
         if target is None:
             raise InputError("target is None and there are no choices; give C, or choices that are pairs C:D.")
         return []
-    if isinstance(choices, str) or len(choices) < 2:
-        given = choices if isinstance(choices, str) else list(choices)
-        raise InputError(f"choices is {given!r}; give at least two to choose from, or None to complete.")
+    if isinstance(choices, str) or not isinstance(choices, Sequence) or len(choices) < 2:
+        raise InputError(f"choices is {choices!r}; give at least two to choose from, or None to complete.")
     for choice in choices:
         word = isinstance(choice, str)
         pair = isinstance(choice, list | tuple) and len(choice) == 2 and all(isinstance(part, str) for part in choice)

@@ -15,7 +15,7 @@ from .lens import lens_of
 from .page import save_figures
 from .questions import Question, digest
 from .recipes import METHODS, Folded
-from .relations import load_relation, relation_names
+from .relation_files import load_relation, relation_names
 from .stages import Stages
 from .tuning import finetune_all
 from .vectors import FunctionVector

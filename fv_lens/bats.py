@@ -12,7 +12,8 @@ from importlib import resources
 from pathlib import Path
 
 from .errors import InputError, whole_number
-from .relations import Relation, merge_pairs, read_text
+from .relation_files import read_text
+from .relations import Relation, merge_pairs
 
 _FILE_NAME = re.compile(r"([IDEL](?:0[1-9]|10)) \[(.+)\]\.txt")
 _CATEGORIES = {"I": "inflection", "D": "derivation", "E": "encyclopedic", "L": "lexicographic"}

@@ -5,6 +5,8 @@ What is slow to import (torch, TransformerLens) is imported inside the commands,
 
 import json
 import shlex
+import warnings
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +19,13 @@ from .cli_analogies import analogies
 from .cli_humans import humans
 from .console import STUDY, ModelName, check_writable, console, notes, plain_errors, quiet, teller
 from .errors import InputError
-from .relations import load_relation, relation_names
+from .relation_files import FORMAT, OPTIONAL, load_relation, relation_names
+from .relations import pairs_for
+from .run import N_SHOTS
+
+ENOUGH = pairs_for(N_SHOTS + 1)  # pairs of a relation for `run`: the prompts' own word is of the train part, too
+FILES = f"{ENOUGH} pairs or more: JSON {FORMAT}, where wanted with {OPTIONAL}; or a .csv of words and answers."
+DTYPES = ("float32", "bfloat16", "float16")  # as in `models`, which is slow to import
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -40,7 +48,7 @@ def main(
 
 @app.command()
 def run(
-    relation: Annotated[str, typer.Argument(help="A bundled relation, or a JSON file of pairs.")] = "antonym",
+    relation: Annotated[str, typer.Argument(help=f"A bundled relation, or a file of {FILES}")] = "antonym",
     model: ModelName = "smollm2-135m",
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("fv_lens_run"),
     prompts: Annotated[int, typer.Option(min=1, help="Prompts on which effects are measured.")] = 25,
@@ -50,12 +58,16 @@ def run(
     saved: list[Path] = []
     with plain_errors(saved), quiet():
         pairs = load_relation(relation)
+        if len(pairs) < ENOUGH:
+            raise InputError(
+                f"relation {pairs.name!r} has {len(pairs)} pairs and `fv-lens run` needs {ENOUGH} or more: its prompts "
+                f"show {N_SHOTS} pairs beside the one they ask for, all of the train part, two fifths of the pairs"
+            )
         train = pairs.split(seed).train
         check_writable(out)
         from .prompts import corrupted
-        from .run import N_SHOTS
 
-        corrupted(train, 1, N_SHOTS, seed)  # too few pairs show before the model is loaded
+        corrupted(train, prompts, N_SHOTS, seed)  # what cannot be asked shows before the model is loaded
         options = {"--model": model, "--out": out, "--prompts": prompts, "--seed": seed}
         given = [str(part) for option in options.items() for part in option]
         command = shlex.join(["fv-lens", "run", relation, *given])
@@ -140,22 +152,29 @@ def decode(
 
 @app.command()
 def reproduce(
-    relations: Annotated[str | None, typer.Option(help="Names or files, with commas; default: all bundled.")] = None,
+    relations: Annotated[
+        str | None, typer.Option(help="Names or files (as for run), with commas; default: all bundled.")
+    ] = None,
     bats: Annotated[Path | None, typer.Option(help="A folder of BATS 3.0, instead of the bundled relations.")] = None,
     model: ModelName = "smollm2-135m",
-    dtype: Annotated[str, typer.Option(help="Of the weights: float32, bfloat16 or float16.")] = "float32",
+    dtype: Annotated[str, typer.Option(help=f"Of the weights: {', '.join(DTYPES)}.")] = "float32",
     out: Annotated[Path, typer.Option(help="Folder for the results; a run goes on where it stopped.")] = STUDY,
     seeds: Annotated[int, typer.Option(min=1, help="Each deals train and validation pairs anew.")] = 2,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only estimate rows, time and memory.")] = False,
 ) -> None:
-    """Tune vectors for many relations and measure them beside prompting and controls, in one table."""
+    """Tune vectors for many relations and measure them beside prompting and controls, in one table.
+
+    A relation of 50 pairs gives 20 to tune on, 10 to choose on and 20 to be scored on; fewer make smaller parts.
+    """
     saved: list[Path] = []
     with plain_errors(saved, goes_on=True), quiet():
+        if dtype not in DTYPES:
+            raise InputError(f"--dtype is {dtype!r}; give one of {', '.join(DTYPES)}")
         chosen = _chosen_relations(relations, bats)
         options = {"--relations": relations, "--bats": bats, "--model": model, "--dtype": dtype, "--seeds": seeds}
         given = [str(part) for option in options.items() if option[1] is not None for part in option]
         command = shlex.join(["fv-lens", "reproduce", *given, "--out", str(out)])
-        from .study import Settings
+        from .study import Settings, sized
 
         settings = Settings(seeds=seeds)
         if dry_run:
@@ -164,6 +183,8 @@ def reproduce(
             console.print(Text(str(estimate(model, chosen, settings, dtype))))
             return
         check_writable(out)
+        too_small = sized(chosen, settings)[1]  # before the model is loaded
+        _note_left_out(too_small)
         notes.print(Text("Loading the libraries and the model", style="bold"))
         from .lens import lens_of
         from .models import load_model
@@ -171,9 +192,10 @@ def reproduce(
         from .study import Study
 
         loaded = load_model(model, dtype=dtype)
-        study = Study(loaded, chosen, settings)
-        for name, why in study.left_out.items():
-            typer.echo(f"Note: {name} is left out: {why}", err=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # small parts were warned of above
+            study = Study(loaded, chosen, settings)
+        _note_left_out({name: why for name, why in study.left_out.items() if name not in too_small})
 
         facts = {"weights, SHA-256": lens_of(loaded).weights_hash}
         frame = run_all(study, out, facts, command, teller(saved, out))
@@ -196,21 +218,39 @@ def table(
             frame = pd.read_csv(folder / "results.csv")
             summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise InputError(f"{str(folder)!r} holds no results of `fv-lens reproduce`: {error}") from None
+            why = _without_results(folder) if isinstance(error, FileNotFoundError) else error
+            raise InputError(f"{str(folder)!r} holds no results of `fv-lens reproduce`: {why}") from None
         typer.echo(markdown(frame, summary), nl=False)
 
 
+def _without_results(folder: Path) -> str:
+    if not folder.is_dir():
+        return "there is no such folder; give the --out of a study"
+    if (folder / "stages").is_dir():
+        return "the study is not finished; the command that began it goes on from where it stopped"
+    return "it has no results.csv and summary.json; give the --out of a finished study"
+
+
+def _note_left_out(left_out: Mapping[str, str]) -> None:
+    for name, why in left_out.items():
+        typer.echo(f"Note: {name} is left out: {why}", err=True)
+
+
 def _chosen_relations(relations: str | None, bats: Path | None) -> list:
+    given = None if relations is None else [name.strip() for name in relations.split(",") if name.strip()]
+    if given == []:
+        raise InputError(
+            f"--relations is {relations!r}; give names or files with commas between, such as antonym,synonym."
+        )
     if bats is not None:
         from .bats import load_bats
 
         found = load_bats(bats)
-        names = [name.strip() for name in relations.split(",")] if relations else list(found)
+        names = list(found) if given is None else given
         if unknown := [name for name in names if name not in found]:
             raise InputError(f"{str(bats)!r} has no relation {unknown[0]!r}; it has {', '.join(found)}.")
         return [found[name] for name in names]
-    names = [name.strip() for name in relations.split(",")] if relations else list(relation_names())
-    return [load_relation(name) for name in names]
+    return [load_relation(name) for name in (relation_names() if given is None else given)]
 
 
 def _overview(frame: object) -> Table:

@@ -32,9 +32,9 @@ def analogies(
     saved: list[Path] = []
     with plain_errors(saved, goes_on=True), quiet():
         from .question_files import load_questions
-        from .questions import split
+        from .questions import split_questions
 
-        bundled = split(load_questions(), seed)
+        bundled = split_questions(load_questions(), seed)
         test = bundled.test if file is None else load_questions(file)
         choose_on = [question for path in validation or () for question in load_questions(path)]
         if (choices or choose_on) and not any(question.pairs for question in test):

@@ -207,7 +207,7 @@ def compose(
     Example:
         >>> cfv = compose(model, vectors, ("hot", "cold"))
         >>> next(iter(cfv.weights.items()))
-        ('antonym', 0.93)
+        ('antonym', 0.65)
     """
     lens = lens_of(model)
     return composed(lens, Library.of(lens, vectors), pair, composition(how))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .errors import InputError, whole_number
 from .lens import Lens, lens_of
-from .relations import load_relation, relation_names
+from .relation_files import load_relation, relation_names
 from .vectors import FunctionVector, as_vectors
 from .whatif import Edit, what_if
 
@@ -53,7 +53,8 @@ class Decoding:
     """What `decode` read.
 
     `top`, `suppressed`: the `k` strongest and the `k` most suppressed tokens. `names`: each name of the relation ->
-    its best spelling's first token. `vocabulary`: how many tokens there are to be ranked among.
+    its best spelling's first token, which may be a piece of the name (`pieces`). `vocabulary`: how many tokens there
+    are to be ranked among.
     """
 
     top: tuple[Token, ...]
@@ -69,18 +70,29 @@ class Decoding:
 
     def __repr__(self) -> str:
         top = ", ".join(_shown(token.token) for token in self.top[:3])
-        names = "".join(f"; {name!r} at rank {token.rank}" for name, token in list(self.names.items())[:3])
+        whole = [(name, token) for name, token in self.names.items() if name not in self.pieces]
+        names = "".join(f"; {name!r} at rank {token.rank}" for name, token in whole[:3])
         return f"Decoding({self._of}: {top}{', ...' if len(self.top) > 3 else ''}{names})"
 
     def __str__(self) -> str:
         change = f"  {'change':>6}" if self.through == "model" else ""
-        lines = [f"{self._of}, layer {self.layer} of {self.model}"]
-        names = [(f"{name}: ", token) for name, token in self.names.items()]
+        lines = [f"{self._of}, layer {self.layer} of {self.model}", self._units]
         parts = {"top": [("", token) for token in self.top], "suppressed": [("", token) for token in self.suppressed]}
-        for part, tokens in (parts | {"names": names}).items():
+        for part, tokens in (parts | {"names": list(self.names.items())}).items():
             lines += [f"{part:<28} {'rank':>6}  {'probability':>11}{change}"] if tokens else []
-            lines += [_line(label, token) for label, token in tokens]
+            lines += [_line(name, token) for name, token in tokens]
         return "\n".join(lines)
+
+    @property
+    def pieces(self) -> tuple[str, ...]:
+        """The names whose token is not the whole name: " O" of "opposite" names nothing, however strong it is."""
+        return tuple(name for name, token in self.names.items() if not _whole(name, token))
+
+    @property
+    def _units(self) -> str:
+        by = "by change from the centre" if self.centered and self.through == "model" else "by probability"
+        change = ", change in nats" if self.through == "model" else ""
+        return f"rank 0 is the strongest of {self.vocabulary} tokens, {by}; probability from 0 to 1{change}"
 
     @property
     def _of(self) -> str:
@@ -272,9 +284,14 @@ def _shown(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _line(label: str, token: Token) -> str:
-    change = "" if token.change is None else f"  {token.change:>+6.2f}"
-    return f"  {label + _shown(token.token):<26} {token.rank:>6}  {token.probability:>11.2g}{change}"
+def _whole(name: str, token: Token) -> bool:
+    return token.token.strip().casefold() == name.strip().casefold()
+
+
+def _line(name: str, token: Token) -> str:
+    label, change = f"{name}: " if name else "", "" if token.change is None else f"  {token.change:>+6.2f}"
+    line = f"  {label + _shown(token.token):<26} {token.rank:>6}  {token.probability:>11.2g}{change}"
+    return line if not name or _whole(name, token) else line + "  (a piece of the name)"
 
 
 def _count(prompts: Sequence[str]) -> str:

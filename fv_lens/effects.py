@@ -14,7 +14,7 @@ from . import scores, storage
 from .errors import InputError, whole_number
 from .lens import Lens, lens_of
 from .prompts import PromptBatch, PromptTemplate, batch, corrupted, few_shot
-from .relations import load_relation
+from .relation_files import load_relation
 from .whatif import Edit, head_outputs, what_if
 
 

@@ -22,9 +22,9 @@ from .gradients import CPU_BYTES, MOST_ROWS, MOST_ROWS_GPU, bytes_held
 from .lens.linear import through_onednn
 from .models import checked_device, checked_dtype, first_line, model_folder, quoting
 from .prompts import PromptTemplate
-from .relations import Relation, load_relation
-from .study import Settings, cut
-from .whatif import MAX_ROWS, TILE
+from .relations import Relation
+from .study import Settings, sized
+from .whatif import MAX_ROWS, ON_GPU, TILE
 
 OVERHEAD = 2.5  # time over that of bare matmuls; measured on one CPU thread: 1.2 (long prompts) to 2.4 (tuning)
 PER_WORD = 1.4  # tokens, where there is no tokenizer
@@ -58,7 +58,7 @@ class Estimate:
 
     @property
     def seconds(self) -> Number:
-        """Wall-clock time here with nothing else running, give or take a factor of 2."""
+        """Wall-clock time here, give or take a factor of 2, if the machine stays as busy as when it was measured."""
         return OVERHEAD * self.total.flop / self.rate
 
     @property
@@ -87,8 +87,9 @@ class Estimate:
         gpu = _duration(total.flop / (GPU_TFLOPS * 1e12 * GPU_USE))
         lines += [
             "",
-            f"Time here: about {_duration(self.seconds)} with nothing else running, give or take a factor of 2 "
-            f"(matmuls of its largest shape ran at {self.rate / 1e12:.3g} TFLOP/s, times {OVERHEAD:g} for the rest).",
+            f"Time here: about {_duration(self.seconds)}, give or take a factor of 2, if the machine stays as busy as "
+            f"it is now (matmuls of the largest shape just ran at {self.rate / 1e12:.3g} TFLOP/s; times {OVERHEAD:g} "
+            "for the rest).",
             f"On a GPU of {GPU_TFLOPS} TFLOP/s at {GPU_USE:.0%} use: {gpu}, if the model has billions of "
             "parameters; a smaller one leaves a GPU waiting, and takes longer than this says.",
             f"Memory: {self.peak / 1e9:.1f} GB{here}. In GB: {held}.",
@@ -113,7 +114,7 @@ def estimate(model_name: object, relations: Iterable, settings: Settings, dtype:
         134515008
     """
     dtype, device = checked_dtype(dtype), checked_device(None)
-    kept, left_out = _sized(relations, settings)
+    kept, left_out = sized(relations, settings)
     source = default_folder() if model_name == DEFAULT else model_folder(model_name) or model_name
     shape = _shape(model_name, source)
     words = _words(source, kept, bos=model_name != DEFAULT)
@@ -151,21 +152,6 @@ def matmul_rate(matrix: Sequence[int], dtype: torch.dtype, device: torch.device,
     finally:
         torch.set_num_threads(threads)
     return 2 * 256 * weights.numel() / best
-
-
-def _sized(relations: Iterable, settings: Settings) -> tuple[list[Relation], dict[str, str]]:
-    """The relations as `Study` cuts them, and why others are left out."""
-    kept, left_out = [], {}
-    for relation in map(load_relation, relations):
-        try:
-            kept.append(cut(relation, settings))
-        except InputError as error:
-            left_out[relation.name] = str(error)
-    names = [relation.name for relation in kept]
-    if not names or len(set(names)) < len(names):
-        why = " ".join(left_out.values())
-        raise InputError(f"The relations to study are {names}; give at least one, each name once. {why}")
-    return kept, left_out
 
 
 def _shape(name: object, source: Path | str) -> Shape:
@@ -250,7 +236,7 @@ def _memory(
         "weights": weights,
         "prefixes of tuned rows": n * itemsize * (keys + words.answer * shape.d_model),
         "their way back": max(row, min(row * n_train, row * most, budget)),
-        "what-ifs": MAX_ROWS * one * itemsize,
+        "what-ifs": MAX_ROWS * (1 if free is None else ON_GPU) * one * itemsize,
         "a tile of logits": 4 * TILE * shape.d_vocab * 4,
         "readings": 4 * len(NEUTRAL_PROMPTS) * (1 + len(sizes)) * shape.d_vocab,
     }

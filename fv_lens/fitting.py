@@ -50,7 +50,7 @@ def fit_composition(
     """The best of `fit_compositions` on validation; arguments and errors are its own.
 
     Example:
-        >>> parts = split(load_questions())
+        >>> parts = split_questions(load_questions())
         >>> how = fit_composition(model, vectors, parts.train, parts.validation)
         >>> answer = solve_analogy(model, vectors, ("hot", "cold"), "big", how=how)
     """

@@ -7,7 +7,8 @@ from itertools import permutations
 
 from .errors import InputError, whole_number
 from .questions import Question, Questions, digest
-from .relations import Relation, load_relation
+from .relation_files import load_relation
+from .relations import Relation
 
 Pair = tuple[str, tuple[str, ...]]
 

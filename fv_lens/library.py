@@ -1,6 +1,6 @@
 """A library of function vectors, and how well each of them explains a pair of words."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from .completion import completions
 from .errors import InputError
 from .lens import Lens
 from .prompts import FewShot, PromptBatch, PromptTemplate, batch
-from .relations import load_relation, relation_names
+from .relation_files import load_relation, relation_names
 from .rows import Edit
 from .vectors import FunctionVector, own_template
 
@@ -35,6 +35,8 @@ class Library:
         """
         if not isinstance(vectors, Mapping) or not vectors:
             raise InputError("The library has no vectors; give a mapping from relation to FunctionVector.")
+        if unnamed := [name for name in vectors if not isinstance(name, str)]:
+            raise InputError(f"The library has the name {unnamed[0]!r}; give relations' names, such as 'antonym'.")
         names = tuple(sorted(vectors))
         listed = tuple(vectors[name] for name in names)
         for name, fv in zip(names, listed):
@@ -85,9 +87,12 @@ def check_pair(pair: object) -> tuple[str, str]:
     return tuple(pair)
 
 
-def check_words(lens: Lens, words: Iterable[str]) -> None:
-    """Raise an InputError for a word that is empty or that the tokenizer makes nothing of."""
+def check_words(lens: Lens, words: Sequence) -> None:
+    """Raise an InputError for a word that is no text, is empty, or that the tokenizer makes nothing of."""
     nothing = len(lens.tokens(""))
+    for word in words:
+        if not isinstance(word, str):
+            raise InputError(f"{word!r} is no word; give text, such as 'big'.")
     for word in dict.fromkeys(words):
         if not word.strip() or len(lens.tokens(word)) <= nothing:
             raise InputError(f"The word {word!r} has no tokens; give one that the model's tokenizer knows.")

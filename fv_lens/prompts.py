@@ -18,7 +18,7 @@ from jaxtyping import Int
 from torch.nn.functional import pad
 
 from .errors import InputError, whole_number
-from .relations import Relation
+from .relations import Relation, pairs_for
 
 
 @dataclass(frozen=True)
@@ -254,7 +254,7 @@ def batch(lens: Any, prompts: Sequence[FewShot], template: PromptTemplate = Prom
         if len(ids[-1]) + longest > lens.n_ctx:
             raise InputError(
                 f"the prompt for {shots.word!r} has {len(ids[-1])} tokens and its longest answer {longest}, more than "
-                f"the model's context of {lens.n_ctx}; ask for fewer shots"
+                f"the model's context of {lens.n_ctx}; give shorter words or fewer shots"
             )
     width = max(map(len, ids))
     return PromptBatch(
@@ -295,8 +295,8 @@ def _draw(pair: tuple, relation: Relation, n_shots: int, rng: np.random.Generato
     if len(others) < n_shots:
         raise InputError(
             f"relation {relation.name!r} has {len(others)} pairs beside the query {query!r} and {n_shots} shots need "
-            f"{n_shots}; ask for fewer shots or give more pairs (vectors are made from the train part, two fifths of a "
-            f"relation's pairs, so {n_shots} shots take {n_shots * 5 // 2 + 1} pairs or more)"
+            f"{n_shots}; give more pairs or fewer shots (vectors are made from the train part, two fifths of a "
+            f"relation's pairs, so {n_shots} shots take {pairs_for(n_shots + 1)} pairs or more)"
         )
     # A stable sort: still at random, but the pairs that give the answer away come last.
     others.sort(key=lambda other: query in other[1] or other[0] in right)
@@ -312,5 +312,5 @@ def _draw_corrupted(pair: tuple, relation: Relation, n_shots: int, rng: np.rando
     answer, n_words = served.most_common(1)[0]
     raise InputError(
         f"relation {relation.name!r}: in 100 draws of {n_shots} demonstrations no permutation made every answer wrong; "
-        f"{answer!r} serves {n_words} of {len(relation)} words: ask for fewer shots or give pairs with other answers"
+        f"{answer!r} serves {n_words} of {len(relation)} words: give pairs with other answers, or fewer shots"
     )

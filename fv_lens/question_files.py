@@ -18,7 +18,7 @@ from pathlib import Path, PureWindowsPath
 
 from .errors import InputError
 from .questions import Question
-from .relations import load_relation, read_text, relation_names
+from .relation_files import load_relation, read_text, relation_names
 
 # Prefixes that are no relation: a level of difficulty, or the number of a test.
 _LEVEL = re.compile(r"grade ?\d+|.*(beginn|elementary|intermediate|advanced).*|\d.*", re.IGNORECASE)

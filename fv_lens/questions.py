@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from .errors import InputError, whole_number
 from .prompts import FewShot
-from .relations import Relation, load_relation, relation_names
+from .relation_files import load_relation, relation_names
+from .relations import Relation
 from .vectors import FunctionVector
 
 SHARES = (0.4, 0.2, 0.4)  # of train, validation and test, as in `Relation.split`
@@ -176,7 +177,7 @@ class Questions(NamedTuple):
     test: list[Question]
 
 
-def split(questions: Sequence[Question], seed: int = 0) -> Questions:
+def split_questions(questions: Sequence[Question], seed: int = 0) -> Questions:
     """Deal questions to train, validation and test, about 2 : 1 : 2 within each relation, and over those of none.
 
     Questions that share a pair, A:B or C:D in either direction, come into the same part; such a group counts for the

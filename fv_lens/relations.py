@@ -1,21 +1,11 @@
-"""Relations: named word pairs, where a word may have several right answers; their splits and their files.
+"""Relations: named word pairs, where a word may have several right answers, and how they are split."""
 
-Two file formats are read: our own, `{"name": "antonym", "pairs": [["hot", "cold"], ["big", ["small", "little"]]]}` with
-"names", "category" and "family" where wanted; and that of Todd et al. 2024 (github.com/ericwtodd/function_vectors),
-`[{"input": "hot", "output": "cold"}, ...]`.
-"""
-
-import difflib
 import hashlib
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
-from importlib import resources
-from importlib.resources.abc import Traversable
-from pathlib import Path
+from functools import cached_property
 from typing import NamedTuple
 
 from .errors import InputError, whole_number
@@ -166,95 +156,16 @@ class Split(NamedTuple):
     test: Relation
 
 
-@cache
-def relation_names() -> tuple[str, ...]:
-    """The names of the bundled relations, sorted."""
-    files = (resources.files("fv_lens") / "data" / "relations").iterdir()
-    return tuple(sorted(file.name.removesuffix(".json") for file in files if file.name.endswith(".json")))
+def pairs_for(n_train: int) -> int:
+    """How many pairs a relation needs for a train part of `n_train` (see `Relation.split`).
 
-
-def load_relation(source: object) -> Relation:
-    """Load a relation: a bundled one by its name, or a JSON file in one of the two formats above by its path.
-
-    Words are stripped of whitespace, and a word that comes twice gets all its answers, each once. A string is a path if
-    it has a separator or a suffix, or is on disk and not a bundled name. A Relation is returned as it is.
-
-    Raises:
-        InputError: an unknown name; a file that is missing, a folder, not UTF-8, not JSON or in no known format. The
-            message names the file and the place in it.
+    Kin that must stay together may take a few more.
 
     Example:
-        >>> load_relation("antonym")
-        Relation('antonym', 255 pairs)
-        >>> load_relation("lists/park-country.json")
-        Relation('park-country', 748 pairs)
+        >>> pairs_for(11)
+        26
     """
-    if isinstance(source, Relation):
-        return source
-    if not isinstance(source, str | os.PathLike):
-        raise InputError(f"{source!r} is no relation; give a bundled name, the path of a JSON file or a Relation")
-    return _bundled(source) if source in relation_names() else _load(_find(source))
-
-
-@cache
-def _bundled(name: str) -> Relation:
-    return _load(resources.files("fv_lens") / "data" / "relations" / f"{name}.json")
-
-
-def _load(file: Traversable) -> Relation:
-    try:
-        return _parse_relation(_read_json(file), name=file.name.removesuffix(".json"))
-    except InputError as error:
-        raise InputError(f"{file}: {error}") from None
-
-
-def _find(source: str | os.PathLike) -> Traversable:
-    names, path = relation_names(), Path(source)
-    if isinstance(source, os.PathLike) or path.name != source or path.suffix or os.path.exists(source):
-        return path
-    near = difflib.get_close_matches(source, names)
-    hint = f"near names are {', '.join(near)}; " if near else ""
-    raise InputError(f"no bundled relation is called {source!r}; {hint}`fv-lens relations` lists all")
-
-
-def read_text(file: Traversable) -> str:
-    """The text of a UTF-8 file, without a byte order mark. Raises InputError, for the caller to name the file."""
-    try:
-        return file.read_bytes().decode("utf-8-sig")
-    except IsADirectoryError:
-        raise InputError("this is a folder; give the path of one file") from None
-    except FileNotFoundError:
-        raise InputError("there is no such file; check the path, or give a bundled name") from None
-    except OSError as error:
-        raise InputError(f"this file cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"this file is not UTF-8 (byte {error.start}: {error.reason}); save it as UTF-8") from None
-
-
-def _read_json(file: Traversable) -> object:
-    text = read_text(file)
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"this file is not JSON: {error}") from None
-
-
-def _parse_relation(content: object, name: str) -> Relation:
-    if isinstance(content, list):
-        for number, item in enumerate(content, 1):
-            if not isinstance(item, dict) or not {"input", "output"} <= item.keys():
-                raise InputError(f'item {number} is {item!r}; it should be {{"input": word, "output": answer}}')
-        content = {"name": name, "pairs": [[item["input"], item["output"]] for item in content]}
-    if not isinstance(content, dict) or not {"name", "pairs"} <= content.keys():
-        raise InputError(
-            'the file should hold {"name": ..., "pairs": [...]} or a list of {"input": ..., "output": ...}'
-        )
-    kinds = {"name": str, "pairs": list, "names": list, "category": str | None, "family": str | None}
-    for key, kind in kinds.items():
-        if key in content and not isinstance(content[key], kind):
-            raise InputError(f'"{key}" is {content[key]!r}; it should be a {"list" if kind is list else "string"}')
-
-    return Relation(**{key: content[key] for key in kinds if key in content} | {"pairs": merge_pairs(content["pairs"])})
+    return 5 * (n_train - 1) // 2 + 1
 
 
 def merge_pairs(pairs: list) -> list[tuple[str, tuple[str, ...]]]:

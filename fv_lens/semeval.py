@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import InputError, whole_number
-from .relations import Relation, Split, merge_pairs, read_text
+from .relation_files import read_text
+from .relations import Relation, Split, merge_pairs
 
 _RATING = re.compile(r'\s*(-?\d+(?:\.\d+)?)\s+"([^":]+):([^":]+)"\s*')
 _REVERSAL = re.compile(r"reversal in (\w+):\s*[^:]+:[^:]+ --> ([^:]+):([^:]+)")

@@ -11,6 +11,7 @@ from . import storage
 from .errors import InputError
 
 KIND = "Stage"
+MOST_NAMES, LONGEST = 5, 40  # names listed, characters of a value shown, where two plans differ
 
 
 class Stages:
@@ -33,8 +34,10 @@ class Stages:
         except (OSError, ValueError) as error:
             raise InputError(f"Cannot use {str(folder)!r}: {error}. Choose another folder.") from None
         if there is not None and there != mine:
-            differing = _differing(there, mine)
-            raise InputError(f"{str(folder)!r} holds a run with other {differing}; give another folder, or delete it.")
+            raise InputError(
+                f"{str(folder)!r} holds another run. What differs: {_differing(there, mine)}. "
+                "Give another folder, or delete this one."
+            )
         if there is None:
             with storage.written_whole(path) as partial:
                 partial.write_text(json.dumps(mine, indent=1), encoding="utf-8")
@@ -58,10 +61,18 @@ class Stages:
 
 
 def _differing(there: Mapping, mine: Mapping) -> str:
-    """Names of what differs between two plans: "settings (seeds), threads"."""
-    names = []
-    for key in sorted(key for key in {*there, *mine} if there.get(key) != mine.get(key)):
-        parts = [there.get(key), mine.get(key)]
-        inner = _differing(*parts) if all(isinstance(part, dict) for part in parts) else ""
-        names.append(f"{key} ({inner})" if inner else key)
-    return ", ".join(names)
+    """What differs between two plans: "relations (there alone: antonym); settings (seeds: 2 there, 3 here)"."""
+    parts = []
+    for key in sorted(key for key in there.keys() & mine.keys() if there[key] != mine[key]):
+        values = there[key], mine[key]
+        if all(isinstance(value, dict) for value in values):
+            parts.append(f"{key} ({_differing(*values)})")
+        elif all(isinstance(value, int | float | str) and len(repr(value)) <= LONGEST for value in values):
+            parts.append(f"{key}: {values[0]!r} there, {values[1]!r} here")
+        else:
+            parts.append(key)
+    for where, alone in (("there", there.keys() - mine.keys()), ("here", mine.keys() - there.keys())):
+        if alone:
+            more = f" and {len(alone) - MOST_NAMES} more" * (len(alone) > MOST_NAMES)
+            parts.append(f"{where} alone: {', '.join(sorted(alone)[:MOST_NAMES])}{more}")
+    return "; ".join(parts)

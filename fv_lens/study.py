@@ -1,6 +1,6 @@
 """A study: many relations on one model, each with few pairs to tune on, few to choose on and others to be scored on."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 
@@ -12,7 +12,8 @@ from torch import Tensor
 from .errors import InputError
 from .lens import lens_of
 from .prompts import FewShot, PromptBatch, PromptTemplate, batch, corrupted, with_demonstrations
-from .relations import Relation, load_relation
+from .relation_files import load_relation
+from .relations import Relation
 from .rows import Edit
 from .training import RATE, STEPS
 from .tuning import tuning_pairs
@@ -91,21 +92,19 @@ class Study:
     def __init__(self, model: object, relations: Sequence, settings: Settings = Settings()):
         self.model, self.lens, self.settings, self.template = model, lens_of(model), settings, PromptTemplate()
         self.relations: list[Relation] = []
-        self.left_out: dict[str, str] = {}
-        self.hashes: dict[str, str] = {}  # of the relations before they were cut, which vectors are evaluated on
-        for relation in map(load_relation, relations):
+        loaded = [load_relation(relation) for relation in relations]
+        kept, self.left_out = sized(loaded, settings)
+        # Those of the relations before they were cut, which vectors are evaluated on.
+        self.hashes = {relation.name: relation.hash for relation in loaded}
+        for relation in kept:
             try:
-                small = cut(relation, settings)
-                self._try(small)
-                self.relations.append(small)
-                self.hashes[relation.name] = relation.hash
+                self._try(relation)
+                self.relations.append(relation)
             except InputError as error:
                 self.left_out[relation.name] = str(error)
         self.names = [relation.name for relation in self.relations]
         self.families = [relation.family or relation.name for relation in self.relations]
-        if len(set(self.names)) < len(self.names) or not self.names:
-            why = " ".join(self.left_out.values())
-            raise InputError(f"The relations to study are {self.names}; give at least one, each name once. {why}")
+        _check_names(self.names, self.left_out)
         self.zero_shot = cache(self._zero_shot)
 
     def __len__(self) -> int:
@@ -203,14 +202,31 @@ class Study:
         return strangers or [q for q in range(len(self)) if q != r]
 
 
-def cut(relation: Relation, settings: Settings) -> Relation:
-    """The relation with as many pairs in each part as a study takes; smaller parts are warned of.
+def sized(relations: Iterable, settings: Settings) -> tuple[list[Relation], dict[str, str]]:
+    """The relations with as many pairs in each part as a study takes, and why others are left out: too few pairs.
+
+    Needs no model, so it tells before one is loaded. Parts smaller than the settings ask for are warned of.
 
     Raises:
-        InputError: too few pairs to split, or to tune on.
+        InputError: two relations of one name, or none that is large enough.
     """
-    tuning_pairs(relation, settings.n_pairs, settings.n_validation, 0, settings.split_seed)  # refuses and warns
-    return relation.limited(settings.n_pairs, settings.n_validation, settings.n_test, settings.split_seed)
+    kept, left_out, parts = [], {}, (settings.n_pairs, settings.n_validation)
+    loaded = [load_relation(relation) for relation in relations]
+    _check_names([relation.name for relation in loaded], left_out)
+    for relation in loaded:
+        try:
+            tuning_pairs(relation, *parts, split_seed=settings.split_seed)  # refuses and warns
+            kept.append(relation.limited(*parts, settings.n_test, settings.split_seed))
+        except InputError as error:
+            left_out[relation.name] = str(error)
+    _check_names([relation.name for relation in kept], left_out)
+    return kept, left_out
+
+
+def _check_names(names: Sequence[str], left_out: Mapping[str, str]) -> None:
+    if len(set(names)) < len(names) or not names:
+        why = "".join(f" {reason}" for reason in left_out.values())
+        raise InputError(f"The relations to study are {names}; give at least one, each name once.{why}")
 
 
 def _silent(shown: Relation, asked: Relation, n_shots: int) -> Relation:

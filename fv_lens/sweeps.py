@@ -15,7 +15,7 @@ from .effects import HeadEffects, mean_head_outputs
 from .errors import InputError, finite_number, whole_number
 from .lens import lens_of
 from .prompts import PromptTemplate, batch, with_demonstrations
-from .relations import load_relation
+from .relation_files import load_relation
 from .vectors import FunctionVector, as_vectors, check_layer, own_template
 from .whatif import Edit
 

@@ -15,7 +15,8 @@ import torch
 from .errors import InputError, finite_number, whole_number
 from .lens import Lens, lens_of
 from .prompts import FewShot, PromptTemplate, corrupt
-from .relations import Relation, Split, load_relation
+from .relation_files import load_relation
+from .relations import Relation, Split, pairs_for
 from .training import RATE, STEPS, STRENGTHS, Task, mean_loss, task, tune
 from .vectors import FunctionVector, check_layer, own_template
 
@@ -41,6 +42,9 @@ def finetune(model: object, relation: object, init: object = "zero", **settings)
         (28, 2.87)
     """
     relation = load_relation(relation)
+    if not isinstance(init, FunctionVector | Mapping) and not _is_named_start(init):
+        given = repr(init) if isinstance(init, str) else type(init).__name__
+        raise InputError(f"init is {given}; give 'zero', 'random' or a FunctionVector.")
     inits = {relation.name: init} if isinstance(init, FunctionVector) else init
     tuned = finetune_all(model, [relation], inits, **settings)
     return tuned[relation.name]
@@ -149,18 +153,27 @@ def finetune_all(
 def tuning_pairs(relation: Relation, n_pairs: int, n_validation: int, seed: int = 0, split_seed: int = 0) -> Split:
     """The split with `n_pairs` drawn from its train part and `n_validation` from its validation part.
 
+    Where the parts have fewer, all of theirs are taken, with a warning.
+
     Raises:
         InputError: the train part has fewer pairs than asked for, and fewer than 10.
     """
-    split = relation.split(split_seed)
-    if len(split.train) < min(n_pairs, LEAST_PAIRS):
+    least, has = min(n_pairs, LEAST_PAIRS), f"relation {relation.name!r} has"
+    if relation.parts is None and len(relation) < pairs_for(least):
         raise InputError(
-            f"relation {relation.name!r} has {len(split.train)} train pairs and {min(n_pairs, LEAST_PAIRS)} are the "
-            f"fewest to tune on; give {LEAST_PAIRS * 5 // 2} pairs or more (two fifths are for training)"
+            f"{has} {len(relation)} pairs, too few to tune on: give {pairs_for(least)} or more "
+            f"(two fifths are for training, which takes at least {least})"
         )
-    for part, pairs, n in (("train", split.train, n_pairs), ("validation", split.validation, n_validation)):
-        if len(pairs) < n:
-            warnings.warn(f"{relation.name!r} is tuned with its {len(pairs)} {part} pairs, not {n}.", stacklevel=3)
+    split = relation.split(split_seed)
+    if len(split.train) < least:
+        raise InputError(f"{has} {len(split.train)} train pairs and {least} are the fewest to tune on; give more pairs")
+    if len(split.train) < n_pairs or len(split.validation) < n_validation:
+        warnings.warn(
+            f"{relation.name!r} is tuned with {min(n_pairs, len(split.train))} train and "
+            f"{min(n_validation, len(split.validation))} validation pairs, not {n_pairs} and {n_validation}; "
+            f"{max(pairs_for(n_pairs), 5 * n_validation)} pairs would be enough.",
+            stacklevel=3,
+        )
     return Split(_drawn(split.train, n_pairs, seed), _drawn(split.validation, n_validation, seed), split.test)
 
 
@@ -211,7 +224,7 @@ def _named(relations: object) -> dict[str, Relation]:
 
 
 def _starts(lens: Lens, relations: Mapping[str, Relation], inits: object) -> dict[str, FunctionVector]:
-    if isinstance(inits, str) and inits in ("zero", "random"):
+    if _is_named_start(inits):
         return {}
     if not isinstance(inits, Mapping):
         raise InputError(f"inits is {inits!r}; give 'zero', 'random', or a mapping from relation name to vector.")
@@ -220,6 +233,10 @@ def _starts(lens: Lens, relations: Mapping[str, Relation], inits: object) -> dic
             raise InputError(f"inits has no FunctionVector for {name!r}; it has {sorted(map(str, inits))}.")
         inits[name].check(lens)
     return {name: inits[name] for name in relations}
+
+
+def _is_named_start(init: object) -> bool:
+    return isinstance(init, str) and init in ("zero", "random")
 
 
 def _start_at_random(lens: Lens, tasks: Sequence[Task], seed: int) -> None:

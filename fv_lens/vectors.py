@@ -2,6 +2,7 @@
 
 import json
 import numbers
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -25,7 +26,7 @@ class FunctionVector:
         layer: it is added to the residual stream after this block.
         site: the hook point it is added at.
         token: the rule for the token it is added at: "last", the last token of the prompt.
-        model: name of the model it was made on.
+        model: name of the model it was made on; None or "" where it is not known, and not checked.
         processing: "raw", or "centered" where TransformerLens centred the weights that write to the residual stream.
         bos: whether its prompts began with a BOS token.
         relation, data_hash, split_seed: the relation, SHA-256 of its pairs, and which split its words came from.
@@ -51,7 +52,7 @@ class FunctionVector:
     layer: int
     site: str = "hook_resid_post"
     token: str = "last"
-    model: str = ""
+    model: str | None = ""
     processing: str = "raw"
     bos: bool | None = None
     relation: str | None = None
@@ -99,6 +100,8 @@ class FunctionVector:
             mine, others = getattr(self, name), getattr(other, name)
             if mine != others:
                 raise InputError(f"Vectors of {name} {mine!r} and {others!r} do not add up to one vector.")
+        if _two_models(self.model, other.model):
+            raise InputError(f"Vectors of model {self.model!r} and {other.model!r} do not add up to one vector.")
         if len(self.vector) != len(other.vector):
             raise InputError(f"Vectors of {len(self.vector)} and {len(other.vector)} numbers cannot be added.")
         return self._combined(self.vector + other.vector, ((1.0, self), (1.0, other)))
@@ -131,10 +134,18 @@ class FunctionVector:
         return replace(self, vector=self.vector * strength, strength=self.strength * strength)
 
     def check(self, lens: Lens) -> None:
-        """Raise an InputError if the vector cannot belong to the model; warn if the model has another name."""
+        """Raise an InputError if the vector does not belong to the model; warn if its name is spelled otherwise.
+
+        Of two names the last part of the path counts, in any letter case: "gpt2" may be "openai-community/gpt2".
+        """
         if len(self.vector) != lens.d_model:
             raise InputError(
                 f"The vector has {len(self.vector)} numbers; the residual stream of {lens.name} has {lens.d_model}."
+            )
+        if _two_models(self.model, lens.name):
+            raise InputError(
+                f"The vector was made on {self.model!r} and this model is {lens.name!r}. Load that model, or make the "
+                "vector anew; if both names are of one model, use dataclasses.replace(fv, model=None)."
             )
         check_layer(lens, self.layer)
         if f"blocks.{self.layer}.{self.site}" not in lens.points:
@@ -148,9 +159,10 @@ class FunctionVector:
             rule = {True: "with", False: "without"}
             raise InputError(
                 f"The vector was made on prompts {rule[self.bos]} a BOS token and {lens.name} runs {rule[lens.bos]}. "
-                f"Set model.cfg.default_prepend_bos = {self.bos}, or make the vector anew."
+                f"Make the vector anew on this model; or, in Python, set model.cfg.default_prepend_bos = {self.bos}"
+                f"{', if its tokenizer has a BOS token' if self.bos else ''}."
             )
-        if self.model != lens.name:
+        if self.model and lens.name and self.model != lens.name:
             warnings.warn(f"The vector was made on {self.model!r}; this model is {lens.name!r}.", stacklevel=3)
 
     def check_split(self, relation: Relation, split_seed: int) -> None:
@@ -199,6 +211,12 @@ def _with_parents(record: Mapping) -> Iterator[Mapping]:
     yield record
     for _, parent in record["parents"]:
         yield from _with_parents(parent)
+
+
+def _two_models(name: str | None, other: str | None) -> bool:
+    """Whether two names, where both are known, can not be of one model."""
+    last, others = (re.split(r"[/\\]", (one or "").rstrip("/\\").casefold())[-1] for one in (name, other))
+    return bool(last and others) and last != others
 
 
 def check_layer(lens: Lens, layer: int) -> int:

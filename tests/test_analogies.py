@@ -1,6 +1,7 @@
 """Analogies against plain full forwards: words completed greedily, choices scored, each with and without the vector."""
 
 import copy
+import inspect
 import math
 from dataclasses import replace
 
@@ -361,6 +362,24 @@ def test_what_compose_refuses_is_refused(llama):
         with pytest.raises(InputError) as refused:
             solve_analogy(llama, wrong, SOURCE, TARGET, **more)
         assert str(refused.value).startswith(message) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "asked, message",
+    [
+        ((SOURCE, 3), "3 is no word; give text, such as 'big'."),
+        ((SOURCE, ["w1"]), "['w1'] is no word"),
+        ((None, TARGET), "The source pair is None; give two words"),
+        (("ab", TARGET), "The source pair is 'ab'; give two words"),
+        ((SOURCE, TARGET, 5), "choices is 5; give at least two"),
+        ((SOURCE, TARGET, {"w1": "w2", "w3": "w4"}), "choices is {'w1'"),
+    ],
+    ids=str,
+)
+def test_what_is_no_word_is_quoted(llama, asked, message):
+    with pytest.raises(InputError) as refused:
+        inspect.unwrap(solve_analogy)(llama, vectors_of(llama), *asked)
+    assert str(refused.value).startswith(message)
 
 
 def test_an_active_patch_is_refused(llama):

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from fv_lens.bats import load_bats
 from fv_lens.errors import InputError
-from fv_lens.relations import Relation, load_relation
+from fv_lens.relation_files import load_relation
+from fv_lens.relations import Relation
 
 FOLDERS = {
     "I": "1_Inflectional_morphology",

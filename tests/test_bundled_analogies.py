@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fv_lens.relations import load_relation, relation_names
+from fv_lens.relation_files import load_relation, relation_names
 
 FOLDER = Path(str(resources.files("fv_lens") / "data" / "analogies"))
 ITEMS = [json.loads(line) for file in sorted(FOLDER.glob("*.jsonl")) for line in file.read_text("utf-8").splitlines()]

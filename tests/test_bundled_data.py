@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fv_lens.relations import load_relation
+from fv_lens.relation_files import load_relation
 
 DATA = Path(str(resources.files("fv_lens") / "data"))
 FILES = sorted((DATA / "relations").glob("*.json"))

@@ -15,7 +15,7 @@ from fv_lens.decoding import NEUTRAL_PROMPTS, decode, log_probs, name_tokens, ra
 from fv_lens.errors import InputError, ParityError
 from fv_lens.lens import lens_of
 from fv_lens.patching import patch
-from fv_lens.relations import load_relation
+from fv_lens.relation_files import load_relation
 from fv_lens.vectors import FunctionVector
 
 from . import oracles, tiny
@@ -295,6 +295,27 @@ def test_a_decoding_is_shown_and_becomes_a_table(llama, through, center):
     assert frame["part"].tolist() == ["top"] * 3 + ["suppressed"] * 3 + ["name"] * 2
     assert frame["id"].tolist() == ids([*decoded.top, *decoded.suppressed, *decoded.names.values()])
     assert frame["name"].tolist()[-2:] == ["w5", "w6"] and frame["change"].isna().all() == (through == "unembed")
+
+
+def test_the_header_says_what_the_numbers_are(llama):
+    fv = vector(llama)
+    for options, by, change in [
+        (dict(), "by probability", False),
+        (dict(through="model", prompts=PROMPTS), "by probability", True),
+        (dict(through="model", prompts=PROMPTS, center=vector(llama, seed=1)), "by change from the centre", True),
+    ]:
+        header = str(decode(llama, fv, 3, **options)).splitlines()[1]
+        assert header.startswith(f"rank 0 is the strongest of 256 tokens, {by}; probability from 0 to 1")
+        assert header.endswith("change in nats") == change
+
+
+def test_a_piece_of_a_name_is_told_from_the_name(words_with_spaces):
+    decoded = decode(words_with_spaces, vector(words_with_spaces), 3, names=["past", "opposites", "past tense"])
+    assert decoded.pieces == ("opposites", "past tense")
+    lines = {line.split(": ")[0].strip(): line for line in str(decoded).splitlines() if ": " in line}
+    marked = {name for name, line in lines.items() if line.endswith("(a piece of the name)")}
+    assert marked == {"opposites", "past tense"} and "past" in lines
+    assert "'past' at rank" in repr(decoded) and "opposites" not in repr(decoded)
 
 
 # What is refused

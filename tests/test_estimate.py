@@ -211,6 +211,12 @@ def test_the_rate_is_measured_and_threads_stay_as_they_were():
     assert torch.get_num_threads() == threads
 
 
+def test_the_time_is_said_to_be_that_of_a_machine_as_busy_as_now(folder):
+    shown = str(estimate(folder, [related("one")], SMALL))
+    assert "give or take a factor of 2, if the machine stays as busy as it is now" in shown
+    assert "nothing else" not in shown
+
+
 def test_time_is_work_at_the_measured_rate(folder):
     found = estimate(folder, [related("one")], SMALL)
     assert replace(found, rate=2 * found.rate).seconds == pytest.approx(found.seconds / 2)

@@ -5,7 +5,8 @@ import pytest
 from fv_lens.bats import load_bats
 from fv_lens.errors import InputError
 from fv_lens.generated_questions import generate
-from fv_lens.relations import Relation, load_relation
+from fv_lens.relation_files import load_relation
+from fv_lens.relations import Relation
 
 NAMES = ["antonym", "un-adjective", "country-capital", "present-past", "hypernym"]
 

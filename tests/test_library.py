@@ -240,8 +240,18 @@ def test_vectors_that_are_not_of_this_model_are_refused_or_warned_of(llama):
         Library.of(lens_of(llama), {"a": vector(noise(32), 3)})
     with pytest.raises(InputError, match="without a BOS token"):
         Library.of(lens_of(llama), {"a": vector(noise(32), bos=False)})
-    with pytest.warns(UserWarning, match="made on 'gpt2'"):
+    with pytest.raises(InputError, match="made on 'gpt2'"):
         Library.of(lens_of(llama), {"a": vector(noise(32), model="gpt2")})
+    with pytest.warns(UserWarning, match="made on 'other/llama'"):
+        Library.of(lens_of(llama), {"a": vector(noise(32), model="other/llama")})
+
+
+@pytest.mark.parametrize("name", [3, None, ("a", "b")], ids=str)
+def test_a_library_is_known_by_names(llama, name):
+    vectors = {"a": vector(noise(32)), name: vector(noise(32))}
+    with pytest.raises(InputError) as refused:
+        unchecked(Library.of.__func__)(Library, lens_of(llama), vectors)
+    assert str(refused.value) == f"The library has the name {name!r}; give relations' names, such as 'antonym'."
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from fv_lens.lens import lens_of
 from fv_lens.lens import linear as module
 from fv_lens.lens.linear import through_onednn
 from fv_lens.prompts import PromptTemplate, batch, with_demonstrations
-from fv_lens.relations import load_relation
+from fv_lens.relation_files import load_relation
 
 from . import tiny
 

@@ -776,9 +776,11 @@ def test_a_layer_or_a_size_or_a_hook_point_that_the_model_does_not_have(llama):
     assert state(llama) == before
 
 
-def test_a_model_of_another_name_is_a_warning(llama):
-    with pytest.warns(UserWarning, match="made on 'other'; this model is 'tiny/llama'"):
-        patch(llama, FunctionVector(torch.ones(32), 1, model="other")).remove()
+def test_a_model_of_another_name_is_refused_and_another_spelling_is_a_warning(llama):
+    with pytest.raises(InputError, match="made on 'other' and this model is 'tiny/llama'"):
+        patch(llama, FunctionVector(torch.ones(32), 1, model="other"))
+    with pytest.warns(UserWarning, match="made on 'other/llama'; this model is 'tiny/llama'"):
+        patch(llama, FunctionVector(torch.ones(32), 1, model="other/llama")).remove()
 
 
 BAD_MASKS = [

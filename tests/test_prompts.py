@@ -204,7 +204,7 @@ def test_a_draw_that_cannot_be_deranged_is_drawn_again():
 
 def test_what_can_never_be_corrupted_is_named():
     with pytest.raises(
-        InputError, match="'country-currency': in 100 draws of 6 .*; 'euro' serves 18 of 20 words: ask for"
+        InputError, match="'country-currency': in 100 draws of 6 .*; 'euro' serves 18 of 20 words: give pairs"
     ):
         corrupted(CURRENCY, 1, 6)
     for n_shots in (0, 1):
@@ -311,7 +311,7 @@ def test_a_prompt_too_long_for_the_context_gives_both_numbers():
     batch(lens, prompts)
     lens.n_ctx -= 1
     message = (
-        f"{prompts[0].word!r} has {longest} tokens and its longest answer {added}, .* context of {lens.n_ctx}; ask"
+        f"{prompts[0].word!r} has {longest} tokens and its longest answer {added}, .* context of {lens.n_ctx}; give"
     )
     with pytest.raises(InputError, match=message):
         batch(lens, prompts)

@@ -8,8 +8,8 @@ import pytest
 from fv_lens.bats import load_bats
 from fv_lens.errors import InputError
 from fv_lens.question_files import load_questions
-from fv_lens.questions import Question, split
-from fv_lens.relations import load_relation, relation_names
+from fv_lens.questions import Question, split_questions
+from fv_lens.relation_files import load_relation, relation_names
 
 OWN = {
     "relation": "antonym", "family": "opposite", "source": ["hot", "cold"], "target": "big",
@@ -264,7 +264,7 @@ def test_the_bundled_set_is_read_whole():
 
 def test_the_bundled_set_can_be_split_without_a_shared_pair():
     questions = load_questions()
-    parts = split(questions)
+    parts = split_questions(questions)
     for part, share in zip(parts, (0.4, 0.2, 0.4)):
         assert abs(len(part) - share * len(questions)) <= 0.03 * len(questions)
 

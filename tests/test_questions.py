@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fv_lens.errors import InputError
-from fv_lens.questions import Question, seen, split, unseen
-from fv_lens.relations import Relation, load_relation
+from fv_lens.questions import Question, seen, split_questions, unseen
+from fv_lens.relation_files import load_relation
+from fv_lens.relations import Relation
 from fv_lens.vectors import FunctionVector
 
 HOT = ("hot", "cold")
@@ -197,23 +198,23 @@ def loose(n, relation=None):
 @pytest.mark.parametrize("relation", [None, "antonym"])
 @pytest.mark.parametrize(("n", "sizes"), [(5, (2, 1, 2)), (10, (4, 2, 4)), (400, (160, 80, 160))])
 def test_split_sizes(relation, n, sizes):
-    assert tuple(map(len, split(loose(n, relation)))) == sizes
+    assert tuple(map(len, split_questions(loose(n, relation)))) == sizes
 
 
 def test_split_is_within_relations():
     # The second relation is as even as the first, and parts of one question each add up to 2 : 1 : 2.
     many = [question for i in range(8) for question in loose(12, f"r{i}")]
-    parts = split(many)
+    parts = split_questions(many)
     for i in range(8):
         n = [sum(question.relation == f"r{i}" for question in part) for part in parts]
         assert all(abs(found - wanted) <= 2 for found, wanted in zip(n, (4.8, 2.4, 4.8)))
-    single = split([question for i in range(50) for question in loose(1, f"r{i}")])
+    single = split_questions([question for i in range(50) for question in loose(1, f"r{i}")])
     assert all(abs(len(part) - n) <= 1 for part, n in zip(single, (20, 10, 20)))
 
 
 def test_a_relation_that_cannot_be_parted_does_not_spoil_the_next():
     chain = [asked("a0", "b0", f"c{i}", f"d{i}", relation="first") for i in range(20)]
-    parts = split([*chain, *loose(10, "second")])
+    parts = split_questions([*chain, *loose(10, "second")])
     n = [sum(question.relation == "second" for question in part) for part in parts]
     assert all(abs(found - wanted) <= 1 for found, wanted in zip(n, (4, 2, 4)))
 
@@ -228,7 +229,7 @@ questions_of_few = st.builds(
 @given(st.lists(questions_of_few, max_size=12), st.integers(0, 5), st.randoms())
 @settings(deadline=None)
 def test_no_pair_is_in_two_parts_and_the_order_changes_nothing(questions, seed, random):
-    parts = split(questions, seed)
+    parts = split_questions(questions, seed)
     assert Counter(q for part in parts for q in part) == Counter(questions)
 
     def pairs(part):
@@ -238,7 +239,7 @@ def test_no_pair_is_in_two_parts_and_the_order_changes_nothing(questions, seed, 
     assert not (found[0] & found[1] or found[0] & found[2] or found[1] & found[2])
     order = list(questions)
     random.shuffle(order)
-    assert [Counter(part) for part in split(order, seed)] == [Counter(part) for part in parts]
+    assert [Counter(part) for part in split_questions(order, seed)] == [Counter(part) for part in parts]
 
 
 def test_a_chain_of_shared_pairs_stays_together():
@@ -248,20 +249,20 @@ def test_a_chain_of_shared_pairs_stays_together():
         asked("H", "G", "i", "j"), asked("I", "J", "k", "l", relation="r"),
     ]  # fmt: skip
     for seed in range(10):
-        parts = split([*loose(20), *chain], seed)
+        parts = split_questions([*loose(20), *chain], seed)
         assert [len(set(part) & set(chain)) for part in parts].count(0) == 2
 
 
 def test_seeds_give_different_parts_and_keep_the_order_given():
     questions = loose(30)
-    assert len({tuple(split(questions, seed).test) for seed in range(8)}) == 8
-    for part in split(questions, 3):
+    assert len({tuple(split_questions(questions, seed).test) for seed in range(8)}) == 8
+    for part in split_questions(questions, 3):
         assert part == [question for question in questions if question in part]
 
 
 def test_a_bad_seed():
     with pytest.raises(InputError, match="seed is -1"):
-        split(loose(3), -1)
+        split_questions(loose(3), -1)
 
 
 # What vectors have seen

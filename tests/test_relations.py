@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fv_lens.errors import InputError, ParityError, whole_number
-from fv_lens.relations import Relation, Split, load_relation, relation_names
+from fv_lens.relation_files import FORMAT, OPTIONAL, load_relation, relation_names
+from fv_lens.relations import Relation, Split, pairs_for
 
 
 def successor(n: int) -> Relation:
@@ -147,6 +148,14 @@ def test_reversals_share_a_part_and_sizes_are_exact_where_groups_allow(groups, s
     assert misfit <= best + 2 and (misfit == 0) == (best == 0)
 
 
+@pytest.mark.parametrize("n_train", [1, 2, 3, 8, 10, 11, 20, 21])
+def test_pairs_for_is_the_smallest_number_that_gives_the_train_part(n_train):
+    enough = pairs_for(n_train)
+    assert math.ceil(2 * enough / 5) == n_train and math.ceil(2 * (enough - 1) / 5) < n_train
+    if enough >= 6:
+        assert len(successor(enough).split().train) == n_train > len(successor(enough - 1).split().train)
+
+
 @pytest.mark.parametrize("groups", [[200, 1, 1], [1, 1, 3], [1, 1, 1, 90, 90]])
 def test_no_part_is_ever_empty(groups):
     assert all(len(part) for seed in range(5) for part in cliques(groups).split(seed))
@@ -277,6 +286,45 @@ def test_a_plain_file_without_suffix_is_a_path_unless_bundled(tmp_path, monkeypa
     assert load_relation("antonym").name == "antonym"
 
 
+@pytest.mark.parametrize("suffix, between", [("csv", ","), ("tsv", "\t"), ("CSV", ",")])
+@pytest.mark.parametrize("header", ["", "word,answer\n", "Input, Output\n"])
+def test_load_a_table_of_two_columns(tmp_path, suffix, between, header):
+    rows = 'hot,cold\n\nbig , small\r\n,\n"hot",cool\nbig,small\nword,answer\n'
+    if between != ",":
+        header, rows = header.replace(",", between), rows.replace(",", between)
+    relation = load_relation(write(tmp_path / f"my.opposites.{suffix}", b"\xef\xbb\xbf" + (header + rows).encode()))
+    assert relation == Relation("my.opposites", [("hot", ["cold", "cool"]), ("big", "small"), ("word", "answer")])
+
+
+def test_a_cell_in_quotes_may_hold_the_mark_between_cells(tmp_path):
+    assert load_relation(write(tmp_path / "r.csv", b'"Paris, France",city\n')).words == ("Paris, France",)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("r.csv", b"hot,cold\n\nbig;small\n", r"r\.csv: line 3 is \['big;small'\]; give a word and an answer, a comma"),
+        ("r.csv", b"hot,cold,cool\n", r"line 1 is \['hot', 'cold', 'cool'\]; give a word"),
+        ("r.tsv", b"hot,cold\n", r"line 1 is \['hot,cold'\]; give a word and an answer, a tab between"),
+        ("r.csv", b"hot,cold\nbig,\n", r"a word of pair 2, \['big', ''\], is ''"),
+        ("r.csv", b"word,answer\n", r"r\.csv: relation 'r' has pairs \[\]"),
+        ("r.csv", b"hot," + b"x" * 200_000, "line 1 is no row of a table: field larger than"),
+        ("r.txt", b"hot,cold\n", r'r\.txt: this file is not JSON: .*; give a JSON file such as \{"name": "antonym"'),
+    ],
+)
+def test_malformed_tables_say_where(tmp_path, name, content, message):
+    with pytest.raises(InputError, match=message):
+        load_relation(write(tmp_path / name, content))
+
+
+def test_the_format_that_is_shown_can_be_read(tmp_path):
+    content = json.loads(FORMAT[:-1] + ", " + OPTIONAL + "}")
+    relation = load_relation(write(tmp_path / "r.json", content))
+    assert relation.pairs == (("hot", ("cold",)), ("big", ("small", "little")))
+    assert (relation.names, relation.category, relation.family) == (("opposite",), "lexicographic", "opposite")
+    assert all(part in load_relation.__doc__ for part in (FORMAT[:-1], OPTIONAL))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -316,6 +364,15 @@ def test_missing_files_and_folders(tmp_path):
             load_relation(path)
     with pytest.raises(InputError, match="cannot be read"):
         load_relation(tmp_path / ("x" * 5000))
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("opposits", "antonym"), ("Opposite", "antonym"), ("plurals", "singular-plural"), ("Antonym", "antonym")],
+)
+def test_a_word_for_a_relation_leads_to_it(name, near):
+    with pytest.raises(InputError, match=rf"is called '{name}'; near names are [^;]*\b{near}\b[^;]*; `fv-lens"):
+        load_relation(name)
 
 
 def test_unknown_names_give_near_ones():

@@ -457,10 +457,13 @@ def test_the_command_leaves_out_what_is_too_small_and_goes_on_where_it_stopped(h
     given = ["--relations", ",".join([good[0], small, *good[1:]]), "--out", "deep/out", "--seeds", 1]
     first = call(*given)
     assert first.exit_code == 0, first.output
-    assert "Note: small is left out: relation 'small' has 6 train pairs" in first.stderr
+    assert first.stderr.count("Note: small is left out: relation 'small' has 15 pairs") == 1
+    notes = first.stderr.splitlines()
+    loading = next(i for i, line in enumerate(notes) if line.startswith("Loading the libraries"))
+    assert any("small is left out" in line for line in notes[:loading])
     assert "Mean over 2 relations" in first.stdout and "FFV from zero" in first.stdout
     out = here / "deep" / "out"
-    assert [path.name for path in sorted(out.iterdir())] == FILES and "6 train pairs" in summary(out)["left_out"][
+    assert [path.name for path in sorted(out.iterdir())] == FILES and "has 15 pairs" in summary(out)["left_out"][
         "small"
     ]
     before = (out / "results.csv").read_bytes()
@@ -468,7 +471,7 @@ def test_the_command_leaves_out_what_is_too_small_and_goes_on_where_it_stopped(h
     assert again.exit_code == 0 and (out / "results.csv").read_bytes() == before
     assert again.stdout == first.stdout
     other = call(*given[:-1], 2)
-    assert other.exit_code == 2 and "holds a run with other settings (seeds)" in other.stderr
+    assert other.exit_code == 2 and "What differs: settings (seeds: 1 there, 2 here)." in other.stderr
     assert "Saved before that" not in other.stderr, "this start has saved nothing"
     assert "Traceback" not in other.stderr and (out / "results.csv").read_bytes() == before
 
@@ -505,6 +508,9 @@ def test_one_relation_is_shown_without_intervals(here, without_page):
         (["--bats", "missing"], "'missing' is no folder; give the path of the folder BATS_3.0"),
         (["--bats", "."], "'.' has no BATS files"),
         (["--seeds", "0"], "Invalid value for '--seeds'"),
+        (["--dtype", "float8"], "--dtype is 'float8'; give one of float32, bfloat16, float16"),
+        (["--relations", " ,"], "--relations is ' ,'; give names or files with commas between"),
+        (["--relations", ""], "--relations is ''; give names or files with commas between"),
         (["--relations", "antonym", "--out", "file/below"], "Cannot write to 'file/below'"),
     ],
     ids=str,
@@ -525,7 +531,23 @@ def test_a_bats_folder_without_the_relation_asked_for_lists_what_it_has(here):
     assert result.exit_code == 2 and "has no relation 'l02'; it has l01-hypernyms-animals" in result.stderr
 
 
-def test_only_small_relations_are_told_with_their_reasons(here):
+def test_only_small_relations_are_told_with_their_reasons_before_the_model_is_loaded(here, monkeypatch):
+    monkeypatch.setattr(models, "load_model", lambda name, **options: pytest.fail("the model was loaded"))
     result = call("--relations", write(made("small", n=15)))
-    assert result.exit_code == 2 and "6 train pairs" in result.stderr.splitlines()[-1]
-    assert not (here / "fv_lens_study").exists()
+    assert result.exit_code == 2 and "has 15 pairs, too few to tune on: give 18 or more" in result.stderr
+    assert len(result.stderr.splitlines()) == 1 and not (here / "fv_lens_study").exists()
+
+
+def test_smaller_parts_are_noted_once_with_what_would_be_enough(here, without_page):
+    result = call("--relations", write(made("few", n=18)), "--seeds", 1)
+    assert result.exit_code == 0, result.output
+    note = "Note: 'few' is tuned with 8 train and 3 validation pairs, not 8 and 5; 25 pairs would be enough."
+    assert result.stderr.splitlines()[0] == note and result.stderr.count("is tuned with") == 1
+
+
+def test_a_comma_at_the_end_is_no_relation():
+    assert [r.name for r in cli._chosen_relations("antonym, synonym,", None)] == ["antonym", "synonym"]
+
+
+def test_the_dtypes_of_the_command_are_those_that_can_be_loaded():
+    assert set(cli.DTYPES) == set(models.DTYPES)

@@ -113,12 +113,16 @@ def test_a_stage_that_was_cut_short_is_refused(tmp_path, left):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"model": "other"}, "with other model; give another folder, or delete it"),
-        ({"settings": {"seeds": 3, "counts": (5, 10)}}, r"with other settings \(seeds\);"),
-        ({"settings": {"seeds": 3, "counts": (5,)}, "threads": 2}, r"with other settings \(counts, seeds\), threads;"),
-        ({"settings": {"seeds": 2}}, r"with other settings \(counts\);"),
-        ({"weights": "abc"}, "with other weights;"),
-        ({"threads": {"a": 1}}, "with other threads;"),
+        ({"model": "other"}, r"differs: model: 'tiny' there, 'other' here\. Give another folder, or delete this one"),
+        ({"settings": {"seeds": 3, "counts": (5, 10)}}, r"differs: settings \(seeds: 2 there, 3 here\)\."),
+        (
+            {"settings": {"seeds": 3, "counts": (5,)}, "threads": 2},
+            r"differs: settings \(counts; seeds: 2 there, 3 here\); threads: 1 there, 2 here\.",
+        ),
+        ({"settings": {"seeds": 2}}, r"differs: settings \(there alone: counts\)\."),
+        ({"weights": "abc"}, r"differs: here alone: weights\."),
+        ({"threads": {"a": 1}}, r"differs: threads\."),
+        ({"model": 99 * "x"}, r"differs: model\."),
     ],
     ids=str,
 )
@@ -129,6 +133,15 @@ def test_another_plan_is_refused_and_what_differs_is_named(tmp_path, change, nam
         Stages(tmp_path, PLAN | change)
     assert repr(str(tmp_path)) in str(caught.value)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_relations_of_another_run_are_named_on_either_side(tmp_path):
+    Stages(tmp_path, PLAN | {"relations": {"antonym": "1", "synonym": "2", "shared": "3"}})
+    with pytest.raises(InputError, match=r"relations \(there alone: antonym, synonym; here alone: hypernym\)\."):
+        Stages(tmp_path, PLAN | {"relations": {"hypernym": "1", "shared": "3"}})
+    many = {f"r{i}": "" for i in range(8)} | {"antonym": "1", "synonym": "2", "shared": "3"}
+    with pytest.raises(InputError, match=r"relations \(here alone: r0, r1, r2, r3, r4 and 3 more\)\."):
+        Stages(tmp_path, PLAN | {"relations": many})
 
 
 def test_a_plan_that_cannot_be_read_and_a_place_that_cannot_be_written_are_told(tmp_path):

@@ -79,7 +79,7 @@ def test_parts_are_disjoint_of_the_sizes_asked_for_and_within_the_relations_own_
 
 
 def test_smaller_parts_are_taken_as_they_are(model):
-    with pytest.warns(UserWarning, match="'a' is tuned with its (12 train|5 validation) pairs"):
+    with pytest.warns(UserWarning, match="'a' is tuned with 12 train and 5 validation pairs, not 20 and 10; 50 pairs"):
         study = study_of(model, [made("a", n=28)], n_pairs=20, n_validation=10, n_test=25)
     assert [len(part) for part in study.relations[0].split()] == [12, 5, 11]
 
@@ -205,8 +205,8 @@ def unfit() -> dict[str, tuple[Relation, str]]:
     long = [(f"w{i}", [f"w{i + 100}", " ".join(["w7"] * 130)]) for i in range(40)]
     short = [(f"w{i}", [f"w{i + 100}", "x" * 999, " ".join(["w7"] * 50)]) for i in range(40)]  # one token has most text
     return {
-        "small": (made("small", n=15), "relation 'small' has 6 train pairs and 8 are the fewest"),
-        "four": (made("four", n=4), "relation 'four' cannot be split"),
+        "small": (made("small", n=15), "relation 'small' has 15 pairs, too few to tune on: give 18 or more"),
+        "four": (made("four", n=4), "relation 'four' has 4 pairs, too few to tune on: give 18 or more"),
         "same": (Relation("same", same), "'w99' serves 8 of 8 words"),
         "long": (Relation("long", long), "more than the model's context of 128"),
         "many tokens": (Relation("many tokens", short), "its longest answer 50, more than the model's context of 128"),
@@ -253,16 +253,18 @@ def test_a_shuffle_that_fails_for_some_words_asked_together_is_found_at_the_star
 
 
 def test_more_shots_than_the_context_holds_are_told_at_once(model):
-    with pytest.raises(InputError, match="context of 128; ask for fewer shots"):
+    with pytest.raises(InputError, match="context of 128; give shorter words or fewer shots"):
         study_of(model, [made("a", n=80)], n_pairs=20, n_validation=10)
 
 
 def test_at_least_one_relation_is_studied_and_each_once(model):
-    with pytest.raises(InputError, match=r"are \[\]; give at least one.* 'small' has 6 train pairs.* 'four' cannot"):
+    with pytest.raises(InputError, match=r"are \[\]; give at least one.* 'small' has 15 pairs.* 'four' has 4 pairs"):
         study_of(model, [unfit()["small"][0], unfit()["four"][0]])
     with pytest.raises(InputError, match=r"are \[\]; give at least one"):
         study_of(model, [])
     with pytest.raises(InputError, match=r"are \['a', 'a'\]; give at least one, each name once"):
         study_of(model, [made("a"), made("a", 1)])
+    with pytest.raises(InputError, match=r"are \['a', 'a'\]; give at least one, each name once"):
+        study_of(model, [made("a"), made("a", n=4)])
     with pytest.raises(InputError, match="no bundled relation is called 'antonim'; near names are .*antonym"):
         study_of(model, ["antonim"])

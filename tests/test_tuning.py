@@ -296,10 +296,16 @@ def test_other_starts_are_refused(llama, inits, message):
         finetune_all(llama, [A], inits, **QUICK)
 
 
+@pytest.mark.parametrize("init", ["zeros", None, torch.zeros(32)], ids=["zeros", "None", "a tensor"])
+def test_the_start_of_one_vector_is_called_init(llama, init):
+    with pytest.raises(InputError, match="^init is .*; give 'zero', 'random' or a FunctionVector.$"):
+        finetune(llama, A, init, **QUICK)
+
+
 def test_a_start_of_another_model_is_refused(llama):
     with pytest.raises(InputError, match="The vector has 16 numbers; the residual stream of tiny/llama has 32"):
         finetune(llama, A, start(llama, vector=noise(n=16)), **QUICK)
-    with pytest.warns(UserWarning, match="was made on 'another'"):
+    with pytest.raises(InputError, match="was made on 'another'"):
         finetune(llama, A, start(llama, model="another"), **QUICK)
 
 
@@ -309,23 +315,42 @@ def test_a_start_of_another_model_is_refused(llama):
 def test_fewer_pairs_than_asked_for_are_used_with_a_warning(llama):
     with pytest.warns(UserWarning) as caught:
         fv = finetune(llama, FEW, **QUICK | dict(n_pairs=20, n_validation=10))
+        finetune(llama, FEW, **QUICK | dict(n_pairs=20, n_validation=6))
+        finetune(llama, FEW, **QUICK | dict(n_pairs=10, n_validation=8))
     train, validation, _ = FEW.split()
     assert [str(warning.message) for warning in caught] == [
-        "'few' is tuned with its 12 train pairs, not 20.",
-        "'few' is tuned with its 6 validation pairs, not 10.",
+        "'few' is tuned with 12 train and 6 validation pairs, not 20 and 10; 50 pairs would be enough.",
+        "'few' is tuned with 12 train and 6 validation pairs, not 20 and 6; 48 pairs would be enough.",
+        "'few' is tuned with 10 train and 6 validation pairs, not 10 and 8; 40 pairs would be enough.",
     ]
     assert set(fv.training["train_words"]) == set(train.words) and fv.training["n_pairs"] == 12
     assert set(fv.training["validation_words"]) == set(validation.words) and fv.training["n_validation"] == 6
 
 
 def test_a_relation_with_too_few_pairs_is_left_out_and_the_others_are_not_harmed(llama):
-    with pytest.warns(UserWarning, match="Left out: relation 'small' has 8 train pairs and 10 are the fewest"):
+    with pytest.warns(UserWarning, match="Left out: relation 'small' has 20 pairs, .* give 23 or more"):
         tuned = finetune_all(llama, [A, SMALL, B], "random", **QUICK)
     assert list(tuned) == ["a", "b"] and list(tuned.errors) == ["small"]
     alone = finetune_all(llama, [A, B], "random", **QUICK)
     assert all(identical(tuned[name], alone[name]) for name in "ab")
-    with pytest.raises(InputError, match="'small' has 8 train pairs"):
+    with pytest.raises(InputError, match="'small' has 20 pairs, too few to tune on: give 23 or more"):
         finetune(llama, SMALL, **QUICK)
+
+
+def test_as_many_pairs_as_are_said_to_be_enough_are(llama):
+    with pytest.raises(InputError, match="'few' has 22 pairs, too few .* give 23 or more"):
+        tuning_pairs(relation("few", n=22), 20, 10)
+    with pytest.warns(UserWarning, match="50 pairs would be enough"):
+        assert [len(part) for part in tuning_pairs(relation("few", n=23), 20, 10)[:2]] == [10, 4]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert [len(part) for part in tuning_pairs(relation("enough", n=50), 20, 10)[:2]] == [20, 10]
+
+
+def test_a_given_train_part_that_is_too_small_is_counted_by_itself():
+    with pytest.raises(InputError, match="'a' has 9 train pairs and 10 are the fewest to tune on; give more pairs"):
+        tuning_pairs(relation("a", n=60).limited(9, 5, 5), 20, 5)
+    assert len(tuning_pairs(relation("a", n=60).limited(10, 1, 1), 10, 1).train) == 10
 
 
 def test_few_pairs_serve_where_few_are_asked_for(llama):
@@ -369,7 +394,7 @@ def test_an_error_is_raised_where_no_relation_is_left(llama):
     inits = {name: start(llama, vector=torch.full((32,), 3e38), relation=name) for name in "ab"}
     with pytest.raises(InputError, match="The loss of 'a' became NaN.*The loss of 'b' became NaN"):
         finetune_all(llama, [A, B], inits, **QUICK)
-    with pytest.raises(InputError, match="'small' has 8 train pairs .* 'tiny' cannot be split"):
+    with pytest.raises(InputError, match="'small' has 20 pairs, .* 'tiny' has 3 pairs, too few"):
         finetune_all(llama, [SMALL, relation("tiny", n=3)], **QUICK)
 
 

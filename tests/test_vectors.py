@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -171,9 +172,32 @@ def test_a_vector_of_another_model_is_refused(llama, changes, message):
         fitting(llama, **changes).check(lens_of(llama))
 
 
-def test_a_vector_of_a_model_of_another_name_is_a_warning(llama):
-    with pytest.warns(UserWarning, match="'other'.*'tiny/llama'"):
-        fitting(llama, model="other").check(lens_of(llama))
+@pytest.mark.parametrize("name", ["other", "tiny/llama-2", "llama/tiny", "tiny/"])
+def test_a_vector_of_a_model_of_another_name_is_refused_unless_the_name_is_taken_away(llama, name):
+    fv = fitting(llama, model=name)
+    with pytest.raises(InputError, match=f"made on '{name}' and this model is 'tiny/llama'.*replace.fv, model=None"):
+        fv.check(lens_of(llama))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert replace(fv, model=None).check(lens_of(llama)) is None
+        assert replace(fv, model="").check(lens_of(llama)) is None
+
+
+@pytest.mark.parametrize("name", ["llama", "TINY/Llama", "/models/llama/", "C:\\models\\llama"])
+def test_another_name_of_one_model_is_a_warning(llama, name):
+    with pytest.warns(UserWarning, match="made on .*; this model is 'tiny/llama'"):
+        fitting(llama, model=name).check(lens_of(llama))
+
+
+def test_the_rule_that_another_bos_asks_for_is_one_that_serves():
+    model = tiny.build("llama")
+    fv = fitting(model, bos=False)
+    with pytest.raises(InputError, match="runs with. Make the vector anew on this model; or, in Python, set"):
+        fv.check(lens_of(model))
+    model.cfg.default_prepend_bos = False
+    assert fv.check(lens_of(model)) is None
+    with pytest.raises(InputError, match="default_prepend_bos = True, if its tokenizer has a BOS token"):
+        replace(fv, bos=True).check(lens_of(model))
 
 
 def test_a_vector_that_fits_passes_in_silence(model):
@@ -249,6 +273,15 @@ def test_vectors_that_differ_in_kind_do_not_add_up(other):
         FunctionVector(torch.ones(4), 1) + FunctionVector(**dict(vector=torch.ones(4), layer=1) | other)
 
 
+def test_vectors_of_two_models_do_not_add_up_and_those_of_one_by_two_names_do():
+    one, other, same, any_ = (
+        FunctionVector(torch.ones(4), 1, model=name) for name in ("org/a", "org/b", "other/A", None)
+    )
+    with pytest.raises(InputError, match="of model 'org/a' and 'org/b' do not add up"):
+        one + other
+    assert all(torch.equal((one + more).vector, 2 * one.vector) for more in (same, any_))
+
+
 @pytest.mark.parametrize("scale", [float("nan"), float("inf"), True])
 def test_a_scale_is_a_finite_number(scale):
     with pytest.raises((InputError, TypeError)):
@@ -271,7 +304,7 @@ def file(tmp_path_factory):
 RECORDS = st.fixed_dictionaries(
     {"layer": st.integers(0, 200)},
     optional=dict(
-        model=st.text(max_size=9),
+        model=st.none() | st.text(max_size=9),
         bos=st.none() | st.booleans(),
         relation=st.none() | st.text(max_size=9),
         split_seed=st.none() | st.integers(0, 2**40),

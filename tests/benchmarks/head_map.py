@@ -19,7 +19,7 @@ from fv_lens.effects import mean_head_outputs
 from fv_lens.lens import lens_of
 from fv_lens.models import load_model
 from fv_lens.prompts import batch, corrupted
-from fv_lens.relations import load_relation
+from fv_lens.relation_files import load_relation
 from fv_lens.whatif import Edit, what_if
 
 MATMULS = {torch.ops.aten.mm.default: 0, torch.ops.aten.addmm.default: 1, torch.ops.aten.bmm.default: 0}

@@ -22,7 +22,7 @@ from fv_lens.gradients import Rows, frozen
 from fv_lens.lens import lens_of
 from fv_lens.models import load_model
 from fv_lens.prompts import PromptBatch, PromptTemplate
-from fv_lens.relations import load_relation, relation_names
+from fv_lens.relation_files import load_relation, relation_names
 from fv_lens.storage import versions
 from fv_lens.training import EVERY, task
 from fv_lens.tuning import finetune_all, tuning_pairs
