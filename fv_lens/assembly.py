@@ -14,7 +14,8 @@ from .effects import mean_head_outputs
 from .errors import InputError, whole_number
 from .lens import Lens, lens_of
 from .prompts import FewShot, PromptTemplate, batch, few_shot
-from .relations import Relation, load_relation
+from .relation_files import load_relation
+from .relations import Relation
 from .rows import HEAD_OUTPUT, RESIDUAL
 from .vectors import FunctionVector, check_layer
 from .whatif import residuals
@@ -192,7 +193,7 @@ def _plain_in(lens: Lens, layer: int) -> bool:
     write, clean = shift @ lens.W_O(layer)[0], residuals(torch.zeros_like(shift))
     # Large beside the residual stream, so that the difference survives low precision.
     scale = 10 * max(x.abs().max() for x in clean.values()) / write.abs().max()
-    after, tolerance = residuals(scale * shift), 1e-3 if lens.dtype == torch.float32 else 5e-2
+    after, tolerance = residuals(scale * shift), 1e-3 if lens.full_precision else 5e-2
     errors = [(after[name] - clean[name] - scale * write).abs().max() / (scale * write).abs().max() for name in clean]
     return bool(min(errors) <= tolerance)
 
@@ -237,6 +238,6 @@ def _attention_output(lens: Lens, layer: int) -> str | None:
 
     # Large beside the residual stream, as in `_plain_in`.
     clean, by_z, *by_write = residuals(10 * residuals(0.0)[0].abs().max() / write.abs().max())
-    tolerance = (1e-3 if lens.dtype == torch.float32 else 5e-2) * (by_z - clean).abs().max()
+    tolerance = (1e-3 if lens.full_precision else 5e-2) * (by_z - clean).abs().max()
     exact = [site for site, x in zip(sites, by_write) if 0 < tolerance and (x - by_z).abs().max() <= tolerance]
     return exact[0] if exact else None

@@ -149,7 +149,7 @@ def _truth(lens: Lens, ids: Tensor, mask: Tensor, edits: Sequence[Edit], tail: i
 
 def _differ(lens: Lens, a: Tensor, b: Tensor, truth: Tensor) -> bool:
     """Whether two sets of logits differ by more than rounding, given the range of the true ones."""
-    tolerance = (truth.amax() - truth.amin()) * (1e-4 if lens.dtype == torch.float32 else 3e-2)
+    tolerance = (truth.amax() - truth.amin()) * (1e-4 if lens.full_precision else 3e-2)
     return not (a - b).abs().max() <= tolerance  # NaN differs
 
 

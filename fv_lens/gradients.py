@@ -169,19 +169,23 @@ class Rows:
         return self.lens.logits(chunk.ids, chunk.mask, [(f"blocks.{self.layer}.{RESIDUAL}", add)], last=chunk.new)
 
     def _groups(self, prompts: PromptBatch, answers: Sequence[tuple]) -> Iterator[list[int]]:
-        """Rows of equal answer length and similar prompt length, as many as memory allows."""
-        lengths = prompts.mask.sum(1).tolist()
+        """Rows of equal answer length and similar prompt length, as many as memory allows.
+
+        On a GPU answers of all lengths go together: there, more chunks cost more than tokens behind shorter answers.
+        """
+        mixed, lengths = self.lens.device.type == "cuda", prompts.mask.sum(1).tolist()
         group: list[int] = []
+        longest = 0
         for index in sorted(range(len(prompts)), key=lambda i: (-len(answers[i]), -lengths[i])):
-            tail = len(answers[index])
+            longest = max(longest, lengths[index])
             if group:
                 first = group[0]
-                unequal = len(answers[first]) != tail or (
+                unequal = (not mixed and len(answers[first]) != len(answers[index])) or (
                     not self.lens.findings["padding"] and lengths[first] != lengths[index]
                 )
-                if unequal or len(group) == self._most_rows(lengths[first], tail):
+                if unequal or len(group) == self._most_rows(longest, len(answers[first])):
                     yield group
-                    group = []
+                    group, longest = [], lengths[index]
             group.append(index)
         yield group
 
@@ -195,7 +199,7 @@ class Rows:
         if not self.exact or lens.plain_readout is False:
             size += 4 * new * cfg.d_vocab * 4
         if lens.device.type == "cuda":
-            free, most = torch.cuda.mem_get_info(lens.device)[0] // 2, MOST_ROWS_GPU
+            free, most = gpu_bytes(lens.device) // 2, MOST_ROWS_GPU
         else:
             free, most = CPU_BYTES, MOST_ROWS
         return max(1, min(most, free // size))
@@ -247,7 +251,7 @@ class Rows:
         truth, slope = self._measured(bare, noise, exact=False)
         if torch.equal(truth, self._measured(bare, 0 * noise, exact=False)[0]):
             raise ParityError(f"A vector added at blocks.{self.layer}.{RESIDUAL} of {lens.name} changed nothing.")
-        tolerance = 1e-3 if lens.dtype == torch.float32 else 1e-1
+        tolerance = 1e-3 if lens.full_precision else 1e-1
         try:
             losses, gradient = self._measured(self._prepared(bare), noise, exact=True)
             exact = bool((losses - truth).abs().max() <= tolerance * truth.abs().max().clamp(min=1))
@@ -274,6 +278,12 @@ def bytes_held(
 ) -> float | int:
     """What a row holds for the way back: so many of its tokens, run through so many blocks, each meet `length` keys."""
     return tokens * max(1, blocks) * (14 * d_model + 5 * d_mlp + 3 * n_heads * length) * itemsize
+
+
+def gpu_bytes(device: torch.device) -> int:
+    """What of a GPU's memory can be taken: what is free there, and what torch took before and keeps to use again."""
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
 
 
 @contextmanager

@@ -54,7 +54,7 @@ class Plan:
         self.at = defaultdict(list)
         for row, index in enumerate(self.order.tolist(), start=1):
             for edit in whatifs[index]:
-                value = edit.for_prompts(prompts).value.to(lens.device, lens.dtype).expand(len(prompts), -1)
+                value = edit.for_prompts(prompts).value.expand(len(prompts), -1)
                 self.at[edit.layer, edit.hook].append((row, edit.head, value))
 
     def hooks(self, view) -> list:
@@ -64,7 +64,8 @@ class Plan:
     @staticmethod
     def _editor(edits, view):
         rows, heads, values = zip(*edits)
-        rows, values = torch.tensor(rows), torch.stack(values)  # values: [edit, prompt, d]
+        # values: [edit, prompt, d]; those of a layer go to the model's device together, one by one they keep it waiting
+        rows, values = torch.tensor(rows), torch.stack([value.to(values[0]) for value in values])
         adds = heads[0] is None
         heads = None if adds else torch.tensor(heads)
 

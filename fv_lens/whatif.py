@@ -22,6 +22,7 @@ __all__ = ["Edit", "WhatIf", "head_outputs", "residuals", "what_if"]
 Read = Callable[[Tensor, Tensor], Tensor]
 PREFIX_TOKENS = 1024  # prompts that share one prefix run hold about so many tokens
 MAX_ROWS = 2560  # that run together, if not told otherwise
+ON_GPU = 4  # times as much runs together: a GPU waits for its orders, not for the arithmetic
 TILE = 128  # rows unembedded at a time: logits of a tile stay small enough for memory to be reused
 
 
@@ -34,7 +35,7 @@ def what_if(
     read: Read,
     *,
     tail: int = 1,
-    max_rows: int = MAX_ROWS,
+    max_rows: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Run every what-if on every prompt and read the logits of each.
@@ -55,10 +56,11 @@ def what_if(
             for longer prompts, and for each site that edits are first made at).
     """
     refuse_patches(lens)
+    max_rows = max_rows or MAX_ROWS * _times(lens)
     tokens, mask = tokens.to(lens.device), mask.to(lens.device)
     form = form_for(lens, tokens, mask, tail, whatifs)
     if form != POSITIONS:  # each row carries keys and values, or all tokens, of its own
-        most = 16 * PREFIX_TOKENS if form != SLOW else PREFIX_TOKENS
+        most = _times(lens) * PREFIX_TOKENS * (16 if form != SLOW else 1)
         max_rows = max(2, min(max_rows, most // tokens.shape[1]))
     scores = lens.n_heads * (tokens.shape[1] + lens.d_head)  # numbers that attention holds for each row
     max_rows = max(2, min(max_rows, 2**28 // scores))
@@ -139,6 +141,10 @@ def refuse_patches(lens: Lens) -> None:
         raise InputError("A patch is active on this model, and it would mix with the edits; leave its block first.")
 
 
+def _times(lens: Lens) -> int:
+    return ON_GPU if lens.device.type == "cuda" else 1
+
+
 def _groups(lens: Lens, mask: Tensor, most: int, shared: int = 0) -> Iterator[Tensor]:
     """Indices of prompts of similar length; of equal length where the model does not take padding exactly.
 
@@ -150,7 +156,7 @@ def _groups(lens: Lens, mask: Tensor, most: int, shared: int = 0) -> Iterator[Te
         longest = int(lengths[group[0]]) if group else 0
         unequal = group and not lens.findings["padding"] and lengths[index] != longest
         run, held = ((len(group) + 1) * (longest - once) for once in (shared, 0))
-        if group and (len(group) == most or run > PREFIX_TOKENS or held > 16 * PREFIX_TOKENS or unequal):
+        if group and (len(group) == most or run > _times(lens) * PREFIX_TOKENS or held > 16 * PREFIX_TOKENS or unequal):
             yield torch.tensor(group, device=mask.device)
             group = []
         group.append(index)

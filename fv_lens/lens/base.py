@@ -70,6 +70,16 @@ class Lens:
         return self.parameter.dtype  # a Bridge's cfg.dtype can be wrong
 
     @property
+    def full_precision(self) -> bool:
+        """Whether products round as float32 does: no other dtype's do, nor those of a GPU that may use TF32."""
+        matmul = torch.backends.cuda.matmul
+        if hasattr(matmul, "fp32_precision"):  # from torch 2.9 on; where it was set, asking for allow_tf32 raises
+            tf32 = matmul.fp32_precision == "tf32"
+        else:
+            tf32 = matmul.allow_tf32
+        return self.dtype == torch.float32 and not (tf32 and self.device.type == "cuda")
+
+    @property
     def pad_id(self) -> int:
         tokenizer = self.model.tokenizer
         return (tokenizer.pad_token_id if tokenizer is not None else None) or 0
@@ -89,7 +99,7 @@ class Lens:
     @property
     def state(self) -> tuple:
         """What the weights are now; findings hold for as long as it does."""
-        return self.processing, self.dtype, self.device
+        return self.processing, self.dtype, self.device, self.full_precision
 
     @property
     def weights_hash(self) -> str:

@@ -86,7 +86,7 @@ class BridgeLens(Lens):
     def _check_unembed(self):
         """Two positions whose residuals are swapped must swap their logits."""
         plain, swapped = self._behind_last_block(lambda x: x, 2), self._behind_last_block(lambda x: x.flip(1), 2)
-        tolerance = (plain.amax() - plain.amin()) * (1e-4 if self.dtype == torch.float32 else 3e-2)
+        tolerance = (plain.amax() - plain.amin()) * (1e-4 if self.full_precision else 3e-2)
         if not (plain.flip(0) - swapped).abs().max() <= tolerance < (plain[0] - plain[1]).abs().max():
             last = self.n_layers - 1
             raise ParityError(
