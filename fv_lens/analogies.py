@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from . import display
 from .completion import completions
 from .composition import composed
 from .errors import InputError, whole_number
@@ -64,9 +65,24 @@ class AnalogyAnswer:
         lines = [(word, log_prob, plain.get(word, np.nan)) for word, log_prob in self.completions]
         return pd.DataFrame(lines, columns=["word", "log_prob", "plain_log_prob"])
 
+    def __repr__(self) -> str:
+        best = [_shown(self.choices[self.choice])] if self.choices else [word for word, _ in self.completions[:1]]
+        return f"AnalogyAnswer({', '.join(map(repr, [self._question, *best]))})"
+
+    def _repr_html_(self) -> str:
+        columns = {"with the vector": self.completions, "without": self.plain_completions}
+        choices = [
+            (_shown(choice), score, plain, i == self.choice, i == self.plain_choice)
+            for i, (choice, score, plain) in enumerate(zip(self.choices, self.scores, self.plain_scores))
+        ]
+        return display.answer(self._question, self.weights, columns, choices)
+
+    @property
+    def _question(self) -> str:
+        return f"{self.source[0]} : {self.source[1]} :: {self.target or '?'} : ?"
+
     def __str__(self) -> str:
-        a, b = self.source
-        lines = [f"{a} : {b} :: {self.target or '?'} : ?"]
+        lines = [self._question]
         lines.append("weights      " + ", ".join(f"{name} {w:.2f}" for name, w in list(self.weights.items())[:5]))
         for title, found in (("with", self.completions), ("without", self.plain_completions)):
             if found:

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from . import scores
+from . import display, scores
 from .analogies import SENTENCE, choice_scores
 from .completion import completions
 from .composition import Composer
@@ -76,6 +76,9 @@ class AnalogyScores:
         apart = self._of(row, measure) - self._of(other, other_measure or measure)
         return self._mean(apart, measure, scores.GAIN)
 
+    def _repr_html_(self) -> str:
+        return display.analogies(self.to_frame(), self.chance, len(self.questions), self.left_out)
+
     def to_frame(self) -> pd.DataFrame:
         """One line per row and measure: method, library, prompt, measure, value, low, high, n."""
         lines = []
@@ -83,7 +86,7 @@ class AnalogyScores:
             for measure, values in measures.items():
                 if not np.isnan(values).all():
                     score = self._mean(values, measure)
-                    lines.append((*row, measure, score.value, score.low, score.high, score.n))
+                    lines.append((*row, measure, score.value, *score.ends, score.n))
         return pd.DataFrame(lines, columns=["method", "library", "prompt", "measure", "value", "low", "high", "n"])
 
     def _of(self, row: tuple, measure: str) -> np.ndarray:
@@ -165,6 +168,10 @@ class _Asker:
         self.families = families
         self.lens, self.library, self.summed, self.ways, self.libraries = lens, library, summed, ways, libraries
         self.template, self._composers = library.template, {}
+        each = [
+            one for how in ways.values() for one in ((how.whole, *how.folds) if isinstance(how, Folded) else (how,))
+        ]
+        self.pair_steps = max((one.pair_steps for one in each), default=0)
 
     def _allowed(self, library: Library, questions: Sequence[Question], exclude: str | None):
         names = [[getattr(question, name) for question in questions] for name in ("relation", "family")]
@@ -174,7 +181,7 @@ class _Asker:
         """One for all prompts of the same source pairs, so that what it knows of them is found out once."""
         key = id(library), pairs
         if key not in self._composers:
-            self._composers[key] = Composer(self.lens, library, pairs)
+            self._composers[key] = Composer(self.lens, library, pairs, self.pair_steps)
         return self._composers[key]
 
     def whatifs(self, questions: Sequence[Question], n_shots: int) -> dict[Row, WhatIf]:
@@ -257,10 +264,7 @@ class _Asker:
         whatifs = {} if prompt == "sentence" else self.whatifs(questions, n_shots)
         asked = []
         for question in questions:
-            if prompt == "sentence":
-                pairs = [(_sentence(question.source, c), d) for c, d in question.pairs]
-            else:
-                pairs = question.pairs
+            pairs = [(_sentence(question.source, c) if prompt == "sentence" else c, d) for c, d in question.pairs]
             asked.append(((question.source,) if prompt == "one-shot" else (), pairs))
         scored = choice_scores(self.lens, self._template(prompt), asked, list(whatifs.values()), progress)
         return [Row(PROMPT_ONLY, "", prompt), *whatifs], scored

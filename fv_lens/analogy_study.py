@@ -2,17 +2,19 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 
 import pandas as pd
 import torch
 
-from . import plots, results, storage
+from . import results, storage
+from .analogies import solve_analogy
+from .analogy_report import write_analogy_report
 from .analogy_scores import LIBRARIES, PROMPT_ONLY, SUMMED, TRUE, AnalogyScores, Row, evaluate_analogies
 from .errors import InputError
 from .fitting import fit_compositions
 from .lens import lens_of
-from .page import save_figures
 from .questions import Question, digest
 from .recipes import METHODS, Folded
 from .relation_files import load_relation, relation_names
@@ -22,6 +24,7 @@ from .vectors import FunctionVector
 
 RESULTS, SUMMARY = "results.csv", "summary.json"
 MEASURES = ("accuracy", "first_token_accuracy", "choice")
+N_ITEMS = 8  # single analogies on the page
 
 
 def load_library(folder: Path) -> dict[str, FunctionVector]:
@@ -67,7 +70,7 @@ def solve_all(
 ) -> tuple[AnalogyScores, list[str]]:
     """Fit composites on train and validation analogies, answer the test ones by every method, and write the results.
 
-    `out` gets `results.csv`, `summary.json`, `composites/`, `figures/` and `stages/`.
+    `out` gets `report.html`, `results.csv`, `summary.json`, `composites/` and `stages/`.
 
     Args:
         parts: train, validation and test questions; without train questions nothing is fitted.
@@ -111,8 +114,30 @@ def solve_all(
         "fitted": {name: how.record for name, how in fitted.items()},
         "timings_s": stages.timings,
     }  # fmt: skip
+    best = "shared + best" if fitted else "posterior"
+    tell(f"{N_ITEMS} single analogies")
+    items = _items(model, vectors, found.questions, fitted[best].whole if fitted else best)
     _write(out, found, fitted, summary)
+    facts = {
+        key: summary[key] for key in ("model", "dtype", "layer", "seed", "questions", "fitted", "versions", "command")
+    }
+    write_analogy_report(
+        out / "report.html", found, _differences(found), items, title=f"Analogies in {summary['model']}", lines=lines,
+        best=best, facts=facts | {"weights, SHA-256": plan["weights, SHA-256"], "timings, s": stages.timings},
+    )  # fmt: skip
     return found, lines
+
+
+def _items(model: object, vectors: Mapping, questions: Sequence[Question], how: object) -> list:
+    """Some questions, of as many relations as there are, with their answers by the full library."""
+    by_relation: dict[object, list[Question]] = {}
+    for question in questions:
+        by_relation.setdefault(question.relation, []).append(question)
+    rounds = [question for some in zip_longest(*by_relation.values()) for question in some if question is not None]
+    return [
+        (question, solve_analogy(model, vectors, question.source, question.target, question.choices or None, how=how))
+        for question in rounds[:N_ITEMS]
+    ]
 
 
 def _plan(model: object, vectors: Mapping, summed: Mapping, parts: Sequence[Sequence[Question]], seed: int) -> dict:
@@ -153,7 +178,6 @@ def _write(out: Path, found: AnalogyScores, fitted: Mapping[str, Folded], summar
     (out / "composites").mkdir(exist_ok=True)
     for name, how in fitted.items():
         how.save(out / "composites" / f"{name.replace(' + ', '-').replace(' ', '-')}.safetensors")
-    _figures(out / "figures", found)
 
 
 def _libraries(vectors: Mapping[str, FunctionVector], questions: Sequence[Question]) -> list[str]:
@@ -187,16 +211,9 @@ def _differences(found: AnalogyScores) -> pd.DataFrame:
                 if other != row and all(measure in found.values.get(one, {}) for one in (row, other)):
                     score = found.difference(row, other, measure)
                     name = f"{row.method} - {other.method}"
-                    lines.append((name, row.library, row.prompt, measure, score.value, score.low, score.high, score.n))
+                    lines.append((name, row.library, row.prompt, measure, score.value, *score.ends, score.n))
     columns = ["method", "library", "prompt", "measure", "value", "low", "high", "n"]
     return pd.DataFrame(lines, columns=columns).assign(part="difference")
-
-
-def _figures(folder: Path, found: AnalogyScores) -> None:
-    frame = found.to_frame()
-    chances = {"accuracy": None, "choice": found.chance}
-    there = {measure: chance for measure, chance in chances.items() if (frame.measure == measure).any()}
-    save_figures(folder, {measure: plots.analogies(frame, measure, chance) for measure, chance in there.items()})
 
 
 def _packed(fitted: Mapping[str, Folded]) -> tuple[dict, dict]:

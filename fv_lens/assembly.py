@@ -52,7 +52,7 @@ def function_vector(
     """
     lens, relation = lens_of(model), load_relation(relation)
     heads, layer = check_heads(lens, heads), check_layer(lens, layer)
-    if not _writes_plainly(lens):
+    if not writes_plainly(lens):
         raise InputError(
             f"{lens.name} rescales what its heads write (a norm or multiplier after W_O), so the sum of z @ W_O is not "
             "what they add to the residual stream. A vector tuned from zero works on any model: finetune(..., 'zero')."
@@ -162,7 +162,7 @@ def _write(lens: Lens, layer: int, head: int, z: Tensor) -> Float[Tensor, " d_mo
     return einsum(z.to(w), w, "d_head, d_head d_model -> d_model").cpu()
 
 
-def _writes_plainly(lens: Lens) -> bool:
+def writes_plainly(lens: Lens) -> bool:
     """Whether the residual stream moves by `z @ W_O` when a head's output moves by z, in the first and last layer."""
     if "plain writes" not in lens.findings:
         lens.findings["plain writes"] = all(_plain_in(lens, layer) for layer in {0, lens.n_layers - 1})

@@ -16,6 +16,10 @@ def analogies(
     file: Annotated[
         Path | None, typer.Argument(help="Questions: jsonl, CSV or SCAN's CSV; by default the bundled test questions.")
     ] = None,
+    bats: Annotated[
+        Path | None,
+        typer.Option(help="A folder of BATS 3.0, whose analogies take the place of FILE."),
+    ] = None,
     validation: Annotated[
         list[Path] | None,
         typer.Option(help="Questions to choose the method on that FILE reports; may be repeated."),
@@ -34,12 +38,15 @@ def analogies(
         from .question_files import load_questions
         from .questions import split_questions
 
-        bundled = split_questions(load_questions(), seed)
-        test = bundled.test if file is None else load_questions(file)
+        if file and bats:
+            raise InputError(f"FILE is {str(file)!r} and --bats {str(bats)!r}; give one of them.")
+        train, chosen_on, test = _of_bats(bats, seed) if bats else split_questions(load_questions(), seed)
+        test = load_questions(file) if file else test
         choose_on = [question for path in validation or () for question in load_questions(path)]
         if (choices or choose_on) and not any(question.pairs for question in test):
-            raise InputError(f"The questions of {str(file)!r} have no choices; leave --choices out to complete them.")
+            raise InputError(f"{str(file or bats)!r} gives no choices; leave --choices out to complete the analogies.")
         command = ["fv-lens", "analogies", *([file] if file else []), *["--choices"] * choices]
+        command += ["--bats", bats] if bats else []
         for path in validation or ():
             command += ["--validation", path]
         command += ["--vectors", vectors, "--model", model, "--out", out, "--seed", seed]
@@ -56,7 +63,7 @@ def analogies(
             raise InputError(f"{str(vectors)!r} has no vectors (*.safetensors); give the `vectors` folder of a study.")
         else:
             library = tuned_library(loaded, out / "vectors", tell)
-        parts = (bundled.train, bundled.validation, test)
+        parts = (train, chosen_on, test)
         found, chosen = solve_all(
             loaded, library, parts, out, shlex.join(map(str, command)), tell, summed=summed, seed=seed,
             choices=choices or bool(choose_on), choose_on=choose_on,
@@ -65,8 +72,18 @@ def analogies(
             console.print(_overview(found, measure))
         for line in chosen:
             console.print(Text(line), soft_wrap=True)
-        files = "\n".join(str(out / name) for name in ("results.csv", "summary.json", "figures"))
+        files = "\n".join(str(out / name) for name in ("report.html", "results.csv", "summary.json"))
         console.print(Text(files), soft_wrap=True)
+
+
+def _of_bats(folder: Path, seed: int) -> list:
+    """Ten analogies of each relation from each part that `reproduce` cuts it into."""
+    from .bats import load_bats
+    from .generated_questions import generate
+    from .study import Settings, sized
+
+    relations = sized(load_bats(folder).values(), Settings())[0]
+    return [generate(relations, 10, seed, part) for part in ("train", "validation", "test")]
 
 
 def _overview(found, measure: str) -> Table:

@@ -41,7 +41,7 @@ def humans(
         tell, line = teller(saved, out), shlex.join(map(str, command))
         frame = study(loaded, relations, ratings, layer, heads, out, line, tell, seed)
         console.print(_overview(frame))
-        files = "\n".join(str(out / name) for name in ("results.csv", "summary.json", "figures"))
+        files = "\n".join(str(out / name) for name in ("report.html", "results.csv", "summary.json"))
         console.print(Text(files), soft_wrap=True)
 
 

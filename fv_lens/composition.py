@@ -79,17 +79,21 @@ def fitted_weights(
 
 def pair_parts(
     lens: Lens, sources: PromptBatch, layer: int, starts: Float[Tensor, "pair d_model"], steps: int
-) -> Float[Tensor, "pair d_model"]:
-    """What Adam's steps to each pair's own loss add to its start: all pairs in one batch, one vector each."""
+) -> Float[Tensor, "step pair d_model"]:
+    """What Adam's steps to each pair's own loss have added to its start, after 0, 1, ... `steps` of them.
+
+    All pairs are in one batch, one vector each.
+    """
     rows = Rows(lens, sources, range(len(sources)), layer)
     moving = list(starts.clone())
     groups = [{"params": [one], "lr": PAIR_RATE * size} for one, size in zip(moving, rows.residual_rms.tolist())]
-    adam = torch.optim.Adam(groups)
+    adam, added = torch.optim.Adam(groups), [torch.zeros_like(starts)]
     for _ in range(steps):
         for one, slope in zip(moving, rows.gradient(torch.stack(moving))[1]):
             one.grad = slope
         adam.step()
-    return torch.stack(moving) - starts
+        added.append(torch.stack(moving) - starts)
+    return torch.stack(added)
 
 
 class Composer:
@@ -97,14 +101,16 @@ class Composer:
 
     Args:
         pairs: the source pairs A:B; one that comes several times is scored once.
+        pair_steps: the most steps of a pair part that will be asked for; fewer are then on the way.
     """
 
-    def __init__(self, lens: Lens, library: Library, pairs: Sequence[tuple[str, str]]):
+    def __init__(self, lens: Lens, library: Library, pairs: Sequence[tuple[str, str]], pair_steps: int = 0):
         self.lens, self.library = lens, library
         known: dict[tuple, int] = {}
         self.place = torch.tensor([known.setdefault(check_pair(pair), len(known)) for pair in pairs])
         self.sources = pairs_batch(lens, list(known), library.template)
-        self._parts: dict[tuple, tuple] = {}
+        self.pair_steps = pair_steps
+        self._parts: dict[tuple, Tensor] = {}  # (pair, start) -> `[step, d_model]`
         self._fitted: dict[bytes, Tensor] = {}
 
     @cached_property
@@ -166,16 +172,15 @@ class Composer:
         self, starts: Sequence[Tensor | None], which: Sequence[int], steps: int
     ) -> Float[Tensor, "pair d_model"]:
         """`pair_parts` of some of the pairs, each from its start; a pair and start that were asked before are known."""
-        keys = [(int(self.place[i]), steps, id(start)) for i, start in zip(which, starts)]
-        new = {key: start for key, start in zip(keys, starts) if key not in self._parts}
+        begun = [torch.zeros(self.lens.d_model) if start is None else start for start in starts]
+        keys = [(int(self.place[i]), start.numpy().tobytes()) for i, start in zip(which, begun)]
+        new = {key: start for key, start in zip(keys, begun) if len(self._parts.get(key, ())) <= steps}
         if new:
-            zero = torch.zeros(self.lens.d_model)
-            begun = torch.stack([zero if start is None else start for start in new.values()])
-            sources, layer = self.sources.select([key[0] for key in new]), self.library.first.layer
-            # The start stays beside its part, so that its id stays its own.
-            parts = pair_parts(self.lens, sources, layer, begun, steps)
-            self._parts |= {key: (part, start) for (key, start), part in zip(new.items(), parts)}
-        return torch.stack([self._parts[key][0] for key in keys])
+            sources, layer = self.sources.select([place for place, _ in new]), self.library.first.layer
+            most = max(steps, self.pair_steps)
+            parts = pair_parts(self.lens, sources, layer, torch.stack(list(new.values())), most)
+            self._parts |= dict(zip(new, parts.unbind(1)))
+        return torch.stack([self._parts[key][steps] for key in keys])
 
 
 def _alike(each: Sequence[Composition]) -> list[tuple[Composition, list[int]]]:

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from . import display
 from .errors import InputError, whole_number
 from .lens import Lens, lens_of
 from .relation_files import load_relation, relation_names
@@ -83,6 +84,9 @@ class Decoding:
             lines += [_line(name, token) for name, token in tokens]
         return "\n".join(lines)
 
+    def _repr_html_(self) -> str:
+        return display.decoding(self.to_frame(), self._of, self.layer, self.model, self._units, self.pieces)
+
     @property
     def pieces(self) -> tuple[str, ...]:
         """The names whose token is not the whole name: " O" of "opposite" names nothing, however strong it is."""
@@ -102,9 +106,7 @@ class Decoding:
 
     def to_frame(self) -> pd.DataFrame:
         """One line per token: `part` ("top", "suppressed" or "name"), `name`, and the fields of `Token`."""
-        parts = [("top", None, token) for token in self.top] + [
-            ("suppressed", None, token) for token in self.suppressed
-        ]
+        parts = [(part, None, token) for part in ("top", "suppressed") for token in getattr(self, part)]
         parts += [("name", name, token) for name, token in self.names.items()]
         lines = [{"part": part, "name": name, **token._asdict()} for part, name, token in parts]
         return pd.DataFrame(lines).astype({"change": float})

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import scores, storage
+from . import display, scores, storage
 from .errors import InputError, whole_number
 from .lens import Lens, lens_of
 from .prompts import PromptBatch, PromptTemplate, batch, corrupted, few_shot
@@ -44,6 +44,13 @@ class HeadEffects:
     def __repr__(self) -> str:
         n, layers, heads = self.values.shape
         return f"HeadEffects({self.record.get('relation')!r}, {layers} layers x {heads} heads, n = {n})"
+
+    def _repr_html_(self) -> str:
+        n, many = len(self.values), "relations" in self.record
+        about = [self.record.get("model"), f"{self.share_right:.0%} of intact prompts answered right"]
+        over = f"{n} {'relation' if many else 'corrupted prompt'}{'s' * (n > 1)}"
+        over += f" of {self.record['n_shots']} shots" if "n_shots" in self.record and not many else ""
+        return display.effects(self.to_frame(), self.record.get("relation"), ", ".join(filter(None, about)), over)
 
     @property
     def mean(self) -> Float[Tensor, "layer head"]:

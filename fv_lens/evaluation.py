@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import scores
+from . import display, scores
 from .assembly import distributed_vectors, function_vector
 from .completion import Completions, completions
 from .effects import mean_head_outputs
@@ -77,6 +77,10 @@ class Evaluation:
             shown = f"{row.accuracy!s:<20}{row.first_token_accuracy!s:<20}{row.log_prob!s:<25}"
             lines.append(f"{name:<26}{shown}{gains[0]:<23}{gains[1]}")
         return "\n".join(line.rstrip() for line in lines)
+
+    def _repr_html_(self) -> str:
+        rows = {name: [getattr(row, part) for part in Result.__dataclass_fields__] for name, row in self.rows.items()}
+        return display.evaluation(self.relation, rows, self.accuracy.n)
 
     @property
     def rows(self) -> dict[str, Result]:

@@ -22,10 +22,10 @@ from .library import Library, allowed
 from .prompts import PromptBatch, batch
 from .questions import Question, families_of
 from .recipes import Composition, Folded
-from .training import STEPS, Task, tune
+from .training import Task, tune
 from .vectors import FunctionVector
 
-N_FOLDS = 5
+N_FOLDS, SHARED_STEPS = 5, 24
 LIBRARY = [Composition("posterior", t, scale=s) for t, s in product((0.5, 1.0, 2.0), (0.25, 0.5, 1.0))]
 CENTRED = [Composition("posterior", t, center=True, scale=s) for t, s in product((1.0, 2.0, 4.0), (0.25, 0.5, 1.0))]
 PAIR = [Composition("none", pair_steps=n, pair_scale=s) for n, s in product((4, 8, 12), (0.25, 0.5, 0.75, 1.0))]
@@ -66,7 +66,7 @@ def fit_compositions(
     n_shots: int = 1,
     n_folds: int = N_FOLDS,
     candidates: Mapping[str, Sequence[Composition]] = CANDIDATES,
-    steps: int = STEPS,
+    steps: int = SHARED_STEPS,
     seed: int = 0,
     progress: bool = True,
 ) -> dict[str, Folded]:
@@ -111,7 +111,8 @@ def fit_compositions(
 
     every = [(name, how) for name, listed in candidates.items() for how in listed]
     mine = torch.tensor([fold_of.get(question.kin, -1) for question in validation])
-    composer = Composer(lens, library, [question.source for question in validation])
+    sources, most = [question.source for question in validation], max(how.pair_steps for _, how in every)
+    composer = Composer(lens, library, sources, most)
     families = families_of([*train, *validation])
     names = [[getattr(question, name) for question in validation] for name in ("relation", "family")]
     prompts = batch(lens, [question.asked(n_shots) for question in validation], library.template)

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from . import plots, results, storage
+from . import results, storage
 from .human import HumanMatrix, PairRatings
+from .human_report import write_human_report
 from .human_study import HALVES, KINDS, Comparison, Vectors, compare, human_vectors
 from .lens import lens_of
-from .page import save_figures
 from .semeval import RatedRelation
 from .similarity import difference, mds, similarity_matrix
 from .stages import Stages
@@ -42,7 +42,7 @@ def study(
     seed: int = 0,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Make the vectors, compare them with people and write `results.csv`, `summary.json` and `figures/`.
+    """Make the vectors, compare them with people and write `report.html`, `results.csv` and `summary.json`.
 
     Returns:
         One line per measure and kind of vectors: measure, vectors, value, low, high, p, n.
@@ -71,7 +71,12 @@ def study(
     summary = {"command": command, **plan, "n_comparisons": len(ratings), "timings_s": stages.timings}
     summary["human ceiling"] = human.ceiling
     storage.save_json(out / "summary.json", summary)
-    _figures(out / "figures", found, vectors, relations, human)
+    facts = {key: summary[key] for key in ("model", "dtype", "layer", "seed", "n_comparisons", "versions", "command")}
+    facts |= {"weights, SHA-256": lens.weights_hash, "heads of FV": heads or "its own", "timings, s": stages.timings}
+    write_human_report(
+        out / "report.html", frame, title=f"Vectors of {lens.name} against people", ceiling=human.ceiling,
+        facts=facts, **_drawn(found, vectors, relations, human),
+    )  # fmt: skip
     return frame
 
 
@@ -92,18 +97,15 @@ def _frame(found: Mapping[str, Comparison], human: HumanMatrix) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
-def _figures(folder: Path, found, vectors: Vectors, relations: Mapping, human: HumanMatrix) -> None:
+def _drawn(found: Mapping, vectors: Vectors, relations: Mapping, human: HumanMatrix) -> dict:
+    """What the page draws: matrices of the rated relations, and the map of all."""
     titles = {code: f"{code} {relations[code].name}" for code in human.names}
     matrices = {"people": human.to_frame()} | {kind: one.similarity.to_frame() for kind, one in found.items()}
     matrices = {title: frame.rename(index=titles, columns=titles) for title, frame in matrices.items()}
     points = mds(similarity_matrix(vectors["FFV"]["all"]))
     names = {code: f"{code} {one.name}" for code, one in relations.items()}
     categories = {names[code]: one.category.lower() for code, one in relations.items()}
-    drawn = {
-        "similarity": plots.similarity(matrices),
-        "relation_map": plots.relation_map(points.rename(index=names), categories),
-    }
-    save_figures(folder, drawn)
+    return {"matrices": matrices, "points": points.rename(index=names), "categories": categories}
 
 
 def _packed(vectors: Vectors) -> tuple[dict, dict]:

@@ -12,6 +12,7 @@ from . import results, storage
 from .protocol import Step
 from .readings import add_readings
 from .results import Table
+from .similarity import mds, similarity_matrix
 from .study import Study
 from .table_report import write_table_report
 from .training import Result, task
@@ -86,7 +87,7 @@ def write_outputs(
         out / REPORT, frame, {r.name: r.category or "other" for r in study.relations},
         title=f"{len(study)} relations in {study.lens.name}", summary=_shown(study, plan, chosen, timings),
         training={name: training_frame(vector) for name, vector in vectors[found.library].items()},
-        decoding=pd.DataFrame(found.said["words"]), command=command,
+        decoding=pd.DataFrame(found.said["words"]), command=command, **_together(vectors, found.library),
     )  # fmt: skip
 
 
@@ -115,6 +116,19 @@ def _chosen(found: Found) -> dict:
         "summed vectors": {key: record[key] for key in ("heads", "layer", "no_sums") if key in record},
         "distributed": {key: record[key] for key in ("distributed_heads", "no_distributed") if key in record},
     }  # fmt: skip
+
+
+def _together(vectors: Mapping[str, Mapping[str, FunctionVector]], library: str) -> dict:
+    """How alike the relations are as vectors of each kind, and the map of the library; nothing for two relations."""
+    if len(vectors[library]) < 3:
+        return {}
+    kinds = {"FV": vectors.get("summed", {}), **{STARTS[key]: vectors[key] for key in STARTS if key in vectors}}
+    shared = [name for name in vectors[library] if all(name in some for some in kinds.values() if some)]
+    alike = {kind: similarity_matrix({name: some[name] for name in shared}) for kind, some in kinds.items() if some}
+    return {
+        "similarities": {kind: one.to_frame() for kind, one in alike.items()},
+        "points": mds(similarity_matrix(vectors[library])),
+    }
 
 
 def _stability(table: Table, vectors: Mapping, seeds: int) -> None:

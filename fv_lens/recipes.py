@@ -3,15 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from . import storage
 from .errors import InputError, finite_number, whole_number
+from .markup import card, facts, number, table
 
 WEIGHTINGS = ("posterior", "gain", "single", "uniform", "gradient", "none")
 TENSORS = ("shared", "start")
+VALIDATION = {"validation accuracy": "accuracy", "validation log-prob, nats": "log_prob"}  # as a record has them
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +60,23 @@ class Composition:
         if self.n_shots not in (0, 1):
             raise InputError(f"n_shots is {self.n_shots!r}; a composite is for a prompt with 0 or 1 demonstration.")
 
+    def __repr__(self) -> str:
+        return f"Composition({self._in_short})"
+
+    def _repr_html_(self) -> str:
+        return card("Composition", self.weighting, facts(self._told()), note="What is not listed is as by default.")
+
+    @property
+    def _in_short(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in self._told().items())
+
+    def _told(self) -> dict[str, object]:
+        """The weighting, and what is not as by default; of vectors their shape."""
+        settings = {part.name: (getattr(self, part.name), part.default) for part in fields(self)}
+        told = {name: value for name, (value, default) in settings.items() if value is not default and value != default}
+        shapes = {name: list(value.shape) for name, value in told.items() if isinstance(value, Tensor)}
+        return {"weighting": self.weighting} | told | shapes
+
     @property
     def uses_library(self) -> bool:
         """Whether the vectors of the library have any part in it."""
@@ -101,6 +121,26 @@ class Folded:
     folds: tuple[Composition, ...] = ()
     fold_of: Mapping[str, int] = field(default_factory=dict)
     record: Mapping = field(default_factory=dict, repr=False)
+
+    def __repr__(self) -> str:
+        return f"Folded({self.whole!r}, {len(self.folds)} folds of {len(self.fold_of)} families)"
+
+    def _repr_html_(self) -> str:
+        lines = [("all families", self.whole._in_short)]
+        for fold, families in self.to_frame().groupby("fold")["family"]:
+            lines.append((f"without {', '.join(families)}", self.folds[fold]._in_short))
+        known = {name: number(self.record.get(part)) for name, part in VALIDATION.items()}
+        return card(
+            "Folded",
+            f"settings and {len(self.folds)} folds",
+            table(["chosen on", "settings"], lines, words=True),
+            facts(known),
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line per family: family, the fold that has not seen it, and that fold's settings but for vectors."""
+        lines = [{"family": name, "fold": fold} | self.of(name).split()[1] for name, fold in self.fold_of.items()]
+        return pd.DataFrame(lines, columns=["family", "fold", *self.whole.split()[1]])
 
     def of(self, family: str | None) -> Composition:
         """The settings that were fitted without a family."""

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from .errors import InputError, whole_number
+from .markup import card, escape, facts, table
 
 
 @dataclass(frozen=True, repr=False)
@@ -70,6 +71,17 @@ class Relation:
 
     def __repr__(self) -> str:
         return f"Relation({self.name!r}, {len(self)} pairs)"
+
+    def _repr_html_(self) -> str:
+        about = {"pairs": len(self), "category": self.category, "family": self.family, "names": ", ".join(self.names)}
+        rows = [(word, escape(", ".join(answers), 1000)) for word, answers in self.pairs]
+        return card("Relation", self.name, facts(about), table(["word", "right answers"], rows, words=True, most=8))
+
+    def to_frame(self) -> object:
+        """One line per pair, as a pandas DataFrame: word, and the tuple of its right answers."""
+        import pandas as pd  # slow to import, and commands read relations
+
+        return pd.DataFrame(self.pairs, columns=["word", "answers"])
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -154,6 +166,18 @@ class Split(NamedTuple):
     train: Relation
     validation: Relation
     test: Relation
+
+    def _repr_html_(self) -> str:
+        first = [", ".join(f"{word}: {answers[0]}" for word, answers in part.pairs[:4]) for part in self]
+        rows = zip(self._fields, map(len, self), first)
+        return card("Split", self.train.name, table(["part", "pairs", "the first of them"], rows, words=True))
+
+    def to_frame(self) -> object:
+        """One line per pair, as a pandas DataFrame: part, word, and the tuple of its right answers."""
+        import pandas as pd
+
+        lines = [(name, *pair) for name, part in zip(self._fields, self) for pair in part.pairs]
+        return pd.DataFrame(lines, columns=["part", "word", "answers"])
 
 
 def pairs_for(n_train: int) -> int:

@@ -5,7 +5,7 @@ The page stands alone: plotly.js is in it once, and nothing is loaded from elsew
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ import pandas as pd
 from . import page, plots, scores
 from .effects import HeadEffects
 from .evaluation import Evaluation
+from .head_map import head_map
 from .prompts import PromptTemplate
 from .scores import Score
 from .sweeps import Sweep
@@ -21,12 +22,12 @@ from .vectors import FunctionVector
 
 CAPTIONS = {
     "heads": "A head's indirect effect: how much more probable the right answer becomes when the head's output at the "
-    "last token of a prompt with shuffled answers is replaced by its mean over intact prompts. Hover for intervals.",
+    "last token of a prompt with shuffled answers is replaced by its mean over intact prompts.",
     "layers": "Zero-shot prompts of the validation words, with the vector added at each layer. The star marks the "
     "choice; test words had no part in it.",
     "completion": "Test words, which neither the vector nor the choices have seen. Hover for the vector's paired gain.",
-    "tuned": "The same test words with the vector after fine-tuning, beside the one that it started from (FV), other "
-    "starts, and one tuned on pairs whose answers were exchanged, which learns the form of the answers alone.",
+    "tuned": "The same test words with the vector after fine-tuning (FFV), beside the function vector that it started "
+    "from (FV), other starts, and one tuned on pairs with exchanged answers, which learns the form of answers alone.",
     "training": "The vector of the step whose loss on validation words is lowest was kept.",
     "words": "The most probable next tokens when the vector is inserted into neutral sentences such as “This is an "
     "example of the”, before and after fine-tuning. Names of the relation are in bold.",
@@ -45,6 +46,7 @@ def write_report(
     tuned: FunctionVector | None = None,
     tuned_evaluation: Evaluation | None = None,
     words: pd.DataFrame | None = None,
+    head_words: Mapping[tuple[int, int], Sequence[str]] | None = None,
     command: str | None = None,
 ) -> None:
     """Write the page of a run from whichever results there are; it appears whole or not at all.
@@ -53,6 +55,7 @@ def write_report(
         summary: further facts for "How it was made", name -> value, such as timings; a value may be a mapping itself.
         tuned, tuned_evaluation: the vector fine-tuned from `vector`, and how well it does beside its controls.
         words: what both vectors are read as, as `plots.decoding` takes it.
+        head_words: (layer, head) -> what the head promotes, as the function of that name gives it.
         command: the command line that made the results.
 
     Raises:
@@ -62,29 +65,38 @@ def write_report(
     Example:
         >>> write_report("run.html", title="antonym", summary={}, effects=effects, vector=vector, evaluation=score)
     """
-    figures = {}
+    figures, downloads = {}, {}
     if effects is not None:
-        figures["heads"] = plots.head_effects(effects, vector.heads if vector else ())
+        downloads["heads"] = effects.to_frame()
     if sweep is not None:
-        figures["layers"] = plots.layer_sweep(sweep, vector)
+        figures["layers"], downloads["layers"] = plots.layer_sweep(sweep, vector), sweep.to_frame()
     if evaluation is not None:
-        figures["completion"] = plots.evaluation(evaluation)
+        figures["completion"] = plots.evaluation(evaluation, "summed vector" if vector is not None else "")
+        downloads["completion"] = evaluation.words
     if tuned_evaluation is not None:
-        figures["tuned"] = plots.evaluation(tuned_evaluation)
+        figures["tuned"] = plots.evaluation(tuned_evaluation, "fine-tuned vector")
+        downloads["tuned"] = tuned_evaluation.words
     if tuned is not None:
         figures["training"] = plots.training({tuned.relation or "": training_frame(tuned)})
     if words is not None and len(words):
-        figures["words"] = plots.decoding(words)
+        figures["words"], downloads["words"] = plots.decoding(words), words
+    drawn = {name: page.figure(name, figure, CAPTIONS[name]) for name, figure in figures.items()}
+    if effects is not None:
+        drawn["heads"] = f'<div id="heads">{head_map(effects, vector.heads if vector else (), head_words)}</div>'
 
     short = [*_tuning(tuned, tuned_evaluation), *_in_short(effects, sweep, evaluation, vector)]
-    parts = [page.in_short(short)]
-    parts += [page.figure(name, figure, CAPTIONS[name], not n) for n, (name, figure) in enumerate(figures.items())]
-    if evaluation is not None:
-        parts.append(_table("All numbers", evaluation))
-    if tuned_evaluation is not None:
-        parts.append(_table("All numbers of the tuned vector", tuned_evaluation))
-    facts = {**_origin(effects, vector), **summary, **({"command": command} if command else {})}
-    page.write_page(path, title, [*parts, page.how_made(facts)])
+    facts = {**_origin(effects, vector, tuned), **summary, **({"command": command} if command else {})}
+    parts = [
+        page.in_short(short),
+        page.section("Effect of each head", drawn.get("heads", ""), note=CAPTIONS["heads"]),
+        page.section("Layer and strength", drawn.get("layers", "")),
+        page.section("Words completed", drawn.get("completion", "")),
+        page.section("Fine-tuning", drawn.get("tuned", ""), drawn.get("training", "")),
+        page.section("What the vectors say", drawn.get("words", "")),
+        _table("All numbers", evaluation), _table("All numbers of the tuned vector", tuned_evaluation),
+        page.how_made(facts),
+    ]  # fmt: skip
+    page.write_page(path, title, parts, downloads=downloads)
 
 
 def _in_short(
@@ -127,6 +139,11 @@ def _tuning(tuned: FunctionVector | None, evaluation: Evaluation | None) -> Iter
     if (shuffled := rows.get("FFV of shuffled pairs")) is not None and shuffled.accuracy_gain:
         line += f". Tuned on shuffled pairs, one reaches {shuffled.accuracy}: over it, {_gain(shuffled.accuracy_gain)}"
     yield line + "."
+    for name in ("FFV from zero", "FFV from random"):  # a start that did better is not passed over in silence
+        if (other := rows.get(name)) is not None and other.accuracy.value > evaluation.accuracy.value:
+            start = name.removeprefix("FFV ")
+            less = f"the one from the summed vector minus that: {other.accuracy_gain.signed}"
+            yield f"Tuned {start}, a vector reaches {other.accuracy}; {less}."
 
 
 def _completion(evaluation: Evaluation, vector: FunctionVector | None) -> Iterator[str]:
@@ -152,10 +169,12 @@ def _completion(evaluation: Evaluation, vector: FunctionVector | None) -> Iterat
 
 
 def _gain(gain: Score) -> str:
-    return f"a gain is not shown ({gain.signed})" if not page.differs(gain) else f"a gain of {gain.signed}"
+    return f"a gain is not shown ({gain.signed})" if not gain.differs() else f"a gain of {gain.signed}"
 
 
-def _table(heading: str, evaluation: Evaluation) -> str:
+def _table(heading: str, evaluation: Evaluation | None) -> str:
+    if evaluation is None:
+        return ""
     columns = {
         "accuracy": "accuracy", "first token": "first_token_accuracy", "log-prob (nats)": "log_prob",
         "gain in accuracy": "accuracy_gain", "gain in log-prob (nats)": "log_prob_gain",
@@ -170,10 +189,10 @@ def _table(heading: str, evaluation: Evaluation) -> str:
         "begins a right answer. Log-prob: of the whole first listed answer. 95 % intervals: Wilson's for shares of "
         f"words, bootstrap over words for all else. Gains: {evaluation.name} minus the row, on the same words."
     )
-    return f"<h2>{heading}</h2>" + page.table(columns, rows, note)
+    return page.section(heading, page.table(columns, rows, note, name=heading))
 
 
-def _origin(effects: HeadEffects | None, vector: FunctionVector | None) -> dict:
+def _origin(effects: HeadEffects | None, vector: FunctionVector | None, tuned: FunctionVector | None) -> dict:
     """What the results' own records say about how they came about."""
     record = {**(vector.record if vector else {}), **(effects.record if effects else {})}
     names = {
@@ -194,4 +213,8 @@ def _origin(effects: HeadEffects | None, vector: FunctionVector | None) -> dict:
         }  # fmt: skip
         if vector.heads:
             facts["heads"] = " ".join(f"L{layer}H{head}" for layer, head in vector.heads)
+    if tuned is not None:
+        names = {"n_pairs": "pairs", "chosen_step": "step kept", "learning_rate": "learning rate"}
+        told = {label: tuned.training[name] for name, label in names.items() if name in tuned.training}
+        facts["fine-tuned vector"] = {"layer": tuned.layer, "norm": float(tuned.vector.norm()), **told}
     return facts | ({"versions": record["versions"]} if "versions" in record else {})

@@ -101,8 +101,7 @@ class Table:
             yield "category", category, [r for r, of in enumerate(self.categories) if of == category]
 
     def _add(self, part: str, group: str, name: str, row: str, measure: str, score: Score) -> None:
-        bounds = [x if np.isfinite(x) else np.nan for x in (score.low, score.high)]
-        self.lines.append((part, group, name, row, measure, score.value, *bounds, score.n))
+        self.lines.append((part, group, name, row, measure, score.value, *score.ends, score.n))
 
 
 def rows_of(tensors: Mapping[str, Tensor], places: Mapping[str, Sequence[int]]) -> dict[str, Row]:

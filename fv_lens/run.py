@@ -4,6 +4,7 @@ What is slow to import (torch, TransformerLens) is imported inside, once the fir
 """
 
 import dataclasses
+import json
 import sys
 import time
 import warnings
@@ -21,6 +22,10 @@ from .relations import Relation
 REPORT, SUMMARY, EFFECTS = "report.html", "summary.json", "effects.safetensors"
 VECTOR, TUNED = "vector.safetensors", "tuned.safetensors"
 N_SHOTS = 10
+MEANING = (
+    "Accuracy: share of test words completed with a whole right answer. Gain: accuracy of the first row minus the "
+    "row's, on the same words; in brackets where its interval holds 0: no gain is shown."
+)
 
 
 def run(
@@ -39,6 +44,7 @@ def run(
     with stage("Loading the libraries and the model", "load"):
         from .effects import indirect_effects
         from .evaluation import evaluate
+        from .head_words import head_words
         from .models import load_model
         from .report import write_report
         from .sweeps import HEAD_COUNTS, head_count_vectors, sweep
@@ -60,8 +66,10 @@ def run(
 
     with stage(f"Indirect effect of every head on {relation.name}, {n_prompts} prompts", "effects"):
         effects = indirect_effects(model, relation, n_prompts, N_SHOTS, seed=seed, split_seed=seed)
+    with stage("The words of each head", "head words"):
+        spoken = head_words(model, effects)
     _empty(out)
-    save(effects=effects)
+    save(effects=effects, head_words=spoken)
 
     with stage("Vectors at every layer, on validation words", "sweep"):
         counts = sorted({min(count, effects.mean.numel()) for count in HEAD_COUNTS})
@@ -82,11 +90,16 @@ def run(
             words = _words(model, relation, {"FV": best, "FFV": tuned})
         save(tuned=tuned, tuned_evaluation=after, words=words)
 
-    console.print(_scores(result))
+    console.print(_scores(result, _origin(best)))
     if tuned is not None:
-        console.print(_scores(after, f"tuned on {tuned.training['n_pairs']} pairs"))
+        console.print(
+            _scores(after, f"the vector (FV) tuned on {tuned.training['n_pairs']} pairs (FFV), layer {tuned.layer}")
+        )
+        for kind, some in words.groupby("vector", sort=False):
+            console.print(Text(f"{kind} in words: {'  '.join(json.dumps(x, ensure_ascii=False) for x in some.token)}"))
+    console.print(Text(MEANING), style="dim")
     for path in saved:
-        console.print(Text(str(path)), soft_wrap=True)
+        console.print(Text(f"{path}{'  <- open this first' * (path.name == REPORT)}"), soft_wrap=True)
 
 
 def _tuned(model: object, relation: Relation, fv, seed: int, notes: Console) -> tuple:
@@ -119,15 +132,15 @@ def _words(model: object, relation: Relation, vectors: Mapping):
     """The strongest tokens of each vector, inserted into neutral prompts."""
     import pandas as pd
 
-    from .decoding import decode, name_tokens
-    from .lens import lens_of
+    from .decoding import decode
 
-    spellings = name_tokens(lens_of(model), relation.names, strict=False).values()
-    names = {token for ids in spellings for token in ids}
-    lines = []
+    names, lines = {name.casefold() for name in relation.names}, []
     for kind, vector in vectors.items():
         read = decode(model, vector, through="model")
-        lines += [(relation.name, kind, token.token, token.probability, token.id in names) for token in read.top]
+        lines += [
+            (relation.name, kind, token.token, token.probability, token.token.strip().casefold() in names)
+            for token in read.top
+        ]
     return pd.DataFrame(lines, columns=["relation", "vector", "token", "probability", "is_name"])
 
 
@@ -169,15 +182,21 @@ def _write_summary(path: Path, command: str, timings: Mapping, results: Mapping)
     save_json(path, summary)
 
 
-def _scores(evaluation: object, what: str = "") -> Table:
-    of = f"{evaluation.relation}, {what}" if what else evaluation.relation
-    title = f"{of}: {evaluation.accuracy.n} test words, 95 % intervals"
+def _origin(vector: object) -> str:
+    heads = " ".join(f"L{layer}H{head}" for layer, head in vector.heads)
+    return f"the sum of {len(vector.heads)} heads (FV), layer {vector.layer}, strength {vector.strength:g}: {heads}"
+
+
+def _scores(evaluation: object, what: str) -> Table:
+    title = f"{evaluation.relation}, {what}\n{evaluation.accuracy.n} test words, 95 % intervals"
     table = Table("", title=Text(title), title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("accuracy", "log-prob, nats", "gain in accuracy"):
         table.add_column(heading, no_wrap=True)
+    table.columns[0].overflow = "fold"
     for name, row in evaluation.rows.items():
         gain = row.accuracy_gain
-        cells = (name, row.accuracy, row.log_prob, gain.signed if gain else "")
+        told = (gain.signed if gain.differs() else f"({gain.signed})") if gain else ""
+        cells = (name, row.accuracy, row.log_prob, told)
         table.add_row(*(Text(str(cell)) for cell in cells), style=None if gain else "bold")
     return table
 

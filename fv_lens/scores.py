@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from .markup import minus
+
 RESAMPLES = 2000
 ENOUGH_GROUPS = 10  # for an interval by drawing groups
 ANY, SHARE, GAIN = (-np.inf, np.inf), (0.0, 1.0), (-1.0, 1.0)  # what a mean, a share, a difference of shares can be
@@ -38,6 +40,9 @@ class Score:
     def __str__(self) -> str:
         return f"{self.value:.2f} {self._interval}"
 
+    def _repr_html_(self) -> str:
+        return f"<span>{minus(self)}</span> <small>n = {self.n}</small>"
+
     @property
     def signed(self) -> str:
         """As a difference is written: "+0.55 [0.46, 0.65]"."""
@@ -47,6 +52,11 @@ class Score:
     def known(self) -> bool:
         """Whether there is an interval: values that were too few, or all alike, have none."""
         return bool(np.isfinite([self.low, self.high]).all())
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Both ends of the interval, NaN where there is none, as tables have it."""
+        return (self.low, self.high) if self.known else (np.nan, np.nan)
 
     def differs(self, than: float = 0.0) -> bool:
         """Whether the whole interval lies on one side of `than`; without an interval nothing is shown."""
@@ -73,7 +83,9 @@ def mean(values: np.ndarray, seed: int = 0) -> Score:
     return _score(values.mean(), _resampled_means(values, seed), values.shape[1])
 
 
-def clustered_mean(values: np.ndarray, groups: Sequence | np.ndarray, seed: int = 0, within: tuple[float, float] = ANY) -> Score:
+def clustered_mean(
+    values: np.ndarray, groups: Sequence | np.ndarray, seed: int = 0, within: tuple[float, float] = ANY
+) -> Score:
     """Mean of `values` `[value]` with an interval over whole groups, for values of a group are no independent ones.
 
     Groups are drawn with replacement; where they are fewer than ten, of which draws show too little, the interval is

@@ -10,8 +10,10 @@ from jaxtyping import Float
 from scipy import stats
 from sklearn.manifold import MDS
 
+from . import display
 from .errors import InputError, whole_number
 from .human import HumanMatrix
+from .markup import card, facts
 from .scores import Score
 from .vectors import FunctionVector
 
@@ -30,6 +32,12 @@ class Similarity:
     values: Float[np.ndarray, "vector vector"] = field(repr=False)
     metric: str
     centered: bool
+
+    def __repr__(self) -> str:
+        return f"Similarity({len(self.names)} vectors, {self.metric}{', centred' if self.centered else ''})"
+
+    def _repr_html_(self) -> str:
+        return display.similarity(self.to_frame(), self.metric, self.centered)
 
     def to_frame(self) -> pd.DataFrame:
         """The matrix with the vectors' names."""
@@ -110,6 +118,16 @@ class HumanComparison:
     def __str__(self) -> str:
         ceiling = "" if self.ceiling is None else f"; people with themselves {self.ceiling:.2f}"
         return f"rho {self.rho:.2f} [{self.low:.2f}, {self.high:.2f}], Mantel p {self.p:.4f}{ceiling}"
+
+    def _repr_html_(self) -> str:
+        known = {
+            "Spearman's rho": display.scored(Score(self.rho, self.low, self.high, self.n_cells)),
+            "Mantel's p, one-sided": f"{self.p:.4f}",
+            "people with themselves": None if self.ceiling is None else f"{self.ceiling:.2f}",
+            "relations": self.n_relations,
+            "cells off the diagonal": self.n_cells,
+        }
+        return card("HumanComparison", "vectors and people", facts(known), note="95 % interval over relations.")
 
 
 def compare_to_humans(

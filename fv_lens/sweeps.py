@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from . import scores
+from . import display, scores
 from .assembly import function_vector
 from .completion import completions
 from .effects import HeadEffects, mean_head_outputs
@@ -43,6 +43,11 @@ class Sweep:
         n, *grid = self.right.shape
         return f"Sweep({self.relation!r}, {' x '.join(map(str, grid))} vectors x layers x strengths, n = {n})"
 
+    def _repr_html_(self) -> str:
+        score, plain = scores.proportion(self.right[:, *self._best]), float(self.plain[:, 0].mean())
+        grid = self.names, self.layers, self.strengths, self.accuracy
+        return display.sweep(self.relation, *grid, self._best, score, plain)
+
     @property
     def accuracy(self) -> np.ndarray:
         """Share of words that are completed right, `[vector, layer, strength]`."""
@@ -50,11 +55,15 @@ class Sweep:
 
     def best(self) -> FunctionVector:
         """The vector of highest accuracy (then log-probability), moved to its layer, its strength multiplied in."""
-        log_prob = self.log_probs.mean(0)
-        order = np.lexsort((log_prob.ravel(), self.accuracy.ravel()))
-        vector, layer, strength = np.unravel_index(order[-1], log_prob.shape)
+        vector, layer, strength = self._best
         moved = replace(self.vectors[vector], layer=self.layers[layer])
         return moved.strengthened(self.strengths[strength])
+
+    @property
+    def _best(self) -> tuple[int, int, int]:
+        log_prob = self.log_probs.mean(0)
+        order = np.lexsort((log_prob.ravel(), self.accuracy.ravel()))
+        return tuple(map(int, np.unravel_index(order[-1], log_prob.shape)))
 
     def to_frame(self) -> pd.DataFrame:
         """One line per vector, layer and strength: accuracy and log-probability, each with its interval."""

@@ -24,9 +24,20 @@ CAPTIONS = {
     "decoding": "Words stand in the order of the centred reading: by how much more probable than with the mean of all "
     "relations' vectors they become when the vector is inserted into neutral prompts. Bars and numbers are the plain "
     "probability there, so a lower word may have a longer bar.",
+    "slopes": "From the summed vector to the one that was fine-tuned from it. Hover for a relation and its intervals.",
+    "similarity": "Cosines of the vectors of relations, the mean vector taken off first: what all share, the form "
+    "of an answer, would otherwise be most of it. All are in the order of the first matrix, like beside like.",
+    "map": "Fine-tuned vectors by multidimensional scaling: near in the map, alike in centred cosine, as well as two "
+    "dimensions can show.",
     "decoding, alone": "Words stand in the order of their probability when the vector is inserted into neutral "
     "prompts.",
 }
+WORDS = (
+    "FV: function vector, the sum of the outputs of the chosen heads, at strength 1 or at the strength chosen on "
+    "validation. FFV: function vector fine-tuned on a relation's pairs, from a start. Pooled: one vector for all "
+    "relations. n-shot: the prompt shows n pairs, and nothing is added."
+)
+SLOPES = ("FV", "FFV from FV")
 SHORT = {"accuracy": "whole answers", "first_token_accuracy": "first tokens", "log_prob": "log-prob (nats)"}
 
 
@@ -39,6 +50,8 @@ def write_table_report(
     summary: Mapping,
     training: Mapping[str, pd.DataFrame] | None = None,
     decoding: pd.DataFrame | None = None,
+    similarities: Mapping[str, pd.DataFrame] | None = None,
+    points: pd.DataFrame | None = None,
     command: str | None = None,
 ) -> None:
     """Write the page from whichever parts the table has; it appears whole or not at all.
@@ -49,6 +62,8 @@ def write_table_report(
         summary: facts for "How it was made", name -> value, such as model and timings; a value may be a mapping itself.
         training: relation -> training record, as `plots.training` takes it.
         decoding: the top words of vectors, as `plots.decoding` takes them.
+        similarities, points: matrices and map of the relations' vectors, as `plots.similarity` and `plots.relation_map`
+            take them.
         command: the command line that made the results.
 
     Raises:
@@ -65,27 +80,38 @@ def write_table_report(
         figures["comparison"] = plots.comparison(frame)
     if rows:
         figures["relations"] = plots.relations(frame, categories, rows)
+    if set(SLOPES) <= set(of_relations):
+        figures["slopes"] = plots.slopes(frame, categories, SLOPES)
     if curve_of(frame):
         figures["learning"] = plots.learning_curve(frame)
     if training:
         figures["training"] = plots.training(training)
     if decoding is not None and len(decoding):
         figures["decoding"] = plots.decoding(decoding)
+    if similarities:
+        figures["similarity"] = plots.similarity(similarities)
+    if points is not None and len(points) > 2:
+        figures["map"] = plots.relation_map(points, categories)
     captions = dict(CAPTIONS)
     if "decoding" in figures and decoding.relation.nunique() == 1:
         captions["decoding"] = CAPTIONS["decoding, alone"]
-    drawn = {name: page.figure(name, of, captions[name], not n) for n, (name, of) in enumerate(figures.items())}
+    drawn = {name: page.figure(name, of, captions[name]) for name, of in figures.items()}
+
+    def some(*names: str) -> str:
+        return "".join(drawn.get(name, "") for name in names)
 
     facts = {**summary, **({"command": command} if command else {})}
     parts = [
         page.in_short(_in_short(frame)),
-        drawn.get("comparison", ""), _all_numbers(frame), _differences(frame),
-        drawn.get("relations", ""), _by_category(frame),
-        drawn.get("learning", ""), drawn.get("training", ""),
-        drawn.get("decoding", ""), _plain_table(frame, "decoding"), _plain_table(frame, "stability"),
+        page.section("How well", some("comparison"), _all_numbers(frame), note=WORDS),
+        page.section("Differences", _differences(frame)),
+        page.section("Relation by relation", some("slopes", "relations"), _by_category(frame)),
+        page.section("Fine-tuning", some("learning", "training"), _plain_table(frame, "stability")),
+        page.section("What the vectors say", some("decoding"), _plain_table(frame, "decoding")),
+        page.section("Relations together", some("similarity", "map")),
         page.how_made(facts),
-    ]  # fmt: skip
-    page.write_page(path, title, filter(None, parts))
+    ]
+    page.write_page(path, title, parts, downloads={"results": frame})
 
 
 def _in_short(frame: pd.DataFrame) -> Iterator[str]:
@@ -157,7 +183,7 @@ def _all_numbers(frame: pd.DataFrame) -> str:
 
 def _differences(frame: pd.DataFrame) -> str:
     note = "Paired over the same relations and words; not shown: the 95 % interval holds 0."
-    return _table("Differences", _measures(frame, "difference"), note, gain=True)
+    return _table("", _measures(frame, "difference"), note, gain=True)
 
 
 def _plain_table(frame: pd.DataFrame, part: str) -> str:
@@ -176,7 +202,8 @@ def _table(heading: str, columns: Mapping[str, Mapping[str, Score]], note: str, 
     names = dict.fromkeys(row for scores in columns.values() for row in scores)
     rows = {_minus(row): [page.cell(scores.get(row), gain) for scores in columns.values()] for row in names}
     labels = [SHORT.get(measure, measure) for measure in columns]
-    return f"<h2>{heading}</h2>" + page.table(labels, rows, note, first_bold=False) if rows else ""
+    title = f"<h3>{heading}</h3>" if heading else ""
+    return title + page.table(labels, rows, note, first_bold=False, name=heading or "Differences") if rows else ""
 
 
 def _by_category(frame: pd.DataFrame) -> str:
@@ -189,4 +216,4 @@ def _by_category(frame: pd.DataFrame) -> str:
     rows |= {_minus(row): [page.cell(of_row.get(name), True) for name in counts] for row, of_row in gains.items()}
     labels = [f"{name} ({n})" for name, n in counts.items()]
     note = f"{MEASURES['accuracy'][0]}, mean over the relations of a category, whose number stands beside its name."
-    return "<h2>By category</h2>" + page.table(labels, rows, note, first_bold=False)
+    return "<h3>By category</h3>" + page.table(labels, rows, note, first_bold=False, name="By category")

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from . import display
 from .errors import InputError, finite_number, whole_number
 from .lens import Lens, lens_of
 from .prompts import FewShot, PromptTemplate, corrupt
@@ -31,6 +32,24 @@ class Tuned(dict[str, FunctionVector]):
     def __init__(self, vectors: Mapping[str, FunctionVector], errors: Mapping[str, InputError]):
         super().__init__(vectors)
         self.errors = dict(errors)
+
+    def __repr__(self) -> str:
+        some = ", ".join(map(repr, list(self)[:5])) + (", ..." if len(self) > 5 else "")
+        return f"Tuned({len(self)} vectors: {some}{f'; {len(self.errors)} left out' if self.errors else ''})"
+
+    def _repr_html_(self) -> str:
+        return display.tuned(self.to_frame(), self.errors)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line per vector: relation, layer, norm, n_pairs, chosen_step, validation losses there and at step 0."""
+        lines = []
+        for name, fv in self.items():
+            training = fv.training or {}
+            first = dict(training.get("validation_losses", ())).get(0, np.nan)
+            numbers = [training.get(part, np.nan) for part in ("n_pairs", "chosen_step", "validation_loss")]
+            lines.append((name, fv.layer, float(fv.vector.norm()), *numbers, first))
+        columns = ["relation", "layer", "norm", "n_pairs", "chosen_step", "validation_loss", "start_loss"]
+        return pd.DataFrame(lines, columns=columns)
 
 
 def finetune(model: object, relation: object, init: object = "zero", **settings) -> FunctionVector:

@@ -7,12 +7,14 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 
+import pandas as pd
 import torch
 from torch import Tensor
 
 from . import storage
 from .errors import InputError, finite_number, whole_number
 from .lens import Lens
+from .markup import bars, card, facts, side
 from .prompts import PromptTemplate
 from .relations import Relation
 
@@ -86,6 +88,37 @@ class FunctionVector:
     def __repr__(self) -> str:
         of = f" of {self.relation!r}" if self.relation else ""
         return f"FunctionVector({self.method}{of}, layer {self.layer}, norm {self.vector.norm():.3g}, {self.model})"
+
+    def _repr_html_(self) -> str:
+        rule = {True: "with BOS", False: "without BOS", None: ""}[self.bos]
+        known = {
+            "method": self.method, "made for": " : ".join(self.source),
+            "added": f"after layer {self.layer}, at {self.site}, {self.token} token",
+            "norm": f"{self.vector.norm():.3g}, {len(self.vector)} numbers", "strength": f"{self.strength:g}",
+            "model": ", ".join(filter(None, (self.model, self.processing, rule))),
+            "heads": ", ".join(f"L{layer}H{head}" for layer, head in self.heads),
+        }  # fmt: skip
+        if self.parents and self.weights is None:
+            known["from"] = " + ".join(f"{weight:.2g} × {name}" for weight, name in _terms(self.record))
+        if tuned := self.training:
+            known["tuned"] = f"{tuned['n_pairs']} pairs, step {tuned['chosen_step']} of {len(tuned['losses'])}"
+            known["validation loss"] = f"{tuned['validation_loss']:.2f} nats per answer"
+        title = self.relation or " : ".join(self.source) or self.method
+        return card("FunctionVector", title, side(facts(known), bars(self.weights or {}, "relation")))
+
+    def to_frame(self) -> pd.DataFrame:
+        """What the vector is made of, one line each: kind ("relation", "head", "vector"), part, weight.
+
+        A composite has weights of relations, a sum its heads (each with the vector's strength), any other vector those
+        it was combined or tuned from.
+        """
+        if self.weights is not None:
+            lines = [("relation", name, weight) for name, weight in self.weights.items()]
+        elif self.heads:
+            lines = [("head", f"L{layer}H{head}", self.strength) for layer, head in self.heads]
+        else:
+            lines = [("vector", name, weight) for weight, name in _terms(self.record)]
+        return pd.DataFrame(lines, columns=["kind", "part", "weight"])
 
     @property
     def record(self) -> dict:
@@ -205,6 +238,17 @@ def own_template(vectors: Sequence[FunctionVector]) -> PromptTemplate:
     known = [vector.template for vector in vectors if vector.template]
     agreed = known and all(template == known[0] for template in known)
     return PromptTemplate.from_dict(known[0]) if agreed else PromptTemplate()
+
+
+def _terms(record: Mapping) -> Iterator[tuple[float, str]]:
+    """(weight, what it is) of the vectors that one was made from, through all combinations of combinations."""
+    scale = record["strength"] if record["method"] == "combination" else 1.0
+    for weight, parent in record["parents"]:
+        if parent["method"] == "combination" and parent["parents"]:
+            yield from ((scale * weight * inner, name) for inner, name in _terms(parent))
+        else:
+            of = f" of {parent['relation']}" if parent["relation"] else ""
+            yield scale * weight, f"{parent['method']}{of}"
 
 
 def _with_parents(record: Mapping) -> Iterator[Mapping]:

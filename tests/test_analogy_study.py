@@ -27,8 +27,9 @@ from fv_lens.vectors import FunctionVector
 from . import oracles, tiny
 from .test_analogy_scores import asked as asked_at_length
 from .test_fitting import TRAIN, VALIDATION, equal, noise, read_once, vectors_of
+from .test_report import Page
 
-FILES = ["composites", "figures", "results.csv", "stages", "summary.json"]
+FILES = ["composites", "report.html", "results.csv", "stages", "summary.json"]
 
 
 def asked(*args, **more) -> Question:
@@ -95,8 +96,9 @@ def whole(model, tmp_path_factory):
 
 
 @pytest.fixture
-def without_figures(monkeypatch):
-    monkeypatch.setattr(module, "_figures", lambda folder, found: None)
+def without_page(monkeypatch):
+    monkeypatch.setattr(module, "_items", lambda *args: [])
+    monkeypatch.setattr(module, "write_analogy_report", lambda *args, **more: None)
 
 
 def saved_settings(out) -> dict[str, Folded]:
@@ -127,7 +129,7 @@ def same(one: AnalogyScores, other: AnalogyScores) -> bool:
 
 def test_a_run_leaves_its_table_summary_settings_and_figures(whole):
     out, _, _, told = whole
-    assert files(out) == FILES and files(out / "figures") == ["accuracy.html", "choice.html"]
+    assert files(out) == FILES
     assert files(out / "composites") == [
         "shared-alone.safetensors",
         "shared-best.safetensors",
@@ -136,11 +138,23 @@ def test_a_run_leaves_its_table_summary_settings_and_figures(whole):
     assert files(out / "stages") == ["fit.safetensors", "plan.json"]
     assert told == [
         f"Composites fitted on {len(TRAIN)} train and {len(VALIDATION)} validation analogies",
-        "4 validation questions, by every method", "4 test analogies, by every method",
+        "4 validation questions, by every method", "4 test analogies, by every method", "8 single analogies",
     ]  # fmt: skip
-    for name in ("accuracy", "choice"):
-        page = (out / "figures" / f"{name}.html").read_text(encoding="utf-8")
-        assert "posterior" in page and "family left out" in page and page.rstrip().endswith("</html>")
+
+
+def test_the_page_has_every_number_and_single_analogies(whole):
+    out, found, lines, _ = whole
+    page = Page((out / "report.html").read_text(encoding="utf-8"))
+    drawn = [parts["id"] for _, parts in page.tags if parts.get("class") == "plotly-graph-div"]
+    assert drawn == ["accuracy", "choice"] and "Download results.csv" in page.text
+    for row, measures in found.values.items():
+        if "accuracy" in measures:
+            assert str(found.score(row)).replace("\N{MINUS SIGN}", "-") in page.text
+    assert all(line.split(":")[0] in page.text for line in lines)
+    for question in found.questions:
+        a, b = question.source
+        assert f"{a} : {b} :: {question.completion[0]} : ?" in page.text
+    assert sum(tag == "details" for tag, _ in page.tags) == len(found.questions) and "chosen" in page.text
 
 
 def test_saved_settings_are_those_that_were_fitted(model, whole):
@@ -199,7 +213,7 @@ def test_the_summary_says_what_was_run(model, whole):
     assert told["chance"] == pytest.approx(found.chance) and told["timings_s"].keys() == {"fit"}
 
 
-def test_questions_with_a_tuned_pair_are_counted(model, tmp_path, without_figures):
+def test_questions_with_a_tuned_pair_are_counted(model, tmp_path, without_page):
     vectors = vectors_of(model)
     vectors["a"] = replace(vectors["a"], training={"train_words": [QUESTIONS[0].source[0]], "validation_words": []})
     found, _ = solved(model, tmp_path, ([], [], QUESTIONS), vectors)
@@ -209,7 +223,7 @@ def test_questions_with_a_tuned_pair_are_counted(model, tmp_path, without_figure
     )
 
 
-def test_without_train_questions_nothing_is_fitted(model, tmp_path, fits, without_figures):
+def test_without_train_questions_nothing_is_fitted(model, tmp_path, fits, without_page):
     found, lines = solved(model, tmp_path, ([], [], QUESTIONS))
     assert (
         fits == []
@@ -223,7 +237,8 @@ def test_without_train_questions_nothing_is_fitted(model, tmp_path, fits, withou
 
 def test_without_choices_asked_for_there_is_nothing_of_them(model, tmp_path):
     found, _ = solved(model, tmp_path, ([], [], QUESTIONS))
-    assert files(tmp_path / "figures") == ["accuracy.html"]
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert [parts["id"] for _, parts in page.tags if parts.get("class") == "plotly-graph-div"] == ["accuracy"]
     assert not any(name.startswith("choice") for measures in found.values.values() for name in measures)
     assert not any(row.method == PROFILES for row in found.values)
 
@@ -233,7 +248,7 @@ def test_without_choices_asked_for_there_is_nothing_of_them(model, tmp_path):
     [("a", [*LIBRARIES]), ((None,), ["full"]), (("new",), ["full"]), (("new", "b"), [*LIBRARIES])],
 )
 def test_something_is_left_out_of_the_library_where_a_question_has_kin_in_it(
-    model, tmp_path, without_figures, relations, libraries
+    model, tmp_path, without_page, relations, libraries
 ):
     questions = [asked(i, relation) for i, relation in enumerate(relations)]
     found, _ = solved(model, tmp_path, ([], [], questions))
@@ -241,7 +256,7 @@ def test_something_is_left_out_of_the_library_where_a_question_has_kin_in_it(
 
 
 @pytest.mark.parametrize("relation, family", [("antonym", None), ("un-adjective", "opposite"), ("mine", "opposite")])
-def test_kin_are_known_by_the_bundled_families(model, tmp_path, without_figures, relation, family):
+def test_kin_are_known_by_the_bundled_families(model, tmp_path, without_page, relation, family):
     vectors = {name: replace(fv, relation=name) for name, fv in zip(("antonym", "a"), vectors_of(model).values())}
     found, _ = solved(model, tmp_path, ([], [], [asked(0, relation, family=family)]), vectors)
     assert {row.library for row in found.values} >= set(LIBRARIES)
@@ -263,9 +278,7 @@ def test_a_second_start_fits_nothing_again_and_ends_as_the_first(model, whole, t
         assert all(map(equal, (how.whole, *how.folds), (settings[name].whole, *settings[name].folds)))
 
 
-def test_a_run_that_was_interrupted_behind_its_fit_goes_on_from_there(
-    model, tmp_path, monkeypatch, fits, without_figures
-):
+def test_a_run_that_was_interrupted_behind_its_fit_goes_on_from_there(model, tmp_path, monkeypatch, fits, without_page):
     def interrupted(*args, **settings):
         raise KeyboardInterrupt
 
@@ -293,7 +306,7 @@ def changed(part: int):
 @pytest.mark.parametrize("part", [0, 1, 2], ids=["train", "validation", "test"])
 def test_a_folder_of_other_questions_is_refused(model, begun, fits, part):
     with pytest.raises(
-        InputError, match="holds a run with other questions, SHA-256; give another folder, or delete it"
+        InputError, match="holds another run. What differs: questions, SHA-256. Give another folder, or delete this one"
     ):
         solved(model, begun, changed(part), summed=summed_of(model))
     assert fits == [] and files(begun) == ["stages"]
@@ -308,7 +321,7 @@ def test_a_folder_of_other_vectors_or_another_seed_is_refused(model, begun, fits
         (vectors_of(model, "abc"), summed),
         (vectors, summed | {"a": vectors["a"]}),
     ):
-        with pytest.raises(InputError, match="holds a run with other vectors, SHA-256; give another folder"):
+        with pytest.raises(InputError, match="holds another run. What differs: vectors, SHA-256. Give another folder"):
             solved(model, begun, vectors=mine, summed=sums)
     with pytest.raises(InputError, match="holds a run with other seed; "):
         solved(model, begun, summed=summed, seed=1)
@@ -316,13 +329,13 @@ def test_a_folder_of_other_vectors_or_another_seed_is_refused(model, begun, fits
 
 
 @pytest.mark.parametrize("what", [dict(layer=2), dict(site="hook_resid_mid"), dict(relation="e")], ids=str)
-def test_a_folder_of_the_same_numbers_elsewhere_is_refused(model, begun, without_figures, what):
+def test_a_folder_of_the_same_numbers_elsewhere_is_refused(model, begun, without_page, what):
     """What was fitted for another place, or with other kin left out, is not what would be fitted now."""
     vectors = {
         name: replace(fv, **what) if name == "a" or "relation" not in what else fv
         for name, fv in vectors_of(model).items()
     }
-    with pytest.raises(InputError, match="holds a run with other vectors, SHA-256"):
+    with pytest.raises(InputError, match="holds another run. What differs: vectors, SHA-256"):
         solved(model, begun, vectors=vectors, summed=summed_of(model))
 
 
@@ -377,7 +390,7 @@ BOTH = "choice_both_ways"
 
 @pytest.mark.parametrize("measure", ["choice", "choice_minus_plain", BOTH])
 def test_the_gain_told_is_that_of_the_chosen_way_over_the_best_prompt(
-    model, tmp_path, monkeypatch, without_figures, measure
+    model, tmp_path, monkeypatch, without_page, measure
 ):
     shares = {
         (POSTERIOR, "choice"): 0.3, (POSTERIOR, "choice_minus_plain"): 0.3, (POSTERIOR, BOTH): 0.3,
@@ -393,7 +406,7 @@ def test_the_gain_told_is_that_of_the_chosen_way_over_the_best_prompt(
     assert of_lines(lines) == (0.8, 0.6), "0.8 right, of which the prompt alone has 0.2"
 
 
-def test_the_way_of_the_best_prompt_is_compared_as_it_was_chosen(model, tmp_path, monkeypatch, without_figures):
+def test_the_way_of_the_best_prompt_is_compared_as_it_was_chosen(model, tmp_path, monkeypatch, without_page):
     """The best prompt alone is best in both directions; that, not its one direction, is what has to be beaten."""
     shares = {(POSTERIOR, "choice"): 0.9, (PLAIN, "choice"): 0.1, (PLAIN, BOTH): 0.5}
     questions = [asked(i, "a", 3) for i in range(10)]
@@ -402,7 +415,7 @@ def test_the_way_of_the_best_prompt_is_compared_as_it_was_chosen(model, tmp_path
     assert of_lines(lines) == (0.9, 0.4)
 
 
-def test_the_best_way_may_be_a_prompt_alone(model, tmp_path, monkeypatch, without_figures):
+def test_the_best_way_may_be_a_prompt_alone(model, tmp_path, monkeypatch, without_page):
     shares = {
         (POSTERIOR, "choice"): 0.3,
         (PLAIN, "choice"): 0.2,
@@ -415,7 +428,7 @@ def test_the_best_way_may_be_a_prompt_alone(model, tmp_path, monkeypatch, withou
     assert lines[0].startswith(f"Chosen on validation: {SENTENCE} (choice): 0.60") and of_lines(lines)[1] == 0
 
 
-def test_no_test_answer_has_a_say_in_the_way_to_choose(model, whole, tmp_path, without_figures):
+def test_no_test_answer_has_a_say_in_the_way_to_choose(model, whole, tmp_path, without_page):
     out, _, lines, _ = whole
     other = [replace(q, pairs=q.pairs[::-1], right=0, answers=q.pairs[-1][1:]) if q.pairs else q for q in QUESTIONS]
     _, told = solved(model, tmp_path, (*PARTS[:2], other), summed=summed_of(model), choices=True, choose_on=CHOOSE_ON)
@@ -424,7 +437,7 @@ def test_no_test_answer_has_a_say_in_the_way_to_choose(model, whole, tmp_path, w
 
 
 def test_questions_to_choose_on_may_be_of_known_relations_where_the_test_questions_are_not(
-    model, tmp_path, without_figures
+    model, tmp_path, without_page
 ):
     """What is chosen on validation must be a way that the test questions can be asked."""
     test = [asked(i, None, 3, pairs=True) for i in range(5)]
@@ -434,7 +447,7 @@ def test_questions_to_choose_on_may_be_of_known_relations_where_the_test_questio
         assert len(lines) == 2 and "left out" not in lines[0]
 
 
-def test_questions_to_choose_on_need_choices(model, tmp_path, without_figures):
+def test_questions_to_choose_on_need_choices(model, tmp_path, without_page):
     with pytest.raises(InputError, match="choices"):
         solved(model, tmp_path, ([], [], QUESTIONS), choose_on=[asked(6, "a"), asked(7, "b")], choices=True)
 
@@ -579,7 +592,7 @@ def test_the_command_answers_the_bundled_test_questions(here, command, fits):
     assert not (table.measure == "choice").any() and "Right choices" not in result.stdout
     assert f"Whole answers right, {n['test']} analogies; 95 % intervals" in result.stdout
     assert "summed vectors, posterior" in set(table.method)
-    last = [f"fv_lens_analogies/{name}" for name in ("results.csv", "summary.json", "figures")]
+    last = [f"fv_lens_analogies/{name}" for name in ("report.html", "results.csv", "summary.json")]
     assert squeezed(result.stdout).endswith("".join(last))
     assert "Composites fitted on" in result.stderr and "test analogies, by every method" in result.stderr
 
@@ -655,7 +668,7 @@ def test_a_folder_of_other_questions_is_told_in_one_line(here, command, tmp_path
     result = command(written(tmp_path / "test.jsonl", [asked(i, None) for i in range(3)]))
     assert result.exit_code == 2
     assert (
-        "holds a run with other questions, SHA-256; give another folder, or delete it."
+        "holds another run. What differs: questions, SHA-256. Give another folder, or delete this one."
         in result.stderr.splitlines()[-1]
     )
 
@@ -674,7 +687,7 @@ def test_questions_without_choices_cannot_be_chosen_among(here, bundled, no_mode
     for arguments in (["--choices"], ["--validation", with_choices]):
         result = call(file, *arguments)
         assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1 and not files(here)
-        assert result.stderr.startswith(f"Error: The questions of '{file}' have no choices; leave ")
+        assert result.stderr.startswith(f"Error: '{file}' gives no choices; leave ")
 
 
 def test_questions_to_choose_on_without_choices_are_told_in_one_line(here, command, tmp_path):

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from importlib import metadata
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -17,7 +18,7 @@ from fv_lens.decoding import decode, log_probs
 from fv_lens.effects import HeadEffects
 from fv_lens.errors import InputError, ParityError
 from fv_lens.lens import lens_of
-from fv_lens.relations import relation_names
+from fv_lens.relation_files import FORMAT, OPTIONAL, relation_names
 from fv_lens.reproduce import reproduce
 from fv_lens.vectors import FunctionVector
 
@@ -95,7 +96,8 @@ def test_a_run_leaves_five_files_that_agree(here, tiny_model, pairs):
     assert result.exit_code == 0, result.output
     out = here / "deep" / "folder"
     assert files(out) == sorted([*FILES, TUNED])
-    assert re.sub(r"\s", "", result.stdout).endswith("".join(str(out / name) for name in [*FILES, TUNED]))
+    named = re.sub(r"\s", "", result.stdout.replace("<- open this first", ""))
+    assert named.endswith("".join(str(out / name) for name in [*FILES, TUNED]))
 
     head_map, fv = HeadEffects.load(out / "effects.safetensors"), FunctionVector.load(out / "vector.safetensors")
     assert head_map.values.shape == (2, 3, 4) and head_map.record["seed"] == head_map.record["split_seed"] == 3
@@ -104,7 +106,16 @@ def test_a_run_leaves_five_files_that_agree(here, tiny_model, pairs):
     assert summary["share_right"] == head_map.share_right and summary["versions"] == head_map.record["versions"]
     assert [tuple(head) for head in summary["vector"]["heads"]] == list(fv.heads)
     assert (summary["vector"]["layer"], summary["vector"]["strength"]) == (fv.layer, fv.strength)
-    assert list(summary["timings_s"]) == ["load", "effects", "sweep", "evaluate", "tune", "evaluate tuned", "decode"]
+    assert list(summary["timings_s"]) == [
+        "load",
+        "effects",
+        "head words",
+        "sweep",
+        "evaluate",
+        "tune",
+        "evaluate tuned",
+        "decode",
+    ]
     assert summary["peak_memory_mb"] > 100
     for score in (row["accuracy"] for row in summary["scores"].values()):
         assert score["low"] <= score["value"] <= score["high"] and score["n"] == 11
@@ -155,7 +166,10 @@ def test_a_run_tunes_its_vector_measures_it_beside_controls_and_reads_it(here, t
     words = [line for line in summary["words"] if line["vector"] == "FFV"]
     assert [line["token"] for line in words] == [token.token for token in read]
     assert {line["vector"] for line in summary["words"]} == {"FV", "FFV"}
-    assert "successor, tuned on 12 pairs: 11 test words, 95 % intervals" in result.stdout
+    told = " ".join(result.stdout.split())
+    assert f"successor, the vector (FV) tuned on 12 pairs (FFV), layer {tuned.layer} 11 test words, 95 %" in told
+    assert f"layer {fv.layer}, strength {fv.strength:g}: " + " ".join(f"L{at}H{head}" for at, head in fv.heads) in told
+    assert "report.html <- open this first" in told and "in brackets where its interval holds 0" in told
 
 
 def test_a_relation_too_small_to_tune_on_is_noted_and_the_run_goes_on(here, tiny_model, pairs, monkeypatch):
@@ -163,7 +177,7 @@ def test_a_relation_too_small_to_tune_on_is_noted_and_the_run_goes_on(here, tiny
     result = call("run", pairs, "--prompts", 2)
     assert result.exit_code == 0 and files(here / "fv_lens_run") == FILES
     note = " ".join(result.stderr.split())
-    assert "Note: not tuned: relation 'successor' has 12 train pairs and 13 are the fewest to tune on" in note
+    assert "Note: not tuned: relation 'successor' has 28 pairs, too few to tune on: give 31 or more" in note
     assert (
         not {"tuned", "tuned_scores", "words"} & json.loads((here / "fv_lens_run" / "summary.json").read_text()).keys()
     )
@@ -245,13 +259,22 @@ def test_a_run_refuses_bad_input_before_it_loads_anything(here, no_model, argume
 def test_too_small_a_relation_is_told_in_one_line(here, tiny_model, no_model, monkeypatch):
     four = here.parent / f"{here.name}-four.json"
     four.write_text(json.dumps([{"input": f"w{i}", "output": f"w{i + 1}"} for i in range(4)]))
-    result = call("run", four)
-    assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1 and "at least 5 pairs" in result.stderr
+    for n in (4, 25):
+        four.write_text(json.dumps([{"input": f"w{i}", "output": f"w{i + 100}"} for i in range(n)]))
+        result = call("run", four)
+        assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1 and not files(here)
+        assert f"has {n} pairs and `fv-lens run` needs 26 or more" in result.stderr
 
     monkeypatch.setattr(models, "load_model", lambda name, **options: tiny_model)
-    four.write_text(json.dumps([{"input": f"w{i}", "output": f"w{i + 100}"} for i in range(20)]))
-    result = call("run", four)
-    assert result.exit_code == 2 and "10 shots need 10; ask for fewer shots or give more pairs" in result.stderr
+    four.write_text(json.dumps([{"input": f"w{i}", "output": f"w{i + 100}"} for i in range(26)]))
+    assert call("run", four, "--prompts", 2).exit_code == 0
+
+
+def test_answers_that_cannot_be_made_wrong_are_told_before_the_model_is_loaded(here, no_model):
+    file = here.parent / f"{here.name}-same.json"
+    file.write_text(json.dumps({"name": "same", "pairs": [(f"w{i}", "w199") for i in range(40)]}))
+    result = call("run", file)
+    assert result.exit_code == 2 and "'w199' serves 16 of 16 words: give pairs with other answers" in result.stderr
     assert not files(here)
 
 
@@ -259,6 +282,11 @@ def test_an_unknown_model_leaves_nothing_behind(here, pairs):
     result = call("run", pairs, "--model", "./no-such-folder")
     assert result.exit_code == 2 and "Error: './no-such-folder' is no model folder" in result.stderr
     assert not files(here)
+
+
+def test_the_help_of_a_run_shows_the_format_of_a_file():
+    shown = re.sub(r"[│\s]+", " ", call("run", "--help").stdout)
+    assert FORMAT in shown and OPTIONAL in shown and "26 pairs or more" in shown and ".csv" in shown
 
 
 # generate
@@ -286,14 +314,16 @@ def test_strength_zero_changes_nothing(tiny_model, vector):
     assert shown["with"] == shown["without"]
 
 
-def test_the_vectors_own_model_is_the_default_and_another_is_noted(monkeypatch, llama, vector):
+def test_the_vectors_own_model_is_the_default_and_another_is_refused(monkeypatch, llama, vector):
     asked = []
     monkeypatch.setattr(models, "load_model", lambda name, **options: asked.append(name) or llama)
     fv = FunctionVector.load(vector)
+    replace(fv, model="another/llama").save(vector)
+    assert "Note: The vector was made on 'another/llama'" in call("generate", vector, "Q: w0").stderr
     replace(fv, model="another").save(vector)
-    assert "Note: The vector was made on 'another'" in call("generate", vector, "Q: w0").stderr
-    call("generate", vector, "Q: w0", "--model", "mine")
-    assert asked == ["another", "mine"]
+    result = call("generate", vector, "Q: w0", "--model", "mine")
+    assert result.exit_code == 2 and "Error: The vector was made on 'another' and this model is" in result.stderr
+    assert asked == ["another/llama", "mine"]
 
 
 @pytest.mark.parametrize(
@@ -343,7 +373,8 @@ def test_decode_lists_the_strongest_and_weakest_tokens(here, tiny_model, vector,
     assert result.exit_code == 0, result.output
     order = log_probs(tiny_model, FunctionVector.load(vector), through)[0].argsort(descending=True).tolist()
     told, part = {}, ""
-    for line in result.stdout.splitlines()[1:]:
+    assert result.stdout.splitlines()[1].startswith("rank 0 is the strongest of 256 tokens")
+    for line in result.stdout.splitlines()[2:]:
         if not line.startswith("  "):
             part, *columns = line.split()
             told[part] = []
@@ -385,10 +416,12 @@ def test_table_prints_what_a_study_left(here, monkeypatch):
     assert result.exit_code == 0 and result.stdout == call("table", "fv_lens_study").stdout
     of = frame[(frame.group == "all") & (frame.measure == "accuracy")].set_index(["part", "row"])
     for row in ("zero-shot", "3-shot", "13-shot", "FV", "FFV from FV", "FFV from zero"):
-        assert f"| {row} | {of.value['score', row]:.2f} [" in result.stdout
+        known = " [" * bool(np.isfinite(of.low["score", row]))
+        assert f"| {row} | {of.value['score', row]:.2f}{known}" in result.stdout
     for row in ("FFV from FV - FV", "FFV from FV - 3-shot", "FFV from FV - 8-shot"):
         line = next(line for line in result.stdout.splitlines() if line.startswith(f"| {row.replace(' - ', ' − ')} |"))
-        assert f" {of.value['difference', row]:+.2f} [" in line.replace("*", "")
+        known = " [" * bool(np.isfinite(of.low["difference", row]))
+        assert f" {of.value['difference', row]:+.2f}{known}" in line.replace("*", "")
     assert result.stdout.startswith("tiny/llama (torch.float32), 2 relations, 12 test words; vectors tuned on 8 pairs")
     assert files(here / "fv_lens_study") == before
 
@@ -397,10 +430,18 @@ def test_table_of_a_folder_without_results_says_so(here, no_model):
     (here / "empty").mkdir()
     (here / "half").mkdir()
     (here / "half" / "results.csv").write_text("part,row\n")
-    for folder in ("empty", "missing", "half"):
+    (here / "begun" / "stages").mkdir(parents=True)
+    reasons = {
+        "empty": "it has no results.csv and summary.json; give the --out of a finished study",
+        "missing": "there is no such folder; give the --out of a study",
+        "half": "it has no results.csv and summary.json",
+        "begun": "the study is not finished; the command that began it goes on from where it stopped",
+    }
+    for folder, reason in reasons.items():
         result = call("table", folder)
         assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1 and not result.stdout
-        assert result.stderr.startswith(f"Error: '{folder}' holds no results of `fv-lens reproduce`: ")
+        assert result.stderr.startswith(f"Error: '{folder}' holds no results of `fv-lens reproduce`: {reason}")
+        assert "Errno" not in result.stderr
 
 
 # The rest

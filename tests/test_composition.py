@@ -173,8 +173,10 @@ def test_pair_parts_are_what_adam_adds_to_their_starts(model, steps):
     lens, starts = lens_of(model), noise(len(PAIRS), 32, seed=4)
     starts[1] = 0
     found = pair_parts(lens, pairs_batch(lens, PAIRS, PromptTemplate()), LAYER, starts, steps)
-    expected = torch.stack([part_by_hand(model, pair, start, steps) for pair, start in zip(PAIRS, starts)])
-    assert relative(found, expected) <= CLOSE and expected.norm(dim=1).min() > 0.01
+    assert len(found) == steps + 1 and found[0].abs().max() == 0
+    for n in range(1, steps + 1):
+        expected = torch.stack([part_by_hand(model, pair, start, n) for pair, start in zip(PAIRS, starts)])
+        assert relative(found[n], expected) <= CLOSE and expected.norm(dim=1).min() > 0.01
 
 
 def test_pair_parts_lower_the_loss_of_their_pair(model):
@@ -280,6 +282,14 @@ def test_what_several_settings_share_is_computed_once(llama, monkeypatch):
     composer.vectors(Composition("none", pair_steps=8, start=start))
     composer.vectors(Composition("none", pair_steps=8, start=start, pair_scale=0.1))
     assert moved == [len(PAIRS)] * 2, "another start has other steps, once"
+    composer.vectors(Composition("none", pair_steps=8, start=start.clone()))
+    composer.vectors(Composition("none", pair_steps=3, start=start))
+    assert moved == [len(PAIRS)] * 2, "the same start again, and fewer steps from it, are known"
+    longest = Composer(composer.lens, composer.library, PAIRS, pair_steps=6)
+    few = longest.vectors(Composition("none", pair_steps=2))
+    longest.vectors(Composition("none", pair_steps=6))
+    assert moved == [len(PAIRS)] * 3, "so many steps as will be asked for are taken at once"
+    assert relative(few, composer.vectors(Composition("none", pair_steps=2))[: len(PAIRS)]) <= CLOSE
     for may in (None, some_allowed(2 * len(PAIRS), 5)):
         half, whole = (composer.vectors(Composition("gradient", scale=scale), may) for scale in (0.5, 1.0))
         assert torch.equal(2 * half, whole)
@@ -291,7 +301,7 @@ def test_a_start_that_is_gone_is_not_mistaken_for_a_new_one(llama):
     composer, alone = composer_of(llama), composer_of(llama, PAIRS[:1])
     for seed in range(8):
         how = Composition("none", pair_steps=1, start=noise(32, seed=seed))
-        fresh = pair_parts(alone.lens, alone.sources, LAYER, how.start[None], 1)
+        fresh = pair_parts(alone.lens, alone.sources, LAYER, how.start[None], 1)[-1]
         assert relative(composer.vectors(how)[:1], fresh) <= CLOSE
         del how
 

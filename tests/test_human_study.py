@@ -17,6 +17,7 @@ from fv_lens.semeval import RatedRelation
 from fv_lens.semeval import halves as dealt
 
 from . import oracles, tiny
+from .test_report import Page
 
 CODES = ("1a", "2a", "3a", "4b", "5a")
 HEADS = [(0, 1), (1, 2), (1, 3)]
@@ -126,13 +127,17 @@ def test_a_run_leaves_numbers_and_figures_and_goes_on(model, tmp_path, monkeypat
     )
     args = (RELATIONS, made_ratings(), 1, HEADS, tmp_path, "fv-lens humans", lambda line: None)
     first = study(model, *args, progress=False)
-    assert {path.name for path in tmp_path.iterdir()} == {"results.csv", "summary.json", "figures", "stages"}
-    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"similarity.html", "relation_map.html"}
+    assert {path.name for path in tmp_path.iterdir()} == {"report.html", "results.csv", "summary.json", "stages"}
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    drawn = [parts["id"] for _, parts in page.tags if parts.get("class") == "plotly-graph-div"]
+    assert drawn == ["similarity", "map"] and "Download people.csv" in page.text
+    for line in first[first.measure == "typicality, cross-fitted"].itertuples():
+        assert f"{line.vectors} {line.value:.2f} [{line.low:.2f}, {line.high:.2f}]" in page.text
     again = study(model, *args, progress=False)
     assert made == [1]
     pd.testing.assert_frame_equal(first, again)
     assert {"FFV", "FV", "mean difference", "FFV - FV", "no vector"} <= set(first.vectors)
-    with pytest.raises(InputError, match="holds a run with other layer"):
+    with pytest.raises(InputError, match="holds another run. What differs: layer: 1 there, 2 here"):
         study(model, *args[:2], 2, *args[3:], progress=False)
 
 

@@ -1,5 +1,8 @@
 """Figures of the table of results show its numbers, intervals and order; and refuse what the table does not hold."""
 
+import html
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -389,3 +392,23 @@ def test_text_from_the_table_cannot_become_markup():
     ):
         assert "&lt;script&gt;" in drawn_texts(figure)
         assert "<script" not in drawn_texts(figure)
+
+
+def test_slopes_join_each_relations_two_numbers_and_count_which_way_they_go():
+    categories = made_categories()
+    figure = plots.slopes(FRAME, categories)
+    lines = {html.unescape(re.match("<b>(.*?)</b>", line.text[0])[1]): line for line in figure.data}
+    assert lines.keys() == {*FRAME[(FRAME.part == "score") & (FRAME.group == "relation")].name, "mean"}
+    for name, line in lines.items():
+        ends = [pick(row, "all" if name == "mean" else name).value for row in ("FV", "FFV from FV")]
+        assert list(line.y) == pytest.approx(ends) and list(line.x) == [0, 1]
+    kinds = {line.legendgroup: line.line.color for line in figure.data if line.legendgroup}
+    assert len(set(kinds.values())) == len(kinds) == len(set(categories.values()))
+    assert [line.legendgroup for line in figure.data if line.showlegend and line.legendgroup] == list(kinds)
+    up = sum(line.y[1] > line.y[0] for name, line in lines.items() if name != "mean")
+    assert f"higher after in {up} relations" in re.sub("<.*?>", " ", figure.layout.title.text)
+
+
+def test_slopes_of_a_row_that_is_not_there_are_an_error():
+    with pytest.raises(InputError, match="no row 'FFV from nowhere'"):
+        plots.slopes(FRAME, {}, ("FV", "FFV from nowhere"))

@@ -69,9 +69,20 @@ def test_each_result_adds_its_figure(write, everything):
     def figures(text):
         return [parts["id"] for tag, parts in Page(text).tags if parts.get("class") == "plotly-graph-div"]
 
-    assert figures(write(**everything)) == ["heads", "layers", "completion"]
+    assert figures(write(**everything)) == ["layers", "completion"]
     assert figures(write(evaluation=everything["evaluation"])) == ["completion"]
     assert figures(write()) == []
+
+
+def test_the_map_of_heads_is_there_with_effects_and_needs_no_plotly(write, everything):
+    def cells(text):
+        return [parts["aria-label"] for tag, parts in Page(text).tags if parts.get("role") == "gridcell"]
+
+    text = write(effects=everything["effects"], vector=everything["vector"])
+    assert len(cells(text)) == 12 and "plotly.js" not in text
+    outlined = {name.split(":")[0] for name in cells(text) if name.endswith(", chosen")}
+    assert outlined == {f"layer {layer}, head {head}" for layer, head in everything["vector"].heads}
+    assert not cells(write(evaluation=everything["evaluation"]))
 
 
 def test_the_page_is_the_same_when_written_again(write, everything):

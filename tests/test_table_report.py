@@ -68,12 +68,24 @@ def test_the_page_stands_alone_with_plotly_once_and_is_small(whole):
 
 
 def test_every_part_has_its_place(whole):
-    assert figures(whole) == ["comparison", "relations", "learning", "training", "decoding"]
-    headings = re.findall("<h2>(.*?)</h2>", whole)
-    assert headings == [
-        "All numbers", "Differences", "By category", "Names of relations in vectors", "Stability over deals of pairs",
-        "How it was made",
+    assert figures(whole) == ["comparison", "slopes", "relations", "learning", "training", "decoding"]
+    assert re.findall("<h[23]>(.*?)</h", whole) == [
+        "How well", "All numbers", "Differences", "Relation by relation", "By category", "Fine-tuning",
+        "Stability over deals of pairs", "What the vectors say", "Names of relations in vectors", "How it was made",
+        "Downloads",
     ]  # fmt: skip
+    assert "FFV: function vector fine-tuned" in words(whole)
+
+
+def test_relations_are_shown_together_where_there_are_enough_of_them(write):
+    alike = pd.DataFrame(np.eye(3), list("abc"), list("abc"))
+    points = pd.DataFrame({"x": [0.0, 1.0, 2.0], "y": [1.0, 0.0, 1.0]}, index=list("abc"))
+    assert figures(write(similarities={"FV": alike, "FFV": alike}, points=points))[-2:] == ["similarity", "map"]
+    assert not {"similarity", "map"} & set(figures(write(points=points[:2])))
+
+
+def test_the_table_can_be_saved(write):
+    assert "Download results.csv" in words(write())
 
 
 def test_the_numbers_in_short_are_those_of_the_table(whole):
@@ -162,16 +174,16 @@ def test_the_order_of_words_is_said(write, relations, said):
 
 @pytest.mark.parametrize("part", ["score", "difference", "curve", "decoding", "stability"])
 def test_a_page_without_a_part_is_the_page_with_less(write, part):
-    lost = {"score": {"comparison", "relations"}, "curve": {"learning"}}.get(part, set())
-    assert set(figures(write(FRAME[FRAME.part != part]))) == {"comparison", "relations", "learning"} - lost
+    lost = {"score": {"comparison", "slopes", "relations"}, "curve": {"learning"}}.get(part, set())
+    assert set(figures(write(FRAME[FRAME.part != part]))) == {"comparison", "slopes", "relations", "learning"} - lost
 
 
 @pytest.mark.parametrize("group", ["relation", "category", "all"])
 def test_a_page_without_a_group_is_the_page_with_less(write, group):
-    lost = {"relation": {"relations"}, "all": {"comparison", "learning"}}.get(group, set())
+    lost = {"relation": {"slopes", "relations"}, "all": {"comparison", "learning"}}.get(group, set())
     text = write(FRAME[FRAME.group != group])
-    assert set(figures(text)) == {"comparison", "relations", "learning"} - lost
-    assert ("<h2>By category</h2>" in text) == (group != "category")
+    assert set(figures(text)) == {"comparison", "slopes", "relations", "learning"} - lost
+    assert ("<h3>By category</h3>" in text) == (group != "category")
 
 
 def test_an_empty_table_makes_a_page_without_results(write):

@@ -13,9 +13,10 @@ from .layers import layer_sweep
 from .relation_map import relation_map
 from .relations import relations
 from .similarity import similarity
+from .slopes import slopes
 from .training import training
 
 __all__ = [
     "analogies", "comparison", "composition", "decoding", "evaluation", "head_effects", "layer_sweep", "learning_curve",
-    "relation_map", "relations", "similarity", "training",
+    "relation_map", "relations", "similarity", "slopes", "training",
 ]  # fmt: skip

@@ -35,15 +35,14 @@ def head_effects(effects: HeadEffects, chosen: Sequence = (), measure: object = 
         raise InputError(f"measure is {measure!r}; give 'probability' or 'log_prob'.")
     values = (effects.values if measure == "probability" else effects.log_prob_values).numpy()
     (n, n_layers, n_heads), mean, (low, high) = values.shape, values.mean(0), scores.interval(values)
-    chosen = [_head(head, n_layers, n_heads) for head in chosen]
-    limit, largest = float(np.quantile(np.abs(mean), CLIP)), float(np.abs(mean).max())
-    limit = limit or largest or 1.0
+    chosen = [checked_head(head, n_layers, n_heads) for head in chosen]
+    limit, largest = colour_limit(mean), float(np.abs(mean).max())
 
     record, unit = effects.record, UNITS[measure]
     many = "relations" in record  # a mean over relations
     over = f"{n} {'relation' if many else 'prompt'}{'s' * (n > 1)}"
     shots = f" of {record['n_shots']} shots" if "n_shots" in record and not many else ""
-    places = max(2, 2 - math.floor(math.log10(largest or 1.0)))
+    places = decimals(largest)
 
     def hover(at: int, head: int) -> str:
         shown = f"<b>L{at}H{head}</b>: {mean[at, head]:+.{places}f}"
@@ -82,7 +81,18 @@ def head_effects(effects: HeadEffects, chosen: Sequence = (), measure: object = 
     )
 
 
-def _head(head: object, n_layers: int, n_heads: int) -> tuple[int, int]:
+def colour_limit(mean: np.ndarray) -> float:
+    """The absolute effect at which the colours of a map end."""
+    return float(np.quantile(np.abs(mean), CLIP)) or float(np.abs(mean).max()) or 1.0
+
+
+def decimals(largest: float) -> int:
+    """How many show three figures of the largest effect, and two at least."""
+    return max(2, 2 - math.floor(math.log10(largest or 1.0)))
+
+
+def checked_head(head: object, n_layers: int, n_heads: int) -> tuple[int, int]:
+    """(layer, head) as whole numbers, or an InputError where it is none of the map's."""
     if not isinstance(head, Sequence) or len(head) != 2:
         raise InputError(f"{head!r} is no head; heads are (layer, head).")
     layer, index = whole_number("layer", head[0], least=0), whole_number("head", head[1], least=0)

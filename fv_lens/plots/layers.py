@@ -12,9 +12,9 @@ from .. import scores
 from ..errors import InputError
 from ..sweeps import Sweep
 from ..vectors import FunctionVector
-from .style import ACCENT, INK, MUTED, finish, whole_ticks
+from .style import ACCENT, CONTROL, INK, MUTED, finish, whole_ticks
 
-SEQUENTIAL = "Viridis"  # of ordered lines; its yellow end is too pale for a line
+SEQUENTIAL = [CONTROL, "#8a4f9e", ACCENT]  # of ordered lines; all of it is seen on white and on a dark page
 
 
 def layer_sweep(sweep: Sweep, best: FunctionVector | None = None) -> go.Figure:
@@ -32,7 +32,7 @@ def layer_sweep(sweep: Sweep, best: FunctionVector | None = None) -> go.Figure:
     star = None if best is None else _point(sweep, best)
     n, panels, order = len(sweep.right), len(sweep.vectors), np.argsort(sweep.layers)
     layers = [sweep.layers[layer] for layer in order]
-    shades = sample_colorscale(SEQUENTIAL, np.linspace(0.05, 0.85, len(sweep.strengths)).tolist())
+    shades = sample_colorscale(SEQUENTIAL, np.linspace(0, 1, len(sweep.strengths)).tolist())
     height = 190
     figure = make_subplots(
         panels, 1, shared_xaxes=True, vertical_spacing=38 / (height * panels) if panels > 1 else 0,

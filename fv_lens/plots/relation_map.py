@@ -11,7 +11,7 @@ from ..errors import InputError
 from .style import ACCENT, CONTROL, GRID, INK, finish
 from .table import lanes, number
 
-COLOURS = (CONTROL, ACCENT, "#1b7f5c", "#8a4f9e", "#a07c00", "#3d9bc1", "#c2457a", INK)
+COLOURS = (CONTROL, ACCENT, "#1b7f5c", "#8a4f9e", "#8a6a00", "#1f7fa6", "#c2457a", INK)
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star", "triangle-down", "hexagon")
 # Where a label stands: textposition -> the side of the point, across and up.
 SIDES = {

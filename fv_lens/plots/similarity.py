@@ -23,7 +23,7 @@ CLIP = 0.995  # the quantile of distances from the mean at which the colours end
 def similarity(matrices: Mapping[str, pd.DataFrame], order: Sequence[str] | None = None) -> go.Figure:
     """Square matrices as heat maps side by side, their rows and columns in one order.
 
-    Each has its own colours, white at the mean of its numbers off the diagonal, so that scales of any unit compare.
+    Each has its own colours, whose middle is the mean of its numbers off the diagonal: scales of any unit compare.
 
     Args:
         matrices: title -> frame `[name, name]`, such as "people", "FV" and "FFV"; NaN where a number is not known,
@@ -61,7 +61,7 @@ def similarity(matrices: Mapping[str, pd.DataFrame], order: Sequence[str] | None
     figure = make_subplots(
         1, columns, horizontal_spacing=min(0.04, 0.5 / columns), shared_yaxes=True,
         subplot_titles=[
-            f"<b>{html.escape(title)}</b><br><span style='{TINY}'>white {_shown(centre, reach)}</span>"
+            f"<b>{html.escape(title)}</b><br><span style='{TINY}'>middle {_shown(centre, reach)}</span>"
             for title, (centre, reach) in scales.items()
         ],
     )  # fmt: skip
@@ -85,7 +85,7 @@ def similarity(matrices: Mapping[str, pd.DataFrame], order: Sequence[str] | None
     figure.update_yaxes(tickvals=list(range(n)), range=[n - 0.5, -0.5], showgrid=False)
     figure.update_yaxes(ticktext=lanes({"": names}, 20)[2], tickfont_size=min(13, cell - 2), col=1)
     figure.update_layout(plot_bgcolor=BLANK)
-    details = [f"{number(n, 'relation')}, columns in the order of the rows; white: mean off the diagonal"]
+    details = [f"{number(n, 'relation')}, columns in the order of the rows; middle colour: mean off the diagonal"]
     if any(np.isnan(of).any() for of in values.values()):
         details.append("grey: not known")
     return finish(figure, "How alike relations are", details, cell * n + 60, 960, above=44)

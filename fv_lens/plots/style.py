@@ -4,11 +4,12 @@ import html
 import math
 import textwrap
 
+import numpy as np
 import plotly.graph_objects as go
 import plotly.io as pio
 
 INK, MUTED, GRID = "#1f2933", "#667080", "#e4e8ed"
-ACCENT, LIGHT, CONTROL = "#c2570c", "#e3a13c", "#2b6cb0"  # the vector, one before tuning, and what stands beside it
+ACCENT, LIGHT, CONTROL = "#c2570c", "#b8860b", "#2b6cb0"  # the vector, one before tuning, and what stands beside it
 # Blue, white, orange: hues that stay apart in every common form of colour blindness.
 DIVERGING = list(
     zip(
@@ -16,6 +17,15 @@ DIVERGING = list(
         ("#08306b", "#2b6cb0", "#7fb0d9", "#d3e4f2", "#ffffff", "#fde3c4", "#f6a656", "#c2570c", "#6e2a04"),
     )
 )
+# What each colour of the figures becomes on a dark page, there as far from the page as here from white; the scale's
+# middle is the page itself in both.
+DARK = {
+    "#ffffff": "#14181d", INK: "#e6ebf0", MUTED: "#a3afbc", GRID: "#2c343d", ACCENT: "#f08a3c", LIGHT: "#f2cd82",
+    CONTROL: "#6aaef0", "#08306b": "#cfe6ff", "#7fb0d9": "#33699f", "#d3e4f2": "#1d3147", "#fde3c4": "#3d2917",
+    "#f6a656": "#96561b", "#6e2a04": "#ffdcb8", "#5b4b8a": "#a99be0", "#1b7f5c": "#4cc497", "#8a4f9e": "#c58ad9",
+    "#8a6a00": "#d0ab2c", "#1f7fa6": "#6cbfe0", "#c2457a": "#ee82ae", "#a3a3a3": "#5c636b",
+    "#2a3f5f": "#e6ebf0", "#ebf0f8": "#2c343d", "#c8d4e3": "#2c343d",  # of plotly's own template
+}  # fmt: skip
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 SMALL = f"font-size:13px;color:{MUTED}"
 
@@ -27,7 +37,7 @@ def finish(
 
     `n_labels` are in the legend, and `above` pixels are kept for an axis over the plot.
     """
-    lines = [html.escape(line) for line in textwrap.wrap(heading, 44)]
+    lines = [html.escape(line) for line in textwrap.wrap(heading, 36)]
     small = [html.escape(line) for detail in details for line in textwrap.wrap(detail, 52)]
     title = "<br>".join([f"<b>{'<br>'.join(lines)}</b>", *(f'<span style="{SMALL}">{line}</span>' for line in small)])
     titled = 20 + 21 * len(lines) + 18 * len(small)
@@ -43,6 +53,14 @@ def finish(
     for axes in (figure.update_xaxes, figure.update_yaxes):
         axes(gridcolor=GRID, zeroline=False, title_font_size=13, ticklabelstandoff=4)
     return figure
+
+
+def shades(n: int, dark: bool = False) -> list[str]:
+    """`n` colours of the diverging scale at even distances, from one end to the other."""
+    at = [place for place, _ in DIVERGING]
+    channels = np.array([list(bytes.fromhex((DARK[colour] if dark else colour)[1:])) for _, colour in DIVERGING])
+    sampled = [np.interp(np.linspace(0, 1, n), at, channel).round().astype(int) for channel in channels.T]
+    return [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in zip(*sampled)]
 
 
 def whole_ticks(n: int) -> dict:

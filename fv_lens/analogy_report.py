@@ -1,0 +1,161 @@
+"""One HTML page of a set of analogies: how well each way answers, what it is compared with, and single items."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from . import page, plots
+from .analogies import AnalogyAnswer
+from .analogy_scores import LIBRARIES, PROMPT_ONLY, AnalogyScores, Row
+from .plots.analogies import ANALOGY_MEASURES
+from .questions import Question
+from .scores import Score
+
+CAPTIONS = {
+    "accuracy": "Full: all vectors of the library; relation or family left out: without those of the analogy's own "
+    "relation or family, in the library and in the shared vector. Hover for intervals, which are over families.",
+    "choice": "By log P(D | C) with the vector, choices in an order drawn by seed. The dashed line is chance.",
+}
+WORDS = (
+    "Posterior: vectors weighted by how probable each makes B after A. Shared: one vector fitted on analogies of other "
+    "families; alone, it carries the form of an answer and nothing of the pair. Fitted: what gradient steps on A:B "
+    "alone make. Centred: weights less their mean. True relation: its own tuned vector, where there is one."
+)
+CHOICES = ("choice", "choice_minus_plain", "choice_both_ways")
+N_WEIGHTS = 5  # of an item
+
+
+def write_analogy_report(
+    path: str | os.PathLike,
+    scores: AnalogyScores,
+    differences: pd.DataFrame,
+    items: Sequence[tuple[Question, AnalogyAnswer]],
+    *,
+    title: str,
+    lines: Sequence[str] = (),
+    best: str = "",
+    facts: Mapping = {},
+) -> None:
+    """Write the page; it appears whole or not at all.
+
+    Args:
+        differences: methods minus what they have to beat, the columns of `AnalogyScores.to_frame`.
+        items: single analogies with their answers.
+        lines: further sentences for the top of the page.
+        best: the method that was chosen on validation, whose numbers the page begins with.
+        facts: what "How it was made" says, name -> value.
+
+    Raises:
+        InputError: the folder does not exist or cannot be written to.
+    """
+    frame = scores.to_frame()
+    figures = {
+        measure: page.figure(measure, plots.analogies(frame, measure, chance), CAPTIONS[measure])
+        for measure, chance in (("accuracy", None), ("choice", scores.chance))
+        if (frame.measure == measure).any()
+    }
+    tables = {m: _table(scores, m) for m in ANALOGY_MEASURES if (frame.measure == m).any()}
+    parts = [
+        page.in_short([*_in_short(scores, best), *lines]),
+        page.section("Completed", figures.get("accuracy", ""), tables.get("accuracy", ""), note=WORDS),
+        page.section("Chosen among answers", figures.get("choice", ""), *(tables.get(m, "") for m in CHOICES)),
+        page.section("Differences", _differences(differences)),
+        page.section("Single analogies", *(_item(*item) for item in items)),
+        page.section("More numbers", *(tables.get(m, "") for m in ("first_token_accuracy", "log_prob"))),
+        page.how_made(facts),
+    ]
+    everything = pd.concat([frame.assign(part="score"), differences], ignore_index=True)
+    page.write_page(path, title, parts, downloads={"results": everything})
+
+
+def _in_short(scores: AnalogyScores, best: str) -> Iterator[str]:
+    """The chosen method beside the best prompt alone, in each library, with their paired difference."""
+    yield (
+        f"{len(scores.questions)} analogies A : B :: C : ?, answered by every method; {scores.left_out} more were left "
+        "out because a vector was tuned on one of their pairs."
+    )
+    prompt = max((row for row in scores.values if row.method == PROMPT_ONLY and "accuracy" in scores.values[row]),
+                 key=lambda row: scores.score(row).value)  # fmt: skip
+    for library in LIBRARIES:
+        rows = [row for row in scores.values if (row.method, row.library) == (best, library)]
+        for row in [row for row in rows if "accuracy" in scores.values[row]][:1]:
+            line = f"{best}, {library if library == 'full' else 'its ' + library}: {scores.score(row)} completed with "
+            line += f"the whole word; the prompt alone ({prompt.prompt}) {scores.score(prompt)}"
+            alone = Row("shared alone", row.library, row.prompt)
+            for name, other in (("over the prompt", prompt), ("over the shared vector alone", alone)):
+                if other in scores.values:
+                    gain = scores.difference(row, other)
+                    line += f"; {name} {gain.signed if gain.differs() else f'a gain is not shown ({gain.signed})'}"
+            yield line + "."
+
+
+def _table(scores: AnalogyScores, measure: str) -> str:
+    """A line for each method and prompt, a column for each library; without a library in all of them."""
+    libraries = [name for name in LIBRARIES if any(row.library == name for row in scores.values)] or [""]
+    rows: dict[str, list[str]] = {}
+    for method, prompt in dict.fromkeys((row.method, row.prompt) for row in scores.values):
+        found = [
+            next((row for row in (Row(method, library, prompt), Row(method, "", prompt)) if row in scores.values), None)
+            for library in libraries
+        ]
+        cells = [scores.score(row, measure) if row and measure in scores.values[row] else None for row in found]
+        if any(cells):
+            rows[f"{method}, {prompt}" if prompt else method] = [page.cell(one, False) for one in cells]
+    what, unit = ANALOGY_MEASURES[measure]
+    chance = f" Chance is {scores.chance:.2f}." if measure in CHOICES and scores.chance is not None else ""
+    note = f"{unit.capitalize()}, 95 % intervals over families of relations.{chance}"
+    return f"<h3>{page.text(what)}</h3>" + page.table(libraries, rows, note, first_bold=False, name=what)
+
+
+def _differences(frame: pd.DataFrame) -> str:
+    """Whole words completed, paired over the same analogies."""
+    frame, rows = frame[frame.measure == "accuracy"], {}
+    libraries = [name for name in LIBRARIES if (frame.library == name).any()]
+    for (method, prompt), some in frame.groupby(["method", "prompt"], sort=False):
+        found = {line.library: Score(line.value, line.low, line.high, line.n) for line in some.itertuples()}
+        name = method.replace(" - ", " \N{MINUS SIGN} ")
+        rows[f"{name}, {prompt}"] = [page.cell(found.get(library), True) for library in libraries]
+    note = "Paired over the same analogies; not shown: the 95 % interval holds 0."
+    return page.table(libraries, rows, note, first_bold=False, name="Differences") if rows else ""
+
+
+def _item(question: Question, answer: AnalogyAnswer) -> str:
+    """One analogy, which opens to its weights, its completions and its choices."""
+    a, b = question.source
+    c, answers = question.completion
+    head = f"{a} : {b} :: {c} : ?"
+    if answer.completions:
+        first = answer.completions[0][0]
+        head += f" {first}, " + ("right" if first in answers else f"not {answers[0]}")
+    elif answer.choices:
+        head += (
+            f" {' : '.join(question.pairs[answer.choice])}, {'right' if answer.choice == question.right else 'wrong'}"
+        )
+    rows = {
+        name: [f"<td>{weight:.2f}</td>", f'<td><meter aria-hidden="true" value="{max(0.0, weight):.3f}"></meter></td>']
+        for name, weight in list(answer.weights.items())[:N_WEIGHTS]
+    }
+    weights = page.table(["weight", ""], rows, "", first_bold=False, name=f"Weights, {head}") if rows else ""
+    ways = {"With the composite": answer.completions, "Without": answer.plain_completions}
+    said = "".join(
+        f"<p>{way}: {page.text(', '.join(f'{word} {np.exp(value):.2f}' for word, value in found))}.</p>"
+        for way, found in ways.items()
+        if found
+    )
+    return f"<details><summary>{page.text(head)}</summary>{weights}{said}{_choices(question, answer)}</details>"
+
+
+def _choices(question: Question, answer: AnalogyAnswer) -> str:
+    """The choices with their scores, the right one and those that were chosen named."""
+    if not answer.choices:
+        return ""
+    rows = {}
+    for i, (choice, score, plain) in enumerate(zip(question.pairs, answer.scores, answer.plain_scores)):
+        marks = ["right"] * (i == question.right) + ["chosen"] * (i == answer.choice)
+        marks += ["chosen without"] * (i == answer.plain_choice)
+        cells = (f"{score:.2f}", f"{plain:.2f}", ", ".join(marks))
+        rows[" : ".join(choice)] = [f"<td>{page.text(cell)}</td>" for cell in cells]
+    columns = ["log P(D | C), nats", "without the composite", ""]
+    return page.table(columns, rows, "", first_bold=False, name=f"Choices of {' : '.join(question.source)}")

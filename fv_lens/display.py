@@ -1,0 +1,227 @@
+"""How each result lays itself out in a notebook, from plain numbers, frames and texts; the pieces are `markup`'s."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from .markup import Html, bars, card, escape, grid, minus, number, scale, side, small, table, tint
+from .scores import Score
+
+FEW = 12  # vectors whose matrix is shown with its numbers
+CLIP = 0.995  # the quantile of absolute effects at which colours end
+LISTED = 5  # heads of either sign, or pairs of vectors
+MOST_LAYERS = 25  # of a sweep, about the best
+MEASURES = {"accuracy": "whole word completed right", "choice": "right answer chosen"}
+
+
+def scored(score: Score | None, signed: bool = False) -> Html:
+    """A score above its interval; of a gain (`signed`) it is told where none is shown."""
+    if score is None:
+        return Html("")
+    value, interval = map(Html, minus(score.signed if signed else score).split(" ", 1))
+    unsure = f"<br>{small('not shown')}" if signed and not score.differs() else ""
+    return Html(f"{value}<br>{small(interval)}{unsure}")
+
+
+def effects(frame: pd.DataFrame, relation: object, about: str, over: str) -> str:
+    """HeadEffects: the map, and the strongest writers and cancellers.
+
+    Args:
+        frame: layer, head, effect, low, high; a line for each head, layer by layer.
+        about: where they were measured; `over`: what they are means over.
+    """
+    values = frame.pivot(index="layer", columns="head", values="effect").to_numpy(float)
+    limit = float(np.nanquantile(np.abs(values), CLIP)) or float(np.abs(values).max()) or 1.0
+    places = max(2, 2 - math.floor(math.log10(float(np.abs(values).max()) or 1.0)))
+    form, marked, columns = f"+.{places}f", {}, []
+    for kind, sign, side_of in (("writers", 1, "low"), ("cancellers", -1, "high")):
+        rows = []
+        strongest = frame[sign * frame.effect > 0].sort_values("effect", ascending=sign < 0, kind="stable")
+        for line in strongest.head(LISTED).itertuples():
+            known = math.isfinite(line.low)
+            interval = f"[{number(line.low, form[1:])}, {number(line.high, form[1:])}]" if known else "(no interval)"
+            sure = sign * getattr(line, side_of) > 0
+            name, unsure = f"L{line.layer}H{line.head}", "" if sure else " not shown"
+            rows.append((name, number(line.effect, form), Html(f"{interval}{small(unsure)}")))
+            marked[line.layer, line.head] = f"{name}: {number(line.effect, form)} {interval}{unsure}"
+        columns.append(table([kind, "effect", "95 % interval"], rows))
+    label = f"Mean indirect effect of each head, {len(values)} layers by {values.shape[1]} heads"
+    return card(
+        "HeadEffects",
+        relation,
+        about,
+        grid(values.tolist(), limit, label, ("layer", "head"), marked),
+        scale(f"{limit:.2g}", "cancellers", "writers", "change in the probability of the answer"),
+        side(*columns),
+        note=f"Mean over {over}. Outlined: the heads listed, the largest of {values.size}; their intervals are not "
+        "corrected for that choice.",
+    )
+
+
+def evaluation(relation: str, rows: Mapping[str, Sequence[Score | None]], n_words: int) -> str:
+    """Evaluation: rows by name, what was evaluated first; each its four scores and two gains."""
+    columns = ["", "accuracy", "first token", "top 5", "log-prob, nats", "gain in accuracy", "gain in log-prob"]
+    lines = [(name, *map(scored, some[:4]), *(scored(gain, True) for gain in some[4:])) for name, some in rows.items()]
+    note = f"{n_words} test words, 95 % intervals."
+    if len(rows) > 1:
+        note += f" Gain: {next(iter(rows))} minus the row, paired over words; not shown: the interval holds 0."
+    return card("Evaluation", relation, table(columns, lines, strong=[0]), note=note)
+
+
+def sweep(
+    relation: str,
+    names: Sequence[str],
+    layers: Sequence[int],
+    strengths: Sequence[float],
+    accuracy: Float[np.ndarray, "vector layer strength"],
+    best: tuple[int, int, int],
+    score: Score,
+    plain: float,
+) -> str:
+    """Sweep: accuracy by layer and strength of the vector that holds the best, and the best of each vector.
+
+    Args:
+        best: the place of the best; `score`: its accuracy; `plain`: that without a vector.
+    """
+    vector, at, strength = best
+    first = max(0, min(at - MOST_LAYERS // 2, len(layers) - MOST_LAYERS))
+    shown = range(first, min(first + MOST_LAYERS, len(layers)))
+    lines = [
+        (layers[i], *(tint(_marked(x, (vector, i, s) == best), x) for s, x in enumerate(accuracy[vector, i])))
+        for i in shown
+    ]
+    places = [np.unravel_index(part.argmax(), part.shape) for part in accuracy]
+    places[vector] = at, strength  # the log-probability chooses between equals
+    each = [
+        (name, layers[i], f"{strengths[s]:g}", number(accuracy[v, i, s]))
+        for v, (name, (i, s)) in enumerate(zip(names, places))
+    ]
+    chosen = f"{names[vector]} at layer {layers[at]}, strength {strengths[strength]:g}: accuracy {score}"
+    left = f" {len(shown)} of {len(layers)} layers." if len(shown) < len(layers) else ""
+    note = f"Accuracy of {names[vector]} by layer and strength.{left} The best of {accuracy.size} is likely lower on "
+    heading = ["layer", *(f"× {s:g}" for s in strengths)]
+    return card(
+        "Sweep", relation, f"Best on {score.n} validation words: {chosen}; without a vector {number(plain)}.",
+        side(table(heading, lines, most=MOST_LAYERS), table(["best of", "layer", "strength", "accuracy"], each)),
+        note=f"{note}other words.",
+    )  # fmt: skip
+
+
+def decoding(frame: pd.DataFrame, of: str, layer: int, model: str, units: str, pieces: Sequence[str]) -> str:
+    """Decoding: the strongest and most suppressed tokens, and where names stand.
+
+    Args:
+        frame: part ("top", "suppressed", "name"), name, token, rank, probability, change.
+        pieces: names whose token is not the whole name.
+    """
+    numbers = ["rank", "probability", "change"] if frame.change.notna().any() else ["rank", "probability"]
+    parts = []
+    for part, heading in (("top", "top"), ("suppressed", "suppressed"), ("name", "names")):
+        lines = []
+        for line in frame[frame.part == part].itertuples():
+            token = Html(f"<code>{escape(json.dumps(line.token, ensure_ascii=False))}</code>")
+            if part == "name":
+                piece = f" {small('a piece of the name')}" if line.name in pieces else ""
+                token = Html(f"{escape(line.name)}: {token}{piece}")
+            values = (number(line.rank, "d"), number(line.probability, ".2g"), number(line.change, "+.2f"))
+            lines.append((token, *values[: len(numbers)]))
+        parts.append(table([heading, *numbers], lines, most=12))
+    return card("Decoding", of, f"layer {layer} of {model}", side(*parts), note=units)
+
+
+def answer(
+    question: str, weights: Mapping[str, float], columns: Mapping[str, Sequence], choices: Sequence[tuple]
+) -> str:
+    """AnalogyAnswer: weights, completions with and without the vector, choices with the chosen one marked.
+
+    Args:
+        columns: "with the vector" and "without" -> (word, log-probability) of each completion.
+        choices: (choice, score, plain score, chosen, plainly chosen) of each.
+    """
+    completed = [
+        table([f"completed {how}", "probability"], [(word, number(math.exp(x))) for word, x in some], most=12)
+        for how, some in columns.items()
+    ]
+    lines = [
+        (choice, _marked(score, chosen), _marked(plain, plainly)) for choice, score, plain, chosen, plainly in choices
+    ]
+    strong = [i for i, line in enumerate(choices) if line[3]]
+    return card(
+        "AnalogyAnswer",
+        question,
+        side(
+            bars(weights, "relation"), *completed, table(["choice", "with the vector", "without"], lines, strong=strong)
+        ),
+        note="Choices: log P(D | C) in nats, ★ the best of its column." if lines else "",
+    )
+
+
+def analogies(frame: pd.DataFrame, chance: float | None, n_questions: int, left_out: int) -> str:
+    """AnalogyScores: of completion and of choice a table each, method and prompt by library.
+
+    Args:
+        frame: method, library, prompt, measure, value, low, high, n.
+    """
+    parts = []
+    for measure, heading in MEASURES.items():
+        mine = frame[frame.measure == measure]
+        libraries, found = list(dict.fromkeys(mine.library)), {}
+        for line in mine.itertuples():
+            cells = found.setdefault(", ".join(filter(None, (line.method, line.prompt))), dict.fromkeys(libraries))
+            cells[line.library] = Score(line.value, line.low, line.high, line.n)
+        lines = [(name, *map(scored, cells.values())) for name, cells in found.items()]
+        if measure == "choice" and chance is not None and lines:
+            lines.append(("by guessing", number(chance), *[""] * (len(libraries) - 1)))
+        parts.append(table([heading, *(name or "no library" for name in libraries)], lines, most=40))
+    out = f" {left_out} left out, of whose pairs a vector was tuned on one." if left_out else ""
+    note = f"{n_questions} questions, 95 % intervals over groups of kin.{out} to_frame() has the other measures."
+    return card("AnalogyScores", "analogies", *parts, note=note)
+
+
+def similarity(frame: pd.DataFrame, metric: str, centered: bool) -> str:
+    """Similarity: a matrix with its numbers where they are few, else a map and the most and least alike."""
+    values, names = frame.to_numpy(float), list(map(str, frame.index))
+    rows, columns = np.triu_indices(len(names), 1)
+    apart = values[rows, columns]
+    limit = float(np.abs(apart).max(initial=0)) or 1.0
+    shares = values / limit if metric == "cosine" else 1 + values / limit
+    about = f"{len(names)} vectors, {'cosine' if metric == 'cosine' else 'negative euclidean distance'}"
+    about += ", their mean taken off first" if centered else ""
+    if len(names) <= FEW:
+        lines = [(name, *(tint(number(x), s) for x, s in zip(*row))) for name, row in zip(names, zip(values, shares))]
+        return card("Similarity", "how alike vectors are", about, table(["", *names], lines))
+    order = np.argsort(apart, kind="stable")
+    ends = [
+        table([title, ""], [(f"{names[rows[i]]}, {names[columns[i]]}", number(apart[i])) for i in some])
+        for title, some in (("most alike", order[::-1][:LISTED]), ("least alike", order[:LISTED]))
+    ]
+    drawn = grid(shares[::-1].tolist(), 1.0, about)  # the first name on top
+    note = f"Map: in the order of names, from {names[0]} to {names[-1]}. Mean off the diagonal: {number(apart.mean())}."
+    return card("Similarity", "how alike vectors are", about, side(drawn, Html("".join(ends))), note=note)
+
+
+def tuned(frame: pd.DataFrame, errors: Mapping[str, object]) -> str:
+    """Tuned: a line for each vector, and why others are missing.
+
+    Args:
+        frame: relation, layer, norm, n_pairs, chosen_step, start_loss, validation_loss.
+    """
+    columns = ["relation", "layer", "norm", "pairs", "step", "loss at the start", "loss"]
+    lines = [
+        (x.relation, x.layer, number(x.norm, ".3g"), number(x.n_pairs, ".0f"), number(x.chosen_step, ".0f"),
+         number(x.start_loss), number(x.validation_loss))
+        for x in frame.itertuples()
+    ]  # fmt: skip
+    return card(
+        "Tuned", f"{len(lines)} tuned vectors", table(columns, lines),
+        table(["left out", "why"], errors.items(), words=True),
+        note="Loss: of validation pairs, nats per answer; the step at which it was lowest is kept.",
+    )  # fmt: skip
+
+
+def _marked(value: float, best: bool) -> Html:
+    return Html(f"{'<b>★ ' * best}{number(value)}{'</b>' * best}")
