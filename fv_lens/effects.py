@@ -50,7 +50,9 @@ class HeadEffects:
         about = [self.record.get("model"), f"{self.share_right:.0%} of intact prompts answered right"]
         over = f"{n} {'relation' if many else 'corrupted prompt'}{'s' * (n > 1)}"
         over += f" of {self.record['n_shots']} shots" if "n_shots" in self.record and not many else ""
-        return display.effects(self.to_frame(), self.record.get("relation"), ", ".join(filter(None, about)), over)
+        return display.effects(
+            self.to_frame(), self.record.get("relation") or "heads", ", ".join(filter(None, about)), over
+        )
 
     @property
     def mean(self) -> Float[Tensor, "layer head"]:

@@ -323,7 +323,7 @@ def test_a_folder_of_other_vectors_or_another_seed_is_refused(model, begun, fits
     ):
         with pytest.raises(InputError, match="holds another run. What differs: vectors, SHA-256. Give another folder"):
             solved(model, begun, vectors=mine, summed=sums)
-    with pytest.raises(InputError, match="holds a run with other seed; "):
+    with pytest.raises(InputError, match="holds another run. What differs: seed"):
         solved(model, begun, summed=summed, seed=1)
     assert fits == []
 

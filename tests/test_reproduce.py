@@ -234,19 +234,19 @@ def test_a_run_killed_at_three_moments_ends_as_an_uninterrupted_one(small, tmp_p
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (dict(seeds=3), r"settings \(seeds\)"),
-        (dict(n_test=5), r"relations \(a, b, c, d, e\), settings \(n_test\)"),
-        (dict(split_seed=1), r"relations \(a, b, c, d, e\), settings \(split_seed\)"),
-        (dict(given=relations()[:4]), r"names and kin \(e\), relations \(e\)"),
+        (dict(seeds=3), r"settings \(seeds: 2 there, 3 here\)"),
+        (dict(n_test=5), r"relations \(a; b; c; d; e\); settings \(n_test: 6 there, 5 here\)"),
+        (dict(split_seed=1), r"relations \(a; b; c; d; e\); settings \(split_seed: 0 there, 1 here\)"),
+        (dict(given=relations()[:4]), r"names and kin \(there alone: e\); relations \(there alone: e\)"),
         (dict(given=[*relations()[:4], replace(relations()[4], family="f")]), r"names and kin \(e\)"),
         (dict(given=[*relations()[:4], replace(relations()[4], names=["w9"])]), r"names and kin \(e\)"),
-        (dict(facts={"weights": "0"}), "weights"),
+        (dict(facts={"weights": "0"}), "here alone: weights"),
     ],
     ids=str,
 )
 def test_another_plan_in_the_same_folder_is_refused(model, whole, change, named):
     facts, change = change.get("facts", {}), {name: x for name, x in change.items() if name != "facts"}
-    with pytest.raises(InputError, match=f"holds a run with other {named}; give another folder, or delete it"):
+    with pytest.raises(InputError, match=f"holds another run. What differs: {named}. Give another folder"):
         run(study_of(model, **change), whole, **facts)
 
 
