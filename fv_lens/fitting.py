@@ -22,10 +22,11 @@ from .library import Library, allowed
 from .prompts import PromptBatch, batch
 from .questions import Question, families_of
 from .recipes import Composition, Folded
-from .training import Task, tune
+from .training import STEPS, Task, tune
 from .vectors import FunctionVector
 
-N_FOLDS, SHARED_STEPS = 5, 24
+N_FOLDS = 5
+START_STEPS = 24  # at most, of the vectors that pair parts start from: what more of them add, the pair adds itself
 LIBRARY = [Composition("posterior", t, scale=s) for t, s in product((0.5, 1.0, 2.0), (0.25, 0.5, 1.0))]
 CENTRED = [Composition("posterior", t, center=True, scale=s) for t, s in product((1.0, 2.0, 4.0), (0.25, 0.5, 1.0))]
 PAIR = [Composition("none", pair_steps=n, pair_scale=s) for n, s in product((4, 8, 12), (0.25, 0.5, 0.75, 1.0))]
@@ -66,7 +67,7 @@ def fit_compositions(
     n_shots: int = 1,
     n_folds: int = N_FOLDS,
     candidates: Mapping[str, Sequence[Composition]] = CANDIDATES,
-    steps: int = SHARED_STEPS,
+    steps: int = STEPS,
     seed: int = 0,
     progress: bool = True,
 ) -> dict[str, Folded]:
@@ -100,8 +101,8 @@ def fit_compositions(
     fold_of = folds_of([*train, *validation], n_folds, seed)
     n_folds = max(fold_of.values(), default=-1) + 1
     tuned = {
-        shots: _shared(lens, library, train, validation, shots, fold_of, n_folds, steps, progress)
-        for shots in sorted({0, n_shots})
+        shots: _shared(lens, library, train, validation, shots, fold_of, n_folds, n_steps, progress)
+        for shots, n_steps in {0: min(steps, START_STEPS), n_shots: steps}.items()
     }
     shared, starts = list(tuned[n_shots]), list(tuned[0])  # a tensor each, by whose identity pair parts are known
 

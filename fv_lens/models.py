@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -18,7 +19,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 HOOKED_CTX = 2048  # HookedTransformer keeps tables of this length in every layer
 
 
-def load_model(name: object = DEFAULT, *, device: object = None, dtype: object = None, cls: object = None):
+def load_model(name: object = DEFAULT, *, device: object = None, dtype: object = None, cls: object = None) -> Any:
     """Load a model as a TransformerBridge, or as a HookedTransformer where TransformerLens still has it.
 
     Args:

@@ -1,7 +1,9 @@
 """Every public name is there, and none is hidden by a module of the same name."""
 
+import ast
 import inspect
 import pkgutil
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +20,13 @@ def test_a_public_name_is_that_of_its_module(name):
     else:
         assert value.__module__.startswith("fv_lens.") and value.__name__ == name and value.__doc__
     assert name in dir(fv_lens)
+
+
+def test_type_checkers_see_the_same_names():
+    stub = ast.parse((Path(fv_lens.__file__).parent / "__init__.pyi").read_text(encoding="utf-8"))
+    imports = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
+    seen = {(node.module, name.asname) for node in imports for name in node.names}
+    assert seen == {(None, "plots")} | {(home, name) for name, home in fv_lens._HOME.items()}
 
 
 def test_what_readings_are_scored_by_comes_with_what_makes_them():
