@@ -15,7 +15,7 @@ CONTINENTS = {
 }
 
 
-def study(model: object) -> None:
+def study(model) -> None:
     """Find, tune and test a vector of your own pairs on any HookedTransformer or TransformerBridge."""
     pairs = [(country, continent) for continent, names in CONTINENTS.items() for country in names.split()]
     relation = fv_lens.Relation("country-continent", pairs)  # (word, answer) or (word, [answer, answer, ...])

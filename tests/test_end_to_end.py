@@ -1,5 +1,7 @@
 """The pipeline on the default model, with real words: what the README promises, small."""
 
+import os
+
 import pytest
 import torch
 
@@ -12,7 +14,7 @@ ASK = {"max_new_tokens": 3, "do_sample": False, "verbose": False}
 
 @pytest.fixture(scope="module", autouse=True)
 def two_threads():
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
     yield
     torch.set_num_threads(1)
 

@@ -65,7 +65,7 @@ def slopes(
     figure.update_yaxes(title=unit, title_standoff=6, **share_axis(measure, [*before.values(), *after.values()]))
     up = np.sign([after[name].value - before[name].value for name in names])
     details = [extent(frame), f"higher after in {(up > 0).sum()} relations, lower in {(up < 0).sum()}"]
-    heading = f"{what}: {' and '.join(rows)}"
+    heading = f"{what}: {' → '.join(rows)}"
     return finish(figure, heading, details, 460, 640, n_labels=len({trace.name for trace in figure.data}))
 
 
