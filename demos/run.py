@@ -4,7 +4,8 @@
     python demos/run.py --write    stores what the notebooks give, figures as pictures too (needs Chromium)
 
 Names of files, such as `1_patch_a_relation.ipynb`, may follow; all are run without. Numbers may differ by NEAR, and
-pictures, progress bars and HTML are not compared. The part on people is run, compared and stored where FV_LENS_RATINGS is set.
+pictures, progress bars and HTML are not compared. The part on people is run, compared and stored where FV_LENS_RATINGS
+is set.
 """
 
 import copy
