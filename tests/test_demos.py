@@ -63,7 +63,7 @@ def test_no_machine_shows(file):
 
 def test_what_was_made_with_ratings_says_so():
     cells = [cell for file in NOTEBOOKS for cell in code_cells(file) if "people" in cell["metadata"].get("tags", [])]
-    assert cells and all("if folder:" in cell["source"] or "if folder:\n" in cell["source"] for cell in cells)
+    assert cells and all("if folder:" in "".join(cell["source"]) for cell in cells)
     assert "Made with the ratings" in "".join(cells[0]["outputs"][0]["text"])
 
 
