@@ -3,8 +3,8 @@
 from . import plots as plots
 from .analogies import AnalogyAnswer as AnalogyAnswer
 from .analogies import solve_analogy as solve_analogy
+from .analogy_evaluation import evaluate_analogies as evaluate_analogies
 from .analogy_scores import AnalogyScores as AnalogyScores
-from .analogy_scores import evaluate_analogies as evaluate_analogies
 from .assembly import distributed_vectors as distributed_vectors
 from .assembly import function_vector as function_vector
 from .bats import load_bats as load_bats
@@ -30,8 +30,8 @@ from .naming import rank_test as rank_test
 from .patching import patch as patch
 from .prompts import PromptTemplate as PromptTemplate
 from .question_files import load_questions as load_questions
+from .question_parts import split_questions as split_questions
 from .questions import Question as Question
-from .questions import split_questions as split_questions
 from .recipes import Composition as Composition
 from .relation_files import load_relation as load_relation
 from .relation_files import relation_names as relation_names

@@ -14,12 +14,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from . import display
+from .batches import batch
 from .completion import completions
 from .composition import composed
 from .errors import InputError, whole_number
 from .lens import Lens, lens_of
 from .library import Library, check_pair, check_words
-from .prompts import FewShot, PromptTemplate, batch
+from .prompts import FewShot, PromptTemplate
 from .recipes import composition
 from .vectors import FunctionVector
 from .whatif import WhatIf, what_if

@@ -114,7 +114,7 @@ def _differences(frame: pd.DataFrame) -> str:
     frame, rows = frame[frame.measure == "accuracy"], {}
     libraries = [name for name in LIBRARIES if (frame.library == name).any()]
     for (method, prompt), some in frame.groupby(["method", "prompt"], sort=False):
-        found = {line.library: Score(line.value, line.low, line.high, line.n) for line in some.itertuples()}
+        found = {line.library: Score.of(line) for line in some.itertuples()}
         name = method.replace(" - ", " \N{MINUS SIGN} ")
         rows[f"{name}, {prompt}"] = [page.cell(found.get(library), True) for library in libraries]
     note = "Paired over the same analogies; not shown: the 95 % interval holds 0."

@@ -10,8 +10,9 @@ import torch
 
 from . import results, storage
 from .analogies import solve_analogy
+from .analogy_evaluation import evaluate_analogies
 from .analogy_report import write_analogy_report
-from .analogy_scores import LIBRARIES, PROMPT_ONLY, SUMMED, TRUE, AnalogyScores, Row, evaluate_analogies
+from .analogy_scores import LIBRARIES, PROMPT_ONLY, SUMMED, TRUE, AnalogyScores, Row
 from .errors import InputError
 from .fitting import fit_compositions
 from .lens import lens_of

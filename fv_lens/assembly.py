@@ -10,10 +10,11 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
+from .batches import batch
 from .effects import mean_head_outputs
 from .errors import InputError, whole_number
 from .lens import Lens, lens_of
-from .prompts import FewShot, PromptTemplate, batch, few_shot
+from .prompts import FewShot, PromptTemplate, few_shot
 from .relation_files import load_relation
 from .relations import Relation
 from .rows import HEAD_OUTPUT, RESIDUAL

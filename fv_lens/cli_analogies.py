@@ -36,7 +36,7 @@ def analogies(
     saved: list[Path] = []
     with plain_errors(saved, goes_on=True), quiet():
         from .question_files import load_questions
-        from .questions import split_questions
+        from .question_parts import split_questions
 
         if file and bats:
             raise InputError(f"FILE is {str(file)!r} and --bats {str(bats)!r}; give one of them.")

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .batches import PromptBatch
 from .lens import Lens
 from .prefixes import shared_tokens
-from .prompts import PromptBatch
 from .whatif import WhatIf, what_if
 
 FEW = 4  # so many what-ifs are asked the first listed answer at once, without looking first which begin one

@@ -17,11 +17,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from . import storage
+from .batches import PromptBatch
 from .errors import InputError
 from .gradients import Rows
 from .lens import Lens, lens_of
 from .library import Library, check_pair, explained, pairs_batch
-from .prompts import PromptBatch
 from .recipes import Composition, composition
 from .training import RATE
 from .vectors import FunctionVector

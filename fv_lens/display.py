@@ -8,11 +8,25 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from .markup import Html, bars, card, escape, grid, minus, number, scale, side, small, table, tint
+from .markup import (
+    Html,
+    bars,
+    card,
+    colour_limit,
+    decimals,
+    escape,
+    grid,
+    minus,
+    number,
+    scale,
+    side,
+    small,
+    table,
+    tint,
+)
 from .scores import Score
 
 FEW = 12  # vectors whose matrix is shown with its numbers
-CLIP = 0.995  # the quantile of absolute effects at which colours end
 LISTED = 5  # heads of either sign, or pairs of vectors
 MOST_LAYERS = 25  # of a sweep, about the best
 MEASURES = {"accuracy": "whole word completed right", "choice": "right answer chosen"}
@@ -35,8 +49,7 @@ def effects(frame: pd.DataFrame, relation: object, about: str, over: str) -> str
         about: where they were measured; `over`: what they are means over.
     """
     values = frame.pivot(index="layer", columns="head", values="effect").to_numpy(float)
-    limit = float(np.nanquantile(np.abs(values), CLIP)) or float(np.abs(values).max()) or 1.0
-    places = max(2, 2 - math.floor(math.log10(float(np.abs(values).max()) or 1.0)))
+    limit, places = colour_limit(values), decimals(float(np.abs(values).max()))
     form, marked, columns = f"+.{places}f", {}, []
     for kind, sign, side_of in (("writers", 1, "low"), ("cancellers", -1, "high")):
         rows = []
@@ -172,7 +185,7 @@ def analogies(frame: pd.DataFrame, chance: float | None, n_questions: int, left_
         libraries, found = list(dict.fromkeys(mine.library)), {}
         for line in mine.itertuples():
             cells = found.setdefault(", ".join(filter(None, (line.method, line.prompt))), dict.fromkeys(libraries))
-            cells[line.library] = Score(line.value, line.low, line.high, line.n)
+            cells[line.library] = Score.of(line)
         lines = [(name, *map(scored, cells.values())) for name, cells in found.items()]
         if measure == "choice" and chance is not None and lines:
             lines.append(("by guessing", number(chance), *[""] * (len(libraries) - 1)))

@@ -11,9 +11,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from . import display, scores, storage
+from .batches import PromptBatch, batch
 from .errors import InputError, whole_number
 from .lens import Lens, lens_of
-from .prompts import PromptBatch, PromptTemplate, batch, corrupted, few_shot
+from .prompts import PromptTemplate, corrupted, few_shot
 from .relation_files import load_relation
 from .whatif import Edit, head_outputs, what_if
 

@@ -13,11 +13,12 @@ from tqdm.auto import tqdm
 
 from . import display, scores
 from .assembly import distributed_vectors, function_vector
+from .batches import batch
 from .completion import Completions, completions
 from .effects import mean_head_outputs
 from .errors import whole_number
 from .lens import lens_of
-from .prompts import FewShot, PromptTemplate, batch, with_demonstrations
+from .prompts import FewShot, PromptTemplate, with_demonstrations
 from .relation_files import load_relation
 from .relations import Relation
 from .scores import Score

@@ -14,19 +14,20 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .batches import PromptBatch, batch
 from .completion import Completions, completions
 from .composition import Composer
 from .errors import InputError, whole_number
 from .lens import Lens, lens_of
 from .library import Library, allowed
-from .prompts import PromptBatch, batch
-from .questions import Question, families_of
+from .question_parts import families_of
+from .questions import Question
 from .recipes import Composition, Folded
-from .training import STEPS, Task, tune
+from .training import Task, tune
 from .vectors import FunctionVector
 
 N_FOLDS = 5
-START_STEPS = 24  # at most, of the vectors that pair parts start from: what more of them add, the pair adds itself
+SHARED_STEPS = 24  # more make a vector of the families it was tuned on, and no better one for others
 LIBRARY = [Composition("posterior", t, scale=s) for t, s in product((0.5, 1.0, 2.0), (0.25, 0.5, 1.0))]
 CENTRED = [Composition("posterior", t, center=True, scale=s) for t, s in product((1.0, 2.0, 4.0), (0.25, 0.5, 1.0))]
 PAIR = [Composition("none", pair_steps=n, pair_scale=s) for n, s in product((4, 8, 12), (0.25, 0.5, 0.75, 1.0))]
@@ -67,7 +68,7 @@ def fit_compositions(
     n_shots: int = 1,
     n_folds: int = N_FOLDS,
     candidates: Mapping[str, Sequence[Composition]] = CANDIDATES,
-    steps: int = STEPS,
+    steps: int = SHARED_STEPS,
     seed: int = 0,
     progress: bool = True,
 ) -> dict[str, Folded]:
@@ -101,8 +102,8 @@ def fit_compositions(
     fold_of = folds_of([*train, *validation], n_folds, seed)
     n_folds = max(fold_of.values(), default=-1) + 1
     tuned = {
-        shots: _shared(lens, library, train, validation, shots, fold_of, n_folds, n_steps, progress)
-        for shots, n_steps in {0: min(steps, START_STEPS), n_shots: steps}.items()
+        shots: _shared(lens, library, train, validation, shots, fold_of, n_folds, steps, progress)
+        for shots in sorted({0, n_shots})
     }
     shared, starts = list(tuned[n_shots]), list(tuned[0])  # a tensor each, by whose identity pair parts are known
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 from itertools import permutations
 
 from .errors import InputError, whole_number
-from .questions import Question, Questions, digest
+from .question_parts import Questions
+from .questions import Question, digest
 from .relation_files import load_relation
 from .relations import Relation
 

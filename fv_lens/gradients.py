@@ -16,10 +16,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
+from .batches import PromptBatch
 from .errors import InputError, ParityError
 from .forms import form_for
 from .lens import Lens, Prefix
-from .prompts import PromptBatch
 from .rows import RESIDUAL
 from .vectors import check_layer
 from .whatif import TILE, refuse_patches

@@ -8,8 +8,9 @@ import numpy as np
 
 from . import scores
 from .effects import HeadEffects
+from .markup import colour_limit, decimals
 from .page import N_SHADES, embedded, text
-from .plots.heads import UNITS, checked_head, colour_limit, decimals
+from .plots.heads import UNITS, checked_head
 
 EMBEDDED = 50_000  # effects of one prompt each that a page holds at most in each measure
 NAMES = {"probability": "probability", "log_prob": "log-probability"}

@@ -64,14 +64,15 @@ def _in_short(frame: pd.DataFrame, ceiling: float | None) -> Iterator[str]:
     for measure in ("relations", "relations, cross-fitted", "typicality, cross-fitted"):
         some = levels[levels.measure == measure]
         told = [
-            f"{line.vectors} {_score(line)}" + f", p = {line.p:.2g}" * (line.p == line.p) for line in some.itertuples()
+            f"{line.vectors} {Score.of(line)}" + (f", p = {line.p:.2g}" if pd.notna(line.p) else "")
+            for line in some.itertuples()
         ]
         if told:
             yield f"Spearman's rho with people, {measure}: {'; '.join(told)}."
     if ceiling is not None:
         yield f"People agree with themselves to {ceiling:.2f} (split halves)."
     for line in apart.itertuples():
-        score, name = _score(line), line.vectors.replace(" - ", " \N{MINUS SIGN} ")
+        score, name = Score.of(line), line.vectors.replace(" - ", " \N{MINUS SIGN} ")
         yield f"{name}, {line.measure}: " + (f"{score.signed}." if score.differs() else f"not shown ({score.signed}).")
 
 
@@ -81,12 +82,8 @@ def _table(frame: pd.DataFrame) -> str:
     for measure, some in frame.groupby("measure", sort=False):
         found = {line.vectors: line for line in some.itertuples()}
         rows[measure] = [
-            page.cell(_score(found[kind]) if kind in found else None, " - " in kind) for kind in kinds
+            page.cell(Score.of(found[kind]) if kind in found else None, " - " in kind) for kind in kinds
         ]  # fmt: skip
     labels = [kind.replace(" - ", " \N{MINUS SIGN} ") for kind in kinds]
     note = "Spearman's rho; 95 % intervals by jackknife over relations, of typicality by bootstrap over relations."
     return page.table(labels, rows, note, first_bold=False, name="Agreement with people")
-
-
-def _score(line) -> Score:
-    return Score(float(line.value), float(line.low), float(line.high), int(line.n))

@@ -7,10 +7,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from .batches import PromptBatch, batch
 from .completion import completions
 from .errors import InputError
 from .lens import Lens
-from .prompts import FewShot, PromptBatch, PromptTemplate, batch
+from .prompts import FewShot, PromptTemplate
 from .relation_files import load_relation, relation_names
 from .rows import Edit
 from .vectors import FunctionVector, own_template

@@ -5,13 +5,17 @@ can be read alike. What is no `Html` yet is escaped, whatever piece it is given 
 """
 
 import html
+import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 from numbers import Real
+
+import numpy as np
 
 WARM, COOL = "194, 87, 12", "43, 108, 176"  # orange and blue of the figures
 LONGEST = 200  # characters of a text; user data may be of any length
 MOST_LINES = 24  # of a table
 MOST_CELLS, SHADES = 4000, 10  # of a map
+CLIP = 0.995  # the quantile of absolute effects at which the colours of a map end
 FAINT = "rgba(128, 128, 128, .35)"
 # Notebooks style tables with one class and one element, and striped rows with more.
 STYLE = f"""<style>
@@ -186,6 +190,16 @@ def grid(
         f'{ticks}<g transform="scale({wide} {high}) translate(0 .5)" fill="none" shape-rendering="crispEdges">'
         f'{paths}</g><rect width="{width}" height="{height}" fill="none" stroke="{FAINT}"/>{outlines}</g></svg>'
     )
+
+
+def colour_limit(mean: np.ndarray) -> float:
+    """The absolute effect at which the colours of a map end."""
+    return float(np.quantile(np.abs(mean), CLIP)) or float(np.abs(mean).max()) or 1.0
+
+
+def decimals(largest: float) -> int:
+    """How many show three figures of the largest effect, and two at least."""
+    return max(2, 2 - math.floor(math.log10(largest or 1.0)))
 
 
 def scale(limit: str, below: str, above: str, unit: str) -> Html:

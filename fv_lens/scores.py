@@ -34,6 +34,11 @@ class Score:
     high: float
     n: int
 
+    @classmethod
+    def of(cls, line: object) -> "Score":
+        """That of a line of a table, whose `value`, `low`, `high` and `n` it has."""
+        return cls(float(line.value), float(line.low), float(line.high), int(line.n))
+
     def __float__(self) -> float:
         return self.value
 

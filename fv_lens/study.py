@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .batches import PromptBatch, batch
 from .errors import InputError
 from .lens import lens_of
-from .prompts import FewShot, PromptBatch, PromptTemplate, batch, corrupted, with_demonstrations
+from .prompts import FewShot, PromptTemplate, corrupted, with_demonstrations
 from .relation_files import load_relation
 from .relations import Relation
 from .rows import Edit

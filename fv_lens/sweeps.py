@@ -10,11 +10,12 @@ from tqdm.auto import tqdm
 
 from . import display, scores
 from .assembly import function_vector
+from .batches import batch
 from .completion import completions
 from .effects import HeadEffects, mean_head_outputs
 from .errors import InputError, finite_number, whole_number
 from .lens import lens_of
-from .prompts import PromptTemplate, batch, with_demonstrations
+from .prompts import PromptTemplate, with_demonstrations
 from .relation_files import load_relation
 from .vectors import FunctionVector, as_vectors, check_layer, own_template
 from .whatif import Edit

@@ -12,9 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .batches import PromptBatch, batch
 from .gradients import Rows
 from .lens import Lens
-from .prompts import PromptBatch, PromptTemplate, batch, with_demonstrations
+from .prompts import PromptTemplate, with_demonstrations
 from .relations import Relation
 
 STEPS = 40

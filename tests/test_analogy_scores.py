@@ -8,20 +8,9 @@ import pandas as pd
 import pytest
 import torch
 
-from fv_lens import analogy_scores as module
 from fv_lens import scores
-from fv_lens.analogy_scores import (
-    CHOSEN,
-    COMPLETED,
-    LIBRARIES,
-    PROFILES,
-    PROMPT_ONLY,
-    SUMMED,
-    TRUE,
-    AnalogyScores,
-    Row,
-    evaluate_analogies,
-)  # fmt: skip
+from fv_lens.analogy_evaluation import evaluate_analogies  # fmt: skip
+from fv_lens.analogy_scores import CHOSEN, COMPLETED, LIBRARIES, PROFILES, PROMPT_ONLY, SUMMED, TRUE, AnalogyScores, Row
 from fv_lens.composition import compose
 from fv_lens.errors import InputError
 from fv_lens.lens import lens_of
@@ -32,7 +21,7 @@ from fv_lens.vectors import FunctionVector
 
 from . import oracles
 from .oracles import EXACT, Change
-from .test_fitting import FAMILIES, LAYER, noise, read_once, vectors_of
+from .test_fitting import FAMILIES, LAYER, noise, vectors_of
 
 CLOSE = 1e-3  # where gradients have a part: Adam divides by a gradient's own size
 ENDINGS = oracles.some_endings()
@@ -57,12 +46,6 @@ QUESTIONS = [
     asked(5, "d", 3, pairs=True),
 ]  # fmt: skip
 CHOICES = [i for i, question in enumerate(QUESTIONS) if question.pairs]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    with read_once():
-        yield
 
 
 @pytest.fixture(autouse=True)
@@ -596,4 +579,4 @@ def test_progress_is_told_unless_not_wanted(llama, capsys):
     evaluated(llama, QUESTIONS[1:2], choices=False)
     assert capsys.readouterr().err == ""
     evaluate_analogies(llama, vectors_of(llama), QUESTIONS[1:2], {}, choices=False)
-    assert "analogies" in capsys.readouterr().err and module.tqdm is not None
+    assert "analogies" in capsys.readouterr().err

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from fv_lens import analogy_study as module
 from fv_lens import cli, models, question_files
-from fv_lens.analogy_scores import LIBRARIES, PROFILES, PROMPT_ONLY, TRUE, AnalogyScores, Row, evaluate_analogies
+from fv_lens.analogy_evaluation import evaluate_analogies
+from fv_lens.analogy_scores import LIBRARIES, PROFILES, PROMPT_ONLY, TRUE, AnalogyScores, Row
 from fv_lens.analogy_study import load_library, solve_all, tuned_library
 from fv_lens.errors import InputError
 from fv_lens.fitting import BEST, fit_compositions
@@ -26,7 +27,7 @@ from fv_lens.vectors import FunctionVector
 
 from . import oracles, tiny
 from .test_analogy_scores import asked as asked_at_length
-from .test_fitting import TRAIN, VALIDATION, equal, noise, read_once, vectors_of
+from .test_fitting import TRAIN, VALIDATION, equal, noise, vectors_of
 from .test_report import Page
 
 FILES = ["composites", "report.html", "results.csv", "stages", "summary.json"]
@@ -54,7 +55,7 @@ def quick(fits: list | None = None):
             fits.append((len(train), len(validation)))
         return fit_compositions(model, vectors, train, validation, candidates=FEW, steps=2, **settings)
 
-    with read_once(), pytest.MonkeyPatch.context() as patched:
+    with pytest.MonkeyPatch.context() as patched:
         patched.setattr(module, "fit_compositions", fit)
         patched.setattr(module, "METHODS", NAMED)
         yield

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from fv_lens import scores
+from fv_lens.batches import PromptBatch
 from fv_lens.effects import HeadEffects
 from fv_lens.plots.style import DARK, INK
-from fv_lens.prompts import PromptBatch
 from fv_lens.report import write_report
 
 from .test_plots import HOSTILE, made_effects, made_evaluation, made_sweep

@@ -10,10 +10,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformer_lens.model_bridge import TransformerBridge
 
 from fv_lens import completion as module
+from fv_lens.batches import PromptBatch
 from fv_lens.completion import FEW, Completions, completions
 from fv_lens.errors import InputError
 from fv_lens.lens import lens_of
-from fv_lens.prompts import PromptBatch
 from fv_lens.whatif import Edit
 
 from . import oracles, tiny

@@ -3,13 +3,14 @@
 import pytest
 import torch
 
+from fv_lens.batches import batch
 from fv_lens.effects import indirect_effects
 from fv_lens.evaluation import evaluate
 from fv_lens.forms import POSITIONS
 from fv_lens.gradients import Rows
 from fv_lens.lens import lens_of
 from fv_lens.patching import patch
-from fv_lens.prompts import PromptTemplate, batch, with_demonstrations
+from fv_lens.prompts import PromptTemplate, with_demonstrations
 from fv_lens.relations import Relation
 from fv_lens.tuning import finetune
 from fv_lens.vectors import FunctionVector

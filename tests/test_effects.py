@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from fv_lens import effects as module
+from fv_lens.batches import batch
 from fv_lens.effects import HeadEffects, indirect_effects, mean_effects, mean_head_outputs
 from fv_lens.errors import InputError
 from fv_lens.lens import lens_of
-from fv_lens.prompts import PromptTemplate, batch, few_shot
+from fv_lens.prompts import PromptTemplate, few_shot
 from fv_lens.relations import Relation
 
 from . import oracles, tiny

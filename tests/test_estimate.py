@@ -11,13 +11,14 @@ from torch.utils.flop_counter import flop_registry
 from typer.testing import CliRunner
 
 from fv_lens import cli, costs, gradients, protocol
+from fv_lens.batches import batch
 from fv_lens.costs import Cost, Shape, Words, stage_costs
 from fv_lens.errors import InputError
 from fv_lens.estimate import _shape, _words, estimate, matmul_rate, row_bytes
 from fv_lens.gradients import Rows
 from fv_lens.lens import linear
 from fv_lens.models import load_model
-from fv_lens.prompts import batch, with_demonstrations
+from fv_lens.prompts import with_demonstrations
 from fv_lens.relations import Relation
 from fv_lens.study import Settings, Study
 from fv_lens.tuning import layer_grid

@@ -7,10 +7,11 @@ import torch
 from fv_lens import evaluation as module
 from fv_lens import scores
 from fv_lens.assembly import distributed_vectors, function_vector
+from fv_lens.batches import batch
 from fv_lens.errors import InputError
 from fv_lens.evaluation import DRAWS, evaluate
 from fv_lens.lens import lens_of
-from fv_lens.prompts import PromptTemplate, batch, with_demonstrations
+from fv_lens.prompts import PromptTemplate, with_demonstrations
 from fv_lens.relations import Relation
 from fv_lens.vectors import FunctionVector
 

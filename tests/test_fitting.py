@@ -1,17 +1,13 @@
 """Fitted composites: shared vectors by plain Adam, settings by slow forwards, families without a say in their own."""
 
-import functools
 import random
-from contextlib import contextmanager
 from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
 
-from fv_lens import analogy_study, library
 from fv_lens import fitting as module
-from fv_lens import questions as questions_module
 from fv_lens.composition import compose
 from fv_lens.errors import InputError
 from fv_lens.fitting import BEST, CANDIDATES, fit_composition, fit_compositions, folds_of
@@ -106,20 +102,10 @@ def tuned_by_hand(model, train, validation, n_shots: int, steps: int) -> torch.T
     return vectors[min({*range(0, steps + 1, 2), steps}, key=lambda step: checks[step])]
 
 
-@contextmanager
-def read_once():
-    """The bundled relations, which the tests' type checks make slow to read, are read once."""
-    read = functools.cache(library.load_relation)
-    with pytest.MonkeyPatch.context() as patched:
-        for module_ in (library, questions_module, analogy_study):
-            patched.setattr(module_, "load_relation", read)
-        yield
-
-
 @pytest.fixture(autouse=True, scope="module")
 def some_end(llama):
     """Half of the tokens end an answer, so that settings differ in how many whole answers are right."""
-    with read_once(), pytest.MonkeyPatch.context() as patched:
+    with pytest.MonkeyPatch.context() as patched:
         patched.setitem(lens_of(llama).findings, "endings", ENDINGS)
         yield
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from fv_lens import gradients
+from fv_lens.batches import PromptBatch
 from fv_lens.errors import InputError, ParityError
 from fv_lens.gradients import Rows
 from fv_lens.lens import lens_of
 from fv_lens.patching import patch
-from fv_lens.prompts import PromptBatch
 from fv_lens.vectors import FunctionVector
 
 from . import oracles, tiny

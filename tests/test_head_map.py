@@ -16,8 +16,8 @@ from fv_lens.errors import InputError
 from fv_lens.head_map import EMBEDDED, head_map
 from fv_lens.head_words import head_words
 from fv_lens.lens import lens_of
+from fv_lens.markup import decimals
 from fv_lens.page import N_SHADES, write_page
-from fv_lens.plots.heads import decimals
 from fv_lens.vectors import FunctionVector
 
 from .test_plots import HOSTILE, made_effects

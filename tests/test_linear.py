@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch.nn.functional import linear
 
+from fv_lens.batches import batch
 from fv_lens.lens import lens_of
 from fv_lens.lens import linear as module
 from fv_lens.lens.linear import through_onednn
-from fv_lens.prompts import PromptTemplate, batch, with_demonstrations
+from fv_lens.prompts import PromptTemplate, with_demonstrations
 from fv_lens.relation_files import load_relation
 
 from . import tiny

@@ -7,17 +7,9 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from fv_lens.batches import PromptBatch, batch
 from fv_lens.errors import InputError
-from fv_lens.prompts import (
-    FewShot,
-    PromptBatch,
-    PromptTemplate,
-    batch,
-    corrupt,
-    corrupted,
-    few_shot,
-    with_demonstrations,
-)
+from fv_lens.prompts import FewShot, PromptTemplate, corrupt, corrupted, few_shot, with_demonstrations
 from fv_lens.relations import Relation
 
 ANTONYM = Relation(

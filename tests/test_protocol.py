@@ -10,12 +10,13 @@ import torch
 
 from fv_lens import protocol
 from fv_lens.assembly import distributed_vectors, function_vector
+from fv_lens.batches import batch
 from fv_lens.completion import completions
 from fv_lens.effects import indirect_effects
 from fv_lens.errors import InputError
 from fv_lens.evaluation import edits_of
 from fv_lens.patching import patch
-from fv_lens.prompts import FewShot, batch, few_shot, with_demonstrations
+from fv_lens.prompts import FewShot, few_shot, with_demonstrations
 from fv_lens.relations import Relation
 from fv_lens.tuning import finetune_all
 from fv_lens.vectors import FunctionVector

@@ -8,7 +8,8 @@ import pytest
 from fv_lens.bats import load_bats
 from fv_lens.errors import InputError
 from fv_lens.question_files import load_questions
-from fv_lens.questions import Question, split_questions
+from fv_lens.question_parts import split_questions
+from fv_lens.questions import Question
 from fv_lens.relation_files import load_relation, relation_names
 
 OWN = {

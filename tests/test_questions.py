@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fv_lens.errors import InputError
-from fv_lens.questions import Question, seen, split_questions, unseen
+from fv_lens.question_parts import seen, split_questions, unseen
+from fv_lens.questions import Question
 from fv_lens.relation_files import load_relation
 from fv_lens.relations import Relation
 from fv_lens.vectors import FunctionVector

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from fv_lens import study as study_module
+from fv_lens.batches import batch
 from fv_lens.errors import InputError
 from fv_lens.lens import lens_of
-from fv_lens.prompts import batch
 from fv_lens.relations import Relation, Split
 from fv_lens.study import TEST, TRAIN, VALIDATION, Settings, Study
 from fv_lens.tuning import shuffled

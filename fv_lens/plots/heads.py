@@ -1,6 +1,5 @@
 """The map of heads."""
 
-import math
 import textwrap
 from collections.abc import Sequence
 
@@ -10,10 +9,10 @@ import plotly.graph_objects as go
 from .. import scores
 from ..effects import HeadEffects
 from ..errors import InputError, whole_number
+from ..markup import colour_limit, decimals
 from .style import DIVERGING, INK, finish, whole_ticks
 
 UNITS = {"probability": "change in probability", "log_prob": "change in log-probability (nats)"}
-CLIP = 0.995  # the quantile of absolute effects at which the colours end
 
 
 def head_effects(effects: HeadEffects, chosen: Sequence = (), measure: object = "probability") -> go.Figure:
@@ -79,16 +78,6 @@ def head_effects(effects: HeadEffects, chosen: Sequence = (), measure: object = 
         height=max(200, round(cell_height * n_layers + 60)),
         width=max(460, round(cell_width * n_heads + 180)),
     )
-
-
-def colour_limit(mean: np.ndarray) -> float:
-    """The absolute effect at which the colours of a map end."""
-    return float(np.quantile(np.abs(mean), CLIP)) or float(np.abs(mean).max()) or 1.0
-
-
-def decimals(largest: float) -> int:
-    """How many show three figures of the largest effect, and two at least."""
-    return max(2, 2 - math.floor(math.log10(largest or 1.0)))
 
 
 def checked_head(head: object, n_layers: int, n_heads: int) -> tuple[int, int]:

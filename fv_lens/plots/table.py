@@ -38,8 +38,7 @@ def scores_of(frame: pd.DataFrame, **where: str) -> dict[str, dict[str, Score]]:
         frame = frame[frame[column] == value]
     scores: dict[str, dict[str, Score]] = {}
     for line in frame.itertuples():
-        score = Score(float(line.value), float(line.low), float(line.high), int(line.n))
-        scores.setdefault(str(line.row), {})[str(line.name)] = score
+        scores.setdefault(str(line.row), {})[str(line.name)] = Score.of(line)
     return scores
 
 

@@ -15,10 +15,11 @@ import time
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fv_lens.batches import batch
 from fv_lens.effects import mean_head_outputs
 from fv_lens.lens import lens_of
 from fv_lens.models import load_model
-from fv_lens.prompts import batch, corrupted
+from fv_lens.prompts import corrupted
 from fv_lens.relation_files import load_relation
 from fv_lens.whatif import Edit, what_if
 
