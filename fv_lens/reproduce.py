@@ -174,11 +174,11 @@ def _rows(study: Study, sums: Mapping, record: Mapping, vectors: Mapping, few: T
 
 
 def _means_of_others(study: Study, vectors: Tensor) -> Tensor:
-    """For each relation, the mean vector over its others; NaN where it has fewer than two, of which one is no mean."""
-    means = torch.full_like(vectors, torch.nan)
+    """For each relation the mean over the whole vectors of its others; NaN where they are fewer than two."""
+    means, whole = torch.full_like(vectors, torch.nan), ~vectors.isnan().any(1)
     for r in range(len(study)):
-        if len(others := study.others(r)) > 1:
-            means[r] = vectors[others].nanmean(0)
+        if len(others := [q for q in study.others(r) if whole[q]]) > 1:
+            means[r] = vectors[others].mean(0)
     return means
 
 
