@@ -11,8 +11,10 @@ from ..errors import InputError
 from .style import ACCENT, CONTROL, GRID, INK, finish
 from .table import lanes, number
 
-COLOURS = (CONTROL, ACCENT, "#1b7f5c", "#8a4f9e", "#8a6a00", "#1f7fa6", "#c2457a", INK)
-SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star", "triangle-down", "hexagon")
+COLOURS = (CONTROL, ACCENT, "#1b7f5c", "#8a4f9e", "#8a6a00", "#1f7fa6", "#c2457a", INK, "#6d4c41", "#6b7280")
+SYMBOLS = (
+    "circle", "diamond", "square", "triangle-up", "cross", "star", "triangle-down", "hexagon", "pentagon", "bowtie",
+)  # fmt: skip
 # Where a label stands: textposition -> the side of the point, across and up.
 SIDES = {
     "middle right": (1, 0), "middle left": (-1, 0), "top center": (0, 1), "bottom center": (0, -1),

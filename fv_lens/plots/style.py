@@ -23,7 +23,8 @@ DARK = {
     "#ffffff": "#14181d", INK: "#e6ebf0", MUTED: "#a3afbc", GRID: "#2c343d", ACCENT: "#f08a3c", LIGHT: "#f2cd82",
     CONTROL: "#6aaef0", "#08306b": "#cfe6ff", "#7fb0d9": "#33699f", "#d3e4f2": "#1d3147", "#fde3c4": "#3d2917",
     "#f6a656": "#96561b", "#6e2a04": "#ffdcb8", "#5b4b8a": "#a99be0", "#1b7f5c": "#4cc497", "#8a4f9e": "#c58ad9",
-    "#8a6a00": "#d0ab2c", "#1f7fa6": "#6cbfe0", "#c2457a": "#ee82ae", "#a3a3a3": "#5c636b",
+    "#8a6a00": "#d0ab2c", "#1f7fa6": "#6cbfe0", "#c2457a": "#ee82ae", "#6d4c41": "#c9a090",
+    "#6b7280": "#aab4c0", "#a3a3a3": "#5c636b",
     "#2a3f5f": "#e6ebf0", "#ebf0f8": "#2c343d", "#c8d4e3": "#2c343d",  # of plotly's own template
 }  # fmt: skip
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
