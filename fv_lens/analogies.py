@@ -68,7 +68,7 @@ class AnalogyAnswer:
 
     def __repr__(self) -> str:
         best = [_shown(self.choices[self.choice])] if self.choices else [word for word, _ in self.completions[:1]]
-        return f"AnalogyAnswer({', '.join(map(repr, [self._question, *best]))})"
+        return f"AnalogyAnswer({', '.join(map(repr, [self.asked, *best]))})"
 
     def _repr_html_(self) -> str:
         columns = {"with the vector": self.completions, "without": self.plain_completions}
@@ -76,14 +76,15 @@ class AnalogyAnswer:
             (_shown(choice), score, plain, i == self.choice, i == self.plain_choice)
             for i, (choice, score, plain) in enumerate(zip(self.choices, self.scores, self.plain_scores))
         ]
-        return display.answer(self._question, self.weights, columns, choices)
+        return display.answer(self.asked, self.weights, columns, choices)
 
     @property
-    def _question(self) -> str:
+    def asked(self) -> str:
+        """The analogy in words, with ? for what was asked for."""
         return f"{self.source[0]} : {self.source[1]} :: {self.target or '?'} : ?"
 
     def __str__(self) -> str:
-        lines = [self._question]
+        lines = [self.asked]
         lines.append("weights      " + ", ".join(f"{name} {w:.2f}" for name, w in list(self.weights.items())[:5]))
         for title, found in (("with", self.completions), ("without", self.plain_completions)):
             if found:

@@ -15,7 +15,7 @@ from .scores import Score
 
 CAPTIONS = {
     "accuracy": "Full: all vectors of the library; relation or family left out: without those of the analogy's own "
-    "relation or family, in the library and in the shared vector. Hover for intervals, which are over families.",
+    "relation or family, in the library and in the shared vector. Intervals are over families.",
     "choice": "By log P(D | C) with the vector, choices in an order drawn by seed. The dashed line is chance.",
 }
 WORDS = (
@@ -72,17 +72,19 @@ def write_analogy_report(
 
 def _in_short(scores: AnalogyScores, best: str) -> Iterator[str]:
     """The chosen method beside the best prompt alone, in each library, with their paired difference."""
-    yield (
-        f"{len(scores.questions)} analogies A : B :: C : ?, answered by every method; {scores.left_out} more were left "
-        "out because a vector was tuned on one of their pairs."
-    )
+    line = f"{len(scores.questions)} analogies A : B :: C : ?, answered by every method"
+    if scores.left_out:
+        line += f"; {scores.left_out} more were left out because a vector was tuned on one of their pairs"
+    yield line + "."
     prompt = max((row for row in scores.values if row.method == PROMPT_ONLY and "accuracy" in scores.values[row]),
                  key=lambda row: scores.score(row).value)  # fmt: skip
     for library in LIBRARIES:
         rows = [row for row in scores.values if (row.method, row.library) == (best, library)]
-        for row in [row for row in rows if "accuracy" in scores.values[row]][:1]:
-            line = f"{best}, {library if library == 'full' else 'its ' + library}: {scores.score(row)} completed with "
-            line += f"the whole word; the prompt alone ({prompt.prompt}) {scores.score(prompt)}"
+        rows = [row for row in rows if "accuracy" in scores.values[row]]
+        for row in sorted(rows, key=lambda row: row.prompt != prompt.prompt)[:1]:
+            which = f"{best}, {row.prompt}, {library if library == 'full' else 'its ' + library}"
+            line = f"{which}: {scores.score(row)} completed with the whole word; "
+            line += f"the prompt alone ({prompt.prompt}) {scores.score(prompt)}"
             alone = Row("shared alone", row.library, row.prompt)
             for name, other in (("over the prompt", prompt), ("over the shared vector alone", alone)):
                 if other in scores.values:
@@ -123,20 +125,17 @@ def _differences(frame: pd.DataFrame) -> str:
 
 def _item(question: Question, answer: AnalogyAnswer) -> str:
     """One analogy, which opens to its weights, its completions and its choices."""
-    a, b = question.source
-    c, answers = question.completion
-    head = f"{a} : {b} :: {c} : ?"
+    head, answers = answer.asked, question.completion[1]
     if answer.completions:
         first = answer.completions[0][0]
         head += f" {first}, " + ("right" if first in answers else f"not {answers[0]}")
     elif answer.choices:
-        head += (
-            f" {' : '.join(question.pairs[answer.choice])}, {'right' if answer.choice == question.right else 'wrong'}"
-        )
-    rows = {
-        name: [f"<td>{weight:.2f}</td>", f'<td><meter aria-hidden="true" value="{max(0.0, weight):.3f}"></meter></td>']
-        for name, weight in list(answer.weights.items())[:N_WEIGHTS]
-    }
+        chosen = " : ".join(question.pairs[answer.choice])
+        head += f" {chosen}, " + ("right" if answer.choice == question.right else "wrong")
+    rows = [
+        (name, [f"<td>{w:.2f}</td>", f'<td><meter aria-hidden="true" value="{max(0.0, w):.3f}"></meter></td>'])
+        for name, w in list(answer.weights.items())[:N_WEIGHTS]
+    ]
     weights = page.table(["weight", ""], rows, "", first_bold=False, name=f"Weights, {head}") if rows else ""
     ways = {"With the composite": answer.completions, "Without": answer.plain_completions}
     said = "".join(
@@ -151,11 +150,11 @@ def _choices(question: Question, answer: AnalogyAnswer) -> str:
     """The choices with their scores, the right one and those that were chosen named."""
     if not answer.choices:
         return ""
-    rows = {}
+    rows = []  # no mapping: the same wrong choice may stand twice
     for i, (choice, score, plain) in enumerate(zip(question.pairs, answer.scores, answer.plain_scores)):
         marks = ["right"] * (i == question.right) + ["chosen"] * (i == answer.choice)
         marks += ["chosen without"] * (i == answer.plain_choice)
         cells = (f"{score:.2f}", f"{plain:.2f}", ", ".join(marks))
-        rows[" : ".join(choice)] = [f"<td>{page.text(cell)}</td>" for cell in cells]
+        rows.append((" : ".join(choice), [f"<td>{page.text(cell)}</td>" for cell in cells]))
     columns = ["log P(D | C), nats", "without the composite", ""]
     return page.table(columns, rows, "", first_bold=False, name=f"Choices of {' : '.join(question.source)}")

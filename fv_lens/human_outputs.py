@@ -88,12 +88,12 @@ def _frame(found: Mapping[str, Comparison], human: HumanMatrix) -> pd.DataFrame:
         scored = {"relations, cross-fitted": one.crossed, "typicality, cross-fitted": one.typicality}
         for name, groups in one.pairs.items():
             scored |= {f"pairs by {name}, {group}, cross-fitted": score for group, score in groups.items()}
-        lines += [(name, kind, x.value, x.low, x.high, np.nan, x.n) for name, x in scored.items()]
+        lines += [(name, kind, x.value, *x.ends, np.nan, x.n) for name, x in scored.items()]
     for other in [kind for kind in found if kind != "FFV"]:
         score = difference(found["FFV"].similarity, found[other].similarity, human)
-        lines.append(("relations", f"FFV - {other}", score.value, score.low, score.high, np.nan, score.n))
+        lines.append(("relations", f"FFV - {other}", score.value, *score.ends, np.nan, score.n))
     plain = found["FFV"].plain_typicality
-    lines.append(("typicality, cross-fitted", "no vector", plain.value, plain.low, plain.high, np.nan, plain.n))
+    lines.append(("typicality, cross-fitted", "no vector", plain.value, *plain.ends, np.nan, plain.n))
     return pd.DataFrame(lines, columns=COLUMNS)
 
 

@@ -9,7 +9,7 @@ from . import page, plots
 from .scores import Score
 
 CAPTIONS = {
-    "similarity": "How alike ten kinds of relations are: people's mean ratings (1 to 7), and cosines of vectors less "
+    "similarity": "How alike the rated relations are: people's mean ratings (1 to 7), and cosines of vectors less "
     "their mean. All are in the order of the first matrix, like beside like.",
     "map": "Fine-tuned vectors of all relations by multidimensional scaling: near in the map, alike in centred cosine, "
     "as well as two dimensions can show.",
@@ -55,7 +55,8 @@ def write_human_report(
         ),
         page.how_made(facts),
     ]
-    page.write_page(path, title, parts, downloads={"results": frame, **matrices})
+    named = {title: matrix.rename_axis("relation").reset_index() for title, matrix in matrices.items()}
+    page.write_page(path, title, parts, downloads={"results": frame, **named})
 
 
 def _in_short(frame: pd.DataFrame, ceiling: float | None) -> Iterator[str]:
@@ -85,5 +86,5 @@ def _table(frame: pd.DataFrame) -> str:
             page.cell(Score.of(found[kind]) if kind in found else None, " - " in kind) for kind in kinds
         ]  # fmt: skip
     labels = [kind.replace(" - ", " \N{MINUS SIGN} ") for kind in kinds]
-    note = "Spearman's rho; 95 % intervals by jackknife over relations, of typicality by bootstrap over relations."
+    note = "Spearman's rho; 95 % intervals over relations: by jackknife, and of mean typicality by resampling."
     return page.table(labels, rows, note, first_bold=False, name="Agreement with people")

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -119,16 +120,16 @@ def _chosen(found: Found) -> dict:
 
 
 def _together(vectors: Mapping[str, Mapping[str, FunctionVector]], library: str) -> dict:
-    """How alike the relations are as vectors of each kind, and the map of the library; nothing for two relations."""
-    if len(vectors[library]) < 3:
-        return {}
+    """How alike the relations are as vectors of each kind, and the map of the library; nothing of two relations."""
     kinds = {"FV": vectors.get("summed", {}), **{STARTS[key]: vectors[key] for key in STARTS if key in vectors}}
     shared = [name for name in vectors[library] if all(name in some for some in kinds.values() if some)]
-    alike = {kind: similarity_matrix({name: some[name] for name in shared}) for kind, some in kinds.items() if some}
-    return {
-        "similarities": {kind: one.to_frame() for kind, one in alike.items()},
-        "points": mds(similarity_matrix(vectors[library])),
-    }
+    drawn: dict = {}
+    if len(shared) > 2:
+        alike = {kind: similarity_matrix({name: some[name] for name in shared}) for kind, some in kinds.items() if some}
+        drawn["similarities"] = {kind: one.to_frame() for kind, one in alike.items()}
+    if len(vectors[library]) > 2:
+        drawn["points"] = mds(similarity_matrix(vectors[library]))
+    return drawn
 
 
 def _stability(table: Table, vectors: Mapping, seeds: int) -> None:
@@ -176,9 +177,11 @@ def _save_vectors(folder: Path, vectors: Mapping, library: str, files: Mapping[s
 
 def _file_names(names: Sequence[str]) -> list[str]:
     """A file name for each relation's vector, numbered where two would have the same."""
-    plain = [re.sub(r"[^\w.-]+", "-", name) for name in names]
-    numbered = [f"{name}-{plain[:i].count(name) + 1}" if name in plain[:i] else name for i, name in enumerate(plain)]
-    return [f"{name}.safetensors" for name in numbered]
+    used: dict[str, None] = {}
+    for name in (re.sub(r"[^\w.-]+", "-", name) for name in names):
+        numbered = (f"{name}-{i}" for i in count(2))
+        used[name if name not in used else next(one for one in numbered if one not in used)] = None
+    return [f"{name}.safetensors" for name in used]
 
 
 def _training(study: Study, tuned: Step, r: int) -> dict:

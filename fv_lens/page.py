@@ -65,13 +65,13 @@ def in_short(lines: Iterable[str]) -> str:
     return f'<section class="short">{short}</section>' if short else ""
 
 
-def figure(name: str, figure: go.Figure, caption: str) -> str:
+def figure(name: str, drawn: go.Figure, caption: str) -> str:
     """The figure with its caption, in the page's colours; the page draws it, with the plotly.js that it holds once.
 
     `name` is its id in the page. It can be hovered over, but not dragged, so that a finger on it scrolls the page.
     """
-    drawn, width = go.Figure(figure), figure.layout.width  # the page narrows it on a small screen
-    drawn.update_layout(width=None, paper_bgcolor=CLEAR, plot_bgcolor=figure.layout.plot_bgcolor or CLEAR)
+    drawn, width = go.Figure(drawn), drawn.layout.width  # the page narrows it on a small screen
+    drawn.update_layout(width=None, paper_bgcolor=CLEAR, plot_bgcolor=drawn.layout.plot_bgcolor or CLEAR)
     drawn.update_layout(dragmode=False, legend_itemclick=False, legend_itemdoubleclick=False)
     source = drawn.to_json().replace("<", r"\u003c")
     titled = re.search(r"<b>(.*?)</b>", drawn.layout.title.text or "")
@@ -86,15 +86,19 @@ def figure(name: str, figure: go.Figure, caption: str) -> str:
 
 
 def table(
-    columns: Iterable[str], rows: Mapping[str, Iterable[str]], note: str, first_bold: bool = True, name: str = ""
+    columns: Iterable[str],
+    rows: Mapping[str, Iterable[str]] | Iterable[tuple[str, Iterable[str]]],
+    note: str,
+    first_bold: bool = True,
+    name: str = "",
 ) -> str:
-    """A table that scrolls where the page is narrow; its cells are HTML (see `cell`).
+    """A table that scrolls where the page is narrow; its cells are HTML (see `cell`), the name of a row is text.
 
     `name` is what a screen reader calls it; without one, its columns are named.
     """
-    columns = list(columns)
+    columns, rows = list(columns), rows.items() if isinstance(rows, Mapping) else rows
     head = "".join(f'<th scope="col">{text(label)}</th>' for label in columns)
-    body = "".join(f'<tr><th scope="row">{text(name)}</th>{"".join(cells)}</tr>' for name, cells in rows.items())
+    body = "".join(f'<tr><th scope="row">{text(of)}</th>{"".join(cells)}</tr>' for of, cells in rows)
     style = "" if first_bold else ' class="plain"'
     drawn = f"<table{style}><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table>"
     label = text(name or f"Table of {', '.join(columns)}")

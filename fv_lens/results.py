@@ -82,8 +82,9 @@ class Table:
 
     def differences(self, values: Mapping, n_shots: int, n_pairs: int, n_all: int) -> None:
         """Add what each row of `DIFFERENCES` has over its control, paired over relations."""
-        for one, other in DIFFERENCES:
-            one, other = (row.format(shots=n_shots, pairs=n_pairs, all=n_all) for row in (one, other))
+        shots = dict(shots=n_shots, pairs=n_pairs, all=n_all)
+        # Two rows of prompts may show as many pairs, and are then one.
+        for one, other in dict.fromkeys(tuple(row.format(**shots) for row in two) for two in DIFFERENCES):
             for measure in MEASURES:
                 if (one, measure) in values and (other, measure) in values and one != other:
                     gap = values[one, measure] - values[other, measure]

@@ -209,7 +209,9 @@ def _table(heading: str, columns: Mapping[str, Mapping[str, Score]], note: str, 
 def _by_category(frame: pd.DataFrame) -> str:
     scores = scores_of(frame, part="score", group="category", measure="accuracy")
     gains = scores_of(frame, part="difference", group="category", measure="accuracy")
-    counts = {name: score.n for of_row in scores.values() for name, score in of_row.items()}
+    names = dict.fromkeys(name for of_row in scores.values() for name in of_row)
+    # A row in which a relation's vector broke has fewer.
+    counts = {name: max(of_row[name].n for of_row in scores.values() if name in of_row) for name in names}
     if not counts:
         return ""
     rows = {row: [page.cell(of_row.get(name), False) for name in counts] for row, of_row in scores.items()}

@@ -59,14 +59,20 @@ def slopes(
             x=[0, 1], y=[end.value for end in overall], mode="lines+markers", name=f"{MEAN}, 95 % interval",
             line=dict(color=INK, width=3.5), marker=dict(size=10, color=INK), hoverinfo="text",
             error_y=dict(bars(overall), thickness=2, width=0, color=INK),
-            text=[_hover(MEAN, f"{len(names)} relations", overall, rows, unit)] * 2,
+            text=[_hover(MEAN, _counted(overall), overall, rows, unit)] * 2,
         )  # fmt: skip
     figure.update_xaxes(tickvals=[0, 1], ticktext=[f"<b>{html.escape(row)}</b>" for row in rows], range=[-0.2, 1.2])
-    figure.update_yaxes(title=unit, title_standoff=6, **share_axis(measure, [*before.values(), *after.values()]))
+    shown = [*before.values(), *after.values(), *filter(None, overall)]
+    figure.update_yaxes(title=unit, title_standoff=6, **share_axis(measure, shown))
     up = np.sign([after[name].value - before[name].value for name in names])
     details = [extent(frame), f"higher after in {(up > 0).sum()} relations, lower in {(up < 0).sum()}"]
     heading = f"{what}: {' → '.join(rows)}"
     return finish(figure, heading, details, 460, 640, n_labels=len({trace.name for trace in figure.data}))
+
+
+def _counted(means: list) -> str:
+    """Over how many relations; at either end where these differ."""
+    return f"{' and '.join(dict.fromkeys(str(mean.n) for mean in means))} relations"
 
 
 def _hover(name: str, of: str, ends: list, rows: tuple[str, str], unit: str) -> str:
