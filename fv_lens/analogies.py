@@ -113,7 +113,8 @@ def solve_analogy(
         target: C; None where each choice is a pair C:D of its own.
         choices: words D to choose from, or pairs C:D; None to complete freely.
         k: how many completions to list.
-        how: a `Composition`, or a name of `METHODS`; its `n_shots` says whether the prompt shows A:B.
+        how: a `Composition`, a name of `METHODS`, or what `fit_composition` returned (of which `whole` is taken); its
+            `n_shots` says whether the prompt shows A:B.
 
     Raises:
         InputError: what is no word or has no tokens, an empty library, vectors of two models or layers, a single

@@ -5,6 +5,8 @@ from itertools import product
 
 import numpy as np
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from .analogies import SENTENCE, choice_scores
@@ -47,14 +49,19 @@ def evaluate_analogies(
         summed: un-tuned vectors, to be mixed as "posterior" does, for comparison.
         choices: also choose among the answers of the questions that have choices.
         seed: of the order in which choices stand.
+        progress: show a progress bar.
 
     Raises:
-        InputError: no questions left, an empty library, vectors of two models or layers, an unknown method or library.
+        InputError: something else than questions, or none left, an empty library, vectors of two models or layers, an
+            unknown method or library.
 
     Source: analogies from composite vectors follow Kang et al. 2026 (arXiv 2601.08169).
     """
     lens = lens_of(model)
     library = Library.of(lens, vectors)
+    for question in questions:
+        if not isinstance(question, Question):
+            raise InputError(f"questions holds {question!r}; give Questions, such as load_questions() does.")
     kept, left_out = unseen(questions, vectors.values())
     if not kept:
         raise InputError(f"No question is left of {len(questions)}; {len(left_out)} have a pair that was tuned on.")
@@ -95,7 +102,9 @@ class _Asker:
         ]
         self.pair_steps = max((one.pair_steps for one in each), default=0)
 
-    def _allowed(self, library: Library, questions: Sequence[Question], exclude: str | None):
+    def _allowed(
+        self, library: Library, questions: Sequence[Question], exclude: str | None
+    ) -> Bool[Tensor, "question vector"]:
         names = [[getattr(question, name) for question in questions] for name in ("relation", "family")]
         return allowed(library, names[0], exclude, self.families, names[1])
 

@@ -8,29 +8,32 @@ import pandas as pd
 
 from . import page, plots
 from .analogies import AnalogyAnswer
-from .analogy_scores import LIBRARIES, PROMPT_ONLY, AnalogyScores, Row
+from .analogy_scores import CHOSEN, LIBRARIES, PROMPT_ONLY, TRUE, AnalogyScores, Row
 from .plots.analogies import ANALOGY_MEASURES
 from .questions import Question
 from .scores import Score
 
-CAPTIONS = {
-    "accuracy": "Full: all vectors of the library; relation or family left out: without those of the analogy's own "
-    "relation or family, in the library and in the shared vector. Intervals are over families.",
-    "choice": "By log P(D | C) with the vector, choices in an order drawn by seed. The dashed line is chance.",
-}
-WORDS = (
-    "Posterior: vectors weighted by how probable each makes B after A. Shared: one vector fitted on analogies of other "
-    "families; alone, it carries the form of an answer and nothing of the pair. Fitted: what gradient steps on A:B "
-    "alone make. Centred: weights less their mean. True relation: its own tuned vector, where there is one."
+LEFT_OUT = (
+    "Full: all vectors of the library; relation or family left out: without those of the analogy's own relation or "
+    "family, in the library and in the shared vector. "
 )
-CHOICES = ("choice", "choice_minus_plain", "choice_both_ways")
+CHOICE_CAPTION = "By log P(D | C) with the vector, choices in an order drawn by seed. The dashed line is chance."
+# Said where a method has the word in its name.
+WORDS = {
+    "posterior": "Posterior: vectors weighted by how probable each makes B after A.",
+    "shared": "Shared: one vector fitted on analogies of other families; alone, it carries the form of an answer and "
+    "nothing of the pair.",
+    "fitted": "Fitted: what gradient steps on A:B alone make.",
+    "centred": "Centred: weights less their mean.",
+    TRUE: "True relation: its own tuned vector, where there is one.",
+}
 N_WEIGHTS = 5  # of an item
 
 
 def write_analogy_report(
     path: str | os.PathLike,
     scores: AnalogyScores,
-    differences: pd.DataFrame,
+    frame: pd.DataFrame,
     items: Sequence[tuple[Question, AnalogyAnswer]],
     *,
     title: str,
@@ -41,7 +44,7 @@ def write_analogy_report(
     """Write the page; it appears whole or not at all.
 
     Args:
-        differences: methods minus what they have to beat, the columns of `AnalogyScores.to_frame`.
+        frame: `AnalogyScores.to_frame` as part "score", and as part "difference" methods minus what they have to beat.
         items: single analogies with their answers.
         lines: further sentences for the top of the page.
         best: the method that was chosen on validation, whose numbers the page begins with.
@@ -50,24 +53,31 @@ def write_analogy_report(
     Raises:
         InputError: the folder does not exist or cannot be written to.
     """
-    frame = scores.to_frame()
+    levels = frame[frame.part == "score"]
+    captions = {"accuracy": _caption(scores), "choice": CHOICE_CAPTION}
     figures = {
-        measure: page.figure(measure, plots.analogies(frame, measure, chance), CAPTIONS[measure])
+        measure: page.figure(measure, plots.analogies(levels, measure, chance), captions[measure])
         for measure, chance in (("accuracy", None), ("choice", scores.chance))
-        if (frame.measure == measure).any()
+        if (levels.measure == measure).any()
     }
-    tables = {m: _table(scores, m) for m in ANALOGY_MEASURES if (frame.measure == m).any()}
+    tables = {m: _table(scores, m) for m in ANALOGY_MEASURES if (levels.measure == m).any()}
+    words = " ".join(said for part, said in WORDS.items() if any(part in row.method for row in scores.values))
     parts = [
         page.in_short([*_in_short(scores, best), *lines]),
-        page.section("Completed", figures.get("accuracy", ""), tables.get("accuracy", ""), note=WORDS),
-        page.section("Chosen among answers", figures.get("choice", ""), *(tables.get(m, "") for m in CHOICES)),
-        page.section("Differences", _differences(differences)),
+        page.section("Completed", figures.get("accuracy", ""), tables.get("accuracy", ""), note=words),
+        page.section("Chosen among answers", figures.get("choice", ""), *(tables.get(m, "") for m in CHOSEN)),
+        page.section("Differences", _differences(frame[frame.part == "difference"])),
         page.section("Single analogies", *(_item(*item) for item in items)),
         page.section("More numbers", *(tables.get(m, "") for m in ("first_token_accuracy", "log_prob"))),
         page.how_made(facts),
     ]
-    everything = pd.concat([frame.assign(part="score"), differences], ignore_index=True)
-    page.write_page(path, title, parts, downloads={"results": everything})
+    page.write_page(path, title, parts, downloads={"results": frame})
+
+
+def _caption(scores: AnalogyScores) -> str:
+    """Of the analogies completed; libraries are explained where something is left out of them."""
+    left_out = any(row.library not in ("", "full") for row in scores.values)
+    return (LEFT_OUT if left_out else "") + "Intervals are over families."
 
 
 def _in_short(scores: AnalogyScores, best: str) -> Iterator[str]:
@@ -106,7 +116,7 @@ def _table(scores: AnalogyScores, measure: str) -> str:
         if any(cells):
             rows[f"{method}, {prompt}" if prompt else method] = [page.cell(one, False) for one in cells]
     what, unit = ANALOGY_MEASURES[measure]
-    chance = f" Chance is {scores.chance:.2f}." if measure in CHOICES and scores.chance is not None else ""
+    chance = f" Chance is {scores.chance:.2f}." if measure in CHOSEN and scores.chance is not None else ""
     note = f"{unit.capitalize()}, 95 % intervals over families of relations.{chance}"
     return f"<h3>{page.text(what)}</h3>" + page.table(libraries, rows, note, first_bold=False, name=what)
 

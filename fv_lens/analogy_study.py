@@ -14,8 +14,9 @@ from .analogy_evaluation import evaluate_analogies
 from .analogy_report import write_analogy_report
 from .analogy_scores import LIBRARIES, PROMPT_ONLY, SUMMED, TRUE, AnalogyScores, Row
 from .errors import InputError
-from .fitting import fit_compositions
+from .fitting import BEST, fit_compositions
 from .lens import lens_of
+from .plots.analogies import ANALOGY_MEASURES
 from .questions import Question, digest
 from .recipes import METHODS, Folded
 from .relation_files import load_relation, relation_names
@@ -77,7 +78,8 @@ def solve_all(
         parts: train, validation and test questions; without train questions nothing is fitted.
         summed: un-tuned vectors, for comparison.
         choices: also choose among answers.
-        choose_on: questions with choices on which one way to choose is chosen, to be reported on the test questions.
+        choose_on: questions with choices on which one way to choose is chosen, to be reported on the test questions,
+            whose choices are then asked for too.
         tell: called with a line before each step.
 
     Returns:
@@ -89,6 +91,7 @@ def solve_all(
     train, validation, test = parts
     if choose_on and not any(question.pairs for question in choose_on):
         raise InputError("The validation questions have no choices; give some that have, or none.")
+    choices = choices or bool(choose_on)
     plan = _plan(model, vectors, summed or {}, parts, seed)
     stages = Stages(out / "stages", plan)
     fitted: dict[str, Folded] = {}
@@ -115,15 +118,16 @@ def solve_all(
         "fitted": {name: how.record for name, how in fitted.items()},
         "timings_s": stages.timings,
     }  # fmt: skip
-    best = "shared + best" if fitted else "posterior"
+    best = BEST if fitted else "posterior"
     tell(f"{N_ITEMS} single analogies")
     items = _items(model, vectors, found.questions, fitted[best].whole if fitted else best)
-    _write(out, found, fitted, summary)
+    frame = pd.concat([found.to_frame().assign(part="score"), _differences(found)], ignore_index=True)
+    _write(out, frame, fitted, summary)
     facts = {
         key: summary[key] for key in ("model", "dtype", "layer", "seed", "questions", "fitted", "versions", "command")
     }
     write_analogy_report(
-        out / "report.html", found, _differences(found), items, title=f"Analogies in {summary['model']}", lines=lines,
+        out / "report.html", found, frame, items, title=f"Analogies in {summary['model']}", lines=lines,
         best=best, facts=facts | {"weights, SHA-256": plan["weights, SHA-256"], "timings, s": stages.timings},
     )  # fmt: skip
     return found, lines
@@ -165,14 +169,18 @@ def _chosen(tried: AnalogyScores, found: AnalogyScores) -> tuple[dict, list[str]
     (row, measure), (plain, plainly) = best(), best(PROMPT_ONLY)
     gain = found.difference(row, plain, measure, plainly)
     lines = [
-        f"Chosen on validation: {row} ({measure}): {found.score(row, measure)}; chance {found.chance:.2f}",
-        f"minus {plain}, its best prompt alone: {gain.signed}",
+        f"Chosen on validation: {row} ({_title(measure)}): {found.score(row, measure)}; chance {found.chance:.2f}.",
+        f"Over the best prompt alone there, {plain} ({_title(plainly)}, {found.score(plain, plainly)}), "
+        + (f"{gain.signed}." if gain.differs() else f"a gain is not shown ({gain.signed})."),
     ]
     return {"row": str(row), "measure": measure, "validation": tried.score(row, measure).value}, lines
 
 
-def _write(out: Path, found: AnalogyScores, fitted: Mapping[str, Folded], summary: Mapping) -> None:
-    frame = pd.concat([found.to_frame().assign(part="score"), _differences(found)], ignore_index=True)
+def _title(measure: str) -> str:
+    return ANALOGY_MEASURES[measure][0].lower()
+
+
+def _write(out: Path, frame: pd.DataFrame, fitted: Mapping[str, Folded], summary: Mapping) -> None:
     with storage.written_whole(out / RESULTS) as partial:
         results.write_csv(frame, partial)
     storage.save_json(out / SUMMARY, summary)

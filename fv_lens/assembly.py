@@ -127,14 +127,14 @@ def _summed(lens: Lens, relation, heads: Sequence, mean_z: Tensor, **record) -> 
 
 
 def residual_difference(
-    lens: Lens, train: Relation, n_prompts: int, n_shots: int, layer: int, template: PromptTemplate
+    lens: Lens, train: Relation, n_prompts: int, n_shots: int, layer: int, template: PromptTemplate, seed: int = 0
 ) -> Float[Tensor, " d_model"]:
     """Mean residual at the last token after a layer, of few-shot minus zero-shot prompts of the same words.
 
     Raises:
         InputError: a patch is active, or too few pairs.
     """
-    shown = few_shot(train, n_prompts, n_shots)
+    shown = few_shot(train, n_prompts, n_shots, seed)
     bare = [FewShot(one.word, one.answers) for one in shown]
     made = [batch(lens, prompts, template) for prompts in (shown, bare)]
     few, none = (residuals(lens, prompts.tokens, prompts.mask, layer).mean(0) for prompts in made)

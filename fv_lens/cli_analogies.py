@@ -28,6 +28,7 @@ def analogies(
     vectors: Annotated[
         Path, typer.Option(help="A folder of tuned vectors; if there is none, the bundled relations are tuned.")
     ] = LIBRARY,
+    each: Annotated[int, typer.Option(min=1, help="With --bats: so many test analogies of each relation.")] = 10,
     model: ModelName = "smollm2-135m",
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("fv_lens_analogies"),
     seed: Annotated[int, typer.Option(min=0, help="Of the parts of the questions, folds and orders of choices.")] = 0,
@@ -40,13 +41,13 @@ def analogies(
 
         if file and bats:
             raise InputError(f"FILE is {str(file)!r} and --bats {str(bats)!r}; give one of them.")
-        train, chosen_on, test = _of_bats(bats, seed) if bats else split_questions(load_questions(), seed)
+        train, chosen_on, test = _of_bats(bats, seed, each) if bats else split_questions(load_questions(), seed)
         test = load_questions(file) if file else test
         choose_on = [question for path in validation or () for question in load_questions(path)]
         if (choices or choose_on) and not any(question.pairs for question in test):
             raise InputError(f"{str(file or bats)!r} gives no choices; leave --choices out to complete the analogies.")
         command = ["fv-lens", "analogies", *([file] if file else []), *["--choices"] * choices]
-        command += ["--bats", bats] if bats else []
+        command += ["--bats", bats, "--each", each] if bats else []
         for path in validation or ():
             command += ["--validation", path]
         command += ["--vectors", vectors, "--model", model, "--out", out, "--seed", seed]
@@ -76,14 +77,14 @@ def analogies(
         console.print(Text(files), soft_wrap=True)
 
 
-def _of_bats(folder: Path, seed: int) -> list:
-    """Ten analogies of each relation from each part that `reproduce` cuts it into."""
+def _of_bats(folder: Path, seed: int, each: int) -> list:
+    """Analogies of each relation from each part that `reproduce` cuts it into: ten, and `each` of the test part."""
     from .bats import load_bats
     from .generated_questions import generate
     from .study import Settings, sized
 
     relations = sized(load_bats(folder).values(), Settings())[0]
-    return [generate(relations, 10, seed, part) for part in ("train", "validation", "test")]
+    return [generate(relations, n, seed, part) for n, part in ((10, "train"), (10, "validation"), (each, "test"))]
 
 
 def _overview(found, measure: str) -> Table:

@@ -200,7 +200,7 @@ def compose(
         model: a HookedTransformer or TransformerBridge.
         vectors: the library, relation -> FunctionVector, as `finetune_all` returns it.
         pair: A and B.
-        how: a `Composition`, or a name of `METHODS`.
+        how: a `Composition`, a name of `METHODS`, or what `fit_composition` returned (of which `whole` is taken).
 
     Returns:
         A FunctionVector of method "composite" with `.weights` (relation -> weight, largest first) and `.source`. Its

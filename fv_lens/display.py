@@ -115,12 +115,13 @@ def sweep(
     ]
     chosen = f"{names[vector]} at layer {layers[at]}, strength {strengths[strength]:g}: accuracy {score}"
     left = f" {len(shown)} of {len(layers)} layers." if len(shown) < len(layers) else ""
-    note = f"Accuracy of {names[vector]} by layer and strength.{left} The best of {accuracy.size} is likely lower on "
+    note = f"Accuracy of {names[vector]} by layer and strength.{left} The best of {accuracy.size} is "
+    note += "likely lower on other words."
     heading = ["layer", *(f"× {s:g}" for s in strengths)]
     return card(
         "Sweep", relation, f"Best on {score.n} validation words: {chosen}; without a vector {number(plain)}.",
         side(table(heading, lines, most=MOST_LAYERS), table(["best of", "layer", "strength", "accuracy"], each)),
-        note=f"{note}other words.",
+        note=note,
     )  # fmt: skip
 
 

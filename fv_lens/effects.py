@@ -47,13 +47,22 @@ class HeadEffects:
         return f"HeadEffects({self.record.get('relation')!r}, {layers} layers x {heads} heads, n = {n})"
 
     def _repr_html_(self) -> str:
-        n, many = len(self.values), "relations" in self.record
         about = [self.record.get("model"), f"{self.share_right:.0%} of intact prompts answered right"]
-        over = f"{n} {'relation' if many else 'corrupted prompt'}{'s' * (n > 1)}"
-        over += f" of {self.record['n_shots']} shots" if "n_shots" in self.record and not many else ""
         return display.effects(
-            self.to_frame(), self.record.get("relation") or "heads", ", ".join(filter(None, about)), over
+            self.to_frame(), self.record.get("relation") or "heads", ", ".join(filter(None, about)), self.over
         )
+
+    @property
+    def of_relations(self) -> bool:
+        """Whether an effect is a relation's, as `mean_effects` makes them, and no prompt's."""
+        return "relations" in self.record
+
+    @property
+    def over(self) -> str:
+        """What the mean is over: "25 corrupted prompts of 10 shots"."""
+        n, what = len(self.values), "relation" if self.of_relations else "corrupted prompt"
+        shots = "" if self.of_relations or "n_shots" not in self.record else f" of {self.record['n_shots']} shots"
+        return f"{n} {what}{'s' * (n > 1)}{shots}"
 
     @property
     def mean(self) -> Float[Tensor, "layer head"]:

@@ -93,9 +93,14 @@ def fit_compositions(
         so a family has that much of a say in its own settings.)
 
     Raises:
-        InputError: no train or validation analogies, an empty library, vectors of two models or layers.
+        InputError: no train or validation analogies, or no candidates; an empty library, vectors of two models or
+            layers; a family that leaves no vector in the library; a shared vector whose loss became NaN.
     """
     lens = lens_of(model)
+    if n_shots not in (0, 1):
+        raise InputError(f"n_shots is {n_shots!r}; composites are for prompts with 0 or 1 demonstration.")
+    if not any(candidates.values()):
+        raise InputError("There are no candidates to choose from; give name -> [Composition, ...].")
     library, n_folds = Library.of(lens, vectors), whole_number("n_folds", n_folds, least=0)
     if not train or not validation:
         raise InputError(f"There are {len(train)} train and {len(validation)} validation analogies; give some of each.")

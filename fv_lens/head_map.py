@@ -8,9 +8,9 @@ import numpy as np
 
 from . import scores
 from .effects import HeadEffects
-from .markup import colour_limit, decimals
+from .markup import colour_limit, decimals, minus
 from .page import N_SHADES, embedded, text
-from .plots.heads import UNITS, checked_head
+from .plots.heads import UNITS, checked_head, outlined
 
 EMBEDDED = 50_000  # effects of one prompt each that a page holds at most in each measure
 NAMES = {"probability": "probability", "log_prob": "log-probability"}
@@ -82,17 +82,13 @@ def _measure(values: np.ndarray, measure: str) -> dict:
 def _shown(mean: float, low: float, high: float, n: int, places: int) -> str:
     """A head's mean effect as its name says it; a sign is told only where the interval shows it."""
     if n == 1:
-        return _minus(f"{mean:+.{places}f} (no interval)")
+        return minus(f"{mean:+.{places}f} (no interval)")
     kind = "writer" if low > 0 else "canceller" if high < 0 else "not shown to differ from 0"
-    return _minus(f"{mean:+.{places}f} [{low:.{places}f}, {high:.{places}f}], {kind}")
-
-
-def _minus(number: str) -> str:
-    return number.replace("-", "\N{MINUS SIGN}")
+    return minus(f"{mean:+.{places}f} [{low:.{places}f}, {high:.{places}f}], {kind}")
 
 
 def _kind(effects: HeadEffects) -> str:
-    return "relation" if "relations" in effects.record else "prompt"
+    return "relation" if effects.of_relations else "prompt"
 
 
 def _asked(effects: HeadEffects) -> list[str] | None:
@@ -104,14 +100,9 @@ def _asked(effects: HeadEffects) -> list[str] | None:
 
 
 def _what(effects: HeadEffects, chosen: Sequence) -> str:
-    record, n, kind = effects.record, len(effects.values), _kind(effects)
-    shots = f" of {record['n_shots']} shots" if "n_shots" in record and kind == "prompt" else ""
-    known = ("relation", "model") if kind == "prompt" else ("model",)  # a mean's relation is a long list
-    said = "".join(f"{record[name]}, " for name in known if record.get(name))
-    line = f"{said}mean over {n} {kind}{'s' * (n > 1)}{shots}."
-    if chosen:
-        line += f" Outlined: the {len(chosen)} chosen heads." if len(chosen) > 1 else " Outlined: the chosen head."
-    return text(line)
+    known = ("model",) if effects.of_relations else ("relation", "model")  # a mean's relation is a long list
+    said = "".join(f"{effects.record[name]}, " for name in known if effects.record.get(name))
+    return text(" ".join([f"{said}mean over {effects.over}.", *outlined(chosen)]))
 
 
 def _note(n: int, n_heads: int, kind: str, measures: Mapping) -> str:

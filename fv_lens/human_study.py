@@ -4,7 +4,6 @@ Every vector is made twice, on either half of a relation's pairs, and only compa
 half (cross-fitting); beside it stands the comparison of vectors made on all pairs.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -14,7 +13,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .assembly import function_vector, residual_difference
+from .assembly import function_vector, residual_difference, writes_plainly
 from .completion import completions
 from .composition import weights_of
 from .effects import indirect_effects, mean_effects, mean_head_outputs
@@ -57,7 +56,10 @@ def human_vectors(
         heads: of the summed vectors, added at the same layer; by default the strongest over five bundled ones.
 
     Raises:
-        InputError: a relation with too few pairs; a model whose heads do not sum up leaves "FV" out.
+        InputError: a relation with too few pairs; heads that the model has not.
+
+    Returns:
+        kind -> half -> code -> vector; without "FV" on a model that rescales what heads write, where sums mean nothing.
     """
     lens, template = lens_of(model), PromptTemplate()
     parts = {half: _parts(relations, half, seed) for half in HALVES}
@@ -78,22 +80,17 @@ def human_vectors(
         if result.vector is None:
             raise InputError(f"The loss of relation {code} became NaN at step {result.step}.")
         made["FFV"][half][code] = vector(result.vector, relation, "tuned", training=result.record(one))
-    if heads is None:
-        maps = [indirect_effects(model, name, 10, 10, 20, progress=False) for name in HEADS_FROM]
+    summed = writes_plainly(lens)
+    if summed and heads is None:
+        maps = [indirect_effects(model, name, 10, 10, 20, seed, progress=False) for name in HEADS_FROM]
         heads = mean_effects(maps).top(N_HEADS)
-    refused = ""
     for half, code, relation in tqdm(listed, desc="few-shot prompts", unit="relation", disable=not progress):
         shots = min(N_SHOTS, len(relation.parts.train) - 1)
-        if not refused:
+        if summed:
             mean_z, _ = mean_head_outputs(model, relation, N_PROMPTS, shots, seed, progress=False)
-            try:
-                made["FV"][half][code] = function_vector(model, relation, heads, layer, mean_z)
-            except InputError as error:  # a sum means nothing on a model that rescales what heads write
-                refused = str(error)
-        difference = residual_difference(lens, relation.parts.train, N_PROMPTS, shots, layer, template)
+            made["FV"][half][code] = function_vector(model, relation, heads, layer, mean_z)
+        difference = residual_difference(lens, relation.parts.train, N_PROMPTS, shots, layer, template, seed)
         made["mean difference"][half][code] = vector(difference, relation, "difference")
-    if refused:
-        warnings.warn(f"No summed vectors: {refused}", stacklevel=2)
     return {kind: some for kind, some in made.items() if all(some.values())}
 
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
 import pandas as pd
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -148,7 +147,7 @@ class Folded:
 
     def parts(self) -> tuple[dict[str, Tensor], dict]:
         """Tensors, and plain JSON data; `of_parts` reads them."""
-        tensors, plain = {"folds": torch.tensor(len(self.folds))}, []
+        tensors, plain = {}, []
         for i, one in enumerate((self.whole, *self.folds)):
             own, rest = one.split()
             tensors |= {f"{name}.{i}": value for name, value in own.items()}

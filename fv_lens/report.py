@@ -116,10 +116,9 @@ def _in_short(
         (layer, head), n = effects.top(1)[0], len(effects.values)
         low, high = (bound[layer, head] for bound in effects.confidence_interval())
         effect = f"{effects.mean[layer, head]:+.3g}" + (f" [{low:.3g}, {high:.3g}]" if n > 1 else " (no interval)")
-        over = "relation" if effects.batch is None else "corrupted prompt"
         line = (
             f"Of {effects.mean.numel()} heads, L{layer}H{head} has the largest mean indirect effect on the answer's "
-            f"probability, {effect} over {n} {over}{'s' * (n > 1)}"
+            f"probability, {effect} over {effects.over}"
         )
         if effects.batch is not None and (n_intact := effects.record.get("n_mean_prompts")):
             right = scores.proportion(np.arange(n_intact) < round(effects.share_right * n_intact))
@@ -142,8 +141,7 @@ def _tuning(tuned: FunctionVector | None, evaluation: Evaluation | None) -> Iter
     for name in ("FFV from zero", "FFV from random"):  # a start that did better is not passed over in silence
         if (other := rows.get(name)) is not None and other.accuracy.value > evaluation.accuracy.value:
             start = name.removeprefix("FFV ")
-            less = f"the one from the summed vector minus that: {other.accuracy_gain.signed}"
-            yield f"Tuned {start}, a vector reaches {other.accuracy}; {less}."
+            yield f"Tuned {start}, a vector reaches {other.accuracy}: over it, {_gain(other.accuracy_gain)}."
 
 
 def _completion(evaluation: Evaluation, vector: FunctionVector | None) -> Iterator[str]:
@@ -169,7 +167,9 @@ def _completion(evaluation: Evaluation, vector: FunctionVector | None) -> Iterat
 
 
 def _gain(gain: Score) -> str:
-    return f"a gain is not shown ({gain.signed})" if not gain.differs() else f"a gain of {gain.signed}"
+    if not gain.differs():
+        return f"a gain is not shown ({gain.signed})"
+    return f"a gain of {gain.signed}" if gain.value > 0 else f"a loss of {gain.unsigned}"
 
 
 def _table(heading: str, evaluation: Evaluation | None) -> str:

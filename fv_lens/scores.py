@@ -54,6 +54,12 @@ class Score:
         return f"{self.value:+.2f} {self._interval}"
 
     @property
+    def unsigned(self) -> str:
+        """The size of a difference whose sign words have told."""
+        low, high = sorted((abs(self.low), abs(self.high)))
+        return str(Score(abs(self.value), low, high, self.n))
+
+    @property
     def known(self) -> bool:
         """Whether there is an interval: values that were too few, or all alike, have none."""
         return bool(np.isfinite([self.low, self.high]).all())

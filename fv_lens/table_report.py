@@ -10,8 +10,8 @@ import pandas as pd
 
 from . import page, plots
 from .naming import CHANCE
-from .plots.comparison import FEW_SHOT, curve_of, rows_like, usual_shots
-from .plots.relations import ROWS
+from .plots.comparison import curve_of
+from .plots.relations import main_rows
 from .plots.table import MEASURES, extent, number, scores_of
 from .scores import Score
 
@@ -74,12 +74,11 @@ def write_table_report(
     """
     everywhere = scores_of(frame, part="score", group="all", measure="accuracy")
     of_relations = scores_of(frame, part="score", group="relation", measure="accuracy")
-    rows = _main_rows(of_relations)
     figures = {}
     if everywhere:
         figures["comparison"] = plots.comparison(frame)
-    if rows:
-        figures["relations"] = plots.relations(frame, categories, rows)
+    if main_rows(of_relations):
+        figures["relations"] = plots.relations(frame, categories)
     if set(SLOPES) <= set(of_relations):
         figures["slopes"] = plots.slopes(frame, categories, SLOPES)
     if curve_of(frame):
@@ -117,12 +116,12 @@ def write_table_report(
 def _in_short(frame: pd.DataFrame) -> Iterator[str]:
     """Sentences of measured numbers with their intervals; a difference whose interval holds 0 is called not shown."""
     levels = _overall(frame, "score", "accuracy")
-    if told := [f"{row} {levels[row]}" for row in _main_rows(levels)]:
+    if told := [f"{row} {levels[row]}" for row in main_rows(levels)]:
         yield f"Whole answers right, mean over {extent(frame)}: {'; '.join(told)}."
     differences = _overall(frame, "difference", "accuracy")
     subject = next(iter(differences), "").partition(" - ")[0]  # the table below has those of other rows
     differences = {row: gain for row, gain in differences.items() if row.startswith(f"{subject} - ")}
-    if apart := [f"{_above(row, gain)} by {_size(gain)}" for row, gain in differences.items() if gain.differs()]:
+    if apart := [f"{_above(row, gain)} by {gain.unsigned}" for row, gain in differences.items() if gain.differs()]:
         yield f"Differences shown: {'; '.join(apart)}."
     if alike := [f"{_minus(row)}: {s.signed}" for row, s in differences.items() if not s.differs()]:
         yield f"Not shown, as no interval leaves out 0: {'; '.join(alike)}."
@@ -141,21 +140,9 @@ def _in_short(frame: pd.DataFrame) -> Iterator[str]:
         yield f"Names of relations in their vectors ({measure}; chance {CHANCE}): {'; '.join(told)}."
 
 
-def _main_rows(scores: Mapping) -> list[str]:
-    """Those of `plots.relations.ROWS` that are there; few-shot prompts are those of fewest shots."""
-    named = [usual_shots(scores) if rows_like(FEW_SHOT, [row]) else [row] for row in ROWS]
-    return [row for some in named for row in some if row in scores]
-
-
 def _above(row: str, gain: Score) -> str:
     subject, _, other = row.partition(" - ")
     return f"{subject} is {'above' if gain.value > 0 else 'below'} {other}"
-
-
-def _size(gain: Score) -> str:
-    """Of a difference, whose sign words have told."""
-    low, high = sorted((abs(gain.low), abs(gain.high)))
-    return str(Score(abs(gain.value), low, high, gain.n))
 
 
 def _minus(row: str) -> str:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fv_lens.outputs import Found, mean_validation_losses
+from fv_lens.outputs import Found, _file_names, mean_validation_losses
 
 
 def step(losses: list[float | None]) -> tuple[dict, dict]:
@@ -57,3 +57,9 @@ def test_the_library_is_of_the_start_that_is_better_where_both_are_whole(zero, f
     assert (
         Found(1, {1: 0.0}, [], ({}, {}), {"from-zero": tuning["from-zero"]}, {}, np.zeros(0), {}).library == "from-zero"
     )
+
+
+def test_no_two_relations_have_vectors_of_one_file_name():
+    for names in (["a b", "a-b", "a-b-2"], ["a-b-2", "a b", "a-b"], ["a"] * 3):
+        assert len(set(_file_names(names))) == 3
+    assert _file_names(["noun - plural", "un+adj"]) == ["noun-plural.safetensors", "un-adj.safetensors"]

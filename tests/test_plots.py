@@ -68,7 +68,7 @@ def test_hovering_shows_the_effect_with_its_interval_unit_and_number_of_prompts(
     low, high = effects.confidence_interval()
     text = plots.head_effects(effects).data[0].text[2][1]
     assert f"L2H1</b>: {effects.mean[2, 1]:+.5f} [{low[2, 1]:.5f}, {high[2, 1]:.5f}]" in text
-    assert "change in probability, 95 % over 6 prompts" in text
+    assert "change in probability, 95 % over 6 corrupted prompts of 10 shots" in text
 
 
 def test_the_other_measure_is_the_log_probability_in_nats():
@@ -90,7 +90,7 @@ def test_chosen_heads_are_outlined_and_counted():
 
 def test_one_prompt_has_no_interval():
     figure = plots.head_effects(made_effects(n=1))
-    assert "no interval from 1 prompt)" in figure.data[0].text[0][0]
+    assert "no interval from 1 corrupted prompt of 10 shots)" in figure.data[0].text[0][0]
     assert "[" not in str(figure.data[0].text[0][0])
 
 

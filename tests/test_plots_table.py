@@ -409,6 +409,15 @@ def test_slopes_join_each_relations_two_numbers_and_count_which_way_they_go():
     assert f"higher after in {up} relations" in re.sub("<.*?>", " ", figure.layout.title.text)
 
 
+@pytest.mark.parametrize("measure", ["accuracy", "log_prob"])
+def test_the_axis_of_slopes_holds_the_whole_interval_of_the_mean(measure):
+    frame = FRAME.copy()
+    wide = (frame.part == "score") & (frame.group == "all") & (frame.measure == measure)
+    frame.loc[wide, ["low", "high"]] = -7.5, 2.5  # beyond every relation's
+    low, high = plots.slopes(frame, made_categories(), measure=measure).layout.yaxis.range
+    assert low < -7.5 and 2.5 < high
+
+
 def test_slopes_of_a_row_that_is_not_there_are_an_error():
     with pytest.raises(InputError, match="no row 'FFV from nowhere'"):
         plots.slopes(FRAME, {}, ("FV", "FFV from nowhere"))

@@ -145,7 +145,7 @@ def test_how_it_was_made_lists_the_records_the_summary_and_the_command(write, ev
 
 
 def test_one_prompt_and_no_vector_are_told_without_an_interval(write):
-    assert "(no interval) over 1 relation" in Page(write(effects=made_effects(n=1))).text
+    assert "(no interval) over 1 corrupted prompt of 10 shots" in Page(write(effects=made_effects(n=1))).text
 
 
 def test_nothing_of_the_data_is_markup(write):

@@ -190,6 +190,7 @@ def test_controls_are_named_by_their_numbers_of_shots_and_none_is_compared_with_
     made = table()
     made.differences(made.scores(rows, OWNERS), 4, 4, 9)
     found = list(made.frame()[made.frame().part == "difference"].row.unique())
+    assert not made.frame().duplicated().any()
     assert found == ["FFV from FV - 4-shot", "FFV from FV - 9-shot", "4-shot - 4-shot, shuffled"]
     assert len(set(DIFFERENCES)) == len(DIFFERENCES) and all(one != other for one, other in DIFFERENCES)
 

@@ -4,7 +4,6 @@ import html
 import re
 from collections.abc import Iterable
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -82,10 +81,11 @@ def learning_curve(frame: pd.DataFrame) -> go.Figure:
     checked(curve, (), "curve over all relations")
     pairs, line, n = list(curve), list(curve.values()), max(score.n for score in curve.values())
     figure = go.Figure()
-    if all(np.isfinite([score.low, score.high]).all() for score in line):
-        edge = [score.high for score in line] + [score.low for score in line[::-1]]
+    band = {k: score for k, score in curve.items() if score.known}
+    if band:
+        edge = [score.high for score in band.values()] + [score.low for score in reversed(band.values())]
         figure.add_scatter(
-            x=[*pairs, *pairs[::-1]], y=edge, fill="toself", fillcolor=tint(ACCENT, 0.15), line_width=0, mode="lines",
+            x=[*band, *reversed(band)], y=edge, fill="toself", fillcolor=tint(ACCENT, 0.15), line_width=0, mode="lines",
             hoverinfo="skip", showlegend=False,
         )  # fmt: skip
     figure.add_scatter(
@@ -105,7 +105,7 @@ def learning_curve(frame: pd.DataFrame) -> go.Figure:
         )  # fmt: skip
     figure.update_xaxes(title="pairs to fine-tune on", tickvals=pairs, zeroline=False)
     figure.update_yaxes(title=unit, title_standoff=6, **share_axis("accuracy", [*line, *drawn.values()]))
-    details = [f"mean over {number(n, 'relation')}, with 95 % intervals"]
+    details = [f"mean over {number(n, 'relation')}{', with 95 % intervals' * bool(band)}"]
     return finish(figure, f"{what} after few pairs", details, 320, 860, n_labels=1 + len(drawn))
 
 

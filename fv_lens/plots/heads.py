@@ -37,11 +37,7 @@ def head_effects(effects: HeadEffects, chosen: Sequence = (), measure: object = 
     chosen = [checked_head(head, n_layers, n_heads) for head in chosen]
     limit, largest = colour_limit(mean), float(np.abs(mean).max())
 
-    record, unit = effects.record, UNITS[measure]
-    many = "relations" in record  # a mean over relations
-    over = f"{n} {'relation' if many else 'prompt'}{'s' * (n > 1)}"
-    shots = f" of {record['n_shots']} shots" if "n_shots" in record and not many else ""
-    places = decimals(largest)
+    record, unit, over, places = effects.record, UNITS[measure], effects.over, decimals(largest)
 
     def hover(at: int, head: int) -> str:
         shown = f"<b>L{at}H{head}</b>: {mean[at, head]:+.{places}f}"
@@ -64,20 +60,24 @@ def head_effects(effects: HeadEffects, chosen: Sequence = (), measure: object = 
     figure.update_layout(shapes=outlines)
     figure.update_xaxes(title="head", **whole_ticks(n_heads), showgrid=False, constrain="domain")
     figure.update_yaxes(title="layer (0 is the first)", **whole_ticks(n_layers), showgrid=False)
-    notes = []
-    if chosen:
-        notes.append(f"Outlined: the {len(chosen)} chosen heads." if len(chosen) > 1 else "Outlined: the chosen head.")
+    notes, of = outlined(chosen), over if effects.of_relations else record.get("relation")
     if largest > limit:
         notes.append(f"Colours end at {limit:.2g}, the 99.5th percentile.")
     cell_height = min(36, max(7, 600 / n_layers))
     cell_width = min(36 if n_layers < 17 else 2 * cell_height, max(7, 560 / n_heads))
     return finish(
         figure,
-        f"Indirect effect of each head: {over if many else record.get('relation', '')}",
-        [f"{record.get('model', '')}, mean over {over}{shots}", " ".join(notes)],
+        ": ".join(filter(None, ["Indirect effect of each head", of])),
+        [", ".join(filter(None, [record.get("model"), f"mean over {over}"])), " ".join(notes)],
         height=max(200, round(cell_height * n_layers + 60)),
         width=max(460, round(cell_width * n_heads + 180)),
     )
+
+
+def outlined(chosen: Sequence) -> list[str]:
+    """What the outlines mean, in a sentence; none where nothing is outlined."""
+    some = f"the {len(chosen)} chosen heads" if len(chosen) > 1 else "the chosen head"
+    return [f"Outlined: {some}."] if chosen else []
 
 
 def checked_head(head: object, n_layers: int, n_heads: int) -> tuple[int, int]:

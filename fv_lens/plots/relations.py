@@ -8,17 +8,20 @@ import plotly.graph_objects as go
 
 from ..errors import InputError
 from ..scores import Score
+from .comparison import usual_shots
 from .style import ACCENT, CONTROL, GRID, INK, LIGHT, MUTED, finish, tint
 from .table import bars, checked, extent, lanes, measured, scores_of, share_axis
 
-ROWS = ("zero-shot", "10-shot", "FV", "FFV from FV")
 # Prompting is grey and blue, vectors are light and dark orange; the symbols tell them apart without any colour.
 LOOKS = ((MUTED, "x-thin"), (CONTROL, "diamond"), (LIGHT, "square"), (ACCENT, "circle"), ("#5b4b8a", "triangle-up"))
 MEAN = "mean"
 
 
 def relations(
-    frame: pd.DataFrame, categories: Mapping[str, str], rows: Sequence[str] = ROWS, measure: str = "accuracy"
+    frame: pd.DataFrame,
+    categories: Mapping[str, str],
+    rows: Sequence[str] | None = None,
+    measure: str = "accuracy",
 ) -> go.Figure:
     """A point with its interval for each relation and row, by category, and within it by the last row, best first.
 
@@ -27,7 +30,7 @@ def relations(
     Args:
         frame: the table of results (see `plots.table.scores_of`), its part "score".
         categories: relation -> category, in the order to show; a relation that is not in it comes under "other".
-        rows: at most five, such as "FV"; the last one sorts.
+        rows: at most five, such as "FV"; the last one sorts. By default zero-shot and few-shot prompts, FV and FFV.
         measure: "accuracy" (of whole answers), "first_token_accuracy" or "log_prob" (nats).
 
     Raises:
@@ -37,9 +40,11 @@ def relations(
         >>> relations(frame, {"antonym": "lexicographic"}, rows=("10-shot", "FV")).show()
     """
     what, unit = measured(measure)
+    scores = scores_of(frame, part="score", group="relation", measure=measure)
+    checked(scores, (), f"scores of relations in {measure}")
+    rows = main_rows(scores) if rows is None else rows
     if not 1 <= len(rows) <= len(LOOKS):
         raise InputError(f"rows is {rows!r}; give one to {len(LOOKS)} rows of the table")
-    scores = scores_of(frame, part="score", group="relation", measure=measure)
     checked(scores, rows, f"scores of relations in {measure}")
     overall = scores_of(frame, part="score", group="all", measure=measure)
 
@@ -55,19 +60,20 @@ def relations(
     figure, drawn = go.Figure(), []
     for at, (row, (colour, symbol)) in enumerate(zip(rows, LOOKS)):
         shift = 0.17 * (at - (len(rows) - 1) / 2)
-        points = [(start + places[name], name, score) for name, score in scores[row].items()]
-        points += [(0.0, MEAN, score) for score in overall.get(row, {}).values()]
-        line = [score for _, _, score in points]
+        points = [(start + places[name], _hover(name, scores, categories, rows, unit), score)
+                  for name, score in scores[row].items()]  # fmt: skip
+        means = list(overall.get(row, {}).values())
+        points += [(0.0, _hover(None, overall, categories, rows, unit), score) for score in means]
+        line = [score for *_, score in points]
         drawn += line
         figure.add_scatter(
             x=[score.value for score in line], y=[place + shift for place, _, _ in points], mode="markers",
             name=html.escape(row), error_x=dict(bars(line), thickness=1.5, width=0, color=tint(colour, 0.4)),
             marker=dict(
-                size=[11 if name is MEAN else 8 for _, name, _ in points], color=colour, symbol=symbol,
+                size=[8] * len(scores[row]) + [11] * len(means), color=colour, symbol=symbol,
                 opacity=1, line=dict(width=2 if symbol == "x-thin" else 0, color=colour),
             ),
-            text=[_hover(name, overall if name is MEAN else scores, categories, rows, unit) for _, name, _ in points],
-            hoverinfo="text",
+            text=[text for _, text, _ in points], hoverinfo="text",
         )  # fmt: skip
     figure.update_yaxes(
         tickvals=[0, *(start + tick for tick in ticks)], ticktext=[f"<b>{MEAN}</b>", *labels],
@@ -79,9 +85,17 @@ def relations(
     return finish(figure, f"{what}, by relation", details, 26 * len(ticks) + 80, 860, len(rows), above=30)
 
 
-def _hover(name: str, scores: Mapping[str, Mapping[str, Score]], categories: Mapping, rows: Sequence, unit: str) -> str:
-    key, over = ("all", "relations") if name is MEAN else (name, "words")
-    kind = "" if name is MEAN else f" ({categories.get(name, 'other')})"
+def main_rows(scores: Mapping) -> list[str]:
+    """The rows that most readers look for, as far as they are there; few-shot prompts are those of fewest shots."""
+    return [row for row in ("zero-shot", *usual_shots(scores), "FV", "FFV from FV") if row in scores]
+
+
+def _hover(
+    name: str | None, scores: Mapping[str, Mapping[str, Score]], categories: Mapping, rows: Sequence, unit: str
+) -> str:
+    """What pointing at a relation says, or at the mean (None)."""
+    key, over = ("all", "relations") if name is None else (name, "words")
+    title = MEAN if name is None else f"{name} ({categories.get(name, 'other')})"
     found = {row: scores[row][key] for row in rows if key in scores.get(row, {})}
-    lines = [f"<b>{html.escape(name + kind)}</b>", *(f"{html.escape(row)}: {s}" for row, s in found.items())]
+    lines = [f"<b>{html.escape(title)}</b>", *(f"{html.escape(row)}: {s}" for row, s in found.items())]
     return "<br>".join([*lines, f"{unit}, 95 % over {next(iter(found.values())).n:,} {over}"])
