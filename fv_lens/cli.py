@@ -60,8 +60,9 @@ def run(
         pairs = load_relation(relation)
         if len(pairs) < ENOUGH:
             raise InputError(
-                f"relation {pairs.name!r} has {len(pairs)} pairs and `fv-lens run` needs {ENOUGH} or more: its prompts "
-                f"show {N_SHOTS} pairs beside the one they ask for, all of the train part, two fifths of the pairs"
+                f"relation {pairs.name!r} has {len(pairs)} pairs and `fv-lens run` needs {ENOUGH} or more (add "
+                f"{ENOUGH - len(pairs)}): its prompts show {N_SHOTS} pairs beside the one they ask for, all of the "
+                "train part, two fifths of the pairs"
             )
         train = pairs.split(seed).train
         check_writable(out)
@@ -73,6 +74,9 @@ def run(
         command = shlex.join(["fv-lens", "run", relation, *given])
         from .run import run as run_one
 
+        # A heading that was taken for a pair, or another file than was meant, shows here.
+        (word, answers), *_ = pairs.pairs
+        notes.print(Text(f"{pairs.name}: {len(pairs)} pairs, the first {word} → {answers[0]}"))
         run_one(pairs, model, out, prompts, seed, command, saved, console, notes)
 
 
@@ -136,7 +140,9 @@ def generate(
 def decode(
     vector: Annotated[Path, typer.Argument(help="A saved vector.")],
     model: Annotated[str | None, typer.Option(help="As for run; by default the vector's own model.")] = None,
-    through: Annotated[str, typer.Option(help="unembed, or model: inserted into neutral prompts.")] = "unembed",
+    through: Annotated[
+        str, typer.Option(help="unembed (at once), or model: inserted into neutral prompts.")
+    ] = "unembed",
     k: Annotated[int, typer.Option("-k", min=1, help="Tokens to list at either end.")] = 10,
 ) -> None:
     """Read a vector through the vocabulary: the tokens it promotes and suppresses, the names of its relation."""
@@ -148,6 +154,8 @@ def decode(
         from .decoding import decode as read
 
         console.print(Text(str(read(loaded, fv, k, through))), soft_wrap=True)
+        if through == "unembed":
+            notes.print(Text("A vector from the middle of a model often says more with --through model."), style="dim")
 
 
 @app.command()

@@ -86,7 +86,7 @@ def _find(source: str | os.PathLike) -> Traversable:
     if isinstance(source, os.PathLike) or path.name != source or path.suffix or os.path.exists(source):
         return path
     near = _near(source)
-    hint = f"near names are {', '.join(near)}; " if near else ""
+    hint = f"near names: {', '.join(near)}; " if near else ""
     raise InputError(f"no bundled relation is called {source!r}; {hint}`fv-lens relations` lists all")
 
 

@@ -20,6 +20,8 @@ from .sweeps import Sweep
 from .tuning import training_frame
 from .vectors import FunctionVector
 
+NAMES_SHOWN = "Names of the relation are in bold."
+NO_NAMES = "Names of the relation, of which a file of pairs can give some, would be in bold; here is none."
 CAPTIONS = {
     "heads": "A head's indirect effect: how much more probable the right answer becomes when the head's output at the "
     "last token of a prompt with shuffled answers is replaced by its mean over intact prompts.",
@@ -30,7 +32,7 @@ CAPTIONS = {
     "from (FV), other starts, and one tuned on pairs with exchanged answers, which learns the form of answers alone.",
     "training": "The vector of the step whose loss on validation words is lowest was kept.",
     "words": "The most probable next tokens when the vector is inserted into neutral sentences such as “This is an "
-    "example of the”, before and after fine-tuning. Names of the relation are in bold.",
+    f"example of the”, before and after fine-tuning. {NAMES_SHOWN}",
 }
 
 
@@ -80,7 +82,10 @@ def write_report(
         figures["training"] = plots.training({tuned.relation or "": training_frame(tuned)})
     if words is not None and len(words):
         figures["words"], downloads["words"] = plots.decoding(words), words
-    drawn = {name: page.figure(name, figure, CAPTIONS[name]) for name, figure in figures.items()}
+    captions = dict(CAPTIONS)
+    if "words" in figures and not words.is_name.any():
+        captions["words"] = CAPTIONS["words"].replace(NAMES_SHOWN, NO_NAMES)
+    drawn = {name: page.figure(name, figure, captions[name]) for name, figure in figures.items()}
     if effects is not None:
         drawn["heads"] = f'<div id="heads">{head_map(effects, vector.heads if vector else (), head_words)}</div>'
 
@@ -93,7 +98,8 @@ def write_report(
         page.section("Words completed", drawn.get("completion", "")),
         page.section("Fine-tuning", drawn.get("tuned", ""), drawn.get("training", "")),
         page.section("What the vectors say", drawn.get("words", "")),
-        _table("All numbers", evaluation), _table("All numbers of the tuned vector", tuned_evaluation),
+        _table(f"All numbers{', summed vector' * bool(vector and vector.heads)}", evaluation),
+        _table("All numbers, tuned vector", tuned_evaluation),
         page.how_made(facts),
     ]  # fmt: skip
     page.write_page(path, title, parts, downloads=downloads)
@@ -109,8 +115,8 @@ def _in_short(
         tried = np.prod(sweep.right.shape[1:])
         heads = f", of {len(vector.heads)} heads," if vector.heads else ""
         yield (
-            f"The vector{heads} was chosen, with its layer ({vector.layer}) and strength ({vector.strength:g}), among "
-            f"{tried} combinations on {len(sweep.right)} validation words."
+            f"The {_called(vector)}{heads} was chosen, with its layer ({vector.layer}) and strength "
+            f"({vector.strength:g}), among {tried} combinations on {len(sweep.right)} validation words."
         )
     if effects is not None:
         (layer, head), n = effects.top(1)[0], len(effects.values)
@@ -135,6 +141,8 @@ def _tuning(tuned: FunctionVector | None, evaluation: Evaluation | None) -> Iter
     line = f"Fine-tuned on {tuned.training['n_pairs']} pairs, the vector completes {evaluation.accuracy} of {n} words"
     if (before := rows.get("FV")) is not None and before.accuracy_gain:
         line += f"; before, {before.accuracy}: {_gain(before.accuracy_gain)}"
+        if (more := before.log_prob_gain) is not None and more.differs():
+            line += f", in log-probability {_gain(more)} nats"
     if (shuffled := rows.get("FFV of shuffled pairs")) is not None and shuffled.accuracy_gain:
         line += f". Tuned on shuffled pairs, one reaches {shuffled.accuracy}: over it, {_gain(shuffled.accuracy_gain)}"
     yield line + "."
@@ -147,7 +155,7 @@ def _tuning(tuned: FunctionVector | None, evaluation: Evaluation | None) -> Iter
 def _completion(evaluation: Evaluation, vector: FunctionVector | None) -> Iterator[str]:
     plain = evaluation.name.removesuffix(" + vector")
     control, n = evaluation.controls.get(plain), evaluation.accuracy.n
-    subject = f"Added at layer {vector.layer}, the vector" if vector else "The vector"
+    subject = f"Added at layer {vector.layer}, the {_called(vector)}" if vector else "The vector"
     if plain == evaluation.name:
         line = f"Without a vector, {plain} prompts complete {evaluation.accuracy} of {n} unseen words right"
     elif control is None or control.accuracy_gain is None:
@@ -164,6 +172,10 @@ def _completion(evaluation: Evaluation, vector: FunctionVector | None) -> Iterat
     if random:
         name, row = max(random.items(), key=lambda item: item[1].accuracy.value)
         yield f"The best random control ({name}) reaches {row.accuracy}; over it, {_gain(row.accuracy_gain)}."
+
+
+def _called(vector: FunctionVector) -> str:
+    return "summed vector" if vector.heads else "vector"
 
 
 def _gain(gain: Score) -> str:

@@ -146,7 +146,7 @@ def finetune_all(
     if not grid:
         raise InputError("layers is empty; give at least one layer, or None for the usual ones.")
     how = {"steps": steps, "rate": rate, "strengths": strengths, "first_token": first_token, "progress": progress}
-    found = {at: tune(lens, tasks, at, description=f"tuning at layer {at}", **how) for at in grid}
+    found = {at: tune(lens, tasks, at, description=_doing(inits, shuffle, at, grid), **how) for at in grid}
     best = min(grid, key=lambda at: mean_loss(found[at]))
     vectors, failed = {}, {}
     for one, result in zip(tasks, found[best]):
@@ -264,6 +264,13 @@ def _start_at_random(lens: Lens, tasks: Sequence[Task], seed: int) -> None:
         rng = np.random.default_rng([whole_number("seed", seed, least=0), 4, *one.name.encode()])
         direction = torch.from_numpy(rng.standard_normal(lens.d_model)).float()
         one.start, one.in_rms = direction / direction.square().mean().sqrt(), True
+
+
+def _doing(inits: object, shuffle: bool, layer: int, grid: Sequence[int]) -> str:
+    """What a progress bar says."""
+    start = inits if isinstance(inits, str) else "a vector"
+    tried = f" ({grid.index(layer) + 1} of {len(grid)})" if len(grid) > 1 else ""
+    return f"tuning from {start}{', shuffled pairs' * shuffle}, layer {layer}{tried}"
 
 
 def _report(errors: Mapping[str, InputError], nothing_left: bool) -> None:

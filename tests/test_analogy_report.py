@@ -53,6 +53,10 @@ def made_differences(value=0.25, low=0.125, high=0.375, name="posterior - prompt
     return pd.DataFrame(lines, columns=["method", "library", "prompt", "measure", "value", "low", "high", "n", "part"])
 
 
+def together(scores: AnalogyScores, differences: pd.DataFrame) -> pd.DataFrame:
+    return pd.concat([scores.to_frame().assign(part="score"), differences], ignore_index=True)
+
+
 def answered(question: Question, chances=(), plain=(), completions=(("small", -0.5), ("tiny", -2.0)), **more):
     """An answer by hand, with log-probabilities of the choices."""
     completions = () if question.target is None else completions
@@ -68,7 +72,8 @@ def write(tmp_path):
         path = tmp_path / "analogies.html"
         scores = made_scores() if scores is None else scores
         differences = made_differences() if differences is None else differences
-        write_analogy_report(path, scores, differences, items, **dict(title="a title", best="posterior") | options)
+        options = dict(title="a title", best="posterior") | options
+        write_analogy_report(path, scores, together(scores, differences), items, **options)
         return path.read_text(encoding="utf-8")
 
     return write
@@ -175,6 +180,15 @@ def test_a_method_that_is_not_there_is_not_told_of(write):
     assert told.strip() == f"{N} analogies A : B :: C : ?, answered by every method."
 
 
+def test_only_methods_and_libraries_that_are_there_are_explained(write):
+    whole = words(write())
+    few = {row: of for row, of in values().items() if row.method in (PROMPT_ONLY, "posterior")}
+    few = words(write(made_scores({row: of for row, of in few.items() if row.library in ("", "full")})))
+    for said, of_few in (("Posterior:", True), ("Shared:", False), ("True relation:", False), ("Fitted:", None)):
+        assert (said in whole) == (of_few is not None) and (said in few) == bool(of_few)
+    assert "relation or family left out: without" in whole and "relation or family left out: without" not in few
+
+
 @pytest.mark.parametrize("left_out", [0, 3])
 def test_left_out_ones_are_told_only_where_there_are_any(write, left_out):
     told = short(write(made_scores(left_out=left_out)))
@@ -224,8 +238,7 @@ def test_a_score_without_an_interval_says_so_and_nothing_infinite_is_written(wri
 def test_what_is_saved_is_every_score_and_difference(write):
     made, apart = made_scores(), made_differences()
     saved = downloads(write(made, apart))["results.csv"]
-    expected = pd.concat([made.to_frame().assign(part="score"), apart], ignore_index=True)
-    pd.testing.assert_frame_equal(saved.fillna({"library": ""}), expected)
+    pd.testing.assert_frame_equal(saved.fillna({"library": ""}), together(made, apart))
 
 
 # Single analogies
@@ -292,11 +305,14 @@ def test_nothing_of_the_data_is_markup(write):
         )  # fmt: skip
 
     text = assert_like_harmless(write, page_of)
-    assert figures(text) == ["accuracy", "choice"] and Page(text).text.count(f"{WORST}D") >= 6
+    assert figures(text) == ["accuracy", "choice"] and Page(text).text.count(f"{WORST}D") == 5
     assert f"{WORST}M - {WORST}O" in set(downloads(text)["results.csv"].method)
 
 
 def test_the_page_is_the_same_when_written_again_and_a_missing_folder_is_named(write, tmp_path):
     assert write() == write()
     with pytest.raises(InputError, match="missing"):
-        write_analogy_report(tmp_path / "missing" / "a.html", made_scores(), made_differences(), [], title="a title")
+        made = made_scores()
+        write_analogy_report(
+            tmp_path / "missing" / "a.html", made, together(made, made_differences()), [], title="a title"
+        )

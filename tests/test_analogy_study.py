@@ -21,6 +21,7 @@ from fv_lens.analogy_study import load_library, solve_all, tuned_library
 from fv_lens.errors import InputError
 from fv_lens.fitting import BEST, fit_compositions
 from fv_lens.lens import lens_of
+from fv_lens.plots.analogies import ANALOGY_MEASURES
 from fv_lens.questions import Question
 from fv_lens.recipes import METHODS, Composition, Folded
 from fv_lens.vectors import FunctionVector
@@ -154,7 +155,7 @@ def test_the_page_has_every_number_and_single_analogies(whole):
     assert all(line.split(":")[0] in page.text for line in lines)
     for question in found.questions:
         a, b = question.source
-        assert f"{a} : {b} :: {question.completion[0]} : ?" in page.text
+        assert f"{a} : {b} :: {question.target or '?'} : ?" in page.text
     assert sum(tag == "details" for tag, _ in page.tags) == len(found.questions) and "chosen" in page.text
 
 
@@ -345,7 +346,8 @@ def test_a_folder_of_the_same_numbers_elsewhere_is_refused(model, begun, without
 
 def of_lines(lines) -> tuple[float, float]:
     """The numbers told: the chosen way's score, and its gain."""
-    return tuple(float(re.search(r": ([+-]?\d\.\d\d) \[", line)[1]) for line in lines)
+    found = re.search(r": (\d\.\d\d) \[", lines[0]), re.search(r"([+-]\d\.\d\d) \[", lines[1])
+    return tuple(float(one[1]) for one in found)
 
 
 def test_the_way_to_choose_is_the_best_on_validation_questions(model, whole):
@@ -365,9 +367,10 @@ def test_the_way_to_choose_is_the_best_on_validation_questions(model, whole):
     assert chosen["validation"] == best == ways[chosen["row"], chosen["measure"]]
     row = next(row for row in found.values if str(row) == chosen["row"])
     score = found.score(row, chosen["measure"])
-    assert lines[0] == f"Chosen on validation: {row} ({chosen['measure']}): {score}; chance {found.chance:.2f}"
+    title = ANALOGY_MEASURES[chosen["measure"]][0].lower()
+    assert lines[0] == f"Chosen on validation: {row} ({title}): {score}; chance {found.chance:.2f}."
     plain = max((way for way in ways if way[0].startswith(PROMPT_ONLY)), key=ways.get)
-    assert lines[1].startswith(f"minus {plain[0]}, its best prompt alone: ") and len(lines) == 2
+    assert lines[1].startswith(f"Over the best prompt alone there, {plain[0]} (") and len(lines) == 2
 
 
 RIGHT = {"posterior": 0.9, "uniform": 0.2, "prompt only": 0.4}
@@ -402,8 +405,9 @@ def test_the_gain_told_is_that_of_the_chosen_way_over_the_best_prompt(
     given = iter([fake(questions, tried), fake(questions, found)])
     monkeypatch.setattr(module, "evaluate_analogies", lambda *args, **settings: next(given))
     _, lines = solved(model, tmp_path, ([], [], questions), choose_on=questions, choices=True)
-    assert lines[0].startswith(f"Chosen on validation: {POSTERIOR} ({measure}): 0.80 [")
-    assert lines[1].startswith(f"minus {PLAIN}, its best prompt alone: ")
+    title = ANALOGY_MEASURES[measure][0].lower()
+    assert lines[0].startswith(f"Chosen on validation: {POSTERIOR} ({title}): 0.80 [")
+    assert lines[1].startswith(f"Over the best prompt alone there, {PLAIN} (")
     assert of_lines(lines) == (0.8, 0.6), "0.8 right, of which the prompt alone has 0.2"
 
 
@@ -426,8 +430,8 @@ def test_the_best_way_may_be_a_prompt_alone(model, tmp_path, monkeypatch, withou
     questions = [asked(i, "a", 3) for i in range(10)]
     monkeypatch.setattr(module, "evaluate_analogies", lambda *args, **settings: fake(questions, shares))
     _, lines = solved(model, tmp_path, ([], [], questions), choose_on=questions, choices=True)
-    assert lines[0].startswith(f"Chosen on validation: {SENTENCE} (choice): 0.60")
-    assert lines[1].endswith("+0.00 (no interval)"), "over itself nothing is gained"
+    assert lines[0].startswith(f"Chosen on validation: {SENTENCE} (right choices): 0.60")
+    assert lines[1].endswith("a gain is not shown (+0.00 (no interval))."), "over itself nothing is gained"
 
 
 def test_no_test_answer_has_a_say_in_the_way_to_choose(model, whole, tmp_path, without_page):
@@ -611,10 +615,9 @@ def test_the_command_answers_a_file_and_chooses_on_others(here, command, tmp_pat
     told = summary(here / "mine")
     assert told["questions"]["test"] == 6 and told["chance"] == pytest.approx(1 / 3) and told["seed"] == 3
     chosen = told["chosen on validation questions"]
-    assert f"Chosen on validation: {chosen['row']} ({chosen['measure']}): " in " ".join(result.stdout.split())
-    assert (
-        "its best prompt alone: " in " ".join(result.stdout.split()) and "Right choices; chance 0.33" in result.stdout
-    )
+    said, title = " ".join(result.stdout.split()), ANALOGY_MEASURES[chosen["measure"]][0].lower()
+    assert f"Chosen on validation: {chosen['row']} ({title}): " in said
+    assert "Over the best prompt alone there, " in said and "Right choices; chance 0.33" in result.stdout
     assert "6 validation questions, by every method" in result.stderr
     words = told["command"].split()
     assert words[:3] == ["fv-lens", "analogies", file] and words.count("--validation") == 2

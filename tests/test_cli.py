@@ -236,7 +236,7 @@ def test_a_model_that_cannot_be_trusted_exits_with_1(here, monkeypatch, tiny_mod
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["antonyms"], "Error: no bundled relation is called 'antonyms'; near names are antonym"),
+        (["antonyms"], "Error: no bundled relation is called 'antonyms'; near names: antonym"),
         (["missing.json"], "Error: missing.json: there is no such file"),
         (["--out", "FILE"], "Error: Cannot write to 'FILE': "),
         (["--out", "FILE/below/it"], "Error: Cannot write to 'FILE/below/it': "),

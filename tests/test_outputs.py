@@ -62,4 +62,3 @@ def test_the_library_is_of_the_start_that_is_better_where_both_are_whole(zero, f
 def test_no_two_relations_have_vectors_of_one_file_name():
     for names in (["a b", "a-b", "a-b-2"], ["a-b-2", "a b", "a-b"], ["a"] * 3):
         assert len(set(_file_names(names))) == 3
-    assert _file_names(["noun - plural", "un+adj"]) == ["noun-plural.safetensors", "un-adj.safetensors"]

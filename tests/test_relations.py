@@ -371,14 +371,12 @@ def test_missing_files_and_folders(tmp_path):
     [("opposits", "antonym"), ("Opposite", "antonym"), ("plurals", "singular-plural"), ("Antonym", "antonym")],
 )
 def test_a_word_for_a_relation_leads_to_it(name, near):
-    with pytest.raises(InputError, match=rf"is called '{name}'; near names are [^;]*\b{near}\b[^;]*; `fv-lens"):
+    with pytest.raises(InputError, match=rf"is called '{name}'; near names: [^;]*\b{near}\b[^;]*; `fv-lens"):
         load_relation(name)
 
 
 def test_unknown_names_give_near_ones():
-    with pytest.raises(
-        InputError, match="no bundled relation is called 'antonim'; near names are .*antonym.*; `fv-lens"
-    ):
+    with pytest.raises(InputError, match="no bundled relation is called 'antonim'; near names: .*antonym.*; `fv-lens"):
         load_relation("antonim")
     for name in ("", "zzzzzz", "x" * 5000):
         with pytest.raises(InputError, match=f"is called '{name}'; `fv-lens relations` lists all"):

@@ -93,7 +93,7 @@ def test_a_gain_is_told_with_its_intervals(write, everything):
     text = Page(write(**everything)).text.replace("\N{NO-BREAK SPACE}", " ")
     tested, plain = everything["evaluation"], everything["evaluation"].controls["zero-shot"]
     layer = everything["vector"].layer
-    assert f"Added at layer {layer}, the vector lifts accuracy on 30 unseen words" in text
+    assert f"Added at layer {layer}, the summed vector lifts accuracy on 30 unseen words" in text
     assert f"from {plain.accuracy} to {tested.accuracy}, a gain of +0.53 [" in text
     assert f"10-shot prompting reaches {tested.controls['10-shot'].accuracy}" in text
 

@@ -266,5 +266,5 @@ def test_at_least_one_relation_is_studied_and_each_once(model):
         study_of(model, [made("a"), made("a", 1)])
     with pytest.raises(InputError, match=r"are \['a', 'a'\]; give at least one, each name once"):
         study_of(model, [made("a"), made("a", n=4)])
-    with pytest.raises(InputError, match="no bundled relation is called 'antonim'; near names are .*antonym"):
+    with pytest.raises(InputError, match="no bundled relation is called 'antonim'; near names: .*antonym"):
         study_of(model, ["antonim"])

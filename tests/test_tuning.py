@@ -427,7 +427,7 @@ def test_bad_settings_are_quoted(llama, settings, message):
 
 
 def test_relations_have_names_that_are_known_and_differ(llama):
-    with pytest.raises(InputError, match="no bundled relation is called 'antonyms'; near names are antonym"):
+    with pytest.raises(InputError, match="no bundled relation is called 'antonyms'; near names: antonym"):
         finetune(llama, "antonyms", **QUICK)
     with pytest.raises(InputError, match=r"relations are \['a', 'a'\]; give at least one, and each name once"):
         finetune_all(llama, [A, relation("a", 9)], **QUICK)

@@ -16,6 +16,8 @@ COLUMNS = ("step", "loss", "validation_loss", "chosen")
 def training(records: Mapping[str, pd.DataFrame]) -> go.Figure:
     """Loss against steps: validation of each relation (thin) and its mean (thick), the kept steps, the training mean.
 
+    Of a single relation the losses themselves are the thick lines.
+
     A mean is drawn at the steps that every relation has, so that it is of the same relations throughout.
 
     Args:
@@ -37,8 +39,8 @@ def training(records: Mapping[str, pd.DataFrame]) -> go.Figure:
     records = {name: record[list(COLUMNS)].astype(float) for name, record in records.items()}
     validation = {name: record.dropna(subset="validation_loss") for name, record in records.items()}
 
-    figure = go.Figure()
-    for at, (name, record) in enumerate(validation.items()):
+    figure, one = go.Figure(), len(records) == 1
+    for at, (name, record) in enumerate(() if one else validation.items()):
         figure.add_scatter(
             x=record.step, y=record.validation_loss, mode="lines", line=dict(color=tint(ACCENT, 0.28), width=1),
             name="validation, each relation", legendgroup="each", showlegend=not at, hoverinfo="text",
@@ -46,14 +48,15 @@ def training(records: Mapping[str, pd.DataFrame]) -> go.Figure:
         )  # fmt: skip
     training_loss = {name: record.dropna(subset="loss") for name, record in records.items()}
     for label, part, some, colour, dash in (
-        ("training, mean", "loss", training_loss, CONTROL, "dash"),
-        ("validation, mean", "validation_loss", validation, ACCENT, "solid"),
+        ("training", "loss", training_loss, CONTROL, "dash"),
+        ("validation", "validation_loss", validation, ACCENT, "solid"),
     ):
         mean = _mean({name: record.set_index("step")[part] for name, record in some.items()})
         figure.add_scatter(
-            x=mean.index, y=mean, mode="lines", name=label, line=dict(color=colour, width=3, dash=dash),
-            text=[_hover(f"mean of {number(len(some), 'relation')}", label, *point) for point in mean.items()],
-            hoverinfo="text",
+            x=mean.index, y=mean, mode="lines", name=f"{label}{', mean' * (not one)}",
+            line=dict(color=colour, width=3, dash=dash), hoverinfo="text",
+            text=[_hover(next(iter(some)) if one else f"mean of {len(some)} relations", label, *point)
+                  for point in mean.items()],
         )  # fmt: skip
     kept = [(name, *point) for name, record in validation.items()
             for point in record.loc[record.chosen.astype(bool), ["step", "validation_loss"]].to_numpy()]  # fmt: skip
@@ -66,7 +69,8 @@ def training(records: Mapping[str, pd.DataFrame]) -> go.Figure:
     figure.update_xaxes(title="step", range=[-0.02 * most, 1.02 * most])
     figure.update_yaxes(title="loss (nats)", title_standoff=6, rangemode="tozero")
     details = ["mean negative log-probability of the right answer"]
-    return finish(figure, f"Fine-tuning of {number(len(records), 'relation')}", details, 340, 860, n_labels=4)
+    what = next(iter(records)) if one else number(len(records), "relation")
+    return finish(figure, f"Fine-tuning{f' of {what}' * bool(what)}", details, 340, 860, n_labels=4 - one)
 
 
 def _mean(losses: Mapping[str, pd.Series]) -> pd.Series:
