@@ -32,6 +32,9 @@ class HeadEffects:
         share_right: the share of intact prompts whose most probable token begins a right answer.
         batch: the corrupted prompts; None for a mean over relations.
         record: how they were measured: relation, model, template, BOS rule, shots, seeds, versions.
+
+    Raises:
+        InputError: an effect that is no finite number, as where a model's half precision overflows.
     """
 
     values: Float[Tensor, "prompt layer head"]
@@ -41,6 +44,15 @@ class HeadEffects:
     share_right: float
     batch: PromptBatch | None
     record: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        for values in (self.values, self.log_prob_values):
+            if len(broken := (~values.isfinite()).nonzero()):
+                prompt, layer, head = broken[0].tolist()
+                raise InputError(
+                    f"The effect of head ({layer}, {head}) in prompt {prompt} is {values[prompt, layer, head]:g}, no "
+                    "finite number; load the model in float32 or bfloat16."
+                )
 
     def __repr__(self) -> str:
         n, layers, heads = self.values.shape
