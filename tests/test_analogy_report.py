@@ -67,7 +67,9 @@ def answered(question: Question, chances=(), plain=(), completions=(("small", -0
 
 
 @pytest.fixture
-def write(tmp_path):
+def write(tmp_path, monkeypatch):
+    monkeypatch.setattr("fv_lens.page.get_plotlyjs", lambda: "")  # four megabytes, which take long to parse
+
     def write(scores=None, differences=None, items=(), **options):
         path = tmp_path / "analogies.html"
         scores = made_scores() if scores is None else scores

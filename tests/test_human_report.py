@@ -40,7 +40,9 @@ def named_points(names) -> pd.DataFrame:
 
 
 @pytest.fixture
-def write(tmp_path):
+def write(tmp_path, monkeypatch):
+    monkeypatch.setattr("fv_lens.page.get_plotlyjs", lambda: "")  # four megabytes, which take long to parse
+
     def write(frame=None, **options):
         path = tmp_path / "humans.html"
         given = dict(
