@@ -119,26 +119,26 @@ class _Asker:
         """The vectors that every method adds to each question's prompt."""
         prompt = ("zero-shot", "one-shot")[n_shots]
         pairs = tuple(question.source for question in questions)
-        composers = {True: self._composer(self.library, pairs)}
+        composers = dict.fromkeys(self.ways, self._composer(self.library, pairs))
+        ways = dict(self.ways)
         if self.summed is not None:
-            composers[False] = self._composer(self.summed, pairs)
+            composers[SUMMED], ways[SUMMED] = self._composer(self.summed, pairs), METHODS["posterior"]
         may = {
-            (key, name): self._allowed(composer.library, questions, LIBRARIES[name])
-            for key, composer in composers.items()
+            (composer, name): self._allowed(composer.library, questions, LIBRARIES[name])
+            for composer in set(composers.values())
             for name in self.libraries
         }
         made = {}
-        for name, (title, how) in product(self.libraries, [*self.ways.items(), (SUMMED, METHODS["posterior"])]):
-            composer = composers.get(title != SUMMED)
-            folded = isinstance(how, Folded)
-            whole = how.whole if folded else how
-            if composer is None or (whole.shared is not None and whole.n_shots != n_shots):
+        for name, (title, how) in product(self.libraries, ways.items()):
+            composer, whole, folded = composers[title], composition(how), isinstance(how, Folded)
+            depends = folded or whole.uses_library  # on the library, or on what a fold has not seen
+            if whole.shared is not None and whole.n_shots != n_shots:
                 continue
-            if not (whole.uses_library or folded) and name != self.libraries[0]:
+            if not depends and name != self.libraries[0]:
                 continue
             of = [how.of(q.kin) for q in questions] if folded and LIBRARIES[name] else whole
-            row = Row(title, name if whole.uses_library or folded else "", prompt)
-            made[row] = composer.library.edit(composer.vectors(of, may[title != SUMMED, name]))
+            row = Row(title, name if depends else "", prompt)
+            made[row] = composer.library.edit(composer.vectors(of, may[composer, name]))
         places = {name: i for i, name in enumerate(self.library.names)}
         own = [places.get(question.relation) for question in questions]
         if any(place is not None for place in own):

@@ -47,12 +47,14 @@ def humans(
 
 def _overview(frame) -> Table:
     """One line for each measure and kind of vectors."""
+    from .scores import Score
+
     title = "Spearman's rho with people, 95 % intervals over relations; p by Mantel's test"
     table = Table("", "vectors", title=Text(title), title_justify="left", box=None, pad_edge=False)
     for heading in ("rho", "p"):
         table.add_column(heading, no_wrap=True)
     for measure, some in frame.groupby("measure", sort=False):
         for i, x in enumerate(some.itertuples()):
-            rho, p = f"{x.value:.2f} [{x.low:.2f}, {x.high:.2f}]", "" if x.p != x.p else f"{x.p:.4f}"
-            table.add_row(Text(measure if i == 0 else ""), Text(x.vectors), rho, p)
+            rho, p = str(Score.of(x)), "" if x.p != x.p else f"{x.p:.4f}"
+            table.add_row(Text(measure if i == 0 else ""), Text(x.vectors), Text(rho), p)
     return table

@@ -32,7 +32,7 @@ CAPTIONS = {
     "from (FV), other starts, and one tuned on pairs with exchanged answers, which learns the form of answers alone.",
     "training": "The vector of the step whose loss on validation words is lowest was kept.",
     "words": "The most probable next tokens when the vector is inserted into neutral sentences such as “This is an "
-    f"example of the”, before and after fine-tuning. {NAMES_SHOWN}",
+    "example of the”, before and after fine-tuning.",
 }
 
 
@@ -83,8 +83,8 @@ def write_report(
     if words is not None and len(words):
         figures["words"], downloads["words"] = plots.decoding(words), words
     captions = dict(CAPTIONS)
-    if "words" in figures and not words.is_name.any():
-        captions["words"] = CAPTIONS["words"].replace(NAMES_SHOWN, NO_NAMES)
+    if "words" in figures:
+        captions["words"] += f" {NAMES_SHOWN if words.is_name.any() else NO_NAMES}"
     drawn = {name: page.figure(name, figure, captions[name]) for name, figure in figures.items()}
     if effects is not None:
         drawn["heads"] = f'<div id="heads">{head_map(effects, vector.heads if vector else (), head_words)}</div>'
