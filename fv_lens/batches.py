@@ -114,9 +114,9 @@ def batch(lens: Any, prompts: Sequence[FewShot], template: PromptTemplate = Prom
             )
     width = max(map(len, ids))
     return PromptBatch(
-        tokens=torch.tensor([[lens.pad_id] * (width - len(prompt)) + prompt for prompt in ids]),
-        mask=torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in ids]),
-        answer_ids=torch.tensor([listed[0][0] for listed in answers]),
+        tokens=torch.tensor([[lens.pad_id] * (width - len(prompt)) + prompt for prompt in ids], device="cpu"),
+        mask=torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in ids], device="cpu"),
+        answer_ids=torch.tensor([listed[0][0] for listed in answers], device="cpu"),
         answers=tuple(answers),
         texts=tuple(texts),
         words=tuple(shots.word for shots in prompts),

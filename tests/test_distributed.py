@@ -99,13 +99,13 @@ def test_the_engine_moves_the_heads_in_every_form(model, words):
     moved = [torch.stack([with_heads_moved(model, ids, mean_z, these) for ids in PROMPTS]) for these in heads]
     expected = torch.stack(moved, 1).log_softmax(-1)
     assert difference(by_engine(lens, whatifs)[:, 1:3], expected) <= EXACT
-    forms = lens.findings["forms"]
-    assert all(found == (13, forms) for found in lens.findings["points"].values()) and forms[0] != SLOW
-    assert set(lens.findings["points"]) == {(vector.layer, vector.site) for vector in vectors}
+    forms = lens.parity.forms
+    assert all(found == (13, forms) for found in lens.parity.sites.values()) and forms[0] != SLOW
+    assert set(lens.parity.sites) == {(vector.layer, vector.site) for vector in vectors}
     for form in forms:
-        lens.findings["forms"] = [form]
+        lens.parity.forms = [form]
         assert difference(by_engine(lens, whatifs)[:, 1:3], expected) <= EXACT, form
-    lens.findings["forms"] = forms
+    lens.parity.forms = forms
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_a_form_that_fails_at_a_site_alone_stays_in_use_for_other_edits(llama, w
     assert "as positions are not exact for edits at attn.hook_out" in caplog.text
     used.clear()
     by_engine(lens, [edits_of(vectors)])
-    assert not used and lens.findings["forms"][0] == "as positions"
+    assert not used and lens.parity.forms[0] == "as positions"
     by_engine(lens, plain)
     assert used
 
@@ -291,4 +291,4 @@ def test_a_site_is_probed_anew_for_longer_prompts(words):
         prompts = oracles.random_prompts(*lengths)
         expected = torch.stack([with_heads_moved(model, ids, mean_z) for ids in prompts]).log_softmax(-1)
         assert difference(by_engine(lens, [edits_of(vectors)], prompts)[:, 1], expected) <= EXACT, lengths
-    assert {found[0] for found in lens.findings["points"].values()} == {13}
+    assert {found[0] for found in lens.parity.sites.values()} == {13}
