@@ -13,7 +13,7 @@ _PUBLIC = {
     "effects": ["HeadEffects", "indirect_effects", "mean_effects", "mean_head_outputs"],
     "vectors": ["FunctionVector"],
     "assembly": ["distributed_vectors", "function_vector"],
-    "patching": ["patch"],
+    "patching": ["patch", "unpatch"],
     "sweeps": ["Sweep", "choose", "sweep"],
     "tuning": ["finetune", "finetune_all", "training_frame"],
     "evaluation": ["Evaluation", "evaluate"],

@@ -28,6 +28,7 @@ from .naming import choose_reading as choose_reading
 from .naming import name_scores as name_scores
 from .naming import rank_test as rank_test
 from .patching import patch as patch
+from .patching import unpatch as unpatch
 from .prompts import PromptTemplate as PromptTemplate
 from .question_files import load_questions as load_questions
 from .question_parts import split_questions as split_questions

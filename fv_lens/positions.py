@@ -1,15 +1,9 @@
-"""Which tokens of a forward are the last of their prompts, and which were generated after them.
+"""Which tokens of a batch get vectors: the last of each prompt, or those that `at` names.
 
-`Prompts` says it for a batch, from its shape and mask. `Watch` learns it from the calls that reach a model: while it is
-there, it stands around the model's forward and its generating methods.
+Columns count from the first token on, cached tokens included.
 """
 
-import functools
-import inspect
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,16 +12,16 @@ from torch import Tensor
 
 from .errors import InputError
 
-INPUTS = ("input", "input_ids", "inputs", "inputs_embeds")  # what forward and generate call their prompts
-
 
 @dataclass(frozen=True, eq=False)
 class Prompts:
-    """The ends of a batch of prompts, counted in columns from the first token on, cached tokens included.
+    """The ends of a batch of prompts, in columns from the first token on, cached tokens included.
 
     Args:
         last: column of each prompt's last token; a single one stands for all rows.
         end: the first column behind the prompts and their padding, where generated tokens begin.
+        marks: the tokens that get vectors, where they are not the last ones: a table over columns `0..end`.
+        mask: the caller's attention mask over the last columns, or None where there is none.
 
     Example:
         >>> Prompts.of((2, 3), mask=torch.tensor([[1, 1, 0], [0, 1, 1]])).last
@@ -36,6 +30,8 @@ class Prompts:
 
     last: Int[Tensor, " prompt"]
     end: int
+    marks: Bool[Tensor, "prompt column"] | None = None
+    mask: Tensor | None = None
 
     @classmethod
     def of(cls, shape: tuple[int, int], past: int = 0, mask: object = None) -> "Prompts":
@@ -52,19 +48,89 @@ class Prompts:
         check_mask(mask, shape, past)
         first = end - mask.shape[1]  # a mask may leave the cached tokens out
         counted = mask.long() * torch.arange(1, mask.shape[1] + 1, device=mask.device)
-        return cls(first + counted.amax(1) - 1, end)  # a row without a 1 has ended in the tokens left out
+        return cls(first + counted.amax(1) - 1, end, mask=mask)  # a row without a 1 has ended in the tokens left out
+
+    def at(self, at: Tensor | None, rows: int, past: int) -> "Prompts":
+        """The same batch of `rows` prompts, `past` tokens of it cached, with vectors where `at` says; see `as_at`.
+
+        Raises:
+            InputError: `at` is for another batch, or names a column outside it or a token of padding.
+        """
+        if at is None:
+            return self
+        last = self.last.cpu().expand(rows) if len(self.last) == 1 else self.last.cpu()
+        if at.dim() == 2:
+            return replace(self, marks=self._table(at.cpu(), rows, past))
+        if at.dim() == 1 and len(at) != rows:
+            raise InputError(f"at names {len(at)} columns and the batch has {rows} rows; give a column for each row.")
+        given = at.cpu().expand(rows)
+        columns = torch.where(given < 0, last + 1 + given, given)
+        for row in ((columns < 0) | (columns > last)).nonzero()[:1, 0].tolist():
+            raise InputError(
+                f"at is {int(given[row])}, and the last token of row {row} stands in column {int(last[row])}; give a "
+                "column from 0 to there, cached tokens and padding counted, or count from the end: -1 is the last."
+            )
+        self._check_padding(torch.arange(self.end) == columns[:, None])
+        return replace(self, last=columns)
+
+    def _table(self, at: Tensor, rows: int, past: int) -> Tensor:
+        if tuple(at.shape) not in {(rows, self.end), (rows, self.end - past)}:
+            cached = f", or {[rows, self.end]} with the {past} cached ones" if past else ""
+            raise InputError(
+                f"at is {list(at.shape)}; the tokens are [batch, pos] = {[rows, self.end - past]}{cached}."
+            )
+        table = torch.zeros(rows, self.end, dtype=torch.bool)
+        table[:, self.end - at.shape[1] :] = at
+        self._check_padding(table)
+        return table
+
+    def _check_padding(self, table: Tensor) -> None:
+        if self.mask is not None:
+            width = self.mask.shape[1]
+            for row, column in (table[:, -width:] & (self.mask.cpu() == 0)).nonzero()[:1].tolist():
+                raise InputError(
+                    f"at names column {self.end - width + column} of row {row}, where attention_mask says padding; a "
+                    "vector there would change nothing. Count padding too, or count from the end: -1 is the last token."
+                )
 
     def columns(
         self, shape: tuple[int, int], past: int, device: torch.device
     ) -> tuple[Bool[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
-        """Which of `[batch, pos]` tokens behind `past` cached ones are last prompt tokens, and which are generated.
+        """Which of `[batch, pos]` tokens behind `past` cached ones get vectors, and which are generated.
 
         Where a batch has grown (beams, several sequences per prompt), each prompt stands for as many rows in a row.
         """
         rows, length = shape
         column = torch.arange(past, past + length, device=device)
-        last = (column == self.last.to(device)[:, None]).repeat_interleave(rows // len(self.last), 0)
-        return last, (column >= self.end).expand(rows, length)
+        if self.marks is None:
+            ends = column == self.last.to(device)[:, None]
+        else:
+            marks = self.marks.to(device)[:, past : past + length]
+            ends = torch.nn.functional.pad(marks, (0, length - marks.shape[1]))
+        return ends.repeat_interleave(rows // len(ends), 0), (column >= self.end).expand(rows, length)
+
+
+def as_at(at: Any) -> Tensor | None:
+    """`at` as integers `[]` (a column) or `[batch]` (one for each row), or as a table `[batch, pos]` of booleans.
+
+    Raises:
+        InputError: it is none of these.
+    """
+    if at is None:
+        return None
+    try:
+        given = torch.as_tensor(at).detach()
+    except (TypeError, ValueError, RuntimeError):
+        given = torch.empty(0)
+    if given.dim() == 2 and given.numel() and ((given == 0) | (given == 1)).all():
+        return given.bool()
+    whole = not (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)
+    if not whole or given.dim() > 1 or not given.numel():
+        raise InputError(
+            f"at is {at!r}; give a column (-1 is each row's last token), one for each row, or a mask [batch, pos] of 1 "
+            "at the tokens that get the vector and 0 elsewhere."
+        )
+    return given.long()
 
 
 def check_mask(mask: object, shape: tuple[int, int], past: int) -> None:
@@ -92,151 +158,3 @@ def check_mask(mask: object, shape: tuple[int, int], past: int) -> None:
         raise InputError(
             f"Row {row} of attention_mask is {own[row].int().tolist()}, with a 0 between 1s; pad at a side."
         )
-
-
-@dataclass
-class _Generation:
-    """A generating method at work.
-
-    `masked`: whether the caller said where padding is, by a mask or a side. A mask that a method makes up from pad
-    tokens does not count, for the pad token may be one of the prompt's. `prompts`: None until they are tokens.
-    """
-
-    masked: bool
-    prompts: Prompts | None = None
-
-
-class Watch:
-    """Stands around a model's forward and generating methods and says, during a forward, which tokens get vectors.
-
-    `now` is a pair of `[batch, pos]`: the last prompt tokens, and the tokens generated since. It is there while the
-    network runs, in which every call ends: on a Bridge the Hugging Face model, else the model itself.
-    """
-
-    def __init__(self, model):
-        self.model, self.network = model, getattr(model, "original_model", model)
-        self.now: tuple[Tensor, Tensor] | None = None
-        self.texts: Prompts | None = None
-        self.generation: _Generation | None = None
-        self.wraps = ExitStack()
-        self._wrap(self.network, "forward", self._forward)
-        self._wrap(model, "forward", self._forward_of_texts)
-        for name in dir(type(model)):
-            if name in ("generate", "generate_stream"):
-                self._wrap(model, name, self._generate)
-            elif "generate" in name and not name.startswith("_") and name != "hf_generate":  # that is network.generate
-                self._wrap(model, name, partial(self._refuse, name))
-        if self.network is not model and hasattr(self.network, "generate"):
-            self._wrap(self.network, "generate", self._generate)
-            if hasattr(self.network, "generate_batch"):
-                self._wrap(self.network, "generate_batch", partial(self._refuse, "generate_batch"))
-
-    def close(self) -> None:
-        self.wraps.close()
-
-    def _wrap(self, owner: Any, name: str, replacement: Callable) -> None:
-        """Send calls of a method through `replacement(run, given)`: the call as it was made, and its arguments."""
-        method, own = getattr(owner, name), owner.__dict__.get(name)
-        _, *names = inspect.signature(getattr(type(owner), name)).parameters  # a method of the instance may hide them
-
-        @functools.wraps(method)
-        def wrapper(*args, **kwargs):
-            return replacement(partial(method, *args, **kwargs), dict(zip(names, args)) | kwargs)
-
-        def restore():
-            if own is None:
-                del owner.__dict__[name]
-            else:
-                owner.__dict__[name] = own
-
-        owner.__dict__[name] = wrapper
-        self.wraps.callback(restore)
-
-    @contextmanager
-    def _during(self, **state) -> Iterator[None]:
-        before = {name: getattr(self, name) for name in state}
-        self.__dict__.update(state)
-        try:
-            yield
-        finally:
-            self.__dict__.update(before)
-
-    def _forward(self, run: Callable, given: dict) -> Any:
-        tokens, past, mask = self._as_tokens(_input(given), given), _past(given), given.get("attention_mask")
-        if tokens is None:
-            raise InputError(f"This forward was given {sorted(given)}; while patched, give token ids or embeddings.")
-        shape, generation = _shape(tokens), self.generation
-        if generation is None:
-            prompts = self.texts or Prompts.of(shape, past, mask)
-        else:
-            if generation.prompts is None:
-                generation.prompts = Prompts.of(shape, past, mask if generation.masked else None)
-            prompts = generation.prompts
-        with self._during(now=prompts.columns(shape, past, tokens.device)):
-            return run()
-
-    def _forward_of_texts(self, run: Callable, given: dict) -> Any:
-        """Strings padded on the right reach the network without a mask; here it is still known how long each is."""
-        texts, prompts = _input(given), None
-        if isinstance(texts, list) and given.get("attention_mask") is None:
-            past = _past(given)
-            prompts = Prompts.of(_shape(self._as_tokens(texts, given)), past)
-            if (_side(given) or self.model.tokenizer.padding_side) == "right":
-                lengths = [self._as_tokens(text, given).shape[1] for text in texts]
-                if 0 in lengths:
-                    raise InputError(f"The prompt {texts[lengths.index(0)]!r} has no tokens, so it has no last one.")
-                prompts = Prompts(past + torch.tensor(lengths) - 1, prompts.end)
-        with self._during(texts=prompts):
-            return run()
-
-    def _generate(self, run: Callable, given: dict) -> Any:
-        tokens, mask = _input(given), given.get("attention_mask")
-        generation = _Generation(masked=mask is not None or _side(given) is not None)
-        if isinstance(tokens, Tensor) and _side(given) is None:
-            generation.prompts = Prompts.of(_shape(tokens), 0, mask)
-        with self._during(generation=generation):
-            result = run()
-        return self._stream(result, generation) if inspect.isgenerator(result) else result
-
-    def _stream(self, stream: Iterator, generation: _Generation) -> Iterator:
-        """The stream is at work while it is asked for its next piece; forwards between two pieces are their own."""
-        while True:
-            with self._during(generation=generation):
-                try:
-                    piece = next(stream)
-                except StopIteration:
-                    return
-            yield piece
-
-    def _refuse(self, name: str, run: Callable, given: dict) -> Any:
-        raise InputError(
-            f"{name} has no last prompt token that a patch could know of. Remove the patch first, or use generate, "
-            "generate_stream or hf_generate."
-        )
-
-    def _as_tokens(self, tokens: Any, given: dict) -> Tensor | None:
-        """Strings as the model's forward will tokenise them; a tensor as it is."""
-        if tokens is None or isinstance(tokens, Tensor):
-            return tokens
-        return self.model.to_tokens(tokens, **{k: given[k] for k in ("prepend_bos", "padding_side") if k in given})
-
-
-def _input(given: dict) -> Any:
-    return next((given[name] for name in INPUTS if given.get(name) is not None), None)
-
-
-def _past(given: dict) -> int:
-    """How many tokens the key-value cache holds: Hugging Face's, or HookedTransformer's."""
-    if given.get("past_key_values") is not None:
-        return int(given["past_key_values"].get_seq_length())
-    return 0 if given.get("past_kv_cache") is None else given["past_kv_cache"][0].past_keys.shape[1]
-
-
-def _side(given: dict) -> str | None:
-    side = given.get("padding_side")
-    return side if side in ("left", "right") else None  # HookedTransformer has a value of its own for "not given"
-
-
-def _shape(tokens: Tensor) -> tuple[int, int]:
-    """`[batch, pos]` of token ids or embeddings; ids of a single prompt may come without a batch."""
-    return (1, len(tokens)) if tokens.dim() == 1 else tuple(tokens.shape[:2])

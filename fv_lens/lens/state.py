@@ -42,6 +42,7 @@ class Parity:
         plain_writes: layer -> whether the residual stream moves by what the heads' output projection writes.
         attention_outputs: layer -> the hook point where what heads write can be added, None where there is none.
         cached_steps: whether decoding with a cache equals full forwards; None where not known yet.
+        reaching: (layer, site) -> whether a vector added there reaches the residual stream.
     """
 
     length: int = 0
@@ -57,6 +58,7 @@ class Parity:
     plain_writes: dict[int, bool] = field(default_factory=dict)
     attention_outputs: dict[int, str | None] = field(default_factory=dict)
     cached_steps: bool | None = None
+    reaching: dict[tuple[int, str], bool] = field(default_factory=dict)
 
 
 class State:
@@ -68,6 +70,7 @@ class State:
     def __init__(self):
         self.parities: dict[int, Parity] = {}
         self.patches: list = []
+        self.watch: object = None  # what follows the calls of a patched model
         self.endings: Tensor | None = None
         self.warned: set[str] = set()
         self.lock = threading.RLock()  # one thread at a time has hooks of fv_lens on the model

@@ -1,0 +1,305 @@
+"""Following the calls of a patched model: which tokens of the forward that is running get which patch's vectors.
+
+`Watch` stands around the model's forward and its generating methods while a patch is there. What it learns of a call it
+keeps for the calling thread alone, and calls of different threads wait for each other, for TransformerLens notes down
+on its modules what passes.
+"""
+
+import inspect
+import sys
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+from .lens import Lens, lens_of
+from .lens.cached import check_cached_steps, is_aside
+from .lens.replaced import replace_method, uncompiled
+from .positions import Prompts
+
+INPUTS = ("input", "input_ids", "inputs", "inputs_embeds")  # what forward and generate call their prompts
+CACHES = ("past_key_values", "past_kv_cache", "cache", "cache_params")
+GENERATING = ("generate", "generate_stream")
+LOCKED = ("run_with_hooks", "run_with_cache")  # others' hooks are on the model meanwhile
+
+
+@dataclass(eq=False)
+class _Generation:
+    """A generating method at work, under the patches that it was begun under.
+
+    `masked`: whether the caller said where padding is, by a mask or a side. A mask that a method makes up from pad
+    tokens does not count, for the pad token may be one of the prompt's. `prompts`: None until they are tokens.
+    """
+
+    patches: dict  # patch -> its `at`
+    masked: bool
+    prompts: Prompts | None = None
+    rows: int = 0
+    seen: int = 0  # tokens that its forwards have run
+    ends: dict = field(default_factory=dict)
+
+
+class _Calls(threading.local):
+    """What a thread's call is at: the forward that runs, the texts it was given, the generating method around it."""
+
+    def __init__(self):
+        self.now: dict | None = None  # patch -> (its tokens, the generated ones), both [batch, pos]
+        self.texts: Prompts | None = None
+        self.generation: _Generation | None = None
+        self.inside = False
+
+
+class Watch:
+    """Follows the calls of one model while `held`. Kept with what else fv_lens keeps on a model, and holds no model."""
+
+    def __init__(self, lens: Lens):
+        self.reference, self.state = weakref.ref(lens.model), lens.state
+        self.calls = _Calls()
+        self.held: dict[Any, int] = {}  # patch -> how many want it on the model
+        self.wraps = ExitStack()
+        self.cache_checked = False
+
+    @property
+    def model(self) -> Any:
+        return self.reference()
+
+    @property
+    def network(self) -> Any:
+        """Where every call ends: on a Bridge the Hugging Face model, else the model itself."""
+        return getattr(self.model, "original_model", self.model)
+
+    def tokens_of(self, patch: Any) -> tuple[Tensor, Tensor] | None:
+        """The tokens of the forward that runs in this thread that get a patch's vectors, and the generated ones."""
+        return None if self.calls.now is None else self.calls.now.get(patch)
+
+    def hold(self, patches: Iterable) -> None:
+        """Put patches on the model, or count one more reason for them to be there."""
+        if not self.held:
+            self._open()
+        for patch in patches:
+            self.held[patch] = self.held.get(patch, 0) + 1
+            if self.held[patch] == 1:
+                patch.add_hooks()
+
+    def release(self, patches: Iterable) -> None:
+        for patch in patches:
+            self.held[patch] -= 1
+            if self.held[patch] == 0:
+                del self.held[patch]
+                patch.remove_hooks()
+        if not self.held:
+            self.wraps.close()
+
+    def _open(self) -> None:
+        model, network, self.cache_checked = self.model, self.network, False
+        self._wrap(network, "forward", self._forward)
+        self._wrap(model, "forward", self._outer_forward)
+        for name in dir(type(model)):
+            if name in GENERATING:
+                self._wrap(model, name, self._generate)
+            elif "generate" in name and not name.startswith("_") and name != "hf_generate":  # that is network.generate
+                self._wrap(model, name, partial(self._refuse, name))
+            elif name in LOCKED:
+                self._wrap(model, name, self._locked)
+        if network is not model and hasattr(network, "generate"):
+            self._wrap(network, "generate", self._generate)
+            if hasattr(network, "generate_batch"):
+                self._wrap(network, "generate_batch", partial(self._refuse, "generate_batch"))
+
+    def _wrap(self, owner: Any, name: str, replacement: Callable) -> None:
+        def through(run: Callable, given: dict) -> Any:
+            return run() if is_aside() else replacement(run, given)
+
+        self.wraps.callback(replace_method(owner, name, through))
+
+    @contextmanager
+    def _during(self, **now) -> Iterator[None]:
+        """The model for this thread alone, with what its call is at."""
+        with self.state.lock:
+            before = {name: getattr(self.calls, name) for name in now}
+            self.calls.__dict__.update(now)
+            try:
+                yield
+            finally:
+                self.calls.__dict__.update(before)
+
+    def _locked(self, run: Callable, given: dict) -> Any:
+        with self._during():
+            return run()
+
+    def _outer_forward(self, run: Callable, given: dict) -> Any:
+        """Strings padded on the right reach the network without a mask; here it is still known how long each is."""
+        with self._during(inside=True):
+            texts, prompts = _input(given), None
+            if isinstance(texts, list) and given.get("attention_mask") is None:
+                past = _past(given) or 0
+                prompts = Prompts.of(_shape(self._as_tokens(texts, given)), past)
+                if (_side(given) or self.model.tokenizer.padding_side) == "right":
+                    lengths = [self._as_tokens(text, given).shape[1] for text in texts]
+                    if 0 in lengths:
+                        raise InputError(
+                            f"The prompt {texts[lengths.index(0)]!r} has no tokens, so it has no last one."
+                        )
+                    prompts = Prompts(past + torch.tensor(lengths) - 1, prompts.end)
+            if self.calls.generation is None:
+                self._check_cache(given)
+            with self._during(texts=prompts):
+                return run()
+
+    def _forward(self, run: Callable, given: dict) -> Any:
+        with self._during():
+            tokens, past, mask = self._as_tokens(_input(given), given), _past(given), given.get("attention_mask")
+            if tokens is None:
+                raise InputError(
+                    f"This forward was given {sorted(given)}; while patched, give token ids or embeddings."
+                )
+            shape, generation = _shape(tokens), self.calls.generation
+            if generation is None:
+                self._refuse_unknown_generation()
+                if not self.calls.inside:
+                    self._check_cache(given)
+                prompts = self.calls.texts or Prompts.of(shape, past or 0, mask)
+                ends = {patch: self._ends(patch.at, prompts, shape[0], past) for patch in self.state.patches}
+            else:
+                past = generation.seen if past is None else past
+                if generation.prompts is None:
+                    generation.prompts = Prompts.of(shape, past, mask if generation.masked else None)
+                    generation.rows = shape[0]
+                prompts = generation.prompts
+                if not generation.ends:
+                    generation.ends = {
+                        patch: self._ends(at, prompts, generation.rows, 0) for patch, at in generation.patches.items()
+                    }
+                generation.seen, ends = past + shape[1], generation.ends
+            if not past:
+                self._warn_of_two_bos(tokens, prompts.mask)
+            columns = {patch: of.columns(shape, past or 0, tokens.device) for patch, of in ends.items()}
+            with self._during(now=columns), uncompiled():
+                return run()
+
+    @staticmethod
+    def _ends(at: Tensor | None, prompts: Prompts, rows: int, past: int | None) -> Prompts:
+        if past is None and at is not None and (at.dim() == 2 or (at >= 0).any()):
+            raise InputError(
+                "The cache of this forward does not say how many tokens it holds, so which of the new ones stand at the "
+                "columns of `at` is unknown; give `at` as a negative number, which counts from each row's last token."
+            )
+        return prompts.at(at, rows, past or 0)
+
+    def _generate(self, run: Callable, given: dict) -> Any:
+        with self._during():
+            if given.get("use_past_kv_cache", True) and given.get("use_cache", True):
+                self._check_cache()
+            tokens, mask = _input(given), given.get("attention_mask")
+            patches = {patch: patch.at for patch in self.state.patches}
+            generation = _Generation(patches, masked=mask is not None or _side(given) is not None)
+            if isinstance(tokens, Tensor) and _side(given) is None:
+                generation.prompts, generation.rows = Prompts.of(_shape(tokens), 0, mask), _shape(tokens)[0]
+            with self._during(generation=generation):
+                result = run()
+        return self._stream(result, generation) if inspect.isgenerator(result) else result
+
+    def _stream(self, stream: Iterator, generation: _Generation) -> Iterator:
+        """The stream is at work while it is asked for its next piece; calls between two pieces are their own.
+
+        It goes on as it was begun, also where its patches have been removed since.
+        """
+        while True:
+            with self._during(generation=generation):
+                self.hold(generation.patches)
+                try:
+                    piece = next(stream)
+                except StopIteration:
+                    return
+                finally:
+                    self.release(generation.patches)
+            yield piece
+
+    def _refuse(self, name: str, run: Callable, given: dict) -> Any:
+        raise InputError(
+            f"{name} has no last prompt token that a patch could know of. Remove the patch first, or use generate, "
+            "generate_stream or hf_generate."
+        )
+
+    def _refuse_unknown_generation(self) -> None:
+        """Where its prompt ends was not seen, so that every token would be taken for the last of a prompt."""
+        owners = {id(self.model): self.model, id(self.network): self.network}.values()
+        methods = [getattr(type(owner), name, None) for owner in owners for name in GENERATING]
+        codes = {getattr(inspect.unwrap(method), "__code__", None) for method in methods if method is not None}
+        frame = sys._getframe()
+        while frame is not None:
+            if frame.f_code in codes and any(frame.f_locals.get("self") is owner for owner in owners):
+                raise InputError(
+                    f"This {frame.f_code.co_name} was begun before the patch, or by a method taken from the model "
+                    "before it, so where its prompts end is unknown. Begin it again, as a method of the patched model."
+                )
+            frame = frame.f_back
+
+    def _check_cache(self, given: dict | None = None) -> None:
+        """Raise a ParityError where decoding with a cache is wrong; once, before anything of a call is at work."""
+        if not self.cache_checked and (given is None or any(given.get(name) is not None for name in CACHES)):
+            check_cached_steps(lens_of(self.model))
+            self.cache_checked = True
+
+    def _warn_of_two_bos(self, tokens: Tensor, mask: Tensor | None) -> None:
+        bos = getattr(self.model.tokenizer, "bos_token_id", None)
+        if bos is None or "two BOS" in self.state.warned or tokens.is_floating_point() or tokens.shape[-1] < 2:
+            return
+        ids = tokens[None] if tokens.dim() == 1 else tokens
+        # Where the pad token is the BOS, padding of shorter prompts is no fault; the longest has none.
+        masked = mask is not None and mask.shape == ids.shape
+        first = mask.long().argmax(1) if masked else torch.zeros_like(ids[:, 0])
+        first = first.clamp(max=ids.shape[1] - 2)[:, None].to(ids.device)
+        if ((ids.gather(1, first) == bos) & (ids.gather(1, first + 1) == bos)).all():
+            self.state.warned.add("two BOS")
+            warnings.warn(
+                f"These prompts begin with two BOS tokens ({bos}), which few models have seen: a chat template writes "
+                "one and the tokenizer adds another. Give the template's text to model.to_tokens(text, "
+                "prepend_bos=False), or its ids (tokenize=True) to the model.",
+                stacklevel=2,
+            )
+
+    def _as_tokens(self, tokens: Any, given: dict) -> Tensor | None:
+        """Strings as the model's forward will tokenise them; a tensor as it is."""
+        if tokens is None or isinstance(tokens, Tensor):
+            return tokens
+        return self.model.to_tokens(tokens, **{k: given[k] for k in ("prepend_bos", "padding_side") if k in given})
+
+
+def _input(given: dict) -> Any:
+    return next((given[name] for name in INPUTS if given.get(name) is not None), None)
+
+
+def _past(given: dict) -> int | None:
+    """How many tokens the cache holds, Hugging Face's or HookedTransformer's; None where it does not say."""
+    position = given.get("cache_position")
+    if isinstance(position, Tensor) and position.numel():
+        return int(position.flatten()[0])
+    cache = next((given[name] for name in CACHES if given.get(name) is not None), None)
+    if cache is None:
+        return 0
+    if hasattr(cache, "get_seq_length"):
+        try:
+            return int(cache.get_seq_length())
+        except Exception:  # of a recurrent state, which counts nothing
+            return None
+    keys = getattr(cache[0], "past_keys", None) if isinstance(cache, Sequence) or hasattr(cache, "entries") else None
+    return None if keys is None else keys.shape[1]
+
+
+def _side(given: dict) -> str | None:
+    side = given.get("padding_side")
+    return side if side in ("left", "right") else None  # HookedTransformer has a value of its own for "not given"
+
+
+def _shape(tokens: Tensor) -> tuple[int, int]:
+    """`[batch, pos]` of token ids or embeddings; ids of a single prompt may come without a batch."""
+    return (1, len(tokens)) if tokens.dim() == 1 else tuple(tokens.shape[:2])
