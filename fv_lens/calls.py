@@ -66,6 +66,7 @@ class Watch:
         self.held: dict[Any, int] = {}  # patch -> how many want it on the model
         self.wraps = ExitStack()
         self.cache_checked = False
+        self.on_their_way: set[int] = set()  # threads in whose forward the first patch came
 
     @property
     def model(self) -> Any:
@@ -100,6 +101,8 @@ class Watch:
 
     def _open(self) -> None:
         model, network, self.cache_checked = self.model, self.network, False
+        frames = {thread: f for thread, f in sys._current_frames().items() if thread != threading.get_ident()}
+        self.on_their_way = {thread for thread, frame in frames.items() if _running(frame, [model], ["forward"])}
         self._wrap(network, "forward", self._forward)
         self._wrap(model, "forward", self._outer_forward)
         for name in dir(type(model)):
@@ -164,6 +167,8 @@ class Watch:
             shape, generation = _shape(tokens), self.calls.generation
             if generation is None:
                 self._refuse_unknown_generation()
+                if self._begun_before():
+                    return run()
                 if not self.calls.inside:
                     self._check_cache(given)
                 prompts = self.calls.texts or Prompts.of(shape, past or 0, mask)
@@ -189,8 +194,8 @@ class Watch:
     def _ends(at: Tensor | None, prompts: Prompts, rows: int, past: int | None) -> Prompts:
         if past is None and at is not None and (at.dim() == 2 or (at >= 0).any()):
             raise InputError(
-                "The cache of this forward does not say how many tokens it holds, so which of the new ones stand at the "
-                "columns of `at` is unknown; give `at` as a negative number, which counts from each row's last token."
+                "The cache of this forward does not say how many tokens it holds, so where the columns of `at` are is "
+                "unknown; give `at` as a negative number, which counts from each row's last token."
             )
         return prompts.at(at, rows, past or 0)
 
@@ -231,17 +236,18 @@ class Watch:
 
     def _refuse_unknown_generation(self) -> None:
         """Where its prompt ends was not seen, so that every token would be taken for the last of a prompt."""
-        owners = {id(self.model): self.model, id(self.network): self.network}.values()
-        methods = [getattr(type(owner), name, None) for owner in owners for name in GENERATING]
-        codes = {getattr(inspect.unwrap(method), "__code__", None) for method in methods if method is not None}
-        frame = sys._getframe()
-        while frame is not None:
-            if frame.f_code in codes and any(frame.f_locals.get("self") is owner for owner in owners):
-                raise InputError(
-                    f"This {frame.f_code.co_name} was begun before the patch, or by a method taken from the model "
-                    "before it, so where its prompts end is unknown. Begin it again, as a method of the patched model."
-                )
-            frame = frame.f_back
+        if name := _running(sys._getframe(), [self.model, self.network], GENERATING):
+            raise InputError(
+                f"This {name} was begun before the patch, or by a method taken from the model before it, so where its "
+                "prompts end is unknown. Begin it again, as a method of the patched model."
+            )
+
+    def _begun_before(self) -> bool:
+        """Whether this thread's forward was on its way when the first patch came: what texts it had is not known."""
+        if self.calls.inside or threading.get_ident() not in self.on_their_way:
+            return False
+        self.on_their_way.discard(threading.get_ident())
+        return _running(sys._getframe(), [self.model], ["forward"]) is not None
 
     def _check_cache(self, given: dict | None = None) -> None:
         """Raise a ParityError where decoding with a cache is wrong; once, before anything of a call is at work."""
@@ -272,6 +278,17 @@ class Watch:
         if tokens is None or isinstance(tokens, Tensor):
             return tokens
         return self.model.to_tokens(tokens, **{k: given[k] for k in ("prepend_bos", "padding_side") if k in given})
+
+
+def _running(frame: Any, owners: Sequence, names: Sequence[str]) -> str | None:
+    """Which of the owners' own methods is at work in a frame, or in one that it was called from."""
+    methods = [inspect.unwrap(getattr(type(o), name)) for o in owners for name in names if hasattr(type(o), name)]
+    codes = {method.__code__ for method in methods}
+    while frame is not None:
+        if frame.f_code in codes and any(frame.f_locals.get("self") is owner for owner in owners):
+            return frame.f_code.co_name
+        frame = frame.f_back
+    return None
 
 
 def _input(given: dict) -> Any:

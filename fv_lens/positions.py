@@ -30,7 +30,7 @@ class Prompts:
 
     last: Int[Tensor, " prompt"]
     end: int
-    marks: Bool[Tensor, "prompt column"] | None = None
+    marks: Bool[Tensor, "row column"] | None = None
     mask: Tensor | None = None
 
     @classmethod

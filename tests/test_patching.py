@@ -75,6 +75,7 @@ def adding(fv, columns: list, strength=1.0) -> list:
 
 @torch.no_grad()
 def oracle(model, tokens, fv, columns, **kwargs) -> torch.Tensor:
+    assert not lens_of(model).patches, "the oracle would see the patch as well"
     return model.run_with_hooks(tokens, fwd_hooks=adding(fv, columns), **kwargs)
 
 

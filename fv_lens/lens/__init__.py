@@ -1,7 +1,5 @@
 """The seam to TransformerLens, the same for HookedTransformer and TransformerBridge; `lens_of(model)` gives it."""
 
-import torch
-
 from ..errors import InputError
 from .base import Lens, Prefix
 from .bridge import BridgeLens
@@ -29,8 +27,8 @@ def lens_of(model: object) -> Lens:
     missing = [name for name in ("cfg", "blocks", "hook_dict") if not hasattr(model, name)]
     missing += [] if hasattr(type(model), "to_tokens") else ["to_tokens"]  # wrappers may pass attributes on
     if missing:
-        what, cure = type(given).__name__, "Wrap a Hugging Face model with TransformerBridge.boot_transformers(name, "
-        cure += "hf_model=model)."
+        what = type(given).__name__
+        cure = "Wrap a Hugging Face model with TransformerBridge.boot_transformers(name, hf_model=model)."
         if model is not given:
             what += f" around {type(model).__name__}"
             cure = "Give the TransformerBridge itself: what wraps the network under it acts there as well."
@@ -48,8 +46,8 @@ def unwrapped(model: object) -> object:
     while wrapper := next((cls.__name__ for cls in type(model).__mro__ if cls.__name__ in WRAPPERS), None):
         if wrapper == "DataParallel" and len(getattr(model, "device_ids", None) or ()) > 1:
             raise InputError(
-                f"DataParallel over {len(model.device_ids)} devices runs copies of its model, which hooks of fv_lens do "
-                "not reach. Give model.module, or put the model on one device."
+                f"DataParallel over {len(model.device_ids)} devices runs copies of its model, which hooks of fv_lens "
+                "do not reach. Give model.module, or put the model on one device."
             )
         if wrapper == "PeftModel" and getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
             raise InputError(

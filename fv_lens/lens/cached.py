@@ -20,7 +20,7 @@ from .base import Lens
 from .state import bare
 
 PROMPT_TOKENS, NEW_TOKENS = 8, 3
-KNOWN_GOOD = 'pip install "transformer-lens==4.3.0" "transformers==5.23.0"'
+KNOWN_GOOD = ("4.3.0", "5.23.0"), ("3.9.0", "5.23.0")  # of transformer-lens and of transformers
 
 log = logging.getLogger("fv_lens")
 _here = threading.local()
@@ -53,11 +53,14 @@ def check_cached_steps(lens: Lens) -> None:
             with bare(lens.model, lens.network), aside():
                 lens.parity.cached_steps = _cached_steps_are_exact(lens)
     if not lens.parity.cached_steps:
+        installed = metadata.version("transformer-lens"), metadata.version("transformers")
+        lens_version, hf_version = KNOWN_GOOD[int(installed[0].split(".")[0]) < 4]
+        cure = f'pip install "transformer-lens=={lens_version}" "transformers=={hf_version}", which work together; or'
         raise ParityError(
-            f"{lens.name} decodes wrongly with its key-value cache: what it generates differs from full forwards. "
-            f"transformer-lens {metadata.version('transformer-lens')} does not work with transformers "
-            f"{metadata.version('transformers')} here; install versions that work together, such as: {KNOWN_GOOD}. "
-            "Without a cache (use_past_kv_cache=False) this model decodes right."
+            f"{lens.name} decodes wrongly with its key-value cache: what it generates differs from full forwards, with "
+            f"transformer-lens {installed[0]} and transformers {installed[1]}. The cure: "
+            f"{'' if installed in KNOWN_GOOD else cure + ' '}decode without a cache, use_past_kv_cache=False in "
+            "generate, and use_cache=False beside it in hf_generate."
         )
 
 

@@ -102,7 +102,8 @@ class _Copied(dict):
         plain = {}
         for name, value in self.items():
             if _is_own(value):
-                value = value.before
+                while _is_own(value):  # one method may be replaced more than once
+                    value = value.before
                 if value is None:
                     continue
             elif name in HOOKS.values() and value:

@@ -21,12 +21,18 @@ def check_site(lens: Lens, layer: int, site: str) -> None:
 
     It may reach it rescaled, number by number, by a norm or multiplier behind the site.
     """
-    if site == STREAM:
+    points = lens.points
+    if points[f"blocks.{layer}.{site}"] is points[f"blocks.{layer}.{STREAM}"]:
         return
     known = lens.parity.reaching
     if (layer, site) not in known:
         with lens.state.lock, bare(lens.model, lens.network), aside():
-            known[layer, site] = _reaches_stream(lens, layer, site)
+            try:
+                known[layer, site] = _reaches_stream(lens, layer, site)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception:  # whatever a part of the block raises on a vector that does not fit it
+                known[layer, site] = False
     if not known[layer, site]:
         raise InputError(
             f"A vector added at 'blocks.{layer}.{site}' of {lens.name} does not reach the residual stream: this hook "
@@ -64,6 +70,7 @@ def _reaches_stream(lens: Lens, layer: int, site: str) -> bool:
         return seen
 
     size = max(float(x.abs().max()) for x in run(0.0).values())
+    # Large beside the stream, so that whatever comes through a norm or an activation is small beside the vector.
     seen = run(min(1e3 * size, torch.finfo(lens.dtype).max / 1e3))
     for x in seen.values():
         plus, minus = x.unflatten(0, (2, 2))
