@@ -19,14 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .arguments import CACHES, begins_twice, input_of, past_of, shape_of, side_of
 from .errors import InputError
 from .lens import Lens, lens_of
 from .lens.cached import check_cached_steps, is_aside
 from .lens.replaced import replace_method, uncompiled
 from .positions import Prompts
 
-INPUTS = ("input", "input_ids", "inputs", "inputs_embeds")  # what forward and generate call their prompts
-CACHES = ("past_key_values", "past_kv_cache", "cache", "cache_params")
 GENERATING = ("generate", "generate_stream")
 LOCKED = ("run_with_hooks", "run_with_cache")  # others' hooks are on the model meanwhile
 
@@ -141,11 +140,11 @@ class Watch:
     def _outer_forward(self, run: Callable, given: dict) -> Any:
         """Strings padded on the right reach the network without a mask; here it is still known how long each is."""
         with self._during(inside=True):
-            texts, prompts = _input(given), None
+            texts, prompts = input_of(given), None
             if isinstance(texts, list) and given.get("attention_mask") is None:
-                past = _past(given) or 0
-                prompts = Prompts.of(_shape(self._as_tokens(texts, given)), past)
-                if (_side(given) or self.model.tokenizer.padding_side) == "right":
+                past = past_of(given) or 0
+                prompts = Prompts.of(shape_of(self._as_tokens(texts, given)), past)
+                if (side_of(given) or self.model.tokenizer.padding_side) == "right":
                     lengths = [self._as_tokens(text, given).shape[1] for text in texts]
                     if 0 in lengths:
                         raise InputError(
@@ -159,12 +158,12 @@ class Watch:
 
     def _forward(self, run: Callable, given: dict) -> Any:
         with self._during():
-            tokens, past, mask = self._as_tokens(_input(given), given), _past(given), given.get("attention_mask")
+            tokens, past, mask = self._as_tokens(input_of(given), given), past_of(given), given.get("attention_mask")
             if tokens is None:
                 raise InputError(
                     f"This forward was given {sorted(given)}; while patched, give token ids or embeddings."
                 )
-            shape, generation = _shape(tokens), self.calls.generation
+            shape, generation = shape_of(tokens), self.calls.generation
             if generation is None:
                 self._refuse_unknown_generation()
                 if self._begun_before():
@@ -203,11 +202,11 @@ class Watch:
         with self._during():
             if given.get("use_past_kv_cache", True) and given.get("use_cache", True):
                 self._check_cache()
-            tokens, mask = _input(given), given.get("attention_mask")
+            tokens, mask = input_of(given), given.get("attention_mask")
             patches = {patch: patch.at for patch in self.state.patches}
-            generation = _Generation(patches, masked=mask is not None or _side(given) is not None)
-            if isinstance(tokens, Tensor) and _side(given) is None:
-                generation.prompts, generation.rows = Prompts.of(_shape(tokens), 0, mask), _shape(tokens)[0]
+            generation = _Generation(patches, masked=mask is not None or side_of(given) is not None)
+            if isinstance(tokens, Tensor) and side_of(given) is None:
+                generation.prompts, generation.rows = Prompts.of(shape_of(tokens), 0, mask), shape_of(tokens)[0]
             with self._during(generation=generation):
                 result = run()
         return self._stream(result, generation) if inspect.isgenerator(result) else result
@@ -257,14 +256,7 @@ class Watch:
 
     def _warn_of_two_bos(self, tokens: Tensor, mask: Tensor | None) -> None:
         bos = getattr(self.model.tokenizer, "bos_token_id", None)
-        if bos is None or "two BOS" in self.state.warned or tokens.is_floating_point() or tokens.shape[-1] < 2:
-            return
-        ids = tokens[None] if tokens.dim() == 1 else tokens
-        # Where the pad token is the BOS, padding of shorter prompts is no fault; the longest has none.
-        masked = mask is not None and mask.shape == ids.shape
-        first = mask.long().argmax(1) if masked else torch.zeros_like(ids[:, 0])
-        first = first.clamp(max=ids.shape[1] - 2)[:, None].to(ids.device)
-        if ((ids.gather(1, first) == bos) & (ids.gather(1, first + 1) == bos)).all():
+        if "two BOS" not in self.state.warned and begins_twice(bos, tokens, mask):
             self.state.warned.add("two BOS")
             warnings.warn(
                 f"These prompts begin with two BOS tokens ({bos}), which few models have seen: a chat template writes "
@@ -289,34 +281,3 @@ def _running(frame: Any, owners: Sequence, names: Sequence[str]) -> str | None:
             return frame.f_code.co_name
         frame = frame.f_back
     return None
-
-
-def _input(given: dict) -> Any:
-    return next((given[name] for name in INPUTS if given.get(name) is not None), None)
-
-
-def _past(given: dict) -> int | None:
-    """How many tokens the cache holds, Hugging Face's or HookedTransformer's; None where it does not say."""
-    position = given.get("cache_position")
-    if isinstance(position, Tensor) and position.numel():
-        return int(position.flatten()[0])
-    cache = next((given[name] for name in CACHES if given.get(name) is not None), None)
-    if cache is None:
-        return 0
-    if hasattr(cache, "get_seq_length"):
-        try:
-            return int(cache.get_seq_length())
-        except Exception:  # of a recurrent state, which counts nothing
-            return None
-    keys = getattr(cache[0], "past_keys", None) if isinstance(cache, Sequence) or hasattr(cache, "entries") else None
-    return None if keys is None else keys.shape[1]
-
-
-def _side(given: dict) -> str | None:
-    side = given.get("padding_side")
-    return side if side in ("left", "right") else None  # HookedTransformer has a value of its own for "not given"
-
-
-def _shape(tokens: Tensor) -> tuple[int, int]:
-    """`[batch, pos]` of token ids or embeddings; ids of a single prompt may come without a batch."""
-    return (1, len(tokens)) if tokens.dim() == 1 else tuple(tokens.shape[:2])

@@ -1,0 +1,56 @@
+"""What a forward or generating method was given: its prompts, their padding, and how much of them is cached.
+
+`given` is the call's arguments by name, whatever the library that runs it calls them.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+INPUTS = ("input", "input_ids", "inputs", "inputs_embeds")  # what forward and generate call their prompts
+CACHES = ("past_key_values", "past_kv_cache", "cache", "cache_params")
+
+
+def input_of(given: dict) -> Any:
+    return next((given[name] for name in INPUTS if given.get(name) is not None), None)
+
+
+def past_of(given: dict) -> int | None:
+    """How many tokens the cache holds, Hugging Face's or HookedTransformer's; None where it does not say."""
+    position = given.get("cache_position")
+    if isinstance(position, Tensor) and position.numel():
+        return int(position.flatten()[0])
+    cache = next((given[name] for name in CACHES if given.get(name) is not None), None)
+    if cache is None:
+        return 0
+    if hasattr(cache, "get_seq_length"):
+        try:
+            return int(cache.get_seq_length())
+        except Exception:  # of a recurrent state, which counts nothing
+            return None
+    keys = getattr(cache[0], "past_keys", None) if isinstance(cache, Sequence) or hasattr(cache, "entries") else None
+    return None if keys is None else keys.shape[1]
+
+
+def side_of(given: dict) -> str | None:
+    side = given.get("padding_side")
+    return side if side in ("left", "right") else None  # HookedTransformer has a value of its own for "not given"
+
+
+def shape_of(tokens: Tensor) -> tuple[int, int]:
+    """`[batch, pos]` of token ids or embeddings; ids of a single prompt may come without a batch."""
+    return (1, len(tokens)) if tokens.dim() == 1 else tuple(tokens.shape[:2])
+
+
+def begins_twice(bos: int | None, tokens: Tensor, mask: Tensor | None) -> bool:
+    """Whether every prompt of a batch, `[batch, pos]` or a single one, begins with two BOS tokens."""
+    if bos is None or tokens.is_floating_point() or tokens.shape[-1] < 2:
+        return False
+    ids = tokens[None] if tokens.dim() == 1 else tokens
+    masked = mask is not None and mask.shape == ids.shape
+    first = mask.long().argmax(1) if masked else torch.zeros_like(ids[:, 0])
+    first = first.clamp(max=ids.shape[1] - 2)[:, None].to(ids.device)
+    # Every one: where padding is the BOS too, shorter prompts begin with several, but not the longest.
+    return bool(((ids.gather(1, first) == bos) & (ids.gather(1, first + 1) == bos)).all())
