@@ -17,7 +17,7 @@ from rich.text import Text
 
 from .cli_analogies import analogies
 from .cli_humans import humans
-from .console import STUDY, ModelName, check_writable, console, notes, plain_errors, quiet, teller
+from .console import STUDY, ModelName, console, notes, output_folder, plain_errors, quiet, tell
 from .errors import InputError
 from .relation_files import FORMAT, OPTIONAL, load_relation, relation_names
 from .relations import pairs_for
@@ -65,19 +65,18 @@ def run(
                 "train part, two fifths of the pairs"
             )
         train = pairs.split(seed).train
-        check_writable(out)
-        from .prompts import corrupted
-
-        corrupted(train, prompts, N_SHOTS, seed)  # what cannot be asked shows before the model is loaded
         options = {"--model": model, "--out": out, "--prompts": prompts, "--seed": seed}
         given = [str(part) for option in options.items() for part in option]
         command = shlex.join(["fv-lens", "run", relation, *given])
-        from .run import run as run_one
+        with output_folder(out, "run", saved) as folder:
+            # A heading that was taken for a pair, or another file than was meant, shows here.
+            (word, answers), *_ = pairs.pairs
+            notes.print(Text(f"{pairs.name}: {len(pairs)} pairs, the first {word} → {answers[0]}"))
+            from .prompts import corrupted
+            from .run import run as run_one
 
-        # A heading that was taken for a pair, or another file than was meant, shows here.
-        (word, answers), *_ = pairs.pairs
-        notes.print(Text(f"{pairs.name}: {len(pairs)} pairs, the first {word} → {answers[0]}"))
-        run_one(pairs, model, out, prompts, seed, command, saved, console, notes)
+            corrupted(train, prompts, N_SHOTS, seed)  # what cannot be asked shows before the model is loaded
+            run_one(pairs, model, folder, prompts, seed, command, saved, console, notes)
 
 
 @app.command()
@@ -190,23 +189,23 @@ def reproduce(
 
             console.print(Text(str(estimate(model, chosen, settings, dtype))))
             return
-        check_writable(out)
-        too_small = sized(chosen, settings)[1]  # before the model is loaded
-        _note_left_out(too_small)
-        notes.print(Text("Loading the libraries and the model", style="bold"))
-        from .lens import lens_of
-        from .models import load_model
-        from .reproduce import reproduce as run_all
-        from .study import Study
+        with output_folder(out, "reproduce", saved) as folder:
+            too_small = sized(chosen, settings)[1]  # before the model is loaded
+            _note_left_out(too_small)
+            notes.print(Text("Loading the libraries and the model", style="bold"))
+            from .lens import lens_of
+            from .models import load_model
+            from .reproduce import reproduce as run_all
+            from .study import Study
 
-        loaded = load_model(model, dtype=dtype)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # small parts were warned of above
-            study = Study(loaded, chosen, settings)
-        _note_left_out({name: why for name, why in study.left_out.items() if name not in too_small})
+            loaded = load_model(model, dtype=dtype)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # small parts were warned of above
+                study = Study(loaded, chosen, settings)
+            _note_left_out({name: why for name, why in study.left_out.items() if name not in too_small})
 
-        facts = {"weights, SHA-256": lens_of(loaded).weights_hash}
-        frame = run_all(study, out, facts, command, teller(saved, out))
+            facts = {"weights, SHA-256": lens_of(loaded).weights_hash}
+            frame = run_all(study, folder, facts, command, tell)
         console.print(_overview(frame))
         names = ("report.html", "results.csv", "summary.json", "vectors")
         console.print(Text("\n".join(str(out / name) for name in names)), soft_wrap=True)

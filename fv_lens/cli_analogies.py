@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from .console import LIBRARY, ModelName, check_writable, console, notes, plain_errors, quiet, teller
+from .console import LIBRARY, ModelName, console, notes, output_folder, plain_errors, quiet, tell
 from .errors import InputError
 
 
@@ -51,24 +51,26 @@ def analogies(
         for path in validation or ():
             command += ["--validation", path]
         command += ["--vectors", vectors, "--model", model, "--out", out, "--seed", seed]
-        check_writable(out)
-        notes.print(Text("Loading the libraries and the model", style="bold"))
-        from .analogy_study import load_library, solve_all, tuned_library
-        from .models import load_model
+        with output_folder(out, "analogies", saved) as folder:
+            own = not any(vectors.glob("*.safetensors"))
+            if own and vectors != LIBRARY:
+                raise InputError(
+                    f"{str(vectors)!r} has no vectors (*.safetensors); give the `vectors` folder of a study."
+                )
+            notes.print(Text("Loading the libraries and the model", style="bold"))
+            from .analogy_study import load_library, solve_all, tuned_library
+            from .models import load_model
 
-        loaded, summed, tell = load_model(model), None, teller(saved, out)
-        if any(vectors.glob("*.safetensors")):
-            library = load_library(vectors)
-            summed = load_library(vectors / "summed") if (vectors / "summed").is_dir() else None
-        elif vectors != LIBRARY:
-            raise InputError(f"{str(vectors)!r} has no vectors (*.safetensors); give the `vectors` folder of a study.")
-        else:
-            library = tuned_library(loaded, out / "vectors", tell)
-        parts = (train, chosen_on, test)
-        found, chosen = solve_all(
-            loaded, library, parts, out, shlex.join(map(str, command)), tell, summed=summed, seed=seed,
-            choices=choices or bool(choose_on), choose_on=choose_on,
-        )  # fmt: skip
+            loaded, summed = load_model(model), None
+            if own:
+                library = tuned_library(loaded, out / "vectors", tell)
+            else:
+                library = load_library(vectors)
+                summed = load_library(vectors / "summed") if (vectors / "summed").is_dir() else None
+            found, chosen = solve_all(
+                loaded, library, (train, chosen_on, test), folder, shlex.join(map(str, command)), tell, summed=summed,
+                keep=own, seed=seed, choices=choices or bool(choose_on), choose_on=choose_on,
+            )  # fmt: skip
         for measure in ("accuracy", *(["choice"] if found.chance is not None and (choices or choose_on) else [])):
             console.print(_overview(found, measure))
         for line in chosen:

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from .console import LIBRARY, ModelName, check_writable, console, notes, plain_errors, quiet, teller
+from .console import LIBRARY, ModelName, console, notes, output_folder, plain_errors, quiet, tell
 
 
 def humans(
@@ -30,16 +30,16 @@ def humans(
         from .semeval import load_semeval
 
         relations, ratings = load_semeval(folder), load_ratings(folder)
-        check_writable(out)
         command = ["fv-lens", "humans", folder, "--vectors", vectors, "--model", model, "--out", out, "--seed", seed]
-        notes.print(Text("Loading the libraries and the model", style="bold"))
-        from .human_outputs import place, study
-        from .models import load_model
+        with output_folder(out, "humans", saved) as results:
+            notes.print(Text("Loading the libraries and the model", style="bold"))
+            from .human_outputs import place, study
+            from .models import load_model
 
-        loaded = load_model(model)
-        layer, heads = place(loaded, vectors)
-        tell, line = teller(saved, out), shlex.join(map(str, command))
-        frame = study(loaded, relations, ratings, layer, heads, out, line, tell, seed)
+            loaded = load_model(model)
+            layer, heads = place(loaded, vectors)
+            line = shlex.join(map(str, command))
+            frame = study(loaded, relations, ratings, layer, heads, results, line, tell, seed)
         console.print(_overview(frame))
         files = "\n".join(str(out / name) for name in ("report.html", "results.csv", "summary.json"))
         console.print(Text(files), soft_wrap=True)

@@ -1,9 +1,8 @@
 """What the commands share: two consoles, plain errors, quiet libraries."""
 
 import os
-import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from .errors import InputError, ParityError
+from .folders import OutputFolder
 
 STUDY = Path("fv_lens_study")
 LIBRARY = STUDY / "vectors"
@@ -21,14 +21,24 @@ ModelName = Annotated[str, typer.Option(help="smollm2-135m, a Hugging Face name,
 console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
 
 
-def teller(saved: list[Path], out: Path) -> Callable[[str], None]:
-    """A function that shows a line before each stage; `saved` gets the folder of stages once one is in it."""
+def tell(line: str) -> None:
+    """Show a line before a stage."""
+    notes.print(Text(line, style="bold"))
 
-    def tell(line: str) -> None:
-        saved[:] = [out / "stages"] if any((out / "stages").glob("*.safetensors")) else []
-        notes.print(Text(line, style="bold"))
 
-    return tell
+@contextmanager
+def output_folder(out: Path, command: str, saved: list[Path]) -> Iterator[OutputFolder]:
+    """The folder that a command writes to; where something stops it, `saved` gets the stages that are there.
+
+    Before the plan is claimed, stages may be another run's, and an error says nothing of them.
+    """
+    with OutputFolder(out, command) as folder:
+        try:
+            yield folder
+        except BaseException as error:
+            if folder.stages and (folder.claimed or isinstance(error, KeyboardInterrupt)):
+                saved[:] = [out / "stages"]
+            raise
 
 
 @contextmanager
@@ -64,13 +74,3 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", module=library)
         warnings.showwarning = show
         yield
-
-
-def check_writable(out: Path) -> None:
-    """Try to write where the folder is or will be made, and leave nothing there."""
-    try:
-        nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-        with tempfile.TemporaryFile(dir=nearest):
-            pass
-    except OSError as error:
-        raise InputError(f"Cannot write to {str(out)!r}: {error.strerror or error}. Choose another --out.") from None

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .errors import InputError
+from .folders import OutputFolder
 from .relations import Relation
 
 REPORT, SUMMARY, EFFECTS = "report.html", "summary.json", "effects.safetensors"
@@ -29,14 +30,25 @@ MEANING = (
 
 
 def run(
-    relation: Relation, model_name: str, out: Path, n_prompts: int, seed: int, command: str, saved: list[Path],
-    console: Console, notes: Console,
+    relation: Relation, model_name: str, folder: OutputFolder, n_prompts: int, seed: int, command: str,
+    saved: list[Path], console: Console, notes: Console,
 ) -> None:  # fmt: skip
     """Measure the head map, choose a summed vector, tune it, and evaluate both beside their controls.
 
-    Every stage adds its results to the folder, whose report is whole after each; `saved` collects the files.
+    Every stage adds its results to the folder, whose report is whole after each; `saved` collects the files. What an
+    equal run left there is replaced.
+
+    Raises:
+        InputError: the folder is of another run, or cannot be written to; what `indirect_effects`, `sweep` and
+            `evaluate` raise.
     """
-    timings, results = {}, {}
+    timings, results, out = {}, {}, folder.path
+    folder.claim({
+        "relation": relation.name, "relation, SHA-256": relation.hash, "model": model_name, "prompts": n_prompts,
+        "seed": seed,
+    })  # fmt: skip
+    if folder.has_results:
+        notes.print(Text(f"{out} holds an equal run, whose files are replaced."))
 
     def stage(what: str, name: str):
         return _stage(notes, what, timings, name)
@@ -153,9 +165,8 @@ def _stage(notes: Console, what: str, timings: dict[str, float], name: str) -> I
 
 
 def _empty(out: Path) -> None:
-    """Make the folder, and take away an earlier run's files: a folder holds the results of one run."""
+    """Take away the files of an equal run: what lies together is of one start."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
         for file in (REPORT, SUMMARY, EFFECTS, VECTOR, TUNED):
             (out / file).unlink(missing_ok=True)
     except OSError as error:

@@ -17,9 +17,10 @@ from fv_lens import analogy_study as module
 from fv_lens import cli, models, question_files
 from fv_lens.analogy_evaluation import evaluate_analogies
 from fv_lens.analogy_scores import LIBRARIES, PROFILES, PROMPT_ONLY, TRUE, AnalogyScores, Row
-from fv_lens.analogy_study import load_library, solve_all, tuned_library
+from fv_lens.analogy_study import keep_library, load_library, solve_all, tuned_library
 from fv_lens.errors import InputError
 from fv_lens.fitting import BEST, fit_compositions
+from fv_lens.folders import LOCK, MARKER, OutputFolder
 from fv_lens.lens import lens_of
 from fv_lens.plots.analogies import ANALOGY_MEASURES
 from fv_lens.questions import Question
@@ -79,9 +80,10 @@ def model():
 
 def solved(model, out, parts=PARTS, vectors=None, told=None, **settings):
     tell = (lambda line: None) if told is None else told.append
-    return solve_all(
-        model, vectors or vectors_of(model), parts, out, "fv-lens analogies", tell, progress=False, **settings
-    )
+    with OutputFolder(out, "analogies") as folder:
+        return solve_all(
+            model, vectors or vectors_of(model), parts, folder, "fv-lens analogies", tell, progress=False, **settings
+        )
 
 
 def summed_of(model) -> dict[str, FunctionVector]:
@@ -114,7 +116,8 @@ def summary(out) -> dict:
 
 
 def files(folder) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    """What lies in a folder, without the two files that say whose it is."""
+    return sorted(path.name for path in folder.iterdir() if path.name not in (LOCK, MARKER))
 
 
 def same(one: AnalogyScores, other: AnalogyScores) -> bool:
@@ -137,7 +140,7 @@ def test_a_run_leaves_its_table_summary_settings_and_figures(whole):
         "shared-best.safetensors",
         "shared-composite.safetensors",
     ]
-    assert files(out / "stages") == ["fit.safetensors", "plan.json"]
+    assert files(out / "stages") == ["fit.safetensors"]
     assert told == [
         f"Composites fitted on {len(TRAIN)} train and {len(VALIDATION)} validation analogies",
         "4 validation questions, by every method", "4 test analogies, by every method", "8 single analogies",
@@ -227,12 +230,7 @@ def test_questions_with_a_tuned_pair_are_counted(model, tmp_path, without_page):
 
 def test_without_train_questions_nothing_is_fitted(model, tmp_path, fits, without_page):
     found, lines = solved(model, tmp_path, ([], [], QUESTIONS))
-    assert (
-        fits == []
-        and lines == []
-        and files(tmp_path / "stages") == ["plan.json"]
-        and files(tmp_path / "composites") == []
-    )
+    assert fits == [] and lines == [] and files(tmp_path / "stages") == [] and files(tmp_path / "composites") == []
     assert {row.method for row in found.values} == {*NAMED, PROMPT_ONLY, TRUE}
     assert summary(tmp_path)["fitted"] == {} == summary(tmp_path)["chosen on validation questions"]
 
@@ -296,6 +294,7 @@ def test_a_run_that_was_interrupted_behind_its_fit_goes_on_from_there(model, tmp
 def begun(whole, tmp_path):
     """A folder with the stages of the run with everything."""
     shutil.copytree(whole[0] / "stages", tmp_path / "stages")
+    shutil.copy(whole[0] / MARKER, tmp_path)
     return tmp_path
 
 
@@ -308,7 +307,8 @@ def changed(part: int):
 @pytest.mark.parametrize("part", [0, 1, 2], ids=["train", "validation", "test"])
 def test_a_folder_of_other_questions_is_refused(model, begun, fits, part):
     with pytest.raises(
-        InputError, match="holds another run. What differs: questions, SHA-256. Give another folder, or delete this one"
+        InputError,
+        match="holds another run. What differs: questions, SHA-256. Give another --out, or delete this folder",
     ):
         solved(model, begun, changed(part), summed=summed_of(model))
     assert fits == [] and files(begun) == ["stages"]
@@ -323,7 +323,7 @@ def test_a_folder_of_other_vectors_or_another_seed_is_refused(model, begun, fits
         (vectors_of(model, "abc"), summed),
         (vectors, summed | {"a": vectors["a"]}),
     ):
-        with pytest.raises(InputError, match="holds another run. What differs: vectors, SHA-256. Give another folder"):
+        with pytest.raises(InputError, match="holds another run. What differs: vectors, SHA-256. Give another --out"):
             solved(model, begun, vectors=mine, summed=sums)
     with pytest.raises(InputError, match="holds another run. What differs: seed"):
         solved(model, begun, summed=summed, seed=1)
@@ -502,6 +502,8 @@ def tunes(monkeypatch, model):
 def test_a_library_is_tuned_once_and_kept(model, tmp_path, tunes):
     told = []
     first = tuned_library(model, tmp_path / "deep" / "vectors", told.append)
+    assert not (tmp_path / "deep").exists(), "the folder may yet turn out to be another run's"
+    keep_library(first, tmp_path / "deep" / "vectors")
     again = tuned_library(model, tmp_path / "deep" / "vectors", told.append)
     assert tunes == [BUNDLED] and told == ["Tuning the library: 4 bundled relations, from zero"]
     assert first.keys() == again.keys() == set(BUNDLED)
@@ -519,8 +521,8 @@ def test_a_library_that_was_cut_short_is_not_taken_for_a_whole_one(model, tmp_pa
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(FunctionVector, "save", interrupted)
-        tuned_library(model, tmp_path, lambda line: None)
-    assert tuned_library(model, tmp_path, lambda line: None).keys() == set(BUNDLED)
+        keep_library(tuned_library(model, tmp_path, lambda line: None), tmp_path)
+    assert len(saved) == 1 and tuned_library(model, tmp_path, lambda line: None).keys() == set(BUNDLED)
 
 
 # The command
@@ -673,7 +675,7 @@ def test_a_folder_of_other_questions_is_told_in_one_line(here, command, tmp_path
     result = command(written(tmp_path / "test.jsonl", [asked(i, None) for i in range(3)]))
     assert result.exit_code == 2
     assert (
-        "holds another run. What differs: questions, SHA-256. Give another folder, or delete this one."
+        "holds another run. What differs: questions, SHA-256. Give another --out, or delete this folder."
         in result.stderr.splitlines()[-1]
     )
 

@@ -17,6 +17,7 @@ from fv_lens.assembly import function_vector
 from fv_lens.decoding import decode, log_probs
 from fv_lens.effects import HeadEffects
 from fv_lens.errors import InputError, ParityError
+from fv_lens.folders import LOCK, MARKER, OutputFolder
 from fv_lens.lens import lens_of
 from fv_lens.relation_files import FORMAT, OPTIONAL, relation_names
 from fv_lens.reproduce import reproduce
@@ -39,7 +40,8 @@ def call(*arguments):
 
 
 def files(folder):
-    return sorted(path.name for path in folder.iterdir())
+    """What lies in a folder, without the two files that say whose it is."""
+    return sorted(path.name for path in folder.iterdir() if path.name not in (LOCK, MARKER))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -137,15 +139,17 @@ def test_a_run_ends_with_a_table_of_scores_with_intervals_and_gains(here, tiny_m
     assert max(map(len, out.split("fv_lens_run")[0].splitlines())) <= 80
 
 
-def test_a_second_run_replaces_the_first_and_nothing_else(here, tiny_model, pairs):
+def test_an_equal_second_run_replaces_the_first_and_nothing_else(here, tiny_model, pairs):
     folder = here / "fv_lens_run"
-    folder.mkdir()
+    assert "equal run" not in call("run", pairs, "--prompts", 2).stderr
+    first = FunctionVector.load(folder / "vector.safetensors")
     for name in ("vector.safetensors", "notes.txt"):
         (folder / name).write_text("of before")
-    call("run", pairs, "--prompts", 2)
+    again = call("run", pairs, "--prompts", 2)
+    assert again.exit_code == 0 and "fv_lens_run holds an equal run, whose files are replaced." in again.stderr
     assert files(folder) == sorted([*FILES, TUNED, "notes.txt"])
     assert (folder / "notes.txt").read_text() == "of before"
-    FunctionVector.load(folder / "vector.safetensors")
+    assert torch.equal(FunctionVector.load(folder / "vector.safetensors").vector, first.vector)
 
 
 def test_a_run_tunes_its_vector_measures_it_beside_controls_and_reads_it(here, tiny_model, pairs):
@@ -410,7 +414,8 @@ def test_decode_refuses_bad_input(here, tiny_model, vector, arguments, message):
 def test_table_prints_what_a_study_left(here, monkeypatch):
     monkeypatch.setattr(outputs, "write_table_report", lambda *args, **more: None)
     study = study_of(studied(), kin()[:2], seeds=1, steps=2, curve=(1,))
-    frame = reproduce(study, here / "fv_lens_study", {}, "", lambda line: None, progress=False)
+    with OutputFolder(here / "fv_lens_study", "reproduce") as folder:
+        frame = reproduce(study, folder, {}, "", lambda line: None, progress=False)
     before = files(here / "fv_lens_study")
     result = call("table")
     assert result.exit_code == 0 and result.stdout == call("table", "fv_lens_study").stdout

@@ -19,6 +19,7 @@ from fv_lens import cli, evaluation, models, outputs, protocol, storage, tuning
 from fv_lens import reproduce as module
 from fv_lens import study as study_module
 from fv_lens.errors import InputError
+from fv_lens.folders import LOCK, MARKER, OutputFolder
 from fv_lens.plots.comparison import FEW_SHOT, KINDS, curve_of, rows_like
 from fv_lens.plots.table import scores_of
 from fv_lens.relations import Relation
@@ -32,15 +33,15 @@ from .test_protocol import breaking
 from .test_report import Page
 from .test_study import KIN, SMALL, made, relations, studied, study_of, with_permuted_test
 
-FILES = ["report.html", "results.csv", "stages", "summary.json", "vectors"]
+FILES = [LOCK, MARKER, "report.html", "results.csv", "stages", "summary.json", "vectors"]
 SUMMED = ["FV", "FV of own heads", "FV of random heads", "FV, strength 1", "FFV from FV"]
 KIN_ROWS = ("mean of FFVs", "another relation's FFV")  # which depend on the vectors of other relations
 
 
 def run(study: Study, out: Path, told: list | None = None, **facts: str) -> pd.DataFrame:
-    out.mkdir(parents=True, exist_ok=True)
     tell = (lambda line: None) if told is None else told.append
-    return reproduce(study, out, facts, "fv-lens reproduce", tell, progress=False)
+    with OutputFolder(out, "reproduce") as folder:
+        return reproduce(study, folder, facts, "fv-lens reproduce", tell, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +247,7 @@ def test_a_run_killed_at_three_moments_ends_as_an_uninterrupted_one(small, tmp_p
 )
 def test_another_plan_in_the_same_folder_is_refused(model, whole, change, named):
     facts, change = change.get("facts", {}), {name: x for name, x in change.items() if name != "facts"}
-    with pytest.raises(InputError, match=f"holds another run. What differs: {named}. Give another folder"):
+    with pytest.raises(InputError, match=f"holds another run. What differs: {named}. Give another --out"):
         run(study_of(model, **change), whole, **facts)
 
 
