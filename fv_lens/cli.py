@@ -19,6 +19,7 @@ from .cli_analogies import analogies
 from .cli_humans import humans
 from .console import STUDY, ModelName, console, notes, output_folder, plain_errors, quiet, tell
 from .errors import InputError
+from .folders import owner_of
 from .relation_files import FORMAT, OPTIONAL, load_relation, relation_names
 from .relations import pairs_for
 from .run import N_SHOTS
@@ -224,15 +225,23 @@ def table(
         try:
             frame = pd.read_csv(folder / "results.csv")
             summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            why = _without_results(folder) if isinstance(error, FileNotFoundError) else error
-            raise InputError(f"{str(folder)!r} holds no results of `fv-lens reproduce`: {why}") from None
-        typer.echo(markdown(frame, summary), nl=False)
+            text = markdown(frame, summary)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # each damage has its own
+            raise InputError(
+                f"{str(folder)!r} holds no results of `fv-lens reproduce`: {_without_results(folder, error)}"
+            ) from None
+        typer.echo(text, nl=False)
 
 
-def _without_results(folder: Path) -> str:
+def _without_results(folder: Path, error: Exception) -> str:
     if not folder.is_dir():
         return "there is no such folder; give the --out of a study"
+    owner = owner_of(folder)
+    if owner not in (None, "reproduce"):
+        return f"they are of `fv-lens {owner}`; give the --out of a study"
+    if not isinstance(error, FileNotFoundError):
+        found = f"{type(error).__name__}: {error}"
+        return f"its results.csv or summary.json is damaged or another command's ({found}); give the --out of a study"
     if (folder / "stages").is_dir():
         return "the study is not finished; the command that began it goes on from where it stopped"
     return "it has no results.csv and summary.json; give the --out of a finished study"

@@ -449,6 +449,35 @@ def test_table_of_a_folder_without_results_says_so(here, no_model):
         assert "Errno" not in result.stderr
 
 
+@pytest.mark.parametrize("command", ["run", "analogies", "humans"])
+def test_table_of_another_commands_folder_says_whose_it_is(here, command):
+    with OutputFolder(here / "out", command) as folder:
+        folder.claim({})
+        (here / "out" / "summary.json").write_text("{}")
+        (here / "out" / "results.csv").write_text("method,library\nposterior,full\n")
+    result = call("table", "out")
+    assert result.exit_code == 2 and not result.stdout
+    assert result.stderr == (
+        f"Error: 'out' holds no results of `fv-lens reproduce`: they are of `fv-lens {command}`; give the --out of a "
+        "study\n"
+    )
+
+
+LINE = "part,group,name,row,measure,value,low,high,n\nscore,relation,a,zero-shot,accuracy,0.5,0.4,0.6,20\n"
+
+
+@pytest.mark.parametrize("frame", ["", "method,library\nposterior,full\n", LINE[:44], LINE, "\x00"], ids=str)
+@pytest.mark.parametrize(
+    "summary", ["", "{", "[]", "{}", '{"command": "fv-lens run", "relation": "antonym"}', '{"versions": 3}']
+)
+def test_table_of_damaged_results_says_so(here, frame, summary):
+    (here / "results.csv").write_text(frame)
+    (here / "summary.json").write_text(summary)
+    result = call("table", ".")
+    assert result.exit_code == 2 and not result.stdout and len(result.stderr.splitlines()) == 1
+    assert "its results.csv or summary.json is damaged or another command's (" in result.stderr
+
+
 # The rest
 
 
