@@ -87,11 +87,12 @@ def relations() -> None:
     # A name cut short could not be given to the other commands.
     table.columns[0].no_wrap = True
     table.columns[3].justify = "right"
-    for name in relation_names():
-        relation = load_relation(name)
-        word, answers = relation.pairs[0]
-        table.add_row(name, relation.category, relation.family, str(len(relation)), f"{word} → {answers[0]}")
-    console.print(table)
+    with plain_errors():
+        for name in relation_names():
+            relation = load_relation(name)
+            word, answers = relation.pairs[0]
+            table.add_row(name, relation.category, relation.family, str(len(relation)), f"{word} → {answers[0]}")
+        console.print(table)
 
 
 @app.command()

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from . import shell
 from .errors import InputError, ParityError
 from .folders import OutputFolder
 
@@ -18,7 +19,13 @@ STUDY = Path("fv_lens_study")
 LIBRARY = STUDY / "vectors"
 ModelName = Annotated[str, typer.Option(help="smollm2-135m, a Hugging Face name, or a model folder.")]
 
-console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise  # as it came; rich would exit with 1
+
+
+console, notes = _Console(highlight=False), _Console(stderr=True, highlight=False)
 
 
 def tell(line: str) -> None:
@@ -45,18 +52,23 @@ def output_folder(out: Path, command: str, saved: list[Path]) -> Iterator[Output
 def plain_errors(saved: Sequence[Path] = (), goes_on: bool = False) -> Iterator[None]:
     """One line and an exit code for what can be expected to go wrong, and what is on disk by then."""
     try:
-        yield
+        with shell.interruptible():
+            yield
         return
     except (InputError, ParityError) as error:
         line, code = f"Error: {' '.join(str(error).splitlines())}", 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt:
-        line, code = "Interrupted.", 130
+        line, code = "Interrupted.", shell.INTERRUPTED
+    except OSError as error:
+        if not shell.is_of_output(error):
+            raise
+        raise typer.Exit(shell.output_failed(error)) from None
     if saved:
-        again = " The same command goes on from there." * (goes_on and code == 130)
+        again = " The same command goes on from there." * (goes_on and code == shell.INTERRUPTED)
         line += f" Saved before that: {', '.join(map(str, saved))}.{again}"
-    elif code == 130:
+    elif code == shell.INTERRUPTED:
         line += " Nothing was saved."
-    typer.echo(line, err=True)
+    shell.say(line)
     raise typer.Exit(code)
 
 

@@ -8,12 +8,12 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from . import display, scores, storage
 from .batches import PromptBatch, batch
 from .errors import InputError, whole_number
 from .lens import Lens, lens_of
+from .progress import progress_bar
 from .prompts import PromptTemplate, corrupted, few_shot
 from .relation_files import load_relation
 from .whatif import Edit, head_outputs, what_if
@@ -186,7 +186,7 @@ def indirect_effects(
         logits = logits[:, 0]
         return logits.gather(1, answer[prompt, None])[:, 0] - logits.logsumexp(-1)
 
-    with tqdm(total=n_prompts, desc="indirect effects", unit="prompt", disable=not progress) as bar:
+    with progress_bar(total=n_prompts, desc="indirect effects", unit="prompt", disable=not progress) as bar:
         after = what_if(lens, prompts.tokens, prompts.mask, edits, log_prob, progress=bar.update)
     after = after.double()  # differences of small probabilities
     before, after = after[:, :1], after[:, 1:]
@@ -232,7 +232,7 @@ def mean_head_outputs(
     prompts = batch(lens, few_shot(relation.split(split_seed).train, n_prompts, n_shots, seed), template)
     total = torch.zeros(lens.n_layers, lens.n_heads, lens.d_head, dtype=torch.float64)
     used = n_right = 0
-    with tqdm(total=len(prompts), desc="mean head outputs", unit="prompt", disable=not progress) as bar:
+    with progress_bar(total=len(prompts), desc="mean head outputs", unit="prompt", disable=not progress) as bar:
         for indices, z, logits in head_outputs(lens, prompts.tokens, prompts.mask):
             first = [{ids[0] for ids in prompts.answers[i]} for i in indices.tolist()]
             right = torch.tensor([token in answers for token, answers in zip(logits.argmax(-1).tolist(), first)])

@@ -6,7 +6,6 @@ from numbers import Real
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from . import display, scores
 from .assembly import function_vector
@@ -15,6 +14,7 @@ from .completion import completions
 from .effects import HeadEffects, mean_head_outputs
 from .errors import InputError, finite_number, whole_number
 from .lens import lens_of
+from .progress import progress_bar
 from .prompts import PromptTemplate, with_demonstrations
 from .relation_files import load_relation
 from .vectors import FunctionVector, as_vectors, check_layer, own_template
@@ -112,7 +112,7 @@ def sweep(
     split = relation.split(split_seed)
     prompts = batch(lens, with_demonstrations(split.validation, split.train, 0), template)
     edits = [[Edit(at, s * vector.vector, site=vector.site)] for vector in vectors for at in layers for s in strengths]
-    with tqdm(total=len(prompts), desc="sweep on validation", unit="word", disable=not progress) as bar:
+    with progress_bar(total=len(prompts), desc="sweep on validation", unit="word", disable=not progress) as bar:
         measured = completions(lens, prompts, edits, progress=bar.update)
     shape = (len(prompts), len(vectors), len(layers), len(strengths))
     right, log_probs = (x[:, 1:].reshape(shape) for x in (measured.right, measured.log_prob))

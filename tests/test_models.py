@@ -402,6 +402,78 @@ def test_wrong_argument(arguments, message):
         load_model(**arguments)
 
 
+@pytest.mark.parametrize("name", ["x.gguf", "./lists/x.gguf", "~/x.GGUF", Path("/models/x.gguf")], ids=str)
+def test_a_gguf_file_is_refused_with_a_way_to_convert_it(name):
+    with pytest.raises(
+        InputError, match="is a GGUF file, which load_model does not read.*make a folder of it"
+    ) as caught:
+        load_model(name)
+    folder, file = os.path.split(os.path.expanduser(name))
+    assert f'from_pretrained("{folder or "."}", gguf_file="{file}")' in str(caught.value)
+
+
+def test_a_tilde_is_the_home_folder(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert load_model(f"~/{folder.name}").cfg.model_name == load_model(Path("~") / folder.name).cfg.model_name
+
+
+# What a model with images would install
+
+
+@pytest.fixture
+def with_images(tmp_path):
+    """The folder of a tiny model for text and images."""
+    text = tiny.GROUPED | dict(head_dim=16, sliding_window=8)
+    images = dict(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=28, patch_size=14
+    )
+    config = transformers.Gemma3Config(text_config=text, vision_config=images)
+    transformers.Gemma3ForConditionalGeneration(config).save_pretrained(tmp_path / "images")
+    tiny.tokenizer().save_pretrained(tmp_path / "images")
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def no_process(monkeypatch):
+    """No torchvision, no uv, and no process is started."""
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    started = []
+
+    def execute(process, args, *more):
+        started.append(args)
+        raise OSError("not in a test")
+
+    monkeypatch.setattr(subprocess.Popen, "_execute_child", execute)
+    return started
+
+
+@pytest.mark.parametrize("uv", [None, "/usr/bin/uv"])
+def test_a_model_with_images_installs_nothing_and_says_what_is_missing(with_images, no_process, monkeypatch, uv):
+    monkeypatch.setattr(shutil, "which", lambda *args, **more: uv)
+    with pytest.warns(UserWarning, match='which needs torchvision.*pip install torchvision "torch==2') as caught:
+        model = load_model(with_images)
+    assert not no_process and model.cfg.n_layers == 3
+    assert sum("torchvision" in str(one.message) for one in caught) == 1
+    popen = subprocess.Popen
+    assert popen.__module__ == "subprocess", "what was replaced is put back"
+
+
+@pytest.mark.parametrize(
+    "args", [["uv", "pip", "install", "torchvision"], "pip install torchvision", [b"pip", b"install", b"x"]], ids=str
+)
+@pytest.mark.parametrize("run", [subprocess.run, subprocess.check_call, subprocess.call, subprocess.check_output])
+def test_no_way_to_start_a_process_installs_anything(no_process, run, args):
+    with pytest.warns(UserWarning, match="which needs"), models.without_installing():
+        with pytest.raises(PermissionError):
+            run(args)
+    assert not no_process
+
+
+def test_other_processes_may_start_while_a_model_is_loaded():
+    with models.without_installing():
+        assert subprocess.run([sys.executable, "-c", "print(7)"], capture_output=True).stdout.strip() == b"7"
+
+
 # HookedTransformer
 
 
