@@ -13,6 +13,7 @@ from .analogies import solve_analogy
 from .analogy_evaluation import evaluate_analogies
 from .analogy_report import write_analogy_report
 from .analogy_scores import LIBRARIES, PROMPT_ONLY, SUMMED, TRUE, AnalogyScores, Row
+from .batches import batch
 from .errors import InputError
 from .fitting import BEST, CANDIDATES, fit_compositions
 from .folders import OutputFolder
@@ -23,7 +24,7 @@ from .recipes import METHODS, Folded
 from .relation_files import load_relation, relation_names
 from .stages import Stages
 from .tuning import finetune_all
-from .vectors import FunctionVector
+from .vectors import FunctionVector, own_template
 
 RESULTS, SUMMARY = "results.csv", "summary.json"
 MEASURES = ("accuracy", "first_token_accuracy", "choice")
@@ -103,6 +104,9 @@ def solve_all(
         raise InputError("The validation questions have no choices; give some that have, or none.")
     choices = choices or bool(choose_on)
     plan = _plan(model, vectors, summed or {}, parts, seed)
+    every = [question for part in (*parts, choose_on) for question in part]
+    # What exceeds the context is told before the fit.
+    batch(lens_of(model), [question.asked(1) for question in every], own_template(list(vectors.values())))
     made = {"vectors": [f"{name}.safetensors" for name in vectors] if keep else []}
     folder.claim(plan, made | {"composites": list(map(_file_name, (*CANDIDATES, BEST)))})
     out = folder.path

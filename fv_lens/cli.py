@@ -4,6 +4,7 @@ What is slow to import (torch, TransformerLens) is imported inside the commands,
 """
 
 import json
+import os
 import shlex
 import warnings
 from collections.abc import Mapping
@@ -17,7 +18,20 @@ from rich.text import Text
 
 from .cli_analogies import analogies
 from .cli_humans import humans
-from .console import STUDY, ModelName, console, notes, output_folder, plain_errors, quiet, tell
+from .console import (
+    MOST_DEALS,
+    MOST_PROMPTS,
+    MOST_SEED,
+    STUDY,
+    ModelName,
+    console,
+    expanded,
+    notes,
+    output_folder,
+    plain_errors,
+    quiet,
+    tell,
+)
 from .errors import InputError
 from .folders import owner_of
 from .relation_files import FORMAT, OPTIONAL, load_relation, relation_names
@@ -49,11 +63,15 @@ def main(
 
 @app.command()
 def run(
-    relation: Annotated[str, typer.Argument(help=f"A bundled relation, or a file of {FILES}")] = "antonym",
+    relation: Annotated[
+        str, typer.Argument(callback=expanded, help=f"A bundled relation, or a file of {FILES}")
+    ] = "antonym",
     model: ModelName = "smollm2-135m",
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("fv_lens_run"),
-    prompts: Annotated[int, typer.Option(min=1, help="Prompts on which effects are measured.")] = 25,
-    seed: Annotated[int, typer.Option(min=0, help="Of every random choice, the split of the words included.")] = 0,
+    out: Annotated[Path, typer.Option(callback=expanded, help="Folder for the results.")] = Path("fv_lens_run"),
+    prompts: Annotated[int, typer.Option(min=1, max=MOST_PROMPTS, help="Prompts on which effects are measured.")] = 25,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MOST_SEED, help="Of every random choice, the split of the words included.")
+    ] = 0,
 ) -> None:
     """Find the heads of a relation, choose and tune its vector, evaluate it on test words, read it in words."""
     saved: list[Path] = []
@@ -97,7 +115,7 @@ def relations() -> None:
 
 @app.command()
 def generate(
-    vector: Annotated[Path, typer.Argument(help="A saved vector.")],
+    vector: Annotated[Path, typer.Argument(callback=expanded, help="A saved vector.")],
     prompt: Annotated[str, typer.Argument(help=r"The prompt; a \n in it is a new line.")],
     model: Annotated[str | None, typer.Option(help="As for run; by default the vector's own model.")] = None,
     strength: Annotated[float, typer.Option(help="Multiplies the vector.")] = 1.0,
@@ -139,7 +157,7 @@ def generate(
 
 @app.command()
 def decode(
-    vector: Annotated[Path, typer.Argument(help="A saved vector.")],
+    vector: Annotated[Path, typer.Argument(callback=expanded, help="A saved vector.")],
     model: Annotated[str | None, typer.Option(help="As for run; by default the vector's own model.")] = None,
     through: Annotated[
         str, typer.Option(help="unembed (at once), or model: inserted into neutral prompts.")
@@ -164,11 +182,17 @@ def reproduce(
     relations: Annotated[
         str | None, typer.Option(help="Names or files (as for run), with commas; default: all bundled.")
     ] = None,
-    bats: Annotated[Path | None, typer.Option(help="A folder of BATS 3.0, instead of the bundled relations.")] = None,
+    bats: Annotated[
+        Path | None, typer.Option(callback=expanded, help="A folder of BATS 3.0, instead of the bundled relations.")
+    ] = None,
     model: ModelName = "smollm2-135m",
     dtype: Annotated[str, typer.Option(help=f"Of the weights: {', '.join(DTYPES)}.")] = "float32",
-    out: Annotated[Path, typer.Option(help="Folder for the results; a run goes on where it stopped.")] = STUDY,
-    seeds: Annotated[int, typer.Option(min=1, help="Each deals train and validation pairs anew.")] = 2,
+    out: Annotated[
+        Path, typer.Option(callback=expanded, help="Folder for the results; a run goes on where it stopped.")
+    ] = STUDY,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=MOST_DEALS, help="Each deals train and validation pairs once more.")
+    ] = 2,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only estimate rows, time and memory.")] = False,
 ) -> None:
     """Tune vectors for many relations and measure them beside prompting and controls, in one table.
@@ -215,7 +239,9 @@ def reproduce(
 
 @app.command()
 def table(
-    folder: Annotated[Path, typer.Argument(help="The folder of a finished `fv-lens reproduce`.")] = STUDY,
+    folder: Annotated[
+        Path, typer.Argument(callback=expanded, help="The folder of a finished `fv-lens reproduce`.")
+    ] = STUDY,
 ) -> None:
     """Print the results of `reproduce` as Markdown tables."""
     with plain_errors():
@@ -254,7 +280,7 @@ def _note_left_out(left_out: Mapping[str, str]) -> None:
 
 
 def _chosen_relations(relations: str | None, bats: Path | None) -> list:
-    given = None if relations is None else [name.strip() for name in relations.split(",") if name.strip()]
+    given = None if relations is None else split_names(relations)
     if given == []:
         raise InputError(
             f"--relations is {relations!r}; give names or files with commas between, such as antonym,synonym."
@@ -268,6 +294,17 @@ def _chosen_relations(relations: str | None, bats: Path | None) -> list:
             raise InputError(f"{str(bats)!r} has no relation {unknown[0]!r}; it has {', '.join(found)}.")
         return [found[name] for name in names]
     return [load_relation(name) for name in (relation_names() if given is None else given)]
+
+
+def split_names(text: str) -> list[str]:
+    """Names or paths with commas between; a path may have commas in it, where there is such a file."""
+    parts, names = text.split(","), []
+    while parts:
+        joined = {n: os.path.expanduser(",".join(parts[:n]).strip()) for n in range(len(parts), 0, -1)}
+        n = next((n for n, path in joined.items() if n > 1 and os.path.exists(path)), 1)
+        names.append(joined[n])
+        del parts[:n]
+    return [name for name in names if name]
 
 
 def _overview(frame: object) -> Table:

@@ -8,30 +8,52 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from .console import LIBRARY, ModelName, console, notes, output_folder, plain_errors, quiet, tell
+from .console import (
+    LIBRARY,
+    MOST_EACH,
+    MOST_SEED,
+    ModelName,
+    console,
+    expanded,
+    notes,
+    output_folder,
+    plain_errors,
+    quiet,
+    tell,
+)
 from .errors import InputError
 
 
 def analogies(
     file: Annotated[
-        Path | None, typer.Argument(help="Questions: jsonl, CSV or SCAN's CSV; by default the bundled test questions.")
+        Path | None,
+        typer.Argument(
+            callback=expanded, help="Questions: jsonl, CSV or SCAN's CSV; by default the bundled test questions."
+        ),
     ] = None,
     bats: Annotated[
         Path | None,
-        typer.Option(help="A folder of BATS 3.0, whose analogies take the place of FILE."),
+        typer.Option(callback=expanded, help="A folder of BATS 3.0, whose analogies take the place of FILE."),
     ] = None,
     validation: Annotated[
         list[Path] | None,
-        typer.Option(help="Questions to choose the method on that FILE reports; may be repeated."),
+        typer.Option(callback=expanded, help="Questions to choose the method on that FILE reports; may be repeated."),
     ] = None,
     choices: Annotated[bool, typer.Option("--choices", help="Also choose among the answers of each question.")] = False,
     vectors: Annotated[
-        Path, typer.Option(help="A folder of tuned vectors; if there is none, the bundled relations are tuned.")
+        Path,
+        typer.Option(
+            callback=expanded, help="A folder of tuned vectors; if there is none, the bundled relations are tuned."
+        ),
     ] = LIBRARY,
-    each: Annotated[int, typer.Option(min=1, help="With --bats: so many test analogies of each relation.")] = 10,
+    each: Annotated[
+        int, typer.Option(min=1, max=MOST_EACH, help="With --bats: so many test analogies of each relation.")
+    ] = 10,
     model: ModelName = "smollm2-135m",
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("fv_lens_analogies"),
-    seed: Annotated[int, typer.Option(min=0, help="Of the parts of the questions, folds and orders of choices.")] = 0,
+    out: Annotated[Path, typer.Option(callback=expanded, help="Folder for the results.")] = Path("fv_lens_analogies"),
+    seed: Annotated[
+        int, typer.Option(min=0, max=MOST_SEED, help="Of the parts of the questions, folds and orders of choices.")
+    ] = 0,
 ) -> None:
     """Solve analogies A:B :: C:? with composites of tuned vectors, beside prompts and simpler vectors."""
     saved: list[Path] = []
@@ -42,6 +64,9 @@ def analogies(
         if file and bats:
             raise InputError(f"FILE is {str(file)!r} and --bats {str(bats)!r}; give one of them.")
         train, chosen_on, test = _of_bats(bats, seed, each) if bats else split_questions(load_questions(), seed)
+        for path in (*([file] if file else ()), *(validation or ())):
+            if not load_questions(path):
+                raise InputError(f"{str(path)!r} yields no question: no two of its lines make an analogy.")
         test = load_questions(file) if file else test
         choose_on = [question for path in validation or () for question in load_questions(path)]
         if (choices or choose_on) and not any(question.pairs for question in test):

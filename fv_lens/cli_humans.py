@@ -8,20 +8,26 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from .console import LIBRARY, ModelName, console, notes, output_folder, plain_errors, quiet, tell
+from .console import LIBRARY, MOST_SEED, ModelName, console, expanded, notes, output_folder, plain_errors, quiet, tell
 
 
 def humans(
     folder: Annotated[
-        Path, typer.Argument(help="A folder that has SemEval-2012 Task 2 and relsim_mean_ratings.csv somewhere in it.")
+        Path,
+        typer.Argument(
+            callback=expanded,
+            help="A folder that has SemEval-2012 Task 2 and relsim_mean_ratings.csv somewhere in it.",
+        ),
     ],
     vectors: Annotated[
         Path,
-        typer.Option(help="A folder of tuned vectors: gives the layer, and its folder `summed` the heads."),
+        typer.Option(
+            callback=expanded, help="A folder of tuned vectors: gives the layer, and its folder `summed` the heads."
+        ),
     ] = LIBRARY,
     model: ModelName = "smollm2-135m",
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("fv_lens_humans"),
-    seed: Annotated[int, typer.Option(min=0, help="Of the halves of each relation's pairs.")] = 0,
+    out: Annotated[Path, typer.Option(callback=expanded, help="Folder for the results.")] = Path("fv_lens_humans"),
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Of the halves of each relation's pairs.")] = 0,
 ) -> None:
     """Compare vectors of SemEval's relations with what people say about them."""
     saved: list[Path] = []

@@ -17,6 +17,16 @@ from .folders import OutputFolder
 
 STUDY = Path("fv_lens_study")
 LIBRARY = STUDY / "vectors"
+MOST_PROMPTS, MOST_DEALS, MOST_EACH, MOST_SEED = 10_000, 100, 10_000, 2**32 - 1  # more is a slip of the hand
+
+
+def expanded(value):
+    """A path, or several, with the home folder for `~`, which a shell leaves as it is in --out=~/results."""
+    if isinstance(value, list | tuple):
+        return [expanded(one) for one in value]
+    return None if value is None else type(value)(os.path.expanduser(value))
+
+
 ModelName = Annotated[str, typer.Option(help="smollm2-135m, a Hugging Face name, or a model folder.")]
 
 

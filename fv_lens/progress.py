@@ -34,7 +34,7 @@ class _Line:
         self.total = len(iterable) if total is None and hasattr(iterable, "__len__") else total
         self.started = time.perf_counter()
 
-    def update(self, n: float = 1) -> None:
+    def update(self, n: int = 1) -> None:
         self.n += n
 
     def close(self) -> None:

@@ -103,6 +103,8 @@ def _near(name: str) -> list[str]:
 
 def read_text(file: Traversable) -> str:
     """The text of a UTF-8 file, without a byte order mark. Raises InputError, for the caller to name the file."""
+    if isinstance(file, Path) and file.is_fifo() and Path("/dev") not in file.parents:  # nobody may ever write to it
+        raise InputError("this is a named pipe; give the path of a file")
     try:
         return file.read_bytes().decode("utf-8-sig")
     except IsADirectoryError:

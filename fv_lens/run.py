@@ -62,6 +62,7 @@ def run(
         from .sweeps import HEAD_COUNTS, head_count_vectors, sweep
 
         model = load_model(model_name)
+    _check_prompts(model, relation, n_prompts, seed)
 
     def save(**parts: object) -> None:
         """Add results to the folder, so that whatever stops the run leaves a whole report of what it had."""
@@ -112,6 +113,18 @@ def run(
     console.print(Text(MEANING), style="dim")
     for path in saved:
         console.print(Text(f"{path}{'  <- open this first' * (path.name == REPORT)}"), soft_wrap=True)
+
+
+def _check_prompts(model: object, relation: Relation, n_prompts: int, seed: int) -> None:
+    """Make the prompts of every stage: one that exceeds the model's context is told before the first of them."""
+    from .batches import batch
+    from .lens import lens_of
+    from .prompts import corrupted, with_demonstrations
+
+    train, _, test = relation.split(seed)
+    few = [*corrupted(train, n_prompts, N_SHOTS, seed), *with_demonstrations(test, train, N_SHOTS, seed)]
+    for prompts in (with_demonstrations(relation, relation, 0), few):
+        batch(lens_of(model), prompts)
 
 
 def _tuned(model: object, relation: Relation, fv, seed: int, notes: Console) -> tuple:

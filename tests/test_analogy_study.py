@@ -453,6 +453,17 @@ def test_questions_to_choose_on_may_be_of_known_relations_where_the_test_questio
         assert len(lines) == 2 and "left out" not in lines[0]
 
 
+@pytest.mark.parametrize("part", [0, 1, 2, 3], ids=["train", "validation", "test", "to choose on"])
+def test_a_question_beyond_the_context_is_told_before_the_fit(model, tmp_path, fits, part):
+    long = replace(
+        QUESTIONS[0], source=(" ".join(["w3"] * 200), "w4"), pairs=(), right=None, target="w5", answers=("w6",)
+    )
+    parts = [[*some, long] if part == i else some for i, some in enumerate((*PARTS, CHOOSE_ON))]
+    with pytest.raises(InputError, match="more than the model's context of 128"):
+        solved(model, tmp_path / "out", parts[:3], choose_on=parts[3], choices=True)
+    assert fits == [] and not (tmp_path / "out").exists()
+
+
 def test_questions_to_choose_on_need_choices(model, tmp_path, without_page):
     with pytest.raises(InputError, match="choices"):
         solved(model, tmp_path, ([], [], QUESTIONS), choose_on=[asked(6, "a"), asked(7, "b")], choices=True)
@@ -711,14 +722,18 @@ def test_questions_to_choose_on_without_choices_are_told_in_one_line(here, comma
         (["--validation", "missing.jsonl"], "Error: missing.jsonl: there is no such file"),
         (["--out", "FILE"], "Error: Cannot write to 'FILE': "),
         (["--seed", "-1"], "Invalid value for '--seed'"),
+        (["--each", str(10**9)], "Invalid value for '--each'"),
+        (["NOTHING"], "scan.csv' yields no question: no two of its lines make an analogy"),
+        (["--validation", "NOTHING"], "scan.csv' yields no question"),
         (["--n-folds", "2"], "No such option"),
         (["one.jsonl", "two.jsonl"], "unexpected extra argument"),
     ],
 )
 def test_the_command_refuses_bad_input_before_it_loads_anything(here, bundled, no_model, tmp_path, arguments, message):
-    file = tmp_path / "file"
+    file, nothing = tmp_path / "file", tmp_path / "scan.csv"
     file.write_text("")
-    result = call(*(text.replace("FILE", str(file)) for text in arguments))
+    nothing.write_text("target,source,targ_word,src_word,analogy_type\natom,solar system,nucleus,sun,science\n")
+    result = call(*(text.replace("FILE", str(file)).replace("NOTHING", str(nothing)) for text in arguments))
     assert result.exit_code == 2 and not files(here) and "Traceback" not in result.stderr
     assert message.replace("FILE", str(file)) in result.stderr
 

@@ -1,6 +1,7 @@
 """The command line on a tiny model: what a run leaves behind, and one line for everything that can go wrong."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -247,7 +248,9 @@ def test_a_model_that_cannot_be_trusted_exits_with_1(here, monkeypatch, tiny_mod
         (["--out", "x" * 300], "File name too long. Choose another --out."),
         (["--prompts", "0"], "Invalid value for '--prompts'"),
         (["--prompts", "many"], "Invalid value for '--prompts'"),
+        (["--prompts", str(10**20)], "Invalid value for '--prompts'"),
         (["--seed", "-1"], "Invalid value for '--seed'"),
+        (["--seed", str(2**32)], "Invalid value for '--seed'"),
         (["--strength", "2"], "No such option"),
         (["antonym", "synonym"], "unexpected extra argument"),
     ],
@@ -279,6 +282,46 @@ def test_answers_that_cannot_be_made_wrong_are_told_before_the_model_is_loaded(h
     file.write_text(json.dumps({"name": "same", "pairs": [(f"w{i}", "w199") for i in range(40)]}))
     result = call("run", file)
     assert result.exit_code == 2 and "'w199' serves 16 of 16 words: give pairs with other answers" in result.stderr
+    assert not files(here)
+
+
+def test_a_prompt_beyond_the_context_is_told_before_the_head_map(here, tiny_model, words, monkeypatch):
+    monkeypatch.setattr(effects, "indirect_effects", lambda *args, **how: pytest.fail("the head map was made"))
+    few = words.with_pairs(words.pairs[:28])
+    for place, word in enumerate(("train", "validation", "test")):
+        last = few.split()[place].words[-1]
+        pairs = [(w if w != last else " ".join(["w3"] * 200), answer) for w, answer in few.pairs]
+        path = here.parent / f"{here.name}-{word}.json"
+        path.write_text(json.dumps({"name": "long", "pairs": pairs}))
+        result = call("run", path, "--prompts", 2)
+        assert result.exit_code == 2 and not files(here)
+        assert "more than the model's context of 128; give shorter words" in result.stderr.splitlines()[-1]
+
+
+def test_a_named_pipe_is_refused_at_once(here, no_model):
+    os.mkfifo("pairs.json")
+    result = call("run", "pairs.json")
+    assert (
+        result.exit_code == 2 and result.stderr == "Error: pairs.json: this is a named pipe; give the path of a file\n"
+    )
+
+
+def test_a_tilde_is_the_home_folder_in_every_path(here, tiny_model, pairs, vector, monkeypatch):
+    home = here.parent / f"{here.name}-home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    (home / "pairs.json").write_text(pairs.read_text())
+    vector.rename(home / "vector.safetensors")
+    assert call("run", "~/pairs.json", "--prompts", 2, "--out=~/out").exit_code == 0
+    assert call("generate", "~/vector.safetensors", "Q: w0").exit_code == 0
+    assert call("decode", "~/vector.safetensors").exit_code == 0
+    assert "they are of `fv-lens run`" in call("table", "~/out").stderr
+    for command in (["humans", "~/none"], ["reproduce", "--bats", "~/none"], ["analogies", "--bats", "~/none"]):
+        assert str(home / "none") in call(*command).stderr, command
+    for command in (["analogies", "~/none.csv"], ["analogies", "--validation", "~/none.csv"]):
+        assert str(home / "none.csv") in call(*command).stderr, command
+    assert str(home / "none") in call("analogies", "--vectors", "~/none").stderr
+    assert str(home / "none.json") in call("reproduce", "--relations", "antonym,~/none.json").stderr
     assert not files(here)
 
 

@@ -496,6 +496,24 @@ def test_an_interrupted_command_says_that_it_goes_on(here, monkeypatch, without_
         assert result.stderr.splitlines()[-1] == f"Interrupted. {saved} The same command goes on from there."
 
 
+def test_a_study_interrupted_while_it_loads_says_what_is_there(here, monkeypatch, without_page):
+    def interrupted(*args, **how):
+        raise KeyboardInterrupt
+
+    given = ["--relations", write(relations()[0]), "--seeds", 1]
+    with monkeypatch.context() as patched:
+        patched.setattr(protocol, "sums", interrupted)
+        assert call(*given).exit_code == 130
+    monkeypatch.setattr(models, "load_model", interrupted)
+    result, stages_there = call(*given), Path("fv_lens_study") / "stages"
+    assert result.exit_code == 130
+    assert result.stderr.splitlines()[-1] == (
+        f"Interrupted. Saved before that: {stages_there}. The same command goes on from there."
+    )
+    other = call(*given, "--out", "other")
+    assert other.stderr.splitlines()[-1] == "Interrupted. Nothing was saved." and not Path("other").exists()
+
+
 def test_one_relation_is_shown_without_intervals(here, without_page):
     result = call("--relations", write(relations()[0]), "--seeds", 1)
     assert result.exit_code == 0 and result.stdout.splitlines()[0].rstrip() == "Mean over 1 relation"
@@ -511,6 +529,7 @@ def test_one_relation_is_shown_without_intervals(here, without_page):
         (["--bats", "missing"], "'missing' is no folder; give the path of the folder BATS_3.0"),
         (["--bats", "."], "'.' has no BATS files"),
         (["--seeds", "0"], "Invalid value for '--seeds'"),
+        (["--seeds", str(10**6)], "Invalid value for '--seeds'"),
         (["--dtype", "float8"], "--dtype is 'float8'; give one of float32, bfloat16, float16"),
         (["--relations", " ,"], "--relations is ' ,'; give names or files with commas between"),
         (["--relations", ""], "--relations is ''; give names or files with commas between"),
@@ -550,6 +569,25 @@ def test_smaller_parts_are_noted_once_with_what_would_be_enough(here, without_pa
 
 def test_a_comma_at_the_end_is_no_relation():
     assert [r.name for r in cli._chosen_relations("antonym, synonym,", None)] == ["antonym", "synonym"]
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ("my,own, list.json", ["my,own, list.json"]),
+        ("antonym,my,own, list.json,b.json", ["antonym", "my,own, list.json", "b.json"]),
+        ("folder,1/a.json, synonym", ["folder,1/a.json", "synonym"]),
+        ("a,b.json", ["a", "b.json"]),
+        ("my,own.json", ["my", "own.json"]),
+        (",,", []),
+    ],
+)
+def test_a_path_may_have_commas_where_there_is_such_a_file(tmp_path, monkeypatch, given, names):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder,1").mkdir()
+    for file in ("my,own, list.json", "folder,1/a.json", "b.json"):
+        (tmp_path / file).write_text("")
+    assert cli.split_names(given) == names
 
 
 def test_the_dtypes_of_the_command_are_those_that_can_be_loaded():
