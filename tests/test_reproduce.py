@@ -15,7 +15,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from fv_lens import cli, evaluation, models, outputs, protocol, storage, tuning
+from fv_lens import cli, cli_study, evaluation, models, outputs, protocol, storage, tuning
 from fv_lens import reproduce as module
 from fv_lens import study as study_module
 from fv_lens.errors import InputError
@@ -568,7 +568,7 @@ def test_smaller_parts_are_noted_once_with_what_would_be_enough(here, without_pa
 
 
 def test_a_comma_at_the_end_is_no_relation():
-    assert [r.name for r in cli._chosen_relations("antonym, synonym,", None)] == ["antonym", "synonym"]
+    assert [r.name for r in cli_study._chosen_relations("antonym, synonym,", None)] == ["antonym", "synonym"]
 
 
 @pytest.mark.parametrize(
@@ -587,8 +587,8 @@ def test_a_path_may_have_commas_where_there_is_such_a_file(tmp_path, monkeypatch
     (tmp_path / "folder,1").mkdir()
     for file in ("my,own, list.json", "folder,1/a.json", "b.json"):
         (tmp_path / file).write_text("")
-    assert cli.split_names(given) == names
+    assert cli_study.split_names(given) == names
 
 
 def test_the_dtypes_of_the_command_are_those_that_can_be_loaded():
-    assert set(cli.DTYPES) == set(models.DTYPES)
+    assert set(cli_study.DTYPES) == set(models.DTYPES)
