@@ -214,7 +214,7 @@ def _exact_forms(
 
 
 def _tell_of_forms(lens: Lens, refused: dict[str, str], exact: list[str], where: str, length: int) -> None:
-    wrong = " and ".join(f"rows {form} ({problem})" for form, problem in refused.items())
+    wrong, problems = " and ".join(refused), " and ".join(dict.fromkeys(refused.values()))
     if exact:
         instead = f"running them {exact[0]}, exact as well."
     else:
@@ -223,7 +223,7 @@ def _tell_of_forms(lens: Lens, refused: dict[str, str], exact: list[str], where:
             f"running them {SLOW}: exact as well, and about {length} times slower. Please report this line, with "
             f"{type(lens.network).__name__}, {installed}."
         )
-    log.warning("%s: %s not exact %s; %s", lens.name, f"{wrong} are", where, instead)
+    log.warning("%s: rows %s are not exact %s (%s); %s", lens.name, wrong, where, problems, instead)
 
 
 def _disagreement(lens: Lens, rows: Callable[[], Tensor], truth: Tensor) -> str | None:

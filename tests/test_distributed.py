@@ -210,7 +210,7 @@ def test_a_saved_vector_does_the_same(llama, words, tmp_path):
         ([(3, 0)], "Layer 3 is outside 0..2"),
         ([(0, 4)], "Head 4 of layer 0 is outside 0..3"),
         ([(0, -1)], "at least 0"),
-        ([0, 1], "0 is no head"),
+        ([0, 1], "0 is not a head"),
     ],
 )
 def test_heads_that_are_not_there_are_refused(llama, words, heads, message):

@@ -340,7 +340,7 @@ def test_a_hook_point_that_does_nothing_raises(model, monkeypatch, point):
     monkeypatch.setattr(
         model.hook_dict[point], "add_hook", lambda hook, *args, **kw: add_hook(lambda *a, **k: None, *args, **kw)
     )
-    with pytest.raises(ParityError, match=f"{point} .*changed nothing"):
+    with pytest.raises(ParityError, match=f"at {point} .*changed nothing"):
         by_engine(fresh(model), [])
 
 

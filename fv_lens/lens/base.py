@@ -155,7 +155,7 @@ class Lens:
         rows = torch.cat([torch.zeros_like(z[:1]), z]).flatten(1).to(self.device, self.dtype)
         with torch.autocast(self.device.type, enabled=False):
             once, again = (self._project(layer, rows).float() for _ in range(2))
-        if not torch.equal(once, again):
+        if not torch.allclose(once, again, rtol=0, atol=0, equal_nan=True):
             raise ParityError(
                 f"The output projection of layer {layer} of {self.name} gives other numbers on the same input "
                 "(dropout of an adapter?). Call model.eval() first."
@@ -182,7 +182,11 @@ class Lens:
             return lambda x, hook: shapes.__setitem__(layer, tuple(x.shape[2:]))
 
         ids = torch.arange(1, 4, device=self.device)[None] % self.cfg.d_vocab
-        self.logits(ids, torch.ones_like(ids), [(name, see(at)) for at, name in names.items() if name in self.points])
+        hooks = [(name, see(layer)) for layer, name in names.items() if name in self.points]
+        self.logits(ids, torch.ones_like(ids), hooks)
+        if len(shapes) < len(hooks):
+            silent = next(name for layer, name in names.items() if name in self.points and layer not in shapes)
+            raise ParityError(f"A hook at {silent} of {self.name} was not called, so an edit there changed nothing.")
         return tuple(layer for layer in names if shapes.get(layer) == (self.n_heads, self.d_head))
 
     def tokens(self, text: str) -> list[int]:
