@@ -195,7 +195,7 @@ def indirect_effects(
         after = what_if(lens, prompts.tokens, prompts.mask, edits, log_prob, progress=bar.update)
     after = after.double()  # differences of small probabilities
     before = after[:, :1]
-    after, measured = torch.full((n_prompts, lens.n_layers, lens.n_heads), torch.nan).to(after), after[:, 1:]
+    after, measured = after.new_full((n_prompts, lens.n_layers, lens.n_heads), torch.nan), after[:, 1:]
     after[:, *zip(*heads)] = measured
     before = before[:, :, None]
     record = {

@@ -78,7 +78,7 @@ class Rows:
         if self.owners.shape != (len(prompts),):
             raise InputError(f"There are {len(self.owners)} owners of {len(prompts)} prompts; give one for each.")
         counts = torch.bincount(self.owners)
-        self.shares = 1 / counts[self.owners]  # of each row in the mean loss of its vector
+        self.shares = 1 / counts[self.owners].float()  # of each row in the mean loss of its vector
         answers = [listed[0][:1] if first_token else listed[0] for listed in prompts.answers]
         form_for(lens, prompts.tokens.to(lens.device), prompts.mask.to(lens.device), tail=1)  # what padding does here
         self.exact = self._probe(prompts, answers)

@@ -95,7 +95,7 @@ def _distributed(study: Study, ranked: list, counts: Sequence[int], mean_z: Tens
     strengths = study.settings.strengths
 
     def added(n: int, strength: object) -> WhatIf:
-        scale = torch.as_tensor(strength).expand(len(study))[:, None]
+        scale = torch.as_tensor(strength, **HERE).expand(len(study))[:, None]
         return [study.edit(scale * v, VALIDATION, at, site=site) for v, (at, site) in zip(made[n], places[n])]
 
     whatifs = [added(n, s) for n in counts for s in strengths]

@@ -198,7 +198,8 @@ class Lens:
             raise InputError("The model has no tokenizer, so words cannot become tokens. Load it with one.")
         if getattr(self.model.tokenizer, "bos_token", None) is None:
             return self.model.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return self.model.to_tokens(text, truncate=False, move_to_device=False)[0].tolist()
+        with torch.device("cpu"):  # whatever the default device is
+            return self.model.to_tokens(text, truncate=False, move_to_device=False)[0].tolist()
 
     def text(self, token: int) -> str:
         """What a token adds to a text, with the space it may begin with."""
