@@ -48,8 +48,8 @@ def sums(study: Study, maps: dict[str, Tensor], progress: bool = True) -> Step:
     no sums, and one with fewer than as many other heads no `random`.
     """
     lens, settings = study.lens, study.settings
-    counts = sorted({min(count, lens.n_layers * lens.n_heads) for count in settings.head_counts})
     ranked = _ranked(maps["effects"].mean(0))
+    counts = sorted({min(count, len(ranked)) for count in settings.head_counts})
     try:
         made = {n: _summed(study, [ranked[:n]] * len(study), maps["mean_z"]) for n in counts}
     except InputError as error:

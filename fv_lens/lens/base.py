@@ -95,8 +95,11 @@ class Lens:
 
     @property
     def full_precision(self) -> bool:
-        """Whether products round as float32 does, or better: not in half precision, autocast, or TF32 on a GPU."""
-        if torch.is_autocast_enabled(self.device.type):
+        """Whether products round as float32 does, or better: not in half precision, autocast, or TF32 on a GPU.
+
+        Nor where weights are quantised, whose products are made in whichever precision their kernels have.
+        """
+        if torch.is_autocast_enabled(self.device.type) or self._quantised:
             return False
         matmul = torch.backends.cuda.matmul
         if hasattr(matmul, "fp32_precision"):  # from torch 2.9 on; where it was set, asking for allow_tf32 raises
@@ -105,6 +108,10 @@ class Lens:
             tf32 = matmul.allow_tf32
         exact = self.dtype == torch.float64 or (self.dtype == torch.float32 and self.device.type != "cuda")
         return exact or (self.dtype == torch.float32 and not tf32)
+
+    @cached_property
+    def _quantised(self) -> bool:
+        return not all(parameter.is_floating_point() for parameter in self.model.parameters())
 
     @property
     def pad_id(self) -> int:

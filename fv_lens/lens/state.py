@@ -180,7 +180,7 @@ def _plain(settings: Mapping) -> tuple:
     for name, value in settings.items():
         if isinstance(value, SIMPLE):
             plain.append((name, value))
-        elif value and isinstance(value, COLLECTIONS) and name not in HOOKS.values():
+        elif isinstance(value, COLLECTIONS) and value and name not in HOOKS.values():
             items = [*value, *value.values()] if isinstance(value, dict) else value
             if all(isinstance(item, SIMPLE) for item in items):
                 plain.append((name, repr(value)))
