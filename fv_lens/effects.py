@@ -81,6 +81,11 @@ class HeadEffects:
         return f"{n} {what}{'s' * (n > 1)}{shots}"
 
     @property
+    def n_heads(self) -> int:
+        """How many heads there are; layers without any are NaN."""
+        return int((~self.mean.isnan()).sum())
+
+    @property
     def mean(self) -> Float[Tensor, "layer head"]:
         """The average indirect effect, signed: writers of the answer above 0, cancellers below."""
         return self.values.mean(0)
@@ -97,16 +102,18 @@ class HeadEffects:
             InputError: k outside 1..number of heads, or a sign that is neither +1 nor -1.
         """
         mean = self.mean
-        n_heads = int((~mean.isnan()).sum())
-        if whole_number("k", k, least=1) > n_heads:
-            raise InputError(f"k is {k}; there are {n_heads} heads.")
+        if whole_number("k", k, least=1) > self.n_heads:
+            raise InputError(f"k is {k}; there are {self.n_heads} heads.")
         if sign not in (1, -1):
             raise InputError(f"sign is {sign!r}; give +1 for writers or -1 for cancellers.")
         order = (sign * mean).nan_to_num(nan=-torch.inf).flatten().argsort(descending=True, stable=True)[:k]
         return [divmod(index, mean.shape[1]) for index in order.tolist()]
 
     def to_frame(self) -> pd.DataFrame:
-        """One line per head: layer, head, effect with interval, and the effect on the log-probability."""
+        """One line per head: layer, head, effect with interval, and the effect on the log-probability.
+
+        Of layers without heads all of these are NaN.
+        """
         low, high = self.confidence_interval()
         layer, head = np.indices(self.mean.shape)
         columns = {"effect": self.mean, "low": low, "high": high, "log_prob_effect": self.log_prob_values.mean(0)}

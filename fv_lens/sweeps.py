@@ -158,7 +158,6 @@ def head_count_vectors(
         drawn = {"n_prompts": effects.record["n_mean_prompts"], "n_shots": effects.record["n_shots"]}
         mean_z, _ = mean_head_outputs(model, relation, **drawn, **how)
     if head_counts is None:
-        n_heads = int((~effects.mean.isnan()).sum())
-        head_counts = sorted({min(count, n_heads) for count in HEAD_COUNTS})
+        head_counts = sorted({min(count, effects.n_heads) for count in HEAD_COUNTS})
     counts = [whole_number("a head count", count, least=1) for count in head_counts]
     return tuple(function_vector(model, relation, effects.top(k), 0, mean_z, **how) for k in counts)
