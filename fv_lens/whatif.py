@@ -142,7 +142,10 @@ def _watch_heads(lens: Lens) -> tuple[list, dict[int, Tensor]]:
 def refuse_patches(lens: Lens) -> None:
     """Raise an InputError while a patch is on the model."""
     if lens.patches:
-        raise InputError("A patch is active on this model, and it would mix with the edits; leave its block first.")
+        raise InputError(
+            "A patch is active on this model, and it would mix with the edits. Leave its block or call its remove(); "
+            "fv_lens.unpatch(model) takes off every patch, also one whose handle is lost."
+        )
 
 
 def _times(lens: Lens) -> int:

@@ -10,8 +10,11 @@ import pytest
 import torch
 import transformers as hf
 from torch.nn.modules.module import register_module_forward_hook
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformer_lens.model_bridge import TransformerBridge
 
+from fv_lens import whatif
+from fv_lens.analogies import solve_analogy
 from fv_lens.assembly import function_vector
 from fv_lens.decoding import decode
 from fv_lens.effects import indirect_effects
@@ -402,3 +405,35 @@ def test_a_model_in_double_precision_is_exact_in_every_fast_form():
     expected = [[oracles.log_probs(model, ids, edits) for edits in [[], *whatifs_of(lens)]] for ids in PROMPTS]
     assert difference(found, torch.stack([torch.stack(rows) for rows in expected])) <= EXACT
     assert lens.parity.forms[0] == "as positions"
+
+
+class WithoutDouble(TorchDispatchMode):
+    """As a device that has no float64."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        made = [x for x in torch.utils._pytree.tree_leaves(out) if isinstance(x, torch.Tensor)]
+        assert all(x.dtype != torch.float64 for x in made), f"{function} made float64 on the device"
+        return out
+
+
+def test_nothing_on_the_device_is_double(words, monkeypatch):
+    """Apple's GPUs have no float64: the model's forwards, and what reads logits, must do without."""
+    model = tiny.build("llama")
+    lens_type, read = type(lens_of(model)), whatif._read
+
+    def without_double(run):
+        def checked(*args, **kwargs):
+            with WithoutDouble():
+                return run(*args, **kwargs)
+
+        return checked
+
+    for verb in ("logits", "prefix", "step", "readout", "unembed"):
+        monkeypatch.setattr(lens_type, verb, without_double(getattr(lens_type, verb)))
+    monkeypatch.setattr(whatif, "_read", without_double(read))
+    monkeypatch.setattr(Rows, "_losses", without_double(Rows._losses))
+    assert all(x.isfinite().all() for x in everything(model, words))
+    library = {f"relation {i}": FunctionVector(noise(32, seed=i), 1, relation=f"relation {i}") for i in range(3)}
+    assert solve_analogy(model, library, ("w1", "w2"), "w3").completions
+    assert decode(model, library["relation 0"], 5, "model") and decode(model, library["relation 0"], 5)
