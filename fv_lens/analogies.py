@@ -157,7 +157,7 @@ def choice_scores(
         asked: of each question, the demonstrations before C and its choices as pairs.
         whatifs: their edits hold a vector for all questions, or one for each, `[question, d_model]`.
     """
-    owners = torch.tensor([i for i, (_, pairs) in enumerate(asked) for _ in pairs])
+    owners = torch.tensor([i for i, (_, pairs) in enumerate(asked) for _ in pairs], device="cpu")
     prompts = batch(lens, [FewShot(c, (d,), tuple(shown)) for shown, pairs in asked for c, d in pairs], template)
     spread = [[edit.for_prompts(owners) for edit in whatif] for whatif in whatifs]
     log_probs = completions(lens, prompts, spread, progress).log_prob
@@ -175,10 +175,10 @@ def likeliest(lens: Lens, text: str, whatifs: Sequence[WhatIf], k: int) -> tuple
 
     def read(logits: Tensor, prompt: Tensor) -> Tensor:
         best = logits[:, -1].log_softmax(-1).topk(k)
-        return torch.stack([best.values.double(), best.indices.double()], -1)
+        return torch.stack([best.values, best.indices.float()], -1)  # ids are exact below 2 ** 24
 
     def top(tails: list[list[int]]) -> Tensor:
-        tokens = torch.tensor([ids + tail for tail in tails])
+        tokens = torch.tensor([ids + tail for tail in tails], device="cpu")
         return what_if(lens, tokens, torch.ones_like(tokens), whatifs, read, tail=1 + len(tails[0]))[:, -1]
 
     begun = top([[]])[0]

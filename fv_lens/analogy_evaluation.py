@@ -142,7 +142,7 @@ class _Asker:
         places = {name: i for i, name in enumerate(self.library.names)}
         own = [places.get(question.relation) for question in questions]
         if any(place is not None for place in own):
-            known = torch.tensor([place is not None for place in own])
+            known = torch.tensor([place is not None for place in own], device="cpu")
             matrix = self.library.matrix[[place or 0 for place in own]] * known[:, None]
             made[Row(TRUE, "", prompt)] = self.library.edit(matrix)
         return made
@@ -205,8 +205,8 @@ class _Asker:
         pairs = [pair for question in questions for pair in question.pairs]
         sources = self._composer(self.library, tuple(question.source for question in questions))
         targets = Composer(self.lens, self.library, pairs)
-        sizes = torch.tensor([len(question.pairs) for question in questions])
-        owner, ends = torch.arange(len(questions)).repeat_interleave(sizes), sizes.cumsum(0)[:-1]
+        sizes = torch.tensor([len(question.pairs) for question in questions], device="cpu")
+        owner, ends = torch.arange(len(questions), device="cpu").repeat_interleave(sizes), sizes.cumsum(0)[:-1]
         found, how = {}, METHODS["posterior"]
         for name in self.libraries:
             may = self._allowed(self.library, questions, LIBRARIES[name])

@@ -6,7 +6,6 @@ Summed in one vector (`function_vector`), or in one for each layer (`distributed
 from collections.abc import Sequence
 
 import torch
-from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
@@ -37,6 +36,8 @@ def function_vector(
 ) -> FunctionVector:
     """Sum of what the heads write on average: `sum over (l, h) of mean_z[l, h] @ W_O[l, h]`, without bias.
 
+    What a head writes is what its layer's own output projection makes of it, adapters and quantised weights included.
+
     Args:
         relation: a Relation, a bundled name or a path; its train part is used.
         heads: `[(layer, head), ...]`, such as `effects.top(10)`; heads above `layer` are allowed.
@@ -53,11 +54,13 @@ def function_vector(
     """
     lens, relation = lens_of(model), load_relation(relation)
     heads, layer = check_heads(lens, heads), check_layer(lens, layer)
-    if not writes_plainly(lens):
-        raise InputError(
-            f"{lens.name} rescales what its heads write (a norm or multiplier after W_O), so the sum of z @ W_O is not "
-            "what they add to the residual stream. A vector tuned from zero works on any model: finetune(..., 'zero')."
-        )
+    for at in sorted({at for at, _ in heads}):
+        if not writes_plainly(lens, at):
+            raise InputError(
+                f"{lens.name} rescales what the heads of layer {at} write (a norm or multiplier after the output "
+                "projection), so their sum is not what they add to the residual stream. A vector tuned from zero works "
+                "on any model: finetune(..., 'zero')."
+            )
     mean_z = _checked(mean_z, lens, model, relation, template, split_seed)
     return _summed(lens, relation, heads, mean_z, layer=layer, template=template.to_dict(), split_seed=split_seed)
 
@@ -119,11 +122,21 @@ def _checked(mean_z: Tensor | None, lens: Lens, model, relation, template, split
 
 
 def _summed(lens: Lens, relation, heads: Sequence, mean_z: Tensor, **record) -> FunctionVector:
-    vector = sum(_write(lens, at, head, mean_z[at, head]) for at, head in heads)
     return FunctionVector(
-        vector, model=lens.name, processing=lens.processing, bos=lens.bos, relation=relation.name,
-        data_hash=relation.hash, heads=heads, **record,
+        head_sum(lens, heads, mean_z), model=lens.name, processing=lens.processing, bos=lens.bos,
+        relation=relation.name, data_hash=relation.hash, heads=heads, **record,
     )  # fmt: skip
+
+
+def head_sum(lens: Lens, heads: Sequence, mean_z: Tensor) -> Float[Tensor, " d_model"]:
+    """What all the heads write on average, each through its own layer's output projection; float32 on the CPU."""
+    vector = torch.zeros(lens.d_model, dtype=torch.float32, device="cpu")
+    for layer in sorted({at for at, _ in heads}):
+        chosen = [head for at, head in heads if at == layer]
+        z = torch.zeros(len(chosen), lens.n_heads, lens.d_head, dtype=torch.float32, device="cpu")
+        z[range(len(chosen)), chosen] = mean_z[layer, chosen].to(z)
+        vector += lens.writes(layer, z).sum(0)
+    return vector
 
 
 def residual_difference(
@@ -148,31 +161,34 @@ def check_heads(lens: Lens, heads: Sequence) -> tuple[tuple[int, int], ...]:
         raise InputError("No heads were given; pass [(layer, head), ...], such as effects.top(10).")
     for given in heads:
         if not isinstance(given, Sequence) or len(given) != 2:
-            raise InputError(f"{given!r} is no head; heads are (layer, head).")
+            raise InputError(f"{given!r} is not a head; heads are (layer, head).")
         layer, head = check_layer(lens, given[0]), whole_number("head", given[1], least=0)
         if head >= lens.n_heads:
             raise InputError(f"Head {head} of layer {layer} is outside 0..{lens.n_heads - 1} of {lens.name}.")
+        if layer not in lens.head_layers:
+            raise InputError(f"Layer {layer} of {lens.name} has no heads; {_with_heads(lens)}.")
     repeated = [head for head in heads if heads.count(head) > 1]
     if repeated:
         raise InputError(f"Head {tuple(repeated[0])} was given twice; a head is summed once.")
     return tuple((int(layer), int(head)) for layer, head in heads)
 
 
-def _write(lens: Lens, layer: int, head: int, z: Tensor) -> Float[Tensor, " d_model"]:
-    w = lens.W_O(layer)[head].float()
-    return einsum(z.to(w), w, "d_head, d_head d_model -> d_model").cpu()
+def _with_heads(lens: Lens) -> str:
+    return f"layers {', '.join(map(str, lens.head_layers))} have" if lens.head_layers else "no layer has any"
 
 
-def writes_plainly(lens: Lens) -> bool:
-    """Whether the residual stream moves by `z @ W_O` when a head's output moves by z, in the first and last layer."""
-    if "plain writes" not in lens.findings:
-        lens.findings["plain writes"] = all(_plain_in(lens, layer) for layer in {0, lens.n_layers - 1})
-    return lens.findings["plain writes"]
+def writes_plainly(lens: Lens, layer: int) -> bool:
+    """Whether the residual stream moves by what the output projection writes when a head's output moves."""
+    lens.renew()
+    known = lens.parity.plain_writes
+    if layer not in known:
+        known[layer] = _plain_in(lens, layer)
+    return known[layer]
 
 
 @torch.no_grad()
 def _plain_in(lens: Lens, layer: int) -> bool:
-    ids = torch.arange(1, 6, device=lens.device)[None]
+    ids = torch.arange(1, 6, device=lens.device)[None] % lens.cfg.d_vocab
     # Where blocks run attention and MLP side by side, only the block's output shows what the heads wrote.
     names = [n for n in (f"blocks.{layer}.hook_resid_mid", f"blocks.{layer}.hook_resid_post") if n in lens.points]
 
@@ -181,17 +197,19 @@ def _plain_in(lens: Lens, layer: int) -> bool:
 
         def edit(z, hook):
             z = z.clone()
-            z[:, -1, 0] += shift
+            z[:, -1, 0] += shift.to(z)
             return z
 
         def see(name):
-            return lambda x, hook: seen.update({name: x[:, -1]})
+            return lambda x, hook: seen.update({name: x[:, -1].float().cpu()})
 
         lens.logits(ids, torch.ones_like(ids), [(f"blocks.{layer}.{HEAD_OUTPUT}", edit), *((n, see(n)) for n in names)])
         return seen
 
-    shift = torch.randn(lens.d_head, generator=torch.Generator().manual_seed(0)).to(lens.device, lens.dtype)
-    write, clean = shift @ lens.W_O(layer)[0], residuals(torch.zeros_like(shift))
+    shift = _noise(lens.d_head)
+    moved = torch.zeros(1, lens.n_heads, lens.d_head, dtype=torch.float32, device="cpu")
+    moved[0, 0] = shift
+    write, clean = lens.writes(layer, moved)[0], residuals(torch.zeros_like(shift))
     # Large beside the residual stream, so that the difference survives low precision.
     scale = 10 * max(x.abs().max() for x in clean.values()) / write.abs().max()
     after, tolerance = residuals(scale * shift), 1e-3 if lens.full_precision else 5e-2
@@ -199,15 +217,22 @@ def _plain_in(lens: Lens, layer: int) -> bool:
     return bool(min(errors) <= tolerance)
 
 
+def _noise(*shape: int) -> Tensor:
+    generator = torch.Generator("cpu").manual_seed(0)
+    return torch.randn(*shape, generator=generator, dtype=torch.float32, device="cpu")
+
+
 def _site_of(lens: Lens, layer: int) -> str:
-    """The hook point where adding `z @ W_O` does what adding z to the heads' outputs does, in one layer."""
-    known = lens.findings.setdefault("attention outputs", {})
+    """The hook point where adding what heads write does what adding z to their outputs does, in one layer."""
+    lens.renew()
+    known = lens.parity.attention_outputs
     if layer not in known:
         known[layer] = _attention_output(lens, layer)
     if known[layer] is None:
         raise InputError(
-            f"{lens.name} has no hook point in layer {layer} between W_O and the norm or multiplier behind it, so what "
-            "its heads write cannot be added there. A vector tuned from zero works on any model: finetune(..., 'zero')."
+            f"{lens.name} has no hook point in layer {layer} between the output projection and the norm or multiplier "
+            "behind it, so what its heads write cannot be added there. A vector tuned from zero works on any model: "
+            "finetune(..., 'zero')."
         )
     return known[layer]
 
@@ -215,11 +240,11 @@ def _site_of(lens: Lens, layer: int) -> str:
 @torch.no_grad()
 def _attention_output(lens: Lens, layer: int) -> str | None:
     sites = [site for site in ATTENTION_OUTPUTS if f"blocks.{layer}.{site}" in lens.points]
-    z = torch.randn(lens.n_heads, lens.d_head, generator=torch.Generator().manual_seed(0)).to(lens.device, lens.dtype)
-    write = einsum(z, lens.W_O(layer).to(z), "head d_head, head d_head d_model -> d_model")
+    z = _noise(lens.n_heads, lens.d_head)
+    write = lens.writes(layer, z[None])[0]
     # The first row stays clean, the second moves by z at `hook_z`, each other one by what z writes at a site.
     edits = [(HEAD_OUTPUT, z), *((site, write) for site in sites)]
-    ids = torch.arange(1, 6, device=lens.device).expand(1 + len(edits), -1)
+    ids = (torch.arange(1, 6, device=lens.device) % lens.cfg.d_vocab).expand(1 + len(edits), -1)
 
     def residuals(scale: float | Tensor) -> Tensor:
         seen = {}
@@ -227,7 +252,7 @@ def _attention_output(lens: Lens, layer: int) -> str | None:
         def adds(row, value):
             def edit(x, hook):
                 x = x.clone()
-                x[row, -1] += scale * value
+                x[row, -1] += (scale * value).to(x)
                 return x
 
             return edit
@@ -235,7 +260,7 @@ def _attention_output(lens: Lens, layer: int) -> str | None:
         hooks = [(f"blocks.{layer}.{point}", adds(row, value)) for row, (point, value) in enumerate(edits, start=1)]
         hooks.append((f"blocks.{layer}.{RESIDUAL}", lambda x, hook: seen.update(last=x[:, -1])))
         lens.logits(ids, torch.ones_like(ids), hooks)
-        return seen["last"].float()
+        return seen["last"].float().cpu()
 
     # Large beside the residual stream, as in `_plain_in`.
     clean, by_z, *by_write = residuals(10 * residuals(0.0)[0].abs().max() / write.abs().max())

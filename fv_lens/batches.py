@@ -51,7 +51,10 @@ class PromptBatch:
             >>> batch(lens, prompts).select([2, 0]).words == (prompts[2].word, prompts[0].word)
             True
         """
-        rows = [whole_number("a prompt's index", index, least=0) for index in torch.as_tensor(indices).tolist()]
+        rows = [
+            whole_number("a prompt's index", index, least=0)
+            for index in torch.as_tensor(indices, device="cpu").tolist()
+        ]
         if not rows or max(rows) >= len(self):
             raise InputError(f"prompts {rows} are to be selected; give at least one index, all in 0..{len(self) - 1}")
         longest = int(self.mask[rows].sum(dim=1).max())
@@ -114,9 +117,9 @@ def batch(lens: Any, prompts: Sequence[FewShot], template: PromptTemplate = Prom
             )
     width = max(map(len, ids))
     return PromptBatch(
-        tokens=torch.tensor([[lens.pad_id] * (width - len(prompt)) + prompt for prompt in ids]),
-        mask=torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in ids]),
-        answer_ids=torch.tensor([listed[0][0] for listed in answers]),
+        tokens=torch.tensor([[lens.pad_id] * (width - len(prompt)) + prompt for prompt in ids], device="cpu"),
+        mask=torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in ids], device="cpu"),
+        answer_ids=torch.tensor([listed[0][0] for listed in answers], device="cpu"),
         answers=tuple(answers),
         texts=tuple(texts),
         words=tuple(shots.word for shots in prompts),

@@ -119,7 +119,7 @@ def _ask(
     part = prompts.select(members)
     behind = _padded(answers).clamp(min=0)  # what stands behind a shorter answer is seen by nothing that is read
     tokens, mask = torch.cat([part.tokens, behind], 1), torch.cat([part.mask, torch.ones_like(behind)], 1)
-    chosen = torch.tensor(members)
+    chosen = torch.tensor(members, device="cpu")
     here = [[edit.for_prompts(chosen) for edit in whatif] for whatif in whatifs]
     return what_if(lens, tokens, mask, here, read, tail=1 + behind.shape[1]).double().numpy()
 
@@ -132,7 +132,7 @@ def _first_tokens(prompts: PromptBatch) -> Tensor:
 def _padded(lists: Sequence[Sequence[int]]) -> Tensor:
     """Lists of tokens as rows, -1 behind the shorter ones."""
     width = max(map(len, lists))
-    return torch.tensor([[*ids, *[-1] * (width - len(ids))] for ids in lists], dtype=torch.long)
+    return torch.tensor([[*ids, *[-1] * (width - len(ids))] for ids in lists], dtype=torch.long, device="cpu")
 
 
 def _beginning(answers: Tensor, listed: Tensor) -> Callable:

@@ -23,6 +23,7 @@ from .gradients import Rows
 from .lens import Lens, lens_of
 from .library import Library, check_pair, explained, pairs_batch
 from .recipes import Composition, composition
+from .rows import HERE
 from .training import RATE
 from .vectors import FunctionVector
 
@@ -61,11 +62,13 @@ def _check_some(allowed: Bool[Tensor, "pair vector"]) -> None:
         raise InputError("The library has no vector left for a pair once its own are left out; give more relations.")
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def fitted_weights(
     lens: Lens, library: Library, sources: PromptBatch, allowed: Bool[Tensor, "pair vector"]
 ) -> Float[Tensor, "pair vector"]:
     """Weights in a softmax, from uniform ones by Adam to the loss of each pair's B; each pair has its own."""
-    logits = torch.zeros(allowed.shape).masked_fill(~allowed, -torch.inf).requires_grad_()
+    logits = torch.zeros(allowed.shape, **HERE).masked_fill(~allowed, -torch.inf).requires_grad_()
     adam = torch.optim.Adam([logits], lr=WEIGHT_RATE)
     rows = Rows(lens, sources, range(len(sources)), library.first.layer)
     for _ in range(WEIGHT_STEPS):
@@ -77,6 +80,7 @@ def fitted_weights(
     return logits.detach().softmax(1)
 
 
+@torch.inference_mode(False)
 def pair_parts(
     lens: Lens, sources: PromptBatch, layer: int, starts: Float[Tensor, "pair d_model"], steps: int
 ) -> Float[Tensor, "step pair d_model"]:
@@ -107,7 +111,7 @@ class Composer:
     def __init__(self, lens: Lens, library: Library, pairs: Sequence[tuple[str, str]], pair_steps: int = 0):
         self.lens, self.library = lens, library
         known: dict[tuple, int] = {}
-        self.place = torch.tensor([known.setdefault(check_pair(pair), len(known)) for pair in pairs])
+        self.place = torch.tensor([known.setdefault(check_pair(pair), len(known)) for pair in pairs], device="cpu")
         self.sources = pairs_batch(lens, list(known), library.template)
         self.pair_steps = pair_steps
         self._parts: dict[tuple, Tensor] = {}  # (pair, start) -> `[step, d_model]`
@@ -126,7 +130,11 @@ class Composer:
             return None
         if how.weighting != "gradient":
             return weights_of(self.log_probs, how, allowed)
-        allowed = torch.ones(len(self.place), len(self.library), dtype=torch.bool) if allowed is None else allowed
+        allowed = (
+            torch.ones(len(self.place), len(self.library), dtype=torch.bool, device="cpu")
+            if allowed is None
+            else allowed
+        )
         _check_some(allowed)
         key = allowed.numpy().tobytes()
         if key not in self._fitted:
@@ -150,7 +158,7 @@ class Composer:
         each = [how] * len(self.place) if isinstance(how, Composition) else list(how)
         if len(each) != len(self.place):
             raise InputError(f"There are {len(each)} settings for {len(self.place)} pairs; give one for each, or one.")
-        found = torch.zeros(len(self.place), self.lens.d_model)
+        found = torch.zeros(len(self.place), self.lens.d_model, **HERE)
         for one, mine in _alike(each):
             for name, part in (("shared", one.shared), ("start", one.start)):
                 if part is not None and part.shape != found.shape[1:]:
@@ -164,7 +172,7 @@ class Composer:
                 found[mine] += one.shared
         for steps in sorted({one.pair_steps for one in each if one.pair_steps and one.pair_scale}):
             mine = [i for i, one in enumerate(each) if one.pair_steps == steps and one.pair_scale]
-            scales = torch.tensor([each[i].pair_scale for i in mine])
+            scales = torch.tensor([each[i].pair_scale for i in mine], **HERE)
             found[mine] += scales[:, None] * self._pair_parts([each[i].start for i in mine], mine, steps)
         return found
 
@@ -172,7 +180,7 @@ class Composer:
         self, starts: Sequence[Tensor | None], which: Sequence[int], steps: int
     ) -> Float[Tensor, "pair d_model"]:
         """`pair_parts` of some of the pairs, each from its start; a pair and start that were asked before are known."""
-        begun = [torch.zeros(self.lens.d_model) if start is None else start for start in starts]
+        begun = [torch.zeros(self.lens.d_model, **HERE) if start is None else start for start in starts]
         keys = [(int(self.place[i]), start.numpy().tobytes()) for i, start in zip(which, begun)]
         new = {key: start for key, start in zip(keys, begun) if len(self._parts.get(key, ())) <= steps}
         if new:

@@ -246,8 +246,8 @@ def _through_model(lens: Lens, vectors: Sequence[FunctionVector], prompts: Seque
     """Mean log-probabilities over the prompts, without a vector in row 0, then with each."""
     ids = [lens.tokens(prompt) for prompt in prompts]
     width = max(map(len, ids))
-    tokens = torch.tensor([[lens.pad_id] * (width - len(row)) + row for row in ids])
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids])
+    tokens = torch.tensor([[lens.pad_id] * (width - len(row)) + row for row in ids], device="cpu")
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device="cpu")
     edits = [[Edit(vector.layer, vector.vector, site=vector.site)] for vector in vectors]
     return what_if(lens, tokens, mask, edits, lambda logits, prompt: logits[:, 0].log_softmax(-1)).mean(0)
 

@@ -1,5 +1,6 @@
 """Which heads carry a relation: mean head outputs over intact prompts, and their indirect effects in corrupted ones."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +18,8 @@ from .progress import progress_bar
 from .prompts import PromptTemplate, corrupted, few_shot
 from .relation_files import load_relation
 from .whatif import Edit, head_outputs, what_if
+
+log = logging.getLogger("fv_lens")
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +50,8 @@ class HeadEffects:
 
     def __post_init__(self):
         for values in (self.values, self.log_prob_values):
-            if len(broken := (~values.isfinite()).nonzero()):
+            absent = self.mean_z.isnan().all(-1)  # layers without heads
+            if len(broken := (~values.isfinite() & ~(absent & values.isnan())).nonzero()):
                 prompt, layer, head = broken[0].tolist()
                 raise InputError(
                     f"The effect of head ({layer}, {head}) in prompt {prompt} is {values[prompt, layer, head]:g}, no "
@@ -77,6 +81,11 @@ class HeadEffects:
         return f"{n} {what}{'s' * (n > 1)}{shots}"
 
     @property
+    def n_heads(self) -> int:
+        """How many heads there are; layers without any are NaN."""
+        return int((~self.mean.isnan()).sum())
+
+    @property
     def mean(self) -> Float[Tensor, "layer head"]:
         """The average indirect effect, signed: writers of the answer above 0, cancellers below."""
         return self.values.mean(0)
@@ -92,16 +101,19 @@ class HeadEffects:
         Raises:
             InputError: k outside 1..number of heads, or a sign that is neither +1 nor -1.
         """
-        n_heads = self.mean.numel()
-        if whole_number("k", k, least=1) > n_heads:
-            raise InputError(f"k is {k}; there are {n_heads} heads.")
+        mean = self.mean
+        if whole_number("k", k, least=1) > self.n_heads:
+            raise InputError(f"k is {k}; there are {self.n_heads} heads.")
         if sign not in (1, -1):
             raise InputError(f"sign is {sign!r}; give +1 for writers or -1 for cancellers.")
-        order = (sign * self.mean).flatten().argsort(descending=True, stable=True)[:k]
-        return [divmod(index, self.mean.shape[1]) for index in order.tolist()]
+        order = (sign * mean).nan_to_num(nan=-torch.inf).flatten().argsort(descending=True, stable=True)[:k]
+        return [divmod(index, mean.shape[1]) for index in order.tolist()]
 
     def to_frame(self) -> pd.DataFrame:
-        """One line per head: layer, head, effect with interval, and the effect on the log-probability."""
+        """One line per head: layer, head, effect with interval, and the effect on the log-probability.
+
+        Of layers without heads all of these are NaN.
+        """
         low, high = self.confidence_interval()
         layer, head = np.indices(self.mean.shape)
         columns = {"effect": self.mean, "low": low, "high": high, "log_prob_effect": self.log_prob_values.mean(0)}
@@ -178,7 +190,7 @@ def indirect_effects(
     mean_z, share_right = mean_head_outputs(
         model, relation, n_mean_prompts, n_shots, seed, only_correct, progress, template=template, split_seed=split_seed
     )
-    heads = [(layer, head) for layer in range(lens.n_layers) for head in range(lens.n_heads)]
+    heads = _editable_heads(lens)
     edits = [[Edit(layer, mean_z[layer, head], head)] for layer, head in heads]
     answer = prompts.answer_ids.to(lens.device)
 
@@ -189,8 +201,10 @@ def indirect_effects(
     with progress_bar(total=n_prompts, desc="indirect effects", unit="prompt", disable=not progress) as bar:
         after = what_if(lens, prompts.tokens, prompts.mask, edits, log_prob, progress=bar.update)
     after = after.double()  # differences of small probabilities
-    before, after = after[:, :1], after[:, 1:]
-    shape = (n_prompts, lens.n_layers, lens.n_heads)
+    before = after[:, :1]
+    after, measured = after.new_full((n_prompts, lens.n_layers, lens.n_heads), torch.nan), after[:, 1:]
+    after[:, *zip(*heads)] = measured
+    before = before[:, :, None]
     record = {
         "relation": relation.name, "data_hash": relation.hash, "model": lens.name, "processing": lens.processing,
         "bos": lens.bos, "template": template.to_dict(),
@@ -199,14 +213,32 @@ def indirect_effects(
         "versions": storage.versions(),
     }  # fmt: skip
     return HeadEffects(
-        values=(after.exp() - before.exp()).view(shape).float(),
-        log_prob_values=(after - before).view(shape).float(),
-        base=before[:, 0].exp().float(),
+        values=(after.exp() - before.exp()).float(),
+        log_prob_values=(after - before).float(),
+        base=before[:, 0, 0].exp().float(),
         mean_z=mean_z,
         share_right=share_right,
         batch=prompts,
         record=record,
     )
+
+
+def _editable_heads(lens: Lens) -> list[tuple[int, int]]:
+    """Every (layer, head) that can be edited; layers without such heads are named, once for a model."""
+    layers = lens.head_layers
+    if not layers:
+        raise InputError(
+            f"No layer of {lens.name} has heads whose outputs can be set: `hook_z` is nowhere [batch, pos, n_heads, "
+            f"d_head] = [..., {lens.n_heads}, {lens.d_head}]. A tuned vector needs no heads: finetune(..., 'zero')."
+        )
+    absent = sorted(set(range(lens.n_layers)) - set(layers))
+    if absent and "head layers" not in lens.state.warned:
+        lens.state.warned.add("head layers")
+        log.warning(
+            "%s: layers %s have no heads of the model's usual shape; they are left out of the head map.",
+            lens.name, ", ".join(map(str, absent)),
+        )  # fmt: skip
+    return [(layer, head) for layer in layers for head in range(lens.n_heads)]
 
 
 def mean_head_outputs(
@@ -230,12 +262,14 @@ def mean_head_outputs(
     """
     lens, relation = lens_of(model), load_relation(relation)
     prompts = batch(lens, few_shot(relation.split(split_seed).train, n_prompts, n_shots, seed), template)
-    total = torch.zeros(lens.n_layers, lens.n_heads, lens.d_head, dtype=torch.float64)
+    total = torch.zeros(lens.n_layers, lens.n_heads, lens.d_head, dtype=torch.float64, device="cpu")
     used = n_right = 0
     with progress_bar(total=len(prompts), desc="mean head outputs", unit="prompt", disable=not progress) as bar:
         for indices, z, logits in head_outputs(lens, prompts.tokens, prompts.mask):
             first = [{ids[0] for ids in prompts.answers[i]} for i in indices.tolist()]
-            right = torch.tensor([token in answers for token, answers in zip(logits.argmax(-1).tolist(), first)])
+            right = torch.tensor(
+                [token in answers for token, answers in zip(logits.argmax(-1).tolist(), first)], device="cpu"
+            )
             keep = right if only_correct else torch.ones_like(right)
             total += z[keep.to(z.device)].cpu().double().sum(0)
             used, n_right = used + int(keep.sum()), n_right + int(right.sum())

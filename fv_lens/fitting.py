@@ -117,7 +117,7 @@ def fit_compositions(
         return replace(how, shared=shared[fold], start=start, n_shots=n_shots)
 
     every = [(name, how) for name, listed in candidates.items() for how in listed]
-    mine = torch.tensor([fold_of.get(question.kin, -1) for question in validation])
+    mine = torch.tensor([fold_of.get(question.kin, -1) for question in validation], device="cpu")
     sources, most = [question.source for question in validation], max(how.pair_steps for _, how in every)
     composer = Composer(lens, library, sources, most)
     families = families_of([*train, *validation])

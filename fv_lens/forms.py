@@ -2,6 +2,7 @@
 
 Compared are prompts at hand, when rows are first asked for and again for longer prompts: plain rows, rows with edits at
 another site, rows of several tokens, and prompts whose shared beginning is run once. Each kind falls back by itself.
+With hooks of the user's on the model there is one form, full forwards of one prompt at a time.
 """
 
 import logging
@@ -13,29 +14,40 @@ from torch.nn.functional import pad
 
 from .errors import InputError, ParityError
 from .lens import Lens, Prefix
+from .lens.base import HEAD_OUTPUT
+from .lens.cached import check_cached_steps
+from .lens.state import places
 from .prefixes import prefix_of
-from .rows import HEAD_OUTPUT, RESIDUAL, Edit, Plan, WhatIf, as_batch, as_positions, in_full
+from .rows import RESIDUAL, Edit, Plan, WhatIf, as_batch, as_positions, in_full, one_by_one
+from .storage import versions
 
 POSITIONS, BATCH, SLOW = "as positions", "as batch elements", "in full forwards"
-FORMS = {POSITIONS: as_positions, BATCH: as_batch, SLOW: in_full}
+ALONE = "one by one"  # where hooks of others are on the model
+FORMS = {POSITIONS: as_positions, BATCH: as_batch, SLOW: in_full, ALONE: one_by_one}
 ALWAYS_PROBED = (HEAD_OUTPUT, RESIDUAL)  # other sites are probed when an edit there is first asked for
 
 log = logging.getLogger("fv_lens")
 
 
 def form_for(lens: Lens, tokens: Tensor, mask: Tensor, tail: int, whatifs: Sequence[WhatIf] = ()) -> str:
-    """The fastest form that was found exact on this model, at the sites edited, for prompts as long as these."""
+    """The fastest form that was found exact on this model, at the sites edited, for prompts as long as these.
+
+    Looks at the model first: what was found under other conditions (hooks, adapters, train mode, ...) does not count.
+    """
+    lens.renew()
     length = int(mask.sum(1).max())
     if length - tail < 1:
         raise InputError("A prompt must have at least two tokens: one before the token that is edited.")
-    if length > lens.findings.get("length", 0):
+    if length > lens.parity.length:
         _probe(lens, tokens, mask, length)
+    if lens.others:
+        return ALONE
     points = {(edit.layer, edit.hook) for whatif in whatifs for edit in whatif if edit.hook not in ALWAYS_PROBED}
-    known = lens.findings.setdefault("points", {})
+    known = lens.parity.sites
     new = sorted(point for point in points if point not in known or known[point][0] < length)
     for site in sorted({site for _, site in new}):
         _probe_site(lens, tokens, mask, site, [layer for layer, of in new if of == site], length)
-    forms = lens.findings["forms"]
+    forms = lens.parity.forms
     if tail > 1:
         several = _forms_of_several_tokens(lens, tokens, mask, length) if BATCH in forms else [SLOW]
         forms = [form for form in forms if form in several]
@@ -45,18 +57,43 @@ def form_for(lens: Lens, tokens: Tensor, mask: Tensor, tail: int, whatifs: Seque
 def _probe(lens: Lens, tokens: Tensor, mask: Tensor, length: int) -> None:
     """Compare every form with full forwards on two of the prompts at hand, and keep the exact ones.
 
-    A model whose logits differ from run to run, or on which an edit changes nothing, raises.
+    A model whose logits differ from run to run or are not finite, or on which an edit changes nothing, raises.
     """
     ids, seen = _two_prompts(tokens, mask)
     edits = _some_edits(lens)
+    if lens.others:
+        ids, seen = ids[:1], seen[:1]
     truth = _truth(lens, ids, seen, edits)
+    if not truth.isfinite().all():  # of the padded prompt alone, perhaps: some masks overflow in half precision
+        ids, seen, truth = ids[:1], seen[:1], truth[:, :1]
+    if not truth.isfinite().all():
+        raise InputError(
+            f"Logits of {lens.name} are not finite on these prompts: its numbers overflow in {lens.dtype}. Load it in "
+            "float32 or bfloat16."
+        )
     if _differ(lens, lens.logits(ids[:1], seen[:1]).float(), truth[0, :1], truth):
         raise ParityError(f"{lens.name} gives other logits on the same tokens (dropout?). Call model.eval() first.")
+    if lens.others:
+        _tell_of_hooks(lens, length)
+        lens.parity.forms, lens.parity.padding, lens.parity.length = [ALONE], False, length
+        return
     # The first prompt is the longest, so until here it had no padding.
     padded = lens.logits(pad(ids[:1], (3, 0)), pad(seen[:1], (3, 0))).float()
-    lens.findings["padding"] = not _differ(lens, padded, truth[0, :1], truth)
-    forms = _exact_forms(lens, ids, seen, edits, truth, list(FORMS), "here")
-    lens.findings |= {"forms": forms, "length": length}
+    lens.parity.padding = not _differ(lens, padded, truth[0, :1], truth)
+    forms = _exact_forms(lens, ids, seen, edits, truth, [POSITIONS, BATCH, SLOW], "here")
+    lens.parity.forms, lens.parity.length = forms, length
+
+
+def _tell_of_hooks(lens: Lens, length: int) -> None:
+    where = places(lens.others, lens.network, lens.model)
+    shown = ", ".join(where[:3]) + f" and {len(where) - 3} more" * (len(where) > 3)
+    said = f"{lens.name}: hooks that fv_lens did not add stay in use ({shown})."
+    if said not in lens.state.warned:
+        lens.state.warned.add(said)
+        log.warning(
+            "%s Prompts are run one by one in full forwards, exact but about %d times slower; model.reset_hooks() "
+            "takes hooks off that TransformerLens added.", said, length,
+        )  # fmt: skip
 
 
 def _probe_site(lens: Lens, tokens: Tensor, mask: Tensor, site: str, layers: list[int], length: int) -> None:
@@ -65,20 +102,20 @@ def _probe_site(lens: Lens, tokens: Tensor, mask: Tensor, site: str, layers: lis
     noise = _noise()
     edits = [Edit(layer, noise(lens.d_model), site=site) for layer in layers]
     truth = _truth(lens, ids, seen, edits)
-    forms = _exact_forms(lens, ids, seen, edits, truth, lens.findings["forms"], f"for edits at {site}")
-    lens.findings["points"] |= {(layer, site): (length, forms) for layer in layers}
+    forms = _exact_forms(lens, ids, seen, edits, truth, lens.parity.forms, f"for edits at {site}")
+    lens.parity.sites |= {(layer, site): (length, forms) for layer in layers}
 
 
 def _forms_of_several_tokens(lens: Lens, tokens: Tensor, mask: Tensor, length: int) -> list[str]:
     """As `_probe`, for rows of several tokens: the last prompt token and those of a continuation."""
-    known, forms = lens.findings.get("several tokens", (0, []))
+    known, forms = lens.parity.several_tokens
     if known < length:
         ids, seen = _two_prompts(tokens, mask)
         tail = max(2, min(3, int(seen.sum(1).min()) - 1))
         edits = _some_edits(lens)
         truth = _truth(lens, ids, seen, edits, tail)
         forms = _exact_forms(lens, ids, seen, edits, truth, [BATCH, SLOW], "for several tokens")
-        lens.findings["several tokens"] = length, forms
+        lens.parity.several_tokens = length, forms
     return forms
 
 
@@ -89,12 +126,12 @@ def sharing_is_exact(lens: Lens, tokens: Tensor, mask: Tensor, shared: int, form
     the model takes padding exactly, a shorter one.
     """
     length = int(mask.sum(1).max())
-    known, exact = lens.findings.get("sharing", (0, False))
+    known, exact = lens.parity.sharing
     if known < length:
         longest = tokens[mask.sum(1).argmax(), -length:]
         shared = min(shared, length - 4)
         begun, own = longest[:shared], longest[shared:].flip(0)
-        others = [own, own[len(own) // 2 :]] if lens.findings["padding"] else [own]
+        others = [own, own[len(own) // 2 :]] if lens.parity.padding else [own]
         prompts = [longest, *(torch.cat([begun, other]) for other in others)]
         ids = torch.stack([pad(prompt, (length - len(prompt), 0)) for prompt in prompts])
         seen = torch.stack([pad(torch.ones_like(prompt), (length - len(prompt), 0)) for prompt in prompts])
@@ -103,27 +140,26 @@ def sharing_is_exact(lens: Lens, tokens: Tensor, mask: Tensor, shared: int, form
         def rows() -> Tensor:
             return FORMS[form](lens, prefix_for(lens, ids, seen, 1, form, shared), ids, seen, plan)
 
-        exact = _agrees(lens, rows, _truth(lens, ids, seen, []), "behind shared tokens")
+        problem = _disagreement(lens, rows, _truth(lens, ids, seen, []))
+        exact = problem is None
         if not exact:
             instead = "running all tokens of each prompt, exact as well."
-            log.warning("%s: running what prompts share once is not exact here; %s", lens.name, instead)
-        lens.findings["sharing"] = length, exact
+            log.warning("%s: running what prompts share once is not exact here (%s); %s", lens.name, problem, instead)
+        lens.parity.sharing = length, exact
     return exact
 
 
 def _some_edits(lens: Lens) -> list[Edit]:
-    """Of a head in the first layer and in the last, and of the residual stream between them."""
-    noise, last = _noise(), lens.n_layers - 1
-    return [
-        Edit(0, noise(lens.d_head), head=0),
-        Edit(last, noise(lens.d_head), head=lens.n_heads - 1),
-        Edit(last // 2, noise(lens.d_model)),
-    ]
+    """Of a head in the first layer that has any and in the last, and of the residual stream in the middle."""
+    noise, edits = _noise(), []
+    for layer, head in zip((lens.head_layers or [None])[:: max(1, len(lens.head_layers) - 1)], (0, lens.n_heads - 1)):
+        edits += [] if layer is None else [Edit(layer, noise(lens.d_head), head=head)]
+    return [*edits, Edit((lens.n_layers - 1) // 2, noise(lens.d_model))]
 
 
 def _noise() -> Callable[[int], Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return lambda n: torch.randn(n, generator=generator)
+    generator = torch.Generator("cpu").manual_seed(0)
+    return lambda n: torch.randn(n, generator=generator, dtype=torch.float32, device="cpu")
 
 
 def _two_prompts(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,7 +175,8 @@ def _two_prompts(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 def _truth(lens: Lens, ids: Tensor, mask: Tensor, edits: Sequence[Edit], tail: int = 1) -> Tensor:
     """Logits of full forwards, `[1 + edit, prompt, tail, vocab]`, the clean ones first, edits by layer."""
     plan = Plan(lens, [[edit] for edit in edits], torch.arange(len(ids), device=ids.device))
-    truth = in_full(lens, prefix_for(lens, ids, mask, tail, SLOW), ids, mask, plan).float()
+    run = one_by_one if lens.others else in_full
+    truth = run(lens, prefix_for(lens, ids, mask, tail, SLOW), ids, mask, plan).float()
     for row, edit in enumerate(plan.order.tolist(), start=1):
         if torch.equal(truth[row], truth[0]):
             changed = edits[edit]
@@ -157,31 +194,50 @@ def _exact_forms(
     lens: Lens, ids: Tensor, mask: Tensor, edits: Sequence[Edit], truth: Tensor, forms: list[str], where: str
 ) -> list[str]:
     """Those of the forms, the last of which is the slow one, whose rows have the logits of full forwards."""
-    if not lens.findings["padding"]:
+    if not lens.parity.padding:
         ids, mask, truth = ids[:1], mask[:1], truth[:, :1]
     plan = Plan(lens, [[edit] for edit in edits], torch.arange(len(ids), device=ids.device))
-    exact, refused, tail = [], [], truth.shape[2]
+    exact, refused, tail = [], {}, truth.shape[2]
     for form in forms[:-1]:
 
         def rows(form: str = form) -> Tensor:
             return FORMS[form](lens, prefix_for(lens, ids, mask, tail, form), ids, mask, plan)
 
-        (exact if _agrees(lens, rows, truth, form) else refused).append(form)
+        problem = _disagreement(lens, rows, truth)
+        if problem is None:
+            exact.append(form)
+        else:
+            refused[form] = problem
+    if refused and not exact:
+        check_cached_steps(lens)  # an architecture of its own, or libraries that do not fit together
     if refused:
-        wrong, instead = " and ".join(refused), (exact or [SLOW])[0]
-        log.warning("%s: rows %s are not exact %s; running them %s, exact as well.", lens.name, wrong, where, instead)
+        _tell_of_forms(lens, refused, exact, where, ids.shape[1])
     return [*exact, SLOW]
 
 
-def _agrees(lens: Lens, rows: Callable[[], Tensor], truth: Tensor, what: str) -> bool:
-    """Whether the rows that a function makes have the true logits."""
+def _tell_of_forms(lens: Lens, refused: dict[str, str], exact: list[str], where: str, length: int) -> None:
+    wrong, problems = " and ".join(refused), " and ".join(dict.fromkeys(refused.values()))
+    if exact:
+        instead = f"running them {exact[0]}, exact as well."
+    else:
+        installed = ", ".join(f"{name} {version}" for name, version in versions().items())
+        instead = (
+            f"running them {SLOW}: exact as well, and about {length} times slower. Please report this line, with "
+            f"{type(lens.network).__name__}, {installed}."
+        )
+    log.warning("%s: rows %s are not exact %s (%s); %s", lens.name, wrong, where, problems, instead)
+
+
+def _disagreement(lens: Lens, rows: Callable[[], Tensor], truth: Tensor) -> str | None:
+    """What is wrong with the rows that a function makes: what it raised, or how far off they are; None if nothing."""
     try:
-        return not _differ(lens, lens.readout(rows()).float(), truth, truth)
+        made = lens.readout(rows()).float()
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever an architecture's own code raises on a form it was not written for
-        log.debug("%s: rows %s raised %r", lens.name, what, error)
-        return False
+        log.debug("%s: raised", lens.name, exc_info=True)
+        return f"raised {type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
+    return f"off by {(made - truth).abs().max():.2g} in logits" if _differ(lens, made, truth, truth) else None
 
 
 def trimmed(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -192,6 +248,6 @@ def trimmed(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 def prefix_for(lens: Lens, ids: Tensor, mask: Tensor, tail: int, form: str, shared: int = 0) -> Prefix:
     """Keys and values that rows of `tail` tokens meet in this form, `shared` first tokens run once for all prompts."""
-    if form == SLOW:
+    if form in (SLOW, ALONE):
         return Prefix([], [], mask[:, :-tail])
     return prefix_of(lens, ids[:, :-tail], mask[:, :-tail], shared)

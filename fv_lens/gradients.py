@@ -20,7 +20,7 @@ from .batches import PromptBatch
 from .errors import InputError, ParityError
 from .forms import form_for
 from .lens import Lens, Prefix
-from .rows import RESIDUAL
+from .rows import HERE, RESIDUAL
 from .vectors import check_layer
 from .whatif import TILE, refuse_patches
 
@@ -66,14 +66,19 @@ class Rows:
         ParityError: a vector changes nothing.
     """
 
+    @torch.inference_mode(False)
     def __init__(self, lens: Lens, prompts: PromptBatch, owners: Sequence[int], layer: int, first_token: bool = False):
         refuse_patches(lens)
+        if any(parameter.is_inference() for parameter in lens.model.parameters()):
+            raise InputError(
+                f"{lens.name} was loaded in torch.inference_mode(), where nothing can be tuned; load it outside."
+            )
         self.lens, self.layer = lens, check_layer(lens, layer)
-        self.owners = torch.as_tensor(owners)
+        self.owners = torch.as_tensor(owners, device="cpu").clone()
         if self.owners.shape != (len(prompts),):
             raise InputError(f"There are {len(self.owners)} owners of {len(prompts)} prompts; give one for each.")
         counts = torch.bincount(self.owners)
-        self.shares = 1 / counts[self.owners]  # of each row in the mean loss of its vector
+        self.shares = 1 / counts[self.owners].float()  # of each row in the mean loss of its vector
         answers = [listed[0][:1] if first_token else listed[0] for listed in prompts.answers]
         form_for(lens, prompts.tokens.to(lens.device), prompts.mask.to(lens.device), tail=1)  # what padding does here
         self.exact = self._probe(prompts, answers)
@@ -83,36 +88,40 @@ class Rows:
     @property
     def residual_rms(self) -> Float[Tensor, " vector"]:
         """Root mean square of the residual stream at the layer, over each vector's prompts (last token) and d_model."""
-        squares = torch.zeros(len(self.owners))
+        squares = torch.zeros(len(self.owners), **HERE)
 
         def see(x, hook, chunk):
-            squares[chunk.rows] = x[:, -chunk.new].float().square().mean(1).cpu()
+            squares[chunk.rows] = x[:, -1].float().square().mean(1).cpu()
 
         for chunk in self.chunks:
             if self.exact:
-                see(chunk.residual, None, chunk)
+                see(chunk.residual[:, :1], None, chunk)
             else:
+                end = chunk.ids.shape[1] - chunk.new + 1
                 hook = (f"blocks.{self.layer}.{RESIDUAL}", partial(see, chunk=chunk))
                 with torch.no_grad():
-                    self.lens.logits(chunk.ids, chunk.mask, [hook])
-        return torch.zeros(int(self.owners.max()) + 1).index_add_(0, self.owners, squares * self.shares).sqrt()
+                    self.lens.logits(chunk.ids[:, :end], chunk.mask[:, :end], [hook])
+        totals = torch.zeros(int(self.owners.max()) + 1, **HERE)
+        return totals.index_add_(0, self.owners, squares * self.shares).sqrt()
 
+    @torch.inference_mode(False)
     def losses(self, vectors: Float[Tensor, "vector d_model"]) -> Float[Tensor, " row"]:
         """Cross-entropy of each prompt's answer under its vector, summed over the answer's tokens, in nats."""
         with torch.no_grad():
             return self._run(vectors, gradient=False)
 
+    @torch.inference_mode(False)
     def gradient(
         self, vectors: Float[Tensor, "vector d_model"]
     ) -> tuple[Float[Tensor, " row"], Float[Tensor, "vector d_model"]]:
         """(losses `[row]`, gradient of the mean loss of each vector's rows), both float32 on the CPU."""
-        leaf = vectors.detach().to(self.lens.device, torch.float32).requires_grad_()
+        leaf = vectors.detach().to(self.lens.device, torch.float32, copy=True).requires_grad_()
         with frozen(self.lens.model), torch.enable_grad():
             losses = self._run(leaf, gradient=True)
         return losses, leaf.grad.cpu()
 
     def _run(self, vectors: Tensor, gradient: bool) -> Tensor:
-        found = torch.zeros(len(self.owners))
+        found = torch.zeros(len(self.owners), **HERE)
         for chunk in self.chunks:
             found[chunk.rows] = self._losses(chunk, vectors, gradient, self.exact).cpu()
         return found
@@ -126,7 +135,7 @@ class Rows:
         picked, targets = rows[counted], chunk.targets[counted]
         row = counted.nonzero()[:, 0]
         weights = self.shares.to(row.device)[chunk.rows.to(row.device)][row]
-        plain = exact and self.lens.plain_readout is not False
+        plain = exact and self.lens.parity.plain_readout is not False
         losses, gradients = [], []
         for i in range(0, len(picked), TILE):  # the logits of a tile live no longer than it
             part = picked[i : i + TILE].detach().requires_grad_(gradient)
@@ -139,7 +148,7 @@ class Rows:
                 gradients += torch.autograd.grad(logits, part, slope.to(logits))
         if gradient:
             picked.backward(torch.cat(gradients))
-        return torch.zeros(len(rows), device=rows.device).index_add_(0, row, torch.cat(losses))
+        return torch.zeros(len(rows), dtype=torch.float32, device=rows.device).index_add_(0, row, torch.cat(losses))
 
     def _above(self, chunk: _Chunk, added: Tensor) -> Tensor:
         """What enters the unembedding (or logits), `[row, new, ...]`, by the blocks above the layer alone."""
@@ -166,13 +175,21 @@ class Rows:
         def add(x, hook):
             return torch.cat([x[:, :at], x[:, at : at + 1] + added[:, None].to(x), x[:, at + 1 :]], 1)
 
-        return self.lens.logits(chunk.ids, chunk.mask, [(f"blocks.{self.layer}.{RESIDUAL}", add)], last=chunk.new)
+        hooks = [(f"blocks.{self.layer}.{RESIDUAL}", add)]
+        if self.lens.others:  # each token in a forward that ends in it, as in `rows.one_by_one`
+            ends = range(at + 1, at + 1 + chunk.new)
+            return torch.cat([self.lens.logits(chunk.ids[:, :end], chunk.mask[:, :end], hooks) for end in ends], 1)
+        return self.lens.logits(chunk.ids, chunk.mask, hooks, last=chunk.new)
 
     def _groups(self, prompts: PromptBatch, answers: Sequence[tuple]) -> Iterator[list[int]]:
         """Rows of equal answer length and similar prompt length, as many as memory allows.
 
         On a GPU answers of all lengths go together: there, more chunks cost more than tokens behind shorter answers.
+        With hooks of others on the model each row is alone.
         """
+        if self.lens.others:
+            yield from ([row] for row in range(len(prompts)))
+            return
         mixed, lengths = self.lens.device.type == "cuda", prompts.mask.sum(1).tolist()
         group: list[int] = []
         longest = 0
@@ -181,7 +198,7 @@ class Rows:
             if group:
                 first = group[0]
                 unequal = (not mixed and len(answers[first]) != len(answers[index])) or (
-                    not self.lens.findings["padding"] and lengths[first] != lengths[index]
+                    not self.lens.parity.padding and lengths[first] != lengths[index]
                 )
                 if unequal or len(group) == self._most_rows(longest, len(answers[first])):
                     yield group
@@ -196,7 +213,7 @@ class Rows:
         tokens, blocks = (new, lens.n_layers - self.layer) if self.exact else (length + new, lens.n_layers)
         sizes = dict(d_model=lens.d_model, d_mlp=d_mlp, n_heads=lens.n_heads, itemsize=lens.parameter.element_size())
         size = bytes_held(tokens, length + new, blocks, **sizes)
-        if not self.exact or lens.plain_readout is False:
+        if not self.exact or lens.parity.plain_readout is False:
             size += 4 * new * cfg.d_vocab * 4
         if lens.device.type == "cuda":
             free, most = gpu_bytes(lens.device) // 2, MOST_ROWS_GPU
@@ -206,12 +223,12 @@ class Rows:
 
     def _chunk(self, prompts: PromptBatch, answers: Sequence[tuple], rows: Sequence[int]) -> _Chunk:
         new, longest = max(len(answers[i]) for i in rows), int(prompts.mask[rows].sum(1).max())
-        targets = torch.tensor([list(answers[i]) + [-1] * (new - len(answers[i])) for i in rows])
+        targets = torch.tensor([list(answers[i]) + [-1] * (new - len(answers[i])) for i in rows], device="cpu")
         # An answer's last token is predicted, never read. What stands behind a shorter answer is seen by nothing.
         ids = torch.cat([prompts.tokens[rows][:, -longest:], targets[:, :-1].clamp(min=0)], 1)
         mask = pad(prompts.mask[rows][:, -longest:], (0, new - 1), value=1)
         ids, mask, targets = (x.to(self.lens.device) for x in (ids, mask, targets))
-        return _Chunk(torch.tensor(rows), self.owners[rows], ids, mask, targets)
+        return _Chunk(torch.tensor(rows, device="cpu"), self.owners[rows], ids, mask, targets)
 
     @torch.no_grad()
     def _prepared(self, chunk: _Chunk) -> _Chunk:
@@ -239,15 +256,18 @@ class Rows:
         on the longest prompt at hand, before the longest answer, and on the shortest.
         """
         lens, lengths, longest = self.lens, prompts.mask.sum(1), max(answers, key=len)
-        key = "gradients", self.layer, "several tokens" if len(longest) > 1 else "one token"
-        known, exact = lens.findings.get(key, (0, False))
+        if lens.others:
+            return False
+        key = self.layer, len(longest) > 1
+        known, exact = lens.parity.gradients.get(key, (0, False))
         if int(lengths.max()) <= known:
             return exact
         order = lengths.argsort(stable=True).tolist()
-        rows = [order[-1], order[0]] if lens.findings["padding"] and len(order) > 1 else order[-1:]
+        rows = [order[-1], order[0]] if lens.parity.padding and len(order) > 1 else order[-1:]
         answers = [longest if i == rows[0] else answer for i, answer in enumerate(answers)]
-        bare = replace(self._chunk(prompts, answers, rows), owners=torch.arange(len(rows)))
-        noise = torch.randn(len(rows), lens.d_model, generator=torch.Generator().manual_seed(0)).to(lens.device)
+        bare = replace(self._chunk(prompts, answers, rows), owners=torch.arange(len(rows), device="cpu"))
+        noise = torch.randn(len(rows), lens.d_model, generator=torch.Generator("cpu").manual_seed(0), **HERE)
+        noise = noise.to(lens.device)
         truth, slope = self._measured(bare, noise, exact=False)
         if torch.equal(truth, self._measured(bare, 0 * noise, exact=False)[0]):
             raise ParityError(f"A vector added at blocks.{self.layer}.{RESIDUAL} of {lens.name} changed nothing.")
@@ -263,7 +283,7 @@ class Rows:
             log.debug("%s: rows above layer %s raised %r", lens.name, self.layer, error)
         if not exact:
             log.warning("%s: tuning cannot skip the blocks below here; running full forwards.", lens.name)
-        lens.findings[key] = int(lengths.max()), exact
+        lens.parity.gradients[key] = int(lengths.max()), exact
         return exact
 
     def _measured(self, chunk: _Chunk, vectors: Tensor, exact: bool) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,6 @@
 """What each head says by itself: the words that its mean output promotes."""
 
 import torch
-from einops import einsum
 
 from .assembly import writes_plainly
 from .effects import HeadEffects
@@ -13,12 +12,12 @@ from .lens import lens_of
 def head_words(model: object, effects: HeadEffects, k: object = 8) -> dict[tuple[int, int], tuple[str, ...]]:
     """The `k` tokens that each head's mean output promotes most, the strongest first, as `decode` shows tokens.
 
-    A head's mean output, `mean_z[l, h] @ W_O[l, h]`, is read through the model's own final norm and unembedding, one
-    layer at a time. What a head writes for other heads to read says little here.
+    What a head's mean output becomes in the output projection is read through the model's own final norm and
+    unembedding, one layer at a time. What a head writes for other heads to read says little here.
 
     Returns:
-        (layer, head) -> tokens; empty for a model that rescales what a head writes (a norm or multiplier after W_O),
-        where the head's output is not what reaches the residual stream.
+        (layer, head) -> tokens; without the layers that have no heads, or rescale what a head writes (a norm or
+        multiplier after the output projection), where that is not what reaches the residual stream.
 
     Raises:
         InputError: effects of another model; `k` outside 1..vocabulary.
@@ -31,19 +30,15 @@ def head_words(model: object, effects: HeadEffects, k: object = 8) -> dict[tuple
     """
     lens, k = lens_of(model), whole_number("k", k, least=1)
     effects.check(lens)
-    if not writes_plainly(lens):
-        return {}
-    ids = []
-    for layer in range(lens.n_layers):
-        w = lens.W_O(layer).float()
-        writes = einsum(effects.mean_z[layer].to(w), w, "head d_head, head d_head d_model -> head d_model")
-        logits = lens.unembed(writes).float()
+    ids = {}
+    for layer in lens.head_layers:
+        if not writes_plainly(lens, layer):
+            continue
+        own = torch.zeros(lens.n_heads, lens.n_heads, lens.d_head, dtype=torch.float32, device="cpu")
+        own[range(lens.n_heads), range(lens.n_heads)] = effects.mean_z[layer]
+        logits = lens.unembed(lens.writes(layer, own)).float()
         if k > logits.shape[1]:
             raise InputError(f"k is {k}; the vocabulary of {lens.name} has {logits.shape[1]} tokens.")
-        ids.append(logits.topk(k).indices.cpu())
-    read = {token: lens.text(token) for token in torch.stack(ids).unique().tolist()}
-    return {
-        (layer, head): tuple(read[token] for token in of)
-        for layer, heads in enumerate(ids)
-        for head, of in enumerate(heads.tolist())
-    }
+        ids |= {(layer, head): of for head, of in enumerate(logits.topk(k).indices.tolist())}
+    read = {token: lens.text(token) for token in {token for of in ids.values() for token in of}}
+    return {head: tuple(read[token] for token in of) for head, of in ids.items()}

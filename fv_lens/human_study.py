@@ -80,7 +80,7 @@ def human_vectors(
         if result.vector is None:
             raise InputError(f"The loss of relation {code} became NaN at step {result.step}.")
         made["FFV"][half][code] = vector(result.vector, relation, "tuned", training=result.record(one))
-    summed = writes_plainly(lens)
+    summed = bool(lens.head_layers) and all(writes_plainly(lens, at) for at in lens.head_layers)
     if summed and heads is None:
         maps = [indirect_effects(model, name, 10, 10, 20, seed, progress=False) for name in HEADS_FROM]
         heads = mean_effects(maps).top(N_HEADS)

@@ -131,4 +131,4 @@ def allowed(
     of = [kind(fv.relation or name) for name, fv in zip(library.names, library.vectors)]
     mine = [kind(relation, family) for relation, family in zip(relations, own or [None] * len(relations))]
     kept = [[exclude is None or one is None or one != other for other in of] for one in mine]
-    return torch.tensor(kept).reshape(len(relations), len(library))
+    return torch.tensor(kept, device="cpu").reshape(len(relations), len(library))

@@ -16,6 +16,7 @@ from .completion import Completions, completions
 from .effects import indirect_effects
 from .errors import InputError
 from .progress import progress_bar
+from .rows import HERE
 from .study import TEST, VALIDATION, Study
 from .training import Result, Task, task, tune
 from .tuning import shuffled
@@ -47,8 +48,8 @@ def sums(study: Study, maps: dict[str, Tensor], progress: bool = True) -> Step:
     no sums, and one with fewer than as many other heads no `random`.
     """
     lens, settings = study.lens, study.settings
-    counts = sorted({min(count, lens.n_layers * lens.n_heads) for count in settings.head_counts})
     ranked = _ranked(maps["effects"].mean(0))
+    counts = sorted({min(count, len(ranked)) for count in settings.head_counts})
     try:
         made = {n: _summed(study, [ranked[:n]] * len(study), maps["mean_z"]) for n in counts}
     except InputError as error:
@@ -62,7 +63,7 @@ def sums(study: Study, maps: dict[str, Tensor], progress: bool = True) -> Step:
     best = quality.max(-1)
     count, at = np.unravel_index(_over_relations(best).argmax(), best.shape[1:])
     layer, strength = layers[at], quality[:, count, at].argmax(-1)
-    chosen = torch.tensor(settings.strengths)[strength]
+    chosen = torch.tensor(settings.strengths, **HERE)[strength]
     plain, n = made[counts[count]], counts[count]
     rng = np.random.default_rng([settings.split_seed, 14])
     free, draws = ranked[n:], settings.draws if len(ranked) >= 2 * n else 0
@@ -71,7 +72,7 @@ def sums(study: Study, maps: dict[str, Tensor], progress: bool = True) -> Step:
     others += [_summed(study, [some] * len(study), maps["mean_z"]) for some in drawn]
     whatifs = [[study.edit(s * v, VALIDATION, layer)] for v in others for s in settings.strengths]
     quality_of = _quality(study, whatifs, "own and random heads", progress).reshape(len(study), len(others), -1)
-    picked = torch.tensor(settings.strengths)[quality_of.argmax(-1)]  # [relation, vector]
+    picked = torch.tensor(settings.strengths, **HERE)[quality_of.argmax(-1)]  # [relation, vector]
     scaled = torch.stack([picked[:, i, None] * v for i, v in enumerate(others)])
     tensors = {"plain": plain, "strong": chosen[:, None] * plain, "own": scaled[0]}
     tensors |= {"random": scaled[1:]} if drawn else {}
@@ -94,13 +95,13 @@ def _distributed(study: Study, ranked: list, counts: Sequence[int], mean_z: Tens
     strengths = study.settings.strengths
 
     def added(n: int, strength: object) -> WhatIf:
-        scale = torch.as_tensor(strength).expand(len(study))[:, None]
+        scale = torch.as_tensor(strength, **HERE).expand(len(study))[:, None]
         return [study.edit(scale * v, VALIDATION, at, site=site) for v, (at, site) in zip(made[n], places[n])]
 
     whatifs = [added(n, s) for n in counts for s in strengths]
     quality = _quality(study, whatifs, "distributed vectors", progress).reshape(len(study), len(counts), -1)
     n = counts[int(_over_relations(quality.max(-1)).argmax())]
-    strength = torch.tensor(strengths)[quality[:, counts.index(n)].argmax(-1)]
+    strength = torch.tensor(strengths, **HERE)[quality[:, counts.index(n)].argmax(-1)]
     record = {"distributed_places": places[n], "distributed_strengths": strength.tolist()}
     return {"distributed": strength[:, None] * made[n]}, record | {"distributed_heads": ranked[:n]}
 
@@ -214,14 +215,14 @@ def _tune(study: Study, tasks: Sequence[Task], layer: int, progress: bool, descr
 def _kept(
     study: Study, results: Sequence[Result | None], names: Sequence[str], layer: int, skipped: dict[str, str]
 ) -> Step:
-    nothing = torch.full((study.lens.d_model,), torch.nan)
+    nothing = torch.full((study.lens.d_model,), torch.nan, **HERE)
     vectors = [nothing if one is None or one.vector is None else one.vector for one in results]
     steps = study.settings.steps
     blank = [np.full(steps, np.nan), np.full(steps + 1, np.nan)]
     losses = [(one.losses, one.validation_losses) if one else blank for one in results]
     broken = {name: f"NaN at step {one.step}" for name, one in zip(names, results) if one and one.vector is None}
     tensors = {"vectors": torch.stack(vectors)} | {
-        name: torch.tensor(np.stack(x)).float() for name, x in zip(("losses", "validation_losses"), zip(*losses))
+        name: torch.tensor(np.stack(x), **HERE) for name, x in zip(("losses", "validation_losses"), zip(*losses))
     }
     record = {"layer": layer, "broken": broken | skipped, "steps": [one.step if one else None for one in results]}
     return tensors, record | {"strengths": [one.strength if one else None for one in results]}
@@ -248,7 +249,8 @@ def _over_relations(quality: np.ndarray) -> np.ndarray:
 
 
 def _ranked(effects: Float[Tensor, "layer head"]) -> list[tuple[int, int]]:
-    order = effects.flatten().argsort(descending=True, stable=True)
+    order = effects.flatten().nan_to_num(nan=-torch.inf).argsort(descending=True, stable=True)
+    order = order[: int((~effects.isnan()).sum())]  # layers without heads have no effects
     return [divmod(index, effects.shape[1]) for index in order.tolist()]
 
 

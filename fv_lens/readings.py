@@ -72,7 +72,9 @@ def add_readings(table: Table, found: Mapping) -> None:
 
 
 def _by_relation(table: Table, values: Mapping[str, float]):
-    return torch.tensor([values.get(name, torch.nan) for name in table.names], dtype=torch.float64).numpy()
+    return torch.tensor(
+        [values.get(name, torch.nan) for name in table.names], dtype=torch.float64, device="cpu"
+    ).numpy()
 
 
 def _words(study: Study, kind: str, relations: list, read: Mapping[str, Tensor]) -> list[dict]:

@@ -1,4 +1,4 @@
-"""Three exact ways to run what-ifs at the last prompt token of a batch of prompts that share one prefix run.
+"""Exact ways to run what-ifs at the last prompt token of a batch of prompts that share one prefix run.
 
 A what-if is a list of edits; its row is a copy of the clean row, born in the layer of its first edit, so no layer
 computes a row that is still equal to the clean one. Rows come back as `[row, prompt, token, ...]`, row 0 clean.
@@ -14,8 +14,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from .lens import Lens
+from .lens.base import HEAD_OUTPUT
 
-HEAD_OUTPUT, RESIDUAL = "attn.hook_z", "hook_resid_post"
+RESIDUAL = "hook_resid_post"
+HERE = {"dtype": torch.float32, "device": "cpu"}  # of new tensors, whatever defaults the user has set
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,9 @@ class Plan:
     """Where rows are born and edited. What-ifs are ordered by birth; `order` puts the results back."""
 
     def __init__(self, lens: Lens, whatifs: Sequence[WhatIf], prompts: Int[Tensor, " prompt"]):
-        births = torch.tensor([min((edit.layer for edit in whatif), default=0) for whatif in whatifs], dtype=torch.long)
+        births = torch.tensor(
+            [min((edit.layer for edit in whatif), default=0) for whatif in whatifs], dtype=torch.long, device="cpu"
+        )
         self.order = births.argsort(stable=True)
         self.born = torch.bincount(births, minlength=lens.n_layers).tolist()
         self.n_rows = len(whatifs) + 1
@@ -61,13 +65,22 @@ class Plan:
         """Hooks that make the edits; `view(x)` is an activation at the last prompt token, `[row, prompt, ...]`."""
         return [(f"blocks.{layer}.{hook}", self._editor(edits, view)) for (layer, hook), edits in self.at.items()]
 
+    def hooks_of_row(self, row: int, prompt: int, column: int) -> list:
+        """Hooks that make one row's edits in a forward of one prompt alone, whose edited token stands in `column`."""
+        own = {point: [edit for edit in edits if edit[0] == row] for point, edits in self.at.items()}
+        return [
+            (f"blocks.{layer}.{hook}", self._editor([(0, head, value[prompt : prompt + 1]) for _, head, value in edits],
+                                                    lambda x: x[None, :, column]))
+            for (layer, hook), edits in own.items() if edits
+        ]  # fmt: skip
+
     @staticmethod
     def _editor(edits, view):
         rows, heads, values = zip(*edits)
         # values: [edit, prompt, d]; those of a layer go to the model's device together, one by one they keep it waiting
-        rows, values = torch.tensor(rows), torch.stack([value.to(values[0]) for value in values])
+        rows, values = torch.tensor(rows, device="cpu"), torch.stack([value.to(values[0]) for value in values])
         adds = heads[0] is None
-        heads = None if adds else torch.tensor(heads)
+        heads = None if adds else torch.tensor(heads, device="cpu")
 
         def edit(x, hook):
             x = x.clone()
@@ -134,3 +147,21 @@ def in_full(lens: Lens, prefix, ids: Tensor, mask: Tensor, plan: Plan) -> Tensor
     prompt = torch.arange(plan.n_rows * n_prompts, device=ids.device) % n_prompts
     hooks = plan.hooks(lambda x: x.unflatten(0, (-1, n_prompts))[:, :, -tail])
     return lens.logits(ids[prompt], mask[prompt], hooks, last=tail).unflatten(0, (-1, n_prompts))
+
+
+def one_by_one(lens: Lens, prefix, ids: Tensor, mask: Tensor, plan: Plan) -> Tensor:
+    """Rows are prompts without padding, each in a forward of its own that ends in the token read: what users would do.
+
+    Where hooks of the user's are on the model, rows, batches and padding would move what their positions mean. A
+    continuation is run once for each of its tokens, so that its last position is the last token, as in decoding.
+    """
+    tail = ids.shape[1] - prefix.length
+    rows = []
+    for row in range(plan.n_rows):
+        for prompt in range(len(ids)):
+            own = ids[prompt][mask[prompt].bool()][None]
+            first = own.shape[1] - tail
+            hooks = plan.hooks_of_row(row, prompt, first)
+            ends = (own[:, : first + 1 + i] for i in range(tail))
+            rows.append(torch.cat([lens.logits(end, torch.ones_like(end), hooks)[0] for end in ends]))
+    return torch.stack(rows).unflatten(0, (-1, len(ids)))

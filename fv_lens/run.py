@@ -85,7 +85,7 @@ def run(
     save(effects=effects, head_words=spoken)
 
     with stage("Vectors at every layer, on validation words", "sweep"):
-        counts = sorted({min(count, effects.mean.numel()) for count in HEAD_COUNTS})
+        counts = sorted({min(count, effects.n_heads) for count in HEAD_COUNTS})
         grid = sweep(model, relation, head_count_vectors(model, relation, effects, counts), split_seed=seed)
         best = grid.best()
     save(sweep=grid, vector=best)

@@ -141,7 +141,7 @@ class Study:
         """
         for owner, relation in enumerate(self.relations):
             for prompts in self._asked(relation, n_shots, shuffled, validation):
-                yield batch(self.lens, prompts, self.template), torch.full((len(prompts),), owner)
+                yield batch(self.lens, prompts, self.template), torch.full((len(prompts),), owner, device="cpu")
 
     def _asked(
         self, relation: Relation, n_shots: int, shuffled: bool = False, validation: bool = False
@@ -157,7 +157,9 @@ class Study:
 
     def _joined(self, prompts: Sequence[Sequence[FewShot]]) -> tuple[PromptBatch, Int[Tensor, " prompt"]]:
         owners = [owner for owner, some in enumerate(prompts) for _ in some]
-        return batch(self.lens, [one for some in prompts for one in some], self.template), torch.tensor(owners)
+        return batch(self.lens, [one for some in prompts for one in some], self.template), torch.tensor(
+            owners, device="cpu"
+        )
 
     def edit(self, vectors: Float[Tensor, "relation d_model"], part: int, layer: int, **site: str) -> Edit:
         """Each relation's vector on its own prompts of a part; zeros where it has none (NaN)."""

@@ -125,13 +125,14 @@ def choose(
     model: object,
     relation: object,
     effects: HeadEffects,
-    head_counts: Sequence[int] = HEAD_COUNTS,
+    head_counts: Sequence[int] | None = None,
     layers: Sequence[int] | None = None,
     strengths: Sequence[Real] = STRENGTHS,
     progress: bool = True,
 ) -> FunctionVector:
     """The summed vector that completes the validation words best, over head counts, layers (None: all) and strengths.
 
+    Head counts are 5, 10 and 20 if not given, or as many heads as the model has.
     Its strength is multiplied in and recorded. Template and split are those of `effects`; test words are not looked at.
 
     Raises:
@@ -143,7 +144,7 @@ def choose(
 
 
 def head_count_vectors(
-    model: object, relation: object, effects: HeadEffects, head_counts: Sequence[int] = HEAD_COUNTS
+    model: object, relation: object, effects: HeadEffects, head_counts: Sequence[int] | None = None
 ) -> tuple[FunctionVector, ...]:
     """One summed vector per head count, of the heads of largest effect, at layer 0 until a sweep places it.
 
@@ -156,5 +157,7 @@ def head_count_vectors(
     if effects.record["data_hash"] != relation.hash:
         drawn = {"n_prompts": effects.record["n_mean_prompts"], "n_shots": effects.record["n_shots"]}
         mean_z, _ = mean_head_outputs(model, relation, **drawn, **how)
+    if head_counts is None:
+        head_counts = sorted({min(count, effects.n_heads) for count in HEAD_COUNTS})
     counts = [whole_number("a head count", count, least=1) for count in head_counts]
     return tuple(function_vector(model, relation, effects.top(k), 0, mean_z, **how) for k in counts)

@@ -73,7 +73,7 @@ class FunctionVector:
     __array_ufunc__ = None  # numpy's numbers leave `scale * vector` to __rmul__
 
     def __post_init__(self):
-        vector = torch.as_tensor(self.vector).detach().to("cpu", torch.float32, copy=True)
+        vector = torch.as_tensor(self.vector, device="cpu").detach().to("cpu", torch.float32, copy=True)
         if vector.dim() != 1:
             raise InputError(f"A function vector is [d_model]; got the shape {list(vector.shape)}.")
         if not vector.isfinite().all():

@@ -12,10 +12,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .errors import InputError
-from .forms import FORMS, POSITIONS, SLOW, form_for, prefix_for, sharing_is_exact, trimmed
+from .forms import ALONE, FORMS, POSITIONS, SLOW, form_for, prefix_for, sharing_is_exact, trimmed
 from .lens import Lens
+from .lens.base import HEAD_OUTPUT
 from .prefixes import shared_tokens
-from .rows import HEAD_OUTPUT, RESIDUAL, Edit, Plan, WhatIf
+from .rows import RESIDUAL, Edit, Plan, WhatIf
 
 __all__ = ["Edit", "WhatIf", "head_outputs", "residuals", "what_if"]
 
@@ -23,6 +24,7 @@ Read = Callable[[Tensor, Tensor], Tensor]
 PREFIX_TOKENS = 1024  # prompts that share one prefix run hold about so many tokens
 MAX_ROWS = 2560  # that run together, if not told otherwise
 ON_GPU = 4  # times as much runs together: a GPU waits for its orders, not for the arithmetic
+FULL = (SLOW, ALONE)  # forms whose rows are logits
 TILE = 128  # rows unembedded at a time: logits of a tile stay small enough for memory to be reused
 
 
@@ -60,11 +62,11 @@ def what_if(
     tokens, mask = tokens.to(lens.device), mask.to(lens.device)
     form = form_for(lens, tokens, mask, tail, whatifs)
     if form != POSITIONS:  # each row carries keys and values, or all tokens, of its own
-        most = _times(lens) * PREFIX_TOKENS * (16 if form != SLOW else 1)
+        most = _times(lens) * PREFIX_TOKENS * (1 if form in FULL else 16)
         max_rows = max(2, min(max_rows, most // tokens.shape[1]))
     scores = lens.n_heads * (tokens.shape[1] + lens.d_head)  # numbers that attention holds for each row
     max_rows = max(2, min(max_rows, 2**28 // scores))
-    if lens.plain_readout is False:  # logits of all rows at once
+    if lens.parity.plain_readout is False:  # logits of all rows at once
         max_rows = max(2, min(max_rows, 2**27 // lens.cfg.d_vocab))
     max_whatifs = max_rows - 1
     results: Tensor | None = None
@@ -75,7 +77,7 @@ def what_if(
         for start in range(0, max(1, len(whatifs)), max_whatifs):
             plan = Plan(lens, whatifs[start : start + max_whatifs], prompts)
             rows = FORMS[form](lens, prefix, ids, seen, plan)
-            read_out = _read(lens, rows, prompts, read, logits=form == SLOW)
+            read_out = _read(lens, rows, prompts, read, logits=form in FULL)
             if results is None:
                 results = read_out.new_zeros(len(tokens), 1 + len(whatifs), *read_out.shape[2:])
             results[prompts.cpu(), 0] = read_out[0]
@@ -91,12 +93,14 @@ def head_outputs(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Clean forwards, a few prompts at a time: (prompt indices, head outputs, logits), both at the last token.
 
-    Head outputs are `[prompt, layer, head, d_head]` (at `hook_z`), logits `[prompt, vocab]`.
+    Head outputs are `[prompt, layer, head, d_head]` (at `hook_z`), NaN in layers without heads; logits
+    `[prompt, vocab]`.
     """
     for prompts, ids, seen in _batches(lens, tokens, mask):
         hooks, z = _watch_heads(lens)
         logits = lens.logits(ids, seen, hooks)[:, 0]
-        yield prompts, torch.stack(z, 1), logits
+        absent = logits.new_full((len(ids), lens.n_heads, lens.d_head), torch.nan, dtype=lens.dtype)
+        yield prompts, torch.stack([z.get(layer, absent) for layer in range(lens.n_layers)], 1), logits
 
 
 @torch.no_grad()
@@ -108,7 +112,7 @@ def residuals(
     Raises:
         InputError: a patch is active.
     """
-    found, kept = torch.zeros(len(tokens), lens.d_model), []
+    found, kept = torch.zeros(len(tokens), lens.d_model, dtype=torch.float32, device="cpu"), []
     keep = (f"blocks.{layer}.{RESIDUAL}", lambda x, hook: kept.append(x[:, -1].float().cpu()))
     for prompts, ids, seen in _batches(lens, tokens, mask):
         lens.logits(ids, seen, [keep])
@@ -121,24 +125,27 @@ def _batches(lens: Lens, tokens: Tensor, mask: Tensor) -> Iterator[tuple[Tensor,
     refuse_patches(lens)
     tokens, mask = tokens.to(lens.device), mask.to(lens.device)
     form_for(lens, tokens, mask, tail=1)  # what padding does here
-    for prompts in _groups(lens, mask, len(tokens)):
+    for prompts in _groups(lens, mask, 1 if lens.others else len(tokens)):
         yield prompts.cpu(), *trimmed(tokens[prompts], mask[prompts])
 
 
-def _watch_heads(lens: Lens) -> tuple[list, list]:
-    """Hooks that leave each layer's head outputs at the last token, `[prompt, head, d_head]`, in a list."""
-    z = [None] * lens.n_layers
+def _watch_heads(lens: Lens) -> tuple[list, dict[int, Tensor]]:
+    """Hooks that leave each layer's head outputs at the last token, `[prompt, head, d_head]`, in a dictionary."""
+    z: dict[int, Tensor] = {}
 
     def keep(layer):
         return lambda x, hook: z.__setitem__(layer, x[:, -1].clone())
 
-    return [(f"blocks.{layer}.{HEAD_OUTPUT}", keep(layer)) for layer in range(lens.n_layers)], z
+    return [(f"blocks.{layer}.{HEAD_OUTPUT}", keep(layer)) for layer in lens.head_layers], z
 
 
 def refuse_patches(lens: Lens) -> None:
     """Raise an InputError while a patch is on the model."""
     if lens.patches:
-        raise InputError("A patch is active on this model, and it would mix with the edits; leave its block first.")
+        raise InputError(
+            "A patch is active on this model, and it would mix with the edits. Leave its block or call its remove(); "
+            "fv_lens.unpatch(model) takes off every patch, also one whose handle is lost."
+        )
 
 
 def _times(lens: Lens) -> int:
@@ -154,7 +161,7 @@ def _groups(lens: Lens, mask: Tensor, most: int, shared: int = 0) -> Iterator[Te
     group: list[int] = []
     for index in lengths.argsort(stable=True, descending=True).tolist():
         longest = int(lengths[group[0]]) if group else 0
-        unequal = group and not lens.findings["padding"] and lengths[index] != longest
+        unequal = group and not lens.parity.padding and lengths[index] != longest
         run, held = ((len(group) + 1) * (longest - once) for once in (shared, 0))
         if group and (len(group) == most or run > _times(lens) * PREFIX_TOKENS or held > 16 * PREFIX_TOKENS or unequal):
             yield torch.tensor(group, device=mask.device)
@@ -165,7 +172,7 @@ def _groups(lens: Lens, mask: Tensor, most: int, shared: int = 0) -> Iterator[Te
 
 def _shared(lens: Lens, tokens: Tensor, mask: Tensor, tail: int, form: str) -> int:
     """How many first tokens of these prompts are run once for all of them."""
-    if form == SLOW:
+    if form in FULL:
         return 0
     shared = shared_tokens(tokens[:, :-tail], mask[:, :-tail])
     return shared if shared and sharing_is_exact(lens, tokens, mask, shared, form) else 0

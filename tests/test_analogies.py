@@ -1,6 +1,5 @@
 """Analogies against plain full forwards: words completed greedily, choices scored, each with and without the vector."""
 
-import copy
 import inspect
 import math
 from dataclasses import replace
@@ -41,7 +40,7 @@ def vectors_of(model, n: int = 3, **more) -> dict[str, FunctionVector]:
 @pytest.fixture
 def some_end(model, monkeypatch):
     """Half of the tokens end a word: so words of every length up to the most are completed."""
-    monkeypatch.setitem(lens_of(model).findings, "endings", ENDINGS)
+    monkeypatch.setattr(lens_of(model).state, "endings", ENDINGS)
 
 
 def prompt_of(model, word: str, n_shots: int = 0, template=None) -> list[int]:
@@ -101,7 +100,7 @@ def test_words_are_completed_as_in_full_forwards(model, some_end, n_shots):
 
 
 def test_words_of_several_lengths_are_among_them(llama, monkeypatch):
-    monkeypatch.setitem(lens_of(llama).findings, "endings", ENDINGS)
+    monkeypatch.setattr(lens_of(llama).state, "endings", ENDINGS)
     found = likeliest(lens_of(llama), "Q: w8\nA:", [], 60)
     lengths = {len(word.split()) for word, _ in found}
     assert {1, 2, 3} <= lengths and max(lengths) <= MOST_TOKENS
@@ -110,21 +109,21 @@ def test_words_of_several_lengths_are_among_them(llama, monkeypatch):
 
 def test_a_word_without_an_end_has_the_most_tokens(llama, monkeypatch):
     never = torch.zeros(256, dtype=torch.bool)
-    monkeypatch.setitem(lens_of(llama).findings, "endings", never)
+    monkeypatch.setattr(lens_of(llama).state, "endings", never)
     found = likeliest(lens_of(llama), "Q: w8\nA:", [], 10)
     assert same(found, completed(llama, prompt_of(llama, "w8"), 10, ends=never))
     assert max(len(word.split()) for word, _ in found) == MOST_TOKENS
 
 
 def test_where_the_text_ends_at_once_there_is_no_word(llama, monkeypatch):
-    monkeypatch.setitem(lens_of(llama).findings, "endings", ~torch.zeros(256, dtype=torch.bool))
+    monkeypatch.setattr(lens_of(llama).state, "endings", ~torch.zeros(256, dtype=torch.bool))
     assert likeliest(lens_of(llama), "Q: w8\nA:", [], 10) == ()
 
 
 def test_tokens_that_read_alike_are_one_word(llama, monkeypatch):
     """Tokens read as one of four texts, so words are reached in several ways."""
-    lens = copy.copy(lens_of(llama))
-    lens.findings = dict(lens.findings, endings=ENDINGS)
+    lens = lens_of(llama)
+    monkeypatch.setattr(lens.state, "endings", ENDINGS)
     monkeypatch.setattr(lens, "text", lambda token: f" x{token % 4}", raising=False)
     found = likeliest(lens, "Q: w8\nA:", [], 40)
     expected = completed(llama, prompt_of(llama, "w8"), 40, read=lambda token: f" x{token % 4}")
@@ -154,7 +153,7 @@ def test_the_best_word_is_what_a_patched_model_generates(model, some_end):
 
 
 def test_the_template_of_the_library_asks(llama, monkeypatch):
-    monkeypatch.setitem(lens_of(llama).findings, "endings", ENDINGS)
+    monkeypatch.setattr(lens_of(llama).state, "endings", ENDINGS)
     template = PromptTemplate("{word} A", prefix="w98 ")
     found = solve_analogy(llama, vectors_of(llama, template=template.to_dict()), SOURCE, TARGET, k=4)
     prompt, edits = prompt_of(llama, TARGET, template=template), [Change(LAYER, found.vector.vector)]

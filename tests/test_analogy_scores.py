@@ -51,7 +51,7 @@ CHOICES = [i for i, question in enumerate(QUESTIONS) if question.pairs]
 @pytest.fixture(autouse=True)
 def some_end(llama, monkeypatch):
     """Half of the tokens end an answer: the tiny model completes none before one of its two special tokens."""
-    monkeypatch.setitem(lens_of(llama).findings, "endings", ENDINGS)
+    monkeypatch.setattr(lens_of(llama).state, "endings", ENDINGS)
 
 
 def evaluated(model, questions=QUESTIONS, vectors=None, methods=None, **settings) -> AnalogyScores:
@@ -157,7 +157,7 @@ def test_completions_are_those_of_full_forwards_with_each_questions_own_composit
 
 
 def test_completions_in_every_architecture(model, monkeypatch):
-    monkeypatch.setitem(lens_of(model).findings, "endings", ENDINGS)
+    monkeypatch.setattr(lens_of(model).state, "endings", ENDINGS)
     vectors, ways, some = vectors_of(model), {"posterior": METHODS["posterior"]}, QUESTIONS[1:3]
     found = evaluated(model, some, vectors, ways, libraries=(RELATION,), choices=False)
     for row, measures in found.values.items():

@@ -74,7 +74,7 @@ def fits():
 def model():
     """A tiny model to which half of all tokens end an answer, so that some answers are right as a whole."""
     made = tiny.build("llama")
-    lens_of(made).findings["endings"] = oracles.some_endings()
+    lens_of(made).state.endings = oracles.some_endings()
     return made
 
 

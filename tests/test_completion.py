@@ -103,7 +103,7 @@ def llama_task(llama):
 @pytest.fixture
 def some_end(monkeypatch):
     """Half of a model's tokens, or those given, end an answer."""
-    return lambda model, endings=ENDINGS: monkeypatch.setitem(lens_of(model).findings, "endings", endings)
+    return lambda model, endings=ENDINGS: monkeypatch.setattr(lens_of(model).state, "endings", endings)
 
 
 @pytest.fixture(params=["few", "many"])
@@ -186,7 +186,7 @@ def test_a_completion_does_not_depend_on_what_is_asked_beside_it(llama, llama_ta
     whatifs, answers, expected = llama_task
     chosen = [[edit.for_prompts(torch.tensor(order)) for edit in whatifs[row]] for row in rows]
     with pytest.MonkeyPatch.context() as patched:
-        patched.setitem(lens_of(llama).findings, "endings", ENDINGS)
+        patched.setattr(lens_of(llama).state, "endings", ENDINGS)
         patched.setattr(module, "TOGETHER", together)
         patched.setattr(module, "FEW", few)
         found = completions(lens_of(llama), asked([PROMPTS[i] for i in order], [answers[i] for i in order]), chosen)

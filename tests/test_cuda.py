@@ -92,7 +92,7 @@ def test_products_in_tf32_are_taken_as_the_rounding_they_are(words, monkeypatch,
         prompts, answers = oracles.unpadded(found.batch), found.batch.answer_ids.tolist()
         _, expected = oracles.head_effects(model, prompts, answers, found.mean_z.to("cuda"))
     assert difference(found.log_prob_values, expected.cpu().float()) < 0.05
-    assert lens_of(model).findings["forms"][0] == POSITIONS
+    assert lens_of(model).parity.forms[0] == POSITIONS
 
 
 def test_memory_that_torch_keeps_counts_as_free(words):

@@ -7,6 +7,7 @@ import torch
 import transformers as hf
 from transformer_lens.model_bridge import TransformerBridge
 
+from fv_lens import assembly
 from fv_lens.assembly import distributed_vectors, function_vector
 from fv_lens.effects import mean_head_outputs
 from fv_lens.errors import InputError, ParityError
@@ -99,13 +100,13 @@ def test_the_engine_moves_the_heads_in_every_form(model, words):
     moved = [torch.stack([with_heads_moved(model, ids, mean_z, these) for ids in PROMPTS]) for these in heads]
     expected = torch.stack(moved, 1).log_softmax(-1)
     assert difference(by_engine(lens, whatifs)[:, 1:3], expected) <= EXACT
-    forms = lens.findings["forms"]
-    assert all(found == (13, forms) for found in lens.findings["points"].values()) and forms[0] != SLOW
-    assert set(lens.findings["points"]) == {(vector.layer, vector.site) for vector in vectors}
+    forms = lens.parity.forms
+    assert all(found == (13, forms) for found in lens.parity.sites.values()) and forms[0] != SLOW
+    assert set(lens.parity.sites) == {(vector.layer, vector.site) for vector in vectors}
     for form in forms:
-        lens.findings["forms"] = [form]
+        lens.parity.forms = [form]
         assert difference(by_engine(lens, whatifs)[:, 1:3], expected) <= EXACT, form
-    lens.findings["forms"] = forms
+    lens.parity.forms = forms
 
 
 @pytest.mark.parametrize(
@@ -210,7 +211,7 @@ def test_a_saved_vector_does_the_same(llama, words, tmp_path):
         ([(3, 0)], "Layer 3 is outside 0..2"),
         ([(0, 4)], "Head 4 of layer 0 is outside 0..3"),
         ([(0, -1)], "at least 0"),
-        ([0, 1], "0 is no head"),
+        ([0, 1], "0 is not a head"),
     ],
 )
 def test_heads_that_are_not_there_are_refused(llama, words, heads, message):
@@ -224,11 +225,12 @@ def test_mean_head_outputs_of_another_shape_are_refused(llama, words, shape):
         distributed_vectors(llama, words, HEADS, noise(*shape))
 
 
-def test_without_the_point_before_the_norm_a_post_norm_model_is_refused_with_a_way_out(words):
+def test_without_the_point_before_the_norm_a_post_norm_model_is_refused_with_a_way_out(words, monkeypatch):
     model = tiny.build("gemma2")
     lens = lens_of(model)
     lens.points = {name: point for name, point in lens.points.items() if not name.endswith("attn.hook_out")}
     assert "blocks.0.hook_attn_out" in lens.points
+    monkeypatch.setattr(assembly, "lens_of", lambda model: lens)
     with pytest.raises(InputError, match="layer 0.*finetune.*'zero'"):
         distributed_vectors(model, words, HEADS, mean_z_like(model))
 
@@ -277,7 +279,7 @@ def test_a_form_that_fails_at_a_site_alone_stays_in_use_for_other_edits(llama, w
     assert "as positions are not exact for edits at attn.hook_out" in caplog.text
     used.clear()
     by_engine(lens, [edits_of(vectors)])
-    assert not used and lens.findings["forms"][0] == "as positions"
+    assert not used and lens.parity.forms[0] == "as positions"
     by_engine(lens, plain)
     assert used
 
@@ -291,4 +293,4 @@ def test_a_site_is_probed_anew_for_longer_prompts(words):
         prompts = oracles.random_prompts(*lengths)
         expected = torch.stack([with_heads_moved(model, ids, mean_z) for ids in prompts]).log_softmax(-1)
         assert difference(by_engine(lens, [edits_of(vectors)], prompts)[:, 1], expected) <= EXACT, lengths
-    assert {found[0] for found in lens.findings["points"].values()} == {13}
+    assert {found[0] for found in lens.parity.sites.values()} == {13}

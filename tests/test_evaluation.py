@@ -50,7 +50,7 @@ def summed(llama, words):
 @pytest.fixture(autouse=True)
 def some_end(llama, monkeypatch):
     """Half of the tokens end an answer: the tiny model completes none before one of its two special tokens."""
-    monkeypatch.setitem(lens_of(llama).findings, "endings", ENDINGS)
+    monkeypatch.setattr(lens_of(llama).state, "endings", ENDINGS)
 
 
 def by_hand(model, relation, edits=(), n_shots=0, template=None, seed=0, ends=ENDINGS):
@@ -114,7 +114,7 @@ def test_any_listed_answer_is_right(llama, several, monkeypatch):
     assert same(found, by_hand(llama, several, [Change(2, values)]))
     for ends in (True, False):
         endings = torch.full((256,), ends)
-        monkeypatch.setitem(lens_of(llama).findings, "endings", endings)
+        monkeypatch.setattr(lens_of(llama).state, "endings", endings)
         found = evaluate(llama, several, vector(values, 2), controls=False)
         assert found.words["right"].tolist() == [ends and right for right in listed]
         assert found.first_token_accuracy == scores.proportion(np.array(listed))

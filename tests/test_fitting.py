@@ -106,7 +106,7 @@ def tuned_by_hand(model, train, validation, n_shots: int, steps: int) -> torch.T
 def some_end(llama):
     """Half of the tokens end an answer, so that settings differ in how many whole answers are right."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setitem(lens_of(llama).findings, "endings", ENDINGS)
+        patched.setattr(lens_of(llama).state, "endings", ENDINGS)
         yield
 
 
@@ -218,7 +218,7 @@ FINE = {"fine": [Composition("posterior", center=True, scale=i / 20) for i in ra
 @pytest.fixture
 def by_log_prob(llama, monkeypatch):
     """No answer is right as a whole, so that settings are chosen by log-probability alone."""
-    monkeypatch.setitem(lens_of(llama).findings, "endings", ENDINGS & False)
+    monkeypatch.setattr(lens_of(llama).state, "endings", ENDINGS & False)
 
 
 @pytest.mark.parametrize("n_folds", [2, 5], ids=["several families a fold", "a fold a family"])
@@ -245,7 +245,7 @@ def stopped(llama, some_end):
     own = [question for question in VALIDATION if question.family == "f"]
     odd = [replace(question, answers=("w41",)) for question in own]
     with pytest.MonkeyPatch.context() as patched:
-        patched.setitem(lens_of(llama).findings, "endings", ENDINGS & False)
+        patched.setattr(lens_of(llama).state, "endings", ENDINGS & False)
         settings = QUICK | dict(candidates=FINE | {"moved": FEW["moved"]})
         rest = outside(VALIDATION, "f")
         return [fit_compositions(llama, vectors_of(llama), TRAIN, rest + 10 * some, **settings) for some in (own, odd)]

@@ -139,7 +139,7 @@ def test_memory_at_hand_bounds_the_chunks(llama, monkeypatch):
 def test_prompts_of_one_length_where_padding_does_harm(llama):
     lens = fresh(llama)
     rows_of(llama, lens=lens)
-    lens.findings["padding"] = False
+    lens.parity.padding = False
     rows = rows_of(llama, lens=lens)
     assert all(chunk.mask.all() for chunk in rows.chunks)
     assert equal(rows.gradient(vectors_for(llama)), by_hand(llama))

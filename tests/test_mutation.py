@@ -20,7 +20,8 @@ def noise(n: int, seed: int) -> torch.Tensor:
 def distance(model, form: str) -> list[float]:
     """How far the engine is from the oracle: the clean row, then each of four what-ifs."""
     lens = type(lens_of(model))(model)
-    lens.findings, lens.plain_readout = {"forms": [form], "length": 1000, "padding": True}, lens_of(model).plain_readout
+    lens.parity.forms, lens.parity.length, lens.parity.padding = [form], 1000, True
+    lens.parity.plain_readout = lens_of(model).parity.plain_readout
     heads = [[Edit(1, noise(lens.d_head, 1), 2)], [Edit(0, noise(lens.d_head, 2), 0)]]
     whatifs = [*heads, [Edit(1, noise(lens.d_model, 3))], [Edit(0, noise(lens.d_model, 4)), *heads[0]]]
     found = what_if(lens, *oracles.padded(PROMPTS), whatifs, lambda logits, prompt: logits[:, 0].log_softmax(-1))
@@ -35,7 +36,7 @@ def noticed(model, form: str) -> bool:
 
 def fastest(model) -> str:
     what_if(lens_of(model), *oracles.padded(PROMPTS), [], lambda logits, prompt: prompt)
-    return lens_of(model).findings["forms"][0]
+    return lens_of(model).parity.forms[0]
 
 
 def test_hooks_that_are_turned_off_are_noticed_in_every_whatif(model, monkeypatch):

@@ -122,8 +122,8 @@ def test_maps_of_all_sizes_fit_a_page_with_cells_that_are_about_square(layers, h
         ([(0, 4)], r"Head \(0, 4\) is outside"),
         ([(-1, 0)], "layer is -1"),
         ([(0, 1.5)], "head is 1.5"),
-        ([5], "5 is no head"),
-        (["L0H1"], "'L0H1' is no head"),
+        ([5], "5 is not a head"),
+        (["L0H1"], "'L0H1' is not a head"),
     ],
 )
 def test_a_chosen_head_outside_the_map_is_refused(chosen, message):

@@ -105,7 +105,7 @@ def test_keys_and_values_equal_those_of_whole_runs(model, lengths, shared):
 def test_edits_and_continuations_behind_shared_tokens_equal_full_forwards(model, runs, lengths, tail):
     lens, prompts = fresh(model), behind(*lengths)
     assert exact(model, lens, prompts, tail)
-    assert lens.findings["sharing"] == (SHARED + max(lengths), True), "no architecture here runs each prompt whole"
+    assert lens.parity.sharing == (SHARED + max(lengths), True), "no architecture here runs each prompt whole"
     runs.clear()
     assert exact(model, lens, prompts, tail) and sum(runs) == len(prompts), "the check is over, and still they share"
 
@@ -113,17 +113,17 @@ def test_edits_and_continuations_behind_shared_tokens_equal_full_forwards(model,
 def test_only_what_is_run_once_is_checked(llama, runs):
     lens = fresh(llama)
     assert exact(llama, lens, oracles.random_prompts(50, 45)) and exact(llama, lens, behind(9)) and not runs
-    assert not {"sharing", "several tokens"} & set(lens.findings)
+    assert lens.parity.sharing == lens.parity.several_tokens[:1] + (False,) == (0, False)
     list(head_outputs(lens, *oracles.padded(behind(5, 7))))
-    assert "sharing" not in lens.findings, "full forwards share nothing"
-    assert exact(llama, lens, behind(5, 7)) and "sharing" in lens.findings and "several tokens" not in lens.findings
+    assert lens.parity.sharing == (0, False), "full forwards share nothing"
+    assert exact(llama, lens, behind(5, 7)) and lens.parity.sharing[0] and not lens.parity.several_tokens[0]
 
 
 def test_prompts_of_one_length_share_where_padding_does_harm(llama, runs):
     lens, prompts = fresh(llama), behind(8, 8, 5, 5)
     by_engine(lens, oracles.random_prompts(60, 50), [])
-    lens.findings["padding"] = False
-    assert exact(llama, lens, prompts) and lens.findings["sharing"][1] and set(runs) == {2}
+    lens.parity.padding = False
+    assert exact(llama, lens, prompts) and lens.parity.sharing[1] and set(runs) == {2}
 
 
 # Models on which sharing is not exact
@@ -148,7 +148,7 @@ def test_where_sharing_is_wrong_each_prompt_is_run_whole(model, monkeypatch, cap
     monkeypatch.setattr(prefixes, "_continued", broken)
     with caplog.at_level(logging.WARNING, "fv_lens"):
         assert exact(model, lens, behind(8, 8, 5), tail) and exact(model, lens, behind(7, 7), tail)
-    assert lens.findings["forms"][0] != SLOW and lens.findings["sharing"] == (SHARED + 8, False)
+    assert lens.parity.forms[0] != SLOW and lens.parity.sharing == (SHARED + 8, False)
     warned = [r.getMessage() for r in caplog.records if "prompts share" in r.getMessage()]
     assert len(warned) == 1 and model.cfg.model_name in warned[0], "said once"
 
@@ -157,7 +157,7 @@ def test_padding_on_the_wrong_side_is_noticed_on_prompts_of_one_length(llama, mo
     pad = prefixes.pad
     monkeypatch.setattr(prefixes, "pad", lambda x, by: pad(x, (0, 0, 0, by[2])))
     lens = fresh(llama)
-    assert exact(llama, lens, behind(8, 8)) and not lens.findings["sharing"][1]
+    assert exact(llama, lens, behind(8, 8)) and not lens.parity.sharing[1]
     assert exact(llama, lens, behind(8, 5))
 
 
@@ -167,8 +167,8 @@ def test_sharing_is_checked_anew_on_longer_prompts(llama, monkeypatch):
 
     monkeypatch.setattr(prefixes, "_continued", wrong_when_long)
     lens = fresh(llama)
-    assert exact(llama, lens, behind(8, 5)) and lens.findings["sharing"] == (SHARED + 8, True)
-    assert exact(llama, lens, behind(20, 5)) and lens.findings["sharing"] == (SHARED + 20, False)
+    assert exact(llama, lens, behind(8, 5)) and lens.parity.sharing == (SHARED + 8, True)
+    assert exact(llama, lens, behind(20, 5)) and lens.parity.sharing == (SHARED + 20, False)
     assert exact(llama, lens, behind(8, 5))
 
 
@@ -177,5 +177,5 @@ def test_a_wrong_beginning_is_noticed_where_it_is_not_checked(llama, monkeypatch
     monkeypatch.setattr(prefixes, "_continued", a_little_wrong)
     lens = fresh(llama)
     by_engine(lens, oracles.random_prompts(60, 50), [])
-    lens.findings["sharing"] = 100, True
+    lens.parity.sharing = 100, True
     assert not exact(llama, lens, behind(8, 5))

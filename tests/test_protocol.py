@@ -396,7 +396,7 @@ def test_the_mean_difference_does_not_pad_a_model_that_cannot_be():
     one = study_of(studied("gpt2"), relations()[:2])
     see_padding(one.lens)
     assert_mean_difference_of_single_prompts(one, protocol.mean_difference(one, 1))
-    assert not one.lens.findings["padding"]
+    assert not one.lens.parity.padding
 
 
 def test_a_mean_difference_under_a_patch_is_refused(study):

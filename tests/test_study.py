@@ -38,7 +38,7 @@ def relations() -> list[Relation]:
 def studied(name: str = "llama"):
     """A tiny model to which half of all tokens end an answer, so that some answers are right as a whole."""
     model = tiny.build(name)
-    lens_of(model).findings["endings"] = oracles.some_endings()
+    lens_of(model).state.endings = oracles.some_endings()
     return model
 
 

@@ -69,7 +69,7 @@ def asked(monkeypatch):
 @pytest.mark.parametrize("layers, strengths", [([2, 0], STRENGTHS), ([1], [2.0])])
 def test_every_point_equals_full_forwards_of_the_validation_words(llama, words, monkeypatch, layers, strengths):
     """Beside a word's answer stand what the model writes with the first vector, at its strongest, and without one."""
-    monkeypatch.setitem(lens_of(llama).findings, "endings", ENDINGS)
+    monkeypatch.setattr(lens_of(llama).state, "endings", ENDINGS)
     vectors, ends, pairs = [vector(0), vector(1)], ENDINGS.nonzero()[:, 0].tolist(), []
     strongest = Change(layers[0], strengths[-1] * vectors[0].vector)
     for word, (answer,) in words.pairs:

@@ -13,9 +13,10 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from fv_lens import whatif
 from fv_lens.errors import InputError, ParityError
+from fv_lens.forms import FORMS, SLOW
 from fv_lens.lens import lens_of
 from fv_lens.rows import Plan
-from fv_lens.whatif import FORMS, SLOW, Edit, head_outputs, residuals, what_if
+from fv_lens.whatif import Edit, head_outputs, residuals, what_if
 
 from . import oracles, tiny
 from .oracles import EXACT, difference
@@ -64,12 +65,12 @@ def see_padding(lens):
 @contextmanager
 def forced(lens, form):
     """Rows in this form only."""
-    forms = lens.findings["forms"]
-    lens.findings["forms"] = [form]
+    forms = lens.parity.forms
+    lens.parity.forms = [form]
     try:
         yield
     finally:
-        lens.findings["forms"] = forms
+        lens.parity.forms = forms
 
 
 @pytest.fixture(scope="module")
@@ -102,18 +103,18 @@ def test_every_edit_shows_in_the_logits(lens, swept):
 
 def test_every_form_that_was_found_exact_equals_full_forwards(lens, swept):
     whatifs, expected = swept
-    for form in lens.findings["forms"]:
+    for form in lens.parity.forms:
         with forced(lens, form):
             assert difference(by_engine(lens, whatifs), expected) <= EXACT, form
 
 
 def test_no_architecture_needs_full_forwards(lens):
-    assert lens.findings["forms"][0] != SLOW
+    assert lens.parity.forms[0] != SLOW
 
 
 def test_llama_runs_in_the_fastest_form(llama):
     by_engine(lens_of(llama), [])
-    assert lens_of(llama).findings["forms"][0] == "as positions"
+    assert lens_of(llama).parity.forms[0] == "as positions"
 
 
 def test_edits_of_one_whatif_act_together(model, lens):
@@ -124,7 +125,7 @@ def test_edits_of_one_whatif_act_together(model, lens):
         [Edit(2, vector), Edit(0, -vector)],
     ]
     expected = by_hand(model, whatifs)
-    for form in lens.findings["forms"]:
+    for form in lens.parity.forms:
         with forced(lens, form):
             assert difference(by_engine(lens, whatifs), expected) <= EXACT, form
 
@@ -146,7 +147,7 @@ def test_a_value_per_prompt_goes_to_its_prompt(model, lens):
             for i, ids in enumerate(PROMPTS)
         ]
     )
-    for form in lens.findings["forms"]:
+    for form in lens.parity.forms:
         for max_rows in (2560, 3):
             with forced(lens, form):
                 assert difference(by_engine(lens, whatifs, max_rows=max_rows), expected) <= EXACT, form
@@ -172,11 +173,11 @@ def continued(model, lens, prompts=PROMPTS, n=3):
 
 
 def test_a_continuation_follows_the_edited_prompt_token(model, lens):
-    for form in [form for form in lens.findings["forms"] if form != "as positions"]:
+    for form in [form for form in lens.parity.forms if form != "as positions"]:
         with forced(lens, form):
             found, expected = continued(model, lens)
             assert found.shape == (3, 3, 3) and difference(found, expected) <= EXACT, form
-    assert lens.findings["several tokens"] == (15, ["as batch elements", SLOW]), "exact on every architecture here"
+    assert lens.parity.several_tokens == (15, ["as batch elements", SLOW]), "exact on every architecture here"
 
 
 @settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
@@ -195,7 +196,7 @@ def test_any_whatifs_on_any_prompts_equal_full_forwards(model, lens, data):
     ]
     prompts = oracles.random_prompts(*lengths)
     expected = by_hand(model, whatifs, prompts)
-    for form in lens.findings["forms"]:
+    for form in lens.parity.forms:
         with forced(lens, form):
             assert difference(by_engine(lens, whatifs, prompts, max_rows=max_rows), expected) <= EXACT, form
 
@@ -233,7 +234,7 @@ def test_weights_that_were_processed_by_transformer_lens_run_as_well():
     model.enable_compatibility_mode(disable_warnings=True)
     lens = lens_of(model)
     whatifs = all_heads(lens) + all_layers(lens)
-    assert difference(by_engine(lens, whatifs), by_hand(model, whatifs)) <= EXACT and lens.findings["forms"][0] != SLOW
+    assert difference(by_engine(lens, whatifs), by_hand(model, whatifs)) <= EXACT and lens.parity.forms[0] != SLOW
 
 
 @pytest.mark.parametrize("n_whatifs", [1, 3])
@@ -265,7 +266,7 @@ def test_an_empty_whatif_is_the_clean_prompt(lens):
 @pytest.mark.parametrize("max_rows", [4, 7])
 def test_few_rows_at_a_time_give_the_same_and_are_never_exceeded(lens, swept, monkeypatch, max_rows):
     whatifs, expected = swept[0][::3], swept[1][:, [0, *range(1, 16, 3)]]
-    for form in lens.findings["forms"]:
+    for form in lens.parity.forms:
         run, rows = FORMS[form], []
 
         def counted(lens, prefix, ids, mask, plan, run=run, rows=rows):
@@ -316,7 +317,7 @@ def test_the_model_is_left_as_it_was(model, lens):
         raise KeyError
 
     before = oracles.log_probs(model, PROMPTS[0])
-    for form in lens.findings["forms"]:
+    for form in lens.parity.forms:
         with forced(lens, form), pytest.raises(KeyError):
             what_if(lens, *oracles.padded(PROMPTS), all_heads(lens), fail)
     assert not any(point.fwd_hooks for point in model.hook_dict.values())
@@ -339,7 +340,7 @@ def test_a_hook_point_that_does_nothing_raises(model, monkeypatch, point):
     monkeypatch.setattr(
         model.hook_dict[point], "add_hook", lambda hook, *args, **kw: add_hook(lambda *a, **k: None, *args, **kw)
     )
-    with pytest.raises(ParityError, match=f"{point} .*changed nothing"):
+    with pytest.raises(ParityError, match=f"at {point} .*changed nothing"):
         by_engine(fresh(model), [])
 
 
@@ -363,7 +364,7 @@ def test_a_form_that_is_wrong_is_refused_with_a_warning_and_the_next_takes_over(
     whatifs = all_layers(lens)
     with caplog.at_level(logging.WARNING, "fv_lens"):
         found = by_engine(lens, whatifs)
-    assert lens.findings["forms"] == list(FORMS)[n_broken:] and difference(found, by_hand(llama, whatifs)) <= EXACT
+    assert lens.parity.forms == list(FORMS)[n_broken:3] and difference(found, by_hand(llama, whatifs)) <= EXACT
     assert all(form in caplog.text for form in broken) and "not exact" in caplog.text
 
 
@@ -372,7 +373,7 @@ def test_a_form_that_raises_is_refused_and_does_no_harm_to_the_next(model, monke
     lens = fresh(model)
     whatifs = all_layers(lens)
     assert difference(by_engine(lens, whatifs), by_hand(model, whatifs)) <= EXACT
-    assert lens.findings["forms"] == ["as batch elements", SLOW]
+    assert lens.parity.forms == ["as batch elements", SLOW]
 
 
 def test_longer_prompts_than_were_probed_are_probed_anew():
@@ -382,7 +383,7 @@ def test_longer_prompts_than_were_probed_are_probed_anew():
     for lengths in ((6, 4), (13, 9), (5, 6)):
         prompts = oracles.random_prompts(*lengths)
         assert difference(by_engine(lens, whatifs, prompts), by_hand(model, whatifs, prompts)) <= EXACT, lengths
-    assert lens.findings["length"] == 13
+    assert lens.parity.length == 13
 
 
 def wrong_tail(run, *args):
@@ -414,7 +415,7 @@ def test_where_rows_of_several_tokens_are_wrong_they_run_in_full_and_others_stay
     model, monkeypatch, caplog, broken, n
 ):
     lens = fresh(model)
-    forms = lens_of(model).findings["forms"]
+    forms = lens_of(model).parity.forms
     break_tails(monkeypatch, broken)
     with caplog.at_level(logging.WARNING, "fv_lens"):
         for _ in range(2):
@@ -424,7 +425,7 @@ def test_where_rows_of_several_tokens_are_wrong_they_run_in_full_and_others_stay
     whatifs = all_layers(lens)
     monkeypatch.setitem(FORMS, SLOW, lambda *args: 1 / 0)
     assert difference(by_engine(lens, whatifs), by_hand(model, whatifs)) <= EXACT
-    assert lens.findings["several tokens"][1] == [SLOW] and lens.findings["forms"] == forms
+    assert lens.parity.several_tokens[1] == [SLOW] and lens.parity.forms == forms
 
 
 def test_rows_of_several_tokens_are_probed_anew_on_longer_prompts(llama, monkeypatch):
@@ -432,7 +433,7 @@ def test_rows_of_several_tokens_are_probed_anew_on_longer_prompts(llama, monkeyp
     break_tails(monkeypatch, wrong_tail, longer_than=12)
     for lengths, forms in (((6, 4), ["as batch elements", SLOW]), ((13, 9), [SLOW]), ((6, 4), [SLOW])):
         found, expected = continued(llama, lens, oracles.random_prompts(*lengths))
-        assert difference(found, expected) <= EXACT and lens.findings["several tokens"][1] == forms
+        assert difference(found, expected) <= EXACT and lens.parity.several_tokens[1] == forms
 
 
 @pytest.mark.parametrize("first", [(9, 13), (13, 13)], ids=["of other lengths", "of one length"])
@@ -442,7 +443,7 @@ def test_prompts_are_not_padded_on_a_model_that_cannot_be(first):
     lens = lens_of(model)
     see_padding(lens)
     by_engine(lens, [], oracles.random_prompts(*first))
-    assert not lens.findings["padding"]
+    assert not lens.parity.padding
     whatifs = all_layers(lens)
     assert difference(by_engine(lens, whatifs), by_hand(model, whatifs)) <= EXACT
     found, expected = continued(model, lens)

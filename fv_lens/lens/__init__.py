@@ -4,12 +4,13 @@ from ..errors import InputError
 from .base import Lens, Prefix
 from .bridge import BridgeLens
 from .hooked import HookedLens
+from .state import State
 
 __all__ = ["Lens", "Prefix", "lens_of"]
 
 
 def lens_of(model: object) -> Lens:
-    """The lens of a model; the model keeps it, and with it what was found out about the model.
+    """The lens of a model, which keeps what was found out about it.
 
     Raises:
         InputError: `model` is neither a HookedTransformer nor a TransformerBridge.
@@ -20,9 +21,5 @@ def lens_of(model: object) -> Lens:
             f"Expected a HookedTransformer or TransformerBridge, got {type(model).__name__} (no {missing[0]!r}). "
             "Wrap a Hugging Face model with TransformerBridge.boot_transformers(name, hf_model=model)."
         )
-    known = model.__dict__.get("_fv_lens")
-    if known is None or known.made_on != known.state:  # the weights were processed since: what was found is void
-        made = BridgeLens(model) if hasattr(model, "original_model") else HookedLens(model)
-        made.patches = known.patches if known else []
-        model.__dict__["_fv_lens"] = made
-    return model.__dict__["_fv_lens"]
+    state = model.__dict__.setdefault("_fv_lens", State())
+    return BridgeLens(model, state) if hasattr(model, "original_model") else HookedLens(model, state)

@@ -7,9 +7,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache
 
-from ..errors import ParityError
+from ..errors import InputError, ParityError
 from .base import Attend, Lens, Prefix
 from .linear import through_onednn
+from .state import State
 
 MOST_AT_ONCE = 128  # residuals unembedded together: their logits stay small
 
@@ -17,8 +18,8 @@ MOST_AT_ONCE = 128  # residuals unembedded together: their logits stay small
 class BridgeLens(Lens):
     """A TransformerBridge, seen through the verbs of `Lens`."""
 
-    def __init__(self, model):
-        super().__init__(model)
+    def __init__(self, model, state: State | None = None):
+        super().__init__(model, state)
         self.takes_positions = "position_ids" in inspect.signature(model.original_model.forward).parameters
 
     def _run(self, ids, mask, cache=None, position_ids=None):
@@ -27,10 +28,23 @@ class BridgeLens(Lens):
             more |= {"past_key_values": cache, "use_cache": True}
         return self.model(ids, attention_mask=mask, **more)
 
+    @property
+    def embedding(self):
+        return self.network.get_input_embeddings().weight
+
+    def _project(self, layer, rows):
+        projection = getattr(getattr(self.model.blocks[layer], "attn", None), "o", None)
+        if layer not in self.head_layers or projection is None:
+            raise InputError(
+                f"Layer {layer} of {self.name} has no output projection of heads that could be measured; a vector "
+                "tuned from zero needs none: finetune(..., 'zero')."
+            )
+        return projection.original_component(rows)
+
     def logits(self, ids, mask, hooks=(), last=1):
-        tail = [("unembed.hook_in", lambda x, hook: x[:, -last:])]
+        tail = [] if self.others else [("unembed.hook_in", lambda x, hook: x[:, -last:])]
         with self.hooks([*hooks, *tail]):
-            return self._run(ids, _or_none(mask), position_ids=_positions(mask))
+            return self._run(ids, _or_none(mask), position_ids=_positions(mask))[:, -last:]
 
     @through_onednn
     def prefix(self, ids, mask):
@@ -45,18 +59,18 @@ class BridgeLens(Lens):
 
         def keep(x, hook):
             kept["rows"] = x
-            return x if self.plain_readout is False else x[:1, :1]
+            return x if self.parity.plain_readout is False else x[:1, :1]
 
         with self.hooks([*hooks, ("unembed.hook_in", keep)]):
             seen = self._open_mask(prefix) if alone else mask
             logits = self._run(ids, seen, _Attending(attend, prefix.length), _positions(mask)[:, -ids.shape[1] :])
-        if self.plain_readout is None:
+        if self.parity.plain_readout is None:
             # Soft caps and logit scales act after the unembedding, inside the model: then every row must pass there.
             first = self.model.unembed(kept["rows"][:1, :1])
-            self.plain_readout = torch.allclose(first.float(), logits.float(), rtol=1e-4, atol=1e-4)
-            if not self.plain_readout:
+            self.parity.plain_readout = torch.allclose(first.float(), logits.float(), rtol=1e-4, atol=1e-4)
+            if not self.parity.plain_readout:
                 return self.step(prefix, ids, mask, attend, hooks, alone)
-        return kept["rows"] if self.plain_readout else logits
+        return kept["rows"] if self.parity.plain_readout else logits
 
     def _open_mask(self, prefix):
         """An additive mask `[batch, 1, 1, key]` that hides the prefix's padding and nothing else."""
@@ -66,13 +80,13 @@ class BridgeLens(Lens):
 
     @through_onednn
     def readout(self, rows):
-        return self.model.unembed(rows) if self.plain_readout else rows
+        return self.model.unembed(rows) if self.parity.plain_readout else rows
 
     @through_onednn
     def unembed(self, residual):
         # Soft caps and logit scales are in the model's own code, so that runs: an ordinary forward over as many tokens
         # as there are residuals, which take the place of what its last block puts out.
-        if not self.findings.get("unembed"):
+        if not self.parity.unembeds_rows:
             self._check_unembed()
         rows = residual.to(self.device, self.dtype).split(min(MOST_AT_ONCE, self.n_ctx))
         return torch.cat([self._behind_last_block(lambda x, rows=rows: rows[None], len(rows)) for rows in rows])
@@ -92,7 +106,7 @@ class BridgeLens(Lens):
             raise ParityError(
                 f"{self.name} does not make its logits of blocks.{last}.hook_resid_post position by position."
             )
-        self.findings["unembed"] = True
+        self.parity.unembeds_rows = True
 
     def _slots(self, keys):
         # The slots hold the identity, so the scores there are the query itself, as the model rotated and scaled it.

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from einops import einsum
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -39,7 +40,18 @@ class _Cache(list):
 class HookedLens(Lens):
     """A HookedTransformer, seen through the verbs of `Lens`."""
 
+    @property
+    def embedding(self):
+        return self.model.W_E
+
+    def _project(self, layer, rows):
+        w = self.model.blocks[layer].attn.W_O
+        return einsum(rows.unflatten(1, w.shape[:2]), w, "row head d_head, head d_head d_model -> row d_model")
+
     def logits(self, ids, mask, hooks=(), last=1):
+        if self.others:
+            with self.hooks(hooks):
+                return self.model(ids, attention_mask=mask)[:, -last:]
         with self.hooks(hooks):
             x = self.model(ids, attention_mask=mask, stop_at_layer=self.n_layers)
         return self.readout(self._final_norm(x[:, -last:]))
@@ -53,7 +65,8 @@ class HookedLens(Lens):
             return k, v
 
         cache = _Cache(self.model, keep, mask[:, :0], self.parameter)
-        self.model(ids, attention_mask=mask, past_kv_cache=cache, stop_at_layer=self.n_layers)
+        with self.state.lock:
+            self.model(ids, attention_mask=mask, past_kv_cache=cache, stop_at_layer=self.n_layers)
         keys, values = zip(*(kept[layer] for layer in range(self.n_layers)))
         return Prefix(list(keys), list(values), mask)
 
@@ -62,15 +75,15 @@ class HookedLens(Lens):
         n = prefix.length
         cache = _Cache(self.model, attend, mask[:, :n], self.parameter)
         attentions = [block.attn for block in self.model.blocks]
-        before = [attention._attention_dir_override for attention in attentions]
-        try:
-            for attention in attentions:
-                attention._attention_dir_override = "bidirectional" if alone else None
-            with self.hooks(hooks):
+        with self.hooks(hooks):
+            before = [attention._attention_dir_override for attention in attentions]
+            try:
+                for attention in attentions:
+                    attention._attention_dir_override = "bidirectional" if alone else None
                 x = self.model(ids, attention_mask=mask[:, n:], past_kv_cache=cache, stop_at_layer=self.n_layers)
-        finally:
-            for attention, override in zip(attentions, before):
-                attention._attention_dir_override = override
+            finally:
+                for attention, override in zip(attentions, before):
+                    attention._attention_dir_override = override
         return self._final_norm(x)
 
     @through_onednn

@@ -140,7 +140,7 @@ def main():
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     size = f"{len(heads)} heads x {len(prompts)} prompts of up to {prompts.tokens.shape[1]} tokens"
     print(f"{lens.name} ({type(model).__name__}): {size}")
-    print(f"rows run {lens.findings['forms'][0]}; {torch.get_num_threads()} threads, {lens.dtype}, {lens.device}")
+    print(f"rows run {lens.parity.forms[0]}; {torch.get_num_threads()} threads, {lens.dtype}, {lens.device}")
     print(f"engine    {whole:8.1f} s   (median of {len(map_s)}: {', '.join(f'{s:.1f}' for s in map_s)})")
     extended = f"{forwards} forwards at {one:.3f} s, extended from the median of {len(serial_s)}"
     print(f"serial    {one * forwards:8.0f} s   ({extended})")

@@ -1,0 +1,187 @@
+"""What fv_lens keeps on a model: what comparisons with full forwards showed, under which conditions, and its patches.
+
+Whether a fast form is exact depends on more than weights: on dropout that is switched on, on hooks and adapters of the
+user's own, on autocast. So findings belong to the `conditions` they were made under, and are made again under others.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+HOOKS = {
+    "forward hook": "_forward_hooks",
+    "forward pre-hook": "_forward_pre_hooks",
+    "backward hook": "_backward_hooks",
+    "backward pre-hook": "_backward_pre_hooks",
+}
+Hooked = tuple[nn.Module | None, str, Callable]
+SIMPLE, COLLECTIONS = (bool, int, float, str), (list, tuple, set, frozenset, dict)
+
+
+@dataclass
+class Parity:
+    """What comparisons with full forwards showed, under one set of conditions; see `forms` and `gradients`.
+
+    Args:
+        length: tokens of the longest prompt compared; 0 where nothing was yet.
+        forms: the exact forms of rows, fastest first.
+        padding: whether left padding changes nothing.
+        sites: (layer, site) -> (length, forms), for vectors added elsewhere than at `hook_resid_post`.
+        several_tokens: (length, forms) for rows of several tokens.
+        sharing: (length, whether prompts that begin alike may have their beginning run once).
+        gradients: (layer, whether answers have several tokens) -> (length, whether blocks below may be skipped).
+        plain_readout: whether logits are the unembedding alone; None where not known yet.
+        unembeds_rows: whether logits are made position by position, out of the last block's output.
+        head_layers: the layers whose `hook_z` is `[batch, pos, n_heads, d_head]`; None where not known yet.
+        plain_writes: layer -> whether the residual stream moves by what the heads' output projection writes.
+        attention_outputs: layer -> the hook point where what heads write can be added, None where there is none.
+        cached_steps: whether decoding with a cache equals full forwards; None where not known yet.
+    """
+
+    length: int = 0
+    forms: list[str] = field(default_factory=list)
+    padding: bool = True
+    sites: dict[tuple[int, str], tuple[int, list[str]]] = field(default_factory=dict)
+    several_tokens: tuple[int, list[str]] = (0, [])
+    sharing: tuple[int, bool] = (0, False)
+    gradients: dict[tuple[int, bool], tuple[int, bool]] = field(default_factory=dict)
+    plain_readout: bool | None = None
+    unembeds_rows: bool = False
+    head_layers: tuple[int, ...] | None = None
+    plain_writes: dict[int, bool] = field(default_factory=dict)
+    attention_outputs: dict[int, str | None] = field(default_factory=dict)
+    cached_steps: bool | None = None
+
+
+class State:
+    """Stands in the model's `__dict__`. A copy of the model (deepcopy, pickle) gets a state that knows nothing.
+
+    Holds no reference to the model, so that the model goes as soon as its last user does.
+    """
+
+    def __init__(self):
+        self.parities: dict[int, Parity] = {}
+        self.patches: list = []
+        self.endings: Tensor | None = None
+        self.warned: set[str] = set()
+        self.lock = threading.RLock()  # one thread at a time has hooks of fv_lens on the model
+
+    def __deepcopy__(self, memo: dict) -> "State":
+        return State()
+
+    def __reduce__(self) -> tuple:
+        return State, ()
+
+
+def conditions(model: nn.Module, network: nn.Module, hooks: Sequence[Hooked], *more: object) -> int:
+    """A hash of all that decides which forms are exact, apart from the numbers in the weights.
+
+    The kinds and the plain settings of the network's modules (dropout, train flags, adapters and which of them are
+    active), the `foreign_hooks`, autocast, the model's configuration and whatever is given as `more`.
+    """
+    own = tuple(_settings(module) for module in modules(network))
+    device = next((p.device.type for p in network.parameters() if p.device.type != "meta"), "cpu")
+    autocast = torch.is_autocast_enabled(device), str(torch.get_autocast_dtype(device))
+    attention = str(getattr(getattr(network, "config", None), "_attn_implementation", None))
+    there = tuple((kind, id(hook)) for _, kind, hook in hooks)
+    return hash((own, there, autocast, attention, _plain(vars(model.cfg)), *more))
+
+
+def foreign_hooks(*roots: nn.Module) -> list[Hooked]:
+    """The hooks that are neither fv_lens's nor a library's own, each with its module (None: every one) and kind."""
+    found: list[Hooked] = []
+    for kind, attribute in HOOKS.items():
+        found += [(None, kind, hook) for hook in getattr(torch_module, f"_global{attribute}", {}).values()]
+    for module in modules(*roots):
+        for kind, attribute in HOOKS.items():
+            there = module.__dict__.get(attribute) or {}
+            found += [(module, kind, hook) for hook in there.values() if _is_foreign(hook)]
+    return found
+
+
+def places(hooks: Sequence[Hooked], *roots: nn.Module) -> list[str]:
+    """Where hooks stand, in words: "forward hook at blocks.0.hook_out"."""
+    names = {id(module): name for root in roots for name, module in root.named_modules()}
+    found = []
+    for module, kind, _ in hooks:
+        point = getattr(module, "name", None) if hasattr(module, "fwd_hooks") else None
+        place = "every module" if module is None else point or names.get(id(module)) or type(module).__name__
+        found.append(f"{kind} at {place}")
+    return found
+
+
+@contextmanager
+def bare(*roots: nn.Module) -> Iterator[None]:
+    """The model without hooks of others or patches, and in evaluation mode."""
+    taken, trained = [], []
+    for module in modules(*roots):
+        for attribute in HOOKS.values():
+            there = module.__dict__.get(attribute) or {}
+            if any(_is_foreign(hook) or _is_own(hook) for hook in there.values()):
+                taken.append((module, attribute, there))
+        if module.training:
+            trained.append(module)
+    try:
+        for module, attribute, there in taken:
+            rest = [(key, hook) for key, hook in there.items() if not (_is_foreign(hook) or _is_own(hook))]
+            module.__dict__[attribute] = OrderedDict(rest)
+        for module in trained:
+            module.training = False
+        yield
+    finally:
+        for module, attribute, there in taken:  # with those that a library has added since
+            there.update(module.__dict__[attribute])
+            module.__dict__[attribute] = there
+        for module in trained:
+            module.training = True
+
+
+def _is_own(hook: object) -> bool:
+    return getattr(hook, "of_fv_lens", False)
+
+
+def _is_foreign(hook: object) -> bool:
+    """Whether a hook is the user's; TransformerLens and transformers have hooks of their own, which only take notes."""
+    package, _, rest = (getattr(hook, "__module__", None) or "").partition(".")
+    of_libraries = package in ("transformer_lens", "transformers") and rest != "hook_points"
+    return not of_libraries and not _is_own(hook)
+
+
+def modules(*roots: nn.Module) -> Iterator[nn.Module]:
+    """All modules of the trees, each once; several times faster than `Module.modules`."""
+    waiting, seen = list(roots), set()
+    while waiting:
+        module = waiting.pop()
+        if module is not None and id(module) not in seen:
+            seen.add(id(module))
+            yield module
+            waiting.extend(module.__dict__["_modules"].values())
+
+
+def _settings(module: nn.Module) -> tuple:
+    """A module's kind and settings. Of TransformerLens' modules the train flag alone: they note what passes."""
+    kind, settings = type(module), module.__dict__
+    forward = settings.get("forward")
+    replaced = 0 if forward is None or _is_own(forward) else id(forward)
+    if kind.__module__.startswith("transformer_lens."):
+        return kind, module.training, replaced
+    return kind, replaced, _plain(settings)
+
+
+def _plain(settings: Mapping) -> tuple:
+    """Names and values of those settings that are numbers, text or collections of these."""
+    plain = []
+    for name, value in settings.items():
+        if isinstance(value, SIMPLE):
+            plain.append((name, value))
+        elif isinstance(value, COLLECTIONS) and value and name not in HOOKS.values():
+            items = [*value, *value.values()] if isinstance(value, dict) else value
+            if all(isinstance(item, SIMPLE) for item in items):
+                plain.append((name, repr(value)))
+    return tuple(plain)
