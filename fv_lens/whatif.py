@@ -125,7 +125,7 @@ def _batches(lens: Lens, tokens: Tensor, mask: Tensor) -> Iterator[tuple[Tensor,
     refuse_patches(lens)
     tokens, mask = tokens.to(lens.device), mask.to(lens.device)
     form_for(lens, tokens, mask, tail=1)  # what padding does here
-    for prompts in _groups(lens, mask, 1 if lens.others else len(tokens)):
+    for prompts in _groups(lens, mask, 1 if lens.alone else len(tokens)):
         yield prompts.cpu(), *trimmed(tokens[prompts], mask[prompts])
 
 

@@ -86,6 +86,10 @@ HYBRIDS = {
 }
 
 
+if tiny.HOOKED_INSTALLED:
+    del HYBRIDS["deepseek-v3"]  # which TransformerLens 3.9 runs without a causal mask
+
+
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 

@@ -69,6 +69,11 @@ class Lens:
         self.parity = self.state.parities.setdefault(key, Parity())
 
     @property
+    def alone(self) -> bool:
+        """Whether each prompt has to be in a forward of its own: hooks of others, or batches that change logits."""
+        return bool(self.others) or not self.parity.together
+
+    @property
     def patches(self) -> list:
         """The patches that are on the model at the moment."""
         return self.state.patches

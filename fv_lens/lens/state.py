@@ -32,6 +32,7 @@ class Parity:
         length: tokens of the longest prompt compared; 0 where nothing was yet.
         forms: the exact forms of rows, fastest first.
         padding: whether left padding changes nothing.
+        together: whether a prompt has the same logits beside others, padded ones, as by itself.
         sites: (layer, site) -> (length, forms), for vectors added elsewhere than at `hook_resid_post`.
         several_tokens: (length, forms) for rows of several tokens.
         sharing: (length, whether prompts that begin alike may have their beginning run once).
@@ -47,6 +48,7 @@ class Parity:
     length: int = 0
     forms: list[str] = field(default_factory=list)
     padding: bool = True
+    together: bool = True
     sites: dict[tuple[int, str], tuple[int, list[str]]] = field(default_factory=dict)
     several_tokens: tuple[int, list[str]] = (0, [])
     sharing: tuple[int, bool] = (0, False)
