@@ -16,9 +16,11 @@ from .errors import InputError
 from .prompts import PromptTemplate
 
 Text = Annotated[str, Field(min_length=1)]
-Count = Annotated[int, Field(ge=1)]
-Index = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+Seed = Annotated[int, Field(ge=0)]
+Index = Annotated[int, Field(ge=0, lt=2**31)]
+Share = Annotated[float, Field(ge=0, le=1.001)]
+LogProb = Annotated[float, Field(le=0.001)]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Shape = tuple[torch.dtype, tuple[str, ...]]  # "layer" is as long in every tensor that has it
 LATER = {"training": None, "weights": None, "source": []}  # fields that the first vectors did not have
@@ -35,6 +37,18 @@ def _unlike(values: list) -> list:
     if len({json.dumps(value) for value in values}) < len(values):
         raise ValueError("it lists something twice")
     return values
+
+
+class Versions(Schema):
+    """`storage.versions()`; other libraries may be among them."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Text]
+
+    fv_lens: Text = Field(alias="fv-lens")
+    transformer_lens: Text = Field(alias="transformer-lens")
+    transformers: Text
+    torch: Text
 
 
 class Template(Schema):
@@ -60,15 +74,18 @@ class Training(Schema):
     validation_losses: list[tuple[Index, float]] = Field(min_length=1)
     train_words: list[Text]
     validation_words: list[Text]
-    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    learning_rate: float = Field(1.0, gt=0)
     first_token: bool = False
     shuffle: bool = False
-    seed: Index = 0
+    seed: Seed = 0
     # Infinite at a layer where every loss broke; NaN is not at least anything.
-    layer_losses: dict[Text, Annotated[float, Field(allow_inf_nan=True, ge=-1.0)]] = {}
+    layer_losses: dict[Text, Annotated[float, Field(allow_inf_nan=True, ge=-1.0)]] = Field({"0": 0.0}, min_length=1)
 
     @model_validator(mode="after")
     def _agrees(self) -> "Training":
+        settings = {"learning_rate", "first_token", "shuffle", "seed"}
+        if self.model_fields_set & {*settings, "layer_losses"} and (missing := settings - self.model_fields_set):
+            raise ValueError(f"{' and '.join(sorted(missing))} is missing")
         if (self.n_pairs, self.n_validation) != (len(self.train_words), len(self.validation_words)):
             raise ValueError("n_pairs and n_validation are not the numbers of train_words and validation_words")
         if dict(self.validation_losses).get(self.chosen_step) != self.validation_loss:
@@ -89,23 +106,29 @@ class Vector(Schema):
     bos: bool | None
     relation: Text | None
     data_hash: Hash | None
-    split_seed: Index | None
+    split_seed: Seed | None
     template: Template | None
     heads: Annotated[list[tuple[Index, Index]], AfterValidator(_unlike)]
     method: Text
     strength: float
     parents: list[tuple[float, dict[str, Any]]]
     training: Training | None
-    weights: dict[Text, float] | None
+    weights: dict[Text, Share] | None
     source: list[Text]
-    versions: dict[Text, Text] = Field(min_length=1)
+    versions: Versions
 
     @model_validator(mode="after")
     def _agrees(self) -> "Vector":
         if len(self.source) not in ((2,) if self.method == "composite" else (0, 2)):
             raise ValueError("source is not the pair A, B")
-        if self.method == "composite" and self.weights is None:
-            raise ValueError("a composite has no weights")
+        if (self.weights is None) == (self.method == "composite"):
+            raise ValueError("weights are there for a composite, and for no other method")
+        if self.weights is not None and len(self.weights) < len(self.parents):
+            raise ValueError("a composite has fewer weights than parents")
+        if self.weights and abs(sum(self.weights.values()) - 1) > 0.01:
+            raise ValueError("the weights of a composite do not add up to 1")
+        if self.method == "combination" and not self.parents:
+            raise ValueError("a combination has no parents")
         return self
 
     def of_tensors(self, tensors: Mapping[str, Tensor]) -> None:
@@ -124,7 +147,7 @@ class Effects(Schema):
     """The record of `HeadEffects`, `share_right` and prompts with it."""
 
     relation: Text
-    relations: list[Text] | None = None
+    relations: list[Text] = Field(["one"], min_length=1)
     data_hash: Hash | None
     model: str | None
     processing: Literal["raw", "centered"]
@@ -133,17 +156,21 @@ class Effects(Schema):
     n_shots: Index
     n_mean_prompts: Count
     only_correct: bool
-    seed: Index
-    split_seed: Index
-    versions: dict[Text, Text] = Field(min_length=1)
+    seed: Seed
+    split_seed: Seed
+    versions: Versions
     share_right: Share
     batch: Prompts | None = None
 
     @model_validator(mode="after")
     def _agrees(self) -> "Effects":
-        if "relations" in self.model_fields_set and not self.relations:
-            raise ValueError("relations is empty")
+        if self.of_relations != (self.data_hash is None) or (self.of_relations and self.batch):
+            raise ValueError("a mean over relations has relations, not data_hash nor batch; others have a data_hash")
         return self
+
+    @property
+    def of_relations(self) -> bool:
+        return "relations" in self.model_fields_set
 
     def of_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         spec = {name: (REAL, ("prompt", "layer", "head")) for name in ("values", "log_prob_values")}
@@ -153,7 +180,7 @@ class Effects(Schema):
             spec |= {"batch.answer_ids": (WHOLE, ("prompt",))}
         # Heads that a model does not have are NaN: `HeadEffects` says where.
         sizes = check_shapes(tensors, spec, may_be_nan={"values", "log_prob_values", "mean_z"})
-        if self.relations is not None and len(self.relations) != sizes["prompt"]:
+        if self.of_relations and len(self.relations) != sizes["prompt"]:
             raise InputError(f"field 'relations' has {len(self.relations)} names, the effects {sizes['prompt']} rows")
         if not ((tensors["base"] >= 0) & (tensors["base"] <= 1.001)).all():
             raise InputError("tensor 'base' has numbers that are not probabilities")
@@ -191,9 +218,9 @@ class Tried(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
     accuracy: Share = 0.0
-    log_prob: float = 0.0
-    chosen: Text | list[Text] = "by hand"
-    family_left_out: "Tried | None" = Field(None, alias="family left out")
+    log_prob: LogProb = 0.0
+    chosen: Text | Annotated[list[Text], Field(min_length=1)] = "by hand"
+    family_left_out: "Tried" = Field(None, alias="family left out")
 
 
 class Composites(Schema):
@@ -202,7 +229,7 @@ class Composites(Schema):
     settings: list[Settings] = Field(min_length=1)
     fold_of: dict[Text, Index]
     record: Tried
-    tensors: list[Text] | None = None
+    tensors: list[Text] = []  # files of before they were listed do not have this
 
     @model_validator(mode="after")
     def _agrees(self) -> "Composites":
@@ -214,9 +241,9 @@ class Composites(Schema):
     def of_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         known = range(len(self.settings))
         expected = {name for name in tensors if name in {f"{part}.{i}" for part in ("shared", "start") for i in known}}
-        if self.tensors is not None:
+        if "tensors" in self.model_fields_set:
             expected = set(self.tensors)
-        else:  # a file of before they were listed: folds are alike in having a shared vector, and a start to step from
+        else:  # folds are alike in having a shared vector, and a start to step from
             expected |= {f"shared.{i}" for i in known} if any(name.startswith("shared.") for name in tensors) else set()
             stepped = {f"start.{i}" for i in known if self.settings[i].pair_steps}
             expected |= stepped if any(name.startswith("start.") for name in tensors) else set()
@@ -228,7 +255,7 @@ class Stage(Schema):
 
     record: dict[str, Any]
     plan: Any = None
-    seconds: Annotated[float, Field(ge=0)] | None = None  # in stages of before times had a file of their own
+    seconds: float = Field(0.0, ge=0)  # in stages of before times had a file of their own
 
     def of_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Any tensors: a step's own."""
@@ -245,9 +272,10 @@ def check(kind: str, tensors: Mapping[str, Tensor], record: object) -> None:
     if not isinstance(record, dict):
         raise InputError(f"its record is {_short(record)}; expected a JSON object with the fields of a {kind}")
     if schema is Vector:
-        for place, part in _parents(record):
-            _validated(Vector, part, place)
-    _validated(schema, record).of_tensors(tensors)
+        for place, part in _with_parents(record):
+            _validated(Vector, part, place).of_tensors(tensors)
+    else:
+        _validated(schema, record).of_tensors(tensors)
 
 
 def check_shapes(
@@ -274,17 +302,20 @@ def check_shapes(
     return sizes
 
 
-def _parents(record: Mapping) -> Iterator[tuple[str, object]]:
-    """The records of all vectors that one was made from, with their places; not by recursion, they may nest deeply."""
+def _with_parents(record: dict) -> Iterator[tuple[str, object]]:
+    """The record of a vector and those of all it was made from, each with its place and without its parents' fields.
+
+    Not by recursion: a long sum nests more deeply than pydantic goes.
+    """
     waiting = [("", record)]
     while waiting:
         place, part = waiting.pop()
-        if place:
-            yield place, part
         parents = part.get("parents") if isinstance(part, dict) else None
-        for i, parent in enumerate(parents if isinstance(parents, list) else ()):
-            if isinstance(parent, list) and len(parent) == 2:
-                waiting.append((f"{place}parents.{i}.1.", parent[1]))
+        if isinstance(parents, list):
+            pairs = [parent if isinstance(parent, list) and len(parent) == 2 else None for parent in parents]
+            waiting += [(f"{place}parents.{i}.1.", pair[1]) for i, pair in enumerate(pairs) if pair]
+            part = part | {"parents": [[pair[0], {}] if pair else parents[i] for i, pair in enumerate(pairs)]}
+        yield place, part
 
 
 def _validated(schema: type[Schema], record: object, place: str = "") -> Schema:
