@@ -56,7 +56,7 @@ def load_bats(folder: str | os.PathLike, max_answers: int = 20) -> dict[str, Rel
 
 def _find_files(folder: Path) -> dict[str, Path]:
     """The BATS files by their code."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise InputError(f"{str(folder)!r} is no folder; give the path of the folder BATS_3.0")
     files = {}
     for file in sorted([*folder.glob("*.txt"), *folder.glob("*/*.txt")]):

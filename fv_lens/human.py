@@ -111,7 +111,7 @@ def load_ratings(path: str | os.PathLike) -> PairRatings:
         (6194, 10, (10, 10))
     """
     path = own_path(path)
-    file = next(iter(sorted(path.rglob(FILE))), None) if path.is_dir() else path
+    file = next(iter(sorted(path.rglob(FILE))), None) if os.path.isdir(path) else path
     if file is None:
         raise InputError(f"{str(path)!r} has no {FILE}; give that file, or a folder that holds it.")
     try:

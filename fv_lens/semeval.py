@@ -109,7 +109,7 @@ def load_semeval(folder: str | os.PathLike) -> dict[str, RatedRelation]:
         (79, 'Taxonomic', 36)
     """
     folder = own_path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise InputError(f"{str(folder)!r} is no folder; give the path of the SemEval-2012 Task 2 data")
     definitions, reversals = (_find(folder, name) for name in ("subcategories-definitions.txt", "reversals.txt"))
     files: dict[str, Path] = {}
