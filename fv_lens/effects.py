@@ -37,7 +37,8 @@ class HeadEffects:
         record: how they were measured: relation, model, template, BOS rule, shots, seeds, versions.
 
     Raises:
-        InputError: an effect that is no finite number, as where a model's half precision overflows.
+        InputError: an effect that is not a finite number, as where a model's half precision overflows. A head that
+            the model does not have is NaN in all prompts of both effects and in all of its `mean_z`.
     """
 
     values: Float[Tensor, "prompt layer head"]
@@ -49,14 +50,31 @@ class HeadEffects:
     record: dict = field(default_factory=dict)
 
     def __post_init__(self):
+        absent = self.mean_z.isnan().all(2)
         for values in (self.values, self.log_prob_values):
-            absent = self.mean_z.isnan().all(-1)  # layers without heads
-            if len(broken := (~values.isfinite() & ~(absent & values.isnan())).nonzero()):
+            right = torch.where(absent, values.isnan(), values.isfinite())
+            if len(broken := (~right).nonzero()):
                 prompt, layer, head = broken[0].tolist()
+                effect = values[prompt, layer, head]
+                if absent[layer, head]:
+                    raise InputError(
+                        f"Head ({layer}, {head}) has no mean output, as if the model did not have it, and the effect "
+                        f"{effect:g} in prompt {prompt}; give NaN for both, or for neither."
+                    )
                 raise InputError(
-                    f"The effect of head ({layer}, {head}) in prompt {prompt} is {values[prompt, layer, head]:g}, no "
-                    "finite number; load the model in float32 or bfloat16."
+                    f"The effect of head ({layer}, {head}) in prompt {prompt} is {effect:g}, no finite number; load "
+                    "the model in float32 or bfloat16."
                 )
+        if len(broken := (~torch.where(absent[:, :, None], True, self.mean_z.isfinite())).nonzero()):
+            layer, head, place = broken[0].tolist()
+            raise InputError(
+                f"The mean output of head ({layer}, {head}) is {self.mean_z[layer, head, place]:g} at {place}, no "
+                "finite number; load the model in float32 or bfloat16."
+            )
+        if absent.all():
+            raise InputError("Every effect is NaN: there is no head to find.")
+        if not self.base.isfinite().all():
+            raise InputError(f"The answers' probabilities `base` hold {self.base[~self.base.isfinite()][0]:g}.")
 
     def __repr__(self) -> str:
         n, layers, heads = self.values.shape
@@ -137,18 +155,19 @@ class HeadEffects:
         if self.batch is not None:
             tensors |= {f"batch.{name}": getattr(self.batch, name) for name in ("tokens", "mask", "answer_ids")}
             record["batch"] = {name: getattr(self.batch, name) for name in ("answers", "texts", "words")}
-        storage.save(path, "HeadEffects", tensors, record)
+        storage.save_checked(path, "HeadEffects", tensors, record)
 
     @classmethod
     def load(cls, path) -> "HeadEffects":
-        """Read saved effects; an InputError names a file that is missing, cut short or something else."""
+        """Read saved effects; an InputError names a file that is missing, damaged or something else, and the field."""
         tensors, record = storage.load(path, "HeadEffects")
         share_right, texts, prompts = record.pop("share_right"), record.pop("batch", None), None
         if texts is not None:
             answers = tuple(tuple(tuple(ids) for ids in listed) for listed in texts.pop("answers"))
             parts = {name: tensors.pop(f"batch.{name}") for name in ("tokens", "mask", "answer_ids")}
             prompts = PromptBatch(**parts, answers=answers, **{name: tuple(x) for name, x in texts.items()})
-        return cls(**tensors, share_right=share_right, batch=prompts, record=record)
+        with storage.naming(path):
+            return cls(**tensors, share_right=share_right, batch=prompts, record=record)
 
 
 def indirect_effects(

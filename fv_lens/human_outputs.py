@@ -126,5 +126,5 @@ def _unpacked(tensors: Mapping, record: Mapping) -> Vectors:
         for half in HALVES:
             if f"{kind}/{half}" in record:
                 rows = zip(record[f"{kind}/{half}"].items(), tensors[f"{kind}/{half}"])
-                made.setdefault(kind, {})[half] = {code: FunctionVector(x, **saved) for (code, saved), x in rows}
+                made.setdefault(kind, {})[half] = {code: FunctionVector.of_parts(x, saved) for (code, saved), x in rows}
     return made

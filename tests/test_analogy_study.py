@@ -140,7 +140,7 @@ def test_a_run_leaves_its_table_summary_settings_and_figures(whole):
         "shared-best.safetensors",
         "shared-composite.safetensors",
     ]
-    assert files(out / "stages") == ["fit.safetensors"]
+    assert files(out / "stages") == ["fit.safetensors", "timings.json"]
     assert told == [
         f"Composites fitted on {len(TRAIN)} train and {len(VALIDATION)} validation analogies",
         "4 validation questions, by every method", "4 test analogies, by every method", "8 single analogies",

@@ -45,7 +45,7 @@ def test_a_stage_is_computed_once_and_read_when_the_run_goes_on(tmp_path):
     later = Stages(tmp_path / "deep" / "stages", json.loads(json.dumps(PLAN)))
     assert later.finished == ["heads"] and same(later.run("heads", never))
     assert same(later.run("sums", counted(calls))) and later.finished == ["heads", "sums"] and calls == [1, 1]
-    assert files(tmp_path / "deep" / "stages") == ["heads.safetensors", "sums.safetensors"]
+    assert files(tmp_path / "deep" / "stages") == ["heads.safetensors", "sums.safetensors", "timings.json"]
 
 
 def test_a_first_run_and_a_later_one_get_the_same_from_disk(tmp_path):
