@@ -5,6 +5,7 @@ fv_lens was used before.
 """
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -296,6 +297,25 @@ def test_train_mode_without_dropout_changes_nothing(words):
     use(model)
     model.train()
     assert_exact(model)
+
+
+def test_another_attention_implementation_is_found_out_about():
+    model = tiny.build("llama")
+    use(model)
+    network(model).config._attn_implementation = "sdpa"
+    assert not lens_of(model).parity.length, "nothing is known of it yet"
+    assert_exact(model)
+
+
+def test_two_threads_that_use_the_engine_get_what_one_gets(words):
+    model = tiny.build("llama")
+    seeds = range(4)
+    expected = [indirect_effects(model, words, seed=seed, **FEW).values for seed in seeds]
+    model = tiny.build("llama")  # of which nothing is known
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda seed: indirect_effects(model, words, seed=seed, **FEW).values, seeds))
+    assert all(difference(a, b) <= EXACT for a, b in zip(found, expected))
+    assert not any(module.__dict__.get("forward") for module in model.blocks)
 
 
 # Autocast and other states of torch
