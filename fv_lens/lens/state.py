@@ -21,6 +21,7 @@ HOOKS = {
     "backward pre-hook": "_backward_pre_hooks",
 }
 Hooked = tuple[nn.Module | None, str, Callable]
+LIBRARIES = ("accelerate", "bitsandbytes", "peft", "torch", "transformer_lens", "transformers")
 SIMPLE, COLLECTIONS = (bool, int, float, str), (list, tuple, set, frozenset, dict)
 
 
@@ -149,9 +150,9 @@ def _is_own(hook: object) -> bool:
 
 
 def _is_foreign(hook: object) -> bool:
-    """Whether a hook is the user's; TransformerLens and transformers have hooks of their own, which only take notes."""
+    """Whether a hook is the user's; libraries have hooks of their own, by which modules work or which take notes."""
     package, _, rest = (getattr(hook, "__module__", None) or "").partition(".")
-    of_libraries = package in ("transformer_lens", "transformers") and rest != "hook_points"
+    of_libraries = package in LIBRARIES and (package, rest) != ("transformer_lens", "hook_points")  # there: wrapped ones
     return not of_libraries and not _is_own(hook)
 
 
