@@ -152,7 +152,7 @@ def _is_own(hook: object) -> bool:
 def _is_foreign(hook: object) -> bool:
     """Whether a hook is the user's; libraries have hooks of their own, by which modules work or which take notes."""
     package, _, rest = (getattr(hook, "__module__", None) or "").partition(".")
-    of_libraries = package in LIBRARIES and (package, rest) != ("transformer_lens", "hook_points")  # there: wrapped ones
+    of_libraries = package in LIBRARIES and (package, rest) != ("transformer_lens", "hook_points")  # wrapped
     return not of_libraries and not _is_own(hook)
 
 
