@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from .analogies import SENTENCE, choice_scores
 from .analogy_scores import COMPLETED, LIBRARIES, PROFILES, PROMPT_ONLY, SUMMED, TIE, TRUE, AnalogyScores, Row
@@ -17,6 +16,7 @@ from .composition import Composer
 from .errors import InputError
 from .lens import Lens, lens_of
 from .library import Library, allowed
+from .progress import progress_bar
 from .prompts import FewShot, PromptTemplate
 from .question_parts import families_of, unseen
 from .questions import Question
@@ -73,7 +73,7 @@ def evaluate_analogies(
     asker = _Asker(lens, library, None if summed is None else Library.of(lens, summed), ways, libraries,
                     families_of(questions))  # fmt: skip
     found = {}
-    with tqdm(desc="analogies", unit="prompt", disable=not progress) as bar:
+    with progress_bar(desc="analogies", unit="prompt", disable=not progress) as bar:
         found |= asker.completed(kept, bar.update)
         chosen = asker.chosen(kept, bar.update) if choices else {}
     for row, measures in chosen.items():

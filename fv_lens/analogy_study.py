@@ -13,8 +13,10 @@ from .analogies import solve_analogy
 from .analogy_evaluation import evaluate_analogies
 from .analogy_report import write_analogy_report
 from .analogy_scores import LIBRARIES, PROMPT_ONLY, SUMMED, TRUE, AnalogyScores, Row
+from .batches import batch
 from .errors import InputError
-from .fitting import BEST, fit_compositions
+from .fitting import BEST, CANDIDATES, fit_compositions
+from .folders import OutputFolder
 from .lens import lens_of
 from .plots.analogies import ANALOGY_MEASURES
 from .questions import Question, digest
@@ -22,7 +24,7 @@ from .recipes import METHODS, Folded
 from .relation_files import load_relation, relation_names
 from .stages import Stages
 from .tuning import finetune_all
-from .vectors import FunctionVector
+from .vectors import FunctionVector, own_template
 
 RESULTS, SUMMARY = "results.csv", "summary.json"
 MEASURES = ("accuracy", "first_token_accuracy", "choice")
@@ -45,26 +47,33 @@ def load_library(folder: Path) -> dict[str, FunctionVector]:
 
 
 def tuned_library(model: object, folder: Path, tell: Callable[[str], None]) -> dict[str, FunctionVector]:
-    """A vector of every bundled relation, tuned from zero; those kept in the folder are read instead."""
+    """A vector of every bundled relation, tuned from zero; those kept in the folder are read instead.
+
+    What was tuned is not kept yet: the folder may turn out to be another run's, see `solve_all`.
+    """
     kept = load_library(folder) if any(folder.glob("*.safetensors")) else {}
     if set(kept) >= set(relation_names()):
         return kept
     tell(f"Tuning the library: {len(relation_names())} bundled relations, from zero")
-    tuned = finetune_all(model, relation_names())
+    return dict(finetune_all(model, relation_names()))
+
+
+def keep_library(vectors: Mapping[str, FunctionVector], folder: Path) -> None:
+    """Save a library as `tuned_library` reads it."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, fv in tuned.items():
+    for name, fv in vectors.items():
         fv.save(folder / f"{name}.safetensors")
-    return dict(tuned)
 
 
 def solve_all(
     model: object,
     vectors: Mapping[str, FunctionVector],
     parts: Sequence[Sequence[Question]],
-    out: Path,
+    folder: OutputFolder,
     command: str,
     tell: Callable[[str], None],
     summed: Mapping[str, FunctionVector] | None = None,
+    keep: bool = False,
     choices: bool = False,
     choose_on: Sequence[Question] = (),
     seed: int = 0,
@@ -72,11 +81,12 @@ def solve_all(
 ) -> tuple[AnalogyScores, list[str]]:
     """Fit composites on train and validation analogies, answer the test ones by every method, and write the results.
 
-    `out` gets `report.html`, `results.csv`, `summary.json`, `composites/` and `stages/`.
+    The folder gets `report.html`, `results.csv`, `summary.json`, `composites/` and `stages/`.
 
     Args:
         parts: train, validation and test questions; without train questions nothing is fitted.
         summed: un-tuned vectors, for comparison.
+        keep: save `vectors` in the folder too, from where `tuned_library` reads them.
         choices: also choose among answers.
         choose_on: questions with choices on which one way to choose is chosen, to be reported on the test questions,
             whose choices are then asked for too.
@@ -86,14 +96,23 @@ def solve_all(
         The scores, and a line on what was chosen, if anything was.
 
     Raises:
-        InputError: as `fit_compositions` and `evaluate_analogies`; `out` holds a run of other questions or vectors.
+        InputError: as `fit_compositions` and `evaluate_analogies`; the folder holds a run of other questions or
+            vectors.
     """
     train, validation, test = parts
     if choose_on and not any(question.pairs for question in choose_on):
         raise InputError("The validation questions have no choices; give some that have, or none.")
     choices = choices or bool(choose_on)
     plan = _plan(model, vectors, summed or {}, parts, seed)
+    every = [question for part in (*parts, choose_on) for question in part]
+    # What exceeds the context is told before the fit.
+    batch(lens_of(model), [question.asked(1) for question in every], own_template(list(vectors.values())))
+    made = {"vectors": [f"{name}.safetensors" for name in vectors] if keep else []}
+    folder.claim(plan, made | {"composites": list(map(_file_name, (*CANDIDATES, BEST)))})
+    out = folder.path
     stages = Stages(out / "stages", plan)
+    if keep:
+        keep_library(vectors, out / "vectors")
     fitted: dict[str, Folded] = {}
     if train:
         tell(f"Composites fitted on {len(train)} train and {len(validation)} validation analogies")
@@ -186,7 +205,11 @@ def _write(out: Path, frame: pd.DataFrame, fitted: Mapping[str, Folded], summary
     storage.save_json(out / SUMMARY, summary)
     (out / "composites").mkdir(exist_ok=True)
     for name, how in fitted.items():
-        how.save(out / "composites" / f"{name.replace(' + ', '-').replace(' ', '-')}.safetensors")
+        how.save(out / "composites" / _file_name(name))
+
+
+def _file_name(composite: str) -> str:
+    return f"{composite.replace(' + ', '-').replace(' ', '-')}.safetensors"
 
 
 def _libraries(vectors: Mapping[str, FunctionVector], questions: Sequence[Question]) -> list[str]:

@@ -51,7 +51,10 @@ class PromptBatch:
             >>> batch(lens, prompts).select([2, 0]).words == (prompts[2].word, prompts[0].word)
             True
         """
-        rows = [whole_number("a prompt's index", index, least=0) for index in torch.as_tensor(indices).tolist()]
+        rows = [
+            whole_number("a prompt's index", index, least=0)
+            for index in torch.as_tensor(indices, device="cpu").tolist()
+        ]
         if not rows or max(rows) >= len(self):
             raise InputError(f"prompts {rows} are to be selected; give at least one index, all in 0..{len(self) - 1}")
         longest = int(self.mask[rows].sum(dim=1).max())

@@ -12,8 +12,8 @@ from importlib import resources
 from pathlib import Path
 
 from .errors import InputError, whole_number
-from .relation_files import read_text
 from .relations import Relation, merge_pairs
+from .text_files import own_path, read_text
 
 _FILE_NAME = re.compile(r"([IDEL](?:0[1-9]|10)) \[(.+)\]\.txt")
 _CATEGORIES = {"I": "inflection", "D": "derivation", "E": "encyclopedic", "L": "lexicographic"}
@@ -48,7 +48,7 @@ def load_bats(folder: str | os.PathLike, max_answers: int = 20) -> dict[str, Rel
         (40, ('writer', 'poet', 'author'))
     """
     max_answers = whole_number("max_answers", max_answers, least=1)
-    files = _find_files(Path(folder))
+    files = _find_files(own_path(folder))
     described = json.loads((resources.files("fv_lens") / "data" / "bats.json").read_text(encoding="utf-8"))
     relations = (_load(files[code], code, max_answers, **described[code]) for code in described if code in files)
     return {relation.name: relation for relation in relations}
@@ -56,7 +56,7 @@ def load_bats(folder: str | os.PathLike, max_answers: int = 20) -> dict[str, Rel
 
 def _find_files(folder: Path) -> dict[str, Path]:
     """The BATS files by their code."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise InputError(f"{str(folder)!r} is no folder; give the path of the folder BATS_3.0")
     files = {}
     for file in sorted([*folder.glob("*.txt"), *folder.glob("*/*.txt")]):
@@ -75,18 +75,18 @@ def _load(file: Path, code: str, max_answers: int, names: list[str], family: str
     label = _FILE_NAME.fullmatch(file.name)[2]
     name = re.sub(r"[\W_]+", "-", f"{code} {label}".lower()).strip("-")
     try:
-        pairs = _parse(read_text(file))
+        places, pairs = _parse(read_text(file))
         if code in _TURNED_ROUND:
             pairs = [(answers[0], [word]) for word, answers in pairs]
-        capped = [(word, answers[:max_answers]) for word, answers in merge_pairs(pairs)]
+        capped = [(word, answers[:max_answers]) for word, answers in merge_pairs(pairs, places)]
         return Relation(name, capped, names, _CATEGORIES[code[0]], family)
     except InputError as error:
         raise InputError(f"{file}: {error}") from None
 
 
-def _parse(text: str) -> list[tuple[str, list[str]]]:
-    """The word and answers of each line that has an answer other than its word."""
-    pairs = []
+def _parse(text: str) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """The place, and the word and answers, of each line that has an answer other than its word."""
+    places, pairs = [], []
     # Not splitlines(), which also parts at rarer characters and would number the lines as no editor does.
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
@@ -98,5 +98,6 @@ def _parse(text: str) -> list[tuple[str, list[str]]]:
             )
         answers = [answer.strip() for answer in listed.split("/")]
         if answers := [answer for answer in answers if answer not in ("", word)]:
+            places.append(f"line {number}")
             pairs.append((word, answers))
-    return pairs
+    return places, pairs

@@ -5,8 +5,6 @@ What is slow to import (torch, TransformerLens) is imported inside the commands,
 
 import json
 import shlex
-import warnings
-from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +15,18 @@ from rich.text import Text
 
 from .cli_analogies import analogies
 from .cli_humans import humans
-from .console import STUDY, ModelName, check_writable, console, notes, plain_errors, quiet, teller
+from .cli_study import reproduce, table
+from .console import (
+    MOST_PROMPTS,
+    MOST_SEED,
+    ModelName,
+    console,
+    expanded,
+    notes,
+    output_folder,
+    plain_errors,
+    quiet,
+)
 from .errors import InputError
 from .relation_files import FORMAT, OPTIONAL, load_relation, relation_names
 from .relations import pairs_for
@@ -25,7 +34,6 @@ from .run import N_SHOTS
 
 ENOUGH = pairs_for(N_SHOTS + 1)  # pairs of a relation for `run`: the prompts' own word is of the train part, too
 FILES = f"{ENOUGH} pairs or more: JSON {FORMAT}, where wanted with {OPTIONAL}; or a .csv of words and answers."
-DTYPES = ("float32", "bfloat16", "float16")  # as in `models`, which is slow to import
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -48,11 +56,15 @@ def main(
 
 @app.command()
 def run(
-    relation: Annotated[str, typer.Argument(help=f"A bundled relation, or a file of {FILES}")] = "antonym",
+    relation: Annotated[
+        str, typer.Argument(callback=expanded, help=f"A bundled relation, or a file of {FILES}")
+    ] = "antonym",
     model: ModelName = "smollm2-135m",
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("fv_lens_run"),
-    prompts: Annotated[int, typer.Option(min=1, help="Prompts on which effects are measured.")] = 25,
-    seed: Annotated[int, typer.Option(min=0, help="Of every random choice, the split of the words included.")] = 0,
+    out: Annotated[Path, typer.Option(callback=expanded, help="Folder for the results.")] = Path("fv_lens_run"),
+    prompts: Annotated[int, typer.Option(min=1, max=MOST_PROMPTS, help="Prompts on which effects are measured.")] = 25,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MOST_SEED, help="Of every random choice, the split of the words included.")
+    ] = 0,
 ) -> None:
     """Find the heads of a relation, choose and tune its vector, evaluate it on test words, read it in words."""
     saved: list[Path] = []
@@ -65,19 +77,18 @@ def run(
                 "train part, two fifths of the pairs"
             )
         train = pairs.split(seed).train
-        check_writable(out)
-        from .prompts import corrupted
-
-        corrupted(train, prompts, N_SHOTS, seed)  # what cannot be asked shows before the model is loaded
         options = {"--model": model, "--out": out, "--prompts": prompts, "--seed": seed}
         given = [str(part) for option in options.items() for part in option]
         command = shlex.join(["fv-lens", "run", relation, *given])
-        from .run import run as run_one
+        with output_folder(out, "run", saved) as folder:
+            # A heading that was taken for a pair, or another file than was meant, shows here.
+            (word, answers), *_ = pairs.pairs
+            notes.print(Text(f"{pairs.name}: {len(pairs)} pairs, the first {word} → {answers[0]}"))
+            from .prompts import corrupted
+            from .run import run as run_one
 
-        # A heading that was taken for a pair, or another file than was meant, shows here.
-        (word, answers), *_ = pairs.pairs
-        notes.print(Text(f"{pairs.name}: {len(pairs)} pairs, the first {word} → {answers[0]}"))
-        run_one(pairs, model, out, prompts, seed, command, saved, console, notes)
+            corrupted(train, prompts, N_SHOTS, seed)  # what cannot be asked shows before the model is loaded
+            run_one(pairs, model, folder, prompts, seed, command, saved, console, notes)
 
 
 @app.command()
@@ -87,16 +98,17 @@ def relations() -> None:
     # A name cut short could not be given to the other commands.
     table.columns[0].no_wrap = True
     table.columns[3].justify = "right"
-    for name in relation_names():
-        relation = load_relation(name)
-        word, answers = relation.pairs[0]
-        table.add_row(name, relation.category, relation.family, str(len(relation)), f"{word} → {answers[0]}")
-    console.print(table)
+    with plain_errors():
+        for name in relation_names():
+            relation = load_relation(name)
+            word, answers = relation.pairs[0]
+            table.add_row(name, relation.category, relation.family, str(len(relation)), f"{word} → {answers[0]}")
+        console.print(table)
 
 
 @app.command()
 def generate(
-    vector: Annotated[Path, typer.Argument(help="A saved vector.")],
+    vector: Annotated[Path, typer.Argument(callback=expanded, help="A saved vector.")],
     prompt: Annotated[str, typer.Argument(help=r"The prompt; a \n in it is a new line.")],
     model: Annotated[str | None, typer.Option(help="As for run; by default the vector's own model.")] = None,
     strength: Annotated[float, typer.Option(help="Multiplies the vector.")] = 1.0,
@@ -138,7 +150,7 @@ def generate(
 
 @app.command()
 def decode(
-    vector: Annotated[Path, typer.Argument(help="A saved vector.")],
+    vector: Annotated[Path, typer.Argument(callback=expanded, help="A saved vector.")],
     model: Annotated[str | None, typer.Option(help="As for run; by default the vector's own model.")] = None,
     through: Annotated[
         str, typer.Option(help="unembed (at once), or model: inserted into neutral prompts.")
@@ -158,124 +170,6 @@ def decode(
             notes.print(Text("A vector from the middle of a model often says more with --through model."), style="dim")
 
 
-@app.command()
-def reproduce(
-    relations: Annotated[
-        str | None, typer.Option(help="Names or files (as for run), with commas; default: all bundled.")
-    ] = None,
-    bats: Annotated[Path | None, typer.Option(help="A folder of BATS 3.0, instead of the bundled relations.")] = None,
-    model: ModelName = "smollm2-135m",
-    dtype: Annotated[str, typer.Option(help=f"Of the weights: {', '.join(DTYPES)}.")] = "float32",
-    out: Annotated[Path, typer.Option(help="Folder for the results; a run goes on where it stopped.")] = STUDY,
-    seeds: Annotated[int, typer.Option(min=1, help="Each deals train and validation pairs anew.")] = 2,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only estimate rows, time and memory.")] = False,
-) -> None:
-    """Tune vectors for many relations and measure them beside prompting and controls, in one table.
-
-    A relation of 50 pairs gives 20 to tune on, 10 to choose on and 20 to be scored on; fewer make smaller parts.
-    """
-    saved: list[Path] = []
-    with plain_errors(saved, goes_on=True), quiet():
-        if dtype not in DTYPES:
-            raise InputError(f"--dtype is {dtype!r}; give one of {', '.join(DTYPES)}")
-        chosen = _chosen_relations(relations, bats)
-        options = {"--relations": relations, "--bats": bats, "--model": model, "--dtype": dtype, "--seeds": seeds}
-        given = [str(part) for option in options.items() if option[1] is not None for part in option]
-        command = shlex.join(["fv-lens", "reproduce", *given, "--out", str(out)])
-        from .study import Settings, sized
-
-        settings = Settings(seeds=seeds)
-        if dry_run:
-            from .estimate import estimate
-
-            console.print(Text(str(estimate(model, chosen, settings, dtype))))
-            return
-        check_writable(out)
-        too_small = sized(chosen, settings)[1]  # before the model is loaded
-        _note_left_out(too_small)
-        notes.print(Text("Loading the libraries and the model", style="bold"))
-        from .lens import lens_of
-        from .models import load_model
-        from .reproduce import reproduce as run_all
-        from .study import Study
-
-        loaded = load_model(model, dtype=dtype)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # small parts were warned of above
-            study = Study(loaded, chosen, settings)
-        _note_left_out({name: why for name, why in study.left_out.items() if name not in too_small})
-
-        facts = {"weights, SHA-256": lens_of(loaded).weights_hash}
-        frame = run_all(study, out, facts, command, teller(saved, out))
-        console.print(_overview(frame))
-        names = ("report.html", "results.csv", "summary.json", "vectors")
-        console.print(Text("\n".join(str(out / name) for name in names)), soft_wrap=True)
-
-
-@app.command()
-def table(
-    folder: Annotated[Path, typer.Argument(help="The folder of a finished `fv-lens reproduce`.")] = STUDY,
-) -> None:
-    """Print the results of `reproduce` as Markdown tables."""
-    with plain_errors():
-        import pandas as pd
-
-        from .markdown import markdown
-
-        try:
-            frame = pd.read_csv(folder / "results.csv")
-            summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            why = _without_results(folder) if isinstance(error, FileNotFoundError) else error
-            raise InputError(f"{str(folder)!r} holds no results of `fv-lens reproduce`: {why}") from None
-        typer.echo(markdown(frame, summary), nl=False)
-
-
-def _without_results(folder: Path) -> str:
-    if not folder.is_dir():
-        return "there is no such folder; give the --out of a study"
-    if (folder / "stages").is_dir():
-        return "the study is not finished; the command that began it goes on from where it stopped"
-    return "it has no results.csv and summary.json; give the --out of a finished study"
-
-
-def _note_left_out(left_out: Mapping[str, str]) -> None:
-    for name, why in left_out.items():
-        typer.echo(f"Note: {name} is left out: {why}", err=True)
-
-
-def _chosen_relations(relations: str | None, bats: Path | None) -> list:
-    given = None if relations is None else [name.strip() for name in relations.split(",") if name.strip()]
-    if given == []:
-        raise InputError(
-            f"--relations is {relations!r}; give names or files with commas between, such as antonym,synonym."
-        )
-    if bats is not None:
-        from .bats import load_bats
-
-        found = load_bats(bats)
-        names = list(found) if given is None else given
-        if unknown := [name for name in names if name not in found]:
-            raise InputError(f"{str(bats)!r} has no relation {unknown[0]!r}; it has {', '.join(found)}.")
-        return [found[name] for name in names]
-    return [load_relation(name) for name in (relation_names() if given is None else given)]
-
-
-def _overview(frame: object) -> Table:
-    """The mean over relations of every row, with its interval."""
-    means = frame[(frame.part == "score") & (frame.group == "all")]
-    n, families = int(means.n.max()), bool(means.low.notna().any())  # one family says nothing of the spread
-    title = f"Mean over {n} relation{'s' * (n > 1)}" + ", 95 % intervals over families of relations" * families
-    table = Table("", title=Text(title), title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in ("whole answer", "first token", "log-prob, nats"):
-        table.add_column(heading, no_wrap=True)
-    for row, some in means.groupby("row", sort=False):
-        shown = some.set_index("measure")
-        cells = [shown.loc[name] for name in ("accuracy", "first_token_accuracy", "log_prob") if name in shown.index]
-        table.add_row(Text(row), *(f"{x.value:.2f}" + f" [{x.low:.2f}, {x.high:.2f}]" * families for x in cells))
-    return table
-
-
 def _model_of(fv: object, file: Path, name: str | None) -> object:
     """The model that a saved vector is for: the one named, or its own."""
     if not name and not fv.model:
@@ -289,6 +183,8 @@ def _model_of(fv: object, file: Path, name: str | None) -> object:
         raise InputError(f"{error}{made}") from None
 
 
+app.command()(reproduce)
+app.command()(table)
 app.command()(analogies)
 app.command()(humans)
 

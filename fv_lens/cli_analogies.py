@@ -8,30 +8,52 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from .console import LIBRARY, ModelName, check_writable, console, notes, plain_errors, quiet, teller
+from .console import (
+    LIBRARY,
+    MOST_EACH,
+    MOST_SEED,
+    ModelName,
+    console,
+    expanded,
+    notes,
+    output_folder,
+    plain_errors,
+    quiet,
+    tell,
+)
 from .errors import InputError
 
 
 def analogies(
     file: Annotated[
-        Path | None, typer.Argument(help="Questions: jsonl, CSV or SCAN's CSV; by default the bundled test questions.")
+        Path | None,
+        typer.Argument(
+            callback=expanded, help="Questions: jsonl, CSV or SCAN's CSV; by default the bundled test questions."
+        ),
     ] = None,
     bats: Annotated[
         Path | None,
-        typer.Option(help="A folder of BATS 3.0, whose analogies take the place of FILE."),
+        typer.Option(callback=expanded, help="A folder of BATS 3.0, whose analogies take the place of FILE."),
     ] = None,
     validation: Annotated[
         list[Path] | None,
-        typer.Option(help="Questions to choose the method on that FILE reports; may be repeated."),
+        typer.Option(callback=expanded, help="Questions to choose the method on that FILE reports; may be repeated."),
     ] = None,
     choices: Annotated[bool, typer.Option("--choices", help="Also choose among the answers of each question.")] = False,
     vectors: Annotated[
-        Path, typer.Option(help="A folder of tuned vectors; if there is none, the bundled relations are tuned.")
+        Path,
+        typer.Option(
+            callback=expanded, help="A folder of tuned vectors; if there is none, the bundled relations are tuned."
+        ),
     ] = LIBRARY,
-    each: Annotated[int, typer.Option(min=1, help="With --bats: so many test analogies of each relation.")] = 10,
+    each: Annotated[
+        int, typer.Option(min=1, max=MOST_EACH, help="With --bats: so many test analogies of each relation.")
+    ] = 10,
     model: ModelName = "smollm2-135m",
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("fv_lens_analogies"),
-    seed: Annotated[int, typer.Option(min=0, help="Of the parts of the questions, folds and orders of choices.")] = 0,
+    out: Annotated[Path, typer.Option(callback=expanded, help="Folder for the results.")] = Path("fv_lens_analogies"),
+    seed: Annotated[
+        int, typer.Option(min=0, max=MOST_SEED, help="Of the parts of the questions, folds and orders of choices.")
+    ] = 0,
 ) -> None:
     """Solve analogies A:B :: C:? with composites of tuned vectors, beside prompts and simpler vectors."""
     saved: list[Path] = []
@@ -42,6 +64,9 @@ def analogies(
         if file and bats:
             raise InputError(f"FILE is {str(file)!r} and --bats {str(bats)!r}; give one of them.")
         train, chosen_on, test = _of_bats(bats, seed, each) if bats else split_questions(load_questions(), seed)
+        for path in (*([file] if file else ()), *(validation or ())):
+            if not load_questions(path):
+                raise InputError(f"{str(path)!r} yields no question: no two of its lines make an analogy.")
         test = load_questions(file) if file else test
         choose_on = [question for path in validation or () for question in load_questions(path)]
         if (choices or choose_on) and not any(question.pairs for question in test):
@@ -51,24 +76,26 @@ def analogies(
         for path in validation or ():
             command += ["--validation", path]
         command += ["--vectors", vectors, "--model", model, "--out", out, "--seed", seed]
-        check_writable(out)
-        notes.print(Text("Loading the libraries and the model", style="bold"))
-        from .analogy_study import load_library, solve_all, tuned_library
-        from .models import load_model
+        with output_folder(out, "analogies", saved) as folder:
+            own = not any(vectors.glob("*.safetensors"))
+            if own and vectors != LIBRARY:
+                raise InputError(
+                    f"{str(vectors)!r} has no vectors (*.safetensors); give the `vectors` folder of a study."
+                )
+            notes.print(Text("Loading the libraries and the model", style="bold"))
+            from .analogy_study import load_library, solve_all, tuned_library
+            from .models import load_model
 
-        loaded, summed, tell = load_model(model), None, teller(saved, out)
-        if any(vectors.glob("*.safetensors")):
-            library = load_library(vectors)
-            summed = load_library(vectors / "summed") if (vectors / "summed").is_dir() else None
-        elif vectors != LIBRARY:
-            raise InputError(f"{str(vectors)!r} has no vectors (*.safetensors); give the `vectors` folder of a study.")
-        else:
-            library = tuned_library(loaded, out / "vectors", tell)
-        parts = (train, chosen_on, test)
-        found, chosen = solve_all(
-            loaded, library, parts, out, shlex.join(map(str, command)), tell, summed=summed, seed=seed,
-            choices=choices or bool(choose_on), choose_on=choose_on,
-        )  # fmt: skip
+            loaded, summed = load_model(model), None
+            if own:
+                library = tuned_library(loaded, out / "vectors", tell)
+            else:
+                library = load_library(vectors)
+                summed = load_library(vectors / "summed") if (vectors / "summed").is_dir() else None
+            found, chosen = solve_all(
+                loaded, library, (train, chosen_on, test), folder, shlex.join(map(str, command)), tell, summed=summed,
+                keep=own, seed=seed, choices=choices or bool(choose_on), choose_on=choose_on,
+            )  # fmt: skip
         for measure in ("accuracy", *(["choice"] if found.chance is not None and (choices or choose_on) else [])):
             console.print(_overview(found, measure))
         for line in chosen:

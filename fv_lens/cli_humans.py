@@ -8,20 +8,26 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from .console import LIBRARY, ModelName, check_writable, console, notes, plain_errors, quiet, teller
+from .console import LIBRARY, MOST_SEED, ModelName, console, expanded, notes, output_folder, plain_errors, quiet, tell
 
 
 def humans(
     folder: Annotated[
-        Path, typer.Argument(help="A folder that has SemEval-2012 Task 2 and relsim_mean_ratings.csv somewhere in it.")
+        Path,
+        typer.Argument(
+            callback=expanded,
+            help="A folder that has SemEval-2012 Task 2 and relsim_mean_ratings.csv somewhere in it.",
+        ),
     ],
     vectors: Annotated[
         Path,
-        typer.Option(help="A folder of tuned vectors: gives the layer, and its folder `summed` the heads."),
+        typer.Option(
+            callback=expanded, help="A folder of tuned vectors: gives the layer, and its folder `summed` the heads."
+        ),
     ] = LIBRARY,
     model: ModelName = "smollm2-135m",
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("fv_lens_humans"),
-    seed: Annotated[int, typer.Option(min=0, help="Of the halves of each relation's pairs.")] = 0,
+    out: Annotated[Path, typer.Option(callback=expanded, help="Folder for the results.")] = Path("fv_lens_humans"),
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Of the halves of each relation's pairs.")] = 0,
 ) -> None:
     """Compare vectors of SemEval's relations with what people say about them."""
     saved: list[Path] = []
@@ -30,16 +36,16 @@ def humans(
         from .semeval import load_semeval
 
         relations, ratings = load_semeval(folder), load_ratings(folder)
-        check_writable(out)
         command = ["fv-lens", "humans", folder, "--vectors", vectors, "--model", model, "--out", out, "--seed", seed]
-        notes.print(Text("Loading the libraries and the model", style="bold"))
-        from .human_outputs import place, study
-        from .models import load_model
+        with output_folder(out, "humans", saved) as results:
+            notes.print(Text("Loading the libraries and the model", style="bold"))
+            from .human_outputs import place, study
+            from .models import load_model
 
-        loaded = load_model(model)
-        layer, heads = place(loaded, vectors)
-        tell, line = teller(saved, out), shlex.join(map(str, command))
-        frame = study(loaded, relations, ratings, layer, heads, out, line, tell, seed)
+            loaded = load_model(model)
+            layer, heads = place(loaded, vectors)
+            line = shlex.join(map(str, command))
+            frame = study(loaded, relations, ratings, layer, heads, results, line, tell, seed)
         console.print(_overview(frame))
         files = "\n".join(str(out / name) for name in ("report.html", "results.csv", "summary.json"))
         console.print(Text(files), soft_wrap=True)

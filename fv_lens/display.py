@@ -49,7 +49,7 @@ def effects(frame: pd.DataFrame, relation: object, about: str, over: str) -> str
         about: where they were measured; `over`: what they are means over.
     """
     values = frame.pivot(index="layer", columns="head", values="effect").to_numpy(float)
-    limit, places = colour_limit(values), decimals(float(np.abs(values).max()))
+    limit, places = colour_limit(values), decimals(float(np.nanmax(np.abs(values))))
     form, marked, columns = f"+.{places}f", {}, []
     for kind, sign, side_of in (("writers", 1, "low"), ("cancellers", -1, "high")):
         rows = []
@@ -62,6 +62,7 @@ def effects(frame: pd.DataFrame, relation: object, about: str, over: str) -> str
             rows.append((name, number(line.effect, form), Html(f"{interval}{small(unsure)}")))
             marked[line.layer, line.head] = f"{name}: {number(line.effect, form)} {interval}{unsure}"
         columns.append(table([kind, "effect", "95 % interval"], rows))
+    n_heads = int(frame.effect.notna().sum())
     label = f"Mean indirect effect of each head, {len(values)} layers by {values.shape[1]} heads"
     return card(
         "HeadEffects",
@@ -70,7 +71,7 @@ def effects(frame: pd.DataFrame, relation: object, about: str, over: str) -> str
         grid(values.tolist(), limit, label, ("layer", "head"), marked),
         scale(f"{limit:.2g}", "cancellers", "writers", "change in the probability of the answer"),
         side(*columns),
-        note=f"Mean over {over}. Outlined: the heads listed, the largest of {values.size}; their intervals are not "
+        note=f"Mean over {over}. Outlined: the heads listed, the largest of {n_heads}; their intervals are not "
         "corrected for that choice.",
     )
 

@@ -9,12 +9,12 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from . import display, scores, storage
 from .batches import PromptBatch, batch
 from .errors import InputError, whole_number
 from .lens import Lens, lens_of
+from .progress import progress_bar
 from .prompts import PromptTemplate, corrupted, few_shot
 from .relation_files import load_relation
 from .whatif import Edit, head_outputs, what_if
@@ -37,7 +37,8 @@ class HeadEffects:
         record: how they were measured: relation, model, template, BOS rule, shots, seeds, versions.
 
     Raises:
-        InputError: an effect that is no finite number, as where a model's half precision overflows.
+        InputError: an effect that is not a finite number, as where a model's half precision overflows. A head that
+            the model does not have is NaN in all prompts of both effects and in all of its `mean_z`.
     """
 
     values: Float[Tensor, "prompt layer head"]
@@ -49,14 +50,31 @@ class HeadEffects:
     record: dict = field(default_factory=dict)
 
     def __post_init__(self):
+        absent = self.mean_z.isnan().all(2)
         for values in (self.values, self.log_prob_values):
-            absent = self.mean_z.isnan().all(-1)  # layers without heads
-            if len(broken := (~values.isfinite() & ~(absent & values.isnan())).nonzero()):
+            right = torch.where(absent, values.isnan(), values.isfinite())
+            if len(broken := (~right).nonzero()):
                 prompt, layer, head = broken[0].tolist()
+                effect = values[prompt, layer, head]
+                if absent[layer, head]:
+                    raise InputError(
+                        f"Head ({layer}, {head}) has no mean output, as if the model did not have it, and the effect "
+                        f"{effect:g} in prompt {prompt}; give NaN for both, or for neither."
+                    )
                 raise InputError(
-                    f"The effect of head ({layer}, {head}) in prompt {prompt} is {values[prompt, layer, head]:g}, no "
-                    "finite number; load the model in float32 or bfloat16."
+                    f"The effect of head ({layer}, {head}) in prompt {prompt} is {effect:g}, no finite number; load "
+                    "the model in float32 or bfloat16."
                 )
+        if len(broken := (~torch.where(absent[:, :, None], True, self.mean_z.isfinite())).nonzero()):
+            layer, head, place = broken[0].tolist()
+            raise InputError(
+                f"The mean output of head ({layer}, {head}) is {self.mean_z[layer, head, place]:g} at {place}, no "
+                "finite number; load the model in float32 or bfloat16."
+            )
+        if absent.all():
+            raise InputError("Every effect is NaN: there is no head to find.")
+        if not self.base.isfinite().all():
+            raise InputError(f"The answers' probabilities `base` hold {self.base[~self.base.isfinite()][0]:g}.")
 
     def __repr__(self) -> str:
         n, layers, heads = self.values.shape
@@ -81,6 +99,11 @@ class HeadEffects:
         return f"{n} {what}{'s' * (n > 1)}{shots}"
 
     @property
+    def n_heads(self) -> int:
+        """How many heads there are; layers without any are NaN."""
+        return int((~self.mean.isnan()).sum())
+
+    @property
     def mean(self) -> Float[Tensor, "layer head"]:
         """The average indirect effect, signed: writers of the answer above 0, cancellers below."""
         return self.values.mean(0)
@@ -97,16 +120,18 @@ class HeadEffects:
             InputError: k outside 1..number of heads, or a sign that is neither +1 nor -1.
         """
         mean = self.mean
-        n_heads = int((~mean.isnan()).sum())
-        if whole_number("k", k, least=1) > n_heads:
-            raise InputError(f"k is {k}; there are {n_heads} heads.")
+        if whole_number("k", k, least=1) > self.n_heads:
+            raise InputError(f"k is {k}; there are {self.n_heads} heads.")
         if sign not in (1, -1):
             raise InputError(f"sign is {sign!r}; give +1 for writers or -1 for cancellers.")
         order = (sign * mean).nan_to_num(nan=-torch.inf).flatten().argsort(descending=True, stable=True)[:k]
         return [divmod(index, mean.shape[1]) for index in order.tolist()]
 
     def to_frame(self) -> pd.DataFrame:
-        """One line per head: layer, head, effect with interval, and the effect on the log-probability."""
+        """One line per head: layer, head, effect with interval, and the effect on the log-probability.
+
+        Of layers without heads all of these are NaN.
+        """
         low, high = self.confidence_interval()
         layer, head = np.indices(self.mean.shape)
         columns = {"effect": self.mean, "low": low, "high": high, "log_prob_effect": self.log_prob_values.mean(0)}
@@ -130,18 +155,19 @@ class HeadEffects:
         if self.batch is not None:
             tensors |= {f"batch.{name}": getattr(self.batch, name) for name in ("tokens", "mask", "answer_ids")}
             record["batch"] = {name: getattr(self.batch, name) for name in ("answers", "texts", "words")}
-        storage.save(path, "HeadEffects", tensors, record)
+        storage.save_checked(path, "HeadEffects", tensors, record)
 
     @classmethod
     def load(cls, path) -> "HeadEffects":
-        """Read saved effects; an InputError names a file that is missing, cut short or something else."""
+        """Read saved effects; an InputError names a file that is missing, damaged or something else, and the field."""
         tensors, record = storage.load(path, "HeadEffects")
         share_right, texts, prompts = record.pop("share_right"), record.pop("batch", None), None
         if texts is not None:
             answers = tuple(tuple(tuple(ids) for ids in listed) for listed in texts.pop("answers"))
             parts = {name: tensors.pop(f"batch.{name}") for name in ("tokens", "mask", "answer_ids")}
             prompts = PromptBatch(**parts, answers=answers, **{name: tuple(x) for name, x in texts.items()})
-        return cls(**tensors, share_right=share_right, batch=prompts, record=record)
+        with storage.naming(path):
+            return cls(**tensors, share_right=share_right, batch=prompts, record=record)
 
 
 def indirect_effects(
@@ -191,11 +217,11 @@ def indirect_effects(
         logits = logits[:, 0]
         return logits.gather(1, answer[prompt, None])[:, 0] - logits.logsumexp(-1)
 
-    with tqdm(total=n_prompts, desc="indirect effects", unit="prompt", disable=not progress) as bar:
+    with progress_bar(total=n_prompts, desc="indirect effects", unit="prompt", disable=not progress) as bar:
         after = what_if(lens, prompts.tokens, prompts.mask, edits, log_prob, progress=bar.update)
     after = after.double()  # differences of small probabilities
     before = after[:, :1]
-    after, measured = torch.full((n_prompts, lens.n_layers, lens.n_heads), torch.nan).to(after), after[:, 1:]
+    after, measured = after.new_full((n_prompts, lens.n_layers, lens.n_heads), torch.nan), after[:, 1:]
     after[:, *zip(*heads)] = measured
     before = before[:, :, None]
     record = {
@@ -257,7 +283,7 @@ def mean_head_outputs(
     prompts = batch(lens, few_shot(relation.split(split_seed).train, n_prompts, n_shots, seed), template)
     total = torch.zeros(lens.n_layers, lens.n_heads, lens.d_head, dtype=torch.float64, device="cpu")
     used = n_right = 0
-    with tqdm(total=len(prompts), desc="mean head outputs", unit="prompt", disable=not progress) as bar:
+    with progress_bar(total=len(prompts), desc="mean head outputs", unit="prompt", disable=not progress) as bar:
         for indices, z, logits in head_outputs(lens, prompts.tokens, prompts.mask):
             first = [{ids[0] for ids in prompts.answers[i]} for i in indices.tolist()]
             right = torch.tensor(

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from . import display, scores
 from .assembly import distributed_vectors, function_vector
@@ -18,6 +17,7 @@ from .completion import Completions, completions
 from .effects import mean_head_outputs
 from .errors import whole_number
 from .lens import lens_of
+from .progress import progress_bar
 from .prompts import FewShot, PromptTemplate, with_demonstrations
 from .relation_files import load_relation
 from .relations import Relation
@@ -160,7 +160,7 @@ def evaluate(
     own = [edits_of(vectors)] if vectors else []
     whatifs = [*own, *(whatif for draws in drawn.values() for whatif in draws)]
     total = len(asked) * (1 + len(others))
-    with tqdm(total=total, desc="evaluation on test", unit="prompt", disable=not progress) as bar:
+    with progress_bar(total=total, desc="evaluation on test", unit="prompt", disable=not progress) as bar:
         measured = completions(lens, asked, whatifs, bar.update)
         rows = {name: measured.rows([0])} if vectors and controls else {}
         for control, prompts in others.items():

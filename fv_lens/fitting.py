@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from .batches import PromptBatch, batch
 from .completion import Completions, completions
@@ -20,6 +19,7 @@ from .composition import Composer
 from .errors import InputError, whole_number
 from .lens import Lens, lens_of
 from .library import Library, allowed
+from .progress import progress_bar
 from .question_parts import families_of
 from .questions import Question
 from .recipes import Composition, Folded
@@ -127,7 +127,7 @@ def fit_compositions(
     for exclude in (None, "family") if n_folds else (None,):
         may = allowed(library, names[0], exclude, families, names[1])
         found = []
-        for settings in tqdm(made, desc="composites on validation", unit="setting", disable=not progress):
+        for settings in progress_bar(made, desc="composites on validation", unit="setting", disable=not progress):
             each = [settings[0 if exclude is None else 1 + fold] for fold in mine.tolist()]
             found.append(library.edit(composer.vectors(each if exclude else settings[0], may)))
         quality[exclude] = completions(lens, prompts, found).rows(slice(1, None))

@@ -40,7 +40,7 @@ def form_for(lens: Lens, tokens: Tensor, mask: Tensor, tail: int, whatifs: Seque
         raise InputError("A prompt must have at least two tokens: one before the token that is edited.")
     if length > lens.parity.length:
         _probe(lens, tokens, mask, length)
-    if lens.others:
+    if lens.alone:
         return ALONE
     points = {(edit.layer, edit.hook) for whatif in whatifs for edit in whatif if edit.hook not in ALWAYS_PROBED}
     known = lens.parity.sites
@@ -61,18 +61,28 @@ def _probe(lens: Lens, tokens: Tensor, mask: Tensor, length: int) -> None:
     """
     ids, seen = _two_prompts(tokens, mask)
     edits = _some_edits(lens)
-    if lens.others:
+    if lens.alone:
         ids, seen = ids[:1], seen[:1]
     truth = _truth(lens, ids, seen, edits)
+    if not truth.isfinite().all():  # of the padded prompt alone, perhaps: some masks overflow in half precision
+        ids, seen, truth = ids[:1], seen[:1], truth[:, :1]
     if not truth.isfinite().all():
         raise InputError(
             f"Logits of {lens.name} are not finite on these prompts: its numbers overflow in {lens.dtype}. Load it in "
             "float32 or bfloat16."
         )
-    if _differ(lens, lens.logits(ids[:1], seen[:1]).float(), truth[0, :1], truth):
+    before, once = lens.logits(ids[:1], seen[:1], last=2).float().split(1, 1)
+    if _differ(lens, once, lens.logits(ids[:1], seen[:1]).float(), truth):
         raise ParityError(f"{lens.name} gives other logits on the same tokens (dropout?). Call model.eval() first.")
-    if lens.others:
-        _tell_of_hooks(lens, length)
+    if not lens.others and _differ(lens, before, lens.logits(ids[:1, :-1], seen[:1, :-1]).float(), truth):
+        raise ParityError(
+            f"In {lens.name} the last token changes the logits of those before it: it is not causal, or not run so by "
+            f"{_installed()}. Function vectors need a causal language model."
+        )
+    if _differ(lens, once, truth[0, :1], truth):
+        lens.parity.together = False
+    if lens.alone:
+        _tell_of_lone_prompts(lens, length)
         lens.parity.forms, lens.parity.padding, lens.parity.length = [ALONE], False, length
         return
     # The first prompt is the longest, so until here it had no padding.
@@ -82,16 +92,17 @@ def _probe(lens: Lens, tokens: Tensor, mask: Tensor, length: int) -> None:
     lens.parity.forms, lens.parity.length = forms, length
 
 
-def _tell_of_hooks(lens: Lens, length: int) -> None:
-    where = places(lens.others, lens.network, lens.model)
-    shown = ", ".join(where[:3]) + f" and {len(where) - 3} more" * (len(where) > 3)
-    said = f"{lens.name}: hooks that fv_lens did not add stay in use ({shown})."
+def _tell_of_lone_prompts(lens: Lens, length: int) -> None:
+    """One warning, why prompts are run one by one."""
+    said = f"{lens.name}: a prompt has other logits in a batch with padded ones than by itself."
+    if lens.others:
+        where = places(lens.others, lens.network, lens.model)
+        shown = ", ".join(where[:3]) + f" and {len(where) - 3} more" * (len(where) > 3)
+        off = "; model.reset_hooks() takes those of TransformerLens off"
+        said = f"{lens.name}: hooks that fv_lens did not add stay in use ({shown}{off})."
     if said not in lens.state.warned:
         lens.state.warned.add(said)
-        log.warning(
-            "%s Prompts are run one by one in full forwards, exact but about %d times slower; model.reset_hooks() "
-            "takes hooks off that TransformerLens added.", said, length,
-        )  # fmt: skip
+        log.warning("%s Prompts are run one by one, in full forwards: exact, about %d times slower.", said, length)
 
 
 def _probe_site(lens: Lens, tokens: Tensor, mask: Tensor, site: str, layers: list[int], length: int) -> None:
@@ -173,7 +184,7 @@ def _two_prompts(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 def _truth(lens: Lens, ids: Tensor, mask: Tensor, edits: Sequence[Edit], tail: int = 1) -> Tensor:
     """Logits of full forwards, `[1 + edit, prompt, tail, vocab]`, the clean ones first, edits by layer."""
     plan = Plan(lens, [[edit] for edit in edits], torch.arange(len(ids), device=ids.device))
-    run = one_by_one if lens.others else in_full
+    run = one_by_one if lens.alone else in_full
     truth = run(lens, prefix_for(lens, ids, mask, tail, SLOW), ids, mask, plan).float()
     for row, edit in enumerate(plan.order.tolist(), start=1):
         if torch.equal(truth[row], truth[0]):
@@ -214,16 +225,19 @@ def _exact_forms(
 
 
 def _tell_of_forms(lens: Lens, refused: dict[str, str], exact: list[str], where: str, length: int) -> None:
-    wrong = " and ".join(f"rows {form} ({problem})" for form, problem in refused.items())
+    wrong, problems = " and ".join(refused), " and ".join(dict.fromkeys(refused.values()))
     if exact:
         instead = f"running them {exact[0]}, exact as well."
     else:
-        installed = ", ".join(f"{name} {version}" for name, version in versions().items())
         instead = (
             f"running them {SLOW}: exact as well, and about {length} times slower. Please report this line, with "
-            f"{type(lens.network).__name__}, {installed}."
+            f"{type(lens.network).__name__}, {_installed()}."
         )
-    log.warning("%s: %s not exact %s; %s", lens.name, f"{wrong} are", where, instead)
+    log.warning("%s: rows %s are not exact %s (%s); %s", lens.name, wrong, where, problems, instead)
+
+
+def _installed() -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions().items())
 
 
 def _disagreement(lens: Lens, rows: Callable[[], Tensor], truth: Tensor) -> str | None:

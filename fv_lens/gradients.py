@@ -78,7 +78,7 @@ class Rows:
         if self.owners.shape != (len(prompts),):
             raise InputError(f"There are {len(self.owners)} owners of {len(prompts)} prompts; give one for each.")
         counts = torch.bincount(self.owners)
-        self.shares = 1 / counts[self.owners]  # of each row in the mean loss of its vector
+        self.shares = 1 / counts[self.owners].float()  # of each row in the mean loss of its vector
         answers = [listed[0][:1] if first_token else listed[0] for listed in prompts.answers]
         form_for(lens, prompts.tokens.to(lens.device), prompts.mask.to(lens.device), tail=1)  # what padding does here
         self.exact = self._probe(prompts, answers)
@@ -176,7 +176,7 @@ class Rows:
             return torch.cat([x[:, :at], x[:, at : at + 1] + added[:, None].to(x), x[:, at + 1 :]], 1)
 
         hooks = [(f"blocks.{self.layer}.{RESIDUAL}", add)]
-        if self.lens.others:  # each token in a forward that ends in it, as in `rows.one_by_one`
+        if self.lens.alone:  # each token in a forward that ends in it, as in `rows.one_by_one`
             ends = range(at + 1, at + 1 + chunk.new)
             return torch.cat([self.lens.logits(chunk.ids[:, :end], chunk.mask[:, :end], hooks) for end in ends], 1)
         return self.lens.logits(chunk.ids, chunk.mask, hooks, last=chunk.new)
@@ -187,7 +187,7 @@ class Rows:
         On a GPU answers of all lengths go together: there, more chunks cost more than tokens behind shorter answers.
         With hooks of others on the model each row is alone.
         """
-        if self.lens.others:
+        if self.lens.alone:
             yield from ([row] for row in range(len(prompts)))
             return
         mixed, lengths = self.lens.device.type == "cuda", prompts.mask.sum(1).tolist()
@@ -256,7 +256,7 @@ class Rows:
         on the longest prompt at hand, before the longest answer, and on the shortest.
         """
         lens, lengths, longest = self.lens, prompts.mask.sum(1), max(answers, key=len)
-        if lens.others:
+        if lens.alone:
             return False
         key = self.layer, len(longest) > 1
         known, exact = lens.parity.gradients.get(key, (0, False))

@@ -41,7 +41,7 @@ def head_map(
     n, n_layers, n_heads = effects.values.shape
     chosen = sorted({checked_head(head, n_layers, n_heads) for head in chosen})
     words = {checked_head(head, n_layers, n_heads): list(of) for head, of in (words or {}).items()}
-    start = effects.mean.abs().argmax().item()  # the cell that the tab key comes to
+    start = effects.mean.abs().nan_to_num().argmax().item()  # the cell that the tab key comes to
     measures = {
         "probability": _measure(effects.values.numpy(), "probability"),
         "log_prob": _measure(effects.log_prob_values.numpy(), "log_prob"),
@@ -58,7 +58,7 @@ def head_map(
         f"</p>{_switch(called)}{_scale(measures['probability'])}"
         f'<div class="split"><div class="map"><div>{_grid(data, start, called)}</div></div>'
         f'<section class="panel needs-script" tabindex="-1" aria-label="The open head"></section></div>'
-        f'<p class="note" id="{called}-note">{_note(n, n_layers * n_heads, _kind(effects), measures)}</p>'
+        f'<p class="note" id="{called}-note">{_note(n, effects.n_heads, _kind(effects), measures)}</p>'
         f"{embedded(data)}</div>"
     )
 
@@ -66,25 +66,34 @@ def head_map(
 def _measure(values: np.ndarray, measure: str) -> dict:
     """What the map shows of one measure; lists run over the heads, layer by layer."""
     (n, *_), mean, (low, high) = values.shape, values.mean(0), scores.interval(values)
-    limit, largest = colour_limit(mean), float(np.abs(mean).max())
+    limit, largest = colour_limit(mean), float(np.nanmax(np.abs(mean)))
     places, middle = decimals(largest), N_SHADES // 2
     kept = max(1, EMBEDDED // n)
-    strongest = set(np.abs(mean).ravel().argsort()[::-1][:kept].tolist())
+    absent = np.isnan(mean).ravel()
+    ranked = np.abs(mean).ravel().argsort()[: (~absent).sum()][::-1]  # NaN are last in numpy's order
+    strongest = set(ranked[:kept].tolist())
+    shades = middle + np.rint(middle * np.clip(np.nan_to_num(mean) / limit, -1, 1)).astype(int)
     each, listed = values.reshape(n, -1).T, (ends.ravel().tolist() for ends in (mean, low, high))
     return {
         "name": NAMES[measure], "unit": UNITS[measure], "limit": f"{limit:.2g}", "past": bool(largest > limit),
         "shown": [_shown(*head, n, places) for head in zip(*listed)],
-        "shades": (middle + np.rint(middle * np.clip(mean / limit, -1, 1)).astype(int)).ravel().tolist(),
+        "shades": [None if gone else shade for gone, shade in zip(absent, shades.ravel().tolist())],
         "each": [[float(f"{x:.3g}") for x in of] if i in strongest else None for i, of in enumerate(each)],
     }  # fmt: skip
 
 
 def _shown(mean: float, low: float, high: float, n: int, places: int) -> str:
     """A head's mean effect as its name says it; a sign is told only where the interval shows it."""
+    if mean != mean:
+        return "no head there"
     if n == 1:
         return minus(f"{mean:+.{places}f} (no interval)")
     kind = "writer" if low > 0 else "canceller" if high < 0 else "not shown to differ from 0"
     return minus(f"{mean:+.{places}f} [{low:.{places}f}, {high:.{places}f}], {kind}")
+
+
+def _colour(shade: int | None) -> str:
+    return "background:none" if shade is None else f"background:var(--shade-{shade})"
 
 
 def _kind(effects: HeadEffects) -> str:
@@ -114,7 +123,9 @@ def _note(n: int, n_heads: int, kind: str, measures: Mapping) -> str:
             f"Intervals: 95 %, bootstrap over {kind}s, of each head by itself. They are not corrected for picking the "
             f"largest of {n_heads} heads, whose true effects are likely smaller than shown."
         )
-    if None in measures["probability"]["each"]:
+    if None in measures["probability"]["shades"]:
+        lines.append("Cells without a colour: layers without heads.")
+    if n_heads > sum(each is not None for each in measures["probability"]["each"]):
         kept = sum(each is not None for each in measures["probability"]["each"])
         lines.append(f"Effects {kind} by {kind} are kept of the {kept} strongest heads.")
     return text(" ".join(lines))
@@ -148,7 +159,7 @@ def _grid(data: Mapping, start: int, called: str) -> str:
         name = f"layer {layer}, head {head}: {measure['shown'][at]}{', chosen' * (at in chosen)}"
         return (
             f'<span role="gridcell"{" class=chosen" * (at in chosen)} tabindex="{0 if at == start else -1}" '
-            f'aria-label="{name}" style="background:var(--shade-{measure["shades"][at]})"></span>'
+            f'aria-label="{name}" style="{_colour(measure["shades"][at])}"></span>'
         )
 
     def row(layer: int) -> str:

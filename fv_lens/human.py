@@ -4,9 +4,9 @@ Peterson, Chen & Griffiths (2020), Parallelograms revisited (Cognition 205, 1044
 (2017, arXiv 1705.04416). The ratings are not bundled; they are in `relsim_mean_ratings.csv`.
 """
 
+import math
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,11 +14,14 @@ from jaxtyping import Float
 from scipy.stats import spearmanr
 
 from .errors import InputError
+from .text_files import own_path, read_text, table_records
+from .words import check_text
 
 FILE = "relsim_mean_ratings.csv"
 COLUMNS = (
     "relation1", "relation2", "pair1_word1", "pair1_word2", "pair2_word1", "pair2_word2", "mean_rating", "num_ratings",
 )  # fmt: skip
+SCALE = (1, 7)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,34 +102,59 @@ def load_ratings(path: str | os.PathLike) -> PairRatings:
     """Read the ratings from the file, or from a folder that has it somewhere.
 
     Raises:
-        InputError: no such file, a missing column, or a rating that is no number.
+        InputError: no such file, a missing column, a rating outside 1..7, a number of raters that is not whole and
+            above 0, a comparison listed twice. The message names the file, the line and the column.
 
     Example:
         >>> ratings = load_ratings("peterson_chen_griffiths")
         >>> len(ratings), len(ratings.main), ratings.matrix().values.shape
         (6194, 10, (10, 10))
     """
-    path = Path(path)
-    file = next(iter(sorted(path.rglob(FILE))), None) if path.is_dir() else path
-    if file is None or not file.is_file():
+    path = own_path(path)
+    file = next(iter(sorted(path.rglob(FILE))), None) if os.path.isdir(path) else path
+    if file is None:
         raise InputError(f"{str(path)!r} has no {FILE}; give that file, or a folder that holds it.")
     try:
-        table = pd.read_csv(file, dtype=str, keep_default_na=False)
-    except (ValueError, OSError) as error:
-        raise InputError(f"{file} cannot be read as a CSV: {error}") from None
-    if missing := [name for name in COLUMNS if name not in table.columns]:
-        raise InputError(f"{file} has no column {missing[0]!r}; it needs {', '.join(COLUMNS)}.")
-    numbers = {name: pd.to_numeric(table[name], errors="coerce") for name in ("mean_rating", "num_ratings")}
-    for name, column in numbers.items():
-        if column.isna().any():
-            line = int(np.flatnonzero(column.isna())[0])
-            raise InputError(f"{file}: line {line + 2} has {name} {table[name][line]!r}; expected a number.")
-    return PairRatings(pd.DataFrame({
-        "relation1": table.relation1.str.strip(), "relation2": table.relation2.str.strip(),
-        "pair1": list(zip(table.pair1_word1.str.strip(), table.pair1_word2.str.strip())),
-        "pair2": list(zip(table.pair2_word1.str.strip(), table.pair2_word2.str.strip())),
-        "rating": numbers["mean_rating"], "n": numbers["num_ratings"].astype(int),
-    }))  # fmt: skip
+        return PairRatings(pd.DataFrame(_comparisons(read_text(file))))
+    except InputError as error:
+        raise InputError(f"{file}: {error}; give {FILE}, or a folder that holds it") from None
+
+
+def _comparisons(text: str) -> list[dict[str, object]]:
+    (_, columns), rows = table_records(text)
+    if missing := [name for name in COLUMNS if name not in columns]:
+        raise InputError(f"this file has no column {missing[0]!r}; it needs {', '.join(COLUMNS)}")
+    if not rows:
+        raise InputError("there is no line below the header, so no rating")
+    comparisons, first = [], {}
+    for number, cells in rows:
+        for name in COLUMNS[:6]:
+            check_text(cells[name], f"line {number} has {name}")
+        rating, n = (_number(cells[name], f"line {number} has {name}") for name in COLUMNS[6:])
+        if not SCALE[0] <= rating <= SCALE[1]:
+            raise InputError(f"line {number} has mean_rating {rating:g}; ratings are {SCALE[0]} to {SCALE[1]}")
+        if n < 1 or n != int(n):
+            raise InputError(f"line {number} has num_ratings {n:g}; expected a whole number of people, at least 1")
+        sides = [(cells[f"relation{i}"], (cells[f"pair{i}_word1"], cells[f"pair{i}_word2"])) for i in (1, 2)]
+        # Who is compared with whom has no order, or a matrix of relations would not be symmetric.
+        if (other := first.setdefault(frozenset(sides), number)) != number:
+            raise InputError(f"lines {other} and {number} both rate {' and '.join(':'.join(p) for _, p in sides)}")
+        (relation1, pair1), (relation2, pair2) = sides
+        comparisons.append({
+            "relation1": relation1, "relation2": relation2, "pair1": pair1, "pair2": pair2, "rating": rating,
+            "n": int(n),
+        })  # fmt: skip
+    return comparisons
+
+
+def _number(text: str, where: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"{where} {text!r}; expected a number")
+    return number
 
 
 def _ceiling(cells: dict, seed: int, n_halves: int) -> float | None:

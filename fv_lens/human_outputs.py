@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 from . import results, storage
+from .folders import OutputFolder
 from .human import HumanMatrix, PairRatings
 from .human_report import write_human_report
 from .human_study import HALVES, KINDS, Comparison, Vectors, compare, human_vectors
@@ -36,7 +37,7 @@ def study(
     ratings: PairRatings,
     layer: int,
     heads: Sequence | None,
-    out: Path,
+    folder: OutputFolder,
     command: str,
     tell: Callable[[str], None],
     seed: int = 0,
@@ -48,7 +49,7 @@ def study(
         One line per measure and kind of vectors: measure, vectors, value, low, high, p, n.
 
     Raises:
-        InputError: people rated a relation without a vector; `out` holds a run of other data or another model.
+        InputError: people rated a relation without a vector; the folder holds a run of other data or another model.
     """
     lens = lens_of(model)
     plan = {
@@ -56,6 +57,8 @@ def study(
         "layer": layer, "heads": heads, "threads": torch.get_num_threads(), "versions": storage.versions(),
         "relations, SHA-256": hashlib.sha256(repr(sorted(relations.items())).encode()).hexdigest(),
     }  # fmt: skip
+    folder.claim(plan)
+    out = folder.path
     stages = Stages(out / "stages", plan)
     tell(f"Vectors of {len(relations)} relations, of all their pairs and of each half")
     tensors, record = stages.run(
@@ -123,5 +126,5 @@ def _unpacked(tensors: Mapping, record: Mapping) -> Vectors:
         for half in HALVES:
             if f"{kind}/{half}" in record:
                 rows = zip(record[f"{kind}/{half}"].items(), tensors[f"{kind}/{half}"])
-                made.setdefault(kind, {})[half] = {code: FunctionVector(x, **saved) for (code, saved), x in rows}
+                made.setdefault(kind, {})[half] = {code: FunctionVector.of_parts(x, saved) for (code, saved), x in rows}
     return made

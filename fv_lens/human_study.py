@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from .assembly import function_vector, residual_difference, writes_plainly
 from .completion import completions
@@ -21,6 +20,7 @@ from .errors import InputError
 from .human import HumanMatrix, PairRatings
 from .lens import Lens, lens_of
 from .library import Library, explained, pairs_batch
+from .progress import progress_bar
 from .prompts import PromptTemplate
 from .recipes import Composition
 from .scores import Score, clustered_mean
@@ -84,7 +84,7 @@ def human_vectors(
     if summed and heads is None:
         maps = [indirect_effects(model, name, 10, 10, 20, seed, progress=False) for name in HEADS_FROM]
         heads = mean_effects(maps).top(N_HEADS)
-    for half, code, relation in tqdm(listed, desc="few-shot prompts", unit="relation", disable=not progress):
+    for half, code, relation in progress_bar(listed, desc="few-shot prompts", unit="relation", disable=not progress):
         shots = min(N_SHOTS, len(relation.parts.train) - 1)
         if summed:
             mean_z, _ = mean_head_outputs(model, relation, N_PROMPTS, shots, seed, progress=False)
@@ -141,7 +141,9 @@ def compare(
     human, placed = ratings.matrix(seed=seed), halves(relations, seed)
     parts = _half_matrices(ratings, placed, human)
     found = {}
-    for kind, made in tqdm(vectors.items(), desc="against people", unit="kind of vectors", disable=not progress):
+    for kind, made in progress_bar(
+        vectors.items(), desc="against people", unit="kind of vectors", disable=not progress
+    ):
         similarities = {half: similarity_matrix(some) for half, some in made.items()}
         found[kind] = Comparison(
             compare_to_humans(similarities["all"], human, seed),

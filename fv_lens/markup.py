@@ -158,7 +158,7 @@ def grid(
     weakest = largest[MOST_CELLS - 1] if len(largest) > MOST_CELLS else 0.0
     strokes: dict[int, list[str]] = {}
     for row, line in enumerate(values):
-        shades = [_shade(x, limit) if abs(x) >= weakest else 0 for x in line]
+        shades = [_shade(x, limit) if abs(x) >= weakest else 0 for x in line]  # NaN: no head there, and no colour
         start = 0
         for column in range(1, n_columns + 1):
             if column == n_columns or shades[column] != shades[start]:
@@ -193,8 +193,8 @@ def grid(
 
 
 def colour_limit(mean: np.ndarray) -> float:
-    """The absolute effect at which the colours of a map end."""
-    return float(np.quantile(np.abs(mean), CLIP)) or float(np.abs(mean).max()) or 1.0
+    """The absolute effect at which the colours of a map end; NaN where there is no head."""
+    return float(np.nanquantile(np.abs(mean), CLIP)) or float(np.nanmax(np.abs(mean))) or 1.0
 
 
 def decimals(largest: float) -> int:

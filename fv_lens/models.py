@@ -3,7 +3,9 @@
 import contextlib
 import importlib.metadata
 import os
+import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,9 +33,9 @@ def load_model(name: object = DEFAULT, *, device: object = None, dtype: object =
             nothing is folded or centred.
 
     Raises:
-        InputError: an argument is none of these; a folder is no model folder or is damaged; the default model cannot be
-            downloaded or is not what was expected; Hugging Face or TransformerLens refuse the model (the message quotes
-            why); `cls="hooked"` with TransformerLens 4.
+        InputError: an argument is none of these; a folder is no model folder or is damaged; a GGUF file; the default
+            model cannot be downloaded or is not what was expected; Hugging Face or TransformerLens refuse the model
+            (the message quotes why); `cls="hooked"` with TransformerLens 4.
 
     Example:
         >>> model = load_model()
@@ -50,7 +52,7 @@ def load_model(name: object = DEFAULT, *, device: object = None, dtype: object =
         return _from_folder(default_folder(), DEFAULT, device, dtype, hooked, default_prepend_bos=False)
     if folder is not None:
         return _from_folder(folder, folder.name, device, dtype, hooked)
-    with quoting(name):
+    with quoting(name), without_installing():
         if hooked:
             load = _hooked_transformer().from_pretrained_no_processing
             with contextlib.redirect_stdout(sys.stderr):  # it prints
@@ -66,6 +68,8 @@ def model_folder(name: object) -> Path | None:
     """
     if not isinstance(name, str | os.PathLike):
         raise InputError(f"{name!r} is no model; give {DEFAULT!r}, the path of a model folder or a Hugging Face name")
+    if os.fspath(name).lower().endswith(".gguf"):
+        raise InputError(_gguf_remedy(os.path.expanduser(name)))
     if isinstance(name, str) and not (name.startswith((".", "~")) or os.path.isabs(name) or os.path.exists(name)):
         return None
     folder = Path(os.path.expanduser(name)).absolute()
@@ -78,9 +82,21 @@ def model_folder(name: object) -> Path | None:
     return folder
 
 
+def _gguf_remedy(path: str) -> str:
+    folder, file = os.path.split(path)
+    given = f'"{folder or "."}", gguf_file="{file}"'
+    return (
+        f"{path!r} is a GGUF file, which load_model does not read. Give the model it was made from (its Hugging Face "
+        "name or folder), or make a folder of it: from transformers import AutoModelForCausalLM, AutoTokenizer; "
+        f"model = AutoModelForCausalLM.from_pretrained({given}); model.hf_quantizer = None; "
+        'del model.config.quantization_config; model.save_pretrained("NEW"); '
+        f'AutoTokenizer.from_pretrained({given}).save_pretrained("NEW")'
+    )
+
+
 def _from_folder(folder: Path, name: str, device: torch.device, dtype: torch.dtype, hooked: bool, **settings):
     """The model of a local folder, under `name`, with `settings` of its cfg."""
-    with quoting(str(folder)), quiet():
+    with quoting(str(folder)), without_installing(), quiet():
         # Eager attention, which the Bridge's own loading asks for too: its hooks on scores and patterns need it.
         network = transformers.AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, attn_implementation="eager", local_files_only=True
@@ -158,6 +174,39 @@ def checked_dtype(dtype: object) -> torch.dtype:
         return known[dtype]
     except (KeyError, TypeError):
         raise InputError(f"dtype is {dtype!r}; give one of {', '.join(DTYPES)}") from None
+
+
+@contextlib.contextmanager
+def without_installing() -> Iterator[None]:
+    """No process that installs packages is started: TransformerLens would, for models with images, and get torchvision.
+
+    That can replace PyTorch by another build while it is running. TransformerLens then does without the processor of
+    images, and a warning says how to have it.
+    """
+    refused: list[str] = []
+    original = subprocess.Popen
+
+    class Popen(original):
+        def __init__(self, args: object, *more: object, **settings: object):
+            words = args.split() if isinstance(args, str) else list(map(os.fsdecode, args))
+            if "install" in words:
+                refused.extend(words[words.index("install") + 1 :])
+                raise PermissionError("fv_lens installs no packages")
+            super().__init__(args, *more, **settings)
+
+    subprocess.Popen = Popen
+    try:
+        yield
+    finally:
+        subprocess.Popen = original
+    if names := [word for word in refused if not word.startswith("-")]:
+        version = torch.__version__.split("+")[0]
+        packages = " ".join(dict.fromkeys(names))
+        warnings.warn(
+            f"the model has a processor for other input than text, which needs {packages}, and that is not installed; "
+            f'text works without it. For the build that fits your PyTorch: pip install {packages} "torch=={version}"',
+            stacklevel=3,
+        )
 
 
 @contextlib.contextmanager

@@ -165,6 +165,11 @@ def _vectors(study: Study, found: Found) -> dict[str, dict[str, FunctionVector]]
     return made
 
 
+def vector_files(names: Sequence[str]) -> set[str]:
+    """The files that vectors of these relations may have in `vectors`."""
+    return {f"{kind}{file}" for file in _file_names(names) for kind in ("", "summed/", *(f"{key}/" for key in STARTS))}
+
+
 def _save_vectors(folder: Path, vectors: Mapping, library: str, files: Mapping[str, str]) -> None:
     """The library as NAME.safetensors, and every kind in a folder of its own."""
     for key, some in vectors.items():

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from .assembly import distributed_vectors, function_vector, residual_difference
 from .completion import Completions, completions
 from .effects import indirect_effects
 from .errors import InputError
+from .progress import progress_bar
 from .rows import HERE
 from .study import TEST, VALIDATION, Study
 from .training import Result, Task, task, tune
@@ -30,7 +30,7 @@ DIFFERENCE_PROMPTS = 8  # few-shot prompts of a relation in its mean difference,
 def heads(study: Study, progress: bool = True) -> Step:
     """Each relation's head map from short runs: `effects` `[relation, layer, head]`, `mean_z` `[..., d_head]`."""
     settings, maps = study.settings, []
-    for relation in tqdm(study.relations, desc="head maps", unit="relation", disable=not progress):
+    for relation in progress_bar(study.relations, desc="head maps", unit="relation", disable=not progress):
         shots = min(settings.n_shots, len(relation.split().train) - 1)
         sizes = (settings.map_prompts, shots, settings.mean_prompts)
         maps.append(indirect_effects(study.model, relation, *sizes, progress=False))
@@ -48,8 +48,8 @@ def sums(study: Study, maps: dict[str, Tensor], progress: bool = True) -> Step:
     no sums, and one with fewer than as many other heads no `random`.
     """
     lens, settings = study.lens, study.settings
-    counts = sorted({min(count, lens.n_layers * lens.n_heads) for count in settings.head_counts})
     ranked = _ranked(maps["effects"].mean(0))
+    counts = sorted({min(count, len(ranked)) for count in settings.head_counts})
     try:
         made = {n: _summed(study, [ranked[:n]] * len(study), maps["mean_z"]) for n in counts}
     except InputError as error:
@@ -95,7 +95,7 @@ def _distributed(study: Study, ranked: list, counts: Sequence[int], mean_z: Tens
     strengths = study.settings.strengths
 
     def added(n: int, strength: object) -> WhatIf:
-        scale = torch.as_tensor(strength).expand(len(study))[:, None]
+        scale = torch.as_tensor(strength, **HERE).expand(len(study))[:, None]
         return [study.edit(scale * v, VALIDATION, at, site=site) for v, (at, site) in zip(made[n], places[n])]
 
     whatifs = [added(n, s) for n in counts for s in strengths]
@@ -168,7 +168,7 @@ def scores(study: Study, whatifs: dict[str, Sequence[WhatIf]], progress: bool = 
     """
     prompts, owners = study.zero_shot(TEST)
     flat = [whatif for several in whatifs.values() for whatif in several]
-    with tqdm(total=len(prompts), desc="test words, zero-shot", unit="word", disable=not progress) as bar:
+    with progress_bar(total=len(prompts), desc="test words, zero-shot", unit="word", disable=not progress) as bar:
         found = completions(study.lens, prompts, flat, bar.update)
     places = {"zero-shot": [0]}
     for name, several in whatifs.items():
@@ -187,7 +187,7 @@ def prompting(study: Study, n_shots: int, progress: bool = True, **how: bool) ->
     # The longest first: the engine checks itself anew on prompts that are longer than all before.
     order = sorted(range(len(asked)), key=lambda i: -asked[i][0].tokens.shape[1])
     total = sum(len(prompts) for prompts, _ in asked)
-    with tqdm(total=total, desc=f"test words, {n_shots}-shot", unit="word", disable=not progress) as bar:
+    with progress_bar(total=total, desc=f"test words, {n_shots}-shot", unit="word", disable=not progress) as bar:
         for i in order:
             found[i] = completions(study.lens, asked[i][0], [], bar.update)
     return _measured(Completions.joined(found), torch.cat([owners for _, owners in asked])), {}
@@ -236,7 +236,7 @@ def _measured(found: Completions, owners: Tensor) -> dict[str, Tensor]:
 def _quality(study: Study, whatifs: Sequence[WhatIf], what: str, progress: bool) -> np.ndarray:
     """How well each what-if completes the validation words, `[relation, what-if]`; log-probability breaks ties."""
     prompts, owners = study.zero_shot(VALIDATION)
-    with tqdm(total=len(prompts), desc=f"{what}, on validation", unit="word", disable=not progress) as bar:
+    with progress_bar(total=len(prompts), desc=f"{what}, on validation", unit="word", disable=not progress) as bar:
         found = completions(study.lens, prompts, whatifs, bar.update).rows(slice(1, None))
     of = [owners.numpy() == r for r in range(len(study))]
     # A complex number is compared by its real part first.

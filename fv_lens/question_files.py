@@ -1,24 +1,25 @@
 """Analogy questions in files: the bundled set, published multiple-choice sets, tables of one's own, SCAN.
 
-A file is JSON lines or a CSV. A line of JSON has `source`, `target`, `answers` and `foils` as the bundled set has them,
-or `stem`, `choice`, `answer` and `prefix` as U2, SAT, Google and BATS questions have them (Ushio et al. 2021, BERT is
-to NLP what AlexNet is to CV, 2021.acl-long.280). A CSV has columns a, b, c, d and foils, or is that of SCAN.
+A file is JSON (an object in each line, or a list of them) or a CSV. An object has `source`, `target`, `answers` and
+`foils` as the bundled set has them, or `stem`, `choice`, `answer` and `prefix` as U2, SAT, Google and BATS questions
+have them (Ushio et al. 2021, BERT is to NLP what AlexNet is to CV, 2021.acl-long.280). A CSV has columns a, b, c, d and
+foils, or is that of SCAN.
 """
 
-import csv
-import io
 import json
 import os
 import re
 from collections import defaultdict
+from collections.abc import Callable
 from functools import cache
 from importlib import resources
 from itertools import permutations
-from pathlib import Path, PureWindowsPath
+from pathlib import PureWindowsPath
 
 from .errors import InputError
 from .questions import Question
-from .relation_files import load_relation, read_text, relation_names
+from .relation_files import load_relation, relation_names
+from .text_files import own_path, parse_json, read_text, table_records
 
 # Prefixes that are no relation: a level of difficulty, or the number of a test.
 _LEVEL = re.compile(r"grade ?\d+|.*(beginn|elementary|intermediate|advanced).*|\d.*", re.IGNORECASE)
@@ -27,11 +28,12 @@ _EXPECTED = "give JSON lines, or a CSV whose header has a, b, c, d or SCAN's col
 
 
 def load_questions(source: str | os.PathLike | None = None) -> list[Question]:
-    """Read analogy questions: the bundled set, or a file of JSON lines or a CSV by its path.
+    """Read analogy questions: the bundled set, or a file of JSON or a CSV by its path.
 
     - JSON lines as the bundled set has them: {"relation": "antonym", "family": "opposite", "source": ["hot", "cold"],
       "target": "big", "answers": ["small"], "foils": [{"word": "huge", "kind": "associate"}], "distance": "near"};
-      source, target and answers are needed. `distance` becomes the label.
+      source, target and answers are needed. `distance` becomes the label. A JSON list of such objects, over as many
+      lines as it likes, is read as well.
     - JSON lines of published sets: {"stem": ["hot", "cold"], "choice": [["big", "huge"], ["big", "small"]], "answer":
       1, "prefix": "grade4"}. `prefix`, or the last part of a path, becomes the label where it is a school grade, a
       level or a test's number, else the relation, spelt as `load_bats` spells names (its family is known for BATS and
@@ -45,7 +47,8 @@ def load_questions(source: str | os.PathLike | None = None) -> list[Question]:
 
     Raises:
         InputError: a file that is missing, a folder, empty, not UTF-8 or of another format; a line that makes no
-            question. The message names the file and the line.
+            question, or that of an earlier line again (but in SCAN, where domains share pairs); a foil listed twice
+            (but in published sets). The message names the file and the line.
 
     Example:
         >>> questions = load_questions("my_analogies.csv")
@@ -56,7 +59,7 @@ def load_questions(source: str | os.PathLike | None = None) -> list[Question]:
         bundled = resources.files("fv_lens") / "data" / "analogies"
         files = sorted((file for file in bundled.iterdir() if file.name.endswith(".jsonl")), key=lambda f: f.name)
     else:
-        files = [Path(source)]
+        files = [own_path(source)]
     found = []
     for file in files:
         try:
@@ -69,41 +72,57 @@ def load_questions(source: str | os.PathLike | None = None) -> list[Question]:
 def _parse(text: str) -> list[Question]:
     if not text.strip():
         raise InputError(f"this file is empty; {_EXPECTED}")
-    if text.lstrip().startswith("{"):
-        # Not splitlines(), which also parts at rarer characters and would number the lines as no editor does.
-        return [_at_line(number, _from_json, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    header, *rows = _csv_rows(text)
-    columns = [name.strip().lower() for name in header[1]]
-    if repeated := sorted({name for name in columns if columns.count(name) > 1 and name}):
-        raise InputError(f"line {header[0]}, the header, has {repeated[0]!r} twice; give each column a name of its own")
+    if text.lstrip().startswith(("{", "[")):
+        return _distinct([(place, _at(place, _from_json, item)) for place, item in _json_items(text)])
+    (line, columns), rows = table_records(text)
     if not rows:
         raise InputError(f"this file has a header and no line below it; {_EXPECTED}")
-    rows = [(number, _at_line(number, _cells, columns, cells)) for number, cells in rows]
     if set(_SCAN) <= set(columns):
         return _from_scan(rows)
     if missing := [name for name in "abcd" if name not in columns]:
-        raise InputError(f"line {header[0]} is {','.join(header[1])!r}, without {', '.join(missing)}; {_EXPECTED}")
-    return [_at_line(number, _from_cells, cells) for number, cells in rows]
+        raise InputError(f"line {line} is {','.join(columns)!r}, without {', '.join(missing)}; {_EXPECTED}")
+    return _distinct([(f"line {number}", _at(f"line {number}", _from_cells, cells)) for number, cells in rows])
 
 
-def _at_line(number: int, parse, *given):
+def _json_items(text: str) -> list[tuple[str, object]]:
+    """The items of a file and the place of each: of JSON lines, of one list, or one object over several lines."""
+    # Not splitlines(), which also parts at rarer characters and would number the lines as no editor does.
+    lines = [(f"line {number}", line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    whole = text.lstrip().startswith("[") or lines[0][1].strip() == "{"  # an object that is indented
+    if not whole:
+        return [(place, _at(place, parse_json, line)) for place, line in lines]
+    content = parse_json(text)
+    items = content if isinstance(content, list) else [content]
+    if not items:
+        raise InputError(f"this file holds an empty list; {_EXPECTED}")
+    return [(f"item {number}", item) for number, item in enumerate(items, 1)]
+
+
+def _at(place: str, parse: Callable, given: object):
     try:
-        return parse(*given)
+        return parse(given)
     except InputError as error:
-        raise InputError(f"line {number}: {error}") from None
+        raise InputError(f"{place}: {error}") from None
 
 
-def _from_json(line: str) -> Question:
-    try:
-        item = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"this is not JSON: {error}") from None
+def _distinct(found: list[tuple[str, Question]]) -> list[Question]:
+    """The questions, or an InputError that names two places of one: counted twice, it would weigh twice."""
+    first: dict[tuple, str] = {}
+    for place, question in found:
+        same = (question.source, question.completion[0], frozenset(question.answers), frozenset(question.pairs))
+        if (other := first.setdefault(same, place)) != place:
+            raise InputError(f"{place} has the question of {other} again, {':'.join(question.source)}; keep one")
+    return [question for _, question in found]
+
+
+def _from_json(item: object) -> Question:
     if isinstance(item, dict) and {"stem", "choice", "answer"} <= item.keys():
         return _from_published(item)
     if isinstance(item, dict) and {"source", "target", "answers"} <= item.keys():
         return _from_bundled(item)
     raise InputError(
-        f"this is {line.strip()[:80]!r}; give an object with source, target, answers or stem, choice, answer"
+        f"this is {json.dumps(item, ensure_ascii=False)[:80]!r}; give an object with source, target, answers or stem, "
+        "choice, answer"
     )
 
 
@@ -141,22 +160,6 @@ def _check_types(item: dict, **types: type):
             raise InputError(f'"{key}" is {item[key]!r}; give a {"list" if kind is list else "string"}')
 
 
-def _csv_rows(text: str) -> list[tuple[int, list[str]]]:
-    """The rows that are not blank, each with the number of its line."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        return [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
-    except csv.Error as error:
-        raise InputError(f"line {reader.line_num}: this is no CSV: {error}") from None
-
-
-def _cells(columns: list[str], cells: list[str]) -> dict[str, str]:
-    cells = [cell.strip() for cell in cells]
-    if any(cells[len(columns) :]):
-        raise InputError(f"this has {len(cells)} cells, the header {len(columns)}; quote cells that hold commas")
-    return dict(zip(columns, cells + [""] * len(columns)))
-
-
 def _from_cells(cells: dict[str, str]) -> Question:
     if empty := [name for name in "abcd" if not cells[name]]:
         raise InputError(f"column {empty[0]} is empty; give A, B, C and D")
@@ -173,6 +176,8 @@ def _from_cells(cells: dict[str, str]) -> Question:
 
 def _choices(target: object, answers: list, wrong: list) -> list[tuple]:
     """The usual answer and the wrong ones as pairs; none where only completion is asked."""
+    if repeated := [word for place, word in enumerate(wrong) if word in wrong[:place]]:
+        raise InputError(f"the foil {repeated[0]!r} is listed twice; keep one of them, or another wrong answer")
     return [(target, word) for word in (answers[0], *wrong)] if wrong else []
 
 

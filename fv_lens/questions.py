@@ -13,6 +13,7 @@ from functools import cache, cached_property
 from .errors import InputError, whole_number
 from .prompts import FewShot
 from .relation_files import load_relation, relation_names
+from .words import check_text
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Question:
         label: what else the question is known as ("near", "far", a school grade, a domain).
 
     Raises:
-        InputError: a source or choice that is not two words; a word that is empty or has whitespace at its ends; a
-            single choice; `right` out of range; nothing to complete; a right answer among the wrong choices.
+        InputError: a source or choice that is not two words; a word that `check_text` does not take; a single
+            choice; `right` out of range; nothing to complete; a right answer among the wrong choices.
 
     Example:
         >>> question = Question(("hot", "cold"), (("big", "huge"), ("big", "small")), right=1)
@@ -70,7 +71,7 @@ class Question:
         if not answers or (target is None and not pairs):
             raise InputError(f"{this} has target {target!r} and no answer or choices; give C and its answers.")
         for word in (*answers, *([] if target is None else [target])):
-            _check_word(word, f"{this} has the word")
+            check_text(word, f"{this} has the word")
         if target is not None and firsts - {target}:
             raise InputError(
                 f"{this} has target {target!r} and choices for {sorted(firsts)}; give pairs of the target."
@@ -90,7 +91,7 @@ class Question:
             raise InputError(f"{this} has kinds {self.kinds!r}; give text.")
         for name in ("relation", "family"):
             if getattr(self, name) is not None:
-                _check_word(getattr(self, name), f"{this} has the {name}")
+                check_text(getattr(self, name), f"{this} has the {name}")
 
         # The dataclass is frozen for its users; this is its own normal form.
         normal = {"source": source, "pairs": pairs, "target": target, "answers": answers, "kinds": tuple(self.kinds)}
@@ -185,11 +186,5 @@ def _two_words(pair: object, what: str) -> tuple[str, str]:
     if not isinstance(pair, list | tuple) or len(pair) != 2:
         raise InputError(f"{what} is {pair!r}; give two words.")
     for word in pair:
-        _check_word(word, f"{what} has the word")
+        check_text(word, f"{what} has the word")
     return tuple(pair)
-
-
-def _check_word(word: object, what: str) -> None:
-    # A lone surrogate, which JSON can spell, is a str that no tokenizer takes.
-    if not isinstance(word, str) or not word or word != word.strip() or word != word.encode(errors="ignore").decode():
-        raise InputError(f"{what} {word!r}; give text that is not empty, without whitespace at its ends.")

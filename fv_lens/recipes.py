@@ -152,11 +152,15 @@ class Folded:
             own, rest = one.split()
             tensors |= {f"{name}.{i}": value for name, value in own.items()}
             plain.append(rest)
-        return tensors, {"settings": plain, "fold_of": dict(self.fold_of), "record": dict(self.record)}
+        record = {"settings": plain, "fold_of": dict(self.fold_of), "record": dict(self.record)}
+        return tensors, record | {"tensors": sorted(tensors)}
 
     @classmethod
     def of_parts(cls, tensors: Mapping[str, Tensor], saved: Mapping) -> "Folded":
-        """The settings that `parts` gave."""
+        """The settings that `parts` gave; an InputError where one is missing or not what it may be."""
+        from . import schemas
+
+        schemas.check("Composition", tensors, saved)
         made = [
             Composition(**plain, **{name: tensors[f"{name}.{i}"] for name in TENSORS if f"{name}.{i}" in tensors})
             for i, plain in enumerate(saved["settings"])
@@ -165,11 +169,11 @@ class Folded:
 
     def save(self, path) -> None:
         """Write all settings to one safetensors file."""
-        storage.save(path, "Composition", *self.parts())
+        storage.save_checked(path, "Composition", *self.parts())
 
     @classmethod
     def load(cls, path) -> "Folded":
-        """Read saved settings; an InputError names a file that is missing, cut short or something else."""
+        """Read saved settings; an InputError names a file that is missing, damaged or something else, and the field."""
         return cls.of_parts(*storage.load(path, "Composition"))
 
 

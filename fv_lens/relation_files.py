@@ -5,9 +5,7 @@ Formats: our own JSON, `{"name": "antonym", "pairs": [["hot", "cold"], ["big", [
 `[{"input": "hot", "output": "cold"}, ...]`; and tables of two columns, word and answer, as CSV or TSV.
 """
 
-import csv
 import difflib
-import io
 import json
 import os
 from functools import cache
@@ -17,6 +15,7 @@ from pathlib import Path
 
 from .errors import InputError
 from .relations import Relation, merge_pairs
+from .text_files import own_path, parse_json, read_text, table_rows
 
 FORMAT = '{"name": "antonym", "pairs": [["hot", "cold"], ["big", ["small", "little"]]]}'
 OPTIONAL = '"names": ["opposite"], "category": "lexicographic", "family": "opposite"'
@@ -75,14 +74,14 @@ def _load(file: Traversable) -> Relation:
         suffix = Path(file.name).suffix.lower()
         if suffix in DELIMITERS:
             name = file.name[: -len(suffix)]
-            return Relation(name, merge_pairs(_table_pairs(read_text(file), DELIMITERS[suffix])))
+            return Relation(name, merge_pairs(*_table_pairs(read_text(file), DELIMITERS[suffix])))
         return _parse_relation(_read_json(file), name=file.name.removesuffix(".json"))
     except InputError as error:
         raise InputError(f"{file}: {error}") from None
 
 
 def _find(source: str | os.PathLike) -> Traversable:
-    path = Path(source)
+    path = own_path(source)
     if isinstance(source, os.PathLike) or path.name != source or path.suffix or os.path.exists(source):
         return path
     near = _near(source)
@@ -101,51 +100,47 @@ def _near(name: str) -> list[str]:
     return list(dict.fromkeys([*near, *(known for word in alike for known in spoken[word])]))
 
 
-def read_text(file: Traversable) -> str:
-    """The text of a UTF-8 file, without a byte order mark. Raises InputError, for the caller to name the file."""
-    try:
-        return file.read_bytes().decode("utf-8-sig")
-    except IsADirectoryError:
-        raise InputError("this is a folder; give the path of one file") from None
-    except FileNotFoundError:
-        raise InputError("there is no such file; check the path, or give a bundled name") from None
-    except OSError as error:
-        raise InputError(f"this file cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"this file is not UTF-8 (byte {error.start}: {error.reason}); save it as UTF-8") from None
-
-
-def _table_pairs(text: str, delimiter: str) -> list[list[str]]:
-    pairs, rows = [], csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    try:
-        for row in rows:
-            if not any(cell.strip() for cell in row):
-                continue
-            if len(row) != 2:
-                between = "a comma" if delimiter == "," else "a tab"
-                raise InputError(f"line {rows.line_num} is {row!r}; give a word and an answer, {between} between")
-            pairs.append(row)
-    except csv.Error as error:
-        raise InputError(f"line {rows.line_num} is no row of a table: {error}") from None
-    header = pairs and [cell.strip().lower() for cell in pairs[0]] in HEADERS
-    return pairs[1:] if header else pairs
+def _table_pairs(text: str, delimiter: str) -> tuple[list[list[str]], list[str]]:
+    """The pairs of a table without its header, and the place of each."""
+    rows = table_rows(text, delimiter)
+    for line, row in rows:
+        if len(row) != 2:
+            between = "a comma" if delimiter == "," else "a tab"
+            raise InputError(f"line {line} is {row!r}; give a word and an answer, {between} between")
+    if rows and [cell.strip().lower() for cell in rows[0][1]] in HEADERS:
+        rows = rows[1:]
+    return [row for _, row in rows], [f"line {line}" for line, _ in rows]
 
 
 def _read_json(file: Traversable) -> object:
     text = read_text(file)
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"this file is not JSON: {error}; give a JSON file such as {FORMAT}, or a .csv of words and answers"
-        ) from None
+        return parse_json(text, what="this file")
+    except InputError as error:
+        lines = [line for line in text.split("\n") if line.strip()]
+        if len(lines) > 1 and _is_json(lines[0]) and _is_json(lines[1]):
+            raise InputError(
+                'this file has JSON on every line; a relation is one JSON value: put the lines in a list, "[" before '
+                'the first, "," between two and "]" behind the last. Analogy questions are read by `load_questions`'
+            ) from None
+        raise InputError(f"{error}; give a JSON file such as {FORMAT}, or a .csv of words and answers") from None
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _parse_relation(content: object, name: str) -> Relation:
+    places = None
     if isinstance(content, list):
         for number, item in enumerate(content, 1):
             if not isinstance(item, dict) or not {"input", "output"} <= item.keys():
                 raise InputError(f'item {number} is {item!r}; it should be {{"input": word, "output": answer}}')
+        places = [f"item {number}" for number in range(1, len(content) + 1)]
         content = {"name": name, "pairs": [[item["input"], item["output"]] for item in content]}
     if not isinstance(content, dict) or not {"name", "pairs"} <= content.keys():
         raise InputError(
@@ -156,4 +151,5 @@ def _parse_relation(content: object, name: str) -> Relation:
         if key in content and not isinstance(content[key], kind):
             raise InputError(f'"{key}" is {content[key]!r}; it should be a {"list" if kind is list else "string"}')
 
-    return Relation(**{key: content[key] for key in kinds if key in content} | {"pairs": merge_pairs(content["pairs"])})
+    pairs = merge_pairs(content["pairs"], places)
+    return Relation(**{key: content[key] for key in kinds if key in content} | {"pairs": pairs})

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from .errors import InputError, whole_number
 from .markup import card, escape, facts, table
+from .words import check_text
 
 
 @dataclass(frozen=True, repr=False)
@@ -27,7 +28,8 @@ class Relation:
 
     Raises:
         InputError: an empty name; no pairs; a pair that is not two things; a word or answer that is not a string, is
-            empty, or begins or ends with whitespace; a word given twice; an answer listed twice for one word.
+            empty, begins or ends with whitespace or holds what cannot be seen (`check_text`); a word given twice; an
+            answer listed twice for one word.
 
     Example:
         >>> relation = Relation("antonym", [("hot", "cold"), ("big", ["small", "little"])], names=["opposite"])
@@ -43,14 +45,14 @@ class Relation:
     parts: "Split | None" = field(default=None, repr=False, compare=False)
 
     def __post_init__(self):
-        _check_text(self.name, "the name of a relation")
+        check_text(self.name, "the name of a relation is")
         if not isinstance(self.pairs, list | tuple) or not self.pairs:
             raise InputError(f"relation {self.name!r} has pairs {self.pairs!r}; give a list of (word, answer)")
         if not isinstance(self.names, list | tuple):
             raise InputError(f"relation {self.name!r} has names {self.names!r}; give a list of words")
         labels = [label for label in (self.category, self.family) if label is not None]
         for text in (*self.names, *labels):
-            _check_text(text, f"a name, category or family of relation {self.name!r}")
+            check_text(text, f"a name, category or family of relation {self.name!r} is")
 
         parsed = [_parse_pair(pair, f"pair {n} of relation {self.name!r}") for n, pair in enumerate(self.pairs, 1)]
         first = {}
@@ -192,11 +194,14 @@ def pairs_for(n_train: int) -> int:
     return 5 * (n_train - 1) // 2 + 1
 
 
-def merge_pairs(pairs: list) -> list[tuple[str, tuple[str, ...]]]:
-    """The pairs with whitespace stripped, each word once with all its answers, each answer once, in their order."""
+def merge_pairs(pairs: Sequence, places: Sequence[str] | None = None) -> list[tuple[str, tuple[str, ...]]]:
+    """The pairs with whitespace stripped, each word once with all its answers, each answer once, in their order.
+
+    `places`: what errors call each pair; "pair 1" and so on by default.
+    """
     merged = {}
-    for number, pair in enumerate(pairs, 1):
-        word, answers = _parse_pair(pair, f"pair {number}", strip=True)
+    for place, pair in zip(places or [f"pair {number}" for number in range(1, len(pairs) + 1)], pairs):
+        word, answers = _parse_pair(pair, place, strip=True)
         merged.setdefault(word, {}).update(dict.fromkeys(answers))
     return [(word, tuple(answers)) for word, answers in merged.items()]
 
@@ -211,16 +216,8 @@ def _parse_pair(pair: object, where: str, strip: bool = False) -> tuple[str, tup
     if strip:
         texts = [text.strip() if isinstance(text, str) else text for text in texts]
     for text in texts:
-        _check_text(text, f"a word of {where}, {pair!r},")
+        check_text(text, f"a word of {where}, {pair!r}, is")
     return texts[0], tuple(texts[1:])
-
-
-def _check_text(text: object, what: str) -> None:
-    # A lone surrogate, which JSON can spell, is a str that no tokenizer takes.
-    if not isinstance(text, str) or not text or text != text.strip() or text != text.encode(errors="ignore").decode():
-        raise InputError(
-            f"{what} is {text!r}; give a string of valid Unicode, not empty, without whitespace at its ends"
-        )
 
 
 def _deal(groups: list[list[str]], sizes: tuple[int, ...]) -> list[list[str]]:

@@ -123,7 +123,7 @@ def _in_short(
         low, high = (bound[layer, head] for bound in effects.confidence_interval())
         effect = f"{effects.mean[layer, head]:+.3g}" + (f" [{low:.3g}, {high:.3g}]" if n > 1 else " (no interval)")
         line = (
-            f"Of {effects.mean.numel()} heads, L{layer}H{head} has the largest mean indirect effect on the answer's "
+            f"Of {effects.n_heads} heads, L{layer}H{head} has the largest mean indirect effect on the answer's "
             f"probability, {effect} over {effects.over}"
         )
         if effects.batch is not None and (n_intact := effects.record.get("n_mean_prompts")):

@@ -5,7 +5,6 @@
 
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,8 @@ import torch
 from torch import Tensor
 
 from . import protocol, storage
-from .outputs import STARTS, Found, mean_validation_losses, table_of, write_outputs
+from .folders import OutputFolder
+from .outputs import STARTS, Found, mean_validation_losses, table_of, vector_files, write_outputs
 from .protocol import Step
 from .readings import readings
 from .results import rows_of, without
@@ -29,21 +29,27 @@ NAMES = {
 
 
 def reproduce(
-    study: Study, out: Path, facts: Mapping, command: str, tell: Callable[[str], None], progress: bool = True
+    study: Study,
+    folder: OutputFolder,
+    facts: Mapping,
+    command: str,
+    tell: Callable[[str], None],
+    progress: bool = True,
 ) -> pd.DataFrame:
-    """Run the stages of a study that are not yet in `out`, and write the results; returns the table.
+    """Run the stages of a study that are not yet in its folder, and write the results; returns the table.
 
-    `out` gets `results.csv`, `summary.json`, `vectors/`, `report.html`, and `stages/`, where a later start goes on.
+    It gets `results.csv`, `summary.json`, `vectors/`, `report.html`, and `stages/`, where a later start goes on.
 
     Args:
         facts: what else the summary says, such as the weights' hash; part of the plan that a later start must share.
         tell: called with a line before each stage, and first with one on the stages that are there already, if any are.
 
     Raises:
-        InputError: `out` holds a run of another plan, or cannot be written to.
+        InputError: the folder is of another plan or holds a stage of another, or cannot be written to.
     """
     plan = _plan(study, facts)
-    stages = Stages(out / "stages", plan)
+    folder.claim(plan, {"vectors": vector_files(study.names)})
+    stages = Stages(folder.path / "stages", plan)
     if n := len(stages.finished):
         tell(f"{n} stage{'s were' if n > 1 else ' was'} there already")
 
@@ -60,7 +66,7 @@ def reproduce(
     said = _read(study, stage, sums, tuning, layer)
     found = Found(layer, losses, maps[1]["share_right"], sums, tuning, rows, owners, said)
     frame = table_of(study, found)
-    write_outputs(study, out, found, frame, plan, command, stages.timings)
+    write_outputs(study, folder.path, found, frame, plan, command, stages.timings)
     return frame
 
 

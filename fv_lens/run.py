@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .errors import InputError
+from .folders import OutputFolder
 from .relations import Relation
 
 REPORT, SUMMARY, EFFECTS = "report.html", "summary.json", "effects.safetensors"
@@ -29,14 +30,25 @@ MEANING = (
 
 
 def run(
-    relation: Relation, model_name: str, out: Path, n_prompts: int, seed: int, command: str, saved: list[Path],
-    console: Console, notes: Console,
+    relation: Relation, model_name: str, folder: OutputFolder, n_prompts: int, seed: int, command: str,
+    saved: list[Path], console: Console, notes: Console,
 ) -> None:  # fmt: skip
     """Measure the head map, choose a summed vector, tune it, and evaluate both beside their controls.
 
-    Every stage adds its results to the folder, whose report is whole after each; `saved` collects the files.
+    Every stage adds its results to the folder, whose report is whole after each; `saved` collects the files. What an
+    equal run left there is replaced.
+
+    Raises:
+        InputError: the folder is of another run, or cannot be written to; what `indirect_effects`, `sweep` and
+            `evaluate` raise.
     """
-    timings, results = {}, {}
+    timings, results, out = {}, {}, folder.path
+    folder.claim({
+        "relation": relation.name, "relation, SHA-256": relation.hash, "model": model_name, "prompts": n_prompts,
+        "seed": seed,
+    })  # fmt: skip
+    if folder.has_results:
+        notes.print(Text(f"{out} holds an equal run, whose files are replaced."))
 
     def stage(what: str, name: str):
         return _stage(notes, what, timings, name)
@@ -50,6 +62,7 @@ def run(
         from .sweeps import HEAD_COUNTS, head_count_vectors, sweep
 
         model = load_model(model_name)
+    _check_prompts(model, relation, n_prompts, seed)
 
     def save(**parts: object) -> None:
         """Add results to the folder, so that whatever stops the run leaves a whole report of what it had."""
@@ -72,7 +85,7 @@ def run(
     save(effects=effects, head_words=spoken)
 
     with stage("Vectors at every layer, on validation words", "sweep"):
-        counts = sorted({min(count, effects.mean.numel()) for count in HEAD_COUNTS})
+        counts = sorted({min(count, effects.n_heads) for count in HEAD_COUNTS})
         grid = sweep(model, relation, head_count_vectors(model, relation, effects, counts), split_seed=seed)
         best = grid.best()
     save(sweep=grid, vector=best)
@@ -100,6 +113,18 @@ def run(
     console.print(Text(MEANING), style="dim")
     for path in saved:
         console.print(Text(f"{path}{'  <- open this first' * (path.name == REPORT)}"), soft_wrap=True)
+
+
+def _check_prompts(model: object, relation: Relation, n_prompts: int, seed: int) -> None:
+    """Make the prompts of every stage: one that exceeds the model's context is told before the first of them."""
+    from .batches import batch
+    from .lens import lens_of
+    from .prompts import corrupted, with_demonstrations
+
+    train, _, test = relation.split(seed)
+    few = [*corrupted(train, n_prompts, N_SHOTS, seed), *with_demonstrations(test, train, N_SHOTS, seed)]
+    for prompts in (with_demonstrations(relation, relation, 0), few):
+        batch(lens_of(model), prompts)
 
 
 def _tuned(model: object, relation: Relation, fv, seed: int, notes: Console) -> tuple:
@@ -153,9 +178,8 @@ def _stage(notes: Console, what: str, timings: dict[str, float], name: str) -> I
 
 
 def _empty(out: Path) -> None:
-    """Make the folder, and take away an earlier run's files: a folder holds the results of one run."""
+    """Take away the files of an equal run: what lies together is of one start."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
         for file in (REPORT, SUMMARY, EFFECTS, VECTOR, TUNED):
             (out / file).unlink(missing_ok=True)
     except OSError as error:

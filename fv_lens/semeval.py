@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import InputError, whole_number
-from .relation_files import read_text
 from .relations import Relation, Split, merge_pairs
+from .text_files import own_path, read_text
+from .words import check_text
 
 _RATING = re.compile(r'\s*(-?\d+(?:\.\d+)?)\s+"([^":]+):([^":]+)"\s*')
 _REVERSAL = re.compile(r"reversal in (\w+):\s*[^:]+:[^:]+ --> ([^:]+):([^:]+)")
 _FILE = re.compile(r"GoldRatings-(\d+[a-z])\.txt")
 TRAIN_SHARE = 0.7
+MOST = 100.0  # percent of judges
 
 
 @dataclass(frozen=True)
@@ -98,18 +100,23 @@ def load_semeval(folder: str | os.PathLike) -> dict[str, RatedRelation]:
     """Read the rated relations of a folder, by code, in the order of the list of definitions.
 
     Raises:
-        InputError: no such folder, a missing file, or a line of another form; the message names file and line.
+        InputError: no such folder, a missing file, two files of one relation, a line of another form, a rating
+            outside -100..100, a pair or relation listed twice; the message names file and line.
 
     Example:
         >>> relations = load_semeval("semeval2012")
         >>> len(relations), relations["1a"].name, len(relations["1a"].pairs)
         (79, 'Taxonomic', 36)
     """
-    folder = Path(folder)
-    if not folder.is_dir():
+    folder = own_path(folder)
+    if not os.path.isdir(folder):
         raise InputError(f"{str(folder)!r} is no folder; give the path of the SemEval-2012 Task 2 data")
     definitions, reversals = (_find(folder, name) for name in ("subcategories-definitions.txt", "reversals.txt"))
-    files = {match[1]: path for path in sorted(folder.rglob("*.txt")) if (match := _FILE.fullmatch(path.name))}
+    files: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*.txt")):
+        if match := _FILE.fullmatch(path.name):
+            if (other := files.setdefault(match[1], path)) != path:
+                raise InputError(f"{other} and {path} are both for relation {match[1]}; keep one of them")
     if not files:
         raise InputError(f"{str(folder)!r} has no ratings; looked in it and its sub-folders for GoldRatings-1a.txt")
     turned: dict[str, set] = {}
@@ -125,6 +132,10 @@ def load_semeval(folder: str | os.PathLike) -> dict[str, RatedRelation]:
         if len(parts) < 5:
             raise InputError(f"{definitions}: line {number} is {line!r}; expected number, letter, class, name, phrase")
         code = parts[0] + parts[1]
+        for text, what in zip(parts, ("number", "letter", "class", "name", "phrase")):
+            check_text(text, f"{definitions}: line {number} has the {what}")
+        if code in found:
+            raise InputError(f"{definitions}: line {number} is for relation {code}, as an earlier line; keep one")
         if code in files:
             rated = _ratings(files[code])
             pairs = [pair for pair in rated if pair not in turned.get(code, ())]
@@ -137,14 +148,21 @@ def load_semeval(folder: str | os.PathLike) -> dict[str, RatedRelation]:
 
 
 def _ratings(file: Path) -> dict[tuple[str, str], float]:
-    rated = {}
+    rated, first = {}, {}
     for number, line in _lines(file):
         if line.startswith("#"):
             continue
         match = _RATING.fullmatch(line)
         if not match:
             raise InputError(f"""{file}: line {number} is {line!r}; expected a rating and a pair, as in '72.0 "a:b"'""")
-        rated[match[2].strip(), match[3].strip()] = float(match[1])
+        pair, rating = (match[2].strip(), match[3].strip()), float(match[1])
+        for word in pair:
+            check_text(word, f"{file}: line {number} has the word")
+        if abs(rating) > MOST:
+            raise InputError(f"{file}: line {number} has the rating {match[1]}; ratings are -100 to 100")
+        if (other := first.setdefault(pair, number)) != number:
+            raise InputError(f"{file}: lines {other} and {number} both rate {':'.join(pair)}; keep one of them")
+        rated[pair] = rating
     if not rated:
         raise InputError(f"{file} has no ratings")
     return rated

@@ -1,5 +1,6 @@
 """Stages of a long run on disk: each is computed once, written whole or not at all, and read when the run goes on."""
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -9,38 +10,31 @@ from torch import Tensor
 
 from . import storage
 from .errors import InputError
+from .folders import EARLIER
 
-KIND = "Stage"
-MOST_NAMES, LONGEST = 5, 40  # names listed, characters of a value shown, where two plans differ
+KIND, TIMINGS = "Stage", "timings.json"
 
 
 class Stages:
-    """A folder of finished stages, all of one plan.
+    """The finished stages in a folder, each of which carries the plan that it is of.
 
     Args:
         folder: where they are kept; made if needed.
         plan: plain JSON data that says what is run (model, relations, settings, versions).
 
     Raises:
-        InputError: the folder holds stages of another plan, or cannot be written to.
+        InputError: the folder holds a stage of another plan or a damaged one, or cannot be written to.
     """
 
     def __init__(self, folder: Path, plan: Mapping):
-        self.folder, self.timings = folder, {}
-        mine, path = json.loads(json.dumps(plan)), folder / "plan.json"
+        self.folder, self.timings, self._plan = folder, {}, json.loads(json.dumps(plan))
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            there = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise InputError(f"Cannot use {str(folder)!r}: {error}. Choose another folder.") from None
-        if there is not None and there != mine:
-            raise InputError(
-                f"{str(folder)!r} holds another run. What differs: {_differing(there, mine)}. "
-                "Give another folder, or delete this one."
-            )
-        if there is None:
-            with storage.written_whole(path) as partial:
-                partial.write_text(json.dumps(mine, indent=1), encoding="utf-8")
+        self._adopt()
+        for name in self.finished:
+            self._read(name)
 
     @property
     def finished(self) -> list[str]:
@@ -49,30 +43,57 @@ class Stages:
 
     def run(self, name: str, compute: Callable[[], tuple[dict[str, Tensor], dict]]) -> tuple[dict[str, Tensor], dict]:
         """The tensors and record of a stage, from disk if it was finished before."""
-        path = self.folder / f"{name}.safetensors"
-        if not path.is_file():
+        if not self._path(name).is_file():
             started = time.perf_counter()
             tensors, record = compute()
             seconds = round(time.perf_counter() - started, 1)
-            storage.save(path, KIND, tensors, {"record": record, "seconds": seconds})
-        tensors, saved = storage.load(path, KIND)
-        self.timings[name] = saved["seconds"]
+            self._write(name, tensors, {"record": record})
+            storage.save_json(self.folder / TIMINGS, self._known_timings() | {name: seconds})
+        tensors, saved = self._read(name)
+        seconds = self._known_timings().get(name, saved.get("seconds"))
+        if seconds is not None:
+            self.timings[name] = seconds
         return tensors, saved["record"]
 
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
 
-def _differing(there: Mapping, mine: Mapping) -> str:
-    """What differs between two plans: "relations (there alone: antonym); settings (seeds: 2 there, 3 here)"."""
-    parts = []
-    for key in sorted(key for key in there.keys() & mine.keys() if there[key] != mine[key]):
-        values = there[key], mine[key]
-        if all(isinstance(value, dict) for value in values):
-            parts.append(f"{key} ({_differing(*values)})")
-        elif all(isinstance(value, int | float | str) and len(repr(value)) <= LONGEST for value in values):
-            parts.append(f"{key}: {values[0]!r} there, {values[1]!r} here")
-        else:
-            parts.append(key)
-    for where, alone in (("there", there.keys() - mine.keys()), ("here", mine.keys() - there.keys())):
-        if alone:
-            more = f" and {len(alone) - MOST_NAMES} more" * (len(alone) > MOST_NAMES)
-            parts.append(f"{where} alone: {', '.join(sorted(alone)[:MOST_NAMES])}{more}")
-    return "; ".join(parts)
+    def _known_timings(self) -> dict[str, float]:
+        """How long stages took, in a file of its own: stages that are equal are then equal files."""
+        try:
+            known = json.loads((self.folder / TIMINGS).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return {name: x for name, x in known.items() if isinstance(x, int | float)} if isinstance(known, dict) else {}
+
+    def _digest(self, name: str) -> str:
+        return hashlib.sha256(json.dumps([self._plan, name], sort_keys=True).encode()).hexdigest()
+
+    def _write(self, name: str, tensors: dict[str, Tensor], saved: dict) -> None:
+        storage.save(self._path(name), KIND, tensors, saved | {"plan": self._digest(name)})
+
+    def _read(self, name: str) -> tuple[dict[str, Tensor], dict]:
+        tensors, saved = storage.load(self._path(name), KIND)
+        if saved.get("plan") != self._digest(name):
+            raise InputError(
+                f"{str(self._path(name))!r} is of another plan or stage than this run's. Delete the file, and the "
+                "stage is computed; or give another --out."
+            )
+        return tensors, saved
+
+    def _adopt(self) -> None:
+        """Write the plan into stages of an earlier version, which kept it in a file beside them."""
+        earlier = self.folder / EARLIER
+        if not earlier.is_file():
+            return
+        try:
+            same = json.loads(earlier.read_text(encoding="utf-8")) == self._plan
+        except ValueError:
+            same = False
+        if not same:
+            raise InputError(f"{str(earlier)!r} is of another plan than this run's. Delete the folder it is in.")
+        for name in self.finished:
+            tensors, saved = storage.load(self._path(name), KIND)
+            if "plan" not in saved:
+                self._write(name, tensors, saved)
+        earlier.unlink()

@@ -1,8 +1,12 @@
-"""Results on disk: safetensors files whose metadata is one JSON record. Nothing is ever unpickled."""
+"""Results on disk: safetensors files whose metadata is one JSON record. Nothing is ever unpickled.
 
+`load` takes a file only if it is whole, as it was written, and what its kind may hold (`schemas`).
+"""
+
+import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -12,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from .errors import InputError
+from .text_files import check_file, own_path, parse_json
 
 FORMAT = "1"
 
@@ -28,7 +33,7 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
     Raises:
         InputError: the folder does not exist or cannot be written to, or the disk is full.
     """
-    path = Path(path)
+    path = own_path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         try:
@@ -50,22 +55,54 @@ def save_json(path: str | os.PathLike, data: object) -> None:
         partial.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def save(path: str | os.PathLike, kind: str, tensors: dict[str, torch.Tensor], record: dict) -> None:
-    """Write tensors and a JSON record; the file appears whole or not at all, see `written_whole`."""
-    text = {"kind": f"fv_lens.{kind}", "format": FORMAT, "record": json.dumps(record)}
+@contextmanager
+def naming(path: object) -> Iterator[None]:
+    """What is wrong with a file's content is said with its name."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{str(path)!r}: {error}. The file is damaged or was edited; save it again.") from None
+
+
+def save(path: str | os.PathLike, kind: str, tensors: Mapping[str, torch.Tensor], record: Mapping) -> None:
+    """Write tensors and a JSON record; the file appears whole or not at all, see `written_whole`.
+
+    Equal content makes equal bytes.
+    """
+    tensors, said = {name: tensor.contiguous() for name, tensor in tensors.items()}, json.dumps(record)
+    text = {"kind": f"fv_lens.{kind}", "format": FORMAT, "record": said, "sha256": _digest(kind, tensors, said)}
     with written_whole(path) as partial:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata=text)
+        save_file(tensors, partial, metadata=text)
+        _sort_header(partial)
+
+
+def save_checked(path: str | os.PathLike, kind: str, tensors: Mapping[str, torch.Tensor], record: Mapping) -> None:
+    """`save`, where `load` will take the content; an InputError that names the field otherwise."""
+    from . import schemas
+
+    try:
+        schemas.check(kind, tensors, json.loads(json.dumps(record)))
+    except InputError as error:
+        raise InputError(f"This {kind} cannot be saved: {error}.") from None
+    save(path, kind, tensors, record)
 
 
 def load(path: str | os.PathLike, kind: str) -> tuple[dict[str, torch.Tensor], dict]:
     """Read what `save` wrote.
 
     Raises:
-        InputError: the file is missing, cut short, no safetensors file, or holds something else than a `kind`.
+        InputError: the file is missing, cut short, no safetensors file, or holds something else than a `kind`; a field
+            or tensor is missing or not what it may be; or the content is not what was written.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"No file {str(path)!r}; expected a {kind} saved with .save(path), or written by fv-lens run.")
+    from . import schemas  # pydantic takes a while to import, and commands that read nothing import this module
+
+    path = own_path(path)
+    try:
+        check_file(path)
+    except InputError as error:
+        raise InputError(
+            f"No file {str(path)!r}; expected a {kind} saved with .save(path), or written by fv-lens run ({error})."
+        ) from None
     try:
         with safe_open(path, "pt") as file:
             text = file.metadata() or {}
@@ -77,6 +114,40 @@ def load(path: str | os.PathLike, kind: str) -> tuple[dict[str, torch.Tensor], d
     found = text.get("kind", "a safetensors file that fv_lens did not write")
     if found != f"fv_lens.{kind}":
         raise InputError(f"{str(path)!r} holds {found}, not fv_lens.{kind}.")
-    if text["format"] != FORMAT:
-        raise InputError(f"{str(path)!r} has format {text['format']!r}; this version reads {FORMAT!r}. Update fv_lens.")
-    return tensors, json.loads(text["record"])
+    if text.get("format") != FORMAT:
+        raise InputError(
+            f"{str(path)!r} has format {text.get('format')!r}; this version reads {FORMAT!r}. Update fv_lens."
+        )
+    with naming(path):
+        if "record" not in text:
+            raise InputError("its record is missing")
+        record = parse_json(text["record"], "its record", constants=True)
+        if kind == "FunctionVector" and "sha256" not in text and isinstance(record, dict):
+            record = schemas.LATER | record
+        schemas.check(kind, tensors, record)
+        # Files of before there was a digest have none.
+        if text.get("sha256", digest := _digest(kind, tensors, text["record"])) != digest:
+            raise InputError("its content is not what was written: the SHA-256 differs")
+    return tensors, record
+
+
+def _digest(kind: str, tensors: Mapping[str, torch.Tensor], record: str) -> str:
+    """SHA-256 of everything in a file."""
+    hashed = hashlib.sha256(json.dumps([kind, record]).encode())
+    for name, tensor in sorted(tensors.items()):
+        hashed.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        hashed.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return hashed.hexdigest()
+
+
+def _sort_header(path: Path) -> None:
+    """Put the metadata of a safetensors file in order: the library writes it in another one each time."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(size)
+        if len(text) != size:
+            raise SafetensorError(f"its header of {size} bytes came to {len(text)} when sorted")
+        file.seek(8)
+        file.write(text)

@@ -6,7 +6,6 @@ from numbers import Real
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from . import display, scores
 from .assembly import function_vector
@@ -15,6 +14,7 @@ from .completion import completions
 from .effects import HeadEffects, mean_head_outputs
 from .errors import InputError, finite_number, whole_number
 from .lens import lens_of
+from .progress import progress_bar
 from .prompts import PromptTemplate, with_demonstrations
 from .relation_files import load_relation
 from .vectors import FunctionVector, as_vectors, check_layer, own_template
@@ -112,7 +112,7 @@ def sweep(
     split = relation.split(split_seed)
     prompts = batch(lens, with_demonstrations(split.validation, split.train, 0), template)
     edits = [[Edit(at, s * vector.vector, site=vector.site)] for vector in vectors for at in layers for s in strengths]
-    with tqdm(total=len(prompts), desc="sweep on validation", unit="word", disable=not progress) as bar:
+    with progress_bar(total=len(prompts), desc="sweep on validation", unit="word", disable=not progress) as bar:
         measured = completions(lens, prompts, edits, progress=bar.update)
     shape = (len(prompts), len(vectors), len(layers), len(strengths))
     right, log_probs = (x[:, 1:].reshape(shape) for x in (measured.right, measured.log_prob))
@@ -125,13 +125,14 @@ def choose(
     model: object,
     relation: object,
     effects: HeadEffects,
-    head_counts: Sequence[int] = HEAD_COUNTS,
+    head_counts: Sequence[int] | None = None,
     layers: Sequence[int] | None = None,
     strengths: Sequence[Real] = STRENGTHS,
     progress: bool = True,
 ) -> FunctionVector:
     """The summed vector that completes the validation words best, over head counts, layers (None: all) and strengths.
 
+    Head counts are 5, 10 and 20 if not given, or as many heads as the model has.
     Its strength is multiplied in and recorded. Template and split are those of `effects`; test words are not looked at.
 
     Raises:
@@ -143,7 +144,7 @@ def choose(
 
 
 def head_count_vectors(
-    model: object, relation: object, effects: HeadEffects, head_counts: Sequence[int] = HEAD_COUNTS
+    model: object, relation: object, effects: HeadEffects, head_counts: Sequence[int] | None = None
 ) -> tuple[FunctionVector, ...]:
     """One summed vector per head count, of the heads of largest effect, at layer 0 until a sweep places it.
 
@@ -156,5 +157,7 @@ def head_count_vectors(
     if effects.record["data_hash"] != relation.hash:
         drawn = {"n_prompts": effects.record["n_mean_prompts"], "n_shots": effects.record["n_shots"]}
         mean_z, _ = mean_head_outputs(model, relation, **drawn, **how)
+    if head_counts is None:
+        head_counts = sorted({min(count, effects.n_heads) for count in HEAD_COUNTS})
     counts = [whole_number("a head count", count, least=1) for count in head_counts]
     return tuple(function_vector(model, relation, effects.top(k), 0, mean_z, **how) for k in counts)

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from .batches import PromptBatch, batch
 from .gradients import Rows
 from .lens import Lens
+from .progress import progress_bar
 from .prompts import PromptTemplate, with_demonstrations
 from .relations import Relation
 from .rows import HERE
@@ -105,7 +105,7 @@ def tune(
     # A group for each vector, a view of its row: no vector's steps depend on what is tuned beside it.
     moving = list(vectors)
     adam = torch.optim.Adam([{"params": [one], "lr": rate * size} for one, size in zip(moving, unit.tolist())])
-    with tqdm(total=steps, desc=description, unit="step", disable=not progress) as bar:
+    with progress_bar(total=steps, desc=description, unit="step", disable=not progress) as bar:
         for step in range(steps + 1):
             if step % EVERY == 0 or step == steps:
                 loss = mean_by_owner(check, check.losses(vectors))

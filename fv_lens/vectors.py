@@ -18,6 +18,8 @@ from .markup import bars, card, facts, side
 from .prompts import PromptTemplate
 from .relations import Relation
 
+TOKENS, PROCESSING = ("last",), ("raw", "centered")
+
 
 @dataclass(frozen=True, eq=False)
 class FunctionVector:
@@ -42,7 +44,8 @@ class FunctionVector:
         versions: of fv_lens and the libraries below it.
 
     Raises:
-        InputError: a vector that is not one-dimensional, or holds NaN or infinity; a negative layer.
+        InputError: a vector that is not one-dimensional, or holds NaN or infinity; a negative layer; a token or
+            processing of another name; a strength that is not finite.
 
     Example:
         >>> mixed = 0.5 * antonym + 0.5 * synonym
@@ -73,14 +76,18 @@ class FunctionVector:
     __array_ufunc__ = None  # numpy's numbers leave `scale * vector` to __rmul__
 
     def __post_init__(self):
-        vector = torch.as_tensor(self.vector).detach().to("cpu", torch.float32, copy=True)
+        vector = torch.as_tensor(self.vector, device="cpu").detach().to("cpu", torch.float32, copy=True)
         if vector.dim() != 1:
             raise InputError(f"A function vector is [d_model]; got the shape {list(vector.shape)}.")
         if not vector.isfinite().all():
             bad = int((~vector.isfinite()).sum())
             raise InputError(f"{bad} of {len(vector)} numbers of the vector are NaN or infinite; it cannot be used.")
         object.__setattr__(self, "vector", vector)
+        for name, known in (("token", TOKENS), ("processing", PROCESSING)):
+            if getattr(self, name) not in known:
+                raise InputError(f"{name} is {getattr(self, name)!r}; choose from {', '.join(known)}.")
         object.__setattr__(self, "layer", whole_number("layer", self.layer, least=0))
+        object.__setattr__(self, "strength", finite_number("strength", self.strength))
         object.__setattr__(self, "heads", tuple((int(layer), int(head)) for layer, head in self.heads))
         object.__setattr__(self, "source", tuple(self.source))
         object.__setattr__(self, "parents", tuple((float(weight), parent) for weight, parent in self.parents))
@@ -212,14 +219,22 @@ class FunctionVector:
 
     def save(self, path) -> None:
         """Write the vector and its record to a safetensors file."""
-        storage.save(path, "FunctionVector", {"vector": self.vector}, self.record)
+        storage.save_checked(path, "FunctionVector", {"vector": self.vector}, self.record)
 
     @classmethod
     def load(cls, path) -> "FunctionVector":
-        """Read a saved vector; an InputError names a file that is missing, cut short or something else."""
+        """Read a saved vector; an InputError names a file that is missing, damaged or something else, and the field."""
         tensors, record = storage.load(path, "FunctionVector")
-        known = {part.name for part in fields(cls)}
-        return cls(tensors["vector"], **{name: part for name, part in record.items() if name in known})
+        with storage.naming(path):
+            return cls.of_parts(tensors["vector"], record)
+
+    @classmethod
+    def of_parts(cls, vector: Tensor, record: Mapping) -> "FunctionVector":
+        """The vector of these numbers and this `record`; an InputError names a field that is not what it may be."""
+        from . import schemas
+
+        schemas.check("FunctionVector", {"vector": vector}, record)
+        return cls(vector, **record)
 
 
 def as_vectors(fv: object) -> list[FunctionVector]:

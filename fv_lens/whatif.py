@@ -125,7 +125,7 @@ def _batches(lens: Lens, tokens: Tensor, mask: Tensor) -> Iterator[tuple[Tensor,
     refuse_patches(lens)
     tokens, mask = tokens.to(lens.device), mask.to(lens.device)
     form_for(lens, tokens, mask, tail=1)  # what padding does here
-    for prompts in _groups(lens, mask, 1 if lens.others else len(tokens)):
+    for prompts in _groups(lens, mask, 1 if lens.alone else len(tokens)):
         yield prompts.cpu(), *trimmed(tokens[prompts], mask[prompts])
 
 
@@ -142,7 +142,10 @@ def _watch_heads(lens: Lens) -> tuple[list, dict[int, Tensor]]:
 def refuse_patches(lens: Lens) -> None:
     """Raise an InputError while a patch is on the model."""
     if lens.patches:
-        raise InputError("A patch is active on this model, and it would mix with the edits; leave its block first.")
+        raise InputError(
+            "A patch is active on this model, and it would mix with the edits. Leave its block or call its remove(); "
+            "fv_lens.unpatch(model) takes off every patch, also one whose handle is lost."
+        )
 
 
 def _times(lens: Lens) -> int:

@@ -17,9 +17,10 @@ from fv_lens import analogy_study as module
 from fv_lens import cli, models, question_files
 from fv_lens.analogy_evaluation import evaluate_analogies
 from fv_lens.analogy_scores import LIBRARIES, PROFILES, PROMPT_ONLY, TRUE, AnalogyScores, Row
-from fv_lens.analogy_study import load_library, solve_all, tuned_library
+from fv_lens.analogy_study import keep_library, load_library, solve_all, tuned_library
 from fv_lens.errors import InputError
 from fv_lens.fitting import BEST, fit_compositions
+from fv_lens.folders import LOCK, MARKER, OutputFolder
 from fv_lens.lens import lens_of
 from fv_lens.plots.analogies import ANALOGY_MEASURES
 from fv_lens.questions import Question
@@ -79,9 +80,10 @@ def model():
 
 def solved(model, out, parts=PARTS, vectors=None, told=None, **settings):
     tell = (lambda line: None) if told is None else told.append
-    return solve_all(
-        model, vectors or vectors_of(model), parts, out, "fv-lens analogies", tell, progress=False, **settings
-    )
+    with OutputFolder(out, "analogies") as folder:
+        return solve_all(
+            model, vectors or vectors_of(model), parts, folder, "fv-lens analogies", tell, progress=False, **settings
+        )
 
 
 def summed_of(model) -> dict[str, FunctionVector]:
@@ -114,7 +116,8 @@ def summary(out) -> dict:
 
 
 def files(folder) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    """What lies in a folder, without the two files that say whose it is."""
+    return sorted(path.name for path in folder.iterdir() if path.name not in (LOCK, MARKER))
 
 
 def same(one: AnalogyScores, other: AnalogyScores) -> bool:
@@ -137,7 +140,7 @@ def test_a_run_leaves_its_table_summary_settings_and_figures(whole):
         "shared-best.safetensors",
         "shared-composite.safetensors",
     ]
-    assert files(out / "stages") == ["fit.safetensors", "plan.json"]
+    assert files(out / "stages") == ["fit.safetensors", "timings.json"]
     assert told == [
         f"Composites fitted on {len(TRAIN)} train and {len(VALIDATION)} validation analogies",
         "4 validation questions, by every method", "4 test analogies, by every method", "8 single analogies",
@@ -227,12 +230,7 @@ def test_questions_with_a_tuned_pair_are_counted(model, tmp_path, without_page):
 
 def test_without_train_questions_nothing_is_fitted(model, tmp_path, fits, without_page):
     found, lines = solved(model, tmp_path, ([], [], QUESTIONS))
-    assert (
-        fits == []
-        and lines == []
-        and files(tmp_path / "stages") == ["plan.json"]
-        and files(tmp_path / "composites") == []
-    )
+    assert fits == [] and lines == [] and files(tmp_path / "stages") == [] and files(tmp_path / "composites") == []
     assert {row.method for row in found.values} == {*NAMED, PROMPT_ONLY, TRUE}
     assert summary(tmp_path)["fitted"] == {} == summary(tmp_path)["chosen on validation questions"]
 
@@ -296,6 +294,7 @@ def test_a_run_that_was_interrupted_behind_its_fit_goes_on_from_there(model, tmp
 def begun(whole, tmp_path):
     """A folder with the stages of the run with everything."""
     shutil.copytree(whole[0] / "stages", tmp_path / "stages")
+    shutil.copy(whole[0] / MARKER, tmp_path)
     return tmp_path
 
 
@@ -308,7 +307,8 @@ def changed(part: int):
 @pytest.mark.parametrize("part", [0, 1, 2], ids=["train", "validation", "test"])
 def test_a_folder_of_other_questions_is_refused(model, begun, fits, part):
     with pytest.raises(
-        InputError, match="holds another run. What differs: questions, SHA-256. Give another folder, or delete this one"
+        InputError,
+        match="holds another run. What differs: questions, SHA-256. Give another --out, or delete this folder",
     ):
         solved(model, begun, changed(part), summed=summed_of(model))
     assert fits == [] and files(begun) == ["stages"]
@@ -323,7 +323,7 @@ def test_a_folder_of_other_vectors_or_another_seed_is_refused(model, begun, fits
         (vectors_of(model, "abc"), summed),
         (vectors, summed | {"a": vectors["a"]}),
     ):
-        with pytest.raises(InputError, match="holds another run. What differs: vectors, SHA-256. Give another folder"):
+        with pytest.raises(InputError, match="holds another run. What differs: vectors, SHA-256. Give another --out"):
             solved(model, begun, vectors=mine, summed=sums)
     with pytest.raises(InputError, match="holds another run. What differs: seed"):
         solved(model, begun, summed=summed, seed=1)
@@ -453,6 +453,17 @@ def test_questions_to_choose_on_may_be_of_known_relations_where_the_test_questio
         assert len(lines) == 2 and "left out" not in lines[0]
 
 
+@pytest.mark.parametrize("part", [0, 1, 2, 3], ids=["train", "validation", "test", "to choose on"])
+def test_a_question_beyond_the_context_is_told_before_the_fit(model, tmp_path, fits, part):
+    long = replace(
+        QUESTIONS[0], source=(" ".join(["w3"] * 200), "w4"), pairs=(), right=None, target="w5", answers=("w6",)
+    )
+    parts = [[*some, long] if part == i else some for i, some in enumerate((*PARTS, CHOOSE_ON))]
+    with pytest.raises(InputError, match="more than the model's context of 128"):
+        solved(model, tmp_path / "out", parts[:3], choose_on=parts[3], choices=True)
+    assert fits == [] and not (tmp_path / "out").exists()
+
+
 def test_questions_to_choose_on_need_choices(model, tmp_path, without_page):
     with pytest.raises(InputError, match="choices"):
         solved(model, tmp_path, ([], [], QUESTIONS), choose_on=[asked(6, "a"), asked(7, "b")], choices=True)
@@ -502,6 +513,8 @@ def tunes(monkeypatch, model):
 def test_a_library_is_tuned_once_and_kept(model, tmp_path, tunes):
     told = []
     first = tuned_library(model, tmp_path / "deep" / "vectors", told.append)
+    assert not (tmp_path / "deep").exists(), "the folder may yet turn out to be another run's"
+    keep_library(first, tmp_path / "deep" / "vectors")
     again = tuned_library(model, tmp_path / "deep" / "vectors", told.append)
     assert tunes == [BUNDLED] and told == ["Tuning the library: 4 bundled relations, from zero"]
     assert first.keys() == again.keys() == set(BUNDLED)
@@ -519,8 +532,8 @@ def test_a_library_that_was_cut_short_is_not_taken_for_a_whole_one(model, tmp_pa
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(FunctionVector, "save", interrupted)
-        tuned_library(model, tmp_path, lambda line: None)
-    assert tuned_library(model, tmp_path, lambda line: None).keys() == set(BUNDLED)
+        keep_library(tuned_library(model, tmp_path, lambda line: None), tmp_path)
+    assert len(saved) == 1 and tuned_library(model, tmp_path, lambda line: None).keys() == set(BUNDLED)
 
 
 # The command
@@ -673,7 +686,7 @@ def test_a_folder_of_other_questions_is_told_in_one_line(here, command, tmp_path
     result = command(written(tmp_path / "test.jsonl", [asked(i, None) for i in range(3)]))
     assert result.exit_code == 2
     assert (
-        "holds another run. What differs: questions, SHA-256. Give another folder, or delete this one."
+        "holds another run. What differs: questions, SHA-256. Give another --out, or delete this folder."
         in result.stderr.splitlines()[-1]
     )
 
@@ -709,14 +722,18 @@ def test_questions_to_choose_on_without_choices_are_told_in_one_line(here, comma
         (["--validation", "missing.jsonl"], "Error: missing.jsonl: there is no such file"),
         (["--out", "FILE"], "Error: Cannot write to 'FILE': "),
         (["--seed", "-1"], "Invalid value for '--seed'"),
+        (["--each", str(10**9)], "Invalid value for '--each'"),
+        (["NOTHING"], "scan.csv' yields no question: no two of its lines make an analogy"),
+        (["--validation", "NOTHING"], "scan.csv' yields no question"),
         (["--n-folds", "2"], "No such option"),
         (["one.jsonl", "two.jsonl"], "unexpected extra argument"),
     ],
 )
 def test_the_command_refuses_bad_input_before_it_loads_anything(here, bundled, no_model, tmp_path, arguments, message):
-    file = tmp_path / "file"
+    file, nothing = tmp_path / "file", tmp_path / "scan.csv"
     file.write_text("")
-    result = call(*(text.replace("FILE", str(file)) for text in arguments))
+    nothing.write_text("target,source,targ_word,src_word,analogy_type\natom,solar system,nucleus,sun,science\n")
+    result = call(*(text.replace("FILE", str(file)).replace("NOTHING", str(nothing)) for text in arguments))
     assert result.exit_code == 2 and not files(here) and "Traceback" not in result.stderr
     assert message.replace("FILE", str(file)) in result.stderr
 

@@ -1,6 +1,7 @@
 """The command line on a tiny model: what a run leaves behind, and one line for everything that can go wrong."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from fv_lens.assembly import function_vector
 from fv_lens.decoding import decode, log_probs
 from fv_lens.effects import HeadEffects
 from fv_lens.errors import InputError, ParityError
+from fv_lens.folders import LOCK, MARKER, OutputFolder
 from fv_lens.lens import lens_of
 from fv_lens.relation_files import FORMAT, OPTIONAL, relation_names
 from fv_lens.reproduce import reproduce
@@ -39,7 +41,8 @@ def call(*arguments):
 
 
 def files(folder):
-    return sorted(path.name for path in folder.iterdir())
+    """What lies in a folder, without the two files that say whose it is."""
+    return sorted(path.name for path in folder.iterdir() if path.name not in (LOCK, MARKER))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -137,15 +140,17 @@ def test_a_run_ends_with_a_table_of_scores_with_intervals_and_gains(here, tiny_m
     assert max(map(len, out.split("fv_lens_run")[0].splitlines())) <= 80
 
 
-def test_a_second_run_replaces_the_first_and_nothing_else(here, tiny_model, pairs):
+def test_an_equal_second_run_replaces_the_first_and_nothing_else(here, tiny_model, pairs):
     folder = here / "fv_lens_run"
-    folder.mkdir()
+    assert "equal run" not in call("run", pairs, "--prompts", 2).stderr
+    first = FunctionVector.load(folder / "vector.safetensors")
     for name in ("vector.safetensors", "notes.txt"):
         (folder / name).write_text("of before")
-    call("run", pairs, "--prompts", 2)
+    again = call("run", pairs, "--prompts", 2)
+    assert again.exit_code == 0 and "fv_lens_run holds an equal run, whose files are replaced." in again.stderr
     assert files(folder) == sorted([*FILES, TUNED, "notes.txt"])
     assert (folder / "notes.txt").read_text() == "of before"
-    FunctionVector.load(folder / "vector.safetensors")
+    assert torch.equal(FunctionVector.load(folder / "vector.safetensors").vector, first.vector)
 
 
 def test_a_run_tunes_its_vector_measures_it_beside_controls_and_reads_it(here, tiny_model, pairs):
@@ -243,7 +248,9 @@ def test_a_model_that_cannot_be_trusted_exits_with_1(here, monkeypatch, tiny_mod
         (["--out", "x" * 300], "File name too long. Choose another --out."),
         (["--prompts", "0"], "Invalid value for '--prompts'"),
         (["--prompts", "many"], "Invalid value for '--prompts'"),
+        (["--prompts", str(10**20)], "Invalid value for '--prompts'"),
         (["--seed", "-1"], "Invalid value for '--seed'"),
+        (["--seed", str(2**32)], "Invalid value for '--seed'"),
         (["--strength", "2"], "No such option"),
         (["antonym", "synonym"], "unexpected extra argument"),
     ],
@@ -275,6 +282,46 @@ def test_answers_that_cannot_be_made_wrong_are_told_before_the_model_is_loaded(h
     file.write_text(json.dumps({"name": "same", "pairs": [(f"w{i}", "w199") for i in range(40)]}))
     result = call("run", file)
     assert result.exit_code == 2 and "'w199' serves 16 of 16 words: give pairs with other answers" in result.stderr
+    assert not files(here)
+
+
+def test_a_prompt_beyond_the_context_is_told_before_the_head_map(here, tiny_model, words, monkeypatch):
+    monkeypatch.setattr(effects, "indirect_effects", lambda *args, **how: pytest.fail("the head map was made"))
+    few = words.with_pairs(words.pairs[:28])
+    for place, word in enumerate(("train", "validation", "test")):
+        last = few.split()[place].words[-1]
+        pairs = [(w if w != last else " ".join(["w3"] * 200), answer) for w, answer in few.pairs]
+        path = here.parent / f"{here.name}-{word}.json"
+        path.write_text(json.dumps({"name": "long", "pairs": pairs}))
+        result = call("run", path, "--prompts", 2)
+        assert result.exit_code == 2 and not files(here)
+        assert "more than the model's context of 128; give shorter words" in result.stderr.splitlines()[-1]
+
+
+def test_a_named_pipe_is_refused_at_once(here, no_model):
+    os.mkfifo("pairs.json")
+    result = call("run", "pairs.json")
+    assert (
+        result.exit_code == 2 and result.stderr == "Error: pairs.json: this is a named pipe; give the path of a file\n"
+    )
+
+
+def test_a_tilde_is_the_home_folder_in_every_path(here, tiny_model, pairs, vector, monkeypatch):
+    home = here.parent / f"{here.name}-home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    (home / "pairs.json").write_text(pairs.read_text())
+    vector.rename(home / "vector.safetensors")
+    assert call("run", "~/pairs.json", "--prompts", 2, "--out=~/out").exit_code == 0
+    assert call("generate", "~/vector.safetensors", "Q: w0").exit_code == 0
+    assert call("decode", "~/vector.safetensors").exit_code == 0
+    assert "they are of `fv-lens run`" in call("table", "~/out").stderr
+    for command in (["humans", "~/none"], ["reproduce", "--bats", "~/none"], ["analogies", "--bats", "~/none"]):
+        assert str(home / "none") in call(*command).stderr, command
+    for command in (["analogies", "~/none.csv"], ["analogies", "--validation", "~/none.csv"]):
+        assert str(home / "none.csv") in call(*command).stderr, command
+    assert str(home / "none") in call("analogies", "--vectors", "~/none").stderr
+    assert str(home / "none.json") in call("reproduce", "--relations", "antonym,~/none.json").stderr
     assert not files(here)
 
 
@@ -410,7 +457,8 @@ def test_decode_refuses_bad_input(here, tiny_model, vector, arguments, message):
 def test_table_prints_what_a_study_left(here, monkeypatch):
     monkeypatch.setattr(outputs, "write_table_report", lambda *args, **more: None)
     study = study_of(studied(), kin()[:2], seeds=1, steps=2, curve=(1,))
-    frame = reproduce(study, here / "fv_lens_study", {}, "", lambda line: None, progress=False)
+    with OutputFolder(here / "fv_lens_study", "reproduce") as folder:
+        frame = reproduce(study, folder, {}, "", lambda line: None, progress=False)
     before = files(here / "fv_lens_study")
     result = call("table")
     assert result.exit_code == 0 and result.stdout == call("table", "fv_lens_study").stdout
@@ -442,6 +490,35 @@ def test_table_of_a_folder_without_results_says_so(here, no_model):
         assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1 and not result.stdout
         assert result.stderr.startswith(f"Error: '{folder}' holds no results of `fv-lens reproduce`: {reason}")
         assert "Errno" not in result.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "analogies", "humans"])
+def test_table_of_another_commands_folder_says_whose_it_is(here, command):
+    with OutputFolder(here / "out", command) as folder:
+        folder.claim({})
+        (here / "out" / "summary.json").write_text("{}")
+        (here / "out" / "results.csv").write_text("method,library\nposterior,full\n")
+    result = call("table", "out")
+    assert result.exit_code == 2 and not result.stdout
+    assert result.stderr == (
+        f"Error: 'out' holds no results of `fv-lens reproduce`: they are of `fv-lens {command}`; give the --out of a "
+        "study\n"
+    )
+
+
+LINE = "part,group,name,row,measure,value,low,high,n\nscore,relation,a,zero-shot,accuracy,0.5,0.4,0.6,20\n"
+
+
+@pytest.mark.parametrize("frame", ["", "method,library\nposterior,full\n", LINE[:44], LINE, "\x00"], ids=str)
+@pytest.mark.parametrize(
+    "summary", ["", "{", "[]", "{}", '{"command": "fv-lens run", "relation": "antonym"}', '{"versions": 3}']
+)
+def test_table_of_damaged_results_says_so(here, frame, summary):
+    (here / "results.csv").write_text(frame)
+    (here / "summary.json").write_text(summary)
+    result = call("table", ".")
+    assert result.exit_code == 2 and not result.stdout and len(result.stderr.splitlines()) == 1
+    assert "its results.csv or summary.json is damaged or another command's (" in result.stderr
 
 
 # The rest

@@ -7,6 +7,7 @@ import torch
 import transformers as hf
 from transformer_lens.model_bridge import TransformerBridge
 
+from fv_lens import assembly
 from fv_lens.assembly import distributed_vectors, function_vector
 from fv_lens.effects import mean_head_outputs
 from fv_lens.errors import InputError, ParityError
@@ -210,7 +211,7 @@ def test_a_saved_vector_does_the_same(llama, words, tmp_path):
         ([(3, 0)], "Layer 3 is outside 0..2"),
         ([(0, 4)], "Head 4 of layer 0 is outside 0..3"),
         ([(0, -1)], "at least 0"),
-        ([0, 1], "0 is no head"),
+        ([0, 1], "0 is not a head"),
     ],
 )
 def test_heads_that_are_not_there_are_refused(llama, words, heads, message):
@@ -224,11 +225,12 @@ def test_mean_head_outputs_of_another_shape_are_refused(llama, words, shape):
         distributed_vectors(llama, words, HEADS, noise(*shape))
 
 
-def test_without_the_point_before_the_norm_a_post_norm_model_is_refused_with_a_way_out(words):
+def test_without_the_point_before_the_norm_a_post_norm_model_is_refused_with_a_way_out(words, monkeypatch):
     model = tiny.build("gemma2")
     lens = lens_of(model)
     lens.points = {name: point for name, point in lens.points.items() if not name.endswith("attn.hook_out")}
     assert "blocks.0.hook_attn_out" in lens.points
+    monkeypatch.setattr(assembly, "lens_of", lambda model: lens)
     with pytest.raises(InputError, match="layer 0.*finetune.*'zero'"):
         distributed_vectors(model, words, HEADS, mean_z_like(model))
 

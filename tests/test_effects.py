@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fv_lens import effects as module
+from fv_lens import storage
 from fv_lens.batches import batch
 from fv_lens.effects import HeadEffects, indirect_effects, mean_effects, mean_head_outputs
 from fv_lens.errors import InputError
@@ -31,7 +32,11 @@ def made_up(values, relation="made up", model="a model") -> HeadEffects:
     """Effects with these values, `[prompt, layer, head]`."""
     values = torch.as_tensor(values, dtype=torch.float32)
     z = torch.full((*values.shape[1:], 2), float(values.mean()))
-    record = {"relation": relation, "model": model, "data_hash": "0"}
+    record = {
+        "relation": relation, "model": model, "data_hash": "0" * 64, "processing": "raw", "bos": True,
+        "template": PromptTemplate().to_dict(), "n_shots": 3, "n_mean_prompts": 5, "only_correct": False, "seed": 0,
+        "split_seed": 0, "versions": storage.versions(),
+    }  # fmt: skip
     return HeadEffects(values, 10 * values, torch.full(values.shape[:1], 0.5), z, 0.5, None, record)
 
 
@@ -81,8 +86,8 @@ def test_the_writes_of_all_heads_and_the_bias_are_the_output_of_attention(model)
     for layer in range(lens.n_layers):
         bias = model.blocks[layer].attn.b_O
         z, out = cache[f"blocks.{layer}.attn.hook_z"], cache[f"blocks.{layer}.hook_attn_out"]
-        written = torch.einsum("bphd,hdm->bpm", z, lens.W_O(layer)) + (0 if bias is None else bias)
-        assert difference(written, out) <= EXACT
+        written = lens.writes(layer, z[0]) + (0 if bias is None else bias)
+        assert difference(written, out[0]) <= EXACT
 
 
 # Which prompts are averaged

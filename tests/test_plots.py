@@ -1,5 +1,6 @@
 """Figures say what the results say: values, intervals, chosen points; and refuse what they cannot draw."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -121,8 +122,8 @@ def test_maps_of_all_sizes_fit_a_page_with_cells_that_are_about_square(layers, h
         ([(0, 4)], r"Head \(0, 4\) is outside"),
         ([(-1, 0)], "layer is -1"),
         ([(0, 1.5)], "head is 1.5"),
-        ([5], "5 is no head"),
-        (["L0H1"], "'L0H1' is no head"),
+        ([5], "5 is not a head"),
+        (["L0H1"], "'L0H1' is not a head"),
     ],
 )
 def test_a_chosen_head_outside_the_map_is_refused(chosen, message):
@@ -248,3 +249,39 @@ def test_a_long_title_is_wrapped_and_given_room():
     short, long = (plots.evaluation(made_evaluation(relation=name)).layout for name in ("a", "a long name " * 9))
     assert max(map(len, long.title.text.split("<br>")[:2])) < 60
     assert long.margin.t > short.margin.t and long.height > short.height
+
+
+# Entities that plotly.js reads in texts; it shows others, such as &quot;, as they are.
+ENTITIES = {"amp": "&", "lt": "<", "gt": ">", "nbsp": "\xa0", "times": "×", "plusmn": "±", "deg": "°", "mu": "μ"}
+
+
+def as_plotly_shows(text: str) -> str:
+    return re.sub(r"&([a-z]+);", lambda match: ENTITIES.get(match[1], match[0]), re.sub("<[^>]*>", "", text))
+
+
+def test_tokens_are_shown_as_they_are():
+    tokens = ['"', "'", 'a"b', "<b>", "&", "&quot;", "&lt;", "&#34;", "->", "µ"]
+    shown = {
+        "relation": 'a "relation" & <more>',
+        "vector": 'F"V',
+        "token": tokens,
+        "probability": 0.1,
+        "is_name": False,
+    }
+    figure = plots.decoding(pd.DataFrame(shown))
+    bars, texts = figure.data
+    assert [as_plotly_shows(text.split(" <span")[0]) for text in texts.text] == tokens
+    assert [as_plotly_shows(text).split(":")[0] for text in bars.hovertext] == tokens
+    assert as_plotly_shows(figure.layout.annotations[0].text) == 'a "relation" & <more>F"V'
+
+
+def test_no_figure_has_an_entity_that_plotly_does_not_know():
+    evaluation = replace(made_evaluation(relation="\"'", controls=("\"'", "10-shot")), name="\"'")
+    grid = replace(made_sweep(relation="\"'"), names=("\"'", "2 heads"))
+    for figure in (
+        plots.head_effects(made_effects(relation="\"'")),
+        plots.layer_sweep(grid),
+        plots.evaluation(evaluation),
+    ):
+        found = set(re.findall(r"&(#?\w+);", figure.to_json()))
+        assert found <= ENTITIES.keys(), found

@@ -248,7 +248,7 @@ def test_the_comparison_has_every_row_with_its_interval(measure):
     assert len(drawn) == len(LEVELS)
     for row in LEVELS:
         expected = pick(row, measure=measure)[["value", "low", "high"]].astype(float)
-        np.testing.assert_allclose(drawn[row.replace("'", "&#x27;")], expected)
+        np.testing.assert_allclose(drawn[row], expected)
 
 
 def test_rows_of_an_unknown_kind_come_last():
@@ -353,7 +353,7 @@ def test_the_words_of_vectors_stand_side_by_side_with_names_marked():
         )
     labels = [trace for trace in figure.data if trace.type == "scatter"][0].text
     assert labels[0].startswith("<b>opposite</b>") and labels[2].startswith("black ")
-    assert labels[1].startswith("&#x27; the\\n&#x27;")  # what cannot be seen is quoted
+    assert labels[1].startswith("' the\\n'")  # what cannot be seen is quoted
 
 
 def test_bars_of_a_relation_share_a_scale():

@@ -125,7 +125,7 @@ def test_blank_lines_line_ends_byte_order_marks_and_rare_separators(tmp_path):
         (OWN | {"answers": "small"}, "\"answers\" is 'small'; give a list"),
         (OWN | {"answers": [["small"]]}, "has the word"),
         (OWN | {"target": None}, '"target" is None; give a string'),
-        (OWN | {"target": " big"}, "' big'; give text that is not empty"),
+        (OWN | {"target": " big"}, "' big'; give a string of valid Unicode, not empty"),
         (OWN | {"distance": 2}, '"distance" is 2; give a string'),
         (OWN | {"relation": ["antonym"]}, '"relation" is .*; give a string'),
         (OWN | {"relation": ""}, "has the relation ''"),
@@ -177,7 +177,7 @@ def test_a_csv_with_foils_relation_and_family(tmp_path):
         ("a,b,c,d\nhot,cold,big,/\n", "line 2: column d holds no answer"),
         ("a,b,c,d\nhot,cold,big,small\nhot,cold,big,small,little\n", "line 3: this has 5 cells, the header 4; quote"),
         ("a,b,c,d,foil\nhot,cold,big,small/tiny,tiny\n", "line 2: The question hot:cold has big:tiny, a right answer"),
-        ('a,b,c,d\nhot,"cold,big,small\n', "line 2: this is no CSV"),
+        ('a,b,c,d\nhot,"cold,big,small\n', "line 2: .* has a quote that is never closed"),
         (
             SCAN_HEADER + "atom,sun system,core,sun,,science\natom,sun system,, planet,,science\n",
             "line 3: column targ_",

@@ -64,9 +64,12 @@ def test_lists_become_tuples_and_a_shared_target_is_found():
         (dict(source="hot"), "The source of a question is 'hot'; give two words"),
         (dict(source=("hot",)), r"is \('hot',\); give two words"),
         (dict(source=("hot", "cold", "warm")), "give two words"),
-        (dict(source=("hot", "")), "The source of a question has the word ''; give text"),
-        (dict(source=("hot", None)), "has the word None; give text"),
-        (dict(source=("hot", "cold ")), "'cold '; give text that is not empty, without whitespace at its ends"),
+        (dict(source=("hot", "")), "The source of a question has the word ''; give a string"),
+        (dict(source=("hot", None)), "has the word None; give a string"),
+        (
+            dict(source=("hot", "cold ")),
+            "'cold '; give a string of valid Unicode, not empty, without whitespace at",
+        ),
         (dict(source=("hot", "\ud800")), "has the word"),
         (
             dict(pairs=(("big", "small"),), right=0),

@@ -15,10 +15,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from fv_lens import cli, evaluation, models, outputs, protocol, storage, tuning
+from fv_lens import cli, cli_study, evaluation, models, outputs, protocol, storage, tuning
 from fv_lens import reproduce as module
 from fv_lens import study as study_module
 from fv_lens.errors import InputError
+from fv_lens.folders import LOCK, MARKER, OutputFolder
 from fv_lens.plots.comparison import FEW_SHOT, KINDS, curve_of, rows_like
 from fv_lens.plots.table import scores_of
 from fv_lens.relations import Relation
@@ -32,15 +33,15 @@ from .test_protocol import breaking
 from .test_report import Page
 from .test_study import KIN, SMALL, made, relations, studied, study_of, with_permuted_test
 
-FILES = ["report.html", "results.csv", "stages", "summary.json", "vectors"]
+FILES = [LOCK, MARKER, "report.html", "results.csv", "stages", "summary.json", "vectors"]
 SUMMED = ["FV", "FV of own heads", "FV of random heads", "FV, strength 1", "FFV from FV"]
 KIN_ROWS = ("mean of FFVs", "another relation's FFV")  # which depend on the vectors of other relations
 
 
 def run(study: Study, out: Path, told: list | None = None, **facts: str) -> pd.DataFrame:
-    out.mkdir(parents=True, exist_ok=True)
     tell = (lambda line: None) if told is None else told.append
-    return reproduce(study, out, facts, "fv-lens reproduce", tell, progress=False)
+    with OutputFolder(out, "reproduce") as folder:
+        return reproduce(study, folder, facts, "fv-lens reproduce", tell, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +247,7 @@ def test_a_run_killed_at_three_moments_ends_as_an_uninterrupted_one(small, tmp_p
 )
 def test_another_plan_in_the_same_folder_is_refused(model, whole, change, named):
     facts, change = change.get("facts", {}), {name: x for name, x in change.items() if name != "facts"}
-    with pytest.raises(InputError, match=f"holds another run. What differs: {named}. Give another folder"):
+    with pytest.raises(InputError, match=f"holds another run. What differs: {named}. Give another --out"):
         run(study_of(model, **change), whole, **facts)
 
 
@@ -495,6 +496,24 @@ def test_an_interrupted_command_says_that_it_goes_on(here, monkeypatch, without_
         assert result.stderr.splitlines()[-1] == f"Interrupted. {saved} The same command goes on from there."
 
 
+def test_a_study_interrupted_while_it_loads_says_what_is_there(here, monkeypatch, without_page):
+    def interrupted(*args, **how):
+        raise KeyboardInterrupt
+
+    given = ["--relations", write(relations()[0]), "--seeds", 1]
+    with monkeypatch.context() as patched:
+        patched.setattr(protocol, "sums", interrupted)
+        assert call(*given).exit_code == 130
+    monkeypatch.setattr(models, "load_model", interrupted)
+    result, stages_there = call(*given), Path("fv_lens_study") / "stages"
+    assert result.exit_code == 130
+    assert result.stderr.splitlines()[-1] == (
+        f"Interrupted. Saved before that: {stages_there}. The same command goes on from there."
+    )
+    other = call(*given, "--out", "other")
+    assert other.stderr.splitlines()[-1] == "Interrupted. Nothing was saved." and not Path("other").exists()
+
+
 def test_one_relation_is_shown_without_intervals(here, without_page):
     result = call("--relations", write(relations()[0]), "--seeds", 1)
     assert result.exit_code == 0 and result.stdout.splitlines()[0].rstrip() == "Mean over 1 relation"
@@ -510,6 +529,7 @@ def test_one_relation_is_shown_without_intervals(here, without_page):
         (["--bats", "missing"], "'missing' is no folder; give the path of the folder BATS_3.0"),
         (["--bats", "."], "'.' has no BATS files"),
         (["--seeds", "0"], "Invalid value for '--seeds'"),
+        (["--seeds", str(10**6)], "Invalid value for '--seeds'"),
         (["--dtype", "float8"], "--dtype is 'float8'; give one of float32, bfloat16, float16"),
         (["--relations", " ,"], "--relations is ' ,'; give names or files with commas between"),
         (["--relations", ""], "--relations is ''; give names or files with commas between"),
@@ -548,8 +568,27 @@ def test_smaller_parts_are_noted_once_with_what_would_be_enough(here, without_pa
 
 
 def test_a_comma_at_the_end_is_no_relation():
-    assert [r.name for r in cli._chosen_relations("antonym, synonym,", None)] == ["antonym", "synonym"]
+    assert [r.name for r in cli_study._chosen_relations("antonym, synonym,", None)] == ["antonym", "synonym"]
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ("my,own, list.json", ["my,own, list.json"]),
+        ("antonym,my,own, list.json,b.json", ["antonym", "my,own, list.json", "b.json"]),
+        ("folder,1/a.json, synonym", ["folder,1/a.json", "synonym"]),
+        ("a,b.json", ["a", "b.json"]),
+        ("my,own.json", ["my", "own.json"]),
+        (",,", []),
+    ],
+)
+def test_a_path_may_have_commas_where_there_is_such_a_file(tmp_path, monkeypatch, given, names):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder,1").mkdir()
+    for file in ("my,own, list.json", "folder,1/a.json", "b.json"):
+        (tmp_path / file).write_text("")
+    assert cli_study.split_names(given) == names
 
 
 def test_the_dtypes_of_the_command_are_those_that_can_be_loaded():
-    assert set(cli.DTYPES) == set(models.DTYPES)
+    assert set(cli_study.DTYPES) == set(models.DTYPES)

@@ -250,7 +250,8 @@ def test_a_ceiling_is_near_one_where_people_agree_and_lower_where_they_do_not(tm
     rng, found = np.random.default_rng(8), []
     for noise in (0.01, 2.0):
         lines = [
-            (a, b, "x", "y", "z", f"w{i}", 1 + abs(NAMES.index(a) - NAMES.index(b)) + noise * rng.standard_normal(), 10)
+            (a, b, "x", "y", "z", f"w{i}",
+             np.clip(1 + abs(NAMES.index(a) - NAMES.index(b)) + noise * rng.standard_normal(), 1, 7), 10)
             for a in NAMES for b in NAMES if a < b for i in range(8)
         ]  # fmt: skip
         found.append(load_ratings(write(tmp_path / f"{noise}.csv", lines=lines)).matrix().ceiling)

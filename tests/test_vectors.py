@@ -117,8 +117,8 @@ def test_a_vector_says_where_it_came_from(llama, words):
         ([(-1, 0)], 1, "at least 0"),
         ([(0, -1)], 1, "at least 0"),
         ([(0, 1.5)], 1, "1.5"),
-        ([0, 1], 1, "0 is no head"),
-        ([(0, 1, 2)], 1, "no head"),
+        ([0, 1], 1, "0 is not a head"),
+        ([(0, 1, 2)], 1, "not a head"),
         ([(0, 1)], 3, "Layer 3 is outside 0..2"),
         ([(0, 1)], -1, "at least 0"),
     ],
@@ -301,16 +301,23 @@ def file(tmp_path_factory):
     return tmp_path_factory.mktemp("vectors") / "fv.safetensors"
 
 
+TRAINING = dict(
+    n_pairs=2, n_validation=1, chosen_step=2, validation_loss=2.5, losses=[3.5, 2.25],
+    validation_losses=[[0, 3.0], [2, 2.5]], train_words=["été", "w1"], validation_words=["w2"],
+)  # fmt: skip
+TRAININGS = st.lists(FINITE, min_size=2, max_size=9).map(lambda losses: TRAINING | {"losses": losses})
+
+
 RECORDS = st.fixed_dictionaries(
     {"layer": st.integers(0, 200)},
     optional=dict(
         model=st.none() | st.text(max_size=9),
         bos=st.none() | st.booleans(),
-        relation=st.none() | st.text(max_size=9),
+        relation=st.none() | st.text(min_size=1, max_size=9),
         split_seed=st.none() | st.integers(0, 2**40),
         template=st.none() | st.just(PromptTemplate("{word} ->", prefix="é\n").to_dict()),
-        training=st.none() | st.dictionaries(st.text(max_size=9), st.lists(FINITE, max_size=3), max_size=3),
-        heads=st.lists(st.tuples(st.integers(0, 90), st.integers(0, 90)), max_size=4).map(tuple),
+        training=st.none() | TRAININGS,
+        heads=st.lists(st.tuples(st.integers(0, 90), st.integers(0, 90)), max_size=4, unique=True).map(tuple),
         method=st.sampled_from(["sum", "tuned"]),
         strength=st.floats(allow_nan=False, allow_infinity=False),
     ),
@@ -344,9 +351,6 @@ def test_a_missing_file_is_named(tmp_path):
     for path in (tmp_path / "none.safetensors", str(tmp_path / "none.safetensors"), tmp_path):
         with pytest.raises(InputError, match="No file.*FunctionVector"):
             FunctionVector.load(path)
-
-
-TRAINING = dict(chosen_step=2, losses=[3.5, 2.25], validation_losses=[[0, 3.0], [2, 2.5]], train_words=["été", "w1"])
 
 
 def test_a_saved_training_record_comes_back(tmp_path):
@@ -405,7 +409,7 @@ def test_a_pickle_is_never_loaded(tmp_path, write, unpickle):
 
 def test_effects_are_no_vector_and_a_vector_no_effects(tmp_path):
     values, path = (torch.ones(2, 1, 1), torch.ones(2, 1, 1)), tmp_path / "file"
-    HeadEffects(*values, torch.ones(2), torch.ones(1, 1, 1), 0.5, None, {}).save(path)
+    storage.save(path, "HeadEffects", dict(zip(("values", "log_prob_values"), values)), {})
     with pytest.raises(InputError, match="holds fv_lens.HeadEffects, not fv_lens.FunctionVector"):
         FunctionVector.load(path)
     FunctionVector(torch.ones(2), 0).save(path)

@@ -340,7 +340,7 @@ def test_a_hook_point_that_does_nothing_raises(model, monkeypatch, point):
     monkeypatch.setattr(
         model.hook_dict[point], "add_hook", lambda hook, *args, **kw: add_hook(lambda *a, **k: None, *args, **kw)
     )
-    with pytest.raises(ParityError, match=f"{point} .*changed nothing"):
+    with pytest.raises(ParityError, match=f"at {point} .*changed nothing"):
         by_engine(fresh(model), [])
 
 
@@ -426,6 +426,34 @@ def test_where_rows_of_several_tokens_are_wrong_they_run_in_full_and_others_stay
     monkeypatch.setitem(FORMS, SLOW, lambda *args: 1 / 0)
     assert difference(by_engine(lens, whatifs), by_hand(model, whatifs)) <= EXACT
     assert lens.parity.several_tokens[1] == [SLOW] and lens.parity.forms == forms
+
+
+def test_a_model_whose_later_tokens_change_earlier_ones_is_refused():
+    model = tiny.build("llama")
+
+    def looks_back(module, inputs, out):
+        return out + 0.1 * out[:, -1:]
+
+    looks_back.of_fv_lens = True  # a part of the model, here, and no hook of the user's
+    model.blocks[0].mlp.register_forward_hook(looks_back)
+    with pytest.raises(ParityError, match="not causal.*transformer-lens"):
+        by_engine(lens_of(model), [])
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_where_batches_change_logits_prompts_are_run_one_by_one(caplog, n):
+    """As where activations are quantised by the largest of a batch: every forward is right, but only by itself."""
+    model = tiny.build("llama")
+    shift = noise(32)
+
+    def by_batch(module, inputs, out):
+        return out + 0.1 * (len(out) - 1) * shift
+
+    by_batch.of_fv_lens = True  # a part of the model, here, and no hook of the user's
+    model.blocks[0].mlp.register_forward_hook(by_batch)
+    with caplog.at_level(logging.WARNING, "fv_lens"):
+        found, expected = continued(model, lens_of(model), n=n)
+    assert difference(found, expected) <= EXACT and "other logits in a batch" in caplog.text
 
 
 def test_rows_of_several_tokens_are_probed_anew_on_longer_prompts(llama, monkeypatch):

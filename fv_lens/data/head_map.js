@@ -46,7 +46,7 @@ function headMap(map) {
   function recolour() {
     for (const [at, cell] of cells.entries()) {
       const head = headAt(at);
-      cell.style.background = `var(--shade-${measure.shades[head]})`;
+      cell.style.background = measure.shades[head] === null ? "none" : `var(--shade-${measure.shades[head]})`;
       cell.setAttribute("aria-label", nameOf(head));
       cell.removeAttribute("title");
     }
@@ -57,6 +57,7 @@ function headMap(map) {
   }
 
   function promptByPrompt(head) {
+    if (measure.shades[head] === null) return [];
     const values = measure.each[head];
     const title = element("h4", {}, `Effect on ${measure.name}, ${of} by ${of}`);
     if (!values) return [title, element("p", {}, "Not kept on this page for this head.")];

@@ -69,6 +69,11 @@ class Lens:
         self.parity = self.state.parities.setdefault(key, Parity())
 
     @property
+    def alone(self) -> bool:
+        """Whether each prompt has to be in a forward of its own: hooks of others, or batches that change logits."""
+        return bool(self.others) or not self.parity.together
+
+    @property
     def patches(self) -> list:
         """The patches that are on the model at the moment."""
         return self.state.patches
@@ -95,8 +100,11 @@ class Lens:
 
     @property
     def full_precision(self) -> bool:
-        """Whether products round as float32 does, or better: not in half precision, autocast, or TF32 on a GPU."""
-        if torch.is_autocast_enabled(self.device.type):
+        """Whether products round as float32 does, or better: not in half precision, autocast, or TF32 on a GPU.
+
+        Nor where weights are quantised, whose products are made in whichever precision their kernels have.
+        """
+        if torch.is_autocast_enabled(self.device.type) or self._quantised:
             return False
         matmul = torch.backends.cuda.matmul
         if hasattr(matmul, "fp32_precision"):  # from torch 2.9 on; where it was set, asking for allow_tf32 raises
@@ -105,6 +113,10 @@ class Lens:
             tf32 = matmul.allow_tf32
         exact = self.dtype == torch.float64 or (self.dtype == torch.float32 and self.device.type != "cuda")
         return exact or (self.dtype == torch.float32 and not tf32)
+
+    @cached_property
+    def _quantised(self) -> bool:
+        return not all(parameter.is_floating_point() for parameter in self.model.parameters())
 
     @property
     def pad_id(self) -> int:
@@ -155,7 +167,7 @@ class Lens:
         rows = torch.cat([torch.zeros_like(z[:1]), z]).flatten(1).to(self.device, self.dtype)
         with torch.autocast(self.device.type, enabled=False):
             once, again = (self._project(layer, rows).float() for _ in range(2))
-        if not torch.equal(once, again):
+        if not torch.allclose(once, again, rtol=0, atol=0, equal_nan=True):
             raise ParityError(
                 f"The output projection of layer {layer} of {self.name} gives other numbers on the same input "
                 "(dropout of an adapter?). Call model.eval() first."
@@ -182,7 +194,11 @@ class Lens:
             return lambda x, hook: shapes.__setitem__(layer, tuple(x.shape[2:]))
 
         ids = torch.arange(1, 4, device=self.device)[None] % self.cfg.d_vocab
-        self.logits(ids, torch.ones_like(ids), [(name, see(at)) for at, name in names.items() if name in self.points])
+        hooks = [(name, see(layer)) for layer, name in names.items() if name in self.points]
+        self.logits(ids, torch.ones_like(ids), hooks)
+        if len(shapes) < len(hooks):
+            silent = next(name for layer, name in names.items() if name in self.points and layer not in shapes)
+            raise ParityError(f"A hook at {silent} of {self.name} was not called, so an edit there changed nothing.")
         return tuple(layer for layer in names if shapes.get(layer) == (self.n_heads, self.d_head))
 
     def tokens(self, text: str) -> list[int]:
@@ -194,7 +210,8 @@ class Lens:
             raise InputError("The model has no tokenizer, so words cannot become tokens. Load it with one.")
         if getattr(self.model.tokenizer, "bos_token", None) is None:
             return self.model.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return self.model.to_tokens(text, truncate=False, move_to_device=False)[0].tolist()
+        with torch.device("cpu"):  # whatever the default device is
+            return self.model.to_tokens(text, truncate=False, move_to_device=False)[0].tolist()
 
     def text(self, token: int) -> str:
         """What a token adds to a text, with the space it may begin with."""

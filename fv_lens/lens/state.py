@@ -21,6 +21,7 @@ HOOKS = {
     "backward pre-hook": "_backward_pre_hooks",
 }
 Hooked = tuple[nn.Module | None, str, Callable]
+LIBRARIES = ("accelerate", "bitsandbytes", "peft", "torch", "transformer_lens", "transformers")
 SIMPLE, COLLECTIONS = (bool, int, float, str), (list, tuple, set, frozenset, dict)
 
 
@@ -32,6 +33,7 @@ class Parity:
         length: tokens of the longest prompt compared; 0 where nothing was yet.
         forms: the exact forms of rows, fastest first.
         padding: whether left padding changes nothing.
+        together: whether a prompt has the same logits beside others, padded ones, as by itself.
         sites: (layer, site) -> (length, forms), for vectors added elsewhere than at `hook_resid_post`.
         several_tokens: (length, forms) for rows of several tokens.
         sharing: (length, whether prompts that begin alike may have their beginning run once).
@@ -48,6 +50,7 @@ class Parity:
     length: int = 0
     forms: list[str] = field(default_factory=list)
     padding: bool = True
+    together: bool = True
     sites: dict[tuple[int, str], tuple[int, list[str]]] = field(default_factory=dict)
     several_tokens: tuple[int, list[str]] = (0, [])
     sharing: tuple[int, bool] = (0, False)
@@ -150,9 +153,9 @@ def _is_own(hook: object) -> bool:
 
 
 def _is_foreign(hook: object) -> bool:
-    """Whether a hook is the user's; TransformerLens and transformers have hooks of their own, which only take notes."""
+    """Whether a hook is the user's; libraries have hooks of their own, by which modules work or which take notes."""
     package, _, rest = (getattr(hook, "__module__", None) or "").partition(".")
-    of_libraries = package in ("transformer_lens", "transformers") and rest != "hook_points"
+    of_libraries = package in LIBRARIES and (package, rest) != ("transformer_lens", "hook_points")  # wrapped
     return not of_libraries and not _is_own(hook)
 
 

@@ -1,6 +1,6 @@
 """Figures of results with plotly: each function takes what a computing function returned and gives a `go.Figure`.
 
-Text that comes from data is escaped, because plotly reads its text as HTML.
+Text that comes from data is escaped (`style.escaped`), because plotly reads its text as HTML.
 """
 
 from .analogies import analogies

@@ -1,6 +1,5 @@
 """Ways to answer analogies, beside each other, with libraries from which more and more is left out."""
 
-import html
 import textwrap
 from collections.abc import Sequence
 
@@ -11,7 +10,7 @@ from plotly.subplots import make_subplots
 
 from ..errors import InputError, finite_number
 from ..scores import Score
-from .style import ACCENT, CONTROL, INK, LIGHT, finish, tint
+from .style import ACCENT, CONTROL, INK, LIGHT, escaped, finish, tint
 from .table import MEASURES, bars, lanes, share_axis
 
 COLUMNS = ("method", "library", "prompt", "measure", "value", "low", "high", "n")
@@ -89,7 +88,7 @@ def analogies(
         colour, symbol = LOOKS.get(prompt, OTHER)
         figure.add_scatter(
             x=[None], y=[None], mode="markers", marker=dict(size=8, color=colour, symbol=symbol),
-            name=html.escape(prompt or "no prompt"), legendgroup=html.escape(prompt),
+            name=escaped(prompt or "no prompt"), legendgroup=escaped(prompt),
         )  # fmt: skip
     for column, of in enumerate(panels, 1):
         for prompt in prompts:
@@ -137,8 +136,8 @@ def _dots(figure: go.Figure, scores: dict, of: str, prompt: str, heights: dict, 
         line, paint = list(rows.values()), colour if library == of else tint(colour, 0.4)
         figure.add_scatter(
             x=[score.value for score in line], y=[heights[method, prompt] for method, *_ in rows], mode="markers",
-            marker=dict(size=8, color=paint, symbol=symbol), name=html.escape(prompt or "no prompt"),
-            error_x=dict(bars(line), thickness=2, width=0, color=paint), legendgroup=html.escape(prompt),
+            marker=dict(size=8, color=paint, symbol=symbol), name=escaped(prompt or "no prompt"),
+            error_x=dict(bars(line), thickness=2, width=0, color=paint), legendgroup=escaped(prompt),
             showlegend=False, hoverinfo="text", text=[_hover(row, score, unit) for row, score in rows.items()], **at,
         )  # fmt: skip
 
@@ -146,9 +145,9 @@ def _dots(figure: go.Figure, scores: dict, of: str, prompt: str, heights: dict, 
 def _hover(row: tuple[str, str, str], score: Score, unit: str) -> str:
     method, library, prompt = row
     where = ", ".join(part for part in (f"library: {library}" if library else "no library", prompt) if part)
-    head = f"<b>{html.escape(method)}</b>: {score}<br>{html.escape(where)}"
+    head = f"<b>{escaped(method)}</b>: {score}<br>{escaped(where)}"
     return f"{head}<br>{unit}, 95 %, {score.n:,} analogies"
 
 
 def _wrapped(name: str, width: int) -> str:
-    return "<br>".join(html.escape(line) for line in textwrap.wrap(name, width, max_lines=2, placeholder="…"))
+    return "<br>".join(escaped(line) for line in textwrap.wrap(name, width, max_lines=2, placeholder="…"))

@@ -1,13 +1,12 @@
 """All vectors beside prompting and controls, and accuracy against the number of pairs."""
 
-import html
 import re
 from collections.abc import Iterable
 
 import pandas as pd
 import plotly.graph_objects as go
 
-from .style import ACCENT, CONTROL, INK, LIGHT, MUTED, finish, tint
+from .style import ACCENT, CONTROL, INK, LIGHT, MUTED, escaped, finish, tint
 from .table import bars, checked, extent, lanes, measured, number, scores_of, share_axis
 
 FEW_SHOT = r"\d+-shot"  # a row of intact prompts; a study's settings say of how many shots
@@ -52,7 +51,7 @@ def comparison(frame: pd.DataFrame, measure: str = "accuracy") -> go.Figure:
             marker=dict(size=10, color=colour, symbol=symbol), showlegend=False, hoverinfo="text",
             error_x=dict(bars(line), thickness=2, width=0, color=colour),
             text=[
-                f"<b>{html.escape(row)}</b>: {score}<br>{unit}, 95 % over {number(score.n, 'relation')}"
+                f"<b>{escaped(row)}</b>: {score}<br>{unit}, 95 % over {number(score.n, 'relation')}"
                 for row, score in zip(rows, line)
             ],
         )  # fmt: skip

@@ -1,13 +1,11 @@
 """Word completion of one relation, with its controls."""
 
-import html
-
 import numpy as np
 import plotly.graph_objects as go
 
 from ..evaluation import Evaluation, Result
 from ..scores import Score
-from .style import ACCENT, CONTROL, finish
+from .style import ACCENT, CONTROL, escaped, finish
 from .table import bars
 
 
@@ -37,7 +35,7 @@ def evaluation(evaluation: Evaluation, vector: str = "") -> go.Figure:
                 marker=dict(size=size, color=colour, symbol=symbol), text=hovers[some], hoverinfo="text",
                 name=label, legendgroup=part, showlegend=colour == ACCENT,
             )  # fmt: skip
-    names = [html.escape(name) for name in rows]
+    names = [escaped(name) for name in rows]
     figure.update_yaxes(tickvals=np.arange(len(rows)), ticktext=[f"<b>{names[0]}</b>", *names[1:]])
     figure.update_yaxes(range=[len(rows) - 0.4, -0.6], showgrid=False)
     figure.update_xaxes(title="share of words", range=[-0.03, 1.03], dtick=0.2)
@@ -47,9 +45,9 @@ def evaluation(evaluation: Evaluation, vector: str = "") -> go.Figure:
 
 
 def _row_hover(tested: str, name: str, row: Result) -> str:
-    lines = [f"<b>{html.escape(name)}</b>", f"accuracy {row.accuracy}"]
+    lines = [f"<b>{escaped(name)}</b>", f"accuracy {row.accuracy}"]
     lines += [f"first token alone {row.first_token_accuracy}", f"log-probability {row.log_prob} nats"]
     if row.accuracy_gain:  # what was tested has none over itself
-        lines += [f"gain of {html.escape(tested)}, paired:", f"accuracy {row.accuracy_gain.signed}"]
+        lines += [f"gain of {escaped(tested)}, paired:", f"accuracy {row.accuracy_gain.signed}"]
         lines.append(f"log-probability {row.log_prob_gain.signed} nats")
     return "<br>".join(lines)

@@ -1,12 +1,10 @@
 """What a composite vector is made of."""
 
-import html
-
 import plotly.graph_objects as go
 
 from ..errors import InputError, whole_number
 from ..vectors import FunctionVector
-from .style import ACCENT, MUTED, finish, tint
+from .style import ACCENT, MUTED, escaped, finish, tint
 from .table import lanes, number
 
 
@@ -28,7 +26,7 @@ def composition(fv: FunctionVector, k: int = 12) -> go.Figure:
     shares = sorted(fv.weights.items(), key=lambda share: -share[1])
     top, rest = shares[:k], shares[k:]
     names, weights = [name for name, _ in top], [weight for _, weight in top]
-    labels, hovers = lanes({"": names})[2], [f"<b>{html.escape(name)}</b>: {_shown(weight)}" for name, weight in top]
+    labels, hovers = lanes({"": names})[2], [f"<b>{escaped(name)}</b>: {_shown(weight)}" for name, weight in top]
     if rest:
         weights.append(sum(weight for _, weight in rest))
         labels.append(f"{len(rest)} other{'s' * (len(rest) > 1)}")

@@ -1,6 +1,5 @@
 """Words that vectors are read as, side by side."""
 
-import html
 from collections.abc import Sequence
 
 import pandas as pd
@@ -8,7 +7,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from ..errors import InputError, whole_number
-from .style import ACCENT, CONTROL, INK, MUTED, finish, tint
+from .style import ACCENT, CONTROL, INK, MUTED, escaped, finish, tint
 
 COLUMNS = ("relation", "vector", "token", "probability", "is_name")
 
@@ -65,12 +64,12 @@ def decoding(words: pd.DataFrame, relations: Sequence[str] | None = None, k: int
 
 def _panel(figure: go.Figure, top: pd.DataFrame, vector: str, at: dict) -> None:
     places, names = list(range(len(top))), top.is_name.astype(bool)
-    tokens = [html.escape(_plain(token)) for token in top.token]
+    tokens = [escaped(_plain(token)) for token in top.token]
     figure.add_bar(
         x=top.probability, y=places, orientation="h", width=0.84, showlegend=False, hoverinfo="text",
         marker=dict(color=[tint(ACCENT, 0.45) if name else tint(CONTROL, 0.22) for name in names], line_width=0),
         hovertext=[
-            f"<b>{token}</b>: probability {p:.3g}<br>{html.escape(vector)}{', a name' * bool(name)}"
+            f"<b>{token}</b>: probability {p:.3g}<br>{escaped(vector)}{', a name' * bool(name)}"
             for token, p, name in zip(tokens, top.probability, names)
         ],
         **at,
@@ -93,4 +92,4 @@ def _plain(token: str) -> str:
 
 
 def _title(relation: str, vector: str) -> str:
-    return f"<b>{html.escape(relation)}</b><br>{html.escape(vector)}"
+    return f"<b>{escaped(relation)}</b><br>{escaped(vector)}"

@@ -10,7 +10,7 @@ from .. import scores
 from ..effects import HeadEffects
 from ..errors import InputError, whole_number
 from ..markup import colour_limit, decimals
-from .style import DIVERGING, INK, finish, whole_ticks
+from .style import DIVERGING, GRID, INK, finish, whole_ticks
 
 UNITS = {"probability": "change in probability", "log_prob": "change in log-probability (nats)"}
 
@@ -35,11 +35,13 @@ def head_effects(effects: HeadEffects, chosen: Sequence = (), measure: object = 
     values = (effects.values if measure == "probability" else effects.log_prob_values).numpy()
     (n, n_layers, n_heads), mean, (low, high) = values.shape, values.mean(0), scores.interval(values)
     chosen = [checked_head(head, n_layers, n_heads) for head in chosen]
-    limit, largest = colour_limit(mean), float(np.abs(mean).max())
+    limit, largest = colour_limit(mean), float(np.nanmax(np.abs(mean)))
 
     record, unit, over, places = effects.record, UNITS[measure], effects.over, decimals(largest)
 
     def hover(at: int, head: int) -> str:
+        if np.isnan(mean[at, head]):
+            return f"layer {at} has no heads"
         shown = f"<b>L{at}H{head}</b>: {mean[at, head]:+.{places}f}"
         if n == 1:
             return f"{shown} ({unit}, no interval from {over})"
@@ -57,12 +59,16 @@ def head_effects(effects: HeadEffects, chosen: Sequence = (), measure: object = 
         for at, head in chosen
     ]
     figure = go.Figure(heatmap)
-    figure.update_layout(shapes=outlines)
+    across = dict(type="rect", x0=-0.5, x1=n_heads - 0.5, fillcolor=GRID, line_width=0, layer="below")
+    absent = [dict(across, y0=at - 0.5, y1=at + 0.5) for at in np.flatnonzero(np.isnan(mean).all(1)).tolist()]
+    figure.update_layout(shapes=[*absent, *outlines])
     figure.update_xaxes(title="head", **whole_ticks(n_heads), showgrid=False, constrain="domain")
     figure.update_yaxes(title="layer (0 is the first)", **whole_ticks(n_layers), showgrid=False)
     notes, of = outlined(chosen), over if effects.of_relations else record.get("relation")
     if largest > limit:
         notes.append(f"Colours end at {limit:.2g}, the 99.5th percentile.")
+    if absent:
+        notes.append("Grey: layers without heads.")
     cell_height = min(36, max(7, 600 / n_layers))
     cell_width = min(36 if n_layers < 17 else 2 * cell_height, max(7, 560 / n_heads))
     return finish(
@@ -83,7 +89,7 @@ def outlined(chosen: Sequence) -> list[str]:
 def checked_head(head: object, n_layers: int, n_heads: int) -> tuple[int, int]:
     """(layer, head) as whole numbers, or an InputError where it is none of the map's."""
     if not isinstance(head, Sequence) or len(head) != 2:
-        raise InputError(f"{head!r} is no head; heads are (layer, head).")
+        raise InputError(f"{head!r} is not a head; heads are (layer, head).")
     layer, index = whole_number("layer", head[0], least=0), whole_number("head", head[1], least=0)
     if layer >= n_layers or index >= n_heads:
         raise InputError(f"Head ({layer}, {index}) is outside the map of {n_layers} layers x {n_heads} heads.")

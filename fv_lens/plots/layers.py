@@ -1,7 +1,5 @@
 """The sweep over layers and strengths."""
 
-import html
-
 import numpy as np
 import plotly.graph_objects as go
 import torch
@@ -12,7 +10,7 @@ from .. import scores
 from ..errors import InputError
 from ..sweeps import Sweep
 from ..vectors import FunctionVector
-from .style import ACCENT, CONTROL, INK, MUTED, finish, whole_ticks
+from .style import ACCENT, CONTROL, INK, MUTED, escaped, finish, whole_ticks
 
 SEQUENTIAL = [CONTROL, "#8a4f9e", ACCENT]  # of ordered lines; all of it is seen on white and on a dark page
 
@@ -36,7 +34,7 @@ def layer_sweep(sweep: Sweep, best: FunctionVector | None = None) -> go.Figure:
     height = 190
     figure = make_subplots(
         panels, 1, shared_xaxes=True, vertical_spacing=38 / (height * panels) if panels > 1 else 0,
-        subplot_titles=[html.escape(name) for name in sweep.names],
+        subplot_titles=[escaped(name) for name in sweep.names],
     )  # fmt: skip
     plain = scores.proportion(sweep.plain[:, 0])
     for v in range(panels):

@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ..errors import InputError
-from .style import ACCENT, CONTROL, GRID, INK, finish
+from .style import ACCENT, CONTROL, GRID, INK, escaped, finish
 from .table import lanes, number
 
 COLOURS = (CONTROL, ACCENT, "#1b7f5c", "#8a4f9e", "#8a6a00", "#1f7fa6", "#c2457a", INK, "#6d4c41", "#6b7280")
@@ -60,10 +60,10 @@ def relation_map(points: pd.DataFrame, categories: Mapping[str, str]) -> go.Figu
         mine = [i for i, of in enumerate(kinds) if of == kind]
         colour, turn = COLOURS[which % len(COLOURS)], which // len(COLOURS)
         figure.add_scatter(
-            x=at[mine, 0], y=at[mine, 1], mode="markers+text", name=html.escape(kind), text=[short[i] for i in mine],
+            x=at[mine, 0], y=at[mine, 1], mode="markers+text", name=escaped(kind), text=[short[i] for i in mine],
             textposition=[sides[i] for i in mine], textfont=dict(size=FONT_SIZE, color=colour), cliponaxis=False,
             marker=dict(size=MARKER, color=colour, symbol=SYMBOLS[(which + turn) % len(SYMBOLS)]), hoverinfo="text",
-            hovertext=[f"<b>{html.escape(names[i])}</b><br>{html.escape(kind)}" for i in mine],
+            hovertext=[f"<b>{escaped(names[i])}</b><br>{escaped(kind)}" for i in mine],
         )  # fmt: skip
     (left, low), (right, high) = _frame(at).tolist()
     edge = dict(showticklabels=False, showgrid=False, showline=True, mirror=True, linecolor=GRID, constrain="domain")

@@ -1,6 +1,5 @@
 """Every relation beside the others."""
 
-import html
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -9,7 +8,7 @@ import plotly.graph_objects as go
 from ..errors import InputError
 from ..scores import Score
 from .comparison import usual_shots
-from .style import ACCENT, CONTROL, GRID, INK, LIGHT, MUTED, finish, tint
+from .style import ACCENT, CONTROL, GRID, INK, LIGHT, MUTED, escaped, finish, tint
 from .table import bars, checked, extent, lanes, measured, scores_of, share_axis
 
 # Prompting is grey and blue, vectors are light and dark orange; the symbols tell them apart without any colour.
@@ -68,7 +67,7 @@ def relations(
         drawn += line
         figure.add_scatter(
             x=[score.value for score in line], y=[place + shift for place, _, _ in points], mode="markers",
-            name=html.escape(row), error_x=dict(bars(line), thickness=1.5, width=0, color=tint(colour, 0.4)),
+            name=escaped(row), error_x=dict(bars(line), thickness=1.5, width=0, color=tint(colour, 0.4)),
             marker=dict(
                 size=[8] * len(scores[row]) + [11] * len(means), color=colour, symbol=symbol,
                 opacity=1, line=dict(width=2 if symbol == "x-thin" else 0, color=colour),
@@ -97,5 +96,5 @@ def _hover(
     key, over = ("all", "relations") if name is None else (name, "words")
     title = MEAN if name is None else f"{name} ({categories.get(name, 'other')})"
     found = {row: scores[row][key] for row in rows if key in scores.get(row, {})}
-    lines = [f"<b>{html.escape(title)}</b>", *(f"{html.escape(row)}: {s}" for row, s in found.items())]
+    lines = [f"<b>{escaped(title)}</b>", *(f"{escaped(row)}: {s}" for row, s in found.items())]
     return "<br>".join([*lines, f"{unit}, 95 % over {next(iter(found.values())).n:,} {over}"])

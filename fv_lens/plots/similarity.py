@@ -1,6 +1,5 @@
 """How alike relations are, to people and as vectors: matrices side by side."""
 
-import html
 import math
 from collections.abc import Mapping, Sequence
 
@@ -12,7 +11,7 @@ from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 
 from ..errors import InputError
-from .style import DIVERGING, INK, MUTED, finish
+from .style import DIVERGING, INK, MUTED, escaped, finish
 from .table import lanes, number
 
 BLANK = "#a3a3a3"  # of cells without a number; no colour of the scale is like it
@@ -61,7 +60,7 @@ def similarity(matrices: Mapping[str, pd.DataFrame], order: Sequence[str] | None
     figure = make_subplots(
         1, columns, horizontal_spacing=min(0.04, 0.5 / columns), shared_yaxes=True,
         subplot_titles=[
-            f"<b>{html.escape(title)}</b><br><span style='{TINY}'>middle {_shown(centre, reach)}</span>"
+            f"<b>{escaped(title)}</b><br><span style='{TINY}'>middle {_shown(centre, reach)}</span>"
             for title, (centre, reach) in scales.items()
         ],
     )  # fmt: skip
@@ -128,4 +127,4 @@ def _shown(value: float, reach: float) -> str:
 
 
 def _hover(title: str, one: str, other: str, value: float) -> str:
-    return f"<b>{html.escape(str(one))}</b><br>{html.escape(str(other))}<br>{html.escape(title)}: {value:.3g}"
+    return f"<b>{escaped(str(one))}</b><br>{escaped(str(other))}<br>{escaped(title)}: {value:.3g}"

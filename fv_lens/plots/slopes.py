@@ -1,6 +1,5 @@
 """Every relation before and after: two columns of points, a line for each relation."""
 
-import html
 from collections.abc import Mapping
 
 import numpy as np
@@ -8,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from .relations import MEAN
-from .style import ACCENT, CONTROL, INK, finish
+from .style import ACCENT, CONTROL, INK, escaped, finish
 from .table import bars, checked, extent, measured, scores_of, share_axis
 
 # Hues and dashes, so that the categories are told apart without any colour.
@@ -49,7 +48,7 @@ def slopes(
         kind, ends = categories.get(name, "other"), [before[name], after[name]]
         colour, dash = LOOKS[kinds.index(kind) % len(LOOKS)]
         figure.add_scatter(
-            x=[0, 1], y=[end.value for end in ends], mode="lines+markers", name=html.escape(kind), opacity=0.75,
+            x=[0, 1], y=[end.value for end in ends], mode="lines+markers", name=escaped(kind), opacity=0.75,
             legendgroup=kind, showlegend=kind not in [trace.legendgroup for trace in figure.data],
             line=dict(color=colour, width=1.25, dash=dash), marker=dict(size=6, color=colour),
             text=[_hover(name, kind, ends, rows, unit)] * 2, hoverinfo="text",
@@ -61,7 +60,7 @@ def slopes(
             error_y=dict(bars(overall), thickness=2, width=0, color=INK),
             text=[_hover(MEAN, _counted(overall), overall, rows, unit)] * 2,
         )  # fmt: skip
-    figure.update_xaxes(tickvals=[0, 1], ticktext=[f"<b>{html.escape(row)}</b>" for row in rows], range=[-0.2, 1.2])
+    figure.update_xaxes(tickvals=[0, 1], ticktext=[f"<b>{escaped(row)}</b>" for row in rows], range=[-0.2, 1.2])
     shown = [*before.values(), *after.values(), *filter(None, overall)]
     figure.update_yaxes(title=unit, title_standoff=6, **share_axis(measure, shown))
     up = np.sign([after[name].value - before[name].value for name in names])
@@ -76,5 +75,5 @@ def _counted(means: list) -> str:
 
 
 def _hover(name: str, of: str, ends: list, rows: tuple[str, str], unit: str) -> str:
-    told = [f"{html.escape(row)}: {end}" for row, end in zip(rows, ends)]
-    return "<br>".join([f"<b>{html.escape(name)}</b> ({html.escape(of)})", *told, unit])
+    told = [f"{escaped(row)}: {end}" for row, end in zip(rows, ends)]
+    return "<br>".join([f"<b>{escaped(name)}</b> ({escaped(of)})", *told, unit])

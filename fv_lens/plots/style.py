@@ -38,8 +38,8 @@ def finish(
 
     `n_labels` are in the legend, and `above` pixels are kept for an axis over the plot.
     """
-    lines = [html.escape(line) for line in textwrap.wrap(heading, 36)]
-    small = [html.escape(line) for detail in details for line in textwrap.wrap(detail, 52)]
+    lines = [escaped(line) for line in textwrap.wrap(heading, 36)]
+    small = [escaped(line) for detail in details for line in textwrap.wrap(detail, 52)]
     title = "<br>".join([f"<b>{'<br>'.join(lines)}</b>", *(f'<span style="{SMALL}">{line}</span>' for line in small)])
     titled = 20 + 21 * len(lines) + 18 * len(small)
     top = titled + 10 + (30 + 22 * math.ceil(n_labels / 3)) * bool(n_labels) + above
@@ -54,6 +54,11 @@ def finish(
     for axes in (figure.update_xaxes, figure.update_yaxes):
         axes(gridcolor=GRID, zeroline=False, title_font_size=13, ticklabelstandoff=4)
     return figure
+
+
+def escaped(text: str) -> str:
+    """Text for a figure. Plotly reads it as HTML, but knows few entities: `&quot;` would be shown as it is."""
+    return html.escape(text, quote=False)
 
 
 def shades(n: int, dark: bool = False) -> list[str]:

@@ -1,6 +1,5 @@
 """The tidy table of results that several figures read: one measured number with its interval in each row."""
 
-import html
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -9,6 +8,7 @@ import pandas as pd
 from ..errors import InputError
 from ..results import COLUMNS
 from ..scores import Score
+from .style import escaped
 
 MEASURES = {  # what is measured, and its unit
     "accuracy": ("Whole answers right", "share of words"),
@@ -86,11 +86,11 @@ def lanes(groups: Mapping[str, Sequence[str]], longest: int = 24) -> tuple[dict[
     places, labels = {}, []
     for group, members in groups.items():
         if group:
-            labels.append(f"<b>{html.escape(group)}</b>")
+            labels.append(f"<b>{escaped(group)}</b>")
         for member in members:
             places[member] = len(labels)
             short = member if len(member) <= longest else member[: longest - 1] + "…"
-            labels.append(html.escape(short))
+            labels.append(escaped(short))
     return places, list(range(len(labels))), labels
 
 

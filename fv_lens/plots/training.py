@@ -1,13 +1,12 @@
 """Losses while vectors are fine-tuned."""
 
-import html
 from collections.abc import Mapping
 
 import pandas as pd
 import plotly.graph_objects as go
 
 from ..errors import InputError
-from .style import ACCENT, CONTROL, INK, finish, tint
+from .style import ACCENT, CONTROL, INK, escaped, finish, tint
 from .table import number
 
 COLUMNS = ("step", "loss", "validation_loss", "chosen")
@@ -79,4 +78,4 @@ def _mean(losses: Mapping[str, pd.Series]) -> pd.Series:
 
 
 def _hover(name: str, part: str, step: float, loss: float) -> str:
-    return f"<b>{html.escape(name)}</b><br>{part}: {loss:.3f} nats at step {step:.0f}"
+    return f"<b>{escaped(name)}</b><br>{part}: {loss:.3f} nats at step {step:.0f}"

@@ -1,0 +1,57 @@
+"""Progress: a bar in terminals and notebooks; elsewhere, in a log file or CI, one line when the work is done."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+
+from tqdm.auto import tqdm
+
+
+def progress_bar(
+    iterable: Iterable | None = None,
+    *,
+    total: int | None = None,
+    desc: str = "",
+    unit: str = "it",
+    disable: bool = False,
+) -> "tqdm | _Line":
+    """A tqdm bar, or what stands in for it where standard error can draw none; arguments are tqdm's."""
+    if disable or _draws(sys.stderr):
+        return tqdm(iterable, total=total, desc=desc, unit=unit, disable=disable)
+    return _Line(iterable, total, desc)
+
+
+def _draws(stream: object) -> bool:
+    notebook = type(stream).__module__.startswith("ipykernel")
+    return notebook or (hasattr(stream, "isatty") and stream.isatty())
+
+
+class _Line:
+    """Counts, and writes one line at the end; none where an error ended it."""
+
+    def __init__(self, iterable: Iterable | None, total: int | None, desc: str):
+        self.iterable, self.desc, self.n = iterable, desc, 0
+        self.total = len(iterable) if total is None and hasattr(iterable, "__len__") else total
+        self.started = time.perf_counter()
+
+    def update(self, n: int = 1) -> None:
+        self.n += n
+
+    def close(self) -> None:
+        if sys.stderr is None:
+            return
+        of = "" if self.total is None else f" of {self.total}"
+        print(f"{self.desc}: {self.n}{of}, {time.perf_counter() - self.started:.1f} s", file=sys.stderr, flush=True)
+
+    def __iter__(self) -> Iterator:
+        for item in self.iterable:
+            yield item
+            self.update()
+        self.close()
+
+    def __enter__(self) -> "_Line":
+        return self
+
+    def __exit__(self, kind: object, *error: object) -> None:
+        if kind is None:
+            self.close()
