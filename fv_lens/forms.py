@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 from .errors import InputError, ParityError
 from .lens import Lens, Prefix
 from .lens.base import HEAD_OUTPUT
-from .lens.cached import check_cached_steps
+from .lens.cached import check_libraries
 from .lens.state import places
 from .prefixes import prefix_of
 from .rows import RESIDUAL, Edit, Plan, WhatIf, as_batch, as_positions, in_full, one_by_one
@@ -218,7 +218,7 @@ def _exact_forms(
         else:
             refused[form] = problem
     if refused and not exact:
-        check_cached_steps(lens)  # an architecture of its own, or libraries that do not fit together
+        check_libraries(lens)
     if refused:
         _tell_of_forms(lens, refused, exact, where, ids.shape[1])
     return [*exact, SLOW]

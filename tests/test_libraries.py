@@ -86,7 +86,7 @@ def test_an_excluded_version_is_refused_at_first_use(words):
     """When this fails, the versions named work together: lift the exclusion in pyproject.toml."""
     versions = [metadata.version(name) for name in ("transformer-lens", "transformers")]
     fv = FunctionVector(torch.ones(32), 1)
-    for name in ("llama", "gpt2", "neox"):
+    for name in ("llama", "gpt2", "mistral"):
         model = tiny.build(name)
         with pytest.raises(ParityError, match="decodes wrongly with its key-value cache") as refused:
             indirect_effects(model, words, n_prompts=2, n_shots=3, n_mean_prompts=3, progress=False)

@@ -14,9 +14,12 @@ from importlib import metadata
 
 import torch
 from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from ..errors import ParityError
 from .base import Lens
+from .bridge import BridgeLens
 from .state import bare
 
 PROMPT_TOKENS, NEW_TOKENS = 8, 3
@@ -62,6 +65,33 @@ def check_cached_steps(lens: Lens) -> None:
             f"{'' if installed in KNOWN_GOOD else cure + ' '}decode without a cache, use_past_kv_cache=False in "
             "generate, and use_cache=False beside it in hf_generate."
         )
+
+
+def check_libraries(lens: Lens) -> None:
+    """As `check_cached_steps`, but only where the libraries decode a plain Llama wrongly, too.
+
+    An architecture that TransformerLens alone decodes wrongly with a cache still runs in full forwards.
+
+    Raises:
+        ParityError: as `check_cached_steps`.
+    """
+    if hasattr(lens.model, "original_model") and not _decode_a_plain_llama(lens.model.tokenizer):
+        check_cached_steps(lens)
+
+
+def _decode_a_plain_llama(tokenizer) -> bool:
+    """Whether the libraries decode a tiny random Llama right; its tokenizer is another model's and never asked."""
+    sizes = dict(
+        vocab_size=64, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        max_position_embeddings=32,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.manual_seed(0)
+        network = LlamaForCausalLM(LlamaConfig(**sizes)).float().eval()
+        for parameter in network.parameters():
+            parameter.data.normal_()
+        model = TransformerBridge.boot_transformers("plain", hf_model=network, tokenizer=tokenizer, device="cpu")
+        return _cached_steps_are_exact(BridgeLens(model))
 
 
 @torch.no_grad()
