@@ -22,7 +22,7 @@ from .forms import form_for
 from .lens import Lens, Prefix
 from .rows import HERE, RESIDUAL
 from .vectors import check_layer
-from .whatif import TILE, refuse_patches
+from .whatif import TILE, undisturbed
 
 CPU_BYTES = 2**29  # what the rows of one chunk may hold for the way back, beside weights and prefixes
 MOST_ROWS, MOST_ROWS_GPU = 448, 8192  # matmuls gain nothing from more
@@ -68,7 +68,6 @@ class Rows:
 
     @torch.inference_mode(False)
     def __init__(self, lens: Lens, prompts: PromptBatch, owners: Sequence[int], layer: int, first_token: bool = False):
-        refuse_patches(lens)
         if any(parameter.is_inference() for parameter in lens.model.parameters()):
             raise InputError(
                 f"{lens.name} was loaded in torch.inference_mode(), where nothing can be tuned; load it outside."
@@ -80,10 +79,14 @@ class Rows:
         counts = torch.bincount(self.owners)
         self.shares = 1 / counts[self.owners].float()  # of each row in the mean loss of its vector
         answers = [listed[0][:1] if first_token else listed[0] for listed in prompts.answers]
+        self.exact, self.chunks = undisturbed(self._begun)(lens, prompts, answers)
+
+    def _begun(self, lens: Lens, prompts: PromptBatch, answers: Sequence[tuple]) -> tuple[bool, list[_Chunk]]:
+        """Whether the blocks above suffice, and the rows in chunks."""
         form_for(lens, prompts.tokens.to(lens.device), prompts.mask.to(lens.device), tail=1)  # what padding does here
         self.exact = self._probe(prompts, answers)
         chunks = (self._chunk(prompts, answers, rows) for rows in self._groups(prompts, answers))
-        self.chunks = [self._prepared(chunk) if self.exact else chunk for chunk in chunks]
+        return self.exact, [self._prepared(chunk) if self.exact else chunk for chunk in chunks]
 
     @property
     def residual_rms(self) -> Float[Tensor, " vector"]:
@@ -99,7 +102,7 @@ class Rows:
             else:
                 end = chunk.ids.shape[1] - chunk.new + 1
                 hook = (f"blocks.{self.layer}.{RESIDUAL}", partial(see, chunk=chunk))
-                with torch.no_grad():
+                with torch.no_grad(), self.lens.state.lock:
                     self.lens.logits(chunk.ids[:, :end], chunk.mask[:, :end], [hook])
         totals = torch.zeros(int(self.owners.max()) + 1, **HERE)
         return totals.index_add_(0, self.owners, squares * self.shares).sqrt()
@@ -123,7 +126,8 @@ class Rows:
     def _run(self, vectors: Tensor, gradient: bool) -> Tensor:
         found = torch.zeros(len(self.owners), **HERE)
         for chunk in self.chunks:
-            found[chunk.rows] = self._losses(chunk, vectors, gradient, self.exact).cpu()
+            run = undisturbed(lambda lens, chunk=chunk: self._losses(chunk, vectors, gradient, self.exact))
+            found[chunk.rows] = run(self.lens).cpu()
         return found
 
     def _losses(self, chunk: _Chunk, vectors: Tensor, gradient: bool, exact: bool) -> Tensor:

@@ -14,7 +14,6 @@ from .calls import Watch
 from .errors import InputError, ParityError, finite_number
 from .lens import Lens, lens_of
 from .lens.replaced import add_hook
-from .lens.sites import check_site
 from .positions import as_at
 from .vectors import FunctionVector, as_vectors
 
@@ -93,8 +92,6 @@ def patch(model: object, fv: object, strength: object = 1.0, tokens: object = "l
     strength, at = finite_number("strength", strength), as_at(at)
     if tokens not in ("last", "every"):
         raise InputError(f"tokens is {tokens!r}; give 'last' (prompt token) or 'every' (generated tokens as well).")
-    for vector in vectors:
-        check_site(lens, vector.layer, vector.site)
     return Patch(lens, vectors, strength, every=tokens == "every", at=at)
 
 

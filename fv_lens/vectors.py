@@ -14,6 +14,7 @@ from torch import Tensor
 from . import storage
 from .errors import InputError, finite_number, whole_number
 from .lens import Lens
+from .lens.sites import check_site
 from .markup import bars, card, facts, side
 from .prompts import PromptTemplate
 from .relations import Relation
@@ -204,6 +205,8 @@ class FunctionVector:
             )
         if self.model and lens.name and self.model != lens.name:
             warnings.warn(f"The vector was made on {self.model!r}; this model is {lens.name!r}.", stacklevel=3)
+
+        check_site(lens, self.layer, self.site)
 
     def check_split(self, relation: Relation, split_seed: int) -> None:
         """Raise an InputError if the vector, or one it was combined from, may have seen the words it is measured on."""

@@ -6,6 +6,7 @@ a row; head maps, sweeps and evaluations are sets of rows.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
 
 import torch
 from jaxtyping import Float, Int
@@ -28,6 +29,23 @@ FULL = (SLOW, ALONE)  # forms whose rows are logits
 TILE = 128  # rows unembedded at a time: logits of a tile stay small enough for memory to be reused
 
 
+def undisturbed(run: Callable) -> Callable:
+    """Run a function of the lens while no patch is on the model, and while no other thread can put one there.
+
+    Raises:
+        InputError: a patch is active.
+    """
+
+    @wraps(run)
+    def held(lens: Lens, *args, **kwargs):
+        with lens.state.lock:
+            refuse_patches(lens)
+            return run(lens, *args, **kwargs)
+
+    return held
+
+
+@undisturbed
 @torch.no_grad()
 def what_if(
     lens: Lens,
@@ -57,7 +75,6 @@ def what_if(
         ParityError: an edit changed nothing (checked, as is every form against full forwards, on first use and again
             for longer prompts, and for each site that edits are first made at).
     """
-    refuse_patches(lens)
     max_rows = max_rows or MAX_ROWS * _times(lens)
     tokens, mask = tokens.to(lens.device), mask.to(lens.device)
     form = form_for(lens, tokens, mask, tail, whatifs)
@@ -98,7 +115,7 @@ def head_outputs(
     """
     for prompts, ids, seen in _batches(lens, tokens, mask):
         hooks, z = _watch_heads(lens)
-        logits = lens.logits(ids, seen, hooks)[:, 0]
+        logits = _clean(lens, ids, seen, hooks)
         absent = logits.new_full((len(ids), lens.n_heads, lens.d_head), torch.nan, dtype=lens.dtype)
         yield prompts, torch.stack([z.get(layer, absent) for layer in range(lens.n_layers)], 1), logits
 
@@ -115,16 +132,21 @@ def residuals(
     found, kept = torch.zeros(len(tokens), lens.d_model, dtype=torch.float32, device="cpu"), []
     keep = (f"blocks.{layer}.{RESIDUAL}", lambda x, hook: kept.append(x[:, -1].float().cpu()))
     for prompts, ids, seen in _batches(lens, tokens, mask):
-        lens.logits(ids, seen, [keep])
+        _clean(lens, ids, seen, [keep])
         found[prompts] = kept.pop()
     return found
 
 
+@undisturbed
+def _clean(lens: Lens, ids: Tensor, mask: Tensor, hooks: Sequence) -> Tensor:
+    """Logits `[prompt, vocab]` at the last token, by a full forward in which hooks look on."""
+    return lens.logits(ids, mask, hooks)[:, 0]
+
+
 def _batches(lens: Lens, tokens: Tensor, mask: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """(indices on the CPU, tokens, mask) of the prompts that go into one clean forward."""
-    refuse_patches(lens)
     tokens, mask = tokens.to(lens.device), mask.to(lens.device)
-    form_for(lens, tokens, mask, tail=1)  # what padding does here
+    undisturbed(form_for)(lens, tokens, mask, tail=1)  # what padding does here
     for prompts in _groups(lens, mask, 1 if lens.alone else len(tokens)):
         yield prompts.cpu(), *trimmed(tokens[prompts], mask[prompts])
 
