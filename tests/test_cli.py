@@ -207,7 +207,7 @@ def test_a_refused_sum_is_told_after_effects_and_map_are_saved(here, monkeypatch
     result = call("run", pairs, "--prompts", 2)
     assert result.exit_code == 2
     last = result.stderr.splitlines()[-1]
-    assert last.startswith("Error: ") and "rescales what its heads write" in last and "Saved before that:" in last
+    assert last.startswith("Error: ") and "rescales what the heads of layer 0 write" in last and "Saved before that:" in last
     assert files(here / "fv_lens_run") == ["effects.safetensors", "report.html", "summary.json"]
     assert 'id="heads"' in (here / "fv_lens_run" / "report.html").read_text()
 
@@ -302,7 +302,7 @@ def test_a_named_pipe_is_refused_at_once(here, no_model):
     os.mkfifo("pairs.json")
     result = call("run", "pairs.json")
     assert (
-        result.exit_code == 2 and result.stderr == "Error: pairs.json: this is a named pipe; give the path of a file\n"
+        result.exit_code == 2 and result.stderr == "Error: pairs.json: this is a pipe or a device, not a file; save what comes from it to a file first\n"
     )
 
 

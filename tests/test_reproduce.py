@@ -344,7 +344,7 @@ def test_a_model_without_sums_has_all_the_rest(tmp_path):
     frame = run(study, tmp_path)
     assert not names(frame) & set(SUMMED) and {"FFV from zero", "distributed FV", "3-shot"} <= names(frame)
     assert {"FFV from zero - FFV of shuffled pairs", "FFV from zero - 3-shot"} <= names(frame, "difference")
-    assert "rescales what its heads write" in summary(tmp_path)["chosen"]["summed vectors"]["no_sums"]
+    assert "rescales what the heads of layer 0 write" in summary(tmp_path)["chosen"]["summed vectors"]["no_sums"]
     assert vector_files(tmp_path) == sorted(
         f"{folder}{name}.safetensors" for folder in ("", "from-zero/") for name in "abc"
     )

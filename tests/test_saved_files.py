@@ -360,8 +360,11 @@ def test_another_kind_or_record_is_refused(name, tmp_path):
     path = write(name, tmp_path)
     tensors, text = content(path)
     records = ["", "null", "[]", "3", '"x"', "{", "{}", "[" * 9999, '{"a": 1, "a": 2}', "NaN", "\x00"]
-    (tmp_path / "other").mkdir()
-    others = [content(write(other, tmp_path / "other"))[1] for other in NAMES if other != name]
+    others = []
+    for other in NAMES:
+        if other != name:
+            (tmp_path / other).mkdir()
+            others.append(content(write(other, tmp_path / other))[1])
     records += [other["record"] for other in others]
     # A key twice, of which Python's own reader keeps the last.
     records.append(text["record"][:-1] + ", " + text["record"][1:])
