@@ -115,7 +115,7 @@ def folded(name="antonym"):
 
 def everything(name="antonym"):
     """Every result, over words that hold `name`."""
-    plain = name.replace("\n", " ")  # a relation with more than one line in its name is refused
+    plain = name.replace("\n", " ")  # relations and questions refuse words of more than one line
     some = {
         "effects": made_effects(relation=name), "one prompt": made_effects(n=1, relation=name),
         "sum": vector(name, model=plain),
@@ -123,7 +123,7 @@ def everything(name="antonym"):
         "composite": composite(name), "combination": 0.5 * vector(name) + 0.25 * tuned(name),
         "evaluation": made_evaluation(relation=name, controls=(name, "10-shot")), "sweep": made_sweep(relation=name),
         "decoding": decoding(name), "relation": relation(plain), "split": relation(plain).split(), "answer": answer(name),
-        "choice": answer(name, (name, "b")), "analogies": analogies(name), "similarity": similarity(name),
+        "choice": answer(name, (name, "b")), "analogies": analogies(plain), "similarity": similarity(name),
         "distances": similarity(name, metric="euclidean"), "map of similarity": similarity(name, 20),
         "humans": HumanComparison(0.42, 0.0021, 0.1, 0.63, 10, 45, 0.9), "settings": folded(name).whole,
         "folds": folded(name), "score": Score(-0.5, -0.75, 0.25, 4), "no interval": Score(0.5, -math.inf, math.inf, 1),
