@@ -79,14 +79,14 @@ class Rows:
         counts = torch.bincount(self.owners)
         self.shares = 1 / counts[self.owners].float()  # of each row in the mean loss of its vector
         answers = [listed[0][:1] if first_token else listed[0] for listed in prompts.answers]
-        self.exact, self.chunks = undisturbed(self._begun)(lens, prompts, answers)
+        self.chunks = undisturbed(self._begun)(lens, prompts, answers)
 
-    def _begun(self, lens: Lens, prompts: PromptBatch, answers: Sequence[tuple]) -> tuple[bool, list[_Chunk]]:
-        """Whether the blocks above suffice, and the rows in chunks."""
+    def _begun(self, lens: Lens, prompts: PromptBatch, answers: Sequence[tuple]) -> list[_Chunk]:
+        """The rows in chunks, once it is known whether the blocks above suffice."""
         form_for(lens, prompts.tokens.to(lens.device), prompts.mask.to(lens.device), tail=1)  # what padding does here
         self.exact = self._probe(prompts, answers)
         chunks = (self._chunk(prompts, answers, rows) for rows in self._groups(prompts, answers))
-        return self.exact, [self._prepared(chunk) if self.exact else chunk for chunk in chunks]
+        return [self._prepared(chunk) if self.exact else chunk for chunk in chunks]
 
     @property
     def residual_rms(self) -> Float[Tensor, " vector"]:
@@ -102,8 +102,8 @@ class Rows:
             else:
                 end = chunk.ids.shape[1] - chunk.new + 1
                 hook = (f"blocks.{self.layer}.{RESIDUAL}", partial(see, chunk=chunk))
-                with torch.no_grad(), self.lens.state.lock:
-                    self.lens.logits(chunk.ids[:, :end], chunk.mask[:, :end], [hook])
+                with torch.no_grad():
+                    undisturbed(lambda lens: lens.logits(chunk.ids[:, :end], chunk.mask[:, :end], [hook]))(self.lens)  # noqa: B023
         totals = torch.zeros(int(self.owners.max()) + 1, **HERE)
         return totals.index_add_(0, self.owners, squares * self.shares).sqrt()
 
@@ -119,7 +119,7 @@ class Rows:
     ) -> tuple[Float[Tensor, " row"], Float[Tensor, "vector d_model"]]:
         """(losses `[row]`, gradient of the mean loss of each vector's rows), both float32 on the CPU."""
         leaf = vectors.detach().to(self.lens.device, torch.float32, copy=True).requires_grad_()
-        with frozen(self.lens.model), torch.enable_grad():
+        with self.lens.state.lock, frozen(self.lens.model), torch.enable_grad():
             losses = self._run(leaf, gradient=True)
         return losses, leaf.grad.cpu()
 
@@ -292,7 +292,7 @@ class Rows:
 
     def _measured(self, chunk: _Chunk, vectors: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
         leaf = vectors.detach().clone().requires_grad_()
-        with frozen(self.lens.model), torch.enable_grad():
+        with self.lens.state.lock, frozen(self.lens.model), torch.enable_grad():
             losses = self._losses(chunk, leaf, True, exact)
         return losses, leaf.grad
 

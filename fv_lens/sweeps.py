@@ -106,7 +106,8 @@ def sweep(
         if not given:
             raise InputError(f"There are no {what} to sweep over; give at least one.")
     for vector in vectors:
-        vector.check(lens)
+        for layer in layers:
+            replace(vector, layer=layer).check(lens)
         vector.check_split(relation, split_seed)
     template = template or own_template(vectors)
     split = relation.split(split_seed)

@@ -5,6 +5,7 @@ fv_lens was used before.
 """
 
 import logging
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -17,7 +18,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from fv_lens import whatif
 from fv_lens.analogies import solve_analogy
 from fv_lens.assembly import function_vector
-from fv_lens.decoding import decode
+from fv_lens.decoding import decode, log_probs
 from fv_lens.effects import indirect_effects
 from fv_lens.errors import InputError, ParityError
 from fv_lens.evaluation import evaluate
@@ -247,14 +248,20 @@ def test_effects_and_scores_under_a_hook_of_the_user_are_those_of_full_forwards(
     remove()
 
 
-def test_decoding_through_a_model_with_a_hook_of_the_user_is_decoding_by_full_forwards(llama):
-    fv = FunctionVector(noise(32), 1, model=llama.cfg.model_name)
-    without = decode(llama, fv, 5, "model")
-    remove = HOOKS["hook_resid_post"](llama, everywhere)
-    read = decode(llama, fv, 5, "model")
-    again = decode(llama, fv, 5, "model")
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_decoding_through_a_model_with_a_hook_of_the_user_is_decoding_by_full_forwards(llama, change):
+    fv, text = FunctionVector(noise(32), 1, model=llama.cfg.model_name), "Q: w1 w2 w3\nA:"
+    clean = decoded_log_probs(llama, fv, text)
+    remove = HOOKS["hook_resid_post"](llama, change)
+    found = decoded_log_probs(llama, fv, text)
+    expected = oracles.log_probs(llama, llama.to_tokens(text)[0].tolist(), [oracles.Change(1, fv.vector)])
     remove()
-    assert str(read) == str(again) != str(without)
+    assert difference(found, expected) <= EXACT and difference(found, clean) > 100 * EXACT
+
+
+def decoded_log_probs(model, fv, text):
+    """`[vocab]`: log-probabilities of the next token after a neutral prompt with the vector."""
+    return log_probs(model, fv, "model", prompts=[text])[0]
 
 
 # Train mode
@@ -316,6 +323,61 @@ def test_two_threads_that_use_the_engine_get_what_one_gets(words):
         found = list(pool.map(lambda seed: indirect_effects(model, words, seed=seed, **FEW).values, seeds))
     assert all(difference(a, b) <= EXACT for a, b in zip(found, expected))
     assert not any(module.__dict__.get("forward") for module in model.blocks)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "gpt2"])
+def test_plain_forwards_of_another_thread_meet_nothing_of_the_engine(name):
+    """Not so GPT-2: TransformerBridge keeps the size of a batch on its position embeddings, for all threads."""
+    model = tiny.build(name)
+    use(model)
+    lens = lens_of(model)
+    ids = torch.tensor([PROMPTS[1]])
+    expected, busy = model(ids).detach(), threading.Event()
+    whatifs = whatifs_of(lens) * 8
+
+    def engine():
+        busy.set()
+        for _ in range(6):
+            what_if(lens, *oracles.padded(PROMPTS), whatifs, one_token)
+
+    with ThreadPoolExecutor(1) as pool:
+        at_work = pool.submit(engine)
+        busy.wait()
+        n = 0
+        while not at_work.done():
+            with torch.no_grad():
+                assert difference(model(ids), expected) <= EXACT
+            n += 1
+        at_work.result()
+    assert n, "there were forwards meanwhile"
+
+
+def test_hooks_that_move_or_change_are_told_apart(words):
+    """A hook that scales what heads write in one layer, then in another: what was found of the first is forgotten."""
+    model, mean_z = tiny.build("llama"), noise(3, 4, 8)
+
+    def doubled(module, inputs, out):
+        return (2 * out[0], *out[1:]) if isinstance(out, tuple) else 2 * out
+
+    for layer in (1, 0, 2, 0):
+        handle = model.blocks[layer].attn.register_forward_hook(doubled)
+        for other in range(3):
+            if other == layer:
+                with pytest.raises(InputError, match=f"rescales what the heads of layer {layer} write"):
+                    function_vector(model, words, [(other, 1)], 1, mean_z)
+            else:
+                function_vector(model, words, [(other, 1)], 1, mean_z)
+        handle.remove()
+    assert len(lens_of(model).state.parities) <= 8
+
+
+def test_reading_a_vector_under_a_hook_at_a_position_reads_each_by_itself(llama):
+    vectors = noise(5, 32)
+    remove = llama.ln_final.register_forward_hook(lambda module, inputs, out: at_third(out)).remove
+    found = lens_of(llama).unembed(vectors)
+    alone = torch.cat([lens_of(llama).unembed(vector[None]) for vector in vectors])
+    remove()
+    assert difference(found, alone) <= EXACT and difference(found, lens_of(llama).unembed(vectors)) <= EXACT
 
 
 # Autocast and other states of torch

@@ -3,8 +3,8 @@
 The verbs are few: `tokens` (text to ids under the model's BOS rule), `logits` (a full forward, the slow truth),
 `prefix` (keys and values of the tokens before those of a step), `step` (a few tokens over a prefix, with hooks),
 `readout` (logits of what a step returns), `unembed` (logits of any residual), `text` (what a token reads as), `endings`
-(which tokens end an answer) and `writes` (what heads write). Beside this package only `models`, which loads, and
-`positions`, which follows calls from outside, know of TransformerLens.
+(which tokens end an answer) and `writes` (what heads write). Beside this package only `models`, which loads, `calls` and
+`arguments`, which follow calls from outside, know of TransformerLens.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from ..errors import InputError, ParityError
-from .state import Parity, State, conditions, foreign_hooks
+from .state import State, conditions, foreign_hooks
 
 HEAD_OUTPUT = "attn.hook_z"
 Hook = tuple[str, Callable]
@@ -54,19 +54,19 @@ class Lens:
         self.d_model, self.d_head = self.cfg.d_model, self.cfg.d_head
         self.n_ctx = self.cfg.n_ctx
         self.name = self.cfg.model_name
-        self.state = State() if state is None else state
+        self.state = State(model) if state is None else state
         self.renew()
 
     def renew(self) -> None:
         """Look at the model again: `parity` is what was found under its present conditions, `others` the user's hooks.
 
-        Called where work begins, never while hooks of fv_lens are on the model.
+        Called where work begins, never inside `hooks`; patches may be on the model.
         """
         with self.state.lock:
             self.others = foreign_hooks(self.model, self.network)
             more = self.processing, self.dtype, self.device, self.full_precision
             key = conditions(self.model, self.network, self.others, *more)
-        self.parity = self.state.parities.setdefault(key, Parity())
+            self.parity = self.state.parity_under(key)
 
     @property
     def alone(self) -> bool:

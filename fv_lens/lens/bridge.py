@@ -88,7 +88,7 @@ class BridgeLens(Lens):
         # as there are residuals, which take the place of what its last block puts out.
         if not self.parity.unembeds_rows:
             self._check_unembed()
-        rows = residual.to(self.device, self.dtype).split(min(MOST_AT_ONCE, self.n_ctx))
+        rows = residual.to(self.device, self.dtype).split(1 if self.others else min(MOST_AT_ONCE, self.n_ctx))
         return torch.cat([self._behind_last_block(lambda x, rows=rows: rows[None], len(rows)) for rows in rows])
 
     def _behind_last_block(self, change, n):

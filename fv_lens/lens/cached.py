@@ -40,6 +40,7 @@ def aside() -> Iterator[None]:
 
 
 def is_aside() -> bool:
+    """Whether this thread is in `aside`, so that its calls are the check's own and not the user's."""
     return getattr(_here, "aside", False)
 
 
@@ -85,11 +86,11 @@ def _decode_a_plain_llama(tokenizer) -> bool:
         vocab_size=64, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
         max_position_embeddings=32,
     )  # fmt: skip
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):  # making the network draws from the user's stream
         network = LlamaForCausalLM(LlamaConfig(**sizes)).float().eval()
         for parameter in network.parameters():
-            parameter.data.normal_()
+            parameter.data.normal_(generator=generator)
         model = TransformerBridge.boot_transformers("plain", hf_model=network, tokenizer=tokenizer, device="cpu")
         return _cached_steps_are_exact(BridgeLens(model))
 

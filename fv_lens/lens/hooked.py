@@ -1,6 +1,10 @@
 """The seam to HookedTransformer (TransformerLens 3.x), whose cache holds keys before rotation."""
 
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from einops import einsum
@@ -74,17 +78,27 @@ class HookedLens(Lens):
     def step(self, prefix, ids, mask, attend, hooks, alone):
         n = prefix.length
         cache = _Cache(self.model, attend, mask[:, :n], self.parameter)
-        attentions = [block.attn for block in self.model.blocks]
-        with self.hooks(hooks):
-            before = [attention._attention_dir_override for attention in attentions]
-            try:
-                for attention in attentions:
-                    attention._attention_dir_override = "bidirectional" if alone else None
-                x = self.model(ids, attention_mask=mask[:, n:], past_kv_cache=cache, stop_at_layer=self.n_layers)
-            finally:
-                for attention, override in zip(attentions, before):
-                    attention._attention_dir_override = override
+        with self.hooks(hooks), self._unmasked() if alone else nullcontext():
+            x = self.model(ids, attention_mask=mask[:, n:], past_kv_cache=cache, stop_at_layer=self.n_layers)
         return self._final_norm(x)
+
+    @contextmanager
+    def _unmasked(self) -> Iterator[None]:
+        """No causal mask in this thread: rows that are positions are masked by their own hooks."""
+        here, attentions = threading.get_ident(), [block.attn for block in self.model.blocks]
+        own = [attention.__dict__.get("apply_causal_mask") for attention in attentions]
+
+        def unless_here(masked: Callable, scores: Tensor, *args, **kwargs) -> Tensor:
+            return scores if threading.get_ident() == here else masked(scores, *args, **kwargs)
+
+        for attention in attentions:
+            attention.__dict__["apply_causal_mask"] = partial(unless_here, attention.apply_causal_mask)
+        try:
+            yield
+        finally:
+            for attention, masked in zip(attentions, own):
+                del attention.__dict__["apply_causal_mask"]
+                attention.__dict__ |= {} if masked is None else {"apply_causal_mask": masked}
 
     @through_onednn
     def readout(self, rows):
@@ -92,7 +106,8 @@ class HookedLens(Lens):
 
     @through_onednn
     def unembed(self, residual):
-        return self.readout(self._final_norm(residual.to(self.device, self.dtype)[None]))[0]
+        rows = residual.to(self.device, self.dtype).split(1 if self.others else len(residual))
+        return torch.cat([self.readout(self._final_norm(x[None]))[0] for x in rows])
 
     def _final_norm(self, x):
         return x if self.cfg.normalization_type is None else self.model.ln_final(x)

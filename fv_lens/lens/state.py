@@ -4,7 +4,9 @@ Whether a fast form is exact depends on more than weights: on dropout that is sw
 user's own, on autocast. So findings belong to the `conditions` they were made under, and are made again under others.
 """
 
+import itertools
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,9 +22,13 @@ HOOKS = {
     "backward hook": "_backward_hooks",
     "backward pre-hook": "_backward_pre_hooks",
 }
-Hooked = tuple[nn.Module | None, str, Callable]
+Hooked = tuple[nn.Module | None, str, int]
+KEPT = 8  # conditions whose findings a model keeps
 LIBRARIES = ("accelerate", "bitsandbytes", "peft", "torch", "transformer_lens", "transformers")
 SIMPLE, COLLECTIONS = (bool, int, float, str), (list, tuple, set, frozenset, dict)
+
+
+_count, _numbers = itertools.count(1), weakref.WeakKeyDictionary()
 
 
 @dataclass
@@ -65,18 +71,32 @@ class Parity:
 
 
 class State:
-    """Stands in the model's `__dict__`. A copy of the model (deepcopy, pickle) gets a state that knows nothing.
+    """Stands in the model's `__dict__`. A deep copy or pickle of the model gets a state that knows nothing.
 
-    Holds no reference to the model, so that the model goes as soon as its last user does.
+    A shallow copy has the same `__dict__` entries, so the state knows whose it is. It does so by a weak reference, so
+    that the model goes as soon as its last user does.
     """
 
-    def __init__(self):
+    def __init__(self, model: nn.Module | None = None):
+        self._model = None if model is None else weakref.ref(model)
         self.parities: dict[int, Parity] = {}
         self.patches: list = []
         self.watch: object = None  # what follows the calls of a patched model
         self.endings: Tensor | None = None
         self.warned: set[str] = set()
         self.lock = threading.RLock()  # one thread at a time has hooks of fv_lens on the model
+
+    def parity_under(self, key: int) -> Parity:
+        """What was found under conditions; of the many that come and go (hooks, mostly) the latest are kept."""
+        parity = self.parities.pop(key, None) or Parity()
+        self.parities[key] = parity
+        while len(self.parities) > KEPT:
+            self.parities.pop(next(iter(self.parities)))
+        return parity
+
+    def is_of(self, model: nn.Module) -> bool:
+        """Whether this is the state of this very object, not of one that it was copied from."""
+        return self._model is not None and self._model() is model
 
     def __deepcopy__(self, memo: dict) -> "State":
         return State()
@@ -95,19 +115,23 @@ def conditions(model: nn.Module, network: nn.Module, hooks: Sequence[Hooked], *m
     device = next((p.device.type for p in network.parameters() if p.device.type != "meta"), "cpu")
     autocast = torch.is_autocast_enabled(device), str(torch.get_autocast_dtype(device))
     attention = str(getattr(getattr(network, "config", None), "_attn_implementation", None))
-    there = tuple((kind, id(hook)) for _, kind, hook in hooks)
+    there = tuple((kind, number) for _, kind, number in hooks)
     return hash((own, there, autocast, attention, _plain(vars(model.cfg)), *more))
 
 
 def foreign_hooks(*roots: nn.Module) -> list[Hooked]:
-    """The hooks that are neither fv_lens's nor a library's own, each with its module (None: every one) and kind."""
+    """The hooks that are neither fv_lens's nor a library's own.
+
+    Each with its module (None: every one), its kind, and the number that PyTorch gave it, which it gives no other.
+    """
     found: list[Hooked] = []
     for kind, attribute in HOOKS.items():
-        found += [(None, kind, hook) for hook in getattr(torch_module, f"_global{attribute}", {}).values()]
+        everywhere = getattr(torch_module, f"_global{attribute}", {})
+        found += [(None, kind, number) for number, hook in everywhere.items() if _is_foreign(hook)]
     for module in modules(*roots):
         for kind, attribute in HOOKS.items():
             there = module.__dict__.get(attribute) or {}
-            found += [(module, kind, hook) for hook in there.values() if _is_foreign(hook)]
+            found += [(module, kind, number) for number, hook in there.items() if _is_foreign(hook)]
     return found
 
 
@@ -174,10 +198,18 @@ def _settings(module: nn.Module) -> tuple:
     """A module's kind and settings. Of TransformerLens' modules the train flag alone: they note what passes."""
     kind, settings = type(module), module.__dict__
     forward = settings.get("forward")
-    replaced = 0 if forward is None or _is_own(forward) else id(forward)
+    replaced = 0 if forward is None or _is_own(forward) else _number_of(forward)
     if kind.__module__.startswith("transformer_lens."):
         return kind, module.training, replaced
     return kind, replaced, _plain(settings)
+
+
+def _number_of(function: Callable) -> int:
+    """A number that is a function's as long as it lives, and no other's after it."""
+    try:
+        return _numbers.setdefault(function, next(_count))
+    except TypeError:  # what cannot be referred to weakly
+        return id(function)
 
 
 def _plain(settings: Mapping) -> tuple:
