@@ -49,7 +49,7 @@ def function_vector(
         InputError: no heads, a head given twice or outside the model, a layer outside the model, a `mean_z` of another
             shape; or a model that rescales what a head writes (post-norm blocks), where such a sum means nothing.
 
-    Source: Todd et al. 2024, section 2.3. Their code adds the output bias once per head on some models; it is no part
+    Source: Todd et al. 2024, section 2.3. Their code adds the output bias once per head on some models; it is not part
     of what a head writes, and is left out here.
     """
     lens, relation = lens_of(model), load_relation(relation)

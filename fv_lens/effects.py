@@ -62,14 +62,14 @@ class HeadEffects:
                         f"{effect:g} in prompt {prompt}; give NaN for both, or for neither."
                     )
                 raise InputError(
-                    f"The effect of head ({layer}, {head}) in prompt {prompt} is {effect:g}, no finite number; load "
+                    f"The effect of head ({layer}, {head}) in prompt {prompt} is {effect:g}, not a finite number; load "
                     "the model in float32 or bfloat16."
                 )
         if len(broken := (~torch.where(absent[:, :, None], True, self.mean_z.isfinite())).nonzero()):
             layer, head, place = broken[0].tolist()
             raise InputError(
-                f"The mean output of head ({layer}, {head}) is {self.mean_z[layer, head, place]:g} at {place}, no "
-                "finite number; load the model in float32 or bfloat16."
+                f"The mean output of head ({layer}, {head}) is {self.mean_z[layer, head, place]:g} at {place}, not "
+                "a finite number; load the model in float32 or bfloat16."
             )
         if absent.all():
             raise InputError("Every effect is NaN: there is no head to find.")
@@ -145,7 +145,7 @@ class HeadEffects:
             if self.record[name] != now:
                 then = self.record[name]
                 raise InputError(
-                    f"The effects were measured with {name} {then!r}; this model has {now!r}. Measure anew."
+                    f"The effects were measured with {name} {then!r}; this model has {now!r}. Measure them again."
                 )
 
     def save(self, path) -> None:

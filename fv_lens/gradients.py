@@ -300,7 +300,7 @@ class Rows:
 def bytes_held(
     tokens: float | int, length: float | int, blocks: int, *, d_model: int, d_mlp: int, n_heads: int, itemsize: int
 ) -> float | int:
-    """What a row holds for the way back: so many of its tokens, run through so many blocks, each meet `length` keys."""
+    """Bytes a row holds for the way back: `tokens` tokens through `blocks` blocks, each meeting `length` keys."""
     return tokens * max(1, blocks) * (14 * d_model + 5 * d_mlp + 3 * n_heads * length) * itemsize
 
 

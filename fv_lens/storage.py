@@ -109,7 +109,7 @@ def load(path: str | os.PathLike, kind: str) -> tuple[dict[str, torch.Tensor], d
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
         raise InputError(
-            f"{str(path)!r} is no whole safetensors file ({error}); it may be cut short, or another file."
+            f"{str(path)!r} is not a whole safetensors file ({error}); it may be cut short, or another file."
         ) from None
     found = text.get("kind", "a safetensors file that fv_lens did not write")
     if found != f"fv_lens.{kind}":

@@ -186,7 +186,7 @@ class FunctionVector:
         if _two_models(self.model, lens.name):
             raise InputError(
                 f"The vector was made on {self.model!r} and this model is {lens.name!r}. Load that model, or make the "
-                "vector anew; if both names are of one model, use dataclasses.replace(fv, model=None)."
+                "vector again; if both names are of one model, use dataclasses.replace(fv, model=None)."
             )
         check_layer(lens, self.layer)
         if f"blocks.{self.layer}.{self.site}" not in lens.points:
@@ -194,13 +194,13 @@ class FunctionVector:
         if self.processing != lens.processing:
             raise InputError(
                 f"The vector was made on {self.processing} weights and {lens.name} has {lens.processing} ones: their "
-                "residual streams differ. Load the model in the same processing mode, or make the vector anew."
+                "residual streams differ. Load the model in the same processing mode, or make the vector again."
             )
         if self.bos is not None and self.bos != lens.bos:
             rule = {True: "with", False: "without"}
             raise InputError(
                 f"The vector was made on prompts {rule[self.bos]} a BOS token and {lens.name} runs {rule[lens.bos]}. "
-                f"Make the vector anew on this model; or, in Python, set model.cfg.default_prepend_bos = {self.bos}"
+                f"Make the vector again on this model; or, in Python, set model.cfg.default_prepend_bos = {self.bos}"
                 f"{', if its tokenizer has a BOS token' if self.bos else ''}."
             )
         if self.model and lens.name and self.model != lens.name:

@@ -22,7 +22,7 @@ from .rows import RESIDUAL, Edit, Plan, WhatIf
 __all__ = ["Edit", "WhatIf", "head_outputs", "residuals", "what_if"]
 
 Read = Callable[[Tensor, Tensor], Tensor]
-PREFIX_TOKENS = 1024  # prompts that share one prefix run hold about so many tokens
+PREFIX_TOKENS = 1024  # about this many tokens in prompts that share one prefix run
 MAX_ROWS = 2560  # that run together, if not told otherwise
 ON_GPU = 4  # times as much runs together: a GPU waits for its orders, not for the arithmetic
 FULL = (SLOW, ALONE)  # forms whose rows are logits
@@ -177,7 +177,7 @@ def _times(lens: Lens) -> int:
 def _groups(lens: Lens, mask: Tensor, most: int, shared: int = 0) -> Iterator[Tensor]:
     """Indices of prompts of similar length; of equal length where the model does not take padding exactly.
 
-    `shared`: so many first tokens are run once for all of a group; still, each prompt holds its own copy of their keys.
+    `shared`: the number of first tokens run once for a group; still, each prompt holds its own copy of their keys.
     """
     lengths = mask.sum(1)
     group: list[int] = []

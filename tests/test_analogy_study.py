@@ -17,7 +17,7 @@ from fv_lens import analogy_study as module
 from fv_lens import cli, models, question_files
 from fv_lens.analogy_evaluation import evaluate_analogies
 from fv_lens.analogy_scores import LIBRARIES, PROFILES, PROMPT_ONLY, TRUE, AnalogyScores, Row
-from fv_lens.analogy_study import keep_library, load_library, solve_all, tuned_library
+from fv_lens.analogy_study import load_library, solve_all, tuned_library
 from fv_lens.errors import InputError
 from fv_lens.fitting import BEST, fit_compositions
 from fv_lens.folders import LOCK, MARKER, OutputFolder
@@ -492,7 +492,7 @@ def test_a_folder_that_is_no_library_is_refused(model, tmp_path):
     with pytest.raises(InputError, match="has two vectors of 'a'; keep one of them.$"):
         load_library(tmp_path)
     (tmp_path / "one.safetensors").write_text("nothing")
-    with pytest.raises(InputError, match="is no whole safetensors file"):
+    with pytest.raises(InputError, match="is not a whole safetensors file"):
         load_library(tmp_path)
 
 
@@ -513,8 +513,6 @@ def tunes(monkeypatch, model):
 def test_a_library_is_tuned_once_and_kept(model, tmp_path, tunes):
     told = []
     first = tuned_library(model, tmp_path / "deep" / "vectors", told.append)
-    assert not (tmp_path / "deep").exists(), "the folder may yet turn out to be another run's"
-    keep_library(first, tmp_path / "deep" / "vectors")
     again = tuned_library(model, tmp_path / "deep" / "vectors", told.append)
     assert tunes == [BUNDLED] and told == ["Tuning the library: 4 bundled relations, from zero"]
     assert first.keys() == again.keys() == set(BUNDLED)
@@ -532,7 +530,7 @@ def test_a_library_that_was_cut_short_is_not_taken_for_a_whole_one(model, tmp_pa
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(FunctionVector, "save", interrupted)
-        keep_library(tuned_library(model, tmp_path, lambda line: None), tmp_path)
+        tuned_library(model, tmp_path, lambda line: None)
     assert len(saved) == 1 and tuned_library(model, tmp_path, lambda line: None).keys() == set(BUNDLED)
 
 
@@ -659,6 +657,50 @@ def test_without_vectors_the_bundled_relations_are_tuned_and_kept(here, command,
         assert tunes == [BUNDLED] and files(here) == ["fv_lens_analogies"]
     assert files(here / "fv_lens_analogies") == sorted([*FILES, "vectors"])
     assert len(files(here / "fv_lens_analogies" / "vectors")) == 4
+
+
+def test_another_run_is_refused_before_the_library_is_tuned(here, command, tunes):
+    assert call().exit_code == 0
+    for file in (here / "fv_lens_analogies" / "vectors").iterdir():
+        file.unlink()
+    result = call("--seed", 1)
+    assert result.exit_code == 2 and tunes == [BUNDLED]
+    assert "holds another run. What differs: questions, SHA-256; seed: 0 there, 1 here." in result.stderr
+    assert call().exit_code == 0 and tunes == [BUNDLED, BUNDLED]
+
+
+def test_tuned_vectors_outlive_an_interruption(here, command, tunes, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "fit_compositions", interrupted)
+        result = call()
+    assert result.exit_code == 130 and result.stderr.splitlines()[-1] == (
+        "Interrupted. Saved before that: fv_lens_analogies/vectors. The same command goes on from there."
+    )
+    assert len(files(here / "fv_lens_analogies" / "vectors")) == 4
+    assert call().exit_code == 0 and tunes == [BUNDLED]
+
+
+def test_an_interruption_while_the_library_is_tuned_leaves_nothing(here, command, tunes, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "finetune_all", interrupted)
+        result = call()
+    assert result.exit_code == 130 and result.stderr.splitlines()[-1] == "Interrupted. Nothing was saved."
+    assert not files(here)
+
+
+def test_what_was_fitted_to_other_tuned_vectors_is_refused(here, command, tunes, model):
+    assert call().exit_code == 0
+    file = here / "fv_lens_analogies" / "vectors" / f"{BUNDLED[0]}.safetensors"
+    fv = FunctionVector.load(file)
+    replace(fv, vector=2 * fv.vector).save(file)
+    result = call()
+    assert result.exit_code == 2 and "fit.safetensors' is of another plan" in result.stderr
 
 
 def test_the_vectors_of_a_study_are_the_default(here, command, model):

@@ -207,7 +207,11 @@ def test_a_refused_sum_is_told_after_effects_and_map_are_saved(here, monkeypatch
     result = call("run", pairs, "--prompts", 2)
     assert result.exit_code == 2
     last = result.stderr.splitlines()[-1]
-    assert last.startswith("Error: ") and "rescales what the heads of layer 0 write" in last and "Saved before that:" in last
+    assert (
+        last.startswith("Error: ")
+        and "rescales what the heads of layer 0 write" in last
+        and "Saved before that:" in last
+    )
     assert files(here / "fv_lens_run") == ["effects.safetensors", "report.html", "summary.json"]
     assert 'id="heads"' in (here / "fv_lens_run" / "report.html").read_text()
 
@@ -302,7 +306,9 @@ def test_a_named_pipe_is_refused_at_once(here, no_model):
     os.mkfifo("pairs.json")
     result = call("run", "pairs.json")
     assert (
-        result.exit_code == 2 and result.stderr == "Error: pairs.json: this is a pipe or a device, not a file; save what comes from it to a file first\n"
+        result.exit_code == 2
+        and result.stderr
+        == "Error: pairs.json: this is a pipe or a device, not a file; save what comes from it to a file first\n"
     )
 
 
@@ -327,7 +333,7 @@ def test_a_tilde_is_the_home_folder_in_every_path(here, tiny_model, pairs, vecto
 
 def test_an_unknown_model_leaves_nothing_behind(here, pairs):
     result = call("run", pairs, "--model", "./no-such-folder")
-    assert result.exit_code == 2 and "Error: './no-such-folder' is no model folder" in result.stderr
+    assert result.exit_code == 2 and "Error: './no-such-folder' is not a model folder" in result.stderr
     assert not files(here)
 
 
@@ -377,7 +383,7 @@ def test_the_vectors_own_model_is_the_default_and_another_is_refused(monkeypatch
     "arguments, message",
     [
         (["missing.safetensors", "Q:"], "Error: No file 'missing.safetensors'"),
-        ([__file__, "Q:"], "is no whole safetensors file"),
+        ([__file__, "Q:"], "is not a whole safetensors file"),
         (["VECTOR", ""], "Error: The prompt is empty"),
         (["VECTOR", "Q:", "--tokens", "0"], "Invalid value for '--tokens'"),
         (
@@ -439,7 +445,7 @@ def test_decode_lists_the_strongest_and_weakest_tokens(here, tiny_model, vector,
     "arguments, message",
     [
         (["missing.safetensors"], "Error: No file 'missing.safetensors'"),
-        ([__file__], "is no whole safetensors file"),
+        ([__file__], "is not a whole safetensors file"),
         (["VECTOR", "--through", "sideways"], "Error: through is 'sideways'; give 'unembed' or 'model'"),
         (["VECTOR", "-k", "0"], "Invalid value for '-k'"),
         (["VECTOR", "-k", "999"], "Error: k is 999; the vocabulary of tiny/llama has 256 tokens"),

@@ -310,6 +310,6 @@ def test_an_effect_that_is_no_number_is_refused_by_name(measure, value):
     parts = {name: torch.zeros(2, 3, 4) for name in ("values", "log_prob_values")}
     parts[measure][1, 2, 3] = value
     with pytest.raises(
-        InputError, match=r"head \(2, 3\) in prompt 1 is (nan|inf), no finite number; load the model in"
+        InputError, match=r"head \(2, 3\) in prompt 1 is (nan|inf), not a finite number; load the model in"
     ):
         HeadEffects(**parts, base=torch.zeros(2), mean_z=torch.zeros(3, 4, 8), share_right=1.0, batch=None)

@@ -178,7 +178,7 @@ def test_a_heads_words_are_those_that_its_write_is_decoded_to(model, words):
 
 def test_words_of_another_models_effects_and_too_many_are_refused(llama, words):
     effects = measured(llama, words)
-    with pytest.raises(InputError, match="Measure anew"):
+    with pytest.raises(InputError, match="Measure them again"):
         head_words(llama, replace(effects, record=effects.record | {"model": "another"}))
     for k in (0, 10_000):
         with pytest.raises(InputError, match="k is"):

@@ -126,11 +126,11 @@ def test_another_file_is_refused(kind, tmp_path):
     with pytest.raises(InputError, match="^No file .*file.safetensors.; expected a Composition"):
         kind.load(path)
     path.write_text("not tensors")
-    with pytest.raises(InputError, match="is no whole safetensors file"):
+    with pytest.raises(InputError, match="is not a whole safetensors file"):
         kind.load(path)
     FULL.save(path)
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(InputError, match="is no whole safetensors file"):
+    with pytest.raises(InputError, match="is not a whole safetensors file"):
         kind.load(path)
     FunctionVector(noise(32), 1).save(path)
     with pytest.raises(InputError, match="holds fv_lens.FunctionVector, not fv_lens.Composition.$"):

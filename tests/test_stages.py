@@ -105,7 +105,7 @@ def test_a_stage_that_was_cut_short_is_refused(tmp_path, left):
     Stages(tmp_path, PLAN).run("heads", counted([]))
     path = tmp_path / "heads.safetensors"
     path.write_bytes(path.read_bytes()[:left])
-    with pytest.raises(InputError, match="heads.safetensors' is no whole safetensors file"):
+    with pytest.raises(InputError, match="heads.safetensors' is not a whole safetensors file"):
         Stages(tmp_path, PLAN).run("heads", counted([]))
 
 

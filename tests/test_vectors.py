@@ -192,7 +192,7 @@ def test_another_name_of_one_model_is_a_warning(llama, name):
 def test_the_rule_that_another_bos_asks_for_is_one_that_serves():
     model = tiny.build("llama")
     fv = fitting(model, bos=False)
-    with pytest.raises(InputError, match="runs with. Make the vector anew on this model; or, in Python, set"):
+    with pytest.raises(InputError, match="runs with. Make the vector again on this model; or, in Python, set"):
         fv.check(lens_of(model))
     model.cfg.default_prepend_bos = False
     assert fv.check(lens_of(model)) is None
@@ -369,14 +369,14 @@ def test_a_file_cut_short_is_refused(tmp_path, kept):
     FunctionVector(noise(D_MODEL), 1).save(path)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(kept * len(whole))])
-    with pytest.raises(InputError, match="fv.safetensors' is no whole safetensors file"):
+    with pytest.raises(InputError, match="fv.safetensors' is not a whole safetensors file"):
         FunctionVector.load(path)
 
 
 @pytest.mark.parametrize("content", [b"hello", b'{"vector": [1, 2]}', b"\x00" * 200, bytes(range(256))], ids=len)
 def test_what_is_no_safetensors_file_is_refused(tmp_path, content):
     (tmp_path / "fv.safetensors").write_bytes(content)
-    with pytest.raises(InputError, match="no whole safetensors file"):
+    with pytest.raises(InputError, match="not a whole safetensors file"):
         FunctionVector.load(tmp_path / "fv.safetensors")
 
 
@@ -400,7 +400,7 @@ def test_a_pickle_is_never_loaded(tmp_path, write, unpickle):
     path, bomb = tmp_path / "fv.safetensors", tmp_path / "went off"
     write(Bomb(bomb), path)
     for kind in (FunctionVector, HeadEffects):
-        with pytest.raises(InputError, match="no whole safetensors file"):
+        with pytest.raises(InputError, match="not a whole safetensors file"):
             kind.load(path)
     assert not bomb.exists()
     unpickle(path)

@@ -3,8 +3,8 @@
 The verbs are few: `tokens` (text to ids under the model's BOS rule), `logits` (a full forward, the slow truth),
 `prefix` (keys and values of the tokens before those of a step), `step` (a few tokens over a prefix, with hooks),
 `readout` (logits of what a step returns), `unembed` (logits of any residual), `text` (what a token reads as), `endings`
-(which tokens end an answer) and `writes` (what heads write). Beside this package only `models`, which loads, `calls` and
-`arguments`, which follow calls from outside, know of TransformerLens.
+(which tokens end an answer) and `writes` (what heads write). Beside this package only `models`, which loads, and
+`calls` and `arguments`, which follow calls from outside, know of TransformerLens.
 """
 
 import hashlib
