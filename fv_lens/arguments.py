@@ -14,6 +14,7 @@ CACHES = ("past_key_values", "past_kv_cache", "cache", "cache_params")
 
 
 def input_of(given: dict) -> Any:
+    """The prompts, as text, token ids or embeddings; None where there are none."""
     return next((given[name] for name in INPUTS if given.get(name) is not None), None)
 
 
@@ -35,6 +36,7 @@ def past_of(given: dict) -> int | None:
 
 
 def side_of(given: dict) -> str | None:
+    """On which side the caller wants prompts padded, "left" or "right"; None where the call does not say."""
     side = given.get("padding_side")
     return side if side in ("left", "right") else None  # HookedTransformer has a value of its own for "not given"
 

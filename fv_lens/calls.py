@@ -6,9 +6,9 @@ on its modules what passes.
 """
 
 import inspect
+import logging
 import sys
 import threading
-import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,11 +23,13 @@ from .arguments import CACHES, begins_twice, input_of, past_of, shape_of, side_o
 from .errors import InputError
 from .lens import Lens, lens_of
 from .lens.cached import check_cached_steps, is_aside
-from .lens.replaced import replace_method, uncompiled
+from .lens.replaced import has_hooks_of_others, replace_method, uncompiled
 from .positions import Prompts
 
 GENERATING = ("generate", "generate_stream")
 LOCKED = ("run_with_hooks", "run_with_cache")  # others' hooks are on the model meanwhile
+
+log = logging.getLogger("fv_lens")
 
 
 @dataclass(eq=False)
@@ -64,11 +66,11 @@ class Watch:
         self.calls = _Calls()
         self.held: dict[Any, int] = {}  # patch -> how many want it on the model
         self.wraps = ExitStack()
-        self.cache_checked = False
         self.on_their_way: set[int] = set()  # threads in whose forward the first patch came
 
     @property
     def model(self) -> Any:
+        """The model whose calls are followed; who asks holds it, or is called by it."""
         return self.reference()
 
     @property
@@ -90,6 +92,7 @@ class Watch:
                 patch.add_hooks()
 
     def release(self, patches: Iterable) -> None:
+        """Take back one reason of `hold` for each patch; with its last reason a patch leaves the model."""
         for patch in patches:
             self.held[patch] -= 1
             if self.held[patch] == 0:
@@ -99,7 +102,12 @@ class Watch:
             self.wraps.close()
 
     def _open(self) -> None:
-        model, network, self.cache_checked = self.model, self.network, False
+        model, network = self.model, self.network
+        if has_hooks_of_others(self, model, network):
+            raise InputError(
+                f"Another model that shares its layers with this {type(model).__name__} is patched, as when one is a "
+                "shallow copy of the other. Remove that patch first, or patch copy.deepcopy(model)."
+            )
         frames = {thread: f for thread, f in sys._current_frames().items() if thread != threading.get_ident()}
         self.on_their_way = {thread for thread, frame in frames.items() if _running(frame, [model], ["forward"])}
         self._wrap(network, "forward", self._forward)
@@ -165,6 +173,8 @@ class Watch:
                 )
             shape, generation = shape_of(tokens), self.calls.generation
             if generation is None:
+                if not self.calls.inside:
+                    self.refuse_copies()
                 self._refuse_unknown_generation()
                 if self._begun_before():
                     return run()
@@ -200,6 +210,7 @@ class Watch:
 
     def _generate(self, run: Callable, given: dict) -> Any:
         with self._during():
+            self.refuse_copies()
             if given.get("use_past_kv_cache", True) and given.get("use_cache", True):
                 self._check_cache()
             tokens, mask = input_of(given), given.get("attention_mask")
@@ -233,6 +244,22 @@ class Watch:
             "generate_stream or hf_generate."
         )
 
+    def refuse_copies(self) -> None:
+        """Raise an InputError where another model's call, a shallow copy's, has come to the layers: it is not followed.
+
+        For where no call of the watched model is known to be at work.
+        """
+        ours = self.model, self.network
+        parts = _parts(*ours)
+        for owner, _ in _at_work(sys._getframe(), ours, ["forward", "hf_generate", *GENERATING]):
+            if any(owner is one for one in ours):
+                return
+            if parts & _parts(owner):
+                raise InputError(
+                    f"This {type(owner).__name__} shares its layers with a patched model, as a shallow copy does. Ask "
+                    "the patched model itself, remove its patch, or copy it with copy.deepcopy."
+                )
+
     def _refuse_unknown_generation(self) -> None:
         """Where its prompt ends was not seen, so that every token would be taken for the last of a prompt."""
         if name := _running(sys._getframe(), [self.model, self.network], GENERATING):
@@ -249,20 +276,19 @@ class Watch:
         return _running(sys._getframe(), [self.model], ["forward"]) is not None
 
     def _check_cache(self, given: dict | None = None) -> None:
-        """Raise a ParityError where decoding with a cache is wrong; once, before anything of a call is at work."""
-        if not self.cache_checked and (given is None or any(given.get(name) is not None for name in CACHES)):
+        """Raise a ParityError where decoding with a cache is wrong, before anything of a call is at work."""
+        if given is None or any(given.get(name) is not None for name in CACHES):
             check_cached_steps(lens_of(self.model))
-            self.cache_checked = True
 
     def _warn_of_two_bos(self, tokens: Tensor, mask: Tensor | None) -> None:
         bos = getattr(self.model.tokenizer, "bos_token_id", None)
         if "two BOS" not in self.state.warned and begins_twice(bos, tokens, mask):
             self.state.warned.add("two BOS")
-            warnings.warn(
-                f"These prompts begin with two BOS tokens ({bos}), which few models have seen: a chat template writes "
-                "one and the tokenizer adds another. Give the template's text to model.to_tokens(text, "
-                "prepend_bos=False), or its ids (tokenize=True) to the model.",
-                stacklevel=2,
+            log.warning(
+                "These prompts begin with two BOS tokens (%s), which few models have seen: a chat template writes one "
+                "and the tokenizer adds another. Give the template's text to model.to_tokens(text, prepend_bos=False), "
+                "or its ids (tokenize=True) to the model.",
+                bos,
             )
 
     def _as_tokens(self, tokens: Any, given: dict) -> Tensor | None:
@@ -274,10 +300,22 @@ class Watch:
 
 def _running(frame: Any, owners: Sequence, names: Sequence[str]) -> str | None:
     """Which of the owners' own methods is at work in a frame, or in one that it was called from."""
-    methods = [inspect.unwrap(getattr(type(o), name)) for o in owners for name in names if hasattr(type(o), name)]
+    at_work = _at_work(frame, owners, names)
+    return next((name for one, name in at_work if any(one is owner for owner in owners)), None)
+
+
+def _at_work(frame: Any, kinds: Sequence, names: Sequence[str]) -> Iterator[tuple[Any, str]]:
+    """Objects of the same kinds whose methods are at work in a frame and those it was called from, innermost first."""
+    methods = [inspect.unwrap(getattr(type(o), name)) for o in kinds for name in names if hasattr(type(o), name)]
     codes = {method.__code__ for method in methods}
     while frame is not None:
-        if frame.f_code in codes and any(frame.f_locals.get("self") is owner for owner in owners):
-            return frame.f_code.co_name
+        if frame.f_code in codes:
+            yield frame.f_locals.get("self"), frame.f_code.co_name
         frame = frame.f_back
-    return None
+
+
+def _parts(*models: Any) -> set[int]:
+    """What tells models that share their layers: the modules they are made of, and the network."""
+    parts = [*models, *(getattr(model, "original_model", None) for model in models)]
+    parts += [part for model in models for part in model._modules.values()]
+    return {id(part) for part in parts if part is not None}

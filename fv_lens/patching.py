@@ -42,14 +42,15 @@ def patch(model: object, fv: object, strength: object = 1.0, tokens: object = "l
         at: the tokens that get the vector instead of each prompt's last. A column, or one for each row: from 0 on they
             count from the first token, padding and cached tokens included (a token that is cached already gets
             nothing); below 0 from each row's last token, which is -1. Or a mask `[batch, pos]`, 1 at the tokens that
-            get it. In a generating method all of these count within its prompts. `handle.at = ...` says it anew for the
-            calls that follow, in the thread that sets it.
+            get it. In a generating method all of these count within its prompts. `handle.at = ...` changes it for later
+            calls in the thread that sets it.
 
     Raises:
         InputError: no vector, a strength that is not finite, unknown `tokens`, an `at` of another form, a vector that
-            does not belong to the model, or a site from which it would not reach the residual stream. While patched: a
-            mask that is not 2-D, does not fit the tokens, or holds other than one run of 1s per row; an `at` that
-            names padding or does not fit the batch; or a generating method that has no last prompt token
+            does not belong to the model, or a site from which it would not reach the residual stream; or a model that
+            shares its layers with it, such as a shallow copy, is patched. While patched: a call of such a copy; a mask
+            that is not 2-D, does not fit the tokens, or holds other than one run of 1s per row; an `at` that names
+            padding or does not fit the batch; or a generating method that has no last prompt token
             (`diffusion_generate`).
         ParityError: the installed libraries decode wrongly with a cache (checked before it is first used).
 
@@ -142,17 +143,22 @@ class Patch:
         self.remove()
 
     def add_hooks(self) -> None:
+        """Put the vectors on the model; for the watch, which knows when."""
         for vector in self.vectors:
             name = f"blocks.{vector.layer}.{vector.site}"
-            self._undo.append(add_hook(self.lens.points[name], partial(self._add, name, vector.vector)))
+            add = partial(self._add, name, vector.vector)
+            self._undo.append(add_hook(self.lens.points[name], add, owner=self.watch))
 
     def remove_hooks(self) -> None:
+        """Undo `add_hooks`."""
         while self._undo:
             self._undo.pop()()
 
     def _add(self, name: str, vector: Tensor, module, inputs, x: Tensor) -> Tensor | None:
         tokens = self.watch.tokens_of(self)
-        if tokens is None or self.strength == 0:  # a block that is called by itself runs no prompt
+        if tokens is None:  # a block that is called by itself runs no prompt
+            self.watch.refuse_copies()
+        if tokens is None or self.strength == 0:
             return None
         ends, generated = tokens
         where = (ends | generated if self.every else ends).to(x.device)

@@ -1,6 +1,6 @@
 """Where the vector goes, said by the caller: against TransformerLens' own hook at columns written down by hand."""
 
-import warnings
+import logging
 
 import pytest
 import torch
@@ -250,19 +250,18 @@ def fresh():
     return tiny.build("llama")
 
 
-def test_two_bos_are_told_once(fresh):
+def test_two_bos_are_told_once(fresh, caplog):
     bos = fresh.tokenizer.bos_token_id
     doubled = torch.cat([torch.full((2, 2), bos), prompts()], 1)
-    with patch(fresh, vector(fresh)):
-        with pytest.warns(UserWarning, match=r"begin with two BOS tokens .*prepend_bos=False"):
-            fresh.generate("<s> w1 w2", 2, verbose=False, **GREEDY)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            run(fresh, doubled)
+    with caplog.at_level(logging.WARNING, "fv_lens"), patch(fresh, vector(fresh)):
+        fresh.generate("<s> w1 w2", 2, verbose=False, **GREEDY)
+        run(fresh, doubled)
+    (told,) = caplog.messages
+    assert f"begin with two BOS tokens ({bos})" in told and "prepend_bos=False" in told
 
 
 @pytest.mark.parametrize("what", ["left-padded with it", "one", "embeddings", "behind a mask"])
-def test_one_bos_and_padding_with_it_are_no_fault(fresh, what):
+def test_one_bos_and_padding_with_it_are_no_fault(fresh, what, caplog):
     bos, ids = fresh.tokenizer.bos_token_id, prompts()
     ids[:, 0] = bos
     more = {}
@@ -272,16 +271,17 @@ def test_one_bos_and_padding_with_it_are_no_fault(fresh, what):
         ids = fresh.original_model.get_input_embeddings()(ids).detach()
     elif what == "behind a mask":
         ids[:, :4], more = bos, {"attention_mask": torch.tensor([[0, 0, 0, 1, 1, 1]] * 2)}
-    with patch(fresh, vector(fresh)), warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with caplog.at_level(logging.WARNING, "fv_lens"), patch(fresh, vector(fresh)):
         run(fresh, ids, **more)
+    assert not caplog.messages
 
 
-def test_two_bos_behind_padding(fresh):
+def test_two_bos_behind_padding(fresh, caplog):
     ids = prompts()
     ids[:, :4] = fresh.tokenizer.bos_token_id
-    with patch(fresh, vector(fresh)), pytest.warns(UserWarning, match="two BOS"):
+    with caplog.at_level(logging.WARNING, "fv_lens"), patch(fresh, vector(fresh)):
         run(fresh, ids, attention_mask=torch.tensor([[0, 0, 1, 1, 1, 1]] * 2))
+    assert "two BOS" in caplog.text
 
 
 # Sites

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import fv_lens
-from fv_lens.errors import InputError
+from fv_lens.errors import InputError, ParityError
 from fv_lens.lens import lens_of
 from fv_lens.patching import patch, unpatch
 
@@ -96,6 +96,91 @@ def test_a_shallow_copy_says_what_it_is(model):
     assert not own_things(model)
     with patch(model, vector(model)):
         assert torch.equal(run(model, prompts()), patched)
+
+
+NAMES = ["llama", "gpt2", *[name for name in tiny.NAMES if name in tiny.HOOKED]]
+
+
+def calls_of(model) -> dict:
+    """Ways to ask a model, each of which gives a tensor."""
+    ids, more = prompts(), dict(verbose=False, **GREEDY)
+    calls = {
+        "forward": lambda: run(model, ids),
+        "hooks": lambda: model.run_with_hooks(ids, fwd_hooks=[]),
+        "generate": lambda: model.generate(ids, 3, **more),
+        "no cache": lambda: model.generate(ids, 3, use_past_kv_cache=False, **more),
+    }
+    if is_bridge(model):
+        calls["hf_generate"] = lambda: model.hf_generate(ids, max_new_tokens=3, do_sample=False)
+    return calls
+
+
+@pytest.mark.parametrize("used", ["never", "asked", "patched"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shallow_copy_of_an_unpatched_model_is_patched_as_any_model(name, used):
+    """Before it was copied, fv_lens had been at the original or not; vectors go to the tokens of the copy's calls."""
+    model = tiny.build(name)
+    if used != "never":
+        lens_of(model)
+    if used == "patched":
+        with patch(model, vector(model)):
+            run(model, prompts())
+    before = copy.deepcopy(model)
+    twin, fv = copy.copy(model), vector(model)
+    logits, tokens = oracle(before, prompts(), fv, [5, 5]), greedy(before, prompts(), fv, [5, 5], 3, False)
+    for patched, other in [(twin, model), (model, twin)]:
+        assert lens_of(twin).model is twin and lens_of(model).model is model
+        with patch(patched, fv):
+            assert_same(run(patched, prompts()), logits)
+            for way, call in calls_of(patched).items():
+                if "generate" in way or way == "no cache":
+                    assert torch.equal(call(), tokens), way
+            assert not lens_of(other).patches
+        assert not own_things(model) and not own_things(twin)
+
+
+@pytest.mark.parametrize("patched", ["original", "copy"])
+@pytest.mark.parametrize("name", NAMES)
+def test_who_shares_layers_with_a_patched_model_is_told_so(name, patched):
+    model = tiny.build(name)
+    lens_of(model)
+    twin = copy.copy(model)
+    here, there = (model, twin) if patched == "original" else (twin, model)
+    clean = {way: call() for way, call in calls_of(there).items()}
+    expected = oracle(model, prompts(), vector(model), [5, 5])
+    with patch(here, vector(here)) as handle:
+        for way, call in calls_of(there).items():
+            with pytest.raises(InputError, match="shares its layers with a patched model"):
+                call()
+                pytest.fail(way)
+        for layer in 1, 2:
+            with pytest.raises(InputError, match="Another model that shares its layers with this .* is patched"):
+                patch(there, vector(there, layer=layer))
+        assert not lens_of(there).patches and lens_of(here).patches == [handle]
+        assert_same(run(here, prompts()), expected)
+    assert not own_things(model) and not own_things(twin)
+    for way, call in calls_of(there).items():
+        assert torch.equal(call(), clean[way])
+    with patch(there, vector(there)):
+        assert_same(run(there, prompts()), expected)
+
+
+def test_a_shallow_copy_of_the_network_is_told_so_as_well(fresh):
+    twin, ids = copy.copy(fresh.original_model), prompts()
+    clean = twin(ids).logits
+    with patch(fresh, vector(fresh)), pytest.raises(InputError, match="This LlamaForCausalLM shares its layers"):
+        twin(ids)
+    assert_same(twin(ids).logits, clean)
+
+
+def test_a_stream_goes_on_only_where_no_copy_has_been_patched_since(fresh):
+    twin = copy.copy(fresh)
+    with patch(fresh, vector(fresh)):
+        stream = fresh.generate_stream(prompts(1), 4, max_tokens_per_yield=1, verbose=False, **GREEDY)
+        next(stream)
+    with patch(twin, vector(twin)), pytest.raises(InputError, match="shares its layers"):
+        next(stream)
+    assert not own_things(fresh)
 
 
 def test_a_forward_and_hooks_of_others_are_copied_as_without_a_patch(fresh):
@@ -276,3 +361,26 @@ def test_strings_and_masks_after_copying(fresh):
     expected = oracle(fresh, tokens, fv, last, attention_mask=mask)
     with patch(twin, fv):
         assert_same(run(twin, tokens, attention_mask=mask), expected)
+
+
+# Conditions
+
+
+def test_decoding_with_a_cache_is_checked_under_each_condition_of_a_patched_model(fresh, monkeypatch):
+    """What was found in one dtype is not believed of another; what was found once is not looked for again."""
+    asked = []
+
+    def exact_in_float32(lens):
+        asked.append(lens.dtype)
+        return lens.dtype == torch.float32
+
+    monkeypatch.setattr("fv_lens.lens.cached._cached_steps_are_exact", exact_in_float32)
+    with patch(fresh, vector(fresh)):
+        for _ in range(2):
+            fresh.generate(prompts(), 3, verbose=False, **GREEDY)
+        fresh.bfloat16()
+        with pytest.raises(ParityError, match="decodes wrongly with its key-value cache"):
+            fresh.generate(prompts(), 3, verbose=False, **GREEDY)
+        fresh.float()
+        fresh.generate(prompts(), 3, verbose=False, **GREEDY)
+    assert asked == [torch.float32, torch.bfloat16]

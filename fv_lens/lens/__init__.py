@@ -1,5 +1,7 @@
 """The seam to TransformerLens, the same for HookedTransformer and TransformerBridge; `lens_of(model)` gives it."""
 
+import threading
+
 from ..errors import InputError
 from .base import Lens, Prefix
 from .bridge import BridgeLens
@@ -15,6 +17,8 @@ WRAPPERS = {
     "DistributedDataParallel": ("module",),
     "PeftModel": ("base_model", "model"),
 }
+
+_lock = threading.Lock()
 
 
 def lens_of(model: object) -> Lens:
@@ -33,7 +37,10 @@ def lens_of(model: object) -> Lens:
             what += f" around {type(model).__name__}"
             cure = "Give the TransformerBridge itself: what wraps the network under it acts there as well."
         raise InputError(f"Expected a HookedTransformer or TransformerBridge, got {what} (no {missing[0]!r}). {cure}")
-    state = model.__dict__.setdefault("_fv_lens", State())
+    with _lock:
+        state = model.__dict__.get("_fv_lens")
+        if state is None or not state.is_of(model):  # a shallow copy has the state of its original
+            state = model.__dict__["_fv_lens"] = State(model)
     return BridgeLens(model, state) if hasattr(model, "original_model") else HookedLens(model, state)
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from .state import HOOKS
+from .state import HOOKS, modules
 
 GETSTATE = "__getstate__"
 
@@ -54,14 +54,17 @@ def replace_method(owner: nn.Module, name: str, replacement: Callable) -> Callab
     return restore
 
 
-def add_hook(module: nn.Module, hook: Callable) -> Callable[[], None]:
-    """Register a forward hook; returns a function that removes it. A hook of PyTorch: `reset_hooks()` lets it be."""
+def add_hook(module: nn.Module, hook: Callable, owner: object) -> Callable[[], None]:
+    """Register a forward hook; returns a function that removes it. A hook of PyTorch: `reset_hooks()` lets it be.
+
+    `owner` is who put it there, see `has_hooks_of_others`.
+    """
 
     @torch.compiler.disable
     def run(*args):
         return hook(*args)
 
-    run.of_fv_lens = True
+    run.of_fv_lens, run.owner = True, owner
     handle = module.register_forward_hook(run)
     _guard(module)
 
@@ -70,6 +73,12 @@ def add_hook(module: nn.Module, hook: Callable) -> Callable[[], None]:
         _unguard(module)
 
     return remove
+
+
+def has_hooks_of_others(owner: object, *roots: nn.Module) -> bool:
+    """Whether `add_hook` put a hook on one of the modules that is there still and has another owner."""
+    hooks = (hook for module in modules(*roots) for hook in module._forward_hooks.values() if _is_own(hook))
+    return any(getattr(hook, "owner", owner) is not owner for hook in hooks)
 
 
 @contextmanager
@@ -122,8 +131,8 @@ class _Refusal:
 
     def __call__(self, *args, **kwargs) -> NoReturn:
         raise InputError(
-            f"This {self.kind} is a shallow copy of a patched model and shares its layers with it. Take copy.deepcopy, "
-            "or copy the model before it is patched."
+            f"This {self.kind} is a shallow copy of a patched model and shares its layers with it. Ask the patched "
+            "model itself, or copy it with copy.deepcopy, which gives a model of its own, without the patch."
         )
 
 
