@@ -28,6 +28,7 @@ from .vectors import FunctionVector, own_template
 
 RESULTS, SUMMARY = "results.csv", "summary.json"
 MEASURES = ("accuracy", "first_token_accuracy", "choice")
+TUNED_HERE = "of the bundled relations, tuned for this run"  # in the plan, which is there before they are
 N_ITEMS = 8  # single analogies on the page
 
 
@@ -47,33 +48,26 @@ def load_library(folder: Path) -> dict[str, FunctionVector]:
 
 
 def tuned_library(model: object, folder: Path, tell: Callable[[str], None]) -> dict[str, FunctionVector]:
-    """A vector of every bundled relation, tuned from zero; those kept in the folder are read instead.
-
-    What was tuned is not kept yet: the folder may turn out to be another run's, see `solve_all`.
-    """
+    """A vector of every bundled relation, tuned from zero and saved in the folder; read where all are there."""
     kept = load_library(folder) if any(folder.glob("*.safetensors")) else {}
     if set(kept) >= set(relation_names()):
         return kept
     tell(f"Tuning the library: {len(relation_names())} bundled relations, from zero")
-    return dict(finetune_all(model, relation_names()))
-
-
-def keep_library(vectors: Mapping[str, FunctionVector], folder: Path) -> None:
-    """Save a library as `tuned_library` reads it."""
+    vectors = dict(finetune_all(model, relation_names()))
     folder.mkdir(parents=True, exist_ok=True)
     for name, fv in vectors.items():
         fv.save(folder / f"{name}.safetensors")
+    return vectors
 
 
 def solve_all(
     model: object,
-    vectors: Mapping[str, FunctionVector],
+    vectors: Mapping[str, FunctionVector] | None,
     parts: Sequence[Sequence[Question]],
     folder: OutputFolder,
     command: str,
     tell: Callable[[str], None],
     summed: Mapping[str, FunctionVector] | None = None,
-    keep: bool = False,
     choices: bool = False,
     choose_on: Sequence[Question] = (),
     seed: int = 0,
@@ -84,9 +78,9 @@ def solve_all(
     The folder gets `report.html`, `results.csv`, `summary.json`, `composites/` and `stages/`.
 
     Args:
+        vectors: the library; None for that of `tuned_library`, which is kept in `vectors/` of the folder.
         parts: train, validation and test questions; without train questions nothing is fitted.
         summed: un-tuned vectors, for comparison.
-        keep: save `vectors` in the folder too, from where `tuned_library` reads them.
         choices: also choose among answers.
         choose_on: questions with choices on which one way to choose is chosen, to be reported on the test questions,
             whose choices are then asked for too.
@@ -103,16 +97,18 @@ def solve_all(
     if choose_on and not any(question.pairs for question in choose_on):
         raise InputError("The validation questions have no choices; give some that have, or none.")
     choices = choices or bool(choose_on)
-    plan = _plan(model, vectors, summed or {}, parts, seed)
+    libraries = {} if vectors is None else vectors, summed or {}
+    plan = _plan(model, parts, seed, TUNED_HERE if vectors is None else _digests(*libraries))
     every = [question for part in (*parts, choose_on) for question in part]
     # What exceeds the context is told before the fit.
-    batch(lens_of(model), [question.asked(1) for question in every], own_template(list(vectors.values())))
-    made = {"vectors": [f"{name}.safetensors" for name in vectors] if keep else []}
+    batch(lens_of(model), [question.asked(1) for question in every], own_template(list(libraries[0].values())))
+    made = {"vectors": [f"{name}.safetensors" for name in relation_names()] if vectors is None else []}
     folder.claim(plan, made | {"composites": list(map(_file_name, (*CANDIDATES, BEST)))})
     out = folder.path
+    if vectors is None:
+        vectors = tuned_library(model, out / "vectors", tell)
+        plan["vectors, SHA-256"] = _digests(vectors, libraries[1])  # what is fitted is of these very vectors
     stages = Stages(out / "stages", plan)
-    if keep:
-        keep_library(vectors, out / "vectors")
     fitted: dict[str, Folded] = {}
     if train:
         tell(f"Composites fitted on {len(train)} train and {len(validation)} validation analogies")
@@ -164,15 +160,19 @@ def _items(model: object, vectors: Mapping, questions: Sequence[Question], how: 
     ]
 
 
-def _plan(model: object, vectors: Mapping, summed: Mapping, parts: Sequence[Sequence[Question]], seed: int) -> dict:
+def _plan(model: object, parts: Sequence[Sequence[Question]], seed: int, vectors: object) -> dict:
     """What a later start must share to go on."""
     lens = lens_of(model)
     return {
         "model": lens.name, "weights, SHA-256": lens.weights_hash, "dtype": str(lens.dtype), "seed": seed,
         "questions, SHA-256": digest([[repr(question) for question in part] for part in parts]),
-        "vectors, SHA-256": [digest(sorted(map(_identity, some, some.values()))) for some in (vectors, summed)],
+        "vectors, SHA-256": vectors,
         "threads": torch.get_num_threads(), "versions": storage.versions(),
     }  # fmt: skip
+
+
+def _digests(*libraries: Mapping[str, FunctionVector]) -> list[str]:
+    return [digest(sorted(map(_identity, some, some.values()))) for some in libraries]
 
 
 def _identity(name: str, fv: FunctionVector) -> list:

@@ -46,9 +46,7 @@ def analogies(
             callback=expanded, help="A folder of tuned vectors; if there is none, the bundled relations are tuned."
         ),
     ] = LIBRARY,
-    each: Annotated[
-        int, typer.Option(min=1, max=MOST_EACH, help="With --bats: so many test analogies of each relation.")
-    ] = 10,
+    each: Annotated[int, typer.Option(min=1, max=MOST_EACH, help="With --bats: test analogies per relation.")] = 10,
     model: ModelName = "smollm2-135m",
     out: Annotated[Path, typer.Option(callback=expanded, help="Folder for the results.")] = Path("fv_lens_analogies"),
     seed: Annotated[
@@ -83,19 +81,22 @@ def analogies(
                     f"{str(vectors)!r} has no vectors (*.safetensors); give the `vectors` folder of a study."
                 )
             notes.print(Text("Loading the libraries and the model", style="bold"))
-            from .analogy_study import load_library, solve_all, tuned_library
+            from .analogy_study import load_library, solve_all
             from .models import load_model
 
-            loaded, summed = load_model(model), None
-            if own:
-                library = tuned_library(loaded, out / "vectors", tell)
-            else:
+            loaded, library, summed = load_model(model), None, None
+            if not own:
                 library = load_library(vectors)
                 summed = load_library(vectors / "summed") if (vectors / "summed").is_dir() else None
-            found, chosen = solve_all(
-                loaded, library, (train, chosen_on, test), folder, shlex.join(map(str, command)), tell, summed=summed,
-                keep=own, seed=seed, choices=choices or bool(choose_on), choose_on=choose_on,
-            )  # fmt: skip
+            try:
+                found, chosen = solve_all(
+                    loaded, library, (train, chosen_on, test), folder, shlex.join(map(str, command)), tell,
+                    summed=summed, seed=seed, choices=choices or bool(choose_on), choose_on=choose_on,
+                )  # fmt: skip
+            except BaseException:
+                if folder.claimed and any((out / "vectors").glob("*.safetensors")):
+                    saved[:] = [out / "vectors"]  # what was tuned, until there are stages
+                raise
         for measure in ("accuracy", *(["choice"] if found.chance is not None and (choices or choose_on) else [])):
             console.print(_overview(found, measure))
         for line in chosen:

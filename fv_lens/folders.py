@@ -9,6 +9,7 @@ is changed, and a folder in which nothing was saved is left as it was found.
 
 import json
 import os
+import re
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,9 @@ FILES = (
     "report.html", "summary.json", "results.csv", "effects.safetensors", "vector.safetensors", "tuned.safetensors"
 )  # fmt: skip
 FOLDERS = ("stages", "vectors", "composites")
+HALF_WRITTEN = re.compile(
+    rf"\.(?:{'|'.join(map(re.escape, (*FILES, MARKER, 'timings.json')))}|.+\.safetensors)\.\d+\.part"
+)
 RESUMABLE = ("reproduce", "analogies", "humans")
 MOST_NAMES, LONGEST = 5, 40  # names listed, characters of a value shown, where two plans differ
 WAY_OUT = "Give another --out, or delete this folder."
@@ -43,7 +47,10 @@ class OutputFolder:
     def __init__(self, path: str | os.PathLike, command: str):
         self.path, self.command, self.claimed = Path(path), command, False
         self._lock = FileLock(self.path / LOCK, timeout=0)
-        self._made: list[Path] = []  # what was not there before: folders, the lock's file
+        # What was not there before: the folder and those above it, those within it, and the lock's file and marker.
+        self._made: list[Path] = []
+        self._inner: list[Path] = []
+        self._written: list[Path] = []
 
     def __enter__(self) -> "OutputFolder":
         try:
@@ -102,7 +109,7 @@ class OutputFolder:
                         "folder, or give another --out."
                     )
         try:
-            stale = [] if self.stages else [self.path / "stages" / EARLIER]
+            stale = [] if self.stages or self._earlier() is None else [self.path / "stages" / EARLIER]
             for file in (*stale, *self._partial()):
                 file.unlink(missing_ok=True)
             self._write_marker({"command": self.command, "plan": plan})
@@ -120,7 +127,7 @@ class OutputFolder:
                 "another --out."
             )
         owner = _read(self.path / MARKER)
-        if owner is None and (self.path / "stages" / EARLIER).is_file() and self.command in RESUMABLE:
+        if owner is None and self._earlier() is not None:
             return  # of an earlier version: its plan decides
         there = next(self._results(), None)
         if there is None:
@@ -146,16 +153,25 @@ class OutputFolder:
         return None
 
     def _plan(self) -> object:
-        owner, earlier = _read(self.path / MARKER), self.path / "stages" / EARLIER
-        if owner is not None:
-            return owner["plan"]
-        return _json(earlier) if earlier.is_file() else None
+        owner = _read(self.path / MARKER)
+        return self._earlier() if owner is None else owner["plan"]
+
+    def _earlier(self) -> dict | None:
+        """The plan of an earlier version; None for any other file of that name, which is the user's own."""
+        file = self.path / "stages" / EARLIER
+        if self.command not in RESUMABLE or not file.is_file():
+            return None
+        with suppress(InputError):
+            content = _json(file)
+            if isinstance(content, dict) and {"model", "threads"} <= content.keys():
+                return content
+        return None
 
     def _results(self):
         for name in FILES:
             if os.path.lexists(self.path / name):
                 yield self.path / name
-        ours = {self.path / "stages" / EARLIER, *self._partial()}
+        ours = {*self._partial(), *([] if self._earlier() is None else [self.path / "stages" / EARLIER])}
         for name in FOLDERS:
             inside = self.path / name
             if inside.exists() and not inside.is_dir():
@@ -165,13 +181,13 @@ class OutputFolder:
     def _partial(self) -> list[Path]:
         """Files that a killed process left half-written."""
         places = [self.path.glob(".*.part"), *((self.path / name).rglob(".*.part") for name in FOLDERS)]
-        return [file for place in places for file in place]
+        return [file for place in places for file in place if HALF_WRITTEN.fullmatch(file.name) and file.is_file()]
 
     def _acquire(self) -> None:
         self._made = [one for one in (self.path, *self.path.absolute().parents) if not one.exists()]
+        self._inner = [self.path / name for name in FOLDERS if not os.path.lexists(self.path / name)]
         self.path.mkdir(parents=True, exist_ok=True)
-        if not (self.path / LOCK).exists():
-            self._made.insert(0, self.path / LOCK)
+        self._written = [one for one in [self.path / LOCK] if not one.exists()]
         self._lock.acquire()
 
     def _write_marker(self, content: dict) -> None:
@@ -179,21 +195,24 @@ class OutputFolder:
         if path.is_file() and _read(path) == content:
             return
         partial = path.with_name(f".{MARKER}.{os.getpid()}.part")
-        partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        try:
+            partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+        self._written.insert(0, path)
 
     def _leave(self) -> None:
         """Give the lock back; where nothing was saved, take away what was made for it."""
         with suppress(OSError):
-            if self._lock.is_locked and not self.has_results:
-                for file in ((self.path / MARKER), self.path / "stages" / EARLIER, *self._partial()):
-                    file.unlink(missing_ok=True)
-                for name in FOLDERS:
+            if self._lock.is_locked and not (self.claimed and self.has_results):
+                for folder in self._inner:
                     with suppress(OSError):
-                        (self.path / name).rmdir()
-                (self.path / LOCK).unlink(missing_ok=True)
-            elif self._lock.is_locked and not self.claimed and self.path / LOCK in self._made:
-                (self.path / LOCK).unlink(missing_ok=True)
+                        folder.rmdir()
+                # The lock's file comes last. Another process may have opened it, and filelock from 3.20.4 on does not
+                # take a lock on a file that is gone.
+                for file in self._written:
+                    file.unlink(missing_ok=True)
         self._lock.release()
         for folder in self._made:
             with suppress(OSError):

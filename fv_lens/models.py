@@ -5,8 +5,9 @@ import importlib.metadata
 import os
 import subprocess
 import sys
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,10 @@ from .errors import InputError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 HOOKED_CTX = 2048  # HookedTransformer keeps tables of this length in every layer
+
+_guard = threading.Lock()
+_refused: dict[int, list[list[str]]] = {}  # by thread: what each load that it is in was refused, the innermost last
+_replaced = subprocess.Popen, subprocess.Popen  # what was there before, and what stands there while models are loaded
 
 
 def load_model(name: object = DEFAULT, *, device: object = None, dtype: object = None, cls: object = None) -> Any:
@@ -33,7 +38,7 @@ def load_model(name: object = DEFAULT, *, device: object = None, dtype: object =
             nothing is folded or centred.
 
     Raises:
-        InputError: an argument is none of these; a folder is no model folder or is damaged; a GGUF file; the default
+        InputError: an argument is none of these; a folder is not a model folder or is damaged; a GGUF file; the default
             model cannot be downloaded or is not what was expected; Hugging Face or TransformerLens refuse the model
             (the message quotes why); `cls="hooked"` with TransformerLens 4.
 
@@ -67,7 +72,9 @@ def model_folder(name: object) -> Path | None:
         InputError: `name` is neither string nor path, or a path of something else than a model folder.
     """
     if not isinstance(name, str | os.PathLike):
-        raise InputError(f"{name!r} is no model; give {DEFAULT!r}, the path of a model folder or a Hugging Face name")
+        raise InputError(
+            f"{name!r} is not a model; give {DEFAULT!r}, the path of a model folder or a Hugging Face name"
+        )
     if os.fspath(name).lower().endswith(".gguf"):
         raise InputError(_gguf_remedy(os.path.expanduser(name)))
     if isinstance(name, str) and not (name.startswith((".", "~")) or os.path.isabs(name) or os.path.exists(name)):
@@ -76,7 +83,7 @@ def model_folder(name: object) -> Path | None:
     if not (folder / "config.json").is_file():
         problem = "it has no config.json" if folder.is_dir() else "there is no such folder"
         raise InputError(
-            f"{os.fspath(name)!r} is no model folder: {problem}; expected a folder that holds config.json, "
+            f"{os.fspath(name)!r} is not a model folder: {problem}; expected a folder that holds config.json, "
             "the weights and the tokenizer, as Hugging Face's save_pretrained writes them"
         )
     return folder
@@ -178,27 +185,29 @@ def checked_dtype(dtype: object) -> torch.dtype:
 
 @contextlib.contextmanager
 def without_installing() -> Iterator[None]:
-    """No process that installs packages is started: TransformerLens would, for models with images, and get torchvision.
+    """This thread starts no process that installs packages: TransformerLens would, for models with images.
 
-    That can replace PyTorch by another build while it is running. TransformerLens then does without the processor of
-    images, and a warning says how to have it.
+    The torchvision that it gets can replace PyTorch by another build while it is running. TransformerLens then does
+    without the processor of images, and a warning says how to have it.
     """
+    global _replaced
     refused: list[str] = []
-    original = subprocess.Popen
-
-    class Popen(original):
-        def __init__(self, args: object, *more: object, **settings: object):
-            words = args.split() if isinstance(args, str) else list(map(os.fsdecode, args))
-            if "install" in words:
-                refused.extend(words[words.index("install") + 1 :])
-                raise PermissionError("fv_lens installs no packages")
-            super().__init__(args, *more, **settings)
-
-    subprocess.Popen = Popen
+    thread = threading.get_ident()
+    with _guard:
+        if not _refused:
+            _replaced = subprocess.Popen, _refusing(subprocess.Popen)
+            subprocess.Popen = _replaced[1]
+        _refused.setdefault(thread, []).append(refused)
     try:
         yield
     finally:
-        subprocess.Popen = original
+        with _guard:
+            _refused[thread] = [one for one in _refused[thread] if one is not refused]
+            if not _refused[thread]:
+                del _refused[thread]
+            # Where another has replaced it too, ours stays beneath, and lets everything pass.
+            if not _refused and subprocess.Popen is _replaced[1]:
+                subprocess.Popen = _replaced[0]
     if names := [word for word in refused if not word.startswith("-")]:
         version = torch.__version__.split("+")[0]
         packages = " ".join(dict.fromkeys(names))
@@ -207,6 +216,31 @@ def without_installing() -> Iterator[None]:
             f'text works without it. For the build that fits your PyTorch: pip install {packages} "torch=={version}"',
             stacklevel=3,
         )
+
+
+def _refusing(original: type[subprocess.Popen]) -> type[subprocess.Popen]:
+    """Popen that refuses to install, in threads that load a model."""
+
+    class Popen(original):
+        def __init__(self, args: object, *more: object, **settings: object):
+            if loads := _refused.get(threading.get_ident()):
+                if isinstance(args, Iterator):
+                    args = list(args)  # it can be read but once
+                words = _words(args)
+                if "install" in words:
+                    loads[-1].extend(words[words.index("install") + 1 :])
+                    raise PermissionError("fv_lens installs no packages")
+            super().__init__(args, *more, **settings)
+
+    return Popen
+
+
+def _words(args: object) -> list[str]:
+    """The words of a command as Popen takes it; whatever else is left to Popen to refuse."""
+    if isinstance(args, str | bytes | os.PathLike):
+        return os.fsdecode(args).split()
+    given = args if isinstance(args, Iterable) else []
+    return [os.fsdecode(word) for word in given if isinstance(word, str | bytes | os.PathLike)]
 
 
 @contextlib.contextmanager

@@ -70,17 +70,20 @@ def table_rows(text: str, delimiter: str = ",") -> list[tuple[int, list[str]]]:
     Raises:
         InputError: a quote that is not closed, or that stands anywhere but around a whole cell or doubled within one.
     """
-    rows, first, record = [], 1, ""
+    rows, first, record, within = [], 1, [], False
     for number, line in enumerate(_lines(text), 1):
-        record += line
-        if record.count('"') % 2:
+        record.append(line)
+        within ^= line.count('"') % 2 == 1
+        if within:
             continue  # a quoted cell goes on in the next line
-        cells = _cells(record, first, delimiter)
+        cells = _cells("".join(record), first, delimiter)
         if any(cell.strip() for cell in cells):
             rows.append((first, cells))
-        first, record = number + 1, ""
+        first, record = number + 1, []
     if record:
-        raise InputError(f"line {first}: {_short(record)} has a quote that is never closed; close it, or remove it")
+        raise InputError(
+            f"line {first}: {_short(''.join(record))} has a quote that is never closed; close it, or remove it"
+        )
     return rows
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -180,6 +181,86 @@ def test_a_killed_start_that_saved_nothing_binds_nobody(tmp_path):
         folder.claim({"other": 1})
         (out / "report.html").write_text("page")
     assert sorted(tree(out)) == sorted([LOCK, MARKER, "report.html"])
+
+
+OWN = ["stages/plan.json", ".download.iso.part", "vectors/.draft.part", ".summary.json.part", ".notes.txt.12.part"]
+
+
+@pytest.mark.parametrize("command", ["run", "reproduce"])
+@pytest.mark.parametrize("content", ["my own", '{"plan": 1}', "[]"])
+@pytest.mark.parametrize("names", [OWN, *([name] for name in OWN)], ids=str)
+def test_no_file_of_the_users_is_deleted(tmp_path, command, content, names):
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    before = tree(tmp_path)
+    for claimed in (False, True):
+        with suppress(InputError), OutputFolder(tmp_path, command) as folder:
+            if claimed:
+                folder.claim(PLAN)
+        assert tree(tmp_path) == before
+
+
+def test_the_plan_of_an_earlier_version_is_the_users_own_to_a_command_that_had_none(tmp_path):
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages" / "plan.json").write_text(json.dumps(PLAN))
+    before = tree(tmp_path)
+    with pytest.raises(InputError, match=f"has 'stages/plan.json' and no {MARKER}"):
+        OutputFolder(tmp_path, "run").__enter__()
+    with OutputFolder(tmp_path, "reproduce"):
+        pass
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("inner", ["stages", "vectors", "composites"])
+def test_empty_folders_that_were_there_stay(tmp_path, inner):
+    (tmp_path / inner).mkdir()
+    before = tree(tmp_path)
+    with OutputFolder(tmp_path, "reproduce") as folder:
+        folder.claim(PLAN)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "name", [f".{MARKER}.1.part", "stages/.timings.json.22.part", "vectors/summed/.a.b.safetensors.3.part"]
+)
+def test_half_written_files_of_a_killed_run_go_with_the_next_claim(tmp_path, name):
+    out = left(tmp_path / "out")
+    before = tree(out)
+    (out / name).parent.mkdir(parents=True, exist_ok=True)
+    (out / name).write_text("hal")
+    with OutputFolder(out, "reproduce") as folder:
+        folder.claim(PLAN)
+    assert not (out / name).exists() and before.items() <= tree(out).items()
+
+
+def test_a_lock_on_a_file_that_is_gone_is_not_taken(tmp_path):
+    """One process opens the file of the lock that another holds, which then deletes the file and gives the lock back.
+
+    Were the first to hold the lock then, so could a third, with a file of its own.
+    """
+    fcntl = pytest.importorskip("fcntl")
+    flock, seen = fcntl.flock, []
+
+    def late(descriptor, how):
+        if not seen and how & fcntl.LOCK_EX:
+            seen.append(descriptor)
+            os.unlink(tmp_path / LOCK)
+        return flock(descriptor, how)
+
+    one, other = OutputFolder(tmp_path, "reproduce"), OutputFolder(tmp_path, "reproduce")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(fcntl, "flock", late)
+        with suppress(InputError):
+            one.__enter__()
+    assert seen
+    if not one._lock.is_locked:
+        other.__enter__()
+        other.__exit__()
+    else:
+        with pytest.raises(InputError, match="in use"):
+            other.__enter__()
+        one.__exit__()
 
 
 # Folders of an earlier version

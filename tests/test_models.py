@@ -364,12 +364,12 @@ def test_path_may_be_a_string(folder, monkeypatch):
 
 @pytest.mark.parametrize("path", ["./missing", "/missing/model", "~/missing", Path("missing")])
 def test_missing_folder(path):
-    with pytest.raises(InputError, match="is no model folder: there is no such folder; expected"):
+    with pytest.raises(InputError, match="is not a model folder: there is no such folder; expected"):
         load_model(path)
 
 
 def test_folder_without_config(tmp_path):
-    with pytest.raises(InputError, match="' is no model folder: it has no config.json; expected"):
+    with pytest.raises(InputError, match="' is not a model folder: it has no config.json; expected"):
         load_model(str(tmp_path))
 
 
@@ -387,7 +387,7 @@ def test_unknown_name_quotes_the_cause():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": 3}, "3 is no model; give 'smollm2-135m', the path"),
+        ({"name": 3}, "3 is not a model; give 'smollm2-135m', the path"),
         ({"cls": "HookedTransformer"}, 'cls is \'HookedTransformer\'; give "bridge" or "hooked"'),
         ({"dtype": "int8"}, "dtype is 'int8'; give one of float32, bfloat16, float16"),
         ({"dtype": torch.int64}, "dtype is torch.int64; give"),
@@ -472,6 +472,54 @@ def test_no_way_to_start_a_process_installs_anything(no_process, run, args):
 def test_other_processes_may_start_while_a_model_is_loaded():
     with models.without_installing():
         assert subprocess.run([sys.executable, "-c", "print(7)"], capture_output=True).stdout.strip() == b"7"
+
+
+def test_loads_that_overlap_leave_processes_as_they_were(no_process):
+    before = subprocess.Popen
+    first, second = models.without_installing(), models.without_installing()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    with pytest.raises(PermissionError):
+        subprocess.run(["pip", "install", "x"])
+    with pytest.warns(UserWarning, match="which needs x"):
+        second.__exit__(None, None, None)
+    assert subprocess.Popen is before and not no_process
+
+
+def test_loads_that_overlap_in_two_threads_leave_processes_as_they_were():
+    before, entered, leave = subprocess.Popen, threading.Event(), threading.Event()
+
+    def load():
+        with models.without_installing():
+            entered.set()
+            assert leave.wait(60)
+
+    other = threading.Thread(target=load)
+    with models.without_installing():
+        other.start()
+        assert entered.wait(60)
+    assert subprocess.run(["echo", "install", "x"], capture_output=True).stdout == b"install x\n"
+    leave.set()
+    other.join()
+    assert subprocess.Popen is before
+
+
+def test_other_threads_may_install_while_a_model_is_loaded():
+    with models.without_installing(), ThreadPoolExecutor() as pool:
+        started = pool.submit(subprocess.run, ["echo", "install", "x"], capture_output=True)
+        assert started.result().stdout == b"install x\n"
+
+
+@pytest.mark.parametrize("form", [str, Path, os.fsencode, lambda path: [Path(path)], lambda path: iter([path])])
+def test_a_command_may_have_every_form_that_popen_takes(form, tmp_path):
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\necho 7\n")
+    program.chmod(0o755)
+    with models.without_installing():
+        assert subprocess.Popen(form(str(program)), stdout=subprocess.PIPE).communicate()[0] == b"7\n"
+        with pytest.raises(TypeError):
+            subprocess.Popen(3)
 
 
 # HookedTransformer

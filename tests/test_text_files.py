@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from importlib import resources
 
 import pytest
@@ -159,6 +160,13 @@ def test_no_pair_of_a_long_table_is_lost(tmp_path):
         torn = [*rows[:i], f'w{i},"a{i}', *rows[i + 1 :]]
         with pytest.raises(InputError, match=rf"r.csv: line {i + 1}: .*never closed"):
             load_relation(written(tmp_path / "r.csv", "\n".join(torn)))
+
+
+def test_a_quote_that_is_never_closed_is_found_in_a_long_table_without_delay():
+    text, started = 'hot,"cold\n' + "up,down\n" * 100_000, time.process_time()
+    with pytest.raises(InputError, match="line 1: .*never closed"):
+        table_rows(text)
+    assert time.process_time() - started < 5, "a second look at every line before it would take minutes"
 
 
 # JSON
