@@ -656,12 +656,13 @@ def test_a_block_called_by_itself_is_not_patched(llama):
 
 def state(model) -> list:
     """Everything that a patch could leave behind."""
+    patches = list(lens_of(model).patches)  # first, for a model that is met for the first time gets a state
     owners = [model, *([model.original_model] if is_bridge(model) else [])]
     modules = [module for owner in owners for module in owner.modules()]
     hooks = [[len(m._forward_hooks), len(m._forward_pre_hooks), len(getattr(m, "fwd_hooks", ()))] for m in modules]
     own = [set(m.__dict__) for m in modules]
     methods = [{name: id(value) for name, value in owner.__dict__.items() if callable(value)} for owner in owners]
-    return [hooks, own, methods, list(lens_of(model).patches)]
+    return [hooks, own, methods, patches]
 
 
 def test_removal_restores_the_model_exactly(model):
