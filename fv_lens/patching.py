@@ -120,6 +120,12 @@ class Patch:
             self.watch.hold([self])
             lens.patches.append(self)
 
+    def __repr__(self) -> str:
+        what = ", ".join(f"{(v.relation or v.method)!r} at layer {v.layer}" for v in self.vectors)
+        n = len(self.lens.patches)
+        state = f"active, {n} patch{'es' * (n > 1)} on the model" if self in self.lens.patches else "removed"
+        return f"Patch({what}, strength {self.strength:g}; {state})"
+
     @property
     def at(self) -> Tensor | None:
         """Which tokens get the vector, see `patch`; None: each prompt's last. Each thread may set its own."""

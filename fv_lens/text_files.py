@@ -126,7 +126,7 @@ def _cells(record: str, line: int, delimiter: str) -> list[str]:
     try:
         return next(csv.reader([record], delimiter=delimiter, strict=True), [])
     except csv.Error as error:
-        raise InputError(f"line {line} is no row of a table: {error}") from None
+        raise InputError(f"line {line} is not a row of a table: {error}") from None
 
 
 @cache

@@ -680,6 +680,7 @@ def test_removal_restores_the_model_exactly(model):
 
 
 def test_removal_after_an_exception(model):
+    model.generate(prompts(), 1, verbose=False, **GREEDY)  # leaves notes of TransformerLens' own on the model
     fv, tokens, clean, before = vector(model), prompts(), run(model, prompts()), state(model)
     expected = oracle(model, tokens, fv, [-1, -1])
 
@@ -879,3 +880,10 @@ def test_a_mask_of_the_new_tokens_alone_counts_from_behind_the_cache():
 def test_a_prompt_stands_for_each_of_its_beams():
     last, _ = Prompts(torch.tensor([0, 2]), 3).columns((4, 3), 0, torch.device("cpu"))
     assert last.long().argmax(1).tolist() == [0, 0, 2, 2]
+
+
+def test_a_handle_says_what_it_adds_and_whether_it_is_active(llama):
+    fv = FunctionVector(torch.ones(32), 1, relation="antonym")
+    with patch(llama, fv, 2.0) as first, patch(llama, fv) as second:
+        assert repr(first) == "Patch('antonym' at layer 1, strength 2; active, 2 patches on the model)"
+    assert repr(second) == "Patch('antonym' at layer 1, strength 1; removed)"

@@ -308,7 +308,7 @@ def test_a_cell_in_quotes_may_hold_the_mark_between_cells(tmp_path):
         ("r.tsv", b"hot,cold\n", r"line 1 is \['hot,cold'\]; give a word and an answer, a tab between"),
         ("r.csv", b"hot,cold\nbig,\n", r"a word of line 2, \['big', ''\], is ''"),
         ("r.csv", b"word,answer\n", r"r\.csv: relation 'r' has pairs \[\]"),
-        ("r.csv", b"hot," + b"x" * 200_000, "line 1 is no row of a table: field larger than"),
+        ("r.csv", b"hot," + b"x" * 200_000, "line 1 is not a row of a table: field larger than"),
         ("r.txt", b"hot,cold\n", r'r\.txt: this file is not JSON: .*; give a JSON file such as \{"name": "antonym"'),
     ],
 )
