@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from .arguments import CACHES, begins_twice, input_of, past_of, shape_of, side_of
-from .errors import InputError
+from .errors import InputError, ParityError
 from .lens import Lens, lens_of
 from .lens.cached import check_cached_steps, is_aside
 from .lens.replaced import has_hooks_of_others, replace_method, uncompiled
@@ -56,6 +56,7 @@ class _Calls(threading.local):
         self.texts: Prompts | None = None
         self.generation: _Generation | None = None
         self.inside = False
+        self.reached: set = set()  # patches whose vectors were added, or found nothing to be added at, in the forward
 
 
 class Watch:
@@ -196,8 +197,23 @@ class Watch:
             if not past:
                 self._warn_of_two_bos(tokens, prompts.mask)
             columns = {patch: of.columns(shape, past or 0, tokens.device) for patch, of in ends.items()}
-            with self._during(now=columns), uncompiled():
-                return run()
+            with self._during(now=columns, reached=set()), uncompiled():
+                result = run()
+                self._check_reached(columns, given)
+                return result
+
+    def _check_reached(self, patches: Iterable, given: dict) -> None:
+        """Raise a ParityError where a whole forward has passed a patch's hook points by: an edit that did nothing."""
+        parts = [given.get(name) for name in ("start_at_layer", "stop_at_layer")]
+        if any(part is not None for part in parts):
+            return
+        for patch in patches:
+            if patch in self.state.patches and patch not in self.calls.reached:
+                raise ParityError(
+                    f"{patch!r} was not reached in this forward, so it changed nothing: the model's layers are not the "
+                    "ones it was put on. Take it off with fv_lens.unpatch(model), load the model again if its layers "
+                    "were replaced, and patch it again."
+                )
 
     @staticmethod
     def _ends(at: Tensor | None, prompts: Prompts, rows: int, past: int | None) -> Prompts:

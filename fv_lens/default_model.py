@@ -179,7 +179,7 @@ def _whole(folder: Path) -> Path:
         sizes = {folder / file: manifest["files"][file] for file in FILES}
         hashes = manifest.get(HASHES)
         hashes = hashes if hashes is None else {folder / file: hashes[file] for file in FILES}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError(f"{folder / MANIFEST} is missing or damaged; {remedy}") from None
     for file, size in sizes.items():
         found = file.stat().st_size if file.is_file() else 0

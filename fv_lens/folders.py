@@ -237,7 +237,7 @@ def _read(marker: Path) -> dict | None:
 def _json(file: Path) -> object:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{str(file)!r} is damaged: {error}. {WAY_OUT}") from None
 
 

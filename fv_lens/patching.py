@@ -164,7 +164,9 @@ class Patch:
         tokens = self.watch.tokens_of(self)
         if tokens is None:  # a block that is called by itself runs no prompt
             self.watch.refuse_copies()
-        if tokens is None or self.strength == 0:
+            return None
+        self.watch.calls.reached.add(self)
+        if self.strength == 0:
             return None
         ends, generated = tokens
         where = (ends | generated if self.every else ends).to(x.device)

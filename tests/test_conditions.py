@@ -93,6 +93,31 @@ def hooked_everywhere(model, change):
     return register_module_forward_hook(hook).remove
 
 
+def replaced_forward(model, change):
+    mlp = model.blocks[1].mlp
+    forward = mlp.forward
+    mlp.forward = lambda *args, **kwargs: change(forward(*args, **kwargs))
+    return lambda: mlp.__dict__.pop("forward")
+
+
+class Module(torch.nn.Module):
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+
+    def forward(self, module, inputs, out):
+        return self.change(out)
+
+
+def hooked_by_a_module(wrapped):
+    """A module as a hook, which PyTorch's own code wraps: it is no less the user's."""
+
+    def add(model, change):
+        return model.blocks[1].mlp.register_forward_hook(wrapped(Module(change))).remove
+
+    return add
+
+
 HOOKS = {
     "hook_resid_post": hooked_by_transformer_lens("blocks.0.hook_resid_post"),
     "hook_mlp_out of the last layer": hooked_by_transformer_lens("blocks.2.hook_mlp_out"),
@@ -101,6 +126,9 @@ HOOKS = {
     "forward pre-hook on the last norm": hooked_by_torch(lambda model: model.ln_final, pre=True),
     "forward hook on the unembedding": hooked_by_torch(lambda model: model.unembed),
     "forward hook on every module": hooked_everywhere,
+    "forward of an MLP replaced": replaced_forward,
+    "method of a module as a hook": hooked_by_a_module(lambda module: module.__call__),
+    "compiled module as a hook": hooked_by_a_module(lambda module: torch.compile(module, backend="eager")),
 }
 MODELS = ["llama", "gpt2", "gemma2", *(["hooked-llama"] if tiny.HOOKED_INSTALLED else [])]
 

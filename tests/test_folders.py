@@ -145,7 +145,9 @@ def test_vectors_that_the_plan_does_not_make_are_refused(tmp_path):
         folder.claim(PLAN, {"vectors": ["old.safetensors"]})
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"command": 3, "plan": {}}', '{"command": "run"}'])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "[" * 100_000, "{}", '{"command": 3, "plan": {}}', '{"command": "run"}']
+)
 def test_a_damaged_marker_is_told(tmp_path, content):
     out = left(tmp_path / "out")
     (out / MARKER).write_text(content)

@@ -1,5 +1,6 @@
 """A patch against the plain way: a TransformerLens hook that adds the vector at columns written down by hand."""
 
+import copy
 import gc
 import inspect
 
@@ -887,3 +888,12 @@ def test_a_handle_says_what_it_adds_and_whether_it_is_active(llama):
     with patch(llama, fv, 2.0) as first, patch(llama, fv) as second:
         assert repr(first) == "Patch('antonym' at layer 1, strength 2; active, 2 patches on the model)"
     assert repr(second) == "Patch('antonym' at layer 1, strength 1; removed)"
+
+
+def test_a_patch_that_a_forward_passes_by_is_told_of():
+    """A layer that was replaced has no hooks of TransformerLens, so the vector would not be added, without a word."""
+    model = tiny.build("llama")
+    layers = model.original_model.model.layers
+    layers[1] = copy.deepcopy(layers[1])
+    with patch(model, FunctionVector(torch.ones(32), 1)), pytest.raises(ParityError, match="was not reached.*unpatch"):
+        model(torch.tensor([[3, 9, 5]]))

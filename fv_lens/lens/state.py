@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import FunctionType
 
 import torch
 from torch import Tensor, nn
@@ -120,7 +121,7 @@ def conditions(model: nn.Module, network: nn.Module, hooks: Sequence[Hooked], *m
 
 
 def foreign_hooks(*roots: nn.Module) -> list[Hooked]:
-    """The hooks that are neither fv_lens's nor a library's own.
+    """The hooks that are neither fv_lens's nor a library's own, and forwards that were replaced.
 
     Each with its module (None: every one), its kind, and the number that PyTorch gave it, which it gives no other.
     """
@@ -132,6 +133,9 @@ def foreign_hooks(*roots: nn.Module) -> list[Hooked]:
         for kind, attribute in HOOKS.items():
             there = module.__dict__.get(attribute) or {}
             found += [(module, kind, number) for number, hook in there.items() if _is_foreign(hook)]
+        forward = module.__dict__.get("forward")
+        if _is_replaced(forward):
+            found.append((module, "replaced forward", _number_of(forward)))
     return found
 
 
@@ -176,11 +180,22 @@ def _is_own(hook: object) -> bool:
     return getattr(hook, "of_fv_lens", False)
 
 
-def _is_foreign(hook: object) -> bool:
-    """Whether a hook is the user's; libraries have hooks of their own, by which modules work or which take notes."""
-    package, _, rest = (getattr(hook, "__module__", None) or "").partition(".")
-    of_libraries = package in LIBRARIES and (package, rest) != ("transformer_lens", "hook_points")  # wrapped
-    return not of_libraries and not _is_own(hook)
+def _is_foreign(hook: Callable) -> bool:
+    """Whether a hook is the user's: libraries have functions of their own as hooks, to take notes or make weights."""
+    if _is_own(hook) or type(hook).__module__.startswith("torch.nn.utils."):  # those of weight_norm and its kin
+        return False
+    return not isinstance(hook, FunctionType) or not _of_library(hook)
+
+
+def _of_library(function: Callable) -> bool:
+    """Whether a function was written in a library; TransformerLens wraps users' hooks in one of its own."""
+    package, _, rest = (getattr(function, "__module__", None) or "").partition(".")
+    return package in LIBRARIES and (package, rest) != ("transformer_lens", "hook_points")
+
+
+def _is_replaced(forward: Callable | None) -> bool:
+    """Whether a module's own forward is the user's; accelerate replaces forwards, too."""
+    return forward is not None and not _is_own(forward) and not _of_library(getattr(forward, "func", forward))
 
 
 def modules(*roots: nn.Module) -> Iterator[nn.Module]:
@@ -200,8 +215,8 @@ def _settings(module: nn.Module) -> tuple:
     forward = settings.get("forward")
     replaced = 0 if forward is None or _is_own(forward) else _number_of(forward)
     if kind.__module__.startswith("transformer_lens."):
-        return kind, module.training, replaced
-    return kind, replaced, _plain(settings)
+        return kind, kind.forward, module.training, replaced
+    return kind, kind.forward, replaced, _plain(settings)
 
 
 def _number_of(function: Callable) -> int:
