@@ -94,10 +94,10 @@ def hooked_everywhere(model, change):
 
 
 def replaced_forward(model, change):
-    mlp = model.blocks[1].mlp
-    forward = mlp.forward
-    mlp.forward = lambda *args, **kwargs: change(forward(*args, **kwargs))
-    return lambda: mlp.__dict__.pop("forward")
+    projection = model.blocks[1].mlp.out.original_component
+    forward = projection.forward
+    projection.forward = lambda *args, **kwargs: change(forward(*args, **kwargs))
+    return lambda: projection.__dict__.pop("forward")
 
 
 class Module(torch.nn.Module):
