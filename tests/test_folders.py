@@ -146,7 +146,7 @@ def test_vectors_that_the_plan_does_not_make_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["{", "[]", "[" * 100_000, "{}", '{"command": 3, "plan": {}}', '{"command": "run"}']
+    "content", ["{", "[]", "[" * 100_000, "{}", '{"command": 3, "plan": {}}', '{"command": "run"}'], ids=range(6)
 )
 def test_a_damaged_marker_is_told(tmp_path, content):
     out = left(tmp_path / "out")
