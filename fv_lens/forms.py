@@ -99,7 +99,7 @@ def _tell_of_lone_prompts(lens: Lens, length: int) -> None:
         where = places(lens.others, lens.network, lens.model)
         shown = ", ".join(where[:3]) + f" and {len(where) - 3} more" * (len(where) > 3)
         off = "; model.reset_hooks() takes those of TransformerLens off"
-        said = f"{lens.name}: hooks that fv_lens did not add stay in use ({shown}{off})."
+        said = f"{lens.name}: hooks or modules of your own stay in use ({shown}{off})."
     if said not in lens.state.warned:
         lens.state.warned.add(said)
         log.warning("%s Prompts are run one by one, in full forwards: exact, about %d times slower.", said, length)

@@ -25,7 +25,11 @@ HOOKS = {
 }
 Hooked = tuple[nn.Module | None, str, int]
 KEPT = 8  # conditions whose findings a model keeps
-LIBRARIES = ("accelerate", "bitsandbytes", "peft", "torch", "transformer_lens", "transformers")
+LIBRARIES = frozenset(
+    "accelerate apex auto_gptq awq bitsandbytes causal_conv1d compressed_tensors deepspeed fla flash_attn gptqmodel "
+    "hqq kernels liger_kernel mamba_ssm megablocks optimum peft quanto torch torchao transformer_lens transformers "
+    "transformers_modules xformers".split()
+)
 SIMPLE, COLLECTIONS = (bool, int, float, str), (list, tuple, set, frozenset, dict)
 
 
@@ -121,11 +125,14 @@ def conditions(model: nn.Module, network: nn.Module, hooks: Sequence[Hooked], *m
 
 
 def foreign_hooks(*roots: nn.Module) -> list[Hooked]:
-    """The hooks that are neither fv_lens's nor a library's own, and forwards that were replaced.
+    """The hooks that are neither fv_lens's nor a library's own, forwards that were replaced, and modules put between.
+
+    Modules count that neither a library nor the package of the model itself has made: such as wrappers that steer.
 
     Each with its module (None: every one), its kind, and the number that PyTorch gave it, which it gives no other.
     """
     found: list[Hooked] = []
+    known = LIBRARIES.union(map(_package_of, roots))
     for kind, attribute in HOOKS.items():
         everywhere = getattr(torch_module, f"_global{attribute}", {})
         found += [(None, kind, number) for number, hook in everywhere.items() if _is_foreign(hook)]
@@ -136,7 +143,13 @@ def foreign_hooks(*roots: nn.Module) -> list[Hooked]:
         forward = module.__dict__.get("forward")
         if _is_replaced(forward):
             found.append((module, "replaced forward", _number_of(forward)))
+        if _package_of(module) not in known:
+            found.append((module, f"module {type(module).__name__}", 0))
     return found
+
+
+def _package_of(module: nn.Module) -> str:
+    return type(module).__module__.partition(".")[0]
 
 
 def places(hooks: Sequence[Hooked], *roots: nn.Module) -> list[str]:
