@@ -93,9 +93,9 @@ def test_the_order_of_the_mapping_changes_nothing(llama):
 
 
 def test_vectors_are_added_at_their_own_layer_and_site(llama):
-    library = Library.of(lens_of(llama), {"a": vector(noise(32), 2, site="hook_resid_mid")})
+    library = Library.of(lens_of(llama), {"a": vector(noise(32), 2, site="hook_attn_out")})
     (edit,) = library.edit(library.matrix[0])
-    assert (edit.layer, edit.hook, edit.head) == (2, "hook_resid_mid", None)
+    assert (edit.layer, edit.hook, edit.head) == (2, "hook_attn_out", None)
 
 
 # What each pair may use
