@@ -23,6 +23,7 @@ class Schema(BaseModel):
 
 
 def unlike(values: list) -> list:
+    """The values, none of which may stand twice; a ValueError otherwise."""
     if len({json.dumps(value) for value in values}) < len(values):
         raise ValueError("it lists something twice")
     return values
@@ -41,6 +42,8 @@ class Versions(Schema):
 
 
 class Template(Schema):
+    """`PromptTemplate.to_dict()`, of which a template can be made."""
+
     question: str
     answer: str
     separator: str

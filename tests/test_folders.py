@@ -334,6 +334,7 @@ def test_the_lock_of_a_killed_process_is_free(held):
     process.wait()
     with OutputFolder(out, "reproduce") as folder:
         folder.claim({"model": "tiny"})
+        assert (out / MARKER).is_file()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -70,3 +70,4 @@ def test_no_progress_is_shown_where_none_is_wanted(monkeypatch, stream):
 def test_without_standard_error_the_work_is_done(monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
     work()
+    assert list(progress_bar([3, 4], desc="relations", unit="relation")) == [3, 4]
