@@ -114,12 +114,15 @@ def test_a_generation_ends_as_it_was_begun_though_patches_come_and_go(name, cach
     assert not torch.equal(*expected)
     before = state(model)
     refused = 0
+    began = time.perf_counter()
+    model.generate(ids, 6, use_past_kv_cache=cached, **MORE)
+    longest = 4 * (time.perf_counter() - began)  # by turns shorter and longer than a generation, on any machine
 
     def toggle():
         while not stop.is_set():
             with patch(model, fv):
-                time.sleep(random.random() / 300)
-            time.sleep(random.random() / 300)
+                time.sleep(random.random() * longest)
+            time.sleep(random.random() * longest)
 
     def ask():
         nonlocal refused
