@@ -1,50 +1,98 @@
 """Function vectors on TransformerLens: the heads that carry a relation, its vector, what it does once inserted."""
 
+import ast
 import importlib
+from typing import TYPE_CHECKING
 
-# Public names by module, in the order of the pipeline. Each is imported when first used: torch, TransformerLens and
-# plotly take seconds, and not every use needs them all.
-_PUBLIC = {
-    "models": ["load_model"],
-    "relations": ["Relation"],
-    "relation_files": ["load_relation", "relation_names"],
-    "bats": ["load_bats"],
-    "prompts": ["PromptTemplate"],
-    "effects": ["HeadEffects", "indirect_effects", "mean_effects", "mean_head_outputs"],
-    "vectors": ["FunctionVector"],
-    "assembly": ["distributed_vectors", "function_vector"],
-    "patching": ["patch", "unpatch"],
-    "sweeps": ["Sweep", "choose", "sweep"],
-    "tuning": ["finetune", "finetune_all", "training_frame"],
-    "evaluation": ["Evaluation", "evaluate"],
-    "decoding": ["Decoding", "decode", "log_probs"],
-    "naming": ["all_readings", "choose_reading", "name_scores", "rank_test"],
-    "questions": ["Question"],
-    "question_parts": ["split_questions"],
-    "question_files": ["load_questions"],
-    "recipes": ["Composition"],
-    "composition": ["compose"],
-    "analogies": ["AnalogyAnswer", "solve_analogy"],
-    "fitting": ["fit_composition"],
-    "analogy_scores": ["AnalogyScores"],
-    "analogy_evaluation": ["evaluate_analogies"],
-    "similarity": ["Similarity", "compare_to_humans", "similarity_matrix"],
-    "human": ["load_ratings"],
-    "semeval": ["load_semeval"],
-    "study": ["Settings", "Study"],
-    "scores": ["Score"],
-    "errors": ["InputError", "ParityError"],
-}
-_HOME = {name: module for module, names in _PUBLIC.items() for name in names}
+# The public names, in the order of the pipeline. Each is imported when it is first used: torch, TransformerLens and
+# plotly take seconds, and not every use needs them all. Type checkers read this block, and so does `_homes`.
+# isort: off
+if TYPE_CHECKING:
+    # models and words
+    from .models.load import load_model as load_model
+    from .datasets.relations import Relation as Relation
+    from .datasets.relation_files import load_relation as load_relation
+    from .datasets.relation_files import relation_names as relation_names
+    from .datasets.bats import load_bats as load_bats
+    from .datasets.prompts import PromptTemplate as PromptTemplate
 
-__all__ = [*_HOME, "plots"]
+    # heads and vectors
+    from .vectors.effects import HeadEffects as HeadEffects
+    from .vectors.effects import indirect_effects as indirect_effects
+    from .vectors.effects import mean_effects as mean_effects
+    from .vectors.effects import mean_head_outputs as mean_head_outputs
+    from .vectors.function_vector import FunctionVector as FunctionVector
+    from .vectors.summed import function_vector as function_vector
+    from .vectors.summed import distributed_vectors as distributed_vectors
+
+    # where to insert, and inserting
+    from .vectors.sweeps import Sweep as Sweep
+    from .vectors.sweeps import sweep as sweep
+    from .vectors.sweeps import choose as choose
+    from .vectors.patching import patch as patch
+    from .vectors.patching import unpatch as unpatch
+
+    # fine-tuning
+    from .vectors.tuning import finetune as finetune
+    from .vectors.tuning import finetune_all as finetune_all
+    from .vectors.tuning import training_frame as training_frame
+
+    # what a vector does and says
+    from .evaluation.evaluate import Evaluation as Evaluation
+    from .evaluation.evaluate import evaluate as evaluate
+    from .evaluation.decoding import Decoding as Decoding
+    from .evaluation.decoding import decode as decode
+    from .evaluation.decoding import log_probs as log_probs
+    from .evaluation.names import all_readings as all_readings
+    from .evaluation.names import name_scores as name_scores
+    from .evaluation.names import choose_reading as choose_reading
+    from .evaluation.names import rank_test as rank_test
+
+    # analogies
+    from .datasets.questions import Question as Question
+    from .datasets.question_files import load_questions as load_questions
+    from .datasets.question_split import split_questions as split_questions
+    from .analogies.composition import Composition as Composition
+    from .analogies.compose import compose as compose
+    from .analogies.fit import fit_composition as fit_composition
+    from .analogies.solve import AnalogyAnswer as AnalogyAnswer
+    from .analogies.solve import solve_analogy as solve_analogy
+    from .analogies.scores import AnalogyScores as AnalogyScores
+    from .analogies.evaluate import evaluate_analogies as evaluate_analogies
+
+    # people
+    from .datasets.ratings import load_ratings as load_ratings
+    from .datasets.semeval import load_semeval as load_semeval
+    from .evaluation.similarity import Similarity as Similarity
+    from .evaluation.similarity import similarity_matrix as similarity_matrix
+    from .evaluation.similarity import compare_to_humans as compare_to_humans
+
+    # studies, figures, numbers, errors
+    from .studies.reproduce.setup import Study as Study
+    from .studies.reproduce.setup import Settings as Settings
+    from . import plots as plots
+    from .ground.scores import Score as Score
+    from .ground.errors import InputError as InputError
+    from .ground.errors import ParityError as ParityError
+# isort: on
+
+
+def _homes() -> dict[str, str]:
+    """The module of each public name, from the block above."""
+    source = __spec__.loader.get_source(__name__)
+    block = next(node for node in ast.parse(source).body if isinstance(node, ast.If))
+    return {alias.name: node.module or "" for node in block.body for alias in node.names}
+
+
+_HOMES = _homes()
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> object:
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module 'fv_lens' has no attribute {name!r}; public are {', '.join(__all__)}")
-    module = importlib.import_module(f".{_HOME.get(name, name)}", __name__)
-    value = globals()[name] = module if name not in _HOME else getattr(module, name)
+    module = importlib.import_module(f".{_HOMES[name] or name}", __name__)
+    value = globals()[name] = getattr(module, name) if _HOMES[name] else module
     return value
 
 

@@ -2,14 +2,14 @@
 
 import sys
 
-from . import shell
+from .studies import shell
 
 
 def main() -> None:
     """Run the command line."""
     shell.begin()
     try:
-        from .cli import app
+        from .studies.cli import app
 
         app()
     except OSError as error:

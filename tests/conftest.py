@@ -35,13 +35,13 @@ def llama():
 @pytest.fixture(scope="session")
 def words():
     """A relation over the tiny tokenizer's words: w0 -> w1, w2 -> w3, ..."""
-    from fv_lens.relations import Relation
+    from fv_lens.datasets.relations import Relation
 
     return Relation("successor", [(f"w{i}", f"w{i + 1}") for i in range(0, 80, 2)])
 
 
 @pytest.fixture(scope="session")
 def default_model():
-    from fv_lens.models import load_model
+    from fv_lens.models.load import load_model
 
     return load_model()

@@ -3,17 +3,17 @@
 import pytest
 import torch
 
-from fv_lens.batches import batch
-from fv_lens.effects import indirect_effects
-from fv_lens.evaluation import evaluate
-from fv_lens.forms import POSITIONS
-from fv_lens.gradients import Rows
-from fv_lens.lens import lens_of
-from fv_lens.patching import patch
-from fv_lens.prompts import PromptTemplate, with_demonstrations
-from fv_lens.relations import Relation
-from fv_lens.tuning import finetune
-from fv_lens.vectors import FunctionVector
+from fv_lens.datasets.prompts import PromptTemplate, with_demonstrations
+from fv_lens.datasets.relations import Relation
+from fv_lens.engine.batches import batch
+from fv_lens.engine.forms import POSITIONS
+from fv_lens.engine.gradients import Rows
+from fv_lens.evaluation.evaluate import evaluate
+from fv_lens.models.lens import lens_of
+from fv_lens.vectors.effects import indirect_effects
+from fv_lens.vectors.function_vector import FunctionVector
+from fv_lens.vectors.patching import patch
+from fv_lens.vectors.tuning import finetune
 
 from . import oracles, tiny
 from .oracles import difference

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from fv_lens.lens import Lens, lens_of
-from fv_lens.rows import Plan
-from fv_lens.whatif import Edit, what_if
+from fv_lens.engine.rows import Plan
+from fv_lens.engine.whatif import Edit, what_if
+from fv_lens.models.lens import Lens, lens_of
 
 from . import oracles
 

@@ -8,8 +8,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from ..errors import InputError, finite_number
-from ..scores import Score
+from ..ground.errors import InputError, finite_number
+from ..ground.scores import Score
 from .style import ACCENT, CONTROL, INK, LIGHT, escaped, finish, tint
 from .table import MEASURES, bars, lanes, share_axis
 

@@ -3,8 +3,8 @@
 import numpy as np
 import plotly.graph_objects as go
 
-from ..evaluation import Evaluation, Result
-from ..scores import Score
+from ..evaluation.evaluate import Evaluation, Result
+from ..ground.scores import Score
 from .style import ACCENT, CONTROL, escaped, finish
 from .table import bars
 

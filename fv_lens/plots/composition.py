@@ -2,8 +2,8 @@
 
 import plotly.graph_objects as go
 
-from ..errors import InputError, whole_number
-from ..vectors import FunctionVector
+from ..ground.errors import InputError, whole_number
+from ..vectors.function_vector import FunctionVector
 from .style import ACCENT, MUTED, escaped, finish, tint
 from .table import lanes, number
 

@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from ..errors import InputError, whole_number
+from ..ground.errors import InputError, whole_number
 from .style import ACCENT, CONTROL, INK, MUTED, escaped, finish, tint
 
 COLUMNS = ("relation", "vector", "token", "probability", "is_name")

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from .. import scores
-from ..effects import HeadEffects
-from ..errors import InputError, whole_number
-from ..markup import colour_limit, decimals
+from ..ground import scores
+from ..ground.errors import InputError, whole_number
+from ..ground.markup import colour_limit, decimals
+from ..vectors.effects import HeadEffects
 from .style import DIVERGING, GRID, INK, finish, whole_ticks
 
 UNITS = {"probability": "change in probability", "log_prob": "change in log-probability (nats)"}

@@ -6,10 +6,10 @@ import torch
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
-from .. import scores
-from ..errors import InputError
-from ..sweeps import Sweep
-from ..vectors import FunctionVector
+from ..ground import scores
+from ..ground.errors import InputError
+from ..vectors.function_vector import FunctionVector
+from ..vectors.sweeps import Sweep
 from .style import ACCENT, CONTROL, INK, MUTED, escaped, finish, whole_ticks
 
 SEQUENTIAL = [CONTROL, "#8a4f9e", ACCENT]  # of ordered lines; all of it is seen on white and on a dark page

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from ..errors import InputError
+from ..ground.errors import InputError
 from .style import ACCENT, CONTROL, GRID, INK, escaped, finish
 from .table import lanes, number
 

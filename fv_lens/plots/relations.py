@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 import plotly.graph_objects as go
 
-from ..errors import InputError
-from ..scores import Score
+from ..ground.errors import InputError
+from ..ground.scores import Score
 from .comparison import usual_shots
 from .style import ACCENT, CONTROL, GRID, INK, LIGHT, MUTED, escaped, finish, tint
 from .table import bars, checked, extent, lanes, measured, scores_of, share_axis

@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 
-from ..errors import InputError
+from ..ground.errors import InputError
 from .style import DIVERGING, INK, MUTED, escaped, finish
 from .table import lanes, number
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from ..errors import InputError
-from ..results import COLUMNS
-from ..scores import Score
+from ..evaluation.table import COLUMNS
+from ..ground.errors import InputError
+from ..ground.scores import Score
 from .style import escaped
 
 MEASURES = {  # what is measured, and its unit

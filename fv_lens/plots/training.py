@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pandas as pd
 import plotly.graph_objects as go
 
-from ..errors import InputError
+from ..ground.errors import InputError
 from .style import ACCENT, CONTROL, INK, escaped, finish, tint
 from .table import number
 

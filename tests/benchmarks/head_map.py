@@ -16,13 +16,13 @@ from functools import partial
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fv_lens.batches import batch
-from fv_lens.effects import mean_head_outputs
-from fv_lens.lens import lens_of
-from fv_lens.models import load_model
-from fv_lens.prompts import corrupted
-from fv_lens.relation_files import load_relation
-from fv_lens.whatif import Edit, what_if
+from fv_lens.datasets.prompts import corrupted
+from fv_lens.datasets.relation_files import load_relation
+from fv_lens.engine.batches import batch
+from fv_lens.engine.whatif import Edit, what_if
+from fv_lens.models.lens import lens_of
+from fv_lens.models.load import load_model
+from fv_lens.vectors.effects import mean_head_outputs
 
 # Where the first operand stands. On a CPU the engine's linear maps are oneDNN's (see lens/linear.py), which other
 # machines' torch may lack.

@@ -18,15 +18,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 
-from fv_lens.batches import PromptBatch
-from fv_lens.gradients import Rows, frozen
-from fv_lens.lens import lens_of
-from fv_lens.models import load_model
-from fv_lens.prompts import PromptTemplate
-from fv_lens.relation_files import load_relation, relation_names
-from fv_lens.storage import versions
-from fv_lens.training import EVERY, task
-from fv_lens.tuning import finetune_all, tuning_pairs
+from fv_lens.datasets.prompts import PromptTemplate
+from fv_lens.datasets.relation_files import load_relation, relation_names
+from fv_lens.engine.batches import PromptBatch
+from fv_lens.engine.gradients import Rows, frozen
+from fv_lens.ground.storage import versions
+from fv_lens.models.lens import lens_of
+from fv_lens.models.load import load_model
+from fv_lens.vectors.optimizer import EVERY, task
+from fv_lens.vectors.tuning import finetune_all, tuning_pairs
 
 
 @dataclass(frozen=True)

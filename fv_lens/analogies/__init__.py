@@ -1,0 +1,1 @@
+"""Mix a library of function vectors into composites and solve A:B :: C:?."""

@@ -1,0 +1,243 @@
+"""Composite function vectors: a library of tuned vectors, mixed to fit one pair of words A:B.
+
+`composite = scale * sum_r w_r v_r + shared + pair_scale * pair part`. The weights say how well each vector of the
+library explains the pair; `shared` is one vector for all analogies, fitted on those of other relations; the pair part
+is what a few gradient steps on the pair itself add. Every part but the weighted sum may be left out.
+
+Source: Kang et al. 2026 (arXiv 2601.08169) mix fine-tuned vectors for analogies. Their exact weights are not given
+there; centring, the shared vector beside it and the pair part are ours.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..engine.batches import PromptBatch
+from ..engine.gradients import Rows
+from ..engine.rows import HERE
+from ..ground import storage
+from ..ground.errors import InputError
+from ..models.lens import Lens, lens_of
+from ..vectors.function_vector import FunctionVector
+from ..vectors.optimizer import RATE
+from .composition import Composition, composition
+from .library import Library, check_pair, explained, pairs_batch
+
+WEIGHT_STEPS, WEIGHT_RATE = 10, 0.3  # of weights fitted to the pair by Adam, in logits
+PAIR_RATE = RATE  # Adam's step of the pair part, in root mean squares of the residual stream
+
+
+def weights_of(
+    log_probs: Float[Tensor, "pair row"],
+    how: Composition,
+    allowed: Bool[Tensor, "pair vector"] | None = None,
+) -> Float[Tensor, "pair vector"]:
+    """The weights that `explained`'s log-probabilities give, each pair's over the vectors `allowed` it; sums are 1.
+
+    Raises:
+        InputError: a pair that may use no vector.
+    """
+    plain, scores = log_probs[:, :1], log_probs[:, 1:]
+    allowed = torch.ones_like(scores, dtype=torch.bool) if allowed is None else allowed
+    _check_some(allowed)
+    flat = allowed / allowed.sum(1, keepdim=True)
+    if how.weighting == "uniform":
+        return flat
+    if how.weighting == "gain":
+        gained = (scores - plain).clamp(min=0) * allowed
+        total = gained.sum(1, keepdim=True)
+        return torch.where(total > 0, gained / total.clamp(min=1e-30), flat)
+    hidden = scores.masked_fill(~allowed, -torch.inf)
+    if how.weighting == "single":
+        return torch.nn.functional.one_hot(hidden.argmax(1), scores.shape[1]).float()
+    return (hidden / how.temperature).softmax(1)
+
+
+def _check_some(allowed: Bool[Tensor, "pair vector"]) -> None:
+    if not allowed.any(1).all():
+        raise InputError("The library has no vector left for a pair once its own are left out; give more relations.")
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def fitted_weights(
+    lens: Lens, library: Library, sources: PromptBatch, allowed: Bool[Tensor, "pair vector"]
+) -> Float[Tensor, "pair vector"]:
+    """Weights in a softmax, from uniform ones by Adam to the loss of each pair's B; each pair has its own."""
+    logits = torch.zeros(allowed.shape, **HERE).masked_fill(~allowed, -torch.inf).requires_grad_()
+    adam = torch.optim.Adam([logits], lr=WEIGHT_RATE)
+    rows = Rows(lens, sources, range(len(sources)), library.first.layer)
+    for _ in range(WEIGHT_STEPS):
+        adam.zero_grad()
+        vectors = logits.softmax(1) @ library.matrix
+        vectors.backward(rows.gradient(vectors.detach())[1])
+        logits.grad.nan_to_num_(0.0)
+        adam.step()
+    return logits.detach().softmax(1)
+
+
+@torch.inference_mode(False)
+def pair_parts(
+    lens: Lens, sources: PromptBatch, layer: int, starts: Float[Tensor, "pair d_model"], steps: int
+) -> Float[Tensor, "step pair d_model"]:
+    """What Adam's steps to each pair's own loss have added to its start, after 0, 1, ... `steps` of them.
+
+    All pairs are in one batch, one vector each.
+    """
+    rows = Rows(lens, sources, range(len(sources)), layer)
+    moving = list(starts.clone())
+    groups = [{"params": [one], "lr": PAIR_RATE * size} for one, size in zip(moving, rows.residual_rms.tolist())]
+    adam, added = torch.optim.Adam(groups), [torch.zeros_like(starts)]
+    for _ in range(steps):
+        for one, slope in zip(moving, rows.gradient(torch.stack(moving))[1]):
+            one.grad = slope
+        adam.step()
+        added.append(torch.stack(moving) - starts)
+    return torch.stack(added)
+
+
+class Composer:
+    """Composites of many source pairs from one library; what several settings share is computed once.
+
+    Args:
+        pairs: the source pairs A:B; one that comes several times is scored once.
+        pair_steps: the most steps of a pair part that will be asked for; fewer are then on the way.
+    """
+
+    def __init__(self, lens: Lens, library: Library, pairs: Sequence[tuple[str, str]], pair_steps: int = 0):
+        self.lens, self.library = lens, library
+        known: dict[tuple, int] = {}
+        self.place = torch.tensor([known.setdefault(check_pair(pair), len(known)) for pair in pairs], device="cpu")
+        self.sources = pairs_batch(lens, list(known), library.template)
+        self.pair_steps = pair_steps
+        self._parts: dict[tuple, Tensor] = {}  # (pair, start) -> `[step, d_model]`
+        self._fitted: dict[bytes, Tensor] = {}
+
+    @cached_property
+    def log_probs(self) -> Float[Tensor, "pair row"]:
+        """`explained`, for each pair given."""
+        return explained(self.lens, self.library, self.sources)[self.place]
+
+    def weights(
+        self, how: Composition, allowed: Bool[Tensor, "pair vector"] | None = None
+    ) -> Float[Tensor, "pair vector"] | None:
+        """The weights of each pair over the vectors `allowed` it, by any weighting; None for "none"."""
+        if how.weighting == "none":
+            return None
+        if how.weighting != "gradient":
+            return weights_of(self.log_probs, how, allowed)
+        allowed = (
+            torch.ones(len(self.place), len(self.library), dtype=torch.bool, device="cpu")
+            if allowed is None
+            else allowed
+        )
+        _check_some(allowed)
+        key = allowed.numpy().tobytes()
+        if key not in self._fitted:
+            self._fitted[key] = fitted_weights(self.lens, self.library, self.sources.select(self.place), allowed)
+        return self._fitted[key]
+
+    def coefficients(
+        self, how: Composition, allowed: Bool[Tensor, "pair vector"] | None = None
+    ) -> Float[Tensor, "pair vector"]:
+        """How much of each vector of the library a composite holds: weights, centred where asked for, times scale."""
+        weights = self.weights(how, allowed)
+        if how.center:
+            flat = torch.ones_like(weights) if allowed is None else allowed.float()
+            weights = weights - flat / flat.sum(1, keepdim=True)
+        return how.scale * weights
+
+    def vectors(
+        self, how: Composition | Sequence[Composition], allowed: Bool[Tensor, "pair vector"] | None = None
+    ) -> Float[Tensor, "pair d_model"]:
+        """The composite of each pair, by one setting for all or one for each."""
+        each = [how] * len(self.place) if isinstance(how, Composition) else list(how)
+        if len(each) != len(self.place):
+            raise InputError(f"There are {len(each)} settings for {len(self.place)} pairs; give one for each, or one.")
+        found = torch.zeros(len(self.place), self.lens.d_model, **HERE)
+        for one, mine in _alike(each):
+            for name, part in (("shared", one.shared), ("start", one.start)):
+                if part is not None and part.shape != found.shape[1:]:
+                    raise InputError(
+                        f"The settings' {name} vector has {part.numel()} numbers; the residual stream of "
+                        f"{self.lens.name} has {self.lens.d_model}. Fit the settings on this model."
+                    )
+            if one.uses_library:
+                found[mine] = (self.coefficients(one, allowed) @ self.library.matrix)[mine]
+            if one.shared is not None:
+                found[mine] += one.shared
+        for steps in sorted({one.pair_steps for one in each if one.pair_steps and one.pair_scale}):
+            mine = [i for i, one in enumerate(each) if one.pair_steps == steps and one.pair_scale]
+            scales = torch.tensor([each[i].pair_scale for i in mine], **HERE)
+            found[mine] += scales[:, None] * self._pair_parts([each[i].start for i in mine], mine, steps)
+        return found
+
+    def _pair_parts(
+        self, starts: Sequence[Tensor | None], which: Sequence[int], steps: int
+    ) -> Float[Tensor, "pair d_model"]:
+        """`pair_parts` of some of the pairs, each from its start; a pair and start that were asked before are known."""
+        begun = [torch.zeros(self.lens.d_model, **HERE) if start is None else start for start in starts]
+        keys = [(int(self.place[i]), start.numpy().tobytes()) for i, start in zip(which, begun)]
+        new = {key: start for key, start in zip(keys, begun) if len(self._parts.get(key, ())) <= steps}
+        if new:
+            sources, layer = self.sources.select([place for place, _ in new]), self.library.first.layer
+            most = max(steps, self.pair_steps)
+            parts = pair_parts(self.lens, sources, layer, torch.stack(list(new.values())), most)
+            self._parts |= dict(zip(new, parts.unbind(1)))
+        return torch.stack([self._parts[key][steps] for key in keys])
+
+
+def _alike(each: Sequence[Composition]) -> list[tuple[Composition, list[int]]]:
+    """The settings, each once, with the places that have them."""
+    places: dict[int, list[int]] = {}
+    for i, one in enumerate(each):
+        places.setdefault(id(one), []).append(i)
+    return [(each[mine[0]], mine) for mine in places.values()]
+
+
+def compose(
+    model: object, vectors: Mapping[str, FunctionVector], pair: tuple[str, str], how: object = "posterior"
+) -> FunctionVector:
+    """The composite of a library for one pair A:B.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge.
+        vectors: the library, relation -> FunctionVector, as `finetune_all` returns it.
+        pair: A and B.
+        how: a `Composition`, a name of `METHODS`, or what `fit_composition` returned (of which `whole` is taken).
+
+    Returns:
+        A FunctionVector of method "composite" with `.weights` (relation -> weight, largest first) and `.source`. Its
+        parents are the library's vectors with what the composite holds of each; shared and pair parts have no parent.
+
+    Raises:
+        InputError: a word without tokens, an empty library, vectors of two models or layers, an unknown method.
+
+    Example:
+        >>> cfv = compose(model, vectors, ("hot", "cold"))
+        >>> next(iter(cfv.weights.items()))
+        ('antonym', 0.65)
+    """
+    lens = lens_of(model)
+    return composed(lens, Library.of(lens, vectors), pair, composition(how))
+
+
+def composed(lens: Lens, library: Library, pair: tuple[str, str], how: Composition) -> FunctionVector:
+    """`compose`, from a library that is checked already."""
+    composer = Composer(lens, library, [pair])
+    weights, held = {}, {}
+    if how.weighting != "none":
+        listed = zip(library.names, composer.weights(how)[0].tolist())
+        weights = dict(sorted(listed, key=lambda share: -share[1]))
+        held = dict(zip(library.names, composer.coefficients(how)[0].tolist()))
+    records = {name: fv.record | {"training": None} for name, fv in zip(library.names, library.vectors)}
+    return replace(
+        library.first, vector=composer.vectors(how)[0], method="composite", relation=None, data_hash=None,
+        split_seed=None, heads=(), strength=1.0, training=None, template=library.template.to_dict(), weights=weights,
+        source=tuple(pair), parents=[(held[name], records[name]) for name in weights if held[name]],
+        versions=storage.versions(),
+    )  # fmt: skip

@@ -1,0 +1,185 @@
+"""How composites are made: settings, those with a name, and those fitted in folds over families of relations."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+
+import pandas as pd
+from jaxtyping import Float
+from torch import Tensor
+
+from ..ground import storage
+from ..ground.errors import InputError, finite_number, whole_number
+from ..ground.markup import card, facts, number, table
+from .records import Composites
+
+WEIGHTINGS = ("posterior", "gain", "single", "uniform", "gradient", "none")
+TENSORS = ("shared", "start")
+VALIDATION = {"validation accuracy": "accuracy", "validation log-prob, nats": "log_prob"}  # as a record has them
+
+
+@dataclass(frozen=True, eq=False)
+class Composition:
+    """How a composite is made; `METHODS` has those with a name, and `fit_composition` chooses one.
+
+    Args:
+        weighting: "posterior", `softmax(log P(B | A, +v_r) / temperature)` over the library; "gain", in proportion to
+            what a vector gains over none in log P(B | A); "single", the best vector alone; "uniform"; "gradient",
+            weights in a softmax moved by Adam to make B probable; "none", no library.
+        temperature: of the posterior.
+        center: the mean over the library is taken off every vector first.
+        scale: multiplies the weighted sum.
+        shared: `[d_model]`, added to every composite; None for nothing.
+        pair_steps: Adam steps on the pair alone, from `start`; 0 for no pair part.
+        pair_scale: multiplies what those steps added to `start`.
+        start: `[d_model]`, where they begin: None for zero.
+        n_shots: 1 if the composite is for the prompt that shows A:B, 0 for the one that asks for C alone.
+
+    Raises:
+        InputError: an unknown weighting, a temperature that is not above 0, or numbers that are not finite.
+    """
+
+    weighting: str = "posterior"
+    temperature: float = 1.0
+    center: bool = False
+    scale: float = 1.0
+    shared: Float[Tensor, " d_model"] | None = None
+    pair_steps: int = 0
+    pair_scale: float = 1.0
+    start: Float[Tensor, " d_model"] | None = None
+    n_shots: int = 0
+
+    def __post_init__(self):
+        if self.weighting not in WEIGHTINGS:
+            raise InputError(f"weighting is {self.weighting!r}; choose from {', '.join(WEIGHTINGS)}.")
+        # Plain numbers, which JSON can hold, whatever kind was given.
+        for name in ("temperature", "scale", "pair_scale"):
+            object.__setattr__(self, name, finite_number(name, getattr(self, name)))
+        if self.temperature <= 0:
+            raise InputError(f"temperature is {self.temperature!r}; give a number above 0.")
+        object.__setattr__(self, "pair_steps", whole_number("pair_steps", self.pair_steps, least=0))
+        if self.n_shots not in (0, 1):
+            raise InputError(f"n_shots is {self.n_shots!r}; a composite is for a prompt with 0 or 1 demonstration.")
+
+    def __repr__(self) -> str:
+        return f"Composition({self._in_short})"
+
+    def _repr_html_(self) -> str:
+        return card("Composition", self.weighting, facts(self._told()), note="What is not listed is as by default.")
+
+    @property
+    def _in_short(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in self._told().items())
+
+    def _told(self) -> dict[str, object]:
+        """The weighting, and what is not as by default; of vectors their shape."""
+        settings = {part.name: (getattr(self, part.name), part.default) for part in fields(self)}
+        told = {name: value for name, (value, default) in settings.items() if value is not default and value != default}
+        shapes = {name: list(value.shape) for name, value in told.items() if isinstance(value, Tensor)}
+        return {"weighting": self.weighting} | told | shapes
+
+    @property
+    def uses_library(self) -> bool:
+        """Whether the vectors of the library have any part in it."""
+        return self.weighting != "none" and self.scale != 0
+
+    def split(self) -> tuple[dict[str, Tensor], dict]:
+        """The settings that are tensors, and the others."""
+        parts = {part.name: getattr(self, part.name) for part in fields(self)}
+        tensors = {name: parts.pop(name) for name in TENSORS}
+        return {name: value.float().clone() for name, value in tensors.items() if value is not None}, parts
+
+    def save(self, path) -> None:
+        """Write the settings to a safetensors file."""
+        Folded(self).save(path)
+
+    @classmethod
+    def load(cls, path) -> "Composition":
+        """Read saved settings, of folds the `whole` one; an InputError names a file that is none."""
+        return Folded.load(path).whole
+
+
+METHODS = {
+    "posterior": Composition(),
+    "gain": Composition("gain"),
+    "single best": Composition("single"),
+    "uniform": Composition("uniform"),
+    "gradient": Composition("gradient"),
+    "centred": Composition("posterior", 2.0, center=True),
+    "fitted": Composition("none", pair_steps=8),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Folded:
+    """Settings fitted once on analogies of all families (`whole`), and in folds that leave families out.
+
+    `fold_of`: family -> the fold that has not seen it. A family that none has seen takes `whole`. `record`: how they
+    were chosen.
+    """
+
+    whole: Composition
+    folds: tuple[Composition, ...] = ()
+    fold_of: Mapping[str, int] = field(default_factory=dict)
+    record: Mapping = field(default_factory=dict, repr=False)
+
+    def __repr__(self) -> str:
+        return f"Folded({self.whole!r}, {len(self.folds)} folds of {len(self.fold_of)} families)"
+
+    def _repr_html_(self) -> str:
+        lines = [("all families", self.whole._in_short)]
+        for fold, families in self.to_frame().groupby("fold")["family"]:
+            lines.append((f"without {', '.join(families)}", self.folds[fold]._in_short))
+        known = {name: number(self.record.get(part)) for name, part in VALIDATION.items()}
+        return card(
+            "Folded",
+            f"settings and {len(self.folds)} folds",
+            table(["chosen on", "settings"], lines, words=True),
+            facts(known),
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line per family: family, the fold that has not seen it, and that fold's settings but for vectors."""
+        lines = [{"family": name, "fold": fold} | self.of(name).split()[1] for name, fold in self.fold_of.items()]
+        return pd.DataFrame(lines, columns=["family", "fold", *self.whole.split()[1]])
+
+    def of(self, family: str | None) -> Composition:
+        """The settings that were fitted without a family."""
+        return self.folds[self.fold_of[family]] if family in self.fold_of else self.whole
+
+    def parts(self) -> tuple[dict[str, Tensor], dict]:
+        """Tensors, and plain JSON data; `of_parts` reads them."""
+        tensors, plain = {}, []
+        for i, one in enumerate((self.whole, *self.folds)):
+            own, rest = one.split()
+            tensors |= {f"{name}.{i}": value for name, value in own.items()}
+            plain.append(rest)
+        record = {"settings": plain, "fold_of": dict(self.fold_of), "record": dict(self.record)}
+        return tensors, record | {"tensors": sorted(tensors)}
+
+    @classmethod
+    def of_parts(cls, tensors: Mapping[str, Tensor], saved: Mapping) -> "Folded":
+        """The settings that `parts` gave; an InputError where one is missing or not what it may be."""
+        Composites.check(tensors, saved)
+        made = [
+            Composition(**plain, **{name: tensors[f"{name}.{i}"] for name in TENSORS if f"{name}.{i}" in tensors})
+            for i, plain in enumerate(saved["settings"])
+        ]
+        return cls(made[0], tuple(made[1:]), saved["fold_of"], saved["record"])
+
+    def save(self, path) -> None:
+        """Write all settings to one safetensors file."""
+        storage.save_checked(path, Composites, *self.parts())
+
+    @classmethod
+    def load(cls, path) -> "Folded":
+        """Read saved settings; an InputError names a file that is missing, damaged or something else, and the field."""
+        return cls.of_parts(*storage.load(path, Composites))
+
+
+def composition(how: object) -> Composition:
+    """Settings as they are, the `whole` ones of folds, or those of a name."""
+    if isinstance(how, Composition | Folded):
+        return how.whole if isinstance(how, Folded) else how
+    if not isinstance(how, str) or how not in METHODS:
+        raise InputError(f"how is {how!r}; give a Composition, or one of {', '.join(METHODS)}.")
+    return METHODS[how]

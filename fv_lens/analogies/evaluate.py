@@ -1,0 +1,235 @@
+"""Analogies by the hundred: every way to answer them, from libraries with and without the analogy's own relation."""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from ..datasets.prompts import FewShot, PromptTemplate
+from ..datasets.question_split import families_of
+from ..datasets.questions import Question
+from ..engine.batches import batch
+from ..engine.completion import completions
+from ..engine.rows import WhatIf
+from ..ground.errors import InputError
+from ..ground.progress import progress_bar
+from ..models.lens import Lens, lens_of
+from ..vectors.function_vector import FunctionVector
+from .compose import Composer
+from .composition import METHODS, Composition, Folded, composition
+from .library import Library, allowed
+from .scores import COMPLETED, LIBRARIES, PROFILES, PROMPT_ONLY, SUMMED, TIE, TRUE, AnalogyScores, Row
+from .solve import SENTENCE, choice_scores
+from .unseen import unseen
+
+
+def evaluate_analogies(
+    model: object,
+    vectors: Mapping[str, FunctionVector],
+    questions: Sequence[Question],
+    methods: Mapping[str, object] | None = None,
+    *,
+    libraries: Sequence[str] = tuple(LIBRARIES),
+    summed: Mapping[str, FunctionVector] | None = None,
+    choices: bool = True,
+    seed: int = 0,
+    progress: bool = True,
+) -> AnalogyScores:
+    """Answer all questions by all methods, in the zero-shot and the one-shot prompt, beside prompts alone.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge.
+        vectors: the library, relation -> FunctionVector. Questions with a pair it was tuned on are left out.
+        questions: see `load_questions`; completion is always measured.
+        methods: name -> `Composition`, name of `METHODS` or what `fit_composition` returned; all of `METHODS` if None.
+            A method with a `shared` vector is asked in the prompt it was fitted for alone.
+        libraries: "full", and what is left out of it for each question: "relation left out", "family left out".
+        summed: un-tuned vectors, to be mixed as "posterior" does, for comparison.
+        choices: also choose among the answers of the questions that have choices.
+        seed: of the order in which choices stand.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: something else than questions, or none left, an empty library, vectors of two models or layers, an
+            unknown method or library.
+
+    Source: analogies from composite vectors follow Kang et al. 2026 (arXiv 2601.08169).
+    """
+    lens = lens_of(model)
+    library = Library.of(lens, vectors)
+    for question in questions:
+        if not isinstance(question, Question):
+            raise InputError(f"questions holds {question!r}; give Questions, such as load_questions() does.")
+    kept, left_out = unseen(questions, vectors.values())
+    if not kept:
+        raise InputError(f"No question is left of {len(questions)}; {len(left_out)} have a pair that was tuned on.")
+    if unknown := [name for name in libraries if name not in LIBRARIES]:
+        raise InputError(f"libraries has {unknown[0]!r}; choose from {', '.join(LIBRARIES)}.")
+    methods = METHODS if methods is None else methods
+    ways = {name: how if isinstance(how, Folded) else composition(how) for name, how in methods.items()}
+    kept = [question.shuffled(seed) for question in kept]
+    asker = _Asker(lens, library, None if summed is None else Library.of(lens, summed), ways, libraries,
+                    families_of(questions))  # fmt: skip
+    found = {}
+    with progress_bar(desc="analogies", unit="prompt", disable=not progress) as bar:
+        found |= asker.completed(kept, bar.update)
+        chosen = asker.chosen(kept, bar.update) if choices else {}
+    for row, measures in chosen.items():
+        found[row] = found.get(row, {}) | measures
+    groups = [question.kin or i for i, question in enumerate(kept)]
+    return AnalogyScores(found, kept, groups, len(left_out))
+
+
+class _Asker:
+    """Asks questions by every method; what they have in common is made once."""
+
+    def __init__(
+        self,
+        lens: Lens,
+        library: Library,
+        summed: Library | None,
+        ways: Mapping[str, Composition | Folded],
+        libraries: Sequence[str],
+        families: Mapping[str, str],
+    ):
+        self.families = families
+        self.lens, self.library, self.summed, self.ways, self.libraries = lens, library, summed, ways, libraries
+        self.template, self._composers = library.template, {}
+        each = [
+            one for how in ways.values() for one in ((how.whole, *how.folds) if isinstance(how, Folded) else (how,))
+        ]
+        self.pair_steps = max((one.pair_steps for one in each), default=0)
+
+    def _allowed(
+        self, library: Library, questions: Sequence[Question], exclude: str | None
+    ) -> Bool[Tensor, "question vector"]:
+        names = [[getattr(question, name) for question in questions] for name in ("relation", "family")]
+        return allowed(library, names[0], exclude, self.families, names[1])
+
+    def _composer(self, library: Library, pairs: tuple) -> Composer:
+        """One for all prompts of the same source pairs, so that what it knows of them is found out once."""
+        key = id(library), pairs
+        if key not in self._composers:
+            self._composers[key] = Composer(self.lens, library, pairs, self.pair_steps)
+        return self._composers[key]
+
+    def whatifs(self, questions: Sequence[Question], n_shots: int) -> dict[Row, WhatIf]:
+        """The vectors that every method adds to each question's prompt."""
+        prompt = ("zero-shot", "one-shot")[n_shots]
+        pairs = tuple(question.source for question in questions)
+        composers = dict.fromkeys(self.ways, self._composer(self.library, pairs))
+        ways = dict(self.ways)
+        if self.summed is not None:
+            composers[SUMMED], ways[SUMMED] = self._composer(self.summed, pairs), METHODS["posterior"]
+        may = {
+            (composer, name): self._allowed(composer.library, questions, LIBRARIES[name])
+            for composer in set(composers.values())
+            for name in self.libraries
+        }
+        made = {}
+        for name, (title, how) in product(self.libraries, ways.items()):
+            composer, whole, folded = composers[title], composition(how), isinstance(how, Folded)
+            depends = folded or whole.uses_library  # on the library, or on what a fold has not seen
+            if whole.shared is not None and whole.n_shots != n_shots:
+                continue
+            if not depends and name != self.libraries[0]:
+                continue
+            of = [how.of(q.kin) for q in questions] if folded and LIBRARIES[name] else whole
+            row = Row(title, name if depends else "", prompt)
+            made[row] = composer.library.edit(composer.vectors(of, may[composer, name]))
+        places = {name: i for i, name in enumerate(self.library.names)}
+        own = [places.get(question.relation) for question in questions]
+        if any(place is not None for place in own):
+            known = torch.tensor([place is not None for place in own], device="cpu")
+            matrix = self.library.matrix[[place or 0 for place in own]] * known[:, None]
+            made[Row(TRUE, "", prompt)] = self.library.edit(matrix)
+        return made
+
+    def completed(self, questions: Sequence[Question], progress) -> dict[Row, dict[str, np.ndarray]]:
+        """The measures of completion, by row."""
+        found = {}
+        for n_shots, prompt in enumerate(("zero-shot", "one-shot", "sentence")):
+            whatifs = {} if prompt == "sentence" else self.whatifs(questions, n_shots)
+            asked = batch(self.lens, [_asked(question, prompt) for question in questions], self._template(prompt))
+            measured = completions(self.lens, asked, list(whatifs.values()), progress)
+            for i, row in enumerate([Row(PROMPT_ONLY, "", prompt), *whatifs]):
+                values = (measured.right[:, i], measured.rank[:, i] == 0, measured.log_prob[:, i])
+                known = self._known(row, questions)
+                found[row] = {name: np.where(known, value, np.nan) for name, value in zip(COMPLETED, values)}
+        return found
+
+    def chosen(self, questions: Sequence[Question], progress) -> dict[Row, dict[str, np.ndarray]]:
+        """The measures of choice, by row; NaN for questions without choices."""
+        places = [i for i, question in enumerate(questions) if question.right is not None]
+        if not places:
+            return {}
+        some, found = [questions[i] for i in places], {}
+        right = [question.right for question in some]
+
+        def marks(values: Sequence[np.ndarray], known: np.ndarray | None = None) -> np.ndarray:
+            """Whether the right choice alone scores highest."""
+            marked = np.full(len(questions), np.nan)
+            for i, place in enumerate(places):
+                if known is None or known[i]:
+                    best = np.flatnonzero(values[i] >= values[i].max() - TIE)
+                    marked[place] = len(best) == 1 and best[0] == right[i]
+            return marked
+
+        for n_shots, prompt in enumerate(("zero-shot", "one-shot", "sentence")):
+            rows, there = self._choice_scores(some, n_shots, prompt, progress)
+            _, back = self._choice_scores([question.reversed() for question in some], n_shots, prompt, progress)
+            for j, row in enumerate(rows):
+                known = self._known(row, some)
+                measures = {"choice": marks([x[:, j] for x in there], known)}
+                if row.method != TRUE:
+                    measures["choice_both_ways"] = marks([x[:, j] + y[:, j] for x, y in zip(there, back)], known)
+                if j:
+                    measures["choice_minus_plain"] = marks([x[:, j] - x[:, 0] for x in there], known)
+                found[row] = measures
+        found |= self._profiles(some, marks)
+        return found
+
+    def _choice_scores(self, questions, n_shots, prompt, progress):
+        whatifs = {} if prompt == "sentence" else self.whatifs(questions, n_shots)
+        asked = []
+        for question in questions:
+            pairs = [(_sentence(question.source, c) if prompt == "sentence" else c, d) for c, d in question.pairs]
+            asked.append(((question.source,) if prompt == "one-shot" else (), pairs))
+        scored = choice_scores(self.lens, self._template(prompt), asked, list(whatifs.values()), progress)
+        return [Row(PROMPT_ONLY, "", prompt), *whatifs], scored
+
+    def _profiles(self, questions, marks) -> dict[Row, dict[str, np.ndarray]]:
+        """Choice by the cosine between the weights of A:B and those of C:D."""
+        pairs = [pair for question in questions for pair in question.pairs]
+        sources = self._composer(self.library, tuple(question.source for question in questions))
+        targets = Composer(self.lens, self.library, pairs)
+        sizes = torch.tensor([len(question.pairs) for question in questions], device="cpu")
+        owner, ends = torch.arange(len(questions), device="cpu").repeat_interleave(sizes), sizes.cumsum(0)[:-1]
+        found, how = {}, METHODS["posterior"]
+        for name in self.libraries:
+            may = self._allowed(self.library, questions, LIBRARIES[name])
+            mine, theirs = sources.weights(how, may), targets.weights(how, may[owner])
+            cosine = torch.cosine_similarity(mine[owner], theirs).numpy()
+            found[Row(PROFILES, name)] = {"choice": marks(np.split(cosine, ends))}
+        return found
+
+    def _known(self, row: Row, questions: Sequence[Question]) -> np.ndarray:
+        """Which questions a row can answer: the true relation's vector those whose relation has one, others all."""
+        return np.array([row.method != TRUE or question.relation in self.library.names for question in questions])
+
+    def _template(self, prompt: str) -> PromptTemplate:
+        return SENTENCE if prompt == "sentence" else self.template
+
+
+def _asked(question: Question, prompt: str) -> FewShot:
+    if prompt == "sentence":
+        target, answers = question.completion
+        return FewShot(_sentence(question.source, target), answers)
+    return question.asked(int(prompt == "one-shot"))
+
+
+def _sentence(source: tuple[str, str], target: str) -> str:
+    return f"{source[0]} is to {source[1]} as {target} is to"

@@ -1,0 +1,218 @@
+"""Composites fitted on analogies: one shared vector, scales, temperatures, in folds over families of relations.
+
+The shared vector is tuned on train analogies, and stopped and everything else chosen on validation analogies. Each
+family of relations has a shared vector, and a choice of settings, that none of its analogies had a direct part in.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..datasets.question_split import families_of
+from ..datasets.questions import Question
+from ..engine.batches import PromptBatch, batch
+from ..engine.completion import Completions, completions
+from ..ground.errors import InputError, whole_number
+from ..ground.progress import progress_bar
+from ..models.lens import Lens, lens_of
+from ..vectors.function_vector import FunctionVector
+from ..vectors.optimizer import Task, tune
+from .compose import Composer
+from .composition import Composition, Folded
+from .library import Library, allowed
+
+N_FOLDS = 5
+SHARED_STEPS = 24  # more make a vector of the families it was tuned on, and no better one for others
+LIBRARY = [Composition("posterior", t, scale=s) for t, s in product((0.5, 1.0, 2.0), (0.25, 0.5, 1.0))]
+CENTRED = [Composition("posterior", t, center=True, scale=s) for t, s in product((1.0, 2.0, 4.0), (0.25, 0.5, 1.0))]
+PAIR = [Composition("none", pair_steps=n, pair_scale=s) for n, s in product((4, 8, 12), (0.25, 0.5, 0.75, 1.0))]
+# What is fitted: name -> the settings to choose from; each gets the shared vector, and the pair part its start.
+CANDIDATES = {
+    "shared alone": [Composition("none")],
+    "shared + composite": LIBRARY,
+    "shared + centred": CENTRED,
+    "shared + fitted": PAIR,
+    "shared + centred + fitted": [
+        replace(library, pair_steps=pair.pair_steps, pair_scale=pair.pair_scale)
+        for library, pair in product(CENTRED[:6], PAIR[4:8])
+    ],
+}
+BEST = "shared + best"
+
+
+def fit_composition(
+    model: object, vectors: Mapping[str, FunctionVector], train: Sequence[Question], validation: Sequence[Question],
+    **settings,
+) -> Folded:  # fmt: skip
+    """The best of `fit_compositions` on validation; arguments and errors are its own.
+
+    Example:
+        >>> parts = split_questions(load_questions())
+        >>> how = fit_composition(model, vectors, parts.train, parts.validation)
+        >>> answer = solve_analogy(model, vectors, ("hot", "cold"), "big", how=how)
+    """
+    return fit_compositions(model, vectors, train, validation, **settings)[BEST]
+
+
+def fit_compositions(
+    model: object,
+    vectors: Mapping[str, FunctionVector],
+    train: Sequence[Question],
+    validation: Sequence[Question],
+    *,
+    n_shots: int = 1,
+    n_folds: int = N_FOLDS,
+    candidates: Mapping[str, Sequence[Composition]] = CANDIDATES,
+    steps: int = SHARED_STEPS,
+    seed: int = 0,
+    progress: bool = True,
+) -> dict[str, Folded]:
+    """Settings of every kind of composite with a shared vector, each the best of its candidates on validation.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge.
+        vectors: the library, relation -> FunctionVector.
+        train: analogies that shared vectors are tuned on.
+        validation: analogies that they are stopped by and that scales, temperatures and steps are chosen on.
+        n_shots: 1 to fit for the prompt that shows A:B, 0 for the one that asks for C alone.
+        n_folds: so many groups of families are left out in turn; fewer where there are fewer families. 0 for none.
+        candidates: name -> settings to choose from.
+        steps: of tuning shared vectors, see `finetune_all`.
+        seed: of the folds.
+        progress: show progress bars.
+
+    Returns:
+        name -> `Folded`, and the best of all as "shared + best". The settings of a fold are chosen on validation
+        analogies of the other folds' families, each answered with its own family left out of library, shared vector
+        and start. (The shared vectors that answer them were stopped on validation analogies of every family but theirs,
+        so a family has that much of a say in its own settings.)
+
+    Raises:
+        InputError: no train or validation analogies, or no candidates; an empty library, vectors of two models or
+            layers; a family that leaves no vector in the library; a shared vector whose loss became NaN.
+    """
+    lens = lens_of(model)
+    if n_shots not in (0, 1):
+        raise InputError(f"n_shots is {n_shots!r}; composites are for prompts with 0 or 1 demonstration.")
+    if not any(candidates.values()):
+        raise InputError("There are no candidates to choose from; give name -> [Composition, ...].")
+    library, n_folds = Library.of(lens, vectors), whole_number("n_folds", n_folds, least=0)
+    if not train or not validation:
+        raise InputError(f"There are {len(train)} train and {len(validation)} validation analogies; give some of each.")
+    fold_of = folds_of([*train, *validation], n_folds, seed)
+    n_folds = max(fold_of.values(), default=-1) + 1
+    tuned = {
+        shots: _shared(lens, library, train, validation, shots, fold_of, n_folds, steps, progress)
+        for shots in sorted({0, n_shots})
+    }
+    shared, starts = list(tuned[n_shots]), list(tuned[0])  # a tensor each, by whose identity pair parts are known
+
+    def placed(how: Composition, fold: int) -> Composition:
+        start = starts[fold] if how.pair_steps else None
+        return replace(how, shared=shared[fold], start=start, n_shots=n_shots)
+
+    every = [(name, how) for name, listed in candidates.items() for how in listed]
+    mine = torch.tensor([fold_of.get(question.kin, -1) for question in validation], device="cpu")
+    sources, most = [question.source for question in validation], max(how.pair_steps for _, how in every)
+    composer = Composer(lens, library, sources, most)
+    families = families_of([*train, *validation])
+    names = [[getattr(question, name) for question in validation] for name in ("relation", "family")]
+    prompts = batch(lens, [question.asked(n_shots) for question in validation], library.template)
+    made, quality = [[placed(how, fold) for fold in range(1 + n_folds)] for _, how in every], {}
+    for exclude in (None, "family") if n_folds else (None,):
+        may = allowed(library, names[0], exclude, families, names[1])
+        found = []
+        for settings in progress_bar(made, desc="composites on validation", unit="setting", disable=not progress):
+            each = [settings[0 if exclude is None else 1 + fold] for fold in mine.tolist()]
+            found.append(library.edit(composer.vectors(each if exclude else settings[0], may)))
+        quality[exclude] = completions(lens, prompts, found).rows(slice(1, None))
+    return _chosen(every, made, quality, mine.numpy(), fold_of, n_folds)
+
+
+def folds_of(questions: Sequence[Question], n_folds: int, seed: int = 0) -> dict[str, int]:
+    """Family -> fold, with about as many questions in each fold; none where fewer than two families are known."""
+    counts: dict[str, int] = {}
+    for question in questions:
+        if (family := question.kin) is not None:
+            counts[family] = counts.get(family, 0) + 1
+    n_folds = min(n_folds, len(counts))
+    if n_folds < 2:
+        return {}
+    names = sorted(counts)
+    order = np.random.default_rng([whole_number("seed", seed, least=0), 21]).permutation(len(names))
+    sizes, fold_of = [0] * n_folds, {}
+    for name in sorted((names[i] for i in order), key=lambda name: -counts[name]):
+        fold_of[name] = int(np.argmin(sizes))
+        sizes[fold_of[name]] += counts[name]
+    return fold_of
+
+
+def _shared(
+    lens: Lens,
+    library: Library,
+    train: Sequence[Question],
+    validation: Sequence[Question],
+    n_shots: int,
+    fold_of: Mapping[str, int],
+    n_folds: int,
+    steps: int,
+    progress: bool,
+) -> Float[Tensor, "fold d_model"]:
+    """Vectors tuned on the analogies of all families, row 0, and without those of each fold."""
+
+    def parts(questions: Sequence[Question]) -> list[PromptBatch]:
+        whole = batch(lens, [question.asked(n_shots) for question in questions], library.template)
+        folds = [fold_of.get(question.kin) for question in questions]
+        kept = [[i for i, mine in enumerate(folds) if mine != fold] for fold in range(n_folds)]
+        return [whole, *(whole.select(some) for some in kept)]
+
+    names = ["all", *(f"all but fold {fold}" for fold in range(n_folds))]
+    tasks = [Task(*one) for one in zip(names, parts(train), parts(validation))]
+    description = f"shared vectors, {('zero', 'one')[n_shots]}-shot"
+    results = tune(lens, tasks, library.first.layer, steps=steps, progress=progress, description=description)
+    if failed := [one.name for one, result in zip(tasks, results) if result.vector is None]:
+        raise InputError(f"The loss of the shared vector of {failed[0]!r} became NaN.")
+    return torch.stack([result.vector for result in results])
+
+
+def _chosen(every, made, quality: Mapping[str | None, Completions], mine, fold_of, n_folds) -> dict[str, Folded]:
+    """The best settings of each name, for all and for each fold: by whole answers, then by log-probability."""
+    # Equal shares stay equal, so that rounding does not choose between them; the log-probability does.
+    # A question of no known family was answered with vectors that have seen all of them.
+    means = {fold: _means(quality["family"].prompts((mine != fold) & (mine >= 0))) for fold in range(n_folds)}
+    means[-1] = _means(quality[None])
+    names = dict.fromkeys(name for name, _ in every)
+
+    def folded(some: Sequence[int]) -> Folded:
+        best = {fold: max(some, key=lambda i: mean[i]) for fold, mean in means.items()}
+        folds = tuple(made[best[fold]][1 + fold] for fold in range(n_folds))
+        accuracy, log_prob = means[-1][best[-1]]
+        tried = {"accuracy": accuracy, "log_prob": log_prob, "chosen": _told(*every[best[-1]])}
+        if n_folds:
+            own = [quality["family"].prompts(mine == fold).rows([best[fold]]) for fold in range(n_folds)]
+            accuracy, log_prob = _means(Completions.joined(own))[0]
+            tried["family left out"] = {"accuracy": accuracy, "log_prob": log_prob}
+            tried["family left out"]["chosen"] = [_told(*every[best[fold]]) for fold in range(n_folds)]
+        return Folded(made[best[-1]][0], folds, fold_of, tried)
+
+    found = {name: folded([i for i, (other, _) in enumerate(every) if other == name]) for name in names}
+    return found | {BEST: folded(range(len(every)))}
+
+
+def _means(found: Completions) -> list[tuple[float, float]]:
+    """(share of whole answers right, mean log-probability) of each row; zeros where nothing was asked."""
+    if not len(found.right):
+        return [(0.0, 0.0)] * found.right.shape[1]
+    return list(zip(found.right.mean(0).round(9).tolist(), found.log_prob.mean(0).round(9).tolist()))
+
+
+def _told(name: str, how: Composition) -> str:
+    """Settings in words."""
+    parts = [f"T = {how.temperature:g}, scale {how.scale:g}"] if how.uses_library else []
+    parts += [f"{how.pair_steps} steps x {how.pair_scale:g}"] if how.pair_steps else []
+    return ", ".join([name, *parts])

@@ -1,0 +1,134 @@
+"""A library of function vectors, and how well each of them explains a pair of words."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..datasets.prompts import FewShot, PromptTemplate
+from ..datasets.relation_files import load_relation, relation_names
+from ..engine.batches import PromptBatch, batch
+from ..engine.completion import completions
+from ..engine.rows import Edit
+from ..ground.errors import InputError
+from ..models.lens import Lens
+from ..vectors.function_vector import FunctionVector, own_template
+
+EXCLUSIONS = (None, "relation", "family")
+
+
+@dataclass(frozen=True, eq=False)
+class Library:
+    """Vectors that can be mixed: of one model, at one place. `matrix` is `[vector, d_model]`, sorted by name."""
+
+    names: tuple[str, ...]
+    matrix: Float[Tensor, "vector d_model"]
+    vectors: tuple[FunctionVector, ...]
+
+    @classmethod
+    def of(cls, lens: Lens, vectors: Mapping[str, FunctionVector]) -> "Library":
+        """The library of a mapping from name to vector.
+
+        Raises:
+            InputError: no vectors, something else, or vectors of two models, layers or sites, or not of this model.
+        """
+        if not isinstance(vectors, Mapping) or not vectors:
+            raise InputError("The library has no vectors; give a mapping from relation to FunctionVector.")
+        if unnamed := [name for name in vectors if not isinstance(name, str)]:
+            raise InputError(f"The library has the name {unnamed[0]!r}; give relations' names, such as 'antonym'.")
+        names = tuple(sorted(vectors))
+        listed = tuple(vectors[name] for name in names)
+        for name, fv in zip(names, listed):
+            if not isinstance(fv, FunctionVector):
+                raise InputError(f"The library holds {type(fv).__name__} for {name!r}; give FunctionVectors.")
+            for what in ("model", "layer", "site", "processing", "bos"):
+                mine, first = getattr(fv, what), getattr(listed[0], what)
+                if mine != first:
+                    raise InputError(
+                        f"The library mixes vectors of {what} {first!r} ({names[0]!r}) and {mine!r} ({name!r}); "
+                        "only vectors of one model at one place can be mixed."
+                    )
+        listed[0].check(lens)
+        for fv in listed[1:]:
+            if len(fv.vector) != lens.d_model:
+                fv.check(lens)
+        return cls(names, torch.stack([fv.vector for fv in listed]), listed)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def first(self) -> FunctionVector:
+        """A vector that stands for the place of all."""
+        return self.vectors[0]
+
+    @property
+    def template(self) -> PromptTemplate:
+        return own_template(list(self.vectors))
+
+    def edit(self, vectors: Tensor) -> list[Edit]:
+        """The what-if that adds vectors, `[d_model]` or `[prompt, d_model]`, where the library's belong."""
+        return [Edit(self.first.layer, vectors, site=self.first.site)]
+
+
+def pairs_batch(lens: Lens, pairs: Sequence[tuple[str, str]], template: PromptTemplate) -> PromptBatch:
+    """The zero-shot prompts that ask each A for its B."""
+    pairs = [check_pair(pair) for pair in pairs]
+    check_words(lens, [word for pair in pairs for word in pair])
+    return batch(lens, [FewShot(a, (b,)) for a, b in pairs], template)
+
+
+def check_pair(pair: object) -> tuple[str, str]:
+    """A and B as a tuple; an InputError for anything but two words."""
+    two = isinstance(pair, list | tuple) and len(pair) == 2
+    if not two or not all(isinstance(word, str) and word.strip() for word in pair):
+        raise InputError(f"The source pair is {pair!r}; give two words, such as ('hot', 'cold').")
+    return tuple(pair)
+
+
+def check_words(lens: Lens, words: Sequence) -> None:
+    """Raise an InputError for a word that is no text, is empty, or that the tokenizer makes nothing of."""
+    nothing = len(lens.tokens(""))
+    for word in words:
+        if not isinstance(word, str):
+            raise InputError(f"{word!r} is no word; give text, such as 'big'.")
+    for word in dict.fromkeys(words):
+        if not word.strip() or len(lens.tokens(word)) <= nothing:
+            raise InputError(f"The word {word!r} has no tokens; give one that the model's tokenizer knows.")
+
+
+def explained(lens: Lens, library: Library, sources: PromptBatch) -> Float[Tensor, "pair row"]:
+    """log P(B | A) of the whole B, in nats: without a vector in row 0, and with each of the library behind it."""
+    whatifs = [library.edit(vector) for vector in library.matrix]
+    return torch.from_numpy(completions(lens, sources, whatifs).log_prob).float()
+
+
+def allowed(
+    library: Library,
+    relations: Sequence[str | None],
+    exclude: str | None,
+    families: Mapping[str, str] | None = None,
+    own: Sequence[str | None] = (),
+) -> Bool[Tensor, "pair vector"]:
+    """Which vectors each pair may use, by the relation it is known to have (None: all of them).
+
+    `exclude`: None for all, "relation" to leave out the pair's own, "family" its siblings too. `families`: relation ->
+    family; those of the bundled relations are known. `own`: each pair's family, where it is known without a relation.
+
+    Raises:
+        InputError: another `exclude`.
+    """
+    if exclude not in EXCLUSIONS:
+        raise InputError(f"exclude is {exclude!r}; give None, 'relation' or 'family'.")
+    bundled = {name: load_relation(name).family or name for name in relation_names()} if exclude == "family" else {}
+    families = bundled | dict(families or {})
+
+    def kind(relation: str | None, family: str | None = None) -> str | None:
+        return (family or families.get(relation, relation)) if exclude == "family" else relation
+
+    of = [kind(fv.relation or name) for name, fv in zip(library.names, library.vectors)]
+    mine = [kind(relation, family) for relation, family in zip(relations, own or [None] * len(relations))]
+    kept = [[exclude is None or one is None or one != other for other in of] for one in mine]
+    return torch.tensor(kept, device="cpu").reshape(len(relations), len(library))

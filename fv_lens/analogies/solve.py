@@ -1,0 +1,227 @@
+"""Analogies A:B :: C:?, solved with a composite vector: completed in words, or chosen among answers.
+
+The vector is made from A:B alone and added at the last token of a prompt for C: "Q: C\\nA:", or the same with A:B shown
+before it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..datasets.prompts import FewShot, PromptTemplate
+from ..engine.batches import batch
+from ..engine.completion import completions
+from ..engine.whatif import WhatIf, what_if
+from ..ground import display
+from ..ground.errors import InputError, whole_number
+from ..models.lens import Lens, lens_of
+from ..vectors.function_vector import FunctionVector
+from .compose import composed
+from .composition import composition
+from .library import Library, check_pair, check_words
+
+MOST_TOKENS = 6  # of a completed word
+SENTENCE = PromptTemplate(question="{word}", separator=" ")  # asks "A is to B as C is to"
+
+
+@dataclass(frozen=True)
+class AnalogyAnswer:
+    """What an analogy was answered, each also without the vector (`plain_...`).
+
+    `completions`: the likeliest words with the log-probability of each, in nats. `weights`: relation -> weight, largest
+    first. `scores`: of each choice, log P(D | C) in nats; `choice`: the index of the best, in the order given.
+    """
+
+    source: tuple[str, str]
+    target: str | None
+    completions: tuple[tuple[str, float], ...]
+    plain_completions: tuple[tuple[str, float], ...]
+    weights: Mapping[str, float]
+    choices: tuple = ()
+    scores: tuple[float, ...] = ()
+    plain_scores: tuple[float, ...] = ()
+    vector: FunctionVector | None = field(default=None, repr=False)
+
+    @property
+    def choice(self) -> int | None:
+        """The index of the best choice with the vector; None without choices."""
+        return int(np.argmax(self.scores)) if self.scores else None
+
+    @property
+    def plain_choice(self) -> int | None:
+        """The index of the best choice without the vector."""
+        return int(np.argmax(self.plain_scores)) if self.plain_scores else None
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line per completion, or per choice: what it is, with the vector, without it."""
+        if self.choices:
+            lines = zip(map(_shown, self.choices), self.scores, self.plain_scores)
+            return pd.DataFrame(lines, columns=["choice", "score", "plain_score"])
+        plain = dict(self.plain_completions)
+        lines = [(word, log_prob, plain.get(word, np.nan)) for word, log_prob in self.completions]
+        return pd.DataFrame(lines, columns=["word", "log_prob", "plain_log_prob"])
+
+    def __repr__(self) -> str:
+        best = [_shown(self.choices[self.choice])] if self.choices else [word for word, _ in self.completions[:1]]
+        return f"AnalogyAnswer({', '.join(map(repr, [self.asked, *best]))})"
+
+    def _repr_html_(self) -> str:
+        columns = {"with the vector": self.completions, "without": self.plain_completions}
+        choices = [
+            (_shown(choice), score, plain, i == self.choice, i == self.plain_choice)
+            for i, (choice, score, plain) in enumerate(zip(self.choices, self.scores, self.plain_scores))
+        ]
+        return display.answer(self.asked, self.weights, columns, choices)
+
+    @property
+    def asked(self) -> str:
+        """The analogy in words, with ? for what was asked for."""
+        return f"{self.source[0]} : {self.source[1]} :: {self.target or '?'} : ?"
+
+    def __str__(self) -> str:
+        lines = [self.asked]
+        lines.append("weights      " + ", ".join(f"{name} {w:.2f}" for name, w in list(self.weights.items())[:5]))
+        for title, found in (("with", self.completions), ("without", self.plain_completions)):
+            if found:
+                lines.append(f"{title:<13}" + ", ".join(f"{word} {np.exp(value):.2f}" for word, value in found))
+        for i, (choice, score, plain) in enumerate(zip(self.choices, self.scores, self.plain_scores)):
+            marks = "*" * (i == self.choice) + " (without)" * (i == self.plain_choice)
+            lines.append(f"  {_shown(choice):<24}{score:8.2f}{plain:8.2f}  {marks}".rstrip())
+        return "\n".join(lines)
+
+
+def solve_analogy(
+    model: object,
+    vectors: Mapping[str, FunctionVector],
+    pair: tuple[str, str],
+    target: str | None = None,
+    choices: Sequence | None = None,
+    k: int = 5,
+    how: object = "posterior",
+) -> AnalogyAnswer:
+    """Answer A:B :: C:? with the composite of a library.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge.
+        vectors: the library, relation -> FunctionVector, as `finetune_all` returns it.
+        pair: A and B.
+        target: C; None where each choice is a pair C:D of its own.
+        choices: words D to choose from, or pairs C:D; None to complete freely.
+        k: how many completions to list.
+        how: a `Composition`, a name of `METHODS`, or what `fit_composition` returned (of which `whole` is taken); its
+            `n_shots` says whether the prompt shows A:B.
+
+    Raises:
+        InputError: what is no word or has no tokens, an empty library, vectors of two models or layers, a single
+            choice, choices that do not fit the target.
+
+    Example:
+        >>> answer = solve_analogy(model, vectors, ("hot", "cold"), "big")
+        >>> answer.completions[0], next(iter(answer.weights.items()))
+        (('small', -0.76), ('antonym', 0.65))
+    """
+    lens, how, k = lens_of(model), composition(how), whole_number("k", k, least=1)
+    library, pair = Library.of(lens, vectors), check_pair(pair)
+    pairs = _choice_pairs(target, choices)
+    check_words(lens, [word for pair_ in pairs for word in pair_] if target is None or pairs else [target])
+    made = composed(lens, library, pair, how)
+    whatif, shown = library.edit(made.vector), (pair,) if how.n_shots else ()
+    found, plain = (), ()
+    if target is not None:
+        text = library.template.prompt(target, shown)
+        found, plain = (likeliest(lens, text, some, k) for some in ([whatif], []))
+    scores = np.zeros((0, 2))
+    if pairs:
+        scores = choice_scores(lens, library.template, [(shown, pairs)], [whatif])[0]
+    return AnalogyAnswer(
+        pair, target, found, plain, made.weights, tuple(choices or ()),
+        tuple(scores[:, -1].tolist()), tuple(scores[:, 0].tolist()), made,
+    )  # fmt: skip
+
+
+def choice_scores(
+    lens: Lens,
+    template: PromptTemplate,
+    asked: Sequence[tuple[Sequence[tuple[str, str]], Sequence[tuple[str, str]]]],
+    whatifs: Sequence[WhatIf],
+    progress: object = None,
+) -> list[Float[np.ndarray, "choice row"]]:
+    """log P(D | C) of every choice C:D, in nats: without a vector in column 0, with each what-if behind it.
+
+    Args:
+        asked: of each question, the demonstrations before C and its choices as pairs.
+        whatifs: their edits hold a vector for all questions, or one for each, `[question, d_model]`.
+    """
+    owners = torch.tensor([i for i, (_, pairs) in enumerate(asked) for _ in pairs], device="cpu")
+    prompts = batch(lens, [FewShot(c, (d,), tuple(shown)) for shown, pairs in asked for c, d in pairs], template)
+    spread = [[edit.for_prompts(owners) for edit in whatif] for whatif in whatifs]
+    log_probs = completions(lens, prompts, spread, progress).log_prob
+    return np.split(log_probs, np.cumsum([len(pairs) for _, pairs in asked])[:-1])
+
+
+@torch.no_grad()
+def likeliest(lens: Lens, text: str, whatifs: Sequence[WhatIf], k: int) -> tuple[tuple[str, float], ...]:
+    """The `k` likeliest first tokens after a prompt, each completed greedily to a word: (word, log-probability).
+
+    The last of `whatifs`, or none, acts at the prompt's last token. A word ends before a new line or the end of the
+    text, and has at most six tokens; two that read alike are one.
+    """
+    ids, found, k = lens.tokens(text), {}, min(k, lens.cfg.d_vocab)
+
+    def read(logits: Tensor, prompt: Tensor) -> Tensor:
+        best = logits[:, -1].log_softmax(-1).topk(k)
+        return torch.stack([best.values, best.indices.float()], -1)  # ids are exact below 2 ** 24
+
+    def top(tails: list[list[int]]) -> Tensor:
+        tokens = torch.tensor([ids + tail for tail in tails], device="cpu")
+        return what_if(lens, tokens, torch.ones_like(tokens), whatifs, read, tail=1 + len(tails[0]))[:, -1]
+
+    begun = top([[]])[0]
+    open_words = {int(token): ([int(token)], float(value)) for value, token in begun}
+    while open_words:
+        tails = {key: value for key, value in open_words.items() if not lens.endings[value[0][-1]]}
+        for key in open_words.keys() - tails.keys():
+            _keep(lens, found, open_words[key][0][:-1], open_words[key][1])
+        open_words = {}
+        if not tails:
+            break
+        follow = top([tail for tail, _ in tails.values()])[:, 0]
+        for (key, (tail, value)), (more, token) in zip(tails.items(), follow):
+            if len(tail) == MOST_TOKENS:
+                _keep(lens, found, tail, value)
+            else:
+                ends = bool(lens.endings[int(token)])
+                open_words[key] = (tail + [int(token)], value + (0.0 if ends else float(more)))
+    ranked = sorted(found.items(), key=lambda word: -word[1])
+    return tuple((word, round(value, 6)) for word, value in ranked if word)[:k]
+
+
+def _keep(lens: Lens, found: dict[str, float], tokens: list[int], log_prob: float) -> None:
+    word = "".join(lens.text(token) for token in tokens).strip()
+    found[word] = float(np.logaddexp(found.get(word, -np.inf), log_prob))
+
+
+def _choice_pairs(target: object, choices: object) -> list[tuple[str, str]]:
+    """Choices as pairs C:D."""
+    if choices is None:
+        if target is None:
+            raise InputError("target is None and there are no choices; give C, or choices that are pairs C:D.")
+        return []
+    if isinstance(choices, str) or not isinstance(choices, Sequence) or len(choices) < 2:
+        raise InputError(f"choices is {choices!r}; give at least two to choose from, or None to complete.")
+    for choice in choices:
+        word = isinstance(choice, str)
+        pair = isinstance(choice, list | tuple) and len(choice) == 2 and all(isinstance(part, str) for part in choice)
+        if not (word if target is not None else pair):
+            wanted = "words D" if target is not None else "pairs (C, D), as target is None"
+            raise InputError(f"The choice {choice!r} does not fit target {target!r}; give {wanted}.")
+    return [(target, choice) if isinstance(choice, str) else tuple(choice) for choice in choices]
+
+
+def _shown(choice: object) -> str:
+    return choice if isinstance(choice, str) else " : ".join(choice)

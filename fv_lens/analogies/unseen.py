@@ -1,0 +1,55 @@
+"""Analogy questions on pairs that no vector was tuned on."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+
+from ..datasets.questions import Question, unordered
+from ..datasets.relation_files import load_relation, relation_names
+from ..datasets.relations import Relation
+from ..vectors.function_vector import FunctionVector
+
+
+def unseen(
+    questions: Iterable[Question], vectors: Iterable[FunctionVector], relations: Iterable[Relation] = ()
+) -> tuple[list[Question], list[Question]]:
+    """Part questions into those to keep and those that a vector may have learnt from, to be left out.
+
+    Tuned vectors record the first words of their train and validation pairs, not the answers, and the names of their
+    relations; so do the parents of combined ones. The careful rule is therefore: a question is left out if A or C is
+    among the words of a vector of the question's relation, or, where the question or the vector has no known relation,
+    of any. Where the answers are known too, a question of any relation is left out if A:B or C:D is a pair that a
+    vector was tuned on, in either direction: without that a pair under another relation's name would pass. Letter case
+    is ignored. Untuned vectors leave out nothing.
+
+    Args:
+        questions: kept and left out in their order.
+        vectors: such as the values of a library.
+        relations: what the vectors were tuned on, where it is not bundled, so that the answers are known.
+
+    Example:
+        >>> kept, left_out = unseen(load_questions(), vectors.values())
+    """
+    words, pairs, own = defaultdict(set), set(), {relation.name: relation for relation in relations}
+    bundled = {name: load_relation(name) for name in relation_names()}
+    for name, tuned in _tuned(fv.record for fv in vectors):
+        words[name].update(word.casefold() for word in tuned)
+        for relation in (own.get(name), bundled.get(name)):
+            answers = relation.answers if relation else {}
+            pairs.update(unordered(word, answer) for word in tuned for answer in answers.get(word, ()))
+    everything = set().union(*words.values())
+
+    def known(question: Question) -> bool:
+        listed = everything if question.relation is None else words[question.relation] | words[None]
+        firsts = {question.source[0].casefold(), question.completion[0].casefold()}
+        return not (firsts.isdisjoint(listed) and question.used.isdisjoint(pairs))
+
+    parted = [(known(question), question) for question in questions]
+    return [q for out, q in parted if not out], [q for out, q in parted if out]
+
+
+def _tuned(records: Iterable[Mapping]) -> Iterator[tuple[str | None, list[str]]]:
+    """The relation and the first words of what each vector, and each it was combined from, was tuned on."""
+    for record in records:
+        training = record["training"] or {}
+        yield record["relation"], [*training.get("train_words", ()), *training.get("validation_words", ())]
+        yield from _tuned(parent for _, parent in record["parents"])

@@ -1,0 +1,1 @@
+"""Words: relations, prompts, analogy questions, human ratings."""

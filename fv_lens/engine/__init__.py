@@ -1,0 +1,1 @@
+"""One prompt, many edits at its last token, exact."""

@@ -1,0 +1,138 @@
+"""Prompts as tokens: batches with their masks and the tokens of every right answer.
+
+A `lens` here is any object with `tokens(text) -> list[int]` (which puts BOS where the model wants it), `n_ctx` and
+`pad_id`.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch.nn.functional import pad
+
+from ..datasets.prompts import FewShot, PromptTemplate
+from ..ground.errors import InputError, whole_number
+
+
+@dataclass(frozen=True, eq=False)
+class PromptBatch:
+    """Prompts as left-padded tokens, with their answers in context.
+
+    Args:
+        tokens: token ids, `[prompt, pos]`; the last position is each prompt's last token.
+        mask: 1 where a token is the prompt's, 0 where it is padding, `[prompt, pos]`.
+        answer_ids: the first token of each prompt's first listed answer, `[prompt]`.
+        answers: for each prompt and each of its answers, all of the answer's token ids.
+        texts: the prompts as text.
+        words: the query words.
+    """
+
+    tokens: Int[torch.Tensor, "prompt pos"]
+    mask: Int[torch.Tensor, "prompt pos"]
+    answer_ids: Int[torch.Tensor, " prompt"]
+    answers: tuple[tuple[tuple[int, ...], ...], ...]
+    texts: tuple[str, ...]
+    words: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def select(self, indices: Iterable) -> "PromptBatch":
+        """The prompts at `indices`, in the order given; columns that hold nothing but padding then are dropped.
+
+        Raises:
+            InputError: no indices, or one outside the batch.
+
+        Example:
+            >>> batch(lens, prompts).select([2, 0]).words == (prompts[2].word, prompts[0].word)
+            True
+        """
+        rows = [
+            whole_number("a prompt's index", index, least=0)
+            for index in torch.as_tensor(indices, device="cpu").tolist()
+        ]
+        if not rows or max(rows) >= len(self):
+            raise InputError(f"prompts {rows} are to be selected; give at least one index, all in 0..{len(self) - 1}")
+        longest = int(self.mask[rows].sum(dim=1).max())
+        return PromptBatch(
+            tokens=self.tokens[rows, -longest:],
+            mask=self.mask[rows, -longest:],
+            answer_ids=self.answer_ids[rows],
+            answers=tuple(self.answers[row] for row in rows),
+            texts=tuple(self.texts[row] for row in rows),
+            words=tuple(self.words[row] for row in rows),
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence["PromptBatch"], pad_id: int) -> "PromptBatch":
+        """Several batches as one, padded on the left with `pad_id` to the longest prompt of all."""
+        width = max(part.tokens.shape[1] for part in parts)
+
+        def padded(name: str, value: int) -> torch.Tensor:
+            rows = (getattr(part, name) for part in parts)
+            return torch.cat([pad(x, (width - x.shape[1], 0), value=value) for x in rows])
+
+        def chained(name: str) -> tuple:
+            return tuple(chain.from_iterable(getattr(part, name) for part in parts))
+
+        return cls(
+            padded("tokens", pad_id), padded("mask", 0), torch.cat([part.answer_ids for part in parts]),
+            chained("answers"), chained("texts"), chained("words"),
+        )  # fmt: skip
+
+
+def batch(lens: Any, prompts: Sequence[FewShot], template: PromptTemplate = PromptTemplate()) -> PromptBatch:
+    """Write the prompts with the template and tokenise them and their answers.
+
+    An answer's tokens are those that it adds to its prompt, so they are right also where the tokenizer joins words.
+
+    Raises:
+        InputError: no prompts; an answer that adds no token or changes the prompt's own tokens; a prompt that, with its
+            longest answer, exceeds `lens.n_ctx`.
+
+    Example:
+        >>> prompts = batch(lens, few_shot(relation, n_prompts=25, n_shots=10))
+        >>> prompts.tokens.shape == prompts.mask.shape == (25, prompts.tokens.shape[1])
+        True
+    """
+    if not prompts:
+        raise InputError("there are no prompts to batch; give at least one")
+    tokens = functools.cache(lens.tokens)
+    texts, ids, answers = [], [], []
+    for shots in prompts:
+        text = template.prompt(shots.word, shots.demonstrations)
+        added = [template.answer.format(answer=answer) for answer in shots.answers]
+        texts.append(text)
+        ids.append(tokens(text))
+        answers.append(tuple(_answer_tokens(tokens, text, answer, shots.word) for answer in added))
+        longest = max(map(len, answers[-1]))
+        if len(ids[-1]) + longest > lens.n_ctx:
+            raise InputError(
+                f"the prompt for {shots.word!r} has {len(ids[-1])} tokens and its longest answer {longest}, more than "
+                f"the model's context of {lens.n_ctx}; give shorter words or fewer shots"
+            )
+    width = max(map(len, ids))
+    return PromptBatch(
+        tokens=torch.tensor([[lens.pad_id] * (width - len(prompt)) + prompt for prompt in ids], device="cpu"),
+        mask=torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in ids], device="cpu"),
+        answer_ids=torch.tensor([listed[0][0] for listed in answers], device="cpu"),
+        answers=tuple(answers),
+        texts=tuple(texts),
+        words=tuple(shots.word for shots in prompts),
+    )
+
+
+def _answer_tokens(tokens: Callable, text: str, answer: str, word: str) -> tuple[int, ...]:
+    prompt, whole = tokens(text), tokens(text + answer)
+    if whole[: len(prompt)] != prompt:
+        raise InputError(
+            f"the answer {answer!r} of {word!r} changes the prompt's own tokens: the tokenizer joins the two; end the "
+            "template's question earlier (before a space, say) and begin its answer there"
+        )
+    if len(whole) == len(prompt):
+        raise InputError(f"the answer {answer!r} of {word!r} adds no token of its own; leave it out of the relation")
+    return tuple(whole[len(prompt) :])

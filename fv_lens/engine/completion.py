@@ -1,0 +1,181 @@
+"""What a model completes prompts with, under any what-ifs: is the whole answer right, and how probable is it?
+
+Right means that an answer's tokens are the most probable ones, one after the other, and that the next most probable
+token begins with a newline or ends the text: " smaller" is not " small". Any listed answer will do.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..models.lens import Lens
+from .batches import PromptBatch
+from .prefixes import shared_tokens
+from .whatif import WhatIf, what_if
+
+FEW = 4  # so many what-ifs are asked the first listed answer at once, without looking first which begin one
+TOGETHER = 1024  # answers times what-ifs that are asked in one go
+
+
+@dataclass(frozen=True, eq=False)
+class Completions:
+    """How prompts are completed, each `[prompt, row]`, the plain prompt in row 0 and the what-ifs behind it.
+
+    `right`: an answer is completed as a whole. `log_prob`: of the whole first listed answer, in nats. `rank`: of the
+    best answer's first token, 0 = most probable. `first_log_prob`: that the next token begins any answer.
+    """
+
+    right: np.ndarray
+    log_prob: np.ndarray
+    rank: np.ndarray
+    first_log_prob: np.ndarray
+
+    @classmethod
+    def joined(cls, parts: Sequence["Completions"]) -> "Completions":
+        """Those of several batches of prompts as one."""
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__))
+
+    def rows(self, which: object) -> "Completions":
+        """The rows at an index, a list of indices or a slice."""
+        return Completions(*(getattr(self, name)[:, which] for name in self.__dataclass_fields__))
+
+    def prompts(self, which: object) -> "Completions":
+        """The prompts at a list of indices or a slice."""
+        return Completions(*(getattr(self, name)[which] for name in self.__dataclass_fields__))
+
+
+def completions(
+    lens: Lens, prompts: PromptBatch, whatifs: Sequence[WhatIf], progress: Callable[[int], None] | None = None
+) -> Completions:
+    """Complete each prompt as it is and under each what-if; `progress` is called with the number of prompts begun.
+
+    Only answers that some row's most probable token begins are run on, and only for such rows. (The first listed answer
+    is, if it has several tokens, run for all rows: its log-probability is reported.)
+
+    Raises:
+        InputError, ParityError: as `what_if`.
+    """
+    n, n_rows = len(prompts), 1 + len(whatifs)
+    first = _first_tokens(prompts)
+    rank, first_log_prob, top, log_prob = (np.zeros((n, n_rows)) for _ in range(4))
+    right = np.zeros((n, n_rows), dtype=bool)
+    few = len(whatifs) <= FEW
+    # Prompts that share a beginning, which is run once, are asked together; else those whose answers are of one length.
+    alike = not few or shared_tokens(prompts.tokens, prompts.mask)
+    for members in _by_length([0 if alike else len(listed[0]) for listed in prompts.answers]):
+        answers = [prompts.answers[i][0] for i in members] if few else [()] * len(members)
+        beginning = _beginning(first[members].to(lens.device), prompts.answer_ids[members].to(lens.device))
+        measured = _ask(lens, prompts, members, answers, whatifs, _both(beginning, _whole(lens, answers)))
+        rank[members], first_log_prob[members], top[members], log_prob[members] = measured[..., :4].transpose(2, 0, 1)
+        if few:
+            log_prob[members], right[members] = measured[..., 4], measured[..., 5] > 0
+        if progress:
+            progress(len(members))
+    for members, answers, rows in _open(prompts, top, done=few):
+        asked = [whatifs[row - 1] for row in rows if row]
+        measured = _ask(lens, prompts, members, answers, asked, _whole(lens, answers))
+        columns = [0, *(row for row in rows if row)]
+        for k, (i, answer) in enumerate(zip(members, answers)):
+            right[i, columns] |= measured[k, :, 1] > 0
+            if answer == prompts.answers[i][0] and len(columns) == n_rows:
+                log_prob[i, columns] = measured[k, :, 0]
+    return Completions(right, log_prob, rank, first_log_prob)
+
+
+def _open(prompts: PromptBatch, top: np.ndarray, done: bool):
+    """(prompt indices, answers, rows) still to be asked, in groups of one answer length; `done`: first answers are."""
+    wanted = []
+    for i, listed in enumerate(prompts.answers):
+        for place, answer in enumerate(dict.fromkeys(listed)):
+            if place == 0 and done:
+                continue
+            rows = np.flatnonzero(top[i] == answer[0])
+            if place == 0 and len(answer) > 1:
+                rows = np.arange(top.shape[1])
+            if len(rows):
+                wanted.append((len(answer), tuple(rows.tolist()), i, answer))
+    wanted.sort(key=lambda item: item[:3])
+    most = max(1, TOGETHER // top.shape[1])
+    while wanted:
+        length = wanted[0][0]
+        group = [item for item in wanted[:most] if item[0] == length]
+        wanted = wanted[len(group) :]
+        rows = sorted({row for item in group for row in item[1]})
+        yield [item[2] for item in group], [item[3] for item in group], rows
+
+
+def _ask(
+    lens: Lens,
+    prompts: PromptBatch,
+    members: Sequence[int],
+    answers: Sequence[tuple],
+    whatifs: Sequence[WhatIf],
+    read: Callable,
+) -> np.ndarray:
+    """What `read` makes of the logits behind each prompt and each token of its answer, `[prompt, 1 + what-if, ...]`."""
+    part = prompts.select(members)
+    behind = _padded(answers).clamp(min=0)  # what stands behind a shorter answer is seen by nothing that is read
+    tokens, mask = torch.cat([part.tokens, behind], 1), torch.cat([part.mask, torch.ones_like(behind)], 1)
+    chosen = torch.tensor(members, device="cpu")
+    here = [[edit.for_prompts(chosen) for edit in whatif] for whatif in whatifs]
+    return what_if(lens, tokens, mask, here, read, tail=1 + behind.shape[1]).double().numpy()
+
+
+def _first_tokens(prompts: PromptBatch) -> Tensor:
+    """The first tokens of each prompt's answers, each once, `[prompt, answer]`; -1 where there are no more."""
+    return _padded([sorted({ids[0] for ids in listed}) for listed in prompts.answers])
+
+
+def _padded(lists: Sequence[Sequence[int]]) -> Tensor:
+    """Lists of tokens as rows, -1 behind the shorter ones."""
+    width = max(map(len, lists))
+    return torch.tensor([[*ids, *[-1] * (width - len(ids))] for ids in lists], dtype=torch.long, device="cpu")
+
+
+def _beginning(answers: Tensor, listed: Tensor) -> Callable:
+    """Reads (rank, log-probability of any answer's first token, top token, log-probability of the first listed's)."""
+
+    def read(logits: Tensor, prompt: Tensor) -> Tensor:
+        logits, own = logits[:, 0], answers[prompt]
+        right = logits.gather(1, own.clamp(min=0)).masked_fill(own < 0, -torch.inf)
+        best, total = right.amax(1, keepdim=True), logits.logsumexp(1)
+        ahead, mine = ~(logits < best), ~(right < best) & (own >= 0)  # a tie counts against the answer
+        rank = ahead.sum(1) - mine.sum(1)
+        top = torch.where(rank == 0, own.gather(1, right.argmax(1, keepdim=True))[:, 0], -1)
+        shown = logits.gather(1, listed[prompt, None])[:, 0]
+        return torch.stack([rank.float(), right.logsumexp(1) - total, top.float(), shown - total], 1)
+
+    return read
+
+
+def _whole(lens: Lens, answers: Sequence[tuple]) -> Callable:
+    """Reads (log-probability of the prompt's answer, whether its tokens are the top ones and the text then ends)."""
+    tokens = _padded(answers).to(lens.device)
+    most, lengths = tokens.shape[1], (tokens >= 0).sum(1)
+    endings = lens.endings if most else None
+
+    def read(logits: Tensor, prompt: Tensor) -> Tensor:
+        if not most:
+            return logits.new_zeros(len(logits), 2)
+        listed, ahead = tokens[prompt], logits[:, :most]
+        own, counts = ahead.gather(2, listed.clamp(min=0)[..., None]), listed >= 0
+        log_prob = (own[..., 0] - ahead.logsumexp(-1)).masked_fill(~counts, 0).sum(1)
+        top = (~(ahead < own)).sum(-1) == 1  # a tie counts against the answer
+        after = logits[torch.arange(len(logits), device=logits.device), lengths[prompt]]
+        ending, other = (after.masked_fill(mask, -torch.inf).amax(-1) for mask in (~endings, endings))
+        right = ((top | ~counts).all(1) & (ending > other)).float()
+        return torch.stack([log_prob, right.masked_fill((ending + other).isnan(), torch.nan)], 1)
+
+    return read
+
+
+def _both(one: Callable, other: Callable) -> Callable:
+    return lambda logits, prompt: torch.cat([one(logits, prompt), other(logits, prompt)], 1)
+
+
+def _by_length(lengths: Sequence[int]) -> list[list[int]]:
+    """Indices of equal length together."""
+    return [[i for i, n in enumerate(lengths) if n == length] for length in sorted(set(lengths))]

@@ -1,0 +1,67 @@
+"""Prefixes of prompts that begin alike: the tokens they share are run once, and each prompt's own go on from there."""
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ..models.lens import Lens, Prefix
+
+WORTH = 32  # tokens that prompts must share for a run of their own
+
+
+def shared_tokens(ids: Int[Tensor, "prompt pos"], mask: Int[Tensor, "prompt pos"]) -> int:
+    """How many first tokens all of the left-padded prompts share; 0 where a run of their own is not worth it.
+
+    Each prompt is left with a token of its own at least.
+    """
+    if len(ids) < 2:
+        return 0
+    lengths = mask.sum(1)
+    shortest = int(lengths.min())
+    columns = (ids.shape[1] - lengths)[:, None] + torch.arange(shortest, device=ids.device)
+    first = ids.gather(1, columns)
+    alike = int((first == first[:1]).all(0).cumprod(0).sum())
+    shared = min(alike, shortest - 1)
+    return shared if shared >= WORTH else 0
+
+
+def prefix_of(lens: Lens, ids: Int[Tensor, "prompt pos"], mask: Int[Tensor, "prompt pos"], shared: int) -> Prefix:
+    """Keys and values of all the tokens of left-padded prompts; the `shared` first ones, fewer than any has, run once.
+
+    The same as `lens.prefix` gives, to float tolerance, except at padding, which nothing sees. (A model on which it is
+    not is noticed in `forms`.)
+    """
+    if not shared:
+        return lens.prefix(ids, mask)
+    lengths, width = mask.sum(1), ids.shape[1]
+    start = width - int(lengths[0])
+    begun = lens.prefix(ids[:1, start : start + shared], mask.new_ones(1, shared))
+    rows: dict[int, list[tuple[Tensor, Tensor]]] = {}
+    for length in lengths.unique().tolist():
+        these = (lengths == length).nonzero()[:, 0]
+        own = _continued(lens, begun, ids[these, width - length + shared :])
+        for at, row in enumerate(these.tolist()):
+            rows[row] = [(pad(k[at], (0, 0, width - length, 0)), pad(v[at], (0, 0, width - length, 0))) for k, v in own]
+    layers = [[rows[row][layer] for row in range(len(ids))] for layer in range(lens.n_layers)]
+    keys, values = ([torch.stack([pair[part] for pair in layer]) for layer in layers] for part in (0, 1))
+    return Prefix(keys, values, mask)
+
+
+def _continued(lens: Lens, begun: Prefix, own: Int[Tensor, "prompt new"]) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values, for each layer, of what all prompts share and of each prompt's own tokens behind it."""
+    n = len(own)
+    shared = Prefix(
+        [x.expand(n, -1, -1, -1) for x in begun.keys],
+        [x.expand(n, -1, -1, -1) for x in begun.values],
+        begun.mask.expand(n, -1),
+    )
+    whole = {}
+
+    def attend(layer, k, v):
+        whole[layer] = torch.cat([shared.keys[layer], k], 2), torch.cat([shared.values[layer], v], 2)
+        return whole[layer]
+
+    mask = torch.cat([shared.mask, torch.ones_like(own)], 1)
+    lens.step(shared, own, mask, attend, [], alone=False)
+    return [whole[layer] for layer in range(lens.n_layers)]

@@ -1,0 +1,1 @@
+"""What a vector does and says: accuracy with controls, vocabulary decoding, names, similarity to human judgement."""

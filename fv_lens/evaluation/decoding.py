@@ -1,0 +1,300 @@
+"""Vocabulary decoding: the tokens that a function vector speaks for, and where its relation's names stand among them.
+
+Two readings. "unembed" is `softmax(W_U ln_final(v))`: the vector through the model's own final norm and unembedding.
+"model" inserts the vector, at its own layer, at the last token of neutral prompts, and reads the next token: a vector
+of a middle layer is written for the layers above it, and says more once they have read it.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..datasets.relation_files import load_relation, relation_names
+from ..engine.whatif import Edit, what_if
+from ..ground import display
+from ..ground.errors import InputError, whole_number
+from ..models.lens import Lens, lens_of
+from ..vectors.function_vector import FunctionVector, as_vectors
+
+NEUTRAL_PROMPTS = (
+    "This is an example of the",
+    "The text is about the",
+    "They were talking about the",
+    "The first word that comes to mind is",
+    "What we see here is a",
+    "In one word, this is",
+)
+READINGS = ("unembed", "model")
+
+
+class Token(NamedTuple):
+    """A token in a reading.
+
+    `rank`: how many tokens are read more strongly, ties included (0 = the strongest). `probability`, `log_prob` (nats):
+    of the reading itself; over several prompts the mean log-probability, and its exponential. `change`: `log_prob`
+    minus that of the same prompts with the centre's vector, or with none; None where the vector was unembedded.
+    """
+
+    token: str
+    id: int
+    rank: int
+    probability: float
+    log_prob: float
+    change: float | None
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """What `decode` read.
+
+    `top`, `suppressed`: the `k` strongest and the `k` most suppressed tokens. `names`: each name of the relation ->
+    its best spelling's first token, which may be a piece of the name (`pieces`). `vocabulary`: how many tokens there
+    are to be ranked among.
+    """
+
+    top: tuple[Token, ...]
+    suppressed: tuple[Token, ...]
+    names: Mapping[str, Token]
+    relation: str | None
+    layer: int
+    model: str
+    through: str
+    centered: bool
+    vocabulary: int
+    prompts: tuple[str, ...] = field(default=(), repr=False)
+
+    def __repr__(self) -> str:
+        top = ", ".join(_shown(token.token) for token in self.top[:3])
+        whole = [(name, token) for name, token in self.names.items() if name not in self.pieces]
+        names = "".join(f"; {name!r} at rank {token.rank}" for name, token in whole[:3])
+        return f"Decoding({self._of}: {top}{', ...' if len(self.top) > 3 else ''}{names})"
+
+    def __str__(self) -> str:
+        change = f"  {'change':>6}" if self.through == "model" else ""
+        lines = [f"{self._of}, layer {self.layer} of {self.model}", self._units]
+        parts = {"top": [("", token) for token in self.top], "suppressed": [("", token) for token in self.suppressed]}
+        for part, tokens in (parts | {"names": list(self.names.items())}).items():
+            lines += [f"{part:<28} {'rank':>6}  {'probability':>11}{change}"] if tokens else []
+            lines += [_line(name, token) for name, token in tokens]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return display.decoding(self.to_frame(), self._of, self.layer, self.model, self._units, self.pieces)
+
+    @property
+    def pieces(self) -> tuple[str, ...]:
+        """The names whose token is not the whole name: " O" of "opposite" names nothing, however strong it is."""
+        return tuple(name for name, token in self.names.items() if not _whole(name, token))
+
+    @property
+    def _units(self) -> str:
+        by = "by change from the centre" if self.centered and self.through == "model" else "by probability"
+        change = ", change in nats" if self.through == "model" else ""
+        return f"rank 0 is the strongest of {self.vocabulary} tokens, {by}; probability from 0 to 1{change}"
+
+    @property
+    def _of(self) -> str:
+        of = f"{self.relation!r} " if self.relation else ""
+        prompts = f" after {_count(self.prompts)}" if self.prompts else ""
+        return f"{of}through {self.through}{prompts}{', centred' if self.centered else ''}"
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line per token: `part` ("top", "suppressed" or "name"), `name`, and the fields of `Token`."""
+        parts = [(part, None, token) for part in ("top", "suppressed") for token in getattr(self, part)]
+        parts += [("name", name, token) for name, token in self.names.items()]
+        lines = [{"part": part, "name": name, **token._asdict()} for part, name, token in parts]
+        return pd.DataFrame(lines).astype({"change": float})
+
+
+def decode(
+    model: object,
+    fv: object,
+    k: object = 10,
+    through: object = "unembed",
+    *,
+    center: object = None,
+    names: object = None,
+    prompts: object = NEUTRAL_PROMPTS,
+) -> Decoding:
+    """Read a function vector as tokens.
+
+    Args:
+        fv: one FunctionVector.
+        k: how many tokens to list at either end.
+        through: "unembed", the final norm and unembedding alone; "model", the next token after neutral prompts with
+            the vector inserted at its layer, mean log-probability over the prompts.
+        center: what vectors of all relations share, taken away so that what is the relation's own shows: a
+            FunctionVector (such as the mean of the vectors of many relations), or `[d_model]`, which is inserted where
+            `fv` is. With "unembed" it is subtracted from the vector. With "model" its own log-probabilities, read the
+            same way, are subtracted from the vector's before tokens are ranked.
+        names: words that name the relation; by default those of the bundled relation that the vector is of. A name
+            counts as the first token of its best spelling: as given, lower case, capitalised or upper case, with and
+            without a space before it. Of a long name that token may be a piece that names nothing: `token` shows it.
+        prompts: a prompt or several, of at least two tokens each; used with "model".
+
+    Returns:
+        Tokens from the strongest down: highest log-probability, with a centre in "model" the highest change. The
+        suppressed ones are the lowest in log-probability with "unembed", in change with "model".
+
+    Raises:
+        InputError: `fv` is no FunctionVector or not of this model; `k` outside 1..vocabulary; an unknown `through`; no
+            names, a name that is no word or has no token; no prompts, an empty or too long one; a patch is active.
+
+    Source: Todd et al. 2024, for "unembed".
+
+    Example:
+        >>> decode(model, antonym, through="model", center=mean_vector).names["opposite"].rank
+    """
+    lens = lens_of(model)
+    if not isinstance(fv, FunctionVector):
+        raise InputError(f"fv is {type(fv).__name__}; give one FunctionVector. Several are read by log_probs.")
+    fv.check(lens)
+    k, centre = whole_number("k", k, least=1), _centre(lens, fv, center)
+    prompts, reference = _checked_prompts(lens, through, prompts), None
+    tokens = name_tokens(lens, _default_names(fv) if names is None else names, strict=names is not None)
+    if through == "unembed":
+        own = _unembedded(lens, [replace(fv, vector=fv.vector - centre.vector) if centre else fv])[0]
+    else:
+        rows = _through_model(lens, [fv, centre] if centre else [fv], prompts)
+        own, reference = rows[1], rows[2 if centre else 0]
+    if k > len(own):
+        raise InputError(f"k is {k}; the vocabulary of {lens.name} has {len(own)} tokens, so give 1..{len(own)}.")
+    change = None if reference is None else own - reference
+    strength = own if change is None or centre is None else change
+
+    def token(index: int, own_spellings: Sequence[int] = ()) -> Token:
+        how_strong = {"rank": rank(strength, own_spellings or [index]), "probability": float(own[index].exp())}
+        how_strong |= {"log_prob": float(own[index]), "change": None if change is None else float(change[index])}
+        return Token(lens.text(index), index, **how_strong)
+
+    return Decoding(
+        top=tuple(token(i) for i in strength.argsort(descending=True, stable=True)[:k].tolist()),
+        suppressed=tuple(token(i) for i in (own if change is None else change).argsort(stable=True)[:k].tolist()),
+        names={name: token(max(ids, key=lambda i: strength[i]), ids) for name, ids in tokens.items()},
+        relation=fv.relation,
+        layer=fv.layer,
+        model=lens.name,
+        through=through,
+        centered=centre is not None,
+        vocabulary=len(own),
+        prompts=prompts,
+    )
+
+
+def log_probs(
+    model: object, vectors: object, through: object = "unembed", *, prompts: object = NEUTRAL_PROMPTS
+) -> Float[Tensor, "vector vocab"]:
+    """Log-probabilities of every token in the reading of each of many vectors, on the CPU.
+
+    With "model", all vectors are rows over one run of each prompt, and the mean over prompts is returned; while it
+    runs, `prompts x vectors x vocabulary` numbers are held.
+
+    Raises:
+        InputError: as `decode`.
+
+    Example:
+        >>> readings = log_probs(model, vectors, through="model")
+        >>> own = readings - readings.mean(0)  # what each vector says and the others do not
+    """
+    lens, vectors = lens_of(model), as_vectors(vectors)
+    for vector in vectors:
+        vector.check(lens)
+    prompts = _checked_prompts(lens, through, prompts)
+    return _unembedded(lens, vectors) if through == "unembed" else _through_model(lens, vectors, prompts)[1:]
+
+
+def name_tokens(lens: Lens, names: object, strict: bool = True) -> dict[str, list[int]]:
+    """First tokens of all spellings of each name; a name without any is left out, or an InputError where strict."""
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list | tuple) or (strict and not names):
+        raise InputError(f"names is {names!r}; give a word or several that name the relation, such as ['opposite']")
+    skip, unknown = int(lens.bos), getattr(lens.model.tokenizer, "unk_token_id", None)
+    found = {}
+    for name in names:
+        if not isinstance(name, str) or not name.strip():
+            raise InputError(f"names holds {name!r}; give words, such as 'opposite'")
+        cased = dict.fromkeys([name, name.lower(), name.capitalize(), name.upper()])
+        spelled = [lens.tokens(space + spelling)[skip:] for spelling in cased for space in (" ", "")]
+        first = [next((i for i in ids if lens.text(i).strip()), unknown) for ids in spelled]  # no lone space
+        found[name] = list(dict.fromkeys(i for i in first if i != unknown))
+        if strict and not found[name]:
+            raise InputError(f"The vocabulary of {lens.name} has no token for the name {name!r}; give another name.")
+    return {name: ids for name, ids in found.items() if ids}
+
+
+def rank(strength: Float[Tensor, " vocab"], tokens: Sequence[int]) -> int:
+    """How many other tokens are at least as strong as the strongest of `tokens`: a tie counts against them."""
+    own = strength[list(tokens)]
+    return int((strength >= own.max()).sum() - (own >= own.max()).sum())
+
+
+@torch.no_grad()
+def _unembedded(lens: Lens, vectors: Sequence[FunctionVector]) -> Float[Tensor, "vector vocab"]:
+    read = lens.unembed(torch.stack([vector.vector for vector in vectors])).float().log_softmax(-1).cpu()
+    if read.isnan().any():
+        raise InputError(f"Logits of {lens.name} became NaN: a vector is too strong for {lens.dtype}; scale it down.")
+    return read
+
+
+def _through_model(lens: Lens, vectors: Sequence[FunctionVector], prompts: Sequence[str]) -> Float[Tensor, "row vocab"]:
+    """Mean log-probabilities over the prompts, without a vector in row 0, then with each."""
+    ids = [lens.tokens(prompt) for prompt in prompts]
+    width = max(map(len, ids))
+    tokens = torch.tensor([[lens.pad_id] * (width - len(row)) + row for row in ids], device="cpu")
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device="cpu")
+    edits = [[Edit(vector.layer, vector.vector, site=vector.site)] for vector in vectors]
+    return what_if(lens, tokens, mask, edits, lambda logits, prompt: logits[:, 0].log_softmax(-1)).mean(0)
+
+
+def _checked_prompts(lens: Lens, through: object, prompts: object) -> tuple[str, ...]:
+    """The prompts that `through` reads: none for "unembed"."""
+    if through not in READINGS:
+        raise InputError(f"through is {through!r}; give 'unembed' or 'model'")
+    prompts = [prompts] if isinstance(prompts, str) else prompts
+    if not isinstance(prompts, list | tuple) or not prompts:
+        raise InputError(f"prompts is {prompts!r}; give a prompt or several, such as {NEUTRAL_PROMPTS[0]!r}")
+    for prompt in prompts:
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise InputError(f"prompts holds {prompt!r}; give some text, such as {NEUTRAL_PROMPTS[0]!r}")
+        if through == "model" and len(lens.tokens(prompt)) > lens.n_ctx:
+            raise InputError(f"The prompt {prompt[:40]!r}... is longer than the context of {lens.name}, {lens.n_ctx}.")
+    return tuple(prompts) if through == "model" else ()
+
+
+def _centre(lens: Lens, fv: FunctionVector, center: object) -> FunctionVector | None:
+    if center is None:
+        return None
+    if isinstance(center, Tensor):
+        center = replace(fv, vector=center)
+    if not isinstance(center, FunctionVector):
+        raise InputError(f"center is {type(center).__name__}; give a FunctionVector or a tensor [d_model].")
+    center.check(lens)
+    return center
+
+
+def _default_names(fv: FunctionVector) -> Sequence[str]:
+    return load_relation(fv.relation).names if fv.relation in relation_names() else ()
+
+
+def _shown(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _whole(name: str, token: Token) -> bool:
+    return token.token.strip().casefold() == name.strip().casefold()
+
+
+def _line(name: str, token: Token) -> str:
+    label, change = f"{name}: " if name else "", "" if token.change is None else f"  {token.change:>+6.2f}"
+    line = f"  {label + _shown(token.token):<26} {token.rank:>6}  {token.probability:>11.2g}{change}"
+    return line if not name or _whole(name, token) else line + "  (a piece of the name)"
+
+
+def _count(prompts: Sequence[str]) -> str:
+    return _shown(prompts[0]) if len(prompts) == 1 else f"{len(prompts)} prompts"

@@ -1,0 +1,258 @@
+"""Word completion on words a vector has not seen: scores with intervals, and controls beside them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from numbers import Real
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ..datasets.prompts import FewShot, PromptTemplate, with_demonstrations
+from ..datasets.relation_files import load_relation
+from ..datasets.relations import Relation
+from ..engine.batches import batch
+from ..engine.completion import Completions, completions
+from ..engine.whatif import Edit, WhatIf
+from ..ground import display, scores
+from ..ground.errors import whole_number
+from ..ground.progress import progress_bar
+from ..ground.scores import Score
+from ..models.lens import lens_of
+from ..vectors.effects import mean_head_outputs
+from ..vectors.function_vector import FunctionVector, as_vectors, own_template
+from ..vectors.summed import distributed_vectors, function_vector
+
+TOP_K = 5
+DRAWS = 5  # of each random control
+CONTROL_SHOTS = 10
+
+
+@dataclass(frozen=True)
+class Result:
+    """Scores of one way to ask, and what the vector under test gains over it (paired over words; None for itself).
+
+    `accuracy`: a right answer is completed as a whole, token by token, and the text then ends or goes on in a new line.
+    `first_token_accuracy`: the most probable next token begins a right answer. `top_k`: one of the five most probable
+    does. `log_prob`: of the whole first listed answer, in nats.
+    """
+
+    accuracy: Score
+    first_token_accuracy: Score
+    top_k: Score
+    log_prob: Score
+    accuracy_gain: Score | None = None
+    log_prob_gain: Score | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well a vector (or a plain prompt) completes the test words of a relation, with controls beside it.
+
+    `accuracy`, `first_token_accuracy`, `top_k`, `log_prob`: as in `Result`, of what was evaluated. `controls`: name ->
+    `Result`. `words`: one line per test word, whether it was completed right, the log-probability of its first listed
+    answer in nats, and the rank of the best answer's first token (0 = most probable).
+    """
+
+    accuracy: Score
+    first_token_accuracy: Score
+    top_k: Score
+    log_prob: Score
+    controls: Mapping[str, Result]
+    name: str
+    relation: str
+    words: pd.DataFrame = field(repr=False)
+
+    def __repr__(self) -> str:
+        return f"Evaluation({self.name!r} on {self.relation!r}, accuracy {self.accuracy}, n = {self.accuracy.n})"
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.relation}: {self.accuracy.n} test words; 95 % intervals; gain = {self.name} minus the row, paired"
+        ]
+        lines.append(f"{'':<26}{'accuracy':<20}{'first token':<20}{'log-prob':<25}{'gain in accuracy':<23}in log-prob")
+        for name, row in self.rows.items():
+            gains = [gain.signed if gain else "" for gain in (row.accuracy_gain, row.log_prob_gain)]
+            shown = f"{row.accuracy!s:<20}{row.first_token_accuracy!s:<20}{row.log_prob!s:<25}"
+            lines.append(f"{name:<26}{shown}{gains[0]:<23}{gains[1]}")
+        return "\n".join(line.rstrip() for line in lines)
+
+    def _repr_html_(self) -> str:
+        rows = {name: [getattr(row, part) for part in Result.__dataclass_fields__] for name, row in self.rows.items()}
+        return display.evaluation(self.relation, rows, self.accuracy.n)
+
+    @property
+    def rows(self) -> dict[str, Result]:
+        """What was evaluated, first, and every control, by name."""
+        own = Result(self.accuracy, self.first_token_accuracy, self.top_k, self.log_prob)
+        return {self.name: own, **self.controls}
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line per row of the table: every score with its low and high."""
+        lines = {}
+        for name, row in self.rows.items():
+            parts = {part: getattr(row, part) for part in Result.__dataclass_fields__}
+            lines[name] = {
+                f"{part}{end}": getattr(score, attribute)
+                for part, score in parts.items()
+                if score is not None
+                for end, attribute in (("", "value"), ("_low", "low"), ("_high", "high"))
+            }
+        return pd.DataFrame.from_dict(lines, orient="index").rename_axis("row")
+
+
+def evaluate(
+    model: object,
+    relation: object,
+    fv: object = None,
+    n_shots: int = 0,
+    strength: Real = 1.0,
+    controls: bool = True,
+    mean_z: Tensor | None = None,
+    seed: int = 0,
+    *,
+    beside: Mapping[str, object] | None = None,
+    template: PromptTemplate | None = None,
+    split_seed: int = 0,
+    progress: bool = True,
+) -> Evaluation:
+    """Complete the words of the relation's test part, with a vector added at the last token of each prompt.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge.
+        relation: a Relation, a bundled name or a path.
+        fv: the FunctionVector, or a list to add together; None for the plain prompt.
+        n_shots: demonstrations (from the train part) in the prompts under test; 0 asks "Q: word\\nA:".
+        strength: multiplies the vector.
+        controls: also measure the prompts without the vector, with 10 demonstrations, with 10 shuffled ones, and in the
+            vector's place random ones: of the same norm, and sums over as many random heads (as they are and, unless
+            the vector is distributed, at the same norm), 5 draws of each.
+        mean_z: mean head outputs `[layer, head, d_head]` for the random heads; computed if needed and left out.
+        seed: of the draws.
+        beside: other vectors (or lists of them) to measure on the same prompts, by the name of their row.
+        template: the prompts' form; None for the vector's own, or the default.
+        split_seed: which split of the relation to use.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: too few pairs, a vector that does not fit the model or was made on another split, bad numbers.
+
+    Source: word completion as in Todd et al. 2024, section 3. Intervals of gains resample words, and draws with them.
+    """
+    lens, relation = lens_of(model), load_relation(relation)
+    vectors = [] if fv is None else [vector.strengthened(strength) for vector in as_vectors(fv)]
+    beside = {row: as_vectors(other) for row, other in (beside or {}).items()}
+    for vector in [*vectors, *chain.from_iterable(beside.values())]:
+        vector.check(lens)
+        vector.check_split(relation, split_seed)
+    template = template or own_template(vectors)
+    n_shots, split = whole_number("n_shots", n_shots, least=0), relation.split(split_seed)
+    name = f"{n_shots}-shot" if n_shots else "zero-shot"
+    asked = batch(lens, with_demonstrations(split.test, split.train, n_shots, seed), template)
+    drawn: dict[str, list[WhatIf]] = {}
+    if controls and vectors:
+        drawn = _random_controls(model, lens, relation, vectors, mean_z, seed, template, split_seed)
+    drawn = {row: [edits_of(other)] for row, other in beside.items()} | drawn
+    others = _prompt_controls(split.test, split.train, n_shots, seed) if controls else {}
+    others.pop(name, None)
+    own = [edits_of(vectors)] if vectors else []
+    whatifs = [*own, *(whatif for draws in drawn.values() for whatif in draws)]
+    total = len(asked) * (1 + len(others))
+    with progress_bar(total=total, desc="evaluation on test", unit="prompt", disable=not progress) as bar:
+        measured = completions(lens, asked, whatifs, bar.update)
+        rows = {name: measured.rows([0])} if vectors and controls else {}
+        for control, prompts in others.items():
+            rows[control] = completions(lens, batch(lens, prompts, template), [], bar.update)
+    tested, first = measured.rows([len(own)]), 1 + len(own)
+    for control, draws in drawn.items():
+        rows[control] = measured.rows(slice(first, first + len(draws)))
+        first += len(draws)
+    main = result(tested)
+    words = {"word": asked.words, "right": tested.right[:, 0], "log_prob": tested.log_prob[:, 0]}
+    return Evaluation(
+        main.accuracy, main.first_token_accuracy, main.top_k, main.log_prob,
+        controls={control: result(values, tested) for control, values in rows.items()},
+        name=f"{name} + vector" if vectors else name,
+        relation=relation.name,
+        words=pd.DataFrame(words | {"rank": tested.rank[:, 0].astype(int)}),
+    )  # fmt: skip
+
+
+def edits_of(vectors: Sequence[FunctionVector]) -> WhatIf:
+    """The what-if that adds all the vectors, each at its own layer and site."""
+    return [Edit(vector.layer, vector.vector, site=vector.site) for vector in vectors]
+
+
+def _random_controls(model, lens, relation, vectors, mean_z, seed, template, split_seed) -> dict[str, list[WhatIf]]:
+    """What-ifs with something random where the vector under test is, several draws of each."""
+    rng = np.random.default_rng([seed, 7])
+
+    def directions(vector):
+        drawn = torch.from_numpy(rng.standard_normal((DRAWS, len(vector.vector)))).float()
+        return [vector.vector.norm() * direction / direction.norm() for direction in drawn]
+
+    placed = [(vector, directions(vector)) for vector in vectors]
+    controls = {"random vector": [[Edit(v.layer, d[i], site=v.site) for v, d in placed] for i in range(DRAWS)]}
+    if all(vector.heads for vector in vectors):
+        if mean_z is None:
+            shots = min(CONTROL_SHOTS, len(relation.split(split_seed).train) - 1)
+            mean_z, _ = mean_head_outputs(
+                model, relation, n_shots=shots, seed=seed, progress=False, template=template, split_seed=split_seed
+            )
+        taken = {head for vector in vectors for head in vector.heads}
+        free = [(at, head) for at in range(lens.n_layers) for head in range(lens.n_heads) if (at, head) not in taken]
+
+        def picked(n):
+            return [[free[i] for i in rng.permutation(len(free))[:n]] for _ in range(DRAWS)]
+
+        if all(vector.method == "distributed" for vector in vectors):
+            if len(free) >= len(taken):
+                parts = [distributed_vectors(model, relation, heads, mean_z) for heads in picked(len(taken))]
+                controls["random heads"] = [edits_of([part * vectors[0].strength for part in drawn]) for drawn in parts]
+            return controls
+
+        def sums(vector):
+            return [
+                vector.strength * function_vector(model, relation, heads, vector.layer, mean_z).vector
+                for heads in picked(len(vector.heads))
+            ]
+
+        if len(free) >= max(len(vector.heads) for vector in vectors):
+            placed = [(vector, sums(vector)) for vector in vectors]
+            controls["random heads"] = [[Edit(v.layer, d[i], site=v.site) for v, d in placed] for i in range(DRAWS)]
+            controls["random heads, same norm"] = [
+                [Edit(v.layer, d[i] * v.vector.norm() / d[i].norm().clamp(min=1e-30), site=v.site) for v, d in placed]
+                for i in range(DRAWS)
+            ]
+    return controls
+
+
+def _prompt_controls(test: Relation, train: Relation, n_shots: int, seed: int) -> dict[str, Sequence[FewShot]]:
+    """Prompts to ask without any vector, by name: zero-shot, n-shot, n-shot with shuffled answers."""
+    shots = n_shots or min(CONTROL_SHOTS, len(train) - 1)
+    prompts = {"zero-shot": with_demonstrations(test, train, 0, seed)}
+    if shots > 0:
+        prompts[f"{shots}-shot"] = with_demonstrations(test, train, shots, seed)
+    if shots > 1:
+        prompts[f"{shots}-shot, shuffled"] = with_demonstrations(test, train, shots, seed, shuffled=True)
+    return prompts
+
+
+def result(values: Completions, tested: Completions | None = None) -> Result:
+    """Scores over the prompts of `values`, each row of it a draw; `tested`: the one row of what is under test."""
+    measures = _measures(values)
+    kinds = (scores.proportion, scores.proportion, scores.proportion, scores.mean)
+    gains = {}
+    if tested is not None:
+        own = _measures(tested)
+        gains["accuracy_gain"] = scores.gain(own[0], measures[0])
+        gains["log_prob_gain"] = scores.paired_difference(own[-1], measures[-1])
+    return Result(*(score(measure) for score, measure in zip(kinds, measures)), **gains)
+
+
+def _measures(values: Completions) -> list[np.ndarray]:
+    """What `Result` averages, each `[draw, word]`."""
+    rank = values.rank.T
+    return [x.astype(float) for x in (values.right.T, rank == 0, rank < TOP_K, values.log_prob.T)]

@@ -1,0 +1,44 @@
+"""What each head says by itself: the words that its mean output promotes."""
+
+import torch
+
+from ..ground.errors import InputError, whole_number
+from ..models.lens import lens_of
+from ..vectors.effects import HeadEffects
+from ..vectors.summed import writes_plainly
+
+
+@torch.no_grad()
+def head_words(model: object, effects: HeadEffects, k: object = 8) -> dict[tuple[int, int], tuple[str, ...]]:
+    """The `k` tokens that each head's mean output promotes most, the strongest first, as `decode` shows tokens.
+
+    What a head's mean output becomes in the output projection is read through the model's own final norm and
+    unembedding, one layer at a time. What a head writes for other heads to read says little here.
+
+    Returns:
+        (layer, head) -> tokens; without the layers that have no heads, or rescale what a head writes (a norm or
+        multiplier after the output projection), where that is not what reaches the residual stream.
+
+    Raises:
+        InputError: effects of another model; `k` outside 1..vocabulary.
+
+    Source: Todd et al. 2024, section 3.2, who read function vectors so; here each head's part.
+
+    Example:
+        >>> head_words(model, effects)[effects.top(1)[0]][:2]
+        (' opposite', ' bad')
+    """
+    lens, k = lens_of(model), whole_number("k", k, least=1)
+    effects.check(lens)
+    ids = {}
+    for layer in lens.head_layers:
+        if not writes_plainly(lens, layer):
+            continue
+        own = torch.zeros(lens.n_heads, lens.n_heads, lens.d_head, dtype=torch.float32, device="cpu")
+        own[range(lens.n_heads), range(lens.n_heads)] = effects.mean_z[layer]
+        logits = lens.unembed(lens.writes(layer, own)).float()
+        if k > logits.shape[1]:
+            raise InputError(f"k is {k}; the vocabulary of {lens.name} has {logits.shape[1]} tokens.")
+        ids |= {(layer, head): of for head, of in enumerate(logits.topk(k).indices.tolist())}
+    read = {token: lens.text(token) for token in {token for of in ids.values() for token in of}}
+    return {head: tuple(read[token] for token in of) for head, of in ids.items()}

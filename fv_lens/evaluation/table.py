@@ -1,0 +1,141 @@
+"""The table of a study: every score with its interval, and the paired differences between rows, as one tidy frame.
+
+Columns: `part` (score, difference, curve, stability, decoding), `group` (relation, category, all), `name` (of the
+relation or category, or "all"), `row`, `measure`, `value`, `low`, `high` (95 %), `n` (words for a relation, relations
+for a group). Intervals over relations resample whole families, since siblings share an answer form.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..ground import scores
+from ..ground.scores import ANY, GAIN, SHARE, Score
+
+MEASURES = ("accuracy", "first_token_accuracy", "log_prob")
+COLUMNS = ("part", "group", "name", "row", "measure", "value", "low", "high", "n")
+DIFFERENCES = (
+    ("FFV from FV", "FV"), ("FFV from FV", "FV, strength 1"), ("FFV from FV", "{shots}-shot"),
+    ("FFV from FV", "{pairs}-shot"), ("FFV from FV", "{all}-shot"), ("FFV from FV", "pooled FFV"),
+    ("FFV from FV", "FFV of shuffled pairs"), ("FFV from FV", "mean of FFVs"), ("FFV from FV", "FFV from zero"),
+    ("FFV from zero", "FV"), ("FFV from zero", "FV, strength 1"), ("FFV from zero", "{shots}-shot"),
+    ("FFV from zero", "{pairs}-shot"), ("FFV from zero", "{all}-shot"), ("FFV from zero", "pooled FFV"),
+    ("FFV from zero", "FFV of shuffled pairs"), ("FFV from zero", "mean of FFVs"),
+    ("FFV from zero", "another relation's FFV"), ("FFV from zero", "FFV from random"),
+    ("FV", "FV of random heads"), ("FV", "FV of own heads"), ("distributed FV", "FV"),
+    ("{shots}-shot", "{shots}-shot, shuffled"),
+)  # fmt: skip
+Row = Mapping[str, np.ndarray]  # measure -> [draw, word]
+
+
+class Table:
+    """Lines of the tidy frame, collected part by part.
+
+    Args:
+        names, categories, families: of the relations, in the order of their numbers.
+    """
+
+    def __init__(self, names: Sequence[str], categories: Sequence[str], families: Sequence[str]):
+        self.names, self.categories, self.families = list(names), list(categories), list(families)
+        self.lines: list[tuple] = []
+
+    def frame(self) -> pd.DataFrame:
+        """All lines so far."""
+        return pd.DataFrame(self.lines, columns=list(COLUMNS))
+
+    def scores(self, rows: Mapping[str, Row], owners: np.ndarray, part: str = "score") -> dict:
+        """Add every row's scores; returns the value of each relation, (row, measure) -> `[relation]`.
+
+        Words whose numbers are NaN (of a vector that broke) are left out, and their relation with them.
+        """
+        values = {}
+        for row, measured in rows.items():
+            for measure in [measure for measure in MEASURES if measure in measured]:
+                kind = scores.mean if measure == "log_prob" else scores.proportion
+                of = [measured[measure][:, owners == r] for r in range(len(self.names))]
+                own = [None if np.isnan(x).any() else kind(x) for x in of]
+                for name, score in zip(self.names, own):
+                    if score is not None:
+                        self._add(part, "relation", name, row, measure, score)
+                values[row, measure] = np.array([np.nan if s is None else s.value for s in own])
+                within = ANY if measure == "log_prob" else SHARE
+                self.groups(part, row, measure, values[row, measure], within)
+        return values
+
+    def groups(
+        self, part: str, row: str, measure: str, values: Float[np.ndarray, " relation"], within: tuple = ANY
+    ) -> Score | None:
+        """Add the mean over all relations, and over those of each category; returns the first. See `clustered_mean`."""
+        known = ~np.isnan(values)
+        overall = None
+        for group, name, members in self._members():
+            members = [r for r in members if known[r]]
+            if members:
+                score = scores.clustered_mean(values[members], [self.families[r] for r in members], within=within)
+                overall = overall or score
+                self._add(part, group, name, row, measure, score)
+        return overall
+
+    def differences(self, values: Mapping, n_shots: int, n_pairs: int, n_all: int) -> None:
+        """Add what each row of `DIFFERENCES` has over its control, paired over relations."""
+        shots = dict(shots=n_shots, pairs=n_pairs, all=n_all)
+        # Two rows of prompts may show as many pairs, and are then one.
+        for one, other in dict.fromkeys(tuple(row.format(**shots) for row in two) for two in DIFFERENCES):
+            for measure in MEASURES:
+                if (one, measure) in values and (other, measure) in values and one != other:
+                    gap = values[one, measure] - values[other, measure]
+                    within = ANY if measure == "log_prob" else GAIN
+                    self.groups("difference", f"{one} - {other}", measure, gap, within)
+
+    def relations(self, part: str, row: str, measure: str, values: Mapping[str, float | int]) -> None:
+        """Add a number without interval for each relation, by name."""
+        for name, value in values.items():
+            self._add(part, "relation", name, row, measure, Score(float(value), np.nan, np.nan, 1))
+
+    def _members(self) -> Iterator[tuple[str, str, list[int]]]:
+        yield "all", "all", list(range(len(self.names)))
+        for category in dict.fromkeys(self.categories):
+            yield "category", category, [r for r, of in enumerate(self.categories) if of == category]
+
+    def _add(self, part: str, group: str, name: str, row: str, measure: str, score: Score) -> None:
+        self.lines.append((part, group, name, row, measure, score.value, *score.ends, score.n))
+
+
+def rows_of(tensors: Mapping[str, Tensor], places: Mapping[str, Sequence[int]]) -> dict[str, Row]:
+    """The rows of a step that completed test words: name -> measure -> `[draw, word]`."""
+    measured = {
+        "accuracy": tensors["right"].double(),
+        "first_token_accuracy": (tensors["rank"] == 0).double(),
+        "log_prob": tensors["log_prob"].double(),
+    }
+    return {
+        name: {measure: x[:, list(columns)].T.numpy() for measure, x in measured.items()}
+        for name, columns in places.items()
+    }
+
+
+def without(row: Row, owners: np.ndarray, broken: Sequence[int]) -> Row:
+    """The row with NaN for the words of relations that have no vector there."""
+    mask = np.isin(owners, list(broken))
+    return {measure: np.where(mask, np.nan, x) for measure, x in row.items()}
+
+
+def cosines(
+    a: Float[Tensor, "relation d_model"], b: Float[Tensor, "relation d_model"], centred: bool
+) -> Float[np.ndarray, " relation"]:
+    """Cosine of each relation's two vectors; `centred`: the mean over relations is taken from either set first.
+
+    Centred, a set of one vector has nothing left, and the cosine is NaN.
+    """
+    if centred:
+        a, b = (x - x.nanmean(0) if (~x.isnan().any(1)).sum() > 1 else x * torch.nan for x in (a, b))
+    return torch.cosine_similarity(a.double(), b.double(), dim=1).numpy()
+
+
+def write_csv(frame: pd.DataFrame, path) -> None:
+    """The frame as CSV, numbers to six digits, so that equal results give equal bytes."""
+    frame.to_csv(path, index=False, float_format="%.6g", lineterminator="\n", encoding="utf-8")

@@ -1,0 +1,1 @@
+"""What every room stands on: errors, measured numbers with intervals, files on disk, display in notebooks, progress."""

@@ -1,0 +1,152 @@
+"""Results on disk: safetensors files whose metadata is one JSON record. Nothing is ever unpickled.
+
+`load` takes a file only if it is whole, as it was written, and what its kind may hold (`schema`).
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .errors import InputError
+from .schema import Record
+from .text_files import check_file, own_path, parse_json
+
+FORMAT = "1"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on, for its record."""
+    return {name: metadata.version(name) for name in ("fv-lens", "transformer-lens", "transformers", "torch")}
+
+
+@contextmanager
+def written_whole(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary path beside `path`, to write to; the file takes its place when whole, or goes with the first error.
+
+    Raises:
+        InputError: the folder does not exist or cannot be written to, or the disk is full.
+    """
+    path = own_path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        try:
+            partial.touch()  # with the permissions that the user's files have, which safetensors' own have not
+            permissions = partial.stat().st_mode
+            yield partial
+            partial.chmod(permissions)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:
+        cause = getattr(error, "strerror", None) or error
+        raise InputError(f"Cannot write {str(path)!r}: {cause}. Choose another place.") from None
+
+
+def save_json(path: str | os.PathLike, data: object) -> None:
+    """Write plain data as JSON to be read by people too; the file appears whole or not at all."""
+    with written_whole(path) as partial:
+        partial.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def naming(path: object) -> Iterator[None]:
+    """What is wrong with a file's content is said with its name."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{str(path)!r}: {error}. The file is damaged or was edited; save it again.") from None
+
+
+def save(path: str | os.PathLike, kind: str, tensors: Mapping[str, Tensor], record: Mapping) -> None:
+    """Write tensors and a JSON record; the file appears whole or not at all, see `written_whole`.
+
+    Equal content makes equal bytes.
+    """
+    tensors, said = {name: tensor.contiguous() for name, tensor in tensors.items()}, json.dumps(record)
+    text = {"kind": f"fv_lens.{kind}", "format": FORMAT, "record": said, "sha256": _digest(kind, tensors, said)}
+    with written_whole(path) as partial:
+        save_file(tensors, partial, metadata=text)
+        _sort_header(partial)
+
+
+def save_checked(path: str | os.PathLike, kind: type[Record], tensors: Mapping[str, Tensor], record: Mapping) -> None:
+    """`save`, where `load` will take the content; an InputError that names the field otherwise."""
+    try:
+        kind.check(tensors, json.loads(json.dumps(record)))
+    except InputError as error:
+        raise InputError(f"This {kind.kind} cannot be saved: {error}.") from None
+    save(path, kind.kind, tensors, record)
+
+
+def load(path: str | os.PathLike, kind: type[Record]) -> tuple[dict[str, Tensor], dict]:
+    """Read what `save` wrote.
+
+    Raises:
+        InputError: the file is missing, cut short, no safetensors file, or holds something else than a `kind`; a field
+            or tensor is missing or not what it may be; or the content is not what was written.
+    """
+    path = own_path(path)
+    try:
+        check_file(path)
+    except InputError as error:
+        raise InputError(
+            f"No file {str(path)!r}; expected a {kind.kind} saved with .save(path), or written by fv-lens run "
+            f"({error})."
+        ) from None
+    try:
+        with safe_open(path, "pt") as file:
+            text = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"{str(path)!r} is not a whole safetensors file ({error}); it may be cut short, or another file."
+        ) from None
+    found = text.get("kind", "a safetensors file that fv_lens did not write")
+    if found != f"fv_lens.{kind.kind}":
+        raise InputError(f"{str(path)!r} holds {found}, not fv_lens.{kind.kind}.")
+    if text.get("format") != FORMAT:
+        raise InputError(
+            f"{str(path)!r} has format {text.get('format')!r}; this version reads {FORMAT!r}. Update fv_lens."
+        )
+    with naming(path):
+        if "record" not in text:
+            raise InputError("its record is missing")
+        record = parse_json(text["record"], "its record", constants=True)
+        if "sha256" not in text and isinstance(record, dict):
+            record = kind.completed(record)
+        kind.check(tensors, record)
+        # Files of before there was a digest have none.
+        if text.get("sha256", digest := _digest(kind.kind, tensors, text["record"])) != digest:
+            raise InputError("its content is not what was written: the SHA-256 differs")
+    return tensors, record
+
+
+def _digest(kind: str, tensors: Mapping[str, Tensor], record: str) -> str:
+    """SHA-256 of everything in a file."""
+    hashed = hashlib.sha256(json.dumps([kind, record]).encode())
+    for name, tensor in sorted(tensors.items()):
+        hashed.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        hashed.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return hashed.hexdigest()
+
+
+def _sort_header(path: Path) -> None:
+    """Put the metadata of a safetensors file in order: the library writes it in another one each time."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(size)
+        if len(text) != size:
+            raise SafetensorError(f"its header of {size} bytes came to {len(text)} when sorted")
+        file.seek(8)
+        file.write(text)

@@ -1,0 +1,351 @@
+"""The seam: what fv_lens asks of TransformerLens, said once for HookedTransformer and TransformerBridge.
+
+The verbs are few: `tokens` (text to ids under the model's BOS rule), `logits` (a full forward, the slow truth),
+`prefix` (keys and values of the tokens before those of a step), `step` (a few tokens over a prefix, with hooks),
+`readout` (logits of what a step returns), `unembed` (logits of any residual), `text` (what a token reads as), `endings`
+(which tokens end an answer) and `writes` (what heads write). Beside this package only `models`, which loads, and
+`calls` and `arguments`, which follow calls from outside, know of TransformerLens.
+"""
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from ..ground.errors import InputError, ParityError
+from .state import State, conditions, foreign_hooks
+
+HEAD_OUTPUT = "attn.hook_z"
+Hook = tuple[str, Callable]
+Attend = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Keys and values of a batch of left-padded prompts up to, not including, the tokens of a step.
+
+    `keys`, `values`: one `[batch, kv_head, pos, d_head]` per layer, as the model's own cache holds them.
+    `mask`: `[batch, pos]`, 1 at tokens and 0 at padding.
+    """
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    mask: Int[Tensor, "batch pos"]
+
+    @property
+    def length(self) -> int:
+        return self.mask.shape[1]
+
+
+class Lens:
+    """A model of the user's, seen through the verbs above. Get one with `lens_of(model)`."""
+
+    def __init__(self, model, state: State | None = None):
+        self.model, self.cfg = model, model.cfg
+        self.network = getattr(model, "original_model", model)
+        self.n_layers, self.n_heads = self.cfg.n_layers, self.cfg.n_heads
+        self.d_model, self.d_head = self.cfg.d_model, self.cfg.d_head
+        self.n_ctx = self.cfg.n_ctx
+        self.name = self.cfg.model_name
+        self.state = State(model) if state is None else state
+        self.renew()
+
+    def renew(self) -> None:
+        """Look at the model again: `parity` is what was found under its present conditions, `others` the user's hooks.
+
+        Called where work begins, never inside `hooks`; patches may be on the model.
+        """
+        with self.state.lock:
+            self.others = foreign_hooks(self.model, self.network)
+            more = self.processing, self.dtype, self.device, self.full_precision
+            key = conditions(self.model, self.network, self.others, *more)
+            self.parity = self.state.parity_under(key)
+
+    @property
+    def alone(self) -> bool:
+        """Whether each prompt has to be in a forward of its own: hooks of others, or batches that change logits."""
+        return bool(self.others) or not self.parity.together
+
+    @property
+    def patches(self) -> list:
+        """The patches that are on the model at the moment."""
+        return self.state.patches
+
+    @cached_property
+    def points(self) -> Mapping[str, nn.Module]:
+        """The model's hook points by name, aliases included."""
+        return self.model.hook_dict
+
+    @property
+    def parameter(self) -> Tensor:
+        """A parameter that stands for the others' dtype and device: not quantised, and not offloaded if any is not."""
+        floats = (p for p in self.model.parameters() if p.is_floating_point())
+        first = next(floats)
+        return first if first.device.type != "meta" else next((p for p in floats if p.device.type != "meta"), first)
+
+    @cached_property
+    def device(self) -> torch.device:
+        return self.parameter.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.parameter.dtype  # a Bridge's cfg.dtype can be wrong
+
+    @property
+    def full_precision(self) -> bool:
+        """Whether products round as float32 does, or better: not in half precision, autocast, or TF32 on a GPU.
+
+        Nor where weights are quantised, whose products are made in whichever precision their kernels have.
+        """
+        if torch.is_autocast_enabled(self.device.type) or self._quantised:
+            return False
+        matmul = torch.backends.cuda.matmul
+        if hasattr(matmul, "fp32_precision"):  # from torch 2.9 on; where it was set, asking for allow_tf32 raises
+            tf32 = matmul.fp32_precision == "tf32"
+        else:
+            tf32 = matmul.allow_tf32
+        exact = self.dtype == torch.float64 or (self.dtype == torch.float32 and self.device.type != "cuda")
+        return exact or (self.dtype == torch.float32 and not tf32)
+
+    @cached_property
+    def _quantised(self) -> bool:
+        return not all(parameter.is_floating_point() for parameter in self.model.parameters())
+
+    @property
+    def pad_id(self) -> int:
+        tokenizer = self.model.tokenizer
+        return (tokenizer.pad_token_id if tokenizer is not None else None) or 0
+
+    @property
+    def bos(self) -> bool:
+        """Whether `tokens` starts with a beginning-of-sequence token."""
+        ids, bos = self.tokens("a"), getattr(self.model.tokenizer, "bos_token_id", None)
+        return bool(ids) and bos is not None and ids[0] == bos
+
+    @property
+    def processing(self) -> str:
+        """'centered' if what is written to the residual stream has zero mean over d_model (a processing mode).
+
+        Else 'raw'. The embeddings tell: every model has them, and the mode centres them with all that writes.
+        """
+        w = self.embedding.detach()[:64].float()
+        if w.device.type == "meta":
+            return "raw"  # offloaded weights cannot be processed
+        return "centered" if w.mean(-1).abs().max() < 5e-3 * w.std() else "raw"
+
+    @property
+    def weights_hash(self) -> str:
+        """SHA-256 of the weights in their order: tells which model a result came from, whatever its name."""
+        found = hashlib.sha256()
+        for parameter in self.model.parameters():
+            found.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return found.hexdigest()
+
+    @property
+    def embedding(self) -> Float[Tensor, "vocab d_model"]:
+        """The token embeddings."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def writes(self, layer: int, z: Float[Tensor, "row head d_head"]) -> Float[Tensor, "row d_model"]:
+        """What head outputs become in the model's own output projection, without its bias; float32 on the CPU.
+
+        The projection of each row minus what it makes of zeros: so an adapter on it counts, quantised and transposed
+        weights are used as the model uses them, and no bias is left.
+
+        Raises:
+            InputError: the layer has no output projection, or its heads are not `[n_heads, d_head]`.
+            ParityError: the projection gives other numbers on the same input (dropout).
+        """
+        rows = torch.cat([torch.zeros_like(z[:1]), z]).flatten(1).to(self.device, self.dtype)
+        with torch.autocast(self.device.type, enabled=False):
+            once, again = (self._project(layer, rows).float() for _ in range(2))
+        if not torch.allclose(once, again, rtol=0, atol=0, equal_nan=True):
+            raise ParityError(
+                f"The output projection of layer {layer} of {self.name} gives other numbers on the same input "
+                "(dropout of an adapter?). Call model.eval() first."
+            )
+        return (once[1:] - once[:1]).cpu()
+
+    def _project(self, layer: int, rows: Float[Tensor, "row heads"]) -> Float[Tensor, "row d_model"]:
+        """The output projection of a layer's attention, called by itself."""
+        raise NotImplementedError
+
+    @property
+    def head_layers(self) -> tuple[int, ...]:
+        """The layers with attention heads that can be edited: whose `hook_z` is `[batch, pos, n_heads, d_head]`."""
+        if self.parity.head_layers is None:
+            self.parity.head_layers = self._measured_head_layers()
+        return self.parity.head_layers
+
+    @torch.no_grad()
+    def _measured_head_layers(self) -> tuple[int, ...]:
+        shapes = {}
+        names = {layer: f"blocks.{layer}.{HEAD_OUTPUT}" for layer in range(self.n_layers)}
+
+        def see(layer):
+            return lambda x, hook: shapes.__setitem__(layer, tuple(x.shape[2:]))
+
+        ids = torch.arange(1, 4, device=self.device)[None] % self.cfg.d_vocab
+        hooks = [(name, see(layer)) for layer, name in names.items() if name in self.points]
+        self.logits(ids, torch.ones_like(ids), hooks)
+        if len(shapes) < len(hooks):
+            silent = next(name for layer, name in names.items() if name in self.points and layer not in shapes)
+            raise ParityError(f"A hook at {silent} of {self.name} was not called, so an edit there changed nothing.")
+        return tuple(layer for layer in names if shapes.get(layer) == (self.n_heads, self.d_head))
+
+    def tokens(self, text: str) -> list[int]:
+        """Ids of `text` under the model's own BOS rule, never truncated.
+
+        `model.to_tokens` decides (`cfg.default_prepend_bos`); a bare `model.tokenizer(text)` may add a BOS of its own.
+        """
+        if self.model.tokenizer is None:
+            raise InputError("The model has no tokenizer, so words cannot become tokens. Load it with one.")
+        if getattr(self.model.tokenizer, "bos_token", None) is None:
+            return self.model.tokenizer(text, add_special_tokens=False)["input_ids"]
+        with torch.device("cpu"):  # whatever the default device is
+            return self.model.to_tokens(text, truncate=False, move_to_device=False)[0].tolist()
+
+    def text(self, token: int) -> str:
+        """What a token adds to a text, with the space it may begin with."""
+        if self.model.tokenizer is None:
+            raise InputError("The model has no tokenizer, so tokens cannot become words. Load it with one.")
+        # Some tokenizers drop the space at the start of a text, so the token is read behind another.
+        before, decode = self.tokens("a")[-1:], self.model.tokenizer.decode
+        start, whole = (decode(ids, clean_up_tokenization_spaces=False) for ids in (before, [*before, token]))
+        return whole.removeprefix(start)
+
+    @property
+    def endings(self) -> Bool[Tensor, " vocab"]:
+        """Which tokens begin with a newline or end the text: the first that may follow a whole answer."""
+        if self.state.endings is None:
+            tokenizer = self.model.tokenizer
+            if tokenizer is None:
+                raise InputError("The model has no tokenizer, so where an answer ends is unknown. Load it with one.")
+            known = range(min(len(tokenizer), self.cfg.d_vocab))
+            texts = tokenizer.batch_decode([[token] for token in known], clean_up_tokenization_spaces=False)
+            ends = torch.zeros(self.cfg.d_vocab, dtype=torch.bool, device="cpu")
+            ends[: len(known)] = torch.tensor([text.startswith(("\n", "\r")) for text in texts], device="cpu")
+            unknown = {tokenizer.unk_token_id} - {tokenizer.bos_token_id, tokenizer.eos_token_id}
+            last = set(tokenizer.all_special_ids) - unknown
+            ends[[token for token in last if token < self.cfg.d_vocab]] = True
+            self.state.endings = ends
+        return self.state.endings.to(self.device)
+
+    @contextmanager
+    def hooks(self, hooks: Sequence[Hook]) -> Iterator[None]:
+        """Run with `(name, function)` hooks, which forwards of other threads do not meet.
+
+        A name that the model does not have raises (a Bridge 3.9 ignores it).
+        """
+        for name, _ in hooks:
+            if name not in self.points:
+                raise ParityError(f"{self.name} has no hook point {name!r}, so an edit there would do nothing.")
+        here = threading.get_ident()
+
+        def ours(function: Callable) -> Callable:
+            return lambda x, hook: function(x, hook=hook) if threading.get_ident() == here else None
+
+        with self.state.lock, self.model.hooks(fwd_hooks=[(name, ours(function)) for name, function in hooks]):
+            yield
+
+    @contextmanager
+    def blocks_through(self, run: Callable) -> Iterator[None]:
+        """Send every block's forward in this thread through `run(layer, forward, *args, **kwargs)`."""
+        here = threading.get_ident()
+
+        def through(layer: int, forward: Callable, *args, **kwargs):
+            ours = threading.get_ident() == here
+            return run(layer, forward, *args, **kwargs) if ours else forward(*args, **kwargs)
+
+        with self.state.lock:
+            own = [block.__dict__.get("forward") for block in self.model.blocks]
+            for layer, block in enumerate(self.model.blocks):
+                block.__dict__["forward"] = partial(through, layer, block.forward)
+            try:
+                yield
+            finally:
+                for block, forward in zip(self.model.blocks, own):
+                    del block.__dict__["forward"]
+                    block.__dict__ |= {} if forward is None else {"forward": forward}
+
+    def logits(
+        self, ids: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"], hooks: Sequence[Hook] = (), last: int = 1
+    ) -> Float[Tensor, "batch last vocab"]:
+        """Next-token logits of the last positions by a full forward: the slow truth.
+
+        Where hooks of others are on the model, all positions reach them, as in any forward of the user's.
+        """
+        raise NotImplementedError
+
+    def prefix(self, ids: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"]) -> Prefix:
+        """One forward over the tokens before those of a step, keeping keys and values only."""
+        raise NotImplementedError
+
+    def step(
+        self,
+        prefix: Prefix,
+        ids: Int[Tensor, "row new"],
+        mask: Int[Tensor, "row pos"],
+        attend: Attend,
+        hooks: Sequence[Hook],
+        alone: bool,
+    ) -> Tensor:
+        """Run a few tokens over a prefix; what enters the unembedding comes back, see `readout`.
+
+        `attend(layer, k, v)` says which keys and values `[row, kv_head, pos, d_head]` the new tokens' queries meet.
+        With `alone`, rows are positions that may see the prefix and themselves (`lone_rows`), not a causal sequence.
+        """
+        raise NotImplementedError
+
+    def readout(self, rows: Tensor) -> Tensor:
+        """Logits of the rows of a `step`: `[..., vocab]`."""
+        raise NotImplementedError
+
+    def unembed(self, residual: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
+        """Logits of residuals that leave the last block: the model's own final norm, unembedding, soft cap and scale.
+
+        Raises:
+            ParityError: the model does not read its last block's output (checked on first use, on a Bridge).
+        """
+        raise NotImplementedError
+
+    def lone_rows(self, prefix: Prefix) -> tuple[Attend, list[Hook]]:
+        """The attention of rows that are positions of one forward: each row sees the prefix and itself, no other row.
+
+        The cache hands out the prefix's keys and spare slots behind them. `hook_attn_scores` writes each row's own
+        `q . k` into one slot's column, `hook_pattern` keeps the weight it gets, `hook_z` adds weight x own value.
+        The tensors edited in place are the forward's own temporaries: rows are never differentiated in this form.
+        """
+        n, now, hooks = prefix.length, {}, []
+
+        def attend(layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+            now["k"], now["v"] = k, v
+            return self._slots(prefix.keys[layer]), pad(prefix.values[layer], (0, 0, 0, 1))
+
+        def pattern(p: Tensor, hook) -> None:
+            now["weight"] = p[..., n:].transpose(1, 2)
+
+        def z(z: Tensor, hook) -> Tensor:
+            value = now["v"].repeat_interleave(z.shape[2] // now["v"].shape[1], 1)
+            return z.addcmul_(now["weight"], value.transpose(1, 2))
+
+        for layer in range(self.n_layers):
+            at = f"blocks.{layer}.attn."
+            hooks += [*self._own_score(layer, prefix, now), (at + "hook_pattern", pattern), (at + "hook_z", z)]
+        return attend, hooks
+
+    def _slots(self, keys: Tensor) -> Tensor:
+        """The prefix's keys `[batch, kv_head, pos, d_head]` with spare slots behind them."""
+        raise NotImplementedError
+
+    def _own_score(self, layer: int, prefix: Prefix, now: dict) -> list[Hook]:
+        """Hooks that leave `[batch, head, row, prefix + 1]` scores, the last column each row's with its own key."""
+        raise NotImplementedError

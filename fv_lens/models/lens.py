@@ -1,0 +1,73 @@
+"""The seam to TransformerLens, the same for HookedTransformer and TransformerBridge; `lens_of(model)` gives it."""
+
+import threading
+
+from ..ground.errors import InputError, whole_number
+from .base import Lens, Prefix
+from .bridge import BridgeLens
+from .hooked import HookedLens
+from .state import State
+
+__all__ = ["Lens", "Prefix", "lens_of"]
+
+# Class -> the names under which it keeps the model it wraps, one behind the other. By name, for not all are installed.
+WRAPPERS = {
+    "OptimizedModule": ("_orig_mod",),
+    "DataParallel": ("module",),
+    "DistributedDataParallel": ("module",),
+    "PeftModel": ("base_model", "model"),
+}
+
+_lock = threading.Lock()
+
+
+def lens_of(model: object) -> Lens:
+    """The lens of a model, which keeps what was found out about it. A wrapper stands for the model that it wraps.
+
+    Raises:
+        InputError: `model` is neither a HookedTransformer nor a TransformerBridge, nor a wrapper of one.
+    """
+    given, model = model, unwrapped(model)
+    missing = [name for name in ("cfg", "blocks", "hook_dict") if not hasattr(model, name)]
+    missing += [] if hasattr(type(model), "to_tokens") else ["to_tokens"]  # wrappers may pass attributes on
+    if missing:
+        what = type(given).__name__
+        cure = "Wrap a Hugging Face model with TransformerBridge.boot_transformers(name, hf_model=model)."
+        if model is not given:
+            what += f" around {type(model).__name__}"
+            cure = "Give the TransformerBridge itself: what wraps the network under it acts there as well."
+        raise InputError(f"Expected a HookedTransformer or TransformerBridge, got {what} (no {missing[0]!r}). {cure}")
+    with _lock:
+        state = model.__dict__.get("_fv_lens")
+        if state is None or not state.is_of(model):  # a shallow copy has the state of its original
+            state = model.__dict__["_fv_lens"] = State(model)
+    return BridgeLens(model, state) if hasattr(model, "original_model") else HookedLens(model, state)
+
+
+def check_layer(lens: Lens, layer: int) -> int:
+    """`layer`, or an InputError if the model has none of that number."""
+    if whole_number("layer", layer, least=0) >= lens.n_layers:
+        raise InputError(f"Layer {layer} is outside 0..{lens.n_layers - 1} of {lens.name}.")
+    return int(layer)
+
+
+def unwrapped(model: object) -> object:
+    """The model inside torch.compile's, torch's parallel and PEFT's wrappers, or the model itself.
+
+    Raises:
+        InputError: a wrapper that changes what its model is given, or runs copies of it.
+    """
+    while wrapper := next((cls.__name__ for cls in type(model).__mro__ if cls.__name__ in WRAPPERS), None):
+        if wrapper == "DataParallel" and len(getattr(model, "device_ids", None) or ()) > 1:
+            raise InputError(
+                f"DataParallel over {len(model.device_ids)} devices runs copies of its model, which hooks of fv_lens "
+                "do not reach. Give model.module, or put the model on one device."
+            )
+        if wrapper == "PeftModel" and getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+            raise InputError(
+                f"This {type(model).__name__} puts virtual tokens before the prompts, so columns are not where they "
+                "seem. Give the model inside, model.get_base_model(), or use an adapter such as LoRA."
+            )
+        for name in WRAPPERS[wrapper]:
+            model = model._modules[name]
+    return model

@@ -1,0 +1,263 @@
+"""Loading models: the default one with no hub at hand, any other from a folder or by its Hugging Face name."""
+
+import contextlib
+import importlib.metadata
+import os
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformer_lens.model_bridge import TransformerBridge
+
+from ..ground.errors import InputError
+from .default_model import DEFAULT, default_folder, quiet
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+HOOKED_CTX = 2048  # HookedTransformer keeps tables of this length in every layer
+
+_guard = threading.Lock()
+_refused: dict[int, list[list[str]]] = {}  # by thread: what each load that it is in was refused, the innermost last
+_replaced = subprocess.Popen, subprocess.Popen  # what was there before, and what stands there while models are loaded
+
+
+def load_model(name: object = DEFAULT, *, device: object = None, dtype: object = None, cls: object = None) -> Any:
+    """Load a model as a TransformerBridge, or as a HookedTransformer where TransformerLens still has it.
+
+    Args:
+        name: "smollm2-135m", the default; the path of a Hugging Face model folder; or a name on the Hugging Face hub
+            ("gpt2", "org/name"). A string is a path if it begins like one (./ or / or ~) or is on disk.
+        device: a torch device; by default "cuda" where there is one, else "cpu".
+        dtype: "float32" (the default), "bfloat16" or "float16", as a string or a torch.dtype.
+        cls: "bridge" (the default) or "hooked", for which a folder must hold a Llama. In both, weights are as trained:
+            nothing is folded or centred.
+
+    Raises:
+        InputError: an argument is none of these; a folder is not a model folder or is damaged; a GGUF file; the default
+            model cannot be downloaded or is not what was expected; Hugging Face or TransformerLens refuse the model
+            (the message quotes why); `cls="hooked"` with TransformerLens 4.
+
+    Example:
+        >>> model = load_model()
+        >>> model.cfg.n_layers, model.cfg.n_heads, model.cfg.d_model
+        (30, 9, 576)
+    """
+    folder = None if name == DEFAULT else model_folder(name)
+    if cls not in (None, "bridge", "hooked"):
+        raise InputError(f'cls is {cls!r}; give "bridge" or "hooked"')
+    device, dtype, hooked = checked_device(device), checked_dtype(dtype), cls == "hooked"
+    if hooked:
+        _hooked_transformer()
+    if name == DEFAULT:
+        return _from_folder(default_folder(), DEFAULT, device, dtype, hooked, default_prepend_bos=False)
+    if folder is not None:
+        return _from_folder(folder, folder.name, device, dtype, hooked)
+    with quoting(name), without_installing():
+        if hooked:
+            load = _hooked_transformer().from_pretrained_no_processing
+            with contextlib.redirect_stdout(sys.stderr):  # it prints
+                return load(name, device=str(device), dtype=dtype).eval()
+        return TransformerBridge.boot_transformers(name, device=str(device), dtype=dtype).eval()
+
+
+def model_folder(name: object) -> Path | None:
+    """The folder that `name` is a path of, or None where it is a name on the hub; see `load_model`.
+
+    Raises:
+        InputError: `name` is neither string nor path, or a path of something else than a model folder.
+    """
+    if not isinstance(name, str | os.PathLike):
+        raise InputError(
+            f"{name!r} is not a model; give {DEFAULT!r}, the path of a model folder or a Hugging Face name"
+        )
+    if os.fspath(name).lower().endswith(".gguf"):
+        raise InputError(_gguf_remedy(os.path.expanduser(name)))
+    if isinstance(name, str) and not (name.startswith((".", "~")) or os.path.isabs(name) or os.path.exists(name)):
+        return None
+    folder = Path(os.path.expanduser(name)).absolute()
+    if not (folder / "config.json").is_file():
+        problem = "it has no config.json" if folder.is_dir() else "there is no such folder"
+        raise InputError(
+            f"{os.fspath(name)!r} is not a model folder: {problem}; expected a folder that holds config.json, "
+            "the weights and the tokenizer, as Hugging Face's save_pretrained writes them"
+        )
+    return folder
+
+
+def _gguf_remedy(path: str) -> str:
+    folder, file = os.path.split(path)
+    given = f'"{folder or "."}", gguf_file="{file}"'
+    return (
+        f"{path!r} is a GGUF file, which load_model does not read. Give the model it was made from (its Hugging Face "
+        "name or folder), or make a folder of it: from transformers import AutoModelForCausalLM, AutoTokenizer; "
+        f"model = AutoModelForCausalLM.from_pretrained({given}); model.hf_quantizer = None; "
+        'del model.config.quantization_config; model.save_pretrained("NEW"); '
+        f'AutoTokenizer.from_pretrained({given}).save_pretrained("NEW")'
+    )
+
+
+def _from_folder(folder: Path, name: str, device: torch.device, dtype: torch.dtype, hooked: bool, **settings):
+    """The model of a local folder, under `name`, with `settings` of its cfg."""
+    with quoting(str(folder)), without_installing(), quiet():
+        # Eager attention, which the Bridge's own loading asks for too: its hooks on scores and patterns need it.
+        network = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation="eager", local_files_only=True
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        if hooked:
+            model = _hooked_llama(network, tokenizer, device, dtype)
+        else:
+            model = TransformerBridge.boot_transformers(
+                str(folder), hf_model=network.to(device), tokenizer=tokenizer, device=str(device), dtype=dtype
+            )
+    for key, value in {"model_name": name, **settings}.items():
+        setattr(model.cfg, key, value)
+    return model.eval()
+
+
+def _hooked_llama(network, tokenizer, device: torch.device, dtype: torch.dtype):
+    """A HookedTransformer with the weights of a Hugging Face Llama; its own loader takes names from a list only."""
+    c = network.config
+    plain = c.model_type == "llama" and c.rope_parameters["rope_type"] == "default" and not c.attention_bias
+    if not plain or c.mlp_bias or getattr(c, "quantization_config", None):
+        raise InputError(
+            'cls="hooked" takes folders of Llamas without biases, rope scaling or quantization, and this model '
+            f'({c.model_type}) is another kind; load it with cls="bridge"'
+        )
+    HookedTransformer = _hooked_transformer()
+    from transformer_lens import HookedTransformerConfig
+    from transformer_lens.pretrained.weight_conversions import convert_llama_weights
+
+    n_kv_heads = c.num_key_value_heads if c.num_key_value_heads != c.num_attention_heads else None
+    config = HookedTransformerConfig(
+        n_layers=c.num_hidden_layers, d_model=c.hidden_size, n_heads=c.num_attention_heads, d_head=c.head_dim,
+        n_key_value_heads=n_kv_heads, d_mlp=c.intermediate_size, act_fn=c.hidden_act, gated_mlp=True,
+        n_ctx=min(c.max_position_embeddings, HOOKED_CTX), d_vocab=c.vocab_size,
+        normalization_type="RMS", final_rms=True, eps=c.rms_norm_eps,
+        positional_embedding_type="rotary", rotary_base=c.rope_parameters["rope_theta"], rotary_dim=c.head_dim,
+        rotary_adjacent_pairs=False, original_architecture="LlamaForCausalLM",
+        device=str(device), dtype=dtype, init_weights=False,
+    )  # fmt: skip
+    model = HookedTransformer(config, tokenizer=tokenizer, move_to_device=False)
+    processing = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
+    weights = convert_llama_weights(network.to(device), config)
+    model.load_and_process_state_dict(weights, **dict.fromkeys(processing, False))
+    model.move_model_modules_to_device()
+    return model
+
+
+def _hooked_transformer():
+    # Never at module level: on TransformerLens 4 even asking whether the name exists raises.
+    try:
+        from transformer_lens import HookedTransformer
+    except ImportError:
+        version = importlib.metadata.version("transformer-lens")
+        raise InputError(
+            f'cls="hooked" asks for HookedTransformer, which left TransformerLens in 4.0 ({version} is installed); '
+            'load the model with cls="bridge", or get the class with: pip install "transformer-lens<4"'
+        ) from None
+    return HookedTransformer
+
+
+def checked_device(device: object) -> torch.device:
+    """The device, "cuda" where there is one for None; an InputError where it cannot be used."""
+    device = device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=device).item()
+        return torch.device(device)
+    except Exception as error:  # RuntimeError, AssertionError, TypeError: each backend has its own
+        raise InputError(f"device {device!r} cannot be used here ({first_line(error)}); try 'cpu'") from error
+
+
+def checked_dtype(dtype: object) -> torch.dtype:
+    """The dtype by its name or itself, float32 for None; an InputError for another."""
+    known = {None: torch.float32, **DTYPES, **{value: value for value in DTYPES.values()}}
+    try:
+        return known[dtype]
+    except (KeyError, TypeError):
+        raise InputError(f"dtype is {dtype!r}; give one of {', '.join(DTYPES)}") from None
+
+
+@contextlib.contextmanager
+def without_installing() -> Iterator[None]:
+    """This thread starts no process that installs packages: TransformerLens would, for models with images.
+
+    The torchvision that it gets can replace PyTorch by another build while it is running. TransformerLens then does
+    without the processor of images, and a warning says how to have it.
+    """
+    global _replaced
+    refused: list[str] = []
+    thread = threading.get_ident()
+    with _guard:
+        if not _refused:
+            _replaced = subprocess.Popen, _refusing(subprocess.Popen)
+            subprocess.Popen = _replaced[1]
+        _refused.setdefault(thread, []).append(refused)
+    try:
+        yield
+    finally:
+        with _guard:
+            _refused[thread] = [one for one in _refused[thread] if one is not refused]
+            if not _refused[thread]:
+                del _refused[thread]
+            # Where another has replaced it too, ours stays beneath, and lets everything pass.
+            if not _refused and subprocess.Popen is _replaced[1]:
+                subprocess.Popen = _replaced[0]
+    if names := [word for word in refused if not word.startswith("-")]:
+        version = torch.__version__.split("+")[0]
+        packages = " ".join(dict.fromkeys(names))
+        warnings.warn(
+            f"the model has a processor for other input than text, which needs {packages}, and that is not installed; "
+            f'text works without it. For the build that fits your PyTorch: pip install {packages} "torch=={version}"',
+            stacklevel=3,
+        )
+
+
+def _refusing(original: type[subprocess.Popen]) -> type[subprocess.Popen]:
+    """Popen that refuses to install, in threads that load a model."""
+
+    class Popen(original):
+        def __init__(self, args: object, *more: object, **settings: object):
+            if loads := _refused.get(threading.get_ident()):
+                if isinstance(args, Iterator):
+                    args = list(args)  # it can be read but once
+                words = _words(args)
+                if "install" in words:
+                    loads[-1].extend(words[words.index("install") + 1 :])
+                    raise PermissionError("fv_lens installs no packages")
+            super().__init__(args, *more, **settings)
+
+    return Popen
+
+
+def _words(args: object) -> list[str]:
+    """The words of a command as Popen takes it; whatever else is left to Popen to refuse."""
+    if isinstance(args, str | bytes | os.PathLike):
+        return os.fsdecode(args).split()
+    given = args if isinstance(args, Iterable) else []
+    return [os.fsdecode(word) for word in given if isinstance(word, str | bytes | os.PathLike)]
+
+
+@contextlib.contextmanager
+def quoting(name: str) -> Iterator[None]:
+    """Whatever the libraries underneath raise on a model becomes an InputError that quotes it."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{name!r} cannot be loaded: {first_line(error)} Possible are {DEFAULT!r}, the path of a model folder, "
+            "and a name on the Hugging Face hub of an architecture that TransformerLens supports."
+        ) from error
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, cut to its first line."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line if len(line) <= 300 else line[:300] + " ..."

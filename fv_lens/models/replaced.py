@@ -1,0 +1,170 @@
+"""What fv_lens puts on a model's own objects for a while: methods and hooks that no copy of the object takes along.
+
+`copy.deepcopy` and pickle give a copy its owner's `__dict__`, and with it methods that are bound to the owner. So while
+something of fv_lens is on an object, `__getstate__` stands there too, which leaves it out. A shallow copy shares the
+parts that carry the hooks; it is told to say so when it is called.
+"""
+
+import copy
+import functools
+import inspect
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FunctionType
+from typing import Any, NoReturn
+
+import torch
+from torch import nn
+
+from ..ground.errors import InputError
+from .state import HOOKS, modules
+
+GETSTATE = "__getstate__"
+
+_stance, _depth, _stance_lock = None, 0, threading.Lock()
+
+
+def replace_method(owner: nn.Module, name: str, replacement: Callable) -> Callable[[], None]:
+    """Send calls of a method through `replacement(run, given)`: the call as it was made, and its arguments.
+
+    Returns a function that puts back what was there. torch.compile does not look inside: what runs there runs eagerly.
+    """
+    method, own = getattr(owner, name), owner.__dict__.get(name)
+    _, *names = inspect.signature(getattr(type(owner), name)).parameters  # a method of the instance may hide them
+
+    @torch.compiler.disable
+    @functools.wraps(method)
+    def through(*args, **kwargs):
+        return replacement(functools.partial(method, *args, **kwargs), dict(zip(names, args)) | kwargs)
+
+    through.of_fv_lens, through.before = True, own
+    owner.__dict__[name] = through
+    _guard(owner)
+
+    def restore() -> None:
+        if own is None:
+            del owner.__dict__[name]
+        else:
+            owner.__dict__[name] = own
+        _unguard(owner)
+
+    return restore
+
+
+def add_hook(module: nn.Module, hook: Callable, owner: object) -> Callable[[], None]:
+    """Register a forward hook; returns a function that removes it. A hook of PyTorch: `reset_hooks()` lets it be.
+
+    `owner` is who put it there, see `has_hooks_of_others`.
+    """
+
+    @torch.compiler.disable
+    def run(*args):
+        return hook(*args)
+
+    run.of_fv_lens, run.owner = True, owner
+    handle = module.register_forward_hook(run)
+    _guard(module)
+
+    def remove() -> None:
+        handle.remove()
+        _unguard(module)
+
+    return remove
+
+
+def has_hooks_of_others(owner: object, *roots: nn.Module) -> bool:
+    """Whether `add_hook` put a hook on one of the modules that is there still and has another owner."""
+    hooks = (hook for module in modules(*roots) for hook in module._forward_hooks.values() if _is_own(hook))
+    return any(getattr(hook, "owner", owner) is not owner for hook in hooks)
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Compiled parts of any model run eagerly meanwhile: they were traced without the hooks that are there now."""
+    global _stance, _depth
+    with _stance_lock:
+        if _depth == 0:
+            _stance = torch.compiler.set_stance("force_eager")
+        _depth += 1
+    try:
+        yield
+    finally:
+        with _stance_lock:
+            _depth -= 1
+            if _depth == 0:
+                _stance.__exit__(None, None, None)
+
+
+class _Copied(dict):
+    """The state of an object as a copy gets it: deep copies and pickles without what is fv_lens's."""
+
+    def __deepcopy__(self, memo: dict) -> dict:
+        return {name: copy.deepcopy(value, memo) for name, value in self._plain().items()}
+
+    def __reduce__(self) -> tuple:
+        return dict, (self._plain(),)
+
+    def _plain(self) -> dict:
+        plain = {}
+        for name, value in self.items():
+            if _is_own(value):
+                while _is_own(value):  # one method may be replaced more than once
+                    value = value.before
+                if value is None:
+                    continue
+            elif name in HOOKS.values() and value:
+                value = OrderedDict((key, hook) for key, hook in value.items() if not _is_own(hook))
+            plain[name] = value
+        return plain
+
+
+class _Refusal:
+    """Stands in a shallow copy where a replaced method was."""
+
+    of_fv_lens = True
+
+    def __init__(self, kind: str, before: object):
+        self.kind, self.before = kind, before
+
+    def __call__(self, *args, **kwargs) -> NoReturn:
+        raise InputError(
+            f"This {self.kind} is a shallow copy of a patched model and shares its layers with it. Ask the patched "
+            "model itself, or copy it with copy.deepcopy, which gives a model of its own, without the patch."
+        )
+
+
+def _guard(owner: nn.Module) -> None:
+    """Put `__getstate__` on an object, or count one more reason for it to be there."""
+    there = owner.__dict__.get(GETSTATE)
+    if there is not None and hasattr(there, "reasons"):
+        there.reasons += 1
+        return
+    reference = weakref.ref(owner)
+
+    def getstate() -> _Copied:
+        return _state_of(reference())
+
+    getstate.of_fv_lens, getstate.before, getstate.reasons = True, there, 1
+    owner.__dict__[GETSTATE] = getstate
+
+
+def _unguard(owner: nn.Module) -> None:
+    guard = owner.__dict__[GETSTATE]
+    guard.reasons -= 1
+    if guard.reasons == 0:
+        del owner.__dict__[GETSTATE]
+
+
+def _is_own(value: object) -> bool:
+    return isinstance(value, FunctionType | _Refusal) and getattr(value, "of_fv_lens", False)
+
+
+def _state_of(owner: Any) -> _Copied:
+    state = {name: value for name, value in owner.__dict__.items() if name != GETSTATE}
+    for name, value in state.items():
+        if _is_own(value):
+            state[name] = _Refusal(type(owner).__name__, value.before)
+    return _Copied(state)

@@ -1,0 +1,80 @@
+"""Whether a vector that is added at a hook point reaches the residual stream.
+
+Not every hook point lies on a way there: TransformerBridge's `hook_resid_mid` is the input of the MLP's norm, so that
+what is added there is seen by the MLP alone.
+"""
+
+import torch
+from torch import Tensor
+
+from ..ground.errors import InputError
+from .base import Lens
+from .cached import aside
+from .state import bare
+
+STREAM, MIDDLE = "hook_resid_post", "hook_resid_mid"
+PROPORTIONAL = 0.9  # cosine; beside it, unrelated vectors of 32 numbers have .2
+
+
+def check_site(lens: Lens, layer: int, site: str) -> None:
+    """Raise an InputError unless a vector added at `blocks.{layer}.{site}` reaches the residual stream, once measured.
+
+    It may reach it rescaled, number by number, by a norm or multiplier behind the site.
+    """
+    points = lens.points
+    if points[f"blocks.{layer}.{site}"] is points[f"blocks.{layer}.{STREAM}"]:
+        return
+    known = lens.parity.reaching
+    if (layer, site) not in known:
+        with lens.state.lock, bare(lens.model, lens.network), aside():
+            try:
+                known[layer, site] = _reaches_stream(lens, layer, site)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception:  # whatever a part of the block raises on a vector that does not fit it
+                known[layer, site] = False
+    if not known[layer, site]:
+        raise InputError(
+            f"A vector added at 'blocks.{layer}.{site}' of {lens.name} does not reach the residual stream: this hook "
+            f"point is what a part of the block reads, not the stream itself. Use the site {STREAM!r}."
+        )
+
+
+@torch.no_grad()
+def _reaches_stream(lens: Lens, layer: int, site: str) -> bool:
+    """Two large vectors, added and taken away: the stream moves by them, or by the same multiple of each number."""
+    point, points = f"blocks.{layer}.{site}", lens.points
+    # Where a norm follows attention, what it does stands pure before the MLP adds to it.
+    names = [f"blocks.{layer}.{name}" for name in (MIDDLE, STREAM) if f"blocks.{layer}.{name}" in points]
+    names = [name for name in names if points[name] is not points[point]]
+    generator = torch.Generator("cpu").manual_seed(0)
+    vectors = torch.randn(2, lens.d_model, generator=generator, dtype=torch.float32, device="cpu")
+    vectors = vectors.sign() * (0.5 + vectors.abs().clamp(max=1.5))
+    vectors -= vectors.mean(1, keepdim=True) * 0.5
+    added = torch.cat([vectors, -vectors])
+    ids = (torch.arange(1, 6, device=lens.device) % lens.cfg.d_vocab).expand(len(added), -1)
+
+    def run(scale: float) -> dict[str, Tensor]:
+        seen: dict[str, Tensor] = {}
+
+        def add(x, hook):
+            x = x.clone()
+            x[:, -1] += (scale * added).to(x)
+            return x
+
+        def see(name):
+            return lambda x, hook: seen.__setitem__(name, x[:, -1].float().cpu())
+
+        hooks = [(point, add), *((name, see(name)) for name in names)]
+        lens.logits(ids, torch.ones_like(ids), hooks)
+        return seen
+
+    size = max(float(x.abs().max()) for x in run(0.0).values())
+    # Large beside the stream, so that whatever comes through a norm or an activation is small beside the vector.
+    seen = run(min(1e3 * size, torch.finfo(lens.dtype).max / 1e3))
+    for x in seen.values():
+        plus, minus = x.unflatten(0, (2, 2))
+        ratios = (plus - minus) / vectors
+        if torch.cosine_similarity(*ratios, dim=0) >= PROPORTIONAL:
+            return True
+    return False

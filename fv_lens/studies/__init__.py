@@ -1,0 +1,1 @@
+"""Whole experiments, one folder a command, and the command line."""

@@ -1,0 +1,137 @@
+"""The command `fv-lens analogies`."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from ...ground.errors import InputError
+from ..console import (
+    LIBRARY,
+    MOST_EACH,
+    MOST_SEED,
+    ModelName,
+    console,
+    expanded,
+    notes,
+    output_folder,
+    plain_errors,
+    quiet,
+    tell,
+)
+
+
+def analogies(
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            callback=expanded, help="Questions: jsonl, CSV or SCAN's CSV; by default the bundled test questions."
+        ),
+    ] = None,
+    bats: Annotated[
+        Path | None,
+        typer.Option(callback=expanded, help="A folder of BATS 3.0, whose analogies take the place of FILE."),
+    ] = None,
+    validation: Annotated[
+        list[Path] | None,
+        typer.Option(callback=expanded, help="Questions to choose the method on that FILE reports; may be repeated."),
+    ] = None,
+    choices: Annotated[bool, typer.Option("--choices", help="Also choose among the answers of each question.")] = False,
+    vectors: Annotated[
+        Path,
+        typer.Option(
+            callback=expanded, help="A folder of tuned vectors; if there is none, the bundled relations are tuned."
+        ),
+    ] = LIBRARY,
+    each: Annotated[int, typer.Option(min=1, max=MOST_EACH, help="With --bats: test analogies per relation.")] = 10,
+    model: ModelName = "smollm2-135m",
+    out: Annotated[Path, typer.Option(callback=expanded, help="Folder for the results.")] = Path("fv_lens_analogies"),
+    seed: Annotated[
+        int, typer.Option(min=0, max=MOST_SEED, help="Of the parts of the questions, folds and orders of choices.")
+    ] = 0,
+) -> None:
+    """Solve analogies A:B :: C:? with composites of tuned vectors, beside prompts and simpler vectors."""
+    saved: list[Path] = []
+    with plain_errors(saved, goes_on=True), quiet():
+        from ...datasets.question_files import load_questions
+        from ...datasets.question_split import split_questions
+
+        if file and bats:
+            raise InputError(f"FILE is {str(file)!r} and --bats {str(bats)!r}; give one of them.")
+        train, chosen_on, test = _of_bats(bats, seed, each) if bats else split_questions(load_questions(), seed)
+        for path in (*([file] if file else ()), *(validation or ())):
+            if not load_questions(path):
+                raise InputError(f"{str(path)!r} yields no question: no two of its lines make an analogy.")
+        test = load_questions(file) if file else test
+        choose_on = [question for path in validation or () for question in load_questions(path)]
+        if (choices or choose_on) and not any(question.pairs for question in test):
+            raise InputError(f"{str(file or bats)!r} gives no choices; leave --choices out to complete the analogies.")
+        command = ["fv-lens", "analogies", *([file] if file else []), *["--choices"] * choices]
+        command += ["--bats", bats, "--each", each] if bats else []
+        for path in validation or ():
+            command += ["--validation", path]
+        command += ["--vectors", vectors, "--model", model, "--out", out, "--seed", seed]
+        with output_folder(out, "analogies", saved) as folder:
+            own = not any(vectors.glob("*.safetensors"))
+            if own and vectors != LIBRARY:
+                raise InputError(
+                    f"{str(vectors)!r} has no vectors (*.safetensors); give the `vectors` folder of a study."
+                )
+            notes.print(Text("Loading the libraries and the model", style="bold"))
+            from ...models.load import load_model
+            from .study import load_library, solve_all
+
+            loaded, library, summed = load_model(model), None, None
+            if not own:
+                library = load_library(vectors)
+                summed = load_library(vectors / "summed") if (vectors / "summed").is_dir() else None
+            try:
+                found, chosen = solve_all(
+                    loaded, library, (train, chosen_on, test), folder, shlex.join(map(str, command)), tell,
+                    summed=summed, seed=seed, choices=choices or bool(choose_on), choose_on=choose_on,
+                )  # fmt: skip
+            except BaseException:
+                if folder.claimed and any((out / "vectors").glob("*.safetensors")):
+                    saved[:] = [out / "vectors"]  # what was tuned, until there are stages
+                raise
+        for measure in ("accuracy", *(["choice"] if found.chance is not None and (choices or choose_on) else [])):
+            console.print(_overview(found, measure))
+        for line in chosen:
+            console.print(Text(line), soft_wrap=True)
+        files = "\n".join(str(out / name) for name in ("report.html", "results.csv", "summary.json"))
+        console.print(Text(files), soft_wrap=True)
+
+
+def _of_bats(folder: Path, seed: int, each: int) -> list:
+    """Analogies of each relation from each part that `reproduce` cuts it into: ten, and `each` of the test part."""
+    from ...datasets.bats import load_bats
+    from ...datasets.question_generator import generate
+    from ..reproduce.setup import Settings, sized
+
+    relations = sized(load_bats(folder).values(), Settings())[0]
+    return [generate(relations, n, seed, part) for n, part in ((10, "train"), (10, "validation"), (each, "test"))]
+
+
+def _overview(found, measure: str) -> Table:
+    """One line a method, one column a library; the better of the two prompts, by name."""
+    from ...analogies.scores import LIBRARIES
+
+    title = {
+        "accuracy": f"Whole answers right, {len(found.questions)} analogies",
+        "choice": f"Right choices; chance {found.chance or 0:.2f}",
+    }[measure]
+    table = Table("", "prompt", title=Text(f"{title}; 95 % intervals"), title_justify="left", box=None, pad_edge=False)
+    table.columns[1].no_wrap = True
+    for library in LIBRARIES:
+        table.add_column(library, no_wrap=True)
+    names = dict.fromkeys((row.method, row.prompt) for row, values in found.values.items() if measure in values)
+    for method, prompt in names:
+        cells = []
+        for library in LIBRARIES:
+            row = next((r for r in ((method, library, prompt), (method, "", prompt)) if r in found.values), None)
+            cells.append(str(found.score(row, measure)) if row and measure in found.values[row] else "")
+        table.add_row(Text(method), Text(prompt), *cells)
+    return table

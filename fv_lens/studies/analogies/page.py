@@ -1,0 +1,171 @@
+"""One HTML page of a set of analogies: how well each way answers, what it is compared with, and single items."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from ... import plots
+from ...analogies.scores import CHOSEN, LIBRARIES, PROMPT_ONLY, TRUE, AnalogyScores, Row
+from ...analogies.solve import AnalogyAnswer
+from ...datasets.questions import Question
+from ...ground.scores import Score
+from ...plots.analogies import ANALOGY_MEASURES
+from ..page import parts as page
+
+LEFT_OUT = (
+    "Full: all vectors of the library; relation or family left out: without those of the analogy's own relation or "
+    "family, in the library and in the shared vector. "
+)
+CHOICE_CAPTION = "By log P(D | C) with the vector, choices in an order drawn by seed. The dashed line is chance."
+# Said where a method has the word in its name.
+WORDS = {
+    "posterior": "Posterior: vectors weighted by how probable each makes B after A.",
+    "shared": "Shared: one vector fitted on analogies of other families; alone, it carries the form of an answer and "
+    "nothing of the pair.",
+    "fitted": "Fitted: what gradient steps on A:B alone make.",
+    "centred": "Centred: weights less their mean.",
+    TRUE: "True relation: its own tuned vector, where there is one.",
+}
+N_WEIGHTS = 5  # of an item
+
+
+def write_analogy_report(
+    path: str | os.PathLike,
+    scores: AnalogyScores,
+    frame: pd.DataFrame,
+    items: Sequence[tuple[Question, AnalogyAnswer]],
+    *,
+    title: str,
+    lines: Sequence[str] = (),
+    best: str = "",
+    facts: Mapping = {},
+) -> None:
+    """Write the page; it appears whole or not at all.
+
+    Args:
+        frame: `AnalogyScores.to_frame` as part "score", and as part "difference" methods minus what they have to beat.
+        items: single analogies with their answers.
+        lines: further sentences for the top of the page.
+        best: the method that was chosen on validation, whose numbers the page begins with.
+        facts: what "How it was made" says, name -> value.
+
+    Raises:
+        InputError: the folder does not exist or cannot be written to.
+    """
+    levels = frame[frame.part == "score"]
+    captions = {"accuracy": _caption(scores), "choice": CHOICE_CAPTION}
+    figures = {
+        measure: page.figure(measure, plots.analogies(levels, measure, chance), captions[measure])
+        for measure, chance in (("accuracy", None), ("choice", scores.chance))
+        if (levels.measure == measure).any()
+    }
+    tables = {m: _table(scores, m) for m in ANALOGY_MEASURES if (levels.measure == m).any()}
+    words = " ".join(said for part, said in WORDS.items() if any(part in row.method for row in scores.values))
+    parts = [
+        page.in_short([*_in_short(scores, best), *lines]),
+        page.section("Completed", figures.get("accuracy", ""), tables.get("accuracy", ""), note=words),
+        page.section("Chosen among answers", figures.get("choice", ""), *(tables.get(m, "") for m in CHOSEN)),
+        page.section("Differences", _differences(frame[frame.part == "difference"])),
+        page.section("Single analogies", *(_item(*item) for item in items)),
+        page.section("More numbers", *(tables.get(m, "") for m in ("first_token_accuracy", "log_prob"))),
+        page.how_made(facts),
+    ]
+    page.write_page(path, title, parts, downloads={"results": frame})
+
+
+def _caption(scores: AnalogyScores) -> str:
+    """Of the analogies completed; libraries are explained where something is left out of them."""
+    left_out = any(row.library not in ("", "full") for row in scores.values)
+    return (LEFT_OUT if left_out else "") + "Intervals are over families."
+
+
+def _in_short(scores: AnalogyScores, best: str) -> Iterator[str]:
+    """The chosen method beside the best prompt alone, in each library, with their paired difference."""
+    line = f"{len(scores.questions)} analogies A : B :: C : ?, answered by every method"
+    if scores.left_out:
+        line += f"; {scores.left_out} more were left out because a vector was tuned on one of their pairs"
+    yield line + "."
+    prompt = max((row for row in scores.values if row.method == PROMPT_ONLY and "accuracy" in scores.values[row]),
+                 key=lambda row: scores.score(row).value)  # fmt: skip
+    for library in LIBRARIES:
+        rows = [row for row in scores.values if (row.method, row.library) == (best, library)]
+        rows = [row for row in rows if "accuracy" in scores.values[row]]
+        for row in sorted(rows, key=lambda row: row.prompt != prompt.prompt)[:1]:
+            which = f"{best}, {row.prompt}, {library if library == 'full' else 'its ' + library}"
+            line = f"{which}: {scores.score(row)} completed with the whole word; "
+            line += f"the prompt alone ({prompt.prompt}) {scores.score(prompt)}"
+            alone = Row("shared alone", row.library, row.prompt)
+            for name, other in (("over the prompt", prompt), ("over the shared vector alone", alone)):
+                if other in scores.values:
+                    gain = scores.difference(row, other)
+                    line += f"; {name} {gain.signed if gain.differs() else f'a gain is not shown ({gain.signed})'}"
+            yield line + "."
+
+
+def _table(scores: AnalogyScores, measure: str) -> str:
+    """A line for each method and prompt, a column for each library; without a library in all of them."""
+    libraries = [name for name in LIBRARIES if any(row.library == name for row in scores.values)] or [""]
+    rows: dict[str, list[str]] = {}
+    for method, prompt in dict.fromkeys((row.method, row.prompt) for row in scores.values):
+        found = [
+            next((row for row in (Row(method, library, prompt), Row(method, "", prompt)) if row in scores.values), None)
+            for library in libraries
+        ]
+        cells = [scores.score(row, measure) if row and measure in scores.values[row] else None for row in found]
+        if any(cells):
+            rows[f"{method}, {prompt}" if prompt else method] = [page.cell(one, False) for one in cells]
+    what, unit = ANALOGY_MEASURES[measure]
+    chance = f" Chance is {scores.chance:.2f}." if measure in CHOSEN and scores.chance is not None else ""
+    note = f"{unit.capitalize()}, 95 % intervals over families of relations.{chance}"
+    return f"<h3>{page.text(what)}</h3>" + page.table(libraries, rows, note, first_bold=False, name=what)
+
+
+def _differences(frame: pd.DataFrame) -> str:
+    """Whole words completed, paired over the same analogies."""
+    frame, rows = frame[frame.measure == "accuracy"], {}
+    libraries = [name for name in LIBRARIES if (frame.library == name).any()]
+    for (method, prompt), some in frame.groupby(["method", "prompt"], sort=False):
+        found = {line.library: Score.of(line) for line in some.itertuples()}
+        name = method.replace(" - ", " \N{MINUS SIGN} ")
+        rows[f"{name}, {prompt}"] = [page.cell(found.get(library), True) for library in libraries]
+    note = "Paired over the same analogies; not shown: the 95 % interval holds 0."
+    return page.table(libraries, rows, note, first_bold=False, name="Differences") if rows else ""
+
+
+def _item(question: Question, answer: AnalogyAnswer) -> str:
+    """One analogy, which opens to its weights, its completions and its choices."""
+    head, answers = answer.asked, question.completion[1]
+    if answer.completions:
+        first = answer.completions[0][0]
+        head += f" {first}, " + ("right" if first in answers else f"not {answers[0]}")
+    elif answer.choices:
+        chosen = " : ".join(question.pairs[answer.choice])
+        head += f" {chosen}, " + ("right" if answer.choice == question.right else "wrong")
+    rows = [
+        (name, [f"<td>{w:.2f}</td>", f'<td><meter aria-hidden="true" value="{max(0.0, w):.3f}"></meter></td>'])
+        for name, w in list(answer.weights.items())[:N_WEIGHTS]
+    ]
+    weights = page.table(["weight", ""], rows, "", first_bold=False, name=f"Weights, {head}") if rows else ""
+    ways = {"With the composite": answer.completions, "Without": answer.plain_completions}
+    said = "".join(
+        f"<p>{way}: {page.text(', '.join(f'{word} {np.exp(value):.2f}' for word, value in found))}.</p>"
+        for way, found in ways.items()
+        if found
+    )
+    return f"<details><summary>{page.text(head)}</summary>{weights}{said}{_choices(question, answer)}</details>"
+
+
+def _choices(question: Question, answer: AnalogyAnswer) -> str:
+    """The choices with their scores, the right one and those that were chosen named."""
+    if not answer.choices:
+        return ""
+    rows = []  # no mapping: the same wrong choice may stand twice
+    for i, (choice, score, plain) in enumerate(zip(question.pairs, answer.scores, answer.plain_scores)):
+        marks = ["right"] * (i == question.right) + ["chosen"] * (i == answer.choice)
+        marks += ["chosen without"] * (i == answer.plain_choice)
+        cells = (f"{score:.2f}", f"{plain:.2f}", ", ".join(marks))
+        rows.append((" : ".join(choice), [f"<td>{page.text(cell)}</td>" for cell in cells]))
+    columns = ["log P(D | C), nats", "without the composite", ""]
+    return page.table(columns, rows, "", first_bold=False, name=f"Choices of {' : '.join(question.source)}")

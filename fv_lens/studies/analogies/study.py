@@ -1,0 +1,266 @@
+"""A set of analogies from library to figures: what `fv-lens analogies` does."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import zip_longest
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from ...analogies.composition import METHODS, Folded
+from ...analogies.evaluate import evaluate_analogies
+from ...analogies.fit import BEST, CANDIDATES, fit_compositions
+from ...analogies.scores import LIBRARIES, PROMPT_ONLY, SUMMED, TRUE, AnalogyScores, Row
+from ...analogies.solve import solve_analogy
+from ...datasets.questions import Question, digest
+from ...datasets.relation_files import load_relation, relation_names
+from ...engine.batches import batch
+from ...evaluation import table as results
+from ...ground import storage
+from ...ground.errors import InputError
+from ...models.lens import lens_of
+from ...plots.analogies import ANALOGY_MEASURES
+from ...vectors.function_vector import FunctionVector, own_template
+from ...vectors.tuning import finetune_all
+from ..folders import OutputFolder
+from ..stages import Stages
+from .page import write_analogy_report
+
+RESULTS, SUMMARY = "results.csv", "summary.json"
+MEASURES = ("accuracy", "first_token_accuracy", "choice")
+TUNED_HERE = "of the bundled relations, tuned for this run"  # in the plan, which is there before they are
+N_ITEMS = 8  # single analogies on the page
+
+
+def load_library(folder: Path) -> dict[str, FunctionVector]:
+    """The vectors of a folder, by the relation of each; an InputError where there are none or two of one relation."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise InputError(f"{str(folder)!r} has no vectors (*.safetensors); give the `vectors` folder of a `reproduce`.")
+    vectors: dict[str, FunctionVector] = {}
+    for file in files:
+        fv = FunctionVector.load(file)
+        name = fv.relation or file.stem
+        if name in vectors:
+            raise InputError(f"{str(folder)!r} has two vectors of {name!r}; keep one of them.")
+        vectors[name] = fv
+    return vectors
+
+
+def tuned_library(model: object, folder: Path, tell: Callable[[str], None]) -> dict[str, FunctionVector]:
+    """A vector of every bundled relation, tuned from zero and saved in the folder; read where all are there."""
+    kept = load_library(folder) if any(folder.glob("*.safetensors")) else {}
+    if set(kept) >= set(relation_names()):
+        return kept
+    tell(f"Tuning the library: {len(relation_names())} bundled relations, from zero")
+    vectors = dict(finetune_all(model, relation_names()))
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, fv in vectors.items():
+        fv.save(folder / f"{name}.safetensors")
+    return vectors
+
+
+def solve_all(
+    model: object,
+    vectors: Mapping[str, FunctionVector] | None,
+    parts: Sequence[Sequence[Question]],
+    folder: OutputFolder,
+    command: str,
+    tell: Callable[[str], None],
+    summed: Mapping[str, FunctionVector] | None = None,
+    choices: bool = False,
+    choose_on: Sequence[Question] = (),
+    seed: int = 0,
+    progress: bool = True,
+) -> tuple[AnalogyScores, list[str]]:
+    """Fit composites on train and validation analogies, answer the test ones by every method, and write the results.
+
+    The folder gets `report.html`, `results.csv`, `summary.json`, `composites/` and `stages/`.
+
+    Args:
+        vectors: the library; None for that of `tuned_library`, which is kept in `vectors/` of the folder.
+        parts: train, validation and test questions; without train questions nothing is fitted.
+        summed: un-tuned vectors, for comparison.
+        choices: also choose among answers.
+        choose_on: questions with choices on which one way to choose is chosen, to be reported on the test questions,
+            whose choices are then asked for too.
+        tell: called with a line before each step.
+
+    Returns:
+        The scores, and a line on what was chosen, if anything was.
+
+    Raises:
+        InputError: as `fit_compositions` and `evaluate_analogies`; the folder holds a run of other questions or
+            vectors.
+    """
+    train, validation, test = parts
+    if choose_on and not any(question.pairs for question in choose_on):
+        raise InputError("The validation questions have no choices; give some that have, or none.")
+    choices = choices or bool(choose_on)
+    libraries = {} if vectors is None else vectors, summed or {}
+    plan = _plan(model, parts, seed, TUNED_HERE if vectors is None else _digests(*libraries))
+    every = [question for part in (*parts, choose_on) for question in part]
+    # What exceeds the context is told before the fit.
+    batch(lens_of(model), [question.asked(1) for question in every], own_template(list(libraries[0].values())))
+    made = {"vectors": [f"{name}.safetensors" for name in relation_names()] if vectors is None else []}
+    folder.claim(plan, made | {"composites": list(map(_file_name, (*CANDIDATES, BEST)))})
+    out = folder.path
+    if vectors is None:
+        vectors = tuned_library(model, out / "vectors", tell)
+        plan["vectors, SHA-256"] = _digests(vectors, libraries[1])  # what is fitted is of these very vectors
+    stages = Stages(out / "stages", plan)
+    fitted: dict[str, Folded] = {}
+    if train:
+        tell(f"Composites fitted on {len(train)} train and {len(validation)} validation analogies")
+        fitted = _unpacked(*stages.run("fit", lambda: _packed(fit_compositions(
+            model, vectors, train, validation, seed=seed, progress=progress))))  # fmt: skip
+    ask = partial(
+        evaluate_analogies, model, vectors, methods=METHODS | fitted, libraries=_libraries(vectors, test),
+        summed=summed, seed=seed, progress=progress,
+    )  # fmt: skip
+    tried = None
+    if choose_on:
+        tell(f"{len(choose_on)} validation questions, by every method")
+        tried = ask(choose_on)
+    tell(f"{len(test)} test analogies, by every method")
+    found = ask(test, choices=choices)
+    chosen, lines = _chosen(tried, found) if tried else ({}, [])
+    summary = {
+        "command": command, **plan, "vectors": sorted(vectors), "layer": next(iter(vectors.values())).layer,
+        "questions": {"train": len(train), "validation": len(validation), "test": len(found.questions),
+                      "left out, for a pair that was tuned on": found.left_out},
+        "chance": found.chance, "chosen on validation questions": chosen,
+        "fitted": {name: how.record for name, how in fitted.items()},
+        "timings_s": stages.timings,
+    }  # fmt: skip
+    best = BEST if fitted else "posterior"
+    tell(f"{N_ITEMS} single analogies")
+    items = _items(model, vectors, found.questions, fitted[best].whole if fitted else best)
+    frame = pd.concat([found.to_frame().assign(part="score"), _differences(found)], ignore_index=True)
+    _write(out, frame, fitted, summary)
+    facts = {
+        key: summary[key] for key in ("model", "dtype", "layer", "seed", "questions", "fitted", "versions", "command")
+    }
+    write_analogy_report(
+        out / "report.html", found, frame, items, title=f"Analogies in {summary['model']}", lines=lines,
+        best=best, facts=facts | {"weights, SHA-256": plan["weights, SHA-256"], "timings, s": stages.timings},
+    )  # fmt: skip
+    return found, lines
+
+
+def _items(model: object, vectors: Mapping, questions: Sequence[Question], how: object) -> list:
+    """Some questions, of as many relations as there are, with their answers by the full library."""
+    by_relation: dict[object, list[Question]] = {}
+    for question in questions:
+        by_relation.setdefault(question.relation, []).append(question)
+    rounds = [question for some in zip_longest(*by_relation.values()) for question in some if question is not None]
+    return [
+        (question, solve_analogy(model, vectors, question.source, question.target, question.choices or None, how=how))
+        for question in rounds[:N_ITEMS]
+    ]
+
+
+def _plan(model: object, parts: Sequence[Sequence[Question]], seed: int, vectors: object) -> dict:
+    """What a later start must share to go on."""
+    lens = lens_of(model)
+    return {
+        "model": lens.name, "weights, SHA-256": lens.weights_hash, "dtype": str(lens.dtype), "seed": seed,
+        "questions, SHA-256": digest([[repr(question) for question in part] for part in parts]),
+        "vectors, SHA-256": vectors,
+        "threads": torch.get_num_threads(), "versions": storage.versions(),
+    }  # fmt: skip
+
+
+def _digests(*libraries: Mapping[str, FunctionVector]) -> list[str]:
+    return [digest(sorted(map(_identity, some, some.values()))) for some in libraries]
+
+
+def _identity(name: str, fv: FunctionVector) -> list:
+    return [name, fv.relation or "", fv.layer, fv.site, fv.vector.tolist()]
+
+
+def _chosen(tried: AnalogyScores, found: AnalogyScores) -> tuple[dict, list[str]]:
+    """The way to choose that was best on validation, and its test score beside that of the best prompt there."""
+
+    def best(method: str | None = None) -> tuple[Row, str]:
+        return max(_ways(tried, method), key=lambda way: tried.score(*way).value)
+
+    (row, measure), (plain, plainly) = best(), best(PROMPT_ONLY)
+    gain = found.difference(row, plain, measure, plainly)
+    lines = [
+        f"Chosen on validation: {row} ({_title(measure)}): {found.score(row, measure)}; chance {found.chance:.2f}.",
+        f"Over the best prompt alone there, {plain} ({_title(plainly)}, {found.score(plain, plainly)}), "
+        + (f"{gain.signed}." if gain.differs() else f"a gain is not shown ({gain.signed})."),
+    ]
+    return {"row": str(row), "measure": measure, "validation": tried.score(row, measure).value}, lines
+
+
+def _title(measure: str) -> str:
+    return ANALOGY_MEASURES[measure][0].lower()
+
+
+def _write(out: Path, frame: pd.DataFrame, fitted: Mapping[str, Folded], summary: Mapping) -> None:
+    with storage.written_whole(out / RESULTS) as partial:
+        results.write_csv(frame, partial)
+    storage.save_json(out / SUMMARY, summary)
+    (out / "composites").mkdir(exist_ok=True)
+    for name, how in fitted.items():
+        how.save(out / "composites" / _file_name(name))
+
+
+def _file_name(composite: str) -> str:
+    return f"{composite.replace(' + ', '-').replace(' ', '-')}.safetensors"
+
+
+def _libraries(vectors: Mapping[str, FunctionVector], questions: Sequence[Question]) -> list[str]:
+    """The full library, and those with something left out where a question has kin in it."""
+    family = {name: load_relation(name).family or name for name in relation_names()}
+    kin = {family.get(fv.relation or name, fv.relation or name) for name, fv in vectors.items()}
+    known = any({q.relation, q.family, family.get(q.relation)} & (kin | set(vectors)) - {None} for q in questions)
+    return list(LIBRARIES) if known else ["full"]
+
+
+def _ways(found: AnalogyScores, method: str | None = None) -> list[tuple[Row, str]]:
+    """Every row with each of its ways to choose; of one method, if given."""
+    return [
+        (row, measure)
+        for row, measures in found.values.items()
+        for measure in measures
+        if measure.startswith("choice") and method in (None, row.method) and row.method != TRUE
+    ]
+
+
+def _differences(found: AnalogyScores) -> pd.DataFrame:
+    """Every composite minus the baselines it has to beat, in the same prompt and library, paired over questions."""
+    lines = []
+    for row in found.values:
+        if row.method in (PROMPT_ONLY, TRUE, SUMMED) or not row.prompt:
+            continue
+        others = [Row(PROMPT_ONLY, "", "one-shot")]
+        others += [Row(name, row.library, row.prompt) for name in ("single best", "uniform", "shared alone")]
+        for other in others:
+            for measure in (*MEASURES, "log_prob"):
+                if other != row and all(measure in found.values.get(one, {}) for one in (row, other)):
+                    score = found.difference(row, other, measure)
+                    name = f"{row.method} - {other.method}"
+                    lines.append((name, row.library, row.prompt, measure, score.value, *score.ends, score.n))
+    columns = ["method", "library", "prompt", "measure", "value", "low", "high", "n"]
+    return pd.DataFrame(lines, columns=columns).assign(part="difference")
+
+
+def _packed(fitted: Mapping[str, Folded]) -> tuple[dict, dict]:
+    tensors, record = {}, {}
+    for name, how in fitted.items():
+        own, record[name] = how.parts()
+        tensors |= {f"{name}/{key}": value for key, value in own.items()}
+    return tensors, record
+
+
+def _unpacked(tensors: Mapping, record: Mapping) -> dict[str, Folded]:
+    return {
+        name: Folded.of_parts(
+            {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}, saved
+        )
+        for name, saved in record.items()
+    }

@@ -1,0 +1,261 @@
+"""Output folders: each belongs to one command and one plan, and to one process at a time.
+
+    with OutputFolder("fv_lens_study", "reproduce") as folder:  # locked; another command's folder is refused
+        folder.claim(plan)  # another plan's folder is refused; after this, write into folder.path
+
+What a folder is of stands in its `fv_lens_plan.json`, written before anything else. Until a plan is claimed nothing
+is changed, and a folder in which nothing was saved is left as it was found.
+"""
+
+import json
+import os
+import re
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ..ground.errors import InputError
+
+MARKER, LOCK = "fv_lens_plan.json", ".fv_lens.lock"
+EARLIER = "plan.json"  # in `stages`: where version 0.1.0 kept the plan at first
+FILES = (
+    "report.html", "summary.json", "results.csv", "effects.safetensors", "vector.safetensors", "tuned.safetensors"
+)  # fmt: skip
+FOLDERS = ("stages", "vectors", "composites")
+HALF_WRITTEN = re.compile(
+    rf"\.(?:{'|'.join(map(re.escape, (*FILES, MARKER, 'timings.json')))}|.+\.safetensors)\.\d+\.part"
+)
+RESUMABLE = ("reproduce", "analogies", "humans")
+MOST_NAMES, LONGEST = 5, 40  # names listed, characters of a value shown, where two plans differ
+WAY_OUT = "Give another --out, or delete this folder."
+
+
+class OutputFolder:
+    """A folder that one command writes to; a context manager that holds its lock.
+
+    Args:
+        path: the folder; made if needed.
+        command: whose results it holds: "run", "reproduce", "analogies" or "humans".
+
+    Raises:
+        InputError: on entry, where the folder is of another command, holds files of the user's own that would be
+            overwritten, is in use by another process or cannot be written to.
+    """
+
+    def __init__(self, path: str | os.PathLike, command: str):
+        self.path, self.command, self.claimed = Path(path), command, False
+        self._lock = FileLock(self.path / LOCK, timeout=0)
+        # What was not there before: the folder and those above it, those within it, and the lock's file and marker.
+        self._made: list[Path] = []
+        self._inner: list[Path] = []
+        self._written: list[Path] = []
+
+    def __enter__(self) -> "OutputFolder":
+        try:
+            self._check()  # first without a trace, for a folder that is refused
+            try:
+                self._acquire()
+            except Timeout:
+                raise InputError(
+                    f"{str(self.path)!r} is in use by another fv-lens process. Wait until it ends, or give another "
+                    "--out."
+                ) from None
+            self._check()  # another process may have been here in between
+        except OSError as error:
+            self._leave()
+            raise InputError(
+                f"Cannot write to {str(self.path)!r}: {error.strerror or error}. Choose another --out."
+            ) from None
+        except BaseException:
+            self._leave()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._leave()
+
+    @property
+    def stages(self) -> list[Path]:
+        """The finished stages."""
+        return sorted((self.path / "stages").glob("*.safetensors"))
+
+    @property
+    def has_results(self) -> bool:
+        """Whether there is anything in it that a command of fv-lens writes, a half-written file aside."""
+        return any(True for _ in self._results())
+
+    def claim(self, plan: Mapping, makes: Mapping[str, Collection[str]] | None = None) -> None:
+        """Make the folder that of a plan, or find that it is.
+
+        Args:
+            plan: plain JSON data that says what is run: model, relations, settings, versions.
+            makes: subfolder -> the .safetensors files that the plan may leave there; none for those left out.
+
+        Raises:
+            InputError: the folder is of another plan, or holds vectors that this one does not make.
+        """
+        plan, there = json.loads(json.dumps(plan)), self._plan()
+        if there is not None and there != plan and self.has_results:
+            raise InputError(
+                f"{str(self.path)!r} holds another run. What differs: {_differing(there, plan)}. {WAY_OUT}"
+            )
+        for name in ("vectors", "composites"):
+            for file in sorted((self.path / name).rglob("*.safetensors")):
+                if file.relative_to(self.path / name).as_posix() not in (makes or {}).get(name, ()):
+                    raise InputError(
+                        f"{str(file)!r} is not of this run, whose vectors it would be taken for. Move it to another "
+                        "folder, or give another --out."
+                    )
+        try:
+            stale = [] if self.stages or self._earlier() is None else [self.path / "stages" / EARLIER]
+            for file in (*stale, *self._partial()):
+                file.unlink(missing_ok=True)
+            self._write_marker({"command": self.command, "plan": plan})
+        except OSError as error:
+            raise InputError(
+                f"Cannot write to {str(self.path)!r}: {error.strerror or error}. Choose another --out."
+            ) from None
+        self.claimed = True
+
+    def _check(self) -> None:
+        inside = self._within()
+        if inside is not None:
+            raise InputError(
+                f"{str(self.path)!r} lies among the results of `fv-lens {inside[1]}` in {str(inside[0])!r}. Give "
+                "another --out."
+            )
+        owner = _read(self.path / MARKER)
+        if owner is None and self._earlier() is not None:
+            return  # of an earlier version: its plan decides
+        there = next(self._results(), None)
+        if there is None:
+            return
+        if owner is None:
+            raise InputError(
+                f"{str(self.path)!r} has {there.relative_to(self.path).as_posix()!r} and no {MARKER}: it is not of "
+                f"this version's `fv-lens {self.command}`, which might overwrite it. Give another --out, or move what "
+                "is in the folder to another place."
+            )
+        if owner["command"] != self.command:
+            raise InputError(
+                f"{str(self.path)!r} holds results of `fv-lens {owner['command']}`, and this is `fv-lens "
+                f"{self.command}`. {WAY_OUT}"
+            )
+
+    def _within(self) -> tuple[Path, str] | None:
+        """The folder of results that this one would be a part of, such as its `vectors`, and the command it is of."""
+        path = self.path.absolute()
+        for above in path.parents:
+            if (above / MARKER).is_file() and path.relative_to(above).parts[0] in FOLDERS:
+                return above, _read(above / MARKER)["command"]
+        return None
+
+    def _plan(self) -> object:
+        owner = _read(self.path / MARKER)
+        return self._earlier() if owner is None else owner["plan"]
+
+    def _earlier(self) -> dict | None:
+        """The plan of an earlier version; None for any other file of that name, which is the user's own."""
+        file = self.path / "stages" / EARLIER
+        if self.command not in RESUMABLE or not file.is_file():
+            return None
+        with suppress(InputError):
+            content = _json(file)
+            if isinstance(content, dict) and {"model", "threads"} <= content.keys():
+                return content
+        return None
+
+    def _results(self):
+        for name in FILES:
+            if os.path.lexists(self.path / name):
+                yield self.path / name
+        ours = {*self._partial(), *([] if self._earlier() is None else [self.path / "stages" / EARLIER])}
+        for name in FOLDERS:
+            inside = self.path / name
+            if inside.exists() and not inside.is_dir():
+                yield inside
+            yield from (file for file in sorted(inside.rglob("*")) if not file.is_dir() and file not in ours)
+
+    def _partial(self) -> list[Path]:
+        """Files that a killed process left half-written."""
+        places = [self.path.glob(".*.part"), *((self.path / name).rglob(".*.part") for name in FOLDERS)]
+        return [file for place in places for file in place if HALF_WRITTEN.fullmatch(file.name) and file.is_file()]
+
+    def _acquire(self) -> None:
+        self._made = [one for one in (self.path, *self.path.absolute().parents) if not one.exists()]
+        self._inner = [self.path / name for name in FOLDERS if not os.path.lexists(self.path / name)]
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._written = [one for one in [self.path / LOCK] if not one.exists()]
+        self._lock.acquire()
+
+    def _write_marker(self, content: dict) -> None:
+        path = self.path / MARKER
+        if path.is_file() and _read(path) == content:
+            return
+        partial = path.with_name(f".{MARKER}.{os.getpid()}.part")
+        try:
+            partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+        self._written.insert(0, path)
+
+    def _leave(self) -> None:
+        """Give the lock back; where nothing was saved, take away what was made for it."""
+        with suppress(OSError):
+            if self._lock.is_locked and not (self.claimed and self.has_results):
+                for folder in self._inner:
+                    with suppress(OSError):
+                        folder.rmdir()
+                # The lock's file comes last. Another process may have opened it, and filelock from 3.20.4 on does not
+                # take a lock on a file that is gone.
+                for file in self._written:
+                    file.unlink(missing_ok=True)
+        self._lock.release()
+        for folder in self._made:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def owner_of(folder: Path) -> str | None:
+    """The command whose results a folder holds; None where it does not say."""
+    owner = _read(folder / MARKER)
+    return None if owner is None else owner["command"]
+
+
+def _read(marker: Path) -> dict | None:
+    if not marker.is_file():
+        return None
+    content = _json(marker)
+    if not isinstance(content, dict) or not isinstance(content.get("command"), str) or "plan" not in content:
+        raise InputError(f"{str(marker)!r} is damaged: it names no command and plan. {WAY_OUT}")
+    return content
+
+
+def _json(file: Path) -> object:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{str(file)!r} is damaged: {error}. {WAY_OUT}") from None
+
+
+def _differing(there: object, mine: Mapping) -> str:
+    """What differs between two plans: "relations (there alone: antonym); settings (seeds: 2 there, 3 here)"."""
+    if not isinstance(there, dict):
+        return "everything"
+    parts = []
+    for key in sorted(key for key in there.keys() & mine.keys() if there[key] != mine[key]):
+        values = there[key], mine[key]
+        if all(isinstance(value, dict) for value in values):
+            parts.append(f"{key} ({_differing(*values)})")
+        elif all(isinstance(value, int | float | str) and len(repr(value)) <= LONGEST for value in values):
+            parts.append(f"{key}: {values[0]!r} there, {values[1]!r} here")
+        else:
+            parts.append(key)
+    for where, alone in (("there", there.keys() - mine.keys()), ("here", mine.keys() - there.keys())):
+        if alone:
+            more = f" and {len(alone) - MOST_NAMES} more" * (len(alone) > MOST_NAMES)
+            parts.append(f"{where} alone: {', '.join(sorted(alone)[:MOST_NAMES])}{more}")
+    return "; ".join(parts)

@@ -1,0 +1,1 @@
+"""`fv-lens humans`: vectors beside human judgements of relations."""

@@ -1,0 +1,230 @@
+"""Vectors of SemEval's relations against people: what `fv-lens humans` measures.
+
+Every vector is made twice, on either half of a relation's pairs, and only compared with what people said of the other
+half (cross-fitting); beside it stands the comparison of vectors made on all pairs.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from ...analogies.compose import weights_of
+from ...analogies.composition import Composition
+from ...analogies.library import Library, explained, pairs_batch
+from ...datasets.prompts import PromptTemplate
+from ...datasets.ratings import HumanMatrix, PairRatings
+from ...datasets.semeval import RatedRelation, halves
+from ...engine.completion import completions
+from ...evaluation.similarity import (
+    HumanComparison,
+    Similarity,
+    clustered_rho,
+    compare_to_humans,
+    crossed,
+    similarity_matrix,
+)
+from ...ground.errors import InputError
+from ...ground.progress import progress_bar
+from ...ground.scores import Score, clustered_mean
+from ...ground.storage import versions
+from ...models.lens import Lens, lens_of
+from ...vectors.effects import indirect_effects, mean_effects, mean_head_outputs
+from ...vectors.function_vector import FunctionVector
+from ...vectors.optimizer import STEPS, task, tune
+from ...vectors.summed import function_vector, residual_difference, writes_plainly
+
+KINDS = ("FFV", "FV", "mean difference")
+HALVES = ("all", "half 0", "half 1")
+HEADS_FROM = ("antonym", "country-capital", "present-past", "singular-plural", "hypernym")
+N_HEADS, N_SHOTS, N_PROMPTS = 10, 8, 8
+PROFILE = Composition("posterior", temperature=2.0)  # of pairs; the temperature of an earlier look at the same ratings
+
+Vectors = dict[str, dict[str, dict[str, FunctionVector]]]  # kind -> half -> code -> vector
+
+
+def human_vectors(
+    model: object,
+    relations: Mapping[str, RatedRelation],
+    layer: int,
+    heads: Sequence | None = None,
+    *,
+    steps: int = STEPS,
+    seed: int = 0,
+    progress: bool = True,
+) -> Vectors:
+    """Tuned vectors (from zero), summed ones and mean differences of each relation, of all its pairs and of each half.
+
+    Args:
+        layer: where tuned vectors and mean differences belong.
+        heads: of the summed vectors, added at the same layer; by default the strongest over five bundled ones.
+
+    Raises:
+        InputError: a relation with too few pairs; heads that the model has not.
+
+    Returns:
+        kind -> half -> code -> vector; without "FV" on a model that rescales what heads write, where sums mean nothing.
+    """
+    lens, template = lens_of(model), PromptTemplate()
+    parts = {half: _parts(relations, half, seed) for half in HALVES}
+    listed = [(half, code, relation) for half, some in parts.items() for code, relation in some.items()]
+    made: Vectors = {kind: {half: {} for half in HALVES} for kind in KINDS}
+
+    def vector(values: Tensor, relation, method: str, **more) -> FunctionVector:
+        return FunctionVector(
+            values, layer, model=lens.name, processing=lens.processing, bos=lens.bos, relation=relation.name,
+            data_hash=relation.hash, template=template.to_dict(), method=method, versions=versions(), **more,
+        )  # fmt: skip
+
+    tasks = [
+        task(lens, code, relation.parts.train, relation.parts.validation, template) for _, code, relation in listed
+    ]
+    results = tune(lens, tasks, layer, steps=steps, progress=progress, description="tuning")
+    for (half, code, relation), one, result in zip(listed, tasks, results):
+        if result.vector is None:
+            raise InputError(f"The loss of relation {code} became NaN at step {result.step}.")
+        made["FFV"][half][code] = vector(result.vector, relation, "tuned", training=result.record(one))
+    summed = bool(lens.head_layers) and all(writes_plainly(lens, at) for at in lens.head_layers)
+    if summed and heads is None:
+        maps = [indirect_effects(model, name, 10, 10, 20, seed, progress=False) for name in HEADS_FROM]
+        heads = mean_effects(maps).top(N_HEADS)
+    for half, code, relation in progress_bar(listed, desc="few-shot prompts", unit="relation", disable=not progress):
+        shots = min(N_SHOTS, len(relation.parts.train) - 1)
+        if summed:
+            mean_z, _ = mean_head_outputs(model, relation, N_PROMPTS, shots, seed, progress=False)
+            made["FV"][half][code] = function_vector(model, relation, heads, layer, mean_z)
+        difference = residual_difference(lens, relation.parts.train, N_PROMPTS, shots, layer, template, seed)
+        made["mean difference"][half][code] = vector(difference, relation, "difference")
+    return {kind: some for kind, some in made.items() if all(some.values())}
+
+
+def _parts(relations: Mapping[str, RatedRelation], half: str, seed: int) -> dict:
+    if half == "all":
+        return {code: one.relation(seed=seed) for code, one in relations.items()}
+    other, placed = 1 - int(half[-1]), halves(relations, seed)
+    return {
+        code: one.relation([pair for pair, place in placed[code].items() if place == other], seed)
+        for code, one in relations.items()
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """What one kind of vectors has in common with people.
+
+    `relations`: of the matrix of all pairs; `crossed`: each half's vectors against the other half's ratings.
+    `pairs`: group of comparisons -> Spearman's rho of predicted with rated similarity, cross-fitted. `typicality`: the
+    mean over relations of Spearman's rho between log P(B | A) and rated typicality, cross-fitted; `plain_typicality`:
+    without any vector.
+    """
+
+    relations: HumanComparison
+    crossed: Score
+    pairs: Mapping[str, Mapping[str, Score]] = field(repr=False)
+    typicality: Score
+    plain_typicality: Score
+    similarity: Similarity = field(repr=False)
+
+
+def compare(
+    model: object,
+    vectors: Vectors,
+    relations: Mapping[str, RatedRelation],
+    ratings: PairRatings,
+    seed: int = 0,
+    progress: bool = True,
+) -> dict[str, Comparison]:
+    """Every kind of vectors against the ratings.
+
+    Raises:
+        InputError: people rated a relation without a vector.
+    """
+    lens = lens_of(model)
+    if missing := [code for code in ratings.relations if code not in relations]:
+        raise InputError(f"People rated relation {missing[0]!r}, of which there is no vector.")
+    human, placed = ratings.matrix(seed=seed), halves(relations, seed)
+    parts = _half_matrices(ratings, placed, human)
+    found = {}
+    for kind, made in progress_bar(
+        vectors.items(), desc="against people", unit="kind of vectors", disable=not progress
+    ):
+        similarities = {half: similarity_matrix(some) for half, some in made.items()}
+        found[kind] = Comparison(
+            compare_to_humans(similarities["all"], human, seed),
+            crossed([(similarities[f"half {h}"], parts[1 - h]) for h in (0, 1)]),
+            _pair_level(lens, made, ratings, placed),
+            *typicality(lens, made, relations, placed),
+            similarities["all"].select(human.names),
+        )
+    return found
+
+
+def _half_matrices(ratings: PairRatings, halves: Mapping, human: HumanMatrix) -> list[HumanMatrix]:
+    """Human matrices of the comparisons whose pairs are both in one half, for either half."""
+    frame = ratings.frame
+    places = [
+        np.array([_half_of(halves, code, pair) for code, pair in zip(frame[f"relation{i}"], frame[f"pair{i}"])])
+        for i in (1, 2)
+    ]
+    return [ratings.select((places[0] == h) & (places[1] == h)).matrix(list(human.names)) for h in (0, 1)]
+
+
+def _half_of(halves: Mapping, code: str, pair: tuple[str, str]) -> int:
+    """The half of a pair; one that the relation's list does not hold was tuned on in neither, so either will do."""
+    return halves[code].get(pair, 0)
+
+
+def _pair_level(lens: Lens, made: Mapping, ratings: PairRatings, halves: Mapping) -> dict:
+    """Predicted similarity of two pairs: cosine of their weight profiles, and of their centred composites."""
+    items = ratings.pairs
+    place = {item: i for i, item in enumerate(items)}
+    profiles, composites = [None] * len(items), [None] * len(items)
+    for h in (0, 1):
+        mine = [i for i, (code, pair) in enumerate(items) if _half_of(halves, code, pair) == h]
+        if not mine:
+            continue
+        library = Library.of(lens, made[f"half {1 - h}"])
+        sources = pairs_batch(lens, [items[i][1] for i in mine], library.template)
+        weights = weights_of(explained(lens, library, sources), PROFILE)
+        centred = library.matrix - library.matrix.mean(0)
+        for i, weight in zip(mine, weights):
+            profiles[i], composites[i] = weight.numpy(), (weight @ centred).numpy()
+    frame = ratings.frame
+    ends = [[place[item] for item in zip(frame[f"relation{i}"], frame[f"pair{i}"])] for i in (1, 2)]
+    columns = [frame[name].to_numpy() for name in ("rating", "relation1", "relation2")]
+    within = columns[1] == columns[2]
+    found = {}
+    for name, rows in (("weight profiles", np.stack(profiles)), ("composites", np.stack(composites))):
+        unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
+        predicted = (unit[ends[0]] * unit[ends[1]]).sum(1)
+        found[name] = {
+            group: clustered_rho(predicted[keep], *(column[keep] for column in columns))
+            for group, keep in (("all", within | True), ("within", within), ("between", ~within))
+        }
+    return found
+
+
+def typicality(
+    lens: Lens,
+    made: Mapping[str, Mapping[str, FunctionVector]],
+    relations: Mapping[str, RatedRelation],
+    halves: Mapping,
+) -> tuple[Score, Score]:
+    """Mean over relations of Spearman's rho between log P(B | A) and rated typicality, with a vector and without.
+
+    The vector is that of the half which the pair is not in.
+    """
+    items = [(code, pair) for code, one in relations.items() for pair in one.pairs]
+    library = Library.of(lens, made["all"])
+    own = torch.stack([made[f"half {1 - halves[code][pair]}"][code].vector for code, pair in items])
+    sources = pairs_batch(lens, [pair for _, pair in items], library.template)
+    log_probs = completions(lens, sources, [library.edit(own)]).log_prob
+    rhos: list[list[float]] = [[], []]
+    codes = np.array([code for code, _ in items])
+    for code, one in relations.items():
+        for column, found in zip((1, 0), rhos):
+            found.append(float(spearmanr(log_probs[codes == code, column], one.ratings).statistic))
+    return tuple(clustered_mean(np.array(found), list(relations)) for found in rhos)

@@ -1,0 +1,131 @@
+"""What `fv-lens humans` leaves in its folder: numbers, vectors and figures; the vectors are a stage that is kept."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ...datasets.ratings import HumanMatrix, PairRatings
+from ...datasets.semeval import RatedRelation
+from ...evaluation import table as results
+from ...evaluation.similarity import difference, mds, similarity_matrix
+from ...ground import storage
+from ...models.lens import lens_of
+from ...vectors.function_vector import FunctionVector
+from ...vectors.tuning import layer_grid
+from ..folders import OutputFolder
+from ..stages import Stages
+from .page import write_human_report
+from .steps import HALVES, KINDS, Comparison, Vectors, compare, human_vectors
+
+COLUMNS = ["measure", "vectors", "value", "low", "high", "p", "n"]
+
+
+def place(model: object, folder: Path) -> tuple[int, list | None]:
+    """The layer of the tuned vectors of a folder and the heads of its summed ones; defaults where there are none."""
+    tuned, summed = (sorted(some.glob("*.safetensors")) for some in (folder, folder / "summed"))
+    grid = layer_grid(lens_of(model))
+    layer = FunctionVector.load(tuned[0]).layer if tuned else grid[len(grid) // 2]
+    return layer, list(FunctionVector.load(summed[0]).heads) if summed else None
+
+
+def study(
+    model: object,
+    relations: Mapping[str, RatedRelation],
+    ratings: PairRatings,
+    layer: int,
+    heads: Sequence | None,
+    folder: OutputFolder,
+    command: str,
+    tell: Callable[[str], None],
+    seed: int = 0,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Make the vectors, compare them with people and write `report.html`, `results.csv` and `summary.json`.
+
+    Returns:
+        One line per measure and kind of vectors: measure, vectors, value, low, high, p, n.
+
+    Raises:
+        InputError: people rated a relation without a vector; the folder holds a run of other data or another model.
+    """
+    lens = lens_of(model)
+    plan = {
+        "model": lens.name, "weights, SHA-256": lens.weights_hash, "dtype": str(lens.dtype), "seed": seed,
+        "layer": layer, "heads": heads, "threads": torch.get_num_threads(), "versions": storage.versions(),
+        "relations, SHA-256": hashlib.sha256(repr(sorted(relations.items())).encode()).hexdigest(),
+    }  # fmt: skip
+    folder.claim(plan)
+    out = folder.path
+    stages = Stages(out / "stages", plan)
+    tell(f"Vectors of {len(relations)} relations, of all their pairs and of each half")
+    tensors, record = stages.run(
+        "vectors", lambda: _packed(human_vectors(model, relations, layer, heads, seed=seed, progress=progress))
+    )
+    vectors = _unpacked(tensors, record)
+    tell(f"{len(ratings)} rated comparisons")
+    found = compare(model, vectors, relations, ratings, seed, progress)
+    human = ratings.matrix(seed=seed)
+    frame = _frame(found, human)
+    with storage.written_whole(out / "results.csv") as partial:
+        results.write_csv(frame, partial)
+    summary = {"command": command, **plan, "n_comparisons": len(ratings), "timings_s": stages.timings}
+    summary["human ceiling"] = human.ceiling
+    storage.save_json(out / "summary.json", summary)
+    facts = {key: summary[key] for key in ("model", "dtype", "layer", "seed", "n_comparisons", "versions", "command")}
+    facts |= {"weights, SHA-256": lens.weights_hash, "heads of FV": heads or "its own", "timings, s": stages.timings}
+    write_human_report(
+        out / "report.html", frame, title=f"Vectors of {lens.name} against people", ceiling=human.ceiling,
+        facts=facts, **_drawn(found, vectors, relations, human),
+    )  # fmt: skip
+    return frame
+
+
+def _frame(found: Mapping[str, Comparison], human: HumanMatrix) -> pd.DataFrame:
+    lines = []
+    for kind, one in found.items():
+        whole = one.relations
+        lines.append(("relations", kind, whole.rho, whole.low, whole.high, whole.p, whole.n_relations))
+        scored = {"relations, cross-fitted": one.crossed, "typicality, cross-fitted": one.typicality}
+        for name, groups in one.pairs.items():
+            scored |= {f"pairs by {name}, {group}, cross-fitted": score for group, score in groups.items()}
+        lines += [(name, kind, x.value, *x.ends, np.nan, x.n) for name, x in scored.items()]
+    for other in [kind for kind in found if kind != "FFV"]:
+        score = difference(found["FFV"].similarity, found[other].similarity, human)
+        lines.append(("relations", f"FFV - {other}", score.value, *score.ends, np.nan, score.n))
+    plain = found["FFV"].plain_typicality
+    lines.append(("typicality, cross-fitted", "no vector", plain.value, *plain.ends, np.nan, plain.n))
+    return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def _drawn(found: Mapping, vectors: Vectors, relations: Mapping, human: HumanMatrix) -> dict:
+    """What the page draws: matrices of the rated relations, and the map of all."""
+    titles = {code: f"{code} {relations[code].name}" for code in human.names}
+    matrices = {"people": human.to_frame()} | {kind: one.similarity.to_frame() for kind, one in found.items()}
+    matrices = {title: frame.rename(index=titles, columns=titles) for title, frame in matrices.items()}
+    points = mds(similarity_matrix(vectors["FFV"]["all"]))
+    names = {code: f"{code} {one.name}" for code, one in relations.items()}
+    categories = {names[code]: one.category.lower() for code, one in relations.items()}
+    return {"matrices": matrices, "points": points.rename(index=names), "categories": categories}
+
+
+def _packed(vectors: Vectors) -> tuple[dict, dict]:
+    tensors, record = {}, {}
+    for kind, made in vectors.items():
+        for half, some in made.items():
+            tensors[f"{kind}/{half}"] = torch.stack([fv.vector for fv in some.values()])
+            record[f"{kind}/{half}"] = {code: fv.record for code, fv in some.items()}
+    return tensors, record
+
+
+def _unpacked(tensors: Mapping, record: Mapping) -> Vectors:
+    made: Vectors = {}
+    for kind in KINDS:
+        for half in HALVES:
+            if f"{kind}/{half}" in record:
+                rows = zip(record[f"{kind}/{half}"].items(), tensors[f"{kind}/{half}"])
+                made.setdefault(kind, {})[half] = {code: FunctionVector.of_parts(x, saved) for (code, saved), x in rows}
+    return made

@@ -1,0 +1,174 @@
+"""The map of heads as HTML that can be asked: a head opens to its intervals, its prompts and its words."""
+
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ...ground import scores
+from ...ground.markup import colour_limit, decimals, minus
+from ...plots.heads import UNITS, checked_head, outlined
+from ...vectors.effects import HeadEffects
+from .parts import N_SHADES, embedded, text
+
+EMBEDDED = 50_000  # effects of one prompt each that a page holds at most in each measure
+NAMES = {"probability": "probability", "log_prob": "log-probability"}
+
+
+def head_map(
+    effects: HeadEffects,
+    chosen: Sequence = (),
+    words: Mapping[tuple[int, int], Sequence[str]] | None = None,
+) -> str:
+    """Mean indirect effects, layer by head, as a grid of coloured cells for a page (see `page.write_page`).
+
+    Orange heads raise the answer's probability (writers), blue ones lower it (cancellers); colours end at the 99.5th
+    percentile of the absolute effects. Arrow keys move, and Enter, Space or a click opens a head. Without scripts the
+    map of probabilities itself is there. Effects prompt by prompt are those of the strongest heads where all would make
+    the page too large.
+
+    Args:
+        chosen: (layer, head) to outline, such as a vector's `heads`.
+        words: (layer, head) -> what the head's mean output promotes, as `head_words` gives it.
+
+    Raises:
+        InputError: a chosen head, or one with words, outside the map.
+
+    Example:
+        >>> write_page("page.html", "antonym", [head_map(effects, effects.top(10), head_words(model, effects))])
+    """
+    n, n_layers, n_heads = effects.values.shape
+    chosen = sorted({checked_head(head, n_layers, n_heads) for head in chosen})
+    words = {checked_head(head, n_layers, n_heads): list(of) for head, of in (words or {}).items()}
+    start = effects.mean.abs().nan_to_num().argmax().item()  # the cell that the tab key comes to
+    measures = {
+        "probability": _measure(effects.values.numpy(), "probability"),
+        "log_prob": _measure(effects.log_prob_values.numpy(), "log_prob"),
+    }
+    data = {
+        "layers": n_layers, "heads": n_heads, "measures": measures, "of": _kind(effects), "asked": _asked(effects),
+        "chosen": [layer * n_heads + head for layer, head in chosen],
+        "words": {layer * n_heads + head: of for (layer, head), of in words.items()} if words else None,
+    }  # fmt: skip
+    called = f"map-{zlib.crc32(json.dumps(data).encode()):08x}"  # the same whenever it is written
+    height = min(28, max(14, 640 // n_layers))
+    return (
+        f'<div class="heads" style="--heads: {n_heads}; --height: {height}px"><p class="note">{_what(effects, chosen)}'
+        f"</p>{_switch(called)}{_scale(measures['probability'])}"
+        f'<div class="split"><div class="map"><div>{_grid(data, start, called)}</div></div>'
+        f'<section class="panel needs-script" tabindex="-1" aria-label="The open head"></section></div>'
+        f'<p class="note" id="{called}-note">{_note(n, effects.n_heads, _kind(effects), measures)}</p>'
+        f"{embedded(data)}</div>"
+    )
+
+
+def _measure(values: np.ndarray, measure: str) -> dict:
+    """What the map shows of one measure; lists run over the heads, layer by layer."""
+    (n, *_), mean, (low, high) = values.shape, values.mean(0), scores.interval(values)
+    limit, largest = colour_limit(mean), float(np.nanmax(np.abs(mean)))
+    places, middle = decimals(largest), N_SHADES // 2
+    kept = max(1, EMBEDDED // n)
+    absent = np.isnan(mean).ravel()
+    ranked = np.abs(mean).ravel().argsort()[: (~absent).sum()][::-1]  # NaN are last in numpy's order
+    strongest = set(ranked[:kept].tolist())
+    shades = middle + np.rint(middle * np.clip(np.nan_to_num(mean) / limit, -1, 1)).astype(int)
+    each, listed = values.reshape(n, -1).T, (ends.ravel().tolist() for ends in (mean, low, high))
+    return {
+        "name": NAMES[measure], "unit": UNITS[measure], "limit": f"{limit:.2g}", "past": bool(largest > limit),
+        "shown": [_shown(*head, n, places) for head in zip(*listed)],
+        "shades": [None if gone else shade for gone, shade in zip(absent, shades.ravel().tolist())],
+        "each": [[float(f"{x:.3g}") for x in of] if i in strongest else None for i, of in enumerate(each)],
+    }  # fmt: skip
+
+
+def _shown(mean: float, low: float, high: float, n: int, places: int) -> str:
+    """A head's mean effect as its name says it; a sign is told only where the interval shows it."""
+    if mean != mean:
+        return "no head there"
+    if n == 1:
+        return minus(f"{mean:+.{places}f} (no interval)")
+    kind = "writer" if low > 0 else "canceller" if high < 0 else "not shown to differ from 0"
+    return minus(f"{mean:+.{places}f} [{low:.{places}f}, {high:.{places}f}], {kind}")
+
+
+def _colour(shade: int | None) -> str:
+    return "background:none" if shade is None else f"background:var(--shade-{shade})"
+
+
+def _kind(effects: HeadEffects) -> str:
+    return "relation" if effects.of_relations else "prompt"
+
+
+def _asked(effects: HeadEffects) -> list[str] | None:
+    """What each effect of a head was measured on, where the effects know it."""
+    if effects.batch is not None:
+        return list(effects.batch.words)
+    relations = effects.record.get("relations")
+    return None if relations is None else list(map(str, relations))
+
+
+def _what(effects: HeadEffects, chosen: Sequence) -> str:
+    known = ("model",) if effects.of_relations else ("relation", "model")  # a mean's relation is a long list
+    said = "".join(f"{effects.record[name]}, " for name in known if effects.record.get(name))
+    return text(" ".join([f"{said}mean over {effects.over}.", *outlined(chosen)]))
+
+
+def _note(n: int, n_heads: int, kind: str, measures: Mapping) -> str:
+    lines = []
+    if any(measure["past"] for measure in measures.values()):
+        lines.append("Colours end at the 99.5th percentile of the absolute effects.")
+    if n > 1:
+        lines.append(
+            f"Intervals: 95 %, bootstrap over {kind}s, of each head by itself. They are not corrected for picking the "
+            f"largest of {n_heads} heads, whose true effects are likely smaller than shown."
+        )
+    if None in measures["probability"]["shades"]:
+        lines.append("Cells without a colour: layers without heads.")
+    if n_heads > sum(each is not None for each in measures["probability"]["each"]):
+        kept = sum(each is not None for each in measures["probability"]["each"])
+        lines.append(f"Effects {kind} by {kind} are kept of the {kept} strongest heads.")
+    return text(" ".join(lines))
+
+
+def _switch(called: str) -> str:
+    radios = "".join(
+        f'<label><input type="radio" name="{called}" value="{measure}"{" checked" * (not i)}>{name}</label>'
+        for i, (measure, name) in enumerate(NAMES.items())
+    )
+    return f'<fieldset class="measure needs-script"><legend>Effect on the answer\'s</legend>{radios}</fieldset>'
+
+
+def _scale(measure: Mapping) -> str:
+    stops = ", ".join(f"var(--shade-{i})" for i in range(N_SHADES))
+    limit, unit = measure["limit"], measure["unit"]
+    return (
+        f'<p class="scale"><span>cancellers</span><b class="low">\N{MINUS SIGN}{limit}</b>'
+        f'<i style="background: linear-gradient(to right, {stops})"></i>'
+        f'<b class="high">+{limit}</b><span>writers</span><span class="unit">{unit}</span></p>'
+    )
+
+
+def _grid(data: Mapping, start: int, called: str) -> str:
+    """Rows from the last layer down, as the residual stream is drawn; head numbers below."""
+    n_layers, n_heads, measure = data["layers"], data["heads"], data["measures"]["probability"]
+    chosen = set(data["chosen"])
+
+    def cell(layer: int, head: int) -> str:
+        at = layer * n_heads + head
+        name = f"layer {layer}, head {head}: {measure['shown'][at]}{', chosen' * (at in chosen)}"
+        return (
+            f'<span role="gridcell"{" class=chosen" * (at in chosen)} tabindex="{0 if at == start else -1}" '
+            f'aria-label="{name}" style="{_colour(measure["shades"][at])}"></span>'
+        )
+
+    def row(layer: int) -> str:
+        cells = "".join(cell(layer, head) for head in range(n_heads))
+        return f'<div role="row"><span role="rowheader" aria-label="layer {layer}">{layer}</span>{cells}</div>'
+
+    heads = "".join(f'<span role="columnheader" aria-label="head {head}">{head}</span>' for head in range(n_heads))
+    return (
+        f'<div role="grid" aria-label="Mean indirect effect of each head" aria-describedby="{called}-note">'
+        f"{''.join(map(row, reversed(range(n_layers))))}"
+        f'<div role="row"><span role="columnheader" aria-label="layer">layer / head</span>{heads}</div></div>'
+    )

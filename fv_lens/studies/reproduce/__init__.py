@@ -1,0 +1,1 @@
+"""`fv-lens reproduce` and `fv-lens table`: many relations, every vector and control."""

@@ -1,0 +1,163 @@
+"""The commands `fv-lens reproduce` and `fv-lens table`."""
+
+import json
+import os
+import shlex
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from ...datasets.relation_files import load_relation, relation_names
+from ...ground.errors import InputError
+from ..console import MOST_DEALS, STUDY, ModelName, console, expanded, notes, output_folder, plain_errors, quiet, tell
+from ..folders import owner_of
+
+DTYPES = ("float32", "bfloat16", "float16")  # as in `models`, which is slow to import
+
+
+def reproduce(
+    relations: Annotated[
+        str | None, typer.Option(help="Names or files (as for run), with commas; default: all bundled.")
+    ] = None,
+    bats: Annotated[
+        Path | None, typer.Option(callback=expanded, help="A folder of BATS 3.0, instead of the bundled relations.")
+    ] = None,
+    model: ModelName = "smollm2-135m",
+    dtype: Annotated[str, typer.Option(help=f"Of the weights: {', '.join(DTYPES)}.")] = "float32",
+    out: Annotated[
+        Path, typer.Option(callback=expanded, help="Folder for the results; a run goes on where it stopped.")
+    ] = STUDY,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=MOST_DEALS, help="Each deals train and validation pairs once more.")
+    ] = 2,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only estimate rows, time and memory.")] = False,
+) -> None:
+    """Tune vectors for many relations and measure them beside prompting and controls, in one table.
+
+    A relation of 50 pairs gives 20 to tune on, 10 to choose on and 20 to be scored on; fewer make smaller parts.
+    """
+    saved: list[Path] = []
+    with plain_errors(saved, goes_on=True), quiet():
+        if dtype not in DTYPES:
+            raise InputError(f"--dtype is {dtype!r}; give one of {', '.join(DTYPES)}")
+        chosen = _chosen_relations(relations, bats)
+        options = {"--relations": relations, "--bats": bats, "--model": model, "--dtype": dtype, "--seeds": seeds}
+        given = [str(part) for option in options.items() if option[1] is not None for part in option]
+        command = shlex.join(["fv-lens", "reproduce", *given, "--out", str(out)])
+        from .setup import Settings, sized
+
+        settings = Settings(seeds=seeds)
+        if dry_run:
+            from .estimate import estimate
+
+            console.print(Text(str(estimate(model, chosen, settings, dtype))))
+            return
+        with output_folder(out, "reproduce", saved) as folder:
+            too_small = sized(chosen, settings)[1]  # before the model is loaded
+            _note_left_out(too_small)
+            notes.print(Text("Loading the libraries and the model", style="bold"))
+            from ...models.lens import lens_of
+            from ...models.load import load_model
+            from .setup import Study
+            from .study import reproduce as run_all
+
+            loaded = load_model(model, dtype=dtype)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # small parts were warned of above
+                study = Study(loaded, chosen, settings)
+            _note_left_out({name: why for name, why in study.left_out.items() if name not in too_small})
+
+            facts = {"weights, SHA-256": lens_of(loaded).weights_hash}
+            frame = run_all(study, folder, facts, command, tell)
+        console.print(_overview(frame))
+        names = ("report.html", "results.csv", "summary.json", "vectors")
+        console.print(Text("\n".join(str(out / name) for name in names)), soft_wrap=True)
+
+
+def table(
+    folder: Annotated[
+        Path, typer.Argument(callback=expanded, help="The folder of a finished `fv-lens reproduce`.")
+    ] = STUDY,
+) -> None:
+    """Print the results of `reproduce` as Markdown tables."""
+    with plain_errors():
+        import pandas as pd
+
+        from .markdown import markdown
+
+        try:
+            frame = pd.read_csv(folder / "results.csv")
+            summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+            text = markdown(frame, summary)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # each damage has its own
+            raise InputError(
+                f"{str(folder)!r} holds no results of `fv-lens reproduce`: {_without_results(folder, error)}"
+            ) from None
+        typer.echo(text, nl=False)
+
+
+def _without_results(folder: Path, error: Exception) -> str:
+    if not folder.is_dir():
+        return "there is no such folder; give the --out of a study"
+    owner = owner_of(folder)
+    if owner not in (None, "reproduce"):
+        return f"they are of `fv-lens {owner}`; give the --out of a study"
+    if not isinstance(error, FileNotFoundError):
+        found = f"{type(error).__name__}: {error}"
+        return f"its results.csv or summary.json is damaged or another command's ({found}); give the --out of a study"
+    if (folder / "stages").is_dir():
+        return "the study is not finished; the command that began it goes on from where it stopped"
+    return "it has no results.csv and summary.json; give the --out of a finished study"
+
+
+def _note_left_out(left_out: Mapping[str, str]) -> None:
+    for name, why in left_out.items():
+        typer.echo(f"Note: {name} is left out: {why}", err=True)
+
+
+def _chosen_relations(relations: str | None, bats: Path | None) -> list:
+    given = None if relations is None else split_names(relations)
+    if given == []:
+        raise InputError(
+            f"--relations is {relations!r}; give names or files with commas between, such as antonym,synonym."
+        )
+    if bats is not None:
+        from ...datasets.bats import load_bats
+
+        found = load_bats(bats)
+        names = list(found) if given is None else given
+        if unknown := [name for name in names if name not in found]:
+            raise InputError(f"{str(bats)!r} has no relation {unknown[0]!r}; it has {', '.join(found)}.")
+        return [found[name] for name in names]
+    return [load_relation(name) for name in (relation_names() if given is None else given)]
+
+
+def split_names(text: str) -> list[str]:
+    """Names or paths with commas between; a path may have commas in it, where there is such a file."""
+    parts, names = text.split(","), []
+    while parts:
+        joined = {n: os.path.expanduser(",".join(parts[:n]).strip()) for n in range(len(parts), 0, -1)}
+        n = next((n for n, path in joined.items() if n > 1 and os.path.exists(path)), 1)
+        names.append(joined[n])
+        del parts[:n]
+    return [name for name in names if name]
+
+
+def _overview(frame: object) -> Table:
+    """The mean over relations of every row, with its interval."""
+    means = frame[(frame.part == "score") & (frame.group == "all")]
+    n, families = int(means.n.max()), bool(means.low.notna().any())  # one family says nothing of the spread
+    title = f"Mean over {n} relation{'s' * (n > 1)}" + ", 95 % intervals over families of relations" * families
+    table = Table("", title=Text(title), title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in ("whole answer", "first token", "log-prob, nats"):
+        table.add_column(heading, no_wrap=True)
+    for row, some in means.groupby("row", sort=False):
+        shown = some.set_index("measure")
+        cells = [shown.loc[name] for name in ("accuracy", "first_token_accuracy", "log_prob") if name in shown.index]
+        table.add_row(Text(row), *(f"{x.value:.2f}" + f" [{x.low:.2f}, {x.high:.2f}]" * families for x in cells))
+    return table

@@ -1,0 +1,212 @@
+"""What a study leaves in its folder: the table, the summary, the vectors and the page."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ...evaluation import table as results
+from ...evaluation.similarity import mds, similarity_matrix
+from ...evaluation.table import Table
+from ...ground import storage
+from ...vectors.function_vector import FunctionVector
+from ...vectors.optimizer import Result, task
+from ...vectors.tuning import training_frame
+from .page import write_table_report
+from .readings import add_readings
+from .setup import Study
+from .steps import Step
+
+RESULTS, SUMMARY, REPORT, VECTORS = "results.csv", "summary.json", "report.html", "vectors"
+STARTS = {"from-fv": "FFV from FV", "from-zero": "FFV from zero"}
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What the stages of a study found.
+
+    Args:
+        layer, losses: of the tuned vectors, and the `mean_validation_losses` of the layers that were tried.
+        share_right: for each relation, of the intact prompts behind its head map, the share answered right.
+        sums, tuning: tensors and record of the summed vectors, and of each kind of tuned ones.
+        rows, owners: row -> measure -> `[draw, word]`, and which relation each word is of, `[word]`.
+        said: what `readings` found.
+    """
+
+    layer: int
+    losses: Mapping[int, float]
+    share_right: list[float]
+    sums: Step
+    tuning: Mapping[str, Step]
+    rows: Mapping
+    owners: np.ndarray
+    said: Mapping
+
+    @property
+    def library(self) -> str:
+        """The kind of tuned vectors whose mean validation loss is lower: those to use."""
+        kinds = [key for key in ("from-zero", "from-fv") if key in self.tuning]
+        losses = mean_validation_losses([self.tuning[key] for key in kinds])
+        return kinds[int(np.argmin(losses))]
+
+
+def table_of(study: Study, found: Found) -> pd.DataFrame:
+    """Every number of the study as a tidy frame, see `results`."""
+    settings, rows = study.settings, dict(found.rows)
+    table = Table(study.names, [relation.category or "other" for relation in study.relations], study.families)
+    curve = {f"{n} pairs": rows.pop(f"{n} pairs") for n in settings.curve}
+    deals = {row: rows.pop(row) for row in list(rows) if ", deal " in row}
+    values = table.scores(rows, found.owners)
+    table.differences(values, *settings.shots)
+    table.scores(curve | {f"{settings.n_pairs} pairs": rows["FFV from zero"]}, found.owners, "curve")
+    _stability(table, {name: tensors["vectors"] for name, (tensors, _) in found.tuning.items()}, settings.seeds)
+    table.scores(deals, found.owners, "stability")
+    add_readings(table, found.said)
+    return table.frame()
+
+
+def write_outputs(
+    study: Study, out: Path, found: Found, frame: pd.DataFrame, plan: Mapping, command: str, timings: Mapping
+) -> None:
+    """Write `results.csv`, `summary.json`, `vectors/` and `report.html`, each whole or not at all."""
+    with storage.written_whole(out / RESULTS) as partial:
+        results.write_csv(frame, partial)
+    chosen = _chosen(found)
+    summary = {
+        "command": command, **plan, "chosen": chosen, "left_out": study.left_out,
+        "broken": {name: record["broken"] for name, (_, record) in found.tuning.items() if record["broken"]},
+        "share_right": dict(zip(study.names, found.share_right)), "readings": found.said["halves"],
+        "sign_tests": found.said["tests"], "timings_s": timings,
+    }  # fmt: skip
+    storage.save_json(out / SUMMARY, summary)
+    vectors = _vectors(study, found)
+    _save_vectors(out / VECTORS, vectors, found.library, dict(zip(study.names, _file_names(study.names))))
+    write_table_report(
+        out / REPORT, frame, {r.name: r.category or "other" for r in study.relations},
+        title=f"{len(study)} relations in {study.lens.name}", summary=_shown(study, plan, chosen, timings),
+        training={name: training_frame(vector) for name, vector in vectors[found.library].items()},
+        decoding=pd.DataFrame(found.said["words"]), command=command, **_together(vectors, found.library),
+    )  # fmt: skip
+
+
+def mean_validation_losses(tuned: Sequence[Step]) -> list[float]:
+    """Mean validation loss of each kind of tuned vectors at their chosen steps, over relations whole in all of them.
+
+    A kind in which hard relations broke so gains nothing by it. One that shares no relation with those in which more
+    are whole is not compared: its loss is infinite.
+    """
+    whole = [{r for r, vector in enumerate(tensors["vectors"]) if not vector.isnan().any()} for tensors, _ in tuned]
+    shared = max(whole, key=len)
+    for some in sorted(whole, key=len, reverse=True):
+        shared = shared & some or shared
+    losses = [
+        [float(tensors["validation_losses"][r, record["steps"][r]]) for r in sorted(shared & some)]
+        for some, (tensors, record) in zip(whole, tuned)
+    ]
+    return [round(float(np.mean(of)), 6) if of else np.inf for of in losses]
+
+
+def _chosen(found: Found) -> dict:
+    record = found.sums[1]
+    return {
+        "layer": found.layer, "vectors": STARTS[found.library],
+        "validation losses of the layers": {at: x if np.isfinite(x) else None for at, x in found.losses.items()},
+        "summed vectors": {key: record[key] for key in ("heads", "layer", "no_sums") if key in record},
+        "distributed": {key: record[key] for key in ("distributed_heads", "no_distributed") if key in record},
+    }  # fmt: skip
+
+
+def _together(vectors: Mapping[str, Mapping[str, FunctionVector]], library: str) -> dict:
+    """How alike the relations are as vectors of each kind, and the map of the library; nothing of two relations."""
+    kinds = {"FV": vectors.get("summed", {}), **{STARTS[key]: vectors[key] for key in STARTS if key in vectors}}
+    shared = [name for name in vectors[library] if all(name in some for some in kinds.values() if some)]
+    drawn: dict = {}
+    if len(shared) > 2:
+        alike = {kind: similarity_matrix({name: some[name] for name in shared}) for kind, some in kinds.items() if some}
+        drawn["similarities"] = {kind: one.to_frame() for kind, one in alike.items()}
+    if len(vectors[library]) > 2:
+        drawn["points"] = mds(similarity_matrix(vectors[library]))
+    return drawn
+
+
+def _stability(table: Table, vectors: Mapping, seeds: int) -> None:
+    for key, row in STARTS.items():
+        others = [vectors[f"{key}-seed-{seed}"] for seed in range(1, seeds) if f"{key}-seed-{seed}" in vectors]
+        for centred in (False, True):
+            if others:
+                found = np.mean([results.cosines(vectors[key], other, centred) for other in others], axis=0)
+                table.groups("stability", row, f"cosine over deals of pairs{', centred' * centred}", found)
+    if "from-fv" in vectors:
+        for centred in (False, True):
+            found = results.cosines(vectors["from-zero"], vectors["from-fv"], centred)
+            table.groups("stability", "FFV from zero and from FV", f"cosine of the two{', centred' * centred}", found)
+
+
+def _vectors(study: Study, found: Found) -> dict[str, dict[str, FunctionVector]]:
+    """Kind -> name of the relation -> its vector, where it has a whole one."""
+    sums, record = found.sums
+    made: dict[str, dict] = {key: {} for key in STARTS if key in found.tuning}
+    if "strong" in sums:
+        heads = [tuple(head) for head in record["heads"]]
+        made["summed"] = {
+            one.name: study.vector(one, vector, record["layer"], "sum", heads=heads, strength=strength)
+            for one, vector, strength in zip(study.relations, sums["strong"], record["strengths"])
+        }
+    for key in STARTS:
+        for r, relation in enumerate(study.relations if key in made else ()):
+            values, told = found.tuning[key][0]["vectors"][r], found.tuning[key][1]
+            if not values.isnan().any():
+                parents = [(told["strengths"][r], made["summed"][relation.name].record)] if key == "from-fv" else ()
+                how = {"training": _training(study, found.tuning[key], r), "parents": parents}
+                made[key][relation.name] = study.vector(relation, values, found.layer, "tuned", **how)
+    return made
+
+
+def vector_files(names: Sequence[str]) -> set[str]:
+    """The files that vectors of these relations may have in `vectors`."""
+    return {f"{kind}{file}" for file in _file_names(names) for kind in ("", "summed/", *(f"{key}/" for key in STARTS))}
+
+
+def _save_vectors(folder: Path, vectors: Mapping, library: str, files: Mapping[str, str]) -> None:
+    """The library as NAME.safetensors, and every kind in a folder of its own."""
+    for key, some in vectors.items():
+        (folder / key).mkdir(parents=True, exist_ok=True)
+        for name, vector in some.items():
+            vector.save(folder / key / files[name])
+            if key == library:
+                vector.save(folder / files[name])
+
+
+def _file_names(names: Sequence[str]) -> list[str]:
+    """A file name for each relation's vector, numbered where two would have the same."""
+    used: dict[str, None] = {}
+    for name in (re.sub(r"[^\w.-]+", "-", name) for name in names):
+        numbered = (f"{name}-{i}" for i in count(2))
+        used[name if name not in used else next(one for one in numbered if one not in used)] = None
+    return [f"{name}.safetensors" for name in used]
+
+
+def _training(study: Study, tuned: Step, r: int) -> dict:
+    """The `training` of a relation's vector, as `finetune` records it."""
+    (tensors, record), relation = tuned, study.relations[r]
+    losses = (tensors[name][r].double().numpy() for name in ("losses", "validation_losses"))
+    result = Result(tensors["vectors"][r], record["steps"][r], record["strengths"][r], *losses)
+    asked = task(study.lens, relation.name, *study.pairs(relation), study.template)
+    return result.record(asked, learning_rate=study.settings.rate, first_token=False, shuffle=False, seed=0)
+
+
+def _shown(study: Study, plan: Mapping, chosen: Mapping, timings: Mapping) -> dict:
+    """The facts of the page."""
+    heads = chosen["summed vectors"].get("heads", [])
+    return {
+        "model": plan["model"], **{k: plan[k] for k in ("weights, SHA-256",) if k in plan}, "dtype": plan["dtype"],
+        "layer of the tuned vectors": chosen["layer"],
+        "validation losses of the layers": chosen["validation losses of the layers"],
+        "layer of the summed vectors": chosen["summed vectors"].get("layer", "none"),
+        "heads": " ".join(f"L{layer}H{head}" for layer, head in heads), "settings": plan["settings"],
+        "left out": study.left_out or "none", "versions": plan["versions"], "timings, s": timings,
+    }  # fmt: skip

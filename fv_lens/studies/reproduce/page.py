@@ -1,0 +1,209 @@
+"""One HTML page of the table of results: many relations, prompting and every vector, and what of it is shown to differ.
+
+The page stands alone, as that of a single run does (report.py).
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+
+import pandas as pd
+
+from ... import plots
+from ...evaluation.names import CHANCE
+from ...ground.scores import Score
+from ...plots.comparison import curve_of
+from ...plots.relations import main_rows
+from ...plots.table import MEASURES, extent, number, scores_of
+from ..page import parts as page
+
+CAPTIONS = {
+    "comparison": "Zero-shot prompts with each vector added, beside prompting and controls. Relations weigh the same; "
+    "intervals are over relations. Test words had no part in any vector or choice.",
+    "relations": "Hover for the numbers of a relation. A relation's interval is over its test words.",
+    "learning": "Vectors fine-tuned from zero on so many pairs of each relation, without any prompt of several shots.",
+    "training": "A vector's step is chosen by its loss on validation words. Hover for the relation of a line.",
+    "decoding": "Words stand in the order of the centred reading: by how much more probable than with the mean of all "
+    "relations' vectors they become when the vector is inserted into neutral prompts. Bars and numbers are the plain "
+    "probability there, so a lower word may have a longer bar.",
+    "slopes": "From the summed vector to the one that was fine-tuned from it. Hover for a relation and its intervals.",
+    "similarity": "Cosines of the vectors of relations, the mean vector taken off first: what all share, the form "
+    "of an answer, would otherwise be most of it. All are in the order of the first matrix, like beside like.",
+    "map": "Fine-tuned vectors by multidimensional scaling: near in the map, alike in centred cosine, as well as two "
+    "dimensions can show.",
+    "decoding, alone": "Words stand in the order of their probability when the vector is inserted into neutral "
+    "prompts.",
+}
+WORDS = (
+    "FV: function vector, the sum of the outputs of the chosen heads, at strength 1 or at the strength chosen on "
+    "validation. FFV: function vector fine-tuned on a relation's pairs, from a start. Pooled: one vector for all "
+    "relations. n-shot: the prompt shows n pairs, and nothing is added."
+)
+SLOPES = ("FV", "FFV from FV")
+SHORT = {"accuracy": "whole answers", "first_token_accuracy": "first tokens", "log_prob": "log-prob (nats)"}
+
+
+def write_table_report(
+    path: str | os.PathLike,
+    frame: pd.DataFrame,
+    categories: Mapping[str, str],
+    *,
+    title: str,
+    summary: Mapping,
+    training: Mapping[str, pd.DataFrame] | None = None,
+    decoding: pd.DataFrame | None = None,
+    similarities: Mapping[str, pd.DataFrame] | None = None,
+    points: pd.DataFrame | None = None,
+    command: str | None = None,
+) -> None:
+    """Write the page from whichever parts the table has; it appears whole or not at all.
+
+    Args:
+        frame: the table of results, with the columns `plots.table.COLUMNS`: a number, its interval and what it is of.
+        categories: relation -> category, in the order to show.
+        summary: facts for "How it was made", name -> value, such as model and timings; a value may be a mapping itself.
+        training: relation -> training record, as `plots.training` takes it.
+        decoding: the top words of vectors, as `plots.decoding` takes them.
+        similarities, points: matrices and map of the relations' vectors, as `plots.similarity` and `plots.relation_map`
+            take them.
+        command: the command line that made the results.
+
+    Raises:
+        InputError: a column that `frame`, a record or `decoding` lacks; the folder does not exist or cannot be written.
+
+    Example:
+        >>> write_table_report("table.html", frame, {"antonym": "lexicographic"}, title="47 relations", summary={})
+    """
+    everywhere = scores_of(frame, part="score", group="all", measure="accuracy")
+    of_relations = scores_of(frame, part="score", group="relation", measure="accuracy")
+    figures = {}
+    if everywhere:
+        figures["comparison"] = plots.comparison(frame)
+    if main_rows(of_relations):
+        figures["relations"] = plots.relations(frame, categories)
+    if set(SLOPES) <= set(of_relations):
+        figures["slopes"] = plots.slopes(frame, categories, SLOPES)
+    if curve_of(frame):
+        figures["learning"] = plots.learning_curve(frame)
+    if training:
+        figures["training"] = plots.training(training)
+    if decoding is not None and len(decoding):
+        figures["decoding"] = plots.decoding(decoding)
+    if similarities:
+        figures["similarity"] = plots.similarity(similarities)
+    if points is not None and len(points) > 2:
+        figures["map"] = plots.relation_map(points, categories)
+    captions = dict(CAPTIONS)
+    if "decoding" in figures and decoding.relation.nunique() == 1:
+        captions["decoding"] = CAPTIONS["decoding, alone"]
+    drawn = {name: page.figure(name, of, captions[name]) for name, of in figures.items()}
+
+    def some(*names: str) -> str:
+        return "".join(drawn.get(name, "") for name in names)
+
+    facts = {**summary, **({"command": command} if command else {})}
+    parts = [
+        page.in_short(_in_short(frame)),
+        page.section("How well", some("comparison"), _all_numbers(frame), note=WORDS),
+        page.section("Differences", _differences(frame)),
+        page.section("Relation by relation", some("slopes", "relations"), _by_category(frame)),
+        page.section("Fine-tuning", some("learning", "training"), _plain_table(frame, "stability")),
+        page.section("What the vectors say", some("decoding"), _plain_table(frame, "decoding")),
+        page.section("Relations together", some("similarity", "map")),
+        page.how_made(facts),
+    ]
+    page.write_page(path, title, parts, downloads={"results": frame})
+
+
+def _in_short(frame: pd.DataFrame) -> Iterator[str]:
+    """Sentences of measured numbers with their intervals; a difference whose interval holds 0 is called not shown."""
+    levels = _overall(frame, "score", "accuracy")
+    if told := [f"{row} {levels[row]}" for row in main_rows(levels)]:
+        yield f"Whole answers right, mean over {extent(frame)}: {'; '.join(told)}."
+    differences = _overall(frame, "difference", "accuracy")
+    subject = next(iter(differences), "").partition(" - ")[0]  # the table below has those of other rows
+    differences = {row: gain for row, gain in differences.items() if row.startswith(f"{subject} - ")}
+    if apart := [f"{_above(row, gain)} by {gain.unsigned}" for row, gain in differences.items() if gain.differs()]:
+        yield f"Differences shown: {'; '.join(apart)}."
+    if alike := [f"{_minus(row)}: {s.signed}" for row, s in differences.items() if not s.differs()]:
+        yield f"Not shown, as no interval leaves out 0: {'; '.join(alike)}."
+    for row, gains in list(scores_of(frame, part="difference", group="category", measure="accuracy").items())[:1]:
+        sure = [name for name, gain in gains.items() if gain.differs()]
+        line = f"{_minus(row)} by category: shown in {len(sure)} of {len(gains)}"
+        yield line + (f" ({', '.join(sure)})." if 0 < len(sure) < len(gains) else ".")
+    if len(curve := curve_of(frame)) > 1:
+        (few, least), (many, most) = list(curve.items())[0], list(curve.items())[-1]
+        yield f"Fine-tuned on {number(few, 'pair')}, vectors reach {least}; on {many}, {most}."
+    readings = {name: of for name, of in _measures(frame, "decoding").items() if name.startswith("name score")}
+    for measure, scores in list(readings.items())[-1:]:  # that of the chosen reading, where there is one
+        told = [
+            f"{row} {s}{'' if s.differs(CHANCE) else ', not shown to differ from chance'}" for row, s in scores.items()
+        ]
+        yield f"Names of relations in their vectors ({measure}; chance {CHANCE}): {'; '.join(told)}."
+
+
+def _above(row: str, gain: Score) -> str:
+    subject, _, other = row.partition(" - ")
+    return f"{subject} is {'above' if gain.value > 0 else 'below'} {other}"
+
+
+def _minus(row: str) -> str:
+    return row.replace(" - ", " \N{MINUS SIGN} ")
+
+
+def _overall(frame: pd.DataFrame, part: str, measure: str) -> dict[str, Score]:
+    """Row -> score over all relations."""
+    return {row: of["all"] for row, of in scores_of(frame, part=part, name="all", measure=measure).items()}
+
+
+def _measures(frame: pd.DataFrame, part: str) -> dict[str, dict[str, Score]]:
+    """Measure -> row -> score over all relations, for the measures of a part."""
+    found = {measure: _overall(frame, part, measure) for measure in frame.loc[frame.part == part, "measure"].unique()}
+    return {measure: scores for measure, scores in found.items() if scores}
+
+
+def _all_numbers(frame: pd.DataFrame) -> str:
+    return _table(
+        "All numbers", _measures(frame, "score"),
+        f"Means over relations ({extent(frame)}) with 95 % intervals. Whole answers: the share of words that are "
+        "completed with a right answer to its end; first tokens: with the first token of one.",
+    )  # fmt: skip
+
+
+def _differences(frame: pd.DataFrame) -> str:
+    note = "Paired over the same relations and words; not shown: the 95 % interval holds 0."
+    return _table("", _measures(frame, "difference"), note, gain=True)
+
+
+def _plain_table(frame: pd.DataFrame, part: str) -> str:
+    note = {
+        "decoding": "Name score: the share of other relations' vectors that speak less of a relation's names than its "
+        f"own vector does; {CHANCE} is chance. Rank: of the best name, where 0 is the strongest token.",
+        "stability": "Vectors of one relation tuned on several deals of its pairs: each seed deals train and "
+        "validation pairs anew among themselves, and test words stay unseen.",
+    }[part]
+    heading = {"decoding": "Names of relations in vectors", "stability": "Stability over deals of pairs"}[part]
+    return _table(heading, _measures(frame, part), note)
+
+
+def _table(heading: str, columns: Mapping[str, Mapping[str, Score]], note: str, gain: bool = False) -> str:
+    """A column for each measure, or nothing where there is none."""
+    names = dict.fromkeys(row for scores in columns.values() for row in scores)
+    rows = {_minus(row): [page.cell(scores.get(row), gain) for scores in columns.values()] for row in names}
+    labels = [SHORT.get(measure, measure) for measure in columns]
+    title = f"<h3>{heading}</h3>" if heading else ""
+    return title + page.table(labels, rows, note, first_bold=False, name=heading or "Differences") if rows else ""
+
+
+def _by_category(frame: pd.DataFrame) -> str:
+    scores = scores_of(frame, part="score", group="category", measure="accuracy")
+    gains = scores_of(frame, part="difference", group="category", measure="accuracy")
+    names = dict.fromkeys(name for of_row in scores.values() for name in of_row)
+    # A row in which a relation's vector broke has fewer.
+    counts = {name: max(of_row[name].n for of_row in scores.values() if name in of_row) for name in names}
+    if not counts:
+        return ""
+    rows = {row: [page.cell(of_row.get(name), False) for name in counts] for row, of_row in scores.items()}
+    rows |= {_minus(row): [page.cell(of_row.get(name), True) for name in counts] for row, of_row in gains.items()}
+    labels = [f"{name} ({n})" for name, n in counts.items()]
+    note = f"{MEASURES['accuracy'][0]}, mean over the relations of a category, whose number stands beside its name."
+    return "<h3>By category</h3>" + page.table(labels, rows, note, first_bold=False, name="By category")

@@ -1,0 +1,244 @@
+"""A study: many relations on one model, each with few pairs to tune on, few to choose on and others to be scored on."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ...datasets.prompts import FewShot, PromptTemplate, corrupted, with_demonstrations
+from ...datasets.relation_files import load_relation
+from ...datasets.relations import Relation
+from ...engine.batches import PromptBatch, batch
+from ...engine.rows import Edit
+from ...ground.errors import InputError
+from ...models.lens import lens_of
+from ...vectors.function_vector import FunctionVector
+from ...vectors.optimizer import RATE, STEPS
+from ...vectors.tuning import tuning_pairs
+
+TRAIN, VALIDATION, TEST = range(3)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The sizes of a study.
+
+    Args:
+        n_pairs, n_validation, n_test: at most so many pairs of each relation to tune and demonstrate, choose, score.
+        n_shots: demonstrations of the usual prompt; more are shown in rows of their own (n_pairs, and those with the
+            validation pairs).
+        n_together: so many test words are asked behind the same demonstrations, which then are run once.
+        map_prompts, mean_prompts: corrupted and intact prompts of each relation's head map.
+        head_counts, strengths: what summed vectors are tried with on validation.
+        draws: of each random control, over which its scores are averaged.
+        steps, rate: of tuning, see `finetune_all`.
+        curve: numbers of pairs of the learning curve, below n_pairs.
+        seeds: how many deals of train and validation pairs are tuned on; scores are those of the first.
+        split_seed: which split of the relations the parts come from.
+    """
+
+    n_pairs: int = 20
+    n_validation: int = 10
+    n_test: int = 20
+    n_shots: int = 10
+    n_together: int = 5
+    map_prompts: int = 10
+    mean_prompts: int = 20
+    head_counts: tuple[int, ...] = (5, 10, 20)
+    strengths: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
+    draws: int = 3
+    steps: int = STEPS
+    rate: float = RATE
+    curve: tuple[int, ...] = (1, 2, 5, 10)
+    seeds: int = 2
+    split_seed: int = 0
+
+    @property
+    def shots(self) -> tuple[int, int, int]:
+        """Demonstrations of the three intact prompts: the usual number, as many as are tuned on, and all."""
+        return self.n_shots, self.n_pairs, self.n_pairs + self.n_validation
+
+    @property
+    def prompting(self) -> dict[str, dict]:
+        """The prompts that are asked without any vector: row of the table -> arguments of `Study.few_shot`."""
+        usual, pairs, everything = self.shots
+        return {
+            f"{usual}-shot": {"n_shots": usual}, f"{usual}-shot, shuffled": {"n_shots": usual, "shuffled": True},
+            f"{pairs}-shot": {"n_shots": pairs}, f"{everything}-shot": {"n_shots": everything, "validation": True},
+        }  # fmt: skip
+
+    def to_dict(self) -> dict:
+        """The settings by name."""
+        return asdict(self)
+
+
+class Study:
+    """The relations of a study, cut to size; those that a step would refuse are in `left_out` with the reason.
+
+    A relation is refused that has too few pairs, too few answers to shuffle, or prompts beyond the model's context.
+    `names`, `families`: of the relations that are kept, in the order of `relations`.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge.
+        relations: Relations, bundled names or paths.
+
+    Raises:
+        InputError: two relations of one name, or none that can be studied.
+    """
+
+    def __init__(self, model: object, relations: Sequence, settings: Settings = Settings()):
+        self.model, self.lens, self.settings, self.template = model, lens_of(model), settings, PromptTemplate()
+        self.relations: list[Relation] = []
+        loaded = [load_relation(relation) for relation in relations]
+        kept, self.left_out = sized(loaded, settings)
+        # Those of the relations before they were cut, which vectors are evaluated on.
+        self.hashes = {relation.name: relation.hash for relation in loaded}
+        for relation in kept:
+            try:
+                self._try(relation)
+                self.relations.append(relation)
+            except InputError as error:
+                self.left_out[relation.name] = str(error)
+        self.names = [relation.name for relation in self.relations]
+        self.families = [relation.family or relation.name for relation in self.relations]
+        _check_names(self.names, self.left_out)
+        self.zero_shot = cache(self._zero_shot)
+
+    def __len__(self) -> int:
+        return len(self.relations)
+
+    def _try(self, relation: Relation) -> None:
+        """Make the prompts on which a later step could fail, the very draws that it will ask."""
+        train = relation.split().train
+        corrupted(train, self.settings.map_prompts, min(self.settings.n_shots, len(train) - 1))
+        bare = with_demonstrations(relation, relation, 0)
+        made = batch(self.lens, bare, self.template)
+        # Of a word's answers the one of most tokens decides whether a prompt fits; to tokenise all again takes long.
+        longest = {
+            one.word: (max(zip(map(len, ids), one.answers), key=lambda answer: answer[0])[1],)
+            for one, ids in zip(bare, made.answers)
+        }
+        for how in self.settings.prompting.values():
+            for prompts in self._asked(relation, **how):
+                few = [FewShot(one.word, longest[one.word], one.demonstrations) for one in prompts]
+                batch(self.lens, few, self.template)
+
+    def _zero_shot(self, part: int) -> tuple[PromptBatch, Int[Tensor, " prompt"]]:
+        """Zero-shot prompts of one part of all relations, and which relation each is of."""
+        parts = [relation.split()[part] for relation in self.relations]
+        return self._joined([with_demonstrations(words, words, 0) for words in parts])
+
+    def few_shot(
+        self, n_shots: int, shuffled: bool = False, validation: bool = False
+    ) -> Iterator[tuple[PromptBatch, Int[Tensor, " prompt"]]]:
+        """Prompts of the test words behind demonstrations, a few words behind the same ones at a time.
+
+        Demonstrations are from the train part, or from the validation part as well (`validation`).
+        """
+        for owner, relation in enumerate(self.relations):
+            for prompts in self._asked(relation, n_shots, shuffled, validation):
+                yield batch(self.lens, prompts, self.template), torch.full((len(prompts),), owner, device="cpu")
+
+    def _asked(
+        self, relation: Relation, n_shots: int, shuffled: bool = False, validation: bool = False
+    ) -> Iterator[list[FewShot]]:
+        train, more, test = relation.split()
+        shown = joined(train, more) if validation else train
+        n_shown = min(n_shots, len(shown))
+        for start in range(0, len(test), self.settings.n_together):
+            asked = test.with_pairs(test.pairs[start : start + self.settings.n_together])
+            first, silent = asked.with_pairs(asked.pairs[:1]), _silent(shown, asked, n_shown)
+            drawn = with_demonstrations(first, silent, n_shown, start, shuffled)[0].demonstrations
+            yield [FewShot(word, answers, drawn) for word, answers in asked.pairs]
+
+    def _joined(self, prompts: Sequence[Sequence[FewShot]]) -> tuple[PromptBatch, Int[Tensor, " prompt"]]:
+        owners = [owner for owner, some in enumerate(prompts) for _ in some]
+        return batch(self.lens, [one for some in prompts for one in some], self.template), torch.tensor(
+            owners, device="cpu"
+        )
+
+    def edit(self, vectors: Float[Tensor, "relation d_model"], part: int, layer: int, **site: str) -> Edit:
+        """Each relation's vector on its own prompts of a part; zeros where it has none (NaN)."""
+        return Edit(layer, vectors.nan_to_num(0.0)[self.zero_shot(part)[1]], **site)
+
+    def vector(self, relation: Relation, vector: Tensor, layer: int, method: str, **more: object) -> FunctionVector:
+        """A vector of a relation of the study, with its record."""
+        return FunctionVector(
+            vector, layer, model=self.lens.name, processing=self.lens.processing, bos=self.lens.bos,
+            relation=relation.name, data_hash=self.hashes[relation.name], split_seed=self.settings.split_seed,
+            template=self.template.to_dict(), method=method, **more,
+        )  # fmt: skip
+
+    def pairs(self, relation: Relation, seed: int = 0) -> tuple[Relation, Relation]:
+        """Train and validation pairs; a seed above 0 deals both anew among themselves, so test words stay unseen."""
+        train, validation, _ = relation.split()
+        if seed == 0:
+            return train, validation
+        both = joined(train, validation).pairs
+        order = np.random.default_rng([seed, 11]).permutation(len(both))
+        dealt = [both[i] for i in order]
+        return relation.with_pairs(dealt[: len(train)]), relation.with_pairs(dealt[len(train) :])
+
+    def rivals(self, draws: int) -> Int[np.ndarray, "draw relation"]:
+        """For each relation some of its `others`, in `draws` fixed draws.
+
+        Raises:
+            InputError: the study is of one relation, which has no others.
+        """
+        if len(self) == 1:
+            raise InputError(f"The study is of {self.names[0]!r} alone, which has no other relation beside it.")
+        rng, drawn = np.random.default_rng([self.settings.split_seed, 13]), []
+        for others in map(self.others, range(len(self))):
+            drawn.append(rng.choice(others, draws, replace=len(others) < draws))
+        return np.array(drawn).T
+
+    def others(self, r: int) -> list[int]:
+        """Numbers of the relations of other families than that of relation `r`; with one family alone, of the others.
+
+        None where it is the only relation.
+        """
+        strangers = [q for q, family in enumerate(self.families) if family != self.families[r]]
+        return strangers or [q for q in range(len(self)) if q != r]
+
+
+def sized(relations: Iterable, settings: Settings) -> tuple[list[Relation], dict[str, str]]:
+    """The relations with as many pairs in each part as a study takes, and why others are left out: too few pairs.
+
+    Needs no model, so it tells before one is loaded. Parts smaller than the settings ask for are warned of.
+
+    Raises:
+        InputError: two relations of one name, or none that is large enough.
+    """
+    kept, left_out, parts = [], {}, (settings.n_pairs, settings.n_validation)
+    loaded = [load_relation(relation) for relation in relations]
+    _check_names([relation.name for relation in loaded], left_out)
+    for relation in loaded:
+        try:
+            tuning_pairs(relation, *parts, split_seed=settings.split_seed)  # refuses and warns
+            kept.append(relation.limited(*parts, settings.n_test, settings.split_seed))
+        except InputError as error:
+            left_out[relation.name] = str(error)
+    _check_names([relation.name for relation in kept], left_out)
+    return kept, left_out
+
+
+def _check_names(names: Sequence[str], left_out: Mapping[str, str]) -> None:
+    if len(set(names)) < len(names) or not names:
+        why = "".join(f" {reason}" for reason in left_out.values())
+        raise InputError(f"The relations to study are {names}; give at least one, each name once.{why}")
+
+
+def _silent(shown: Relation, asked: Relation, n_shots: int) -> Relation:
+    """The pairs to show that give away no answer of those asked, if they are enough."""
+    words, answers = set(asked.words), {answer for _, listed in asked.pairs for answer in listed}
+    silent = [pair for pair in shown.pairs if pair[0] not in answers and words.isdisjoint(pair[1])]
+    return shown.with_pairs(silent) if len(silent) >= n_shots else shown
+
+
+def joined(*parts: Relation) -> Relation:
+    """Parts of one relation as one."""
+    return parts[0].with_pairs([pair for part in parts for pair in part.pairs])

@@ -1,0 +1,200 @@
+"""The whole table: many relations, every vector and control, in stages that a later start goes on with.
+
+`reproduce` runs the steps of `protocol` on a study in a folder, and `outputs` leaves there what they found.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ...evaluation.table import rows_of, without
+from ...ground import storage
+from ...vectors.tuning import layer_grid
+from ..folders import OutputFolder
+from ..stages import Stages
+from . import steps as protocol
+from .files import STARTS, Found, mean_validation_losses, table_of, vector_files, write_outputs
+from .readings import readings
+from .setup import TEST, Study
+from .steps import Step
+
+Stage = Callable[[str, str, Callable[[], Step]], Step]
+NAMES = {
+    "from-zero": "FFV from zero", "from-fv": "FFV from FV", "from-random": "FFV from random",
+    "shuffled": "FFV of shuffled pairs",
+}  # fmt: skip
+
+
+def reproduce(
+    study: Study,
+    folder: OutputFolder,
+    facts: Mapping,
+    command: str,
+    tell: Callable[[str], None],
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Run the stages of a study that are not yet in its folder, and write the results; returns the table.
+
+    It gets `results.csv`, `summary.json`, `vectors/`, `report.html`, and `stages/`, where a later start goes on.
+
+    Args:
+        facts: what else the summary says, such as the weights' hash; part of the plan that a later start must share.
+        tell: called with a line before each stage, and first with one on the stages that are there already, if any are.
+
+    Raises:
+        InputError: the folder is of another plan or holds a stage of another, or cannot be written to.
+    """
+    plan = _plan(study, facts)
+    folder.claim(plan, {"vectors": vector_files(study.names)})
+    stages = Stages(folder.path / "stages", plan)
+    if n := len(stages.finished):
+        tell(f"{n} stage{'s were' if n > 1 else ' was'} there already")
+
+    def stage(name: str, what: str, compute: Callable[[], Step]) -> Step:
+        tell(what)
+        return stages.run(name, compute)
+
+    maps = stage("heads", "Head maps", lambda: protocol.heads(study, progress))
+    what = "Summed vectors, chosen on validation"
+    sums = stage("sums", what, lambda: protocol.sums(study, maps[0], progress))
+    layer, losses, tuning = _tuned(study, stage, sums[0].get("strong"), progress)
+    few, _ = stage("curve", "Tuning on fewer pairs", lambda: protocol.curve(study, layer, progress))
+    rows, owners = _completed(study, stage, sums, tuning, few["vectors"], layer, progress)
+    said = _read(study, stage, sums, tuning, layer)
+    found = Found(layer, losses, maps[1]["share_right"], sums, tuning, rows, owners, said)
+    frame = table_of(study, found)
+    write_outputs(study, folder.path, found, frame, plan, command, stages.timings)
+    return frame
+
+
+def _tuned(
+    study: Study, stage: Stage, strong: Tensor | None, progress: bool
+) -> tuple[int, dict[int, float], dict[str, Step]]:
+    """The layer of lowest validation loss from zero, the losses of all layers, and every kind of tuned vector."""
+    done: dict[str, Step] = {}
+
+    def run(name: str, what: str, *args: object, **how: object) -> None:
+        compute = lambda: protocol.tuned(study, *args, progress=progress, description=what, **how)  # noqa: E731
+        done[name] = stage(f"tuned-{name}", f"Tuning: {what}", compute)
+
+    grid = layer_grid(study.lens)
+    for at in grid:
+        run(f"from-zero-{at}", f"from zero, layer {at}", at)
+    losses = dict(zip(grid, mean_validation_losses([done[f"from-zero-{at}"] for at in grid])))
+    layer = min(losses, key=lambda at: losses[at])
+    done["from-zero"] = done[f"from-zero-{layer}"]
+    if strong is not None:
+        run("from-fv", "from the summed vectors", layer, strong)
+    like = done["from-zero"][0]["vectors"] if strong is None else strong
+    run("from-random", "from random vectors of the same norm", layer, _directions(study, _norms(like), 1)[0])
+    run("shuffled", "on shuffled pairs", layer, shuffle=True)
+    run("pooled", "one vector for all", layer, pooled=True)
+    for seed in range(1, study.settings.seeds):
+        run(f"from-zero-seed-{seed}", f"from zero, deal {seed}", layer, seed=seed)
+        if strong is not None:
+            run(f"from-fv-seed-{seed}", f"from the summed vectors, deal {seed}", layer, strong, seed=seed)
+    return layer, losses, done
+
+
+def _completed(
+    study: Study, stage: Stage, sums: Step, tuning: Mapping[str, Step], few: Tensor, layer: int, progress: bool
+) -> tuple[dict, np.ndarray]:
+    """Every row of the table, name -> measure -> `[draw, word]`, and which relation each test word is of."""
+    vectors = {name: tensors["vectors"] for name, (tensors, _) in tuning.items()}
+    whatifs, missing = _rows(study, *sums, vectors, few, layer)
+    what = "Test words, zero-shot with each vector"
+    zero, record = stage("scores", what, lambda: protocol.scores(study, whatifs, progress))
+    owners = zero["owners"].numpy()
+    rows = rows_of(zero, record["rows"])
+    rows |= {name: without(rows[name], owners, broken) for name, broken in missing.items()}
+    for row, how in study.settings.prompting.items():
+        name = f"shots-{how['n_shots']}{'-shuffled' if how.get('shuffled') else ''}"
+        compute = lambda how=how: protocol.prompting(study, progress=progress, **how)  # noqa: E731
+        rows |= rows_of(stage(name, f"Test words, {row}", compute)[0], {row: [0]})
+    return rows, owners
+
+
+def _read(study: Study, stage: Stage, sums: Step, tuning: Mapping[str, Step], layer: int) -> dict:
+    """What the vectors say, beside two controls: mean differences of residuals, and random directions."""
+    what = "Mean residual differences"
+    difference, _ = stage("difference", what, lambda: ({"vectors": protocol.mean_difference(study, layer)}, {}))
+    kinds = {"FV": (sums[0]["strong"], sums[1]["layer"])} if "strong" in sums[0] else {}
+    kinds |= {STARTS[key]: (tuning[key][0]["vectors"], layer) for key in STARTS if key in tuning}
+    random = _directions(study, _norms(tuning["from-zero"][0]["vectors"]), 1, stream=22)[0]
+    kinds |= {"mean difference": (difference["vectors"], layer), "random": (random, layer)}
+    return stage("readings", "Reading the vectors", lambda: ({}, readings(study, kinds)))[1]
+
+
+def _plan(study: Study, facts: Mapping) -> dict:
+    lens = study.lens
+    return {
+        "model": lens.name, "processing": lens.processing, "bos": lens.bos, "dtype": str(lens.dtype),
+        "device": lens.device.type, "template": study.template.to_dict(), "settings": study.settings.to_dict(),
+        "relations": {relation.name: relation.hash for relation in study.relations},
+        "names and kin": {r.name: [r.category, r.family, *r.names] for r in study.relations},
+        "threads": torch.get_num_threads(), "versions": storage.versions(), **facts,
+    }  # fmt: skip
+
+
+def _rows(study: Study, sums: Mapping, record: Mapping, vectors: Mapping, few: Tensor, layer: int) -> tuple[dict, dict]:
+    """Every row that is asked zero-shot with a vector: name -> what-ifs, one per draw.
+
+    Also name -> numbers of the relations that have no vector there: it broke, or that of another relation did, or there
+    is no other relation.
+    """
+    rows, missing = {}, {}
+
+    def add(name: str, *draws: Tensor, where: int = layer) -> None:
+        rows[name] = [[study.edit(drawn, TEST, where)] for drawn in draws]
+        missing[name] = torch.stack(draws).isnan().any(2).any(0).nonzero()[:, 0].tolist()
+
+    if "strong" in sums:
+        at = record["layer"]
+        add("FV, strength 1", sums["plain"], where=at)
+        add("FV", sums["strong"], where=at)
+        add("FV of own heads", sums["own"], where=at)
+        if "random" in sums:
+            add("FV of random heads", *sums["random"], where=at)
+    if "distributed" in sums:
+        parts = zip(sums["distributed"], record["distributed_places"])
+        rows["distributed FV"] = [[study.edit(part, TEST, at, site=site) for part, (at, site) in parts]]
+    for key, name in NAMES.items():
+        if key in vectors:
+            add(name, vectors[key])
+    zero, draws = vectors["from-zero"], study.settings.draws
+    add("mean of FFVs", _means_of_others(study, zero))
+    add("pooled FFV", vectors["pooled"].expand(len(study), -1))
+    alone = [torch.full_like(zero, torch.nan)]
+    rivals = [zero[torch.from_numpy(some)] for some in study.rivals(draws)] if len(study) > 1 else alone
+    add("another relation's FFV", *rivals)
+    add("random vector", *_directions(study, zero.norm(dim=1), draws, stream=23))
+    for n, some in zip(study.settings.curve, few):
+        add(f"{n} pairs", some)
+    for key in vectors:
+        if found := re.fullmatch(r"(from-\w+)-seed-(\d+)", key):
+            add(f"{STARTS[found[1]]}, deal {found[2]}", vectors[key])
+    return rows, missing
+
+
+def _means_of_others(study: Study, vectors: Tensor) -> Tensor:
+    """For each relation the mean over the whole vectors of its others; NaN where they are fewer than two."""
+    means, whole = torch.full_like(vectors, torch.nan), ~vectors.isnan().any(1)
+    for r in range(len(study)):
+        if len(others := [q for q in study.others(r) if whole[q]]) > 1:
+            means[r] = vectors[others].mean(0)
+    return means
+
+
+def _norms(vectors: Tensor) -> Tensor:
+    return vectors.norm(dim=1).nan_to_num(1.0)
+
+
+def _directions(study: Study, norms: Tensor, draws: int, stream: int = 21) -> Tensor:
+    """Random vectors of given norms, `[draw, relation, d_model]`."""
+    rng = np.random.default_rng([study.settings.split_seed, stream])
+    drawn = torch.from_numpy(rng.standard_normal((draws, len(study), study.lens.d_model))).float()
+    return norms[None, :, None] * drawn / drawn.norm(dim=2, keepdim=True)

@@ -1,0 +1,1 @@
+"""`fv-lens run`: one relation, from head map to tuned vector."""

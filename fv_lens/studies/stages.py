@@ -1,0 +1,115 @@
+"""Stages of a long run on disk: each is computed once, written whole or not at all, and read when the run goes on."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from ..ground import storage
+from ..ground.errors import InputError
+from ..ground.schema import Record
+from .folders import EARLIER
+
+TIMINGS = "timings.json"
+
+
+class StageRecord(Record):
+    """A stage of a long run: what was computed, and under which plan where that is kept with it."""
+
+    kind: ClassVar[str] = "Stage"
+
+    record: dict[str, Any]
+    plan: Any = None
+    seconds: float = Field(0.0, ge=0)  # in stages of before times had a file of their own
+
+    def of_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Any tensors: a step's own."""
+
+
+class Stages:
+    """The finished stages in a folder, each of which carries the plan that it is of.
+
+    Args:
+        folder: where they are kept; made if needed.
+        plan: plain JSON data that says what is run (model, relations, settings, versions).
+
+    Raises:
+        InputError: the folder holds a stage of another plan or a damaged one, or cannot be written to.
+    """
+
+    def __init__(self, folder: Path, plan: Mapping):
+        self.folder, self.timings, self._plan = folder, {}, json.loads(json.dumps(plan))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"Cannot use {str(folder)!r}: {error}. Choose another folder.") from None
+        self._adopt()
+        for name in self.finished:
+            self._read(name)
+
+    @property
+    def finished(self) -> list[str]:
+        """Names of the stages on disk."""
+        return sorted(path.stem for path in self.folder.glob("*.safetensors"))
+
+    def run(self, name: str, compute: Callable[[], tuple[dict[str, Tensor], dict]]) -> tuple[dict[str, Tensor], dict]:
+        """The tensors and record of a stage, from disk if it was finished before."""
+        if not self._path(name).is_file():
+            started = time.perf_counter()
+            tensors, record = compute()
+            seconds = round(time.perf_counter() - started, 1)
+            self._write(name, tensors, {"record": record})
+            storage.save_json(self.folder / TIMINGS, self._known_timings() | {name: seconds})
+        tensors, saved = self._read(name)
+        seconds = self._known_timings().get(name, saved.get("seconds"))
+        if seconds is not None:
+            self.timings[name] = seconds
+        return tensors, saved["record"]
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
+
+    def _known_timings(self) -> dict[str, float]:
+        """How long stages took, in a file of its own: stages that are equal are then equal files."""
+        try:
+            known = json.loads((self.folder / TIMINGS).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return {name: x for name, x in known.items() if isinstance(x, int | float)} if isinstance(known, dict) else {}
+
+    def _digest(self, name: str) -> str:
+        return hashlib.sha256(json.dumps([self._plan, name], sort_keys=True).encode()).hexdigest()
+
+    def _write(self, name: str, tensors: dict[str, Tensor], saved: dict) -> None:
+        storage.save(self._path(name), StageRecord.kind, tensors, saved | {"plan": self._digest(name)})
+
+    def _read(self, name: str) -> tuple[dict[str, Tensor], dict]:
+        tensors, saved = storage.load(self._path(name), StageRecord)
+        if saved.get("plan") != self._digest(name):
+            raise InputError(
+                f"{str(self._path(name))!r} is of another plan or stage than this run's. Delete the file, and the "
+                "stage is computed; or give another --out."
+            )
+        return tensors, saved
+
+    def _adopt(self) -> None:
+        """Write the plan into stages of an earlier version, which kept it in a file beside them."""
+        earlier = self.folder / EARLIER
+        if not earlier.is_file():
+            return
+        try:
+            same = json.loads(earlier.read_text(encoding="utf-8")) == self._plan
+        except ValueError:
+            same = False
+        if not same:
+            raise InputError(f"{str(earlier)!r} is of another plan than this run's. Delete the folder it is in.")
+        for name in self.finished:
+            tensors, saved = storage.load(self._path(name), StageRecord)
+            if "plan" not in saved:
+                self._write(name, tensors, saved)
+        earlier.unlink()

@@ -1,0 +1,1 @@
+"""Find heads, sum them into a function vector, choose where it acts, fine-tune it, insert it."""

@@ -1,0 +1,330 @@
+"""Which heads carry a relation: mean head outputs over intact prompts, and their indirect effects in corrupted ones."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..datasets.prompts import PromptTemplate, corrupted, few_shot
+from ..datasets.relation_files import load_relation
+from ..engine.batches import PromptBatch, batch
+from ..engine.whatif import Edit, head_outputs, what_if
+from ..ground import display, scores, storage
+from ..ground.errors import InputError, whole_number
+from ..ground.progress import progress_bar
+from ..models.lens import Lens, lens_of
+from .records import Effects
+
+log = logging.getLogger("fv_lens")
+
+
+@dataclass(frozen=True, eq=False)
+class HeadEffects:
+    """Indirect effects of every head, float32 on the CPU.
+
+    Args:
+        values: `[prompt, layer, head]`, change in the probability of the answer (the first token of the first listed
+            one) when the head's output at the last token of a corrupted prompt becomes its mean over intact prompts.
+        log_prob_values: the same for the log-probability, in nats.
+        base: `[prompt]`, the answer's probability in each corrupted prompt as it is.
+        mean_z: `[layer, head, d_head]`, mean outputs at the last token of intact prompts (at `hook_z`).
+        share_right: the share of intact prompts whose most probable token begins a right answer.
+        batch: the corrupted prompts; None for a mean over relations.
+        record: how they were measured: relation, model, template, BOS rule, shots, seeds, versions.
+
+    Raises:
+        InputError: an effect that is not a finite number, as where a model's half precision overflows. A head that
+            the model does not have is NaN in all prompts of both effects and in all of its `mean_z`.
+    """
+
+    values: Float[Tensor, "prompt layer head"]
+    log_prob_values: Float[Tensor, "prompt layer head"]
+    base: Float[Tensor, " prompt"]
+    mean_z: Float[Tensor, "layer head d_head"]
+    share_right: float
+    batch: PromptBatch | None
+    record: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        absent = self.mean_z.isnan().all(2)
+        for values in (self.values, self.log_prob_values):
+            right = torch.where(absent, values.isnan(), values.isfinite())
+            if len(broken := (~right).nonzero()):
+                prompt, layer, head = broken[0].tolist()
+                effect = values[prompt, layer, head]
+                if absent[layer, head]:
+                    raise InputError(
+                        f"Head ({layer}, {head}) has no mean output, as if the model did not have it, and the effect "
+                        f"{effect:g} in prompt {prompt}; give NaN for both, or for neither."
+                    )
+                raise InputError(
+                    f"The effect of head ({layer}, {head}) in prompt {prompt} is {effect:g}, not a finite number; load "
+                    "the model in float32 or bfloat16."
+                )
+        if len(broken := (~torch.where(absent[:, :, None], True, self.mean_z.isfinite())).nonzero()):
+            layer, head, place = broken[0].tolist()
+            raise InputError(
+                f"The mean output of head ({layer}, {head}) is {self.mean_z[layer, head, place]:g} at {place}, not "
+                "a finite number; load the model in float32 or bfloat16."
+            )
+        if absent.all():
+            raise InputError("Every effect is NaN: there is no head to find.")
+        if not self.base.isfinite().all():
+            raise InputError(f"The answers' probabilities `base` hold {self.base[~self.base.isfinite()][0]:g}.")
+
+    def __repr__(self) -> str:
+        n, layers, heads = self.values.shape
+        return f"HeadEffects({self.record.get('relation')!r}, {layers} layers x {heads} heads, n = {n})"
+
+    def _repr_html_(self) -> str:
+        about = [self.record.get("model"), f"{self.share_right:.0%} of intact prompts answered right"]
+        return display.effects(
+            self.to_frame(), self.record.get("relation") or "heads", ", ".join(filter(None, about)), self.over
+        )
+
+    @property
+    def of_relations(self) -> bool:
+        """Whether an effect is a relation's, as `mean_effects` makes them, and no prompt's."""
+        return "relations" in self.record
+
+    @property
+    def over(self) -> str:
+        """What the mean is over: "25 corrupted prompts of 10 shots"."""
+        n, what = len(self.values), "relation" if self.of_relations else "corrupted prompt"
+        shots = "" if self.of_relations or "n_shots" not in self.record else f" of {self.record['n_shots']} shots"
+        return f"{n} {what}{'s' * (n > 1)}{shots}"
+
+    @property
+    def n_heads(self) -> int:
+        """How many heads there are; layers without any are NaN."""
+        return int((~self.mean.isnan()).sum())
+
+    @property
+    def mean(self) -> Float[Tensor, "layer head"]:
+        """The average indirect effect, signed: writers of the answer above 0, cancellers below."""
+        return self.values.mean(0)
+
+    def confidence_interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        """(low, high), each `[layer, head]`: bootstrap over prompts of the mean effect."""
+        low, high = scores.interval(self.values.numpy(), level)
+        return torch.from_numpy(low).float(), torch.from_numpy(high).float()
+
+    def top(self, k: int, sign: int = +1) -> list[tuple[int, int]]:
+        """The k heads of largest mean effect, `[(layer, head), ...]`, strongest first; `sign=-1`: cancellers.
+
+        Raises:
+            InputError: k outside 1..number of heads, or a sign that is neither +1 nor -1.
+        """
+        mean = self.mean
+        if whole_number("k", k, least=1) > self.n_heads:
+            raise InputError(f"k is {k}; there are {self.n_heads} heads.")
+        if sign not in (1, -1):
+            raise InputError(f"sign is {sign!r}; give +1 for writers or -1 for cancellers.")
+        order = (sign * mean).nan_to_num(nan=-torch.inf).flatten().argsort(descending=True, stable=True)[:k]
+        return [divmod(index, mean.shape[1]) for index in order.tolist()]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line per head: layer, head, effect with interval, and the effect on the log-probability.
+
+        Of layers without heads all of these are NaN.
+        """
+        low, high = self.confidence_interval()
+        layer, head = np.indices(self.mean.shape)
+        columns = {"effect": self.mean, "low": low, "high": high, "log_prob_effect": self.log_prob_values.mean(0)}
+        return pd.DataFrame(
+            {"layer": layer.ravel(), "head": head.ravel()} | {name: x.flatten().numpy() for name, x in columns.items()}
+        )
+
+    def check(self, lens: Lens) -> None:
+        """Raise an InputError if the effects were measured on another model, or under other rules of this one."""
+        for name, now in (("model", lens.name), ("processing", lens.processing), ("bos", lens.bos)):
+            if self.record[name] != now:
+                then = self.record[name]
+                raise InputError(
+                    f"The effects were measured with {name} {then!r}; this model has {now!r}. Measure them again."
+                )
+
+    def save(self, path) -> None:
+        """Write everything to a safetensors file."""
+        tensors = {name: getattr(self, name) for name in ("values", "log_prob_values", "base", "mean_z")}
+        record = dict(self.record, share_right=self.share_right)
+        if self.batch is not None:
+            tensors |= {f"batch.{name}": getattr(self.batch, name) for name in ("tokens", "mask", "answer_ids")}
+            record["batch"] = {name: getattr(self.batch, name) for name in ("answers", "texts", "words")}
+        storage.save_checked(path, Effects, tensors, record)
+
+    @classmethod
+    def load(cls, path) -> "HeadEffects":
+        """Read saved effects; an InputError names a file that is missing, damaged or something else, and the field."""
+        tensors, record = storage.load(path, Effects)
+        share_right, texts, prompts = record.pop("share_right"), record.pop("batch", None), None
+        if texts is not None:
+            answers = tuple(tuple(tuple(ids) for ids in listed) for listed in texts.pop("answers"))
+            parts = {name: tensors.pop(f"batch.{name}") for name in ("tokens", "mask", "answer_ids")}
+            prompts = PromptBatch(**parts, answers=answers, **{name: tuple(x) for name, x in texts.items()})
+        with storage.naming(path):
+            return cls(**tensors, share_right=share_right, batch=prompts, record=record)
+
+
+def indirect_effects(
+    model: object,
+    relation: object,
+    n_prompts: int = 25,
+    n_shots: int = 10,
+    n_mean_prompts: int = 100,
+    seed: int = 0,
+    only_correct: bool = False,
+    progress: bool = True,
+    *,
+    template: PromptTemplate = PromptTemplate(),
+    split_seed: int = 0,
+) -> HeadEffects:
+    """The causal indirect effect of every head on a relation, from the relation's train part only.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge.
+        relation: a Relation, a bundled name or a path.
+        n_prompts: corrupted prompts, on which effects are measured.
+        n_shots: demonstrations in each prompt.
+        n_mean_prompts: intact prompts, over which head outputs are averaged.
+        seed: of the draws of words and demonstrations.
+        only_correct: average over the intact prompts that the model answers right only.
+        progress: show progress bars.
+        template, split_seed: the prompts' form, and which split of the relation to use.
+
+    Raises:
+        InputError: too few pairs, numbers below 1, an answer without a token of its own, prompts beyond the context.
+        ParityError: the engine does not agree with a full forward on this model.
+
+    Source: Todd et al. 2024, section 2.2; all prompts' answers are deranged here, so that none is right by chance.
+    """
+    lens, relation = lens_of(model), load_relation(relation)
+    n_prompts = whole_number("n_prompts", n_prompts, least=1)
+    train = relation.split(split_seed).train
+    prompts = batch(lens, corrupted(train, n_prompts, n_shots, seed), template)
+    mean_z, share_right = mean_head_outputs(
+        model, relation, n_mean_prompts, n_shots, seed, only_correct, progress, template=template, split_seed=split_seed
+    )
+    heads = _editable_heads(lens)
+    edits = [[Edit(layer, mean_z[layer, head], head)] for layer, head in heads]
+    answer = prompts.answer_ids.to(lens.device)
+
+    def log_prob(logits, prompt):
+        logits = logits[:, 0]
+        return logits.gather(1, answer[prompt, None])[:, 0] - logits.logsumexp(-1)
+
+    with progress_bar(total=n_prompts, desc="indirect effects", unit="prompt", disable=not progress) as bar:
+        after = what_if(lens, prompts.tokens, prompts.mask, edits, log_prob, progress=bar.update)
+    after = after.double()  # differences of small probabilities
+    before = after[:, :1]
+    after, measured = after.new_full((n_prompts, lens.n_layers, lens.n_heads), torch.nan), after[:, 1:]
+    after[:, *zip(*heads)] = measured
+    before = before[:, :, None]
+    record = {
+        "relation": relation.name, "data_hash": relation.hash, "model": lens.name, "processing": lens.processing,
+        "bos": lens.bos, "template": template.to_dict(),
+        "n_shots": int(n_shots), "n_mean_prompts": int(n_mean_prompts),
+        "only_correct": bool(only_correct), "seed": int(seed), "split_seed": int(split_seed),
+        "versions": storage.versions(),
+    }  # fmt: skip
+    return HeadEffects(
+        values=(after.exp() - before.exp()).float(),
+        log_prob_values=(after - before).float(),
+        base=before[:, 0, 0].exp().float(),
+        mean_z=mean_z,
+        share_right=share_right,
+        batch=prompts,
+        record=record,
+    )
+
+
+def _editable_heads(lens: Lens) -> list[tuple[int, int]]:
+    """Every (layer, head) that can be edited; layers without such heads are named, once for a model."""
+    layers = lens.head_layers
+    if not layers:
+        raise InputError(
+            f"No layer of {lens.name} has heads whose outputs can be set: `hook_z` is nowhere [batch, pos, n_heads, "
+            f"d_head] = [..., {lens.n_heads}, {lens.d_head}]. A tuned vector needs no heads: finetune(..., 'zero')."
+        )
+    absent = sorted(set(range(lens.n_layers)) - set(layers))
+    if absent and "head layers" not in lens.state.warned:
+        lens.state.warned.add("head layers")
+        log.warning(
+            "%s: layers %s have no heads of the model's usual shape; they are left out of the head map.",
+            lens.name, ", ".join(map(str, absent)),
+        )  # fmt: skip
+    return [(layer, head) for layer in layers for head in range(lens.n_heads)]
+
+
+def mean_head_outputs(
+    model: object,
+    relation: object,
+    n_prompts: int = 100,
+    n_shots: int = 10,
+    seed: int = 0,
+    only_correct: bool = False,
+    progress: bool = True,
+    *,
+    template: PromptTemplate = PromptTemplate(),
+    split_seed: int = 0,
+) -> tuple[Float[Tensor, "layer head d_head"], float]:
+    """Mean output of every head (`hook_z`) at the last token of intact few-shot prompts, and the share answered right.
+
+    With `only_correct`, the mean is over the prompts whose most probable next token begins a right answer.
+
+    Raises:
+        InputError: as `indirect_effects`; or `only_correct` and no prompt is answered right.
+    """
+    lens, relation = lens_of(model), load_relation(relation)
+    prompts = batch(lens, few_shot(relation.split(split_seed).train, n_prompts, n_shots, seed), template)
+    total = torch.zeros(lens.n_layers, lens.n_heads, lens.d_head, dtype=torch.float64, device="cpu")
+    used = n_right = 0
+    with progress_bar(total=len(prompts), desc="mean head outputs", unit="prompt", disable=not progress) as bar:
+        for indices, z, logits in head_outputs(lens, prompts.tokens, prompts.mask):
+            first = [{ids[0] for ids in prompts.answers[i]} for i in indices.tolist()]
+            right = torch.tensor(
+                [token in answers for token, answers in zip(logits.argmax(-1).tolist(), first)], device="cpu"
+            )
+            keep = right if only_correct else torch.ones_like(right)
+            total += z[keep.to(z.device)].cpu().double().sum(0)
+            used, n_right = used + int(keep.sum()), n_right + int(right.sum())
+            bar.update(len(indices))
+    if not used:
+        raise InputError(
+            f"{lens.name} answers none of {len(prompts)} prompts of {relation.name!r} right, so there is nothing to "
+            "average; use only_correct=False, or more shots."
+        )
+    return (total / used).float(), n_right / len(prompts)
+
+
+def mean_effects(effects: Sequence[HeadEffects]) -> HeadEffects:
+    """The map over relations: each relation's mean effect is one value, so intervals are over relations.
+
+    `mean_z` is the mean over relations as well; a vector for one relation needs that relation's own.
+
+    Raises:
+        InputError: no effects, or effects of different models.
+    """
+    effects = list(effects)
+    if not effects:
+        raise InputError("No effects were given; pass [indirect_effects(...), ...].")
+    for name in ("model", "processing", "bos", "template", "split_seed"):
+        found = [part.record.get(name) for part in effects]
+        if any(value != found[0] for value in found):
+            raise InputError(f"Effects of different {name}s cannot be averaged: {found}.")
+    relations = [part.record.get("relation") for part in effects]
+    return HeadEffects(
+        values=torch.stack([part.mean for part in effects]),
+        log_prob_values=torch.stack([part.log_prob_values.mean(0) for part in effects]),
+        base=torch.stack([part.base.mean() for part in effects]),
+        mean_z=torch.stack([part.mean_z for part in effects]).mean(0),
+        share_right=float(np.mean([part.share_right for part in effects])),
+        batch=None,
+        record=effects[0].record
+        | {"relation": " + ".join(map(str, relations)), "relations": relations, "data_hash": None},
+    )

@@ -1,0 +1,280 @@
+"""Function vectors: added and scaled, checked against a model and the words they are measured on, saved and loaded."""
+
+import json
+import numbers
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ..datasets.prompts import PromptTemplate
+from ..datasets.relations import Relation
+from ..ground import storage
+from ..ground.errors import InputError, finite_number, whole_number
+from ..ground.markup import bars, card, facts, side
+from ..models.lens import Lens, check_layer
+from ..models.sites import check_site
+from .records import Vector
+
+TOKENS, PROCESSING = ("last",), ("raw", "centered")
+
+
+@dataclass(frozen=True, eq=False)
+class FunctionVector:
+    """A vector that carries a relation, and where it came from.
+
+    Args:
+        vector: `[d_model]`, kept as float32 on the CPU; any strength is already multiplied in.
+        layer: it is added to the residual stream after this block.
+        site: the hook point it is added at.
+        token: the rule for the token it is added at: "last", the last token of the prompt.
+        model: name of the model it was made on; None or "" where it is not known, and not checked.
+        processing: "raw", or "centered" where TransformerLens centred the weights that write to the residual stream.
+        bos: whether its prompts began with a BOS token.
+        relation, data_hash, split_seed: the relation, SHA-256 of its pairs, and which split its words came from.
+        template: the prompt template, as `PromptTemplate.to_dict` gives it.
+        heads: the (layer, head) whose outputs were summed.
+        method: "sum", "combination" (of `parents`), or what another module of fv_lens names.
+        strength: what the sum was multiplied with.
+        parents: (weight, record) of the vectors it was combined from, or tuned from.
+        training: of a tuned vector, how it was tuned: pairs, losses of every step, the chosen one (`training_frame`).
+        weights, source: of a composite, relation -> weight (largest first), and the pair A, B that it was made for.
+        versions: of fv_lens and the libraries below it.
+
+    Raises:
+        InputError: a vector that is not one-dimensional, or holds NaN or infinity; a negative layer; a token or
+            processing of another name; a strength that is not finite.
+
+    Example:
+        >>> mixed = 0.5 * antonym + 0.5 * synonym
+        >>> [weight for weight, record in mixed.parents]
+        [1.0, 1.0]
+    """
+
+    vector: Tensor
+    layer: int
+    site: str = "hook_resid_post"
+    token: str = "last"
+    model: str | None = ""
+    processing: str = "raw"
+    bos: bool | None = None
+    relation: str | None = None
+    data_hash: str | None = None
+    split_seed: int | None = None
+    template: Mapping | None = None
+    heads: Sequence = ()
+    method: str = "sum"
+    strength: float = 1.0
+    parents: Sequence = ()
+    training: Mapping | None = None
+    weights: Mapping | None = None
+    source: Sequence = ()
+    versions: Mapping = field(default_factory=storage.versions)
+
+    __array_ufunc__ = None  # numpy's numbers leave `scale * vector` to __rmul__
+
+    def __post_init__(self):
+        vector = torch.as_tensor(self.vector, device="cpu").detach().to("cpu", torch.float32, copy=True)
+        if vector.dim() != 1:
+            raise InputError(f"A function vector is [d_model]; got the shape {list(vector.shape)}.")
+        if not vector.isfinite().all():
+            bad = int((~vector.isfinite()).sum())
+            raise InputError(f"{bad} of {len(vector)} numbers of the vector are NaN or infinite; it cannot be used.")
+        object.__setattr__(self, "vector", vector)
+        for name, known in (("token", TOKENS), ("processing", PROCESSING)):
+            if getattr(self, name) not in known:
+                raise InputError(f"{name} is {getattr(self, name)!r}; choose from {', '.join(known)}.")
+        object.__setattr__(self, "layer", whole_number("layer", self.layer, least=0))
+        object.__setattr__(self, "strength", finite_number("strength", self.strength))
+        object.__setattr__(self, "heads", tuple((int(layer), int(head)) for layer, head in self.heads))
+        object.__setattr__(self, "source", tuple(self.source))
+        object.__setattr__(self, "parents", tuple((float(weight), parent) for weight, parent in self.parents))
+
+    def __repr__(self) -> str:
+        of = f" of {self.relation!r}" if self.relation else ""
+        return f"FunctionVector({self.method}{of}, layer {self.layer}, norm {self.vector.norm():.3g}, {self.model})"
+
+    def _repr_html_(self) -> str:
+        rule = {True: "with BOS", False: "without BOS", None: ""}[self.bos]
+        known = {
+            "method": self.method, "made for": " : ".join(self.source),
+            "added": f"after layer {self.layer}, at {self.site}, {self.token} token",
+            "norm": f"{self.vector.norm():.3g}, {len(self.vector)} numbers", "strength": f"{self.strength:g}",
+            "model": ", ".join(filter(None, (self.model, self.processing, rule))),
+            "heads": ", ".join(f"L{layer}H{head}" for layer, head in self.heads),
+        }  # fmt: skip
+        if self.parents and self.weights is None:
+            known["from"] = " + ".join(f"{weight:.2g} × {name}" for weight, name in _terms(self.record))
+        if tuned := self.training:
+            known["tuned"] = f"{tuned['n_pairs']} pairs, step {tuned['chosen_step']} of {len(tuned['losses'])}"
+            known["validation loss"] = f"{tuned['validation_loss']:.2f} nats per answer"
+        title = self.relation or " : ".join(self.source) or self.method
+        return card("FunctionVector", title, side(facts(known), bars(self.weights or {}, "relation")))
+
+    def to_frame(self) -> pd.DataFrame:
+        """What the vector is made of, one line each: kind ("relation", "head", "vector"), part, weight.
+
+        A composite has weights of relations, a sum its heads (each with the vector's strength), any other vector those
+        it was combined or tuned from.
+        """
+        if self.weights is not None:
+            lines = [("relation", name, weight) for name, weight in self.weights.items()]
+        elif self.heads:
+            lines = [("head", f"L{layer}H{head}", self.strength) for layer, head in self.heads]
+        else:
+            lines = [("vector", name, weight) for weight, name in _terms(self.record)]
+        return pd.DataFrame(lines, columns=["kind", "part", "weight"])
+
+    @property
+    def record(self) -> dict:
+        """Everything but the numbers, as plain JSON data."""
+        parts = {part.name: getattr(self, part.name) for part in fields(self) if part.name != "vector"}
+        return json.loads(json.dumps(parts))
+
+    def __add__(self, other: "FunctionVector") -> "FunctionVector":
+        if not isinstance(other, FunctionVector):
+            return NotImplemented
+        for name in ("layer", "site", "token", "processing", "bos"):
+            mine, others = getattr(self, name), getattr(other, name)
+            if mine != others:
+                raise InputError(f"Vectors of {name} {mine!r} and {others!r} do not add up to one vector.")
+        if _two_models(self.model, other.model):
+            raise InputError(f"Vectors of model {self.model!r} and {other.model!r} do not add up to one vector.")
+        if len(self.vector) != len(other.vector):
+            raise InputError(f"Vectors of {len(self.vector)} and {len(other.vector)} numbers cannot be added.")
+        return self._combined(self.vector + other.vector, ((1.0, self), (1.0, other)))
+
+    def __mul__(self, scale: numbers.Real) -> "FunctionVector":
+        if not isinstance(scale, numbers.Real):
+            return NotImplemented
+        scale = finite_number("the scale of a vector", scale)
+        return self._combined(self.vector * scale, ((scale, self),))
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> "FunctionVector":
+        return self * -1.0
+
+    def __sub__(self, other: "FunctionVector") -> "FunctionVector":
+        return self + (-other) if isinstance(other, FunctionVector) else NotImplemented
+
+    def _combined(self, vector: Tensor, parents: tuple) -> "FunctionVector":
+        same = {name: getattr(self, name) for name in ("relation", "data_hash", "split_seed", "template", "model")}
+        same = {k: v if all(getattr(parent, k) == v for _, parent in parents) else None for k, v in same.items()}
+        same["model"] = same["model"] or self.model
+        records = tuple((weight, parent.record) for weight, parent in parents)
+        blank = {"heads": (), "strength": 1.0, "training": None, "weights": None, "source": ()}
+        return replace(self, vector=vector, method="combination", parents=records, **blank, **same)
+
+    def strengthened(self, strength: numbers.Real) -> "FunctionVector":
+        """The same vector, `strength` times as strong, with that recorded instead of a parent."""
+        strength = finite_number("strength", strength)
+        return replace(self, vector=self.vector * strength, strength=self.strength * strength)
+
+    def check(self, lens: Lens) -> None:
+        """Raise an InputError if the vector does not belong to the model; warn if its name is spelled otherwise.
+
+        Of two names the last part of the path counts, in any letter case: "gpt2" may be "openai-community/gpt2".
+        """
+        if len(self.vector) != lens.d_model:
+            raise InputError(
+                f"The vector has {len(self.vector)} numbers; the residual stream of {lens.name} has {lens.d_model}."
+            )
+        if _two_models(self.model, lens.name):
+            raise InputError(
+                f"The vector was made on {self.model!r} and this model is {lens.name!r}. Load that model, or make the "
+                "vector again; if both names are of one model, use dataclasses.replace(fv, model=None)."
+            )
+        check_layer(lens, self.layer)
+        if f"blocks.{self.layer}.{self.site}" not in lens.points:
+            raise InputError(f"{lens.name} has no hook point 'blocks.{self.layer}.{self.site}' to add a vector at.")
+        if self.processing != lens.processing:
+            raise InputError(
+                f"The vector was made on {self.processing} weights and {lens.name} has {lens.processing} ones: their "
+                "residual streams differ. Load the model in the same processing mode, or make the vector again."
+            )
+        if self.bos is not None and self.bos != lens.bos:
+            rule = {True: "with", False: "without"}
+            raise InputError(
+                f"The vector was made on prompts {rule[self.bos]} a BOS token and {lens.name} runs {rule[lens.bos]}. "
+                f"Make the vector again on this model; or, in Python, set model.cfg.default_prepend_bos = {self.bos}"
+                f"{', if its tokenizer has a BOS token' if self.bos else ''}."
+            )
+        if self.model and lens.name and self.model != lens.name:
+            warnings.warn(f"The vector was made on {self.model!r}; this model is {lens.name!r}.", stacklevel=3)
+
+        check_site(lens, self.layer, self.site)
+
+    def check_split(self, relation: Relation, split_seed: int) -> None:
+        """Raise an InputError if the vector, or one it was combined from, may have seen the words it is measured on."""
+        for record in _with_parents(self.record):
+            seed, same_pairs = record["split_seed"], record["data_hash"] in (None, relation.hash)
+            if record["relation"] != relation.name or seed is None or (seed == split_seed and same_pairs):
+                continue
+            other = f"split {seed}" if same_pairs else "other pairs"
+            raise InputError(
+                f"The vector was made from {other} of {relation.name!r} and may have seen the words it is measured on. "
+                f"Pass split_seed={seed} and the relation it was made from; if the words are new, rename the relation."
+            )
+
+    def save(self, path) -> None:
+        """Write the vector and its record to a safetensors file."""
+        storage.save_checked(path, Vector, {"vector": self.vector}, self.record)
+
+    @classmethod
+    def load(cls, path) -> "FunctionVector":
+        """Read a saved vector; an InputError names a file that is missing, damaged or something else, and the field."""
+        tensors, record = storage.load(path, Vector)
+        with storage.naming(path):
+            return cls.of_parts(tensors["vector"], record)
+
+    @classmethod
+    def of_parts(cls, vector: Tensor, record: Mapping) -> "FunctionVector":
+        """The vector of these numbers and this `record`; an InputError names a field that is not what it may be."""
+        Vector.check({"vector": vector}, record)
+        return cls(vector, **record)
+
+
+def as_vectors(fv: object) -> list[FunctionVector]:
+    """One vector or several as a list; an InputError for anything else, or for none."""
+    vectors = list(fv) if isinstance(fv, list | tuple) else [fv]
+    if not vectors:
+        raise InputError("fv is an empty list; give a FunctionVector or a list of them.")
+    for vector in vectors:
+        if not isinstance(vector, FunctionVector):
+            raise InputError(f"fv holds {type(vector).__name__}; give a FunctionVector or a list of them.")
+    return vectors
+
+
+def own_template(vectors: Sequence[FunctionVector]) -> PromptTemplate:
+    """The template that the vectors were made with, where they agree on one; else the default."""
+    known = [vector.template for vector in vectors if vector.template]
+    agreed = known and all(template == known[0] for template in known)
+    return PromptTemplate.from_dict(known[0]) if agreed else PromptTemplate()
+
+
+def _terms(record: Mapping) -> Iterator[tuple[float, str]]:
+    """(weight, what it is) of the vectors that one was made from, through all combinations of combinations."""
+    scale = record["strength"] if record["method"] == "combination" else 1.0
+    for weight, parent in record["parents"]:
+        if parent["method"] == "combination" and parent["parents"]:
+            yield from ((scale * weight * inner, name) for inner, name in _terms(parent))
+        else:
+            of = f" of {parent['relation']}" if parent["relation"] else ""
+            yield scale * weight, f"{parent['method']}{of}"
+
+
+def _with_parents(record: Mapping) -> Iterator[Mapping]:
+    yield record
+    for _, parent in record["parents"]:
+        yield from _with_parents(parent)
+
+
+def _two_models(name: str | None, other: str | None) -> bool:
+    """Whether two names, where both are known, can not be of one model."""
+    last, others = (re.split(r"[/\\]", (one or "").rstrip("/\\").casefold())[-1] for one in (name, other))
+    return bool(last and others) and last != others

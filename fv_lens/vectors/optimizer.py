@@ -1,0 +1,153 @@
+"""Training: vectors that move by Adam until the answers of their own train prompts are probable, many in one batch.
+
+The step at which the loss of a vector's own validation prompts is lowest is kept. `tuning` says what is trained on.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..datasets.prompts import PromptTemplate, with_demonstrations
+from ..datasets.relations import Relation
+from ..engine.batches import PromptBatch, batch
+from ..engine.gradients import Rows
+from ..engine.rows import HERE
+from ..ground.progress import progress_bar
+from ..models.lens import Lens
+
+STEPS = 40
+EVERY = 2  # steps between two looks at the validation pairs
+RATE = 0.05  # Adam's step for each number of the vector, in root mean squares of the residual stream at the layer
+STRENGTHS = (0.5, 1.0, 2.0, 4.0)  # of an initial vector
+
+
+@dataclass
+class Task:
+    """What one vector is tuned on: train and validation prompts, and the vector to start from (None: zero).
+
+    With `in_rms`, the start is in root mean squares of the residual stream at the layer.
+    """
+
+    name: str
+    train: PromptBatch
+    validation: PromptBatch
+    start: Float[Tensor, " d_model"] | None = None
+    in_rms: bool = False
+
+    @classmethod
+    def pooled(cls, tasks: Sequence["Task"], pad_id: int) -> "Task":
+        """One task of all the prompts, from zero."""
+        parts = ([task.train for task in tasks], [task.validation for task in tasks])
+        return cls("all", *(PromptBatch.joined(part, pad_id) for part in parts))
+
+
+@dataclass(frozen=True)
+class Result:
+    """A tuned vector `[d_model]` (None if its loss became NaN or its norm infinite at `step`), and how it came about.
+
+    `losses`, `validation_losses`: nats per answer at each step, the second NaN where validation was not looked at.
+    """
+
+    vector: Float[Tensor, " d_model"] | None
+    step: int
+    strength: float
+    losses: np.ndarray = field(repr=False)
+    validation_losses: np.ndarray = field(repr=False)
+
+    @property
+    def loss(self) -> float:
+        """The validation loss of the chosen step."""
+        return float(self.validation_losses[self.step]) if self.vector is not None else np.nan
+
+    def record(self, task: Task, **settings) -> dict:
+        """What the vector's `training` says, as plain JSON data."""
+        seen = [[i, round(float(x), 6)] for i, x in enumerate(self.validation_losses) if np.isfinite(x)]
+        return settings | {
+            "n_pairs": len(task.train), "n_validation": len(task.validation), "chosen_step": self.step,
+            "validation_loss": round(self.loss, 6), "losses": [round(float(x), 6) for x in self.losses],
+            "validation_losses": seen, "train_words": list(task.train.words),
+            "validation_words": list(task.validation.words),
+        }  # fmt: skip
+
+
+@torch.inference_mode(False)
+def tune(
+    lens: Lens,
+    tasks: Sequence[Task],
+    layer: int,
+    *,
+    steps: int = STEPS,
+    rate: float = RATE,
+    strengths: Sequence[float] = STRENGTHS,
+    first_token: bool = False,
+    progress: bool = False,
+    description: str = "tuning",
+) -> list[Result]:
+    """Tune one vector for each task, all in one batch; see `finetune_all` for what the settings mean."""
+    train = _rows(lens, [one.train for one in tasks], layer, first_token)
+    check = _rows(lens, [one.validation for one in tasks], layer, first_token)
+    unit = train.residual_rms
+    starts = [torch.zeros(lens.d_model, **HERE) if one.start is None else one.start for one in tasks]
+    starts = [start * size if one.in_rms else start for one, start, size in zip(tasks, starts, unit)]
+    strengths = list(strengths) if any(start.any() for start in starts) else [1.0]
+    at_strength = torch.stack([mean_by_owner(check, check.losses(s * torch.stack(starts))) for s in strengths])
+    chosen = at_strength.nan_to_num(nan=torch.inf).argmin(0)
+    chosen = [strengths[i] if start.any() else 1.0 for i, start in zip(chosen.tolist(), starts)]
+    vectors = torch.stack([s * start for s, start in zip(chosen, starts)])
+    best, best_loss = vectors.clone(), torch.full((len(tasks),), torch.inf, **HERE)
+    best_step, broken = (torch.full((len(tasks),), at, dtype=torch.long, device="cpu") for at in (0, -1))
+    losses = np.full((steps + 1, len(tasks)), np.nan)
+    validation = np.full((steps + 1, len(tasks)), np.nan)
+    # A group for each vector, a view of its row: no vector's steps depend on what is tuned beside it.
+    moving = list(vectors)
+    adam = torch.optim.Adam([{"params": [one], "lr": rate * size} for one, size in zip(moving, unit.tolist())])
+    with progress_bar(total=steps, desc=description, unit="step", disable=not progress) as bar:
+        for step in range(steps + 1):
+            if step % EVERY == 0 or step == steps:
+                loss = mean_by_owner(check, check.losses(vectors))
+                validation[step] = loss
+                # Beyond a finite norm a model's own norms overflow, to zeros more often than to NaN.
+                broken[(broken < 0) & ~(loss.isfinite() & vectors.norm(dim=1).isfinite())] = step
+                better = loss < best_loss
+                best[better], best_loss[better], best_step[better] = vectors[better], loss[better], step
+            if step < steps:
+                rows, gradient = train.gradient(vectors)
+                losses[step] = mean_by_owner(train, rows)
+                broken[(broken < 0) & ~(torch.from_numpy(losses[step]).isfinite() & gradient.isfinite().all(1))] = step
+                for one, slope in zip(moving, gradient.nan_to_num(0.0, 0.0, 0.0)):
+                    one.grad = slope
+                adam.step()
+                bar.update()
+    return [
+        Result(None if broken[i] >= 0 else best[i].clone(), int(broken[i] if broken[i] >= 0 else best_step[i]),
+               chosen[i], losses[:-1, i], validation[:, i])
+        for i in range(len(tasks))
+    ]  # fmt: skip
+
+
+def task(
+    lens: Lens, name: str, train: Relation, validation: Relation, template: PromptTemplate, start: object = None
+) -> Task:
+    """The zero-shot prompts of pairs, to tune a vector on; `start`: a FunctionVector, or None for zero."""
+    train, validation = (batch(lens, with_demonstrations(part, part, 0), template) for part in (train, validation))
+    return Task(name, train, validation, None if start is None else start.vector)
+
+
+def mean_loss(results: Sequence[Result]) -> float:
+    """Mean validation loss over the tasks that went well; infinite if none did."""
+    losses = [result.loss for result in results if result.vector is not None]
+    return float(np.mean(losses)) if losses else np.inf
+
+
+def mean_by_owner(rows: Rows, losses: Tensor) -> Tensor:
+    """Mean loss of each vector's rows, `[vector]`."""
+    return torch.zeros(int(rows.owners.max()) + 1, **HERE).index_add_(0, rows.owners, losses * rows.shares)
+
+
+def _rows(lens: Lens, parts: Sequence[PromptBatch], layer: int, first_token: bool) -> Rows:
+    owners = [owner for owner, part in enumerate(parts) for _ in range(len(part))]
+    return Rows(lens, PromptBatch.joined(parts, lens.pad_id), owners, layer, first_token)

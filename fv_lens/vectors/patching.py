@@ -1,0 +1,175 @@
+"""Patching: add function vectors to a model's activations at the last token of every prompt, or where `at` says.
+
+A hook adds the vector; which tokens get it, `calls` and `positions` say.
+"""
+
+import threading
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..ground.errors import InputError, ParityError, finite_number
+from ..models.lens import Lens, lens_of
+from ..models.replaced import add_hook
+from .calls import Watch
+from .function_vector import FunctionVector, as_vectors
+from .positions import as_at
+
+
+def patch(model: object, fv: object, strength: object = 1.0, tokens: object = "last", at: object = None) -> "Patch":
+    """Add `strength * fv.vector` at the last token of every prompt: to the residual stream after block `fv.layer`, or
+    where else in that block the vector's `site` says.
+
+    The patch is active from the call on, until the `with` block ends, `remove()` is called, or `unpatch(model)` takes
+    all patches off. Several patches add up, and may be removed in any order. What the model is asked, it is asked as
+    before: `run_with_hooks` and `run_with_cache` see the patched model, `reset_hooks()` leaves the patch in place. A
+    copy of the model (`copy.deepcopy`, pickle) is not patched; a compiled one runs uncompiled while patched. Threads
+    may share a patched model: their calls wait for each other.
+
+    Which token is a prompt's last: with strings, the last of each, on whichever side they are padded; with an
+    `attention_mask`, the last 1 of each row; with other tokens, the last column. `generate`, `generate_stream` and
+    `hf_generate` add the vector at the last prompt token, with and without a cache, and end as they were begun. Outside
+    of them every forward is a prompt, or the end of one where it continues a cache.
+
+    Where a forward holds more than the prompts, such as a prompt and its answer, say with `at` where prompts end.
+
+    Args:
+        fv: a FunctionVector, or several that are added each at its own layer and site, such as `distributed_vectors`.
+        strength: a finite number that multiplies the vector; 0 changes nothing.
+        tokens: "last" for the last prompt token; "every" for each token that a generating method writes as well.
+        at: the tokens that get the vector instead of each prompt's last. A column, or one for each row: from 0 on they
+            count from the first token, padding and cached tokens included (a token that is cached already gets
+            nothing); below 0 from each row's last token, which is -1. Or a mask `[batch, pos]`, 1 at the tokens that
+            get it. In a generating method all of these count within its prompts. `handle.at = ...` changes it for later
+            calls in the thread that sets it.
+
+    Raises:
+        InputError: no vector, a strength that is not finite, unknown `tokens`, an `at` of another form, a vector that
+            does not belong to the model, or a site from which it would not reach the residual stream; or a model that
+            shares its layers with it, such as a shallow copy, is patched. While patched: a call of such a copy; a mask
+            that is not 2-D, does not fit the tokens, or holds other than one run of 1s per row; an `at` that names
+            padding or does not fit the batch; or a generating method that has no last prompt token
+            (`diffusion_generate`).
+        ParityError: the installed libraries decode wrongly with a cache (checked before it is first used).
+
+    Example:
+        >>> with patch(model, antonym, strength=2.0):
+        ...     print(model.generate("hot", max_new_tokens=1))
+        >>> handle = patch(model, antonym)
+        >>> handle.remove()
+
+        Log-likelihood of a whole answer, in one forward over prompt and answer:
+
+        >>> prompt, whole = model.to_tokens("Q: hot\\nA:"), model.to_tokens("Q: hot\\nA: very cold")
+        >>> n = prompt.shape[1]
+        >>> with patch(model, antonym, at=n - 1):
+        ...     log_probs = model(whole).log_softmax(-1)
+        >>> log_probs[0, n - 1 : -1].gather(1, whole[0, n:, None]).sum()
+
+        The same as lm-evaluation-harness asks for it, one call of `loglikelihood` after the other:
+
+        >>> def loglikelihood(context, continuation):
+        ...     prompt, whole = model.to_tokens(context), model.to_tokens(context + continuation)
+        ...     n = handle.at = prompt.shape[1] - 1
+        ...     log_probs, answer = model(whole)[0, n:-1].log_softmax(-1), whole[0, n + 1 :]
+        ...     greedy = bool((log_probs.argmax(-1) == answer).all())
+        ...     return float(log_probs.gather(1, answer[:, None]).sum()), greedy
+        >>> with patch(model, antonym) as handle:
+        ...     results = [loglikelihood(*request) for request in requests]
+
+        Perplexity of texts with the vector at every token: batch after batch of padded ids with their masks.
+
+        >>> with patch(model, antonym) as handle:
+        ...     for ids, mask in batches:
+        ...         handle.at = mask
+        ...         logits = model(ids, attention_mask=mask)
+    """
+    lens = lens_of(model)
+    vectors = as_vectors(fv)
+    for vector in vectors:
+        vector.check(lens)
+    strength, at = finite_number("strength", strength), as_at(at)
+    if tokens not in ("last", "every"):
+        raise InputError(f"tokens is {tokens!r}; give 'last' (prompt token) or 'every' (generated tokens as well).")
+    return Patch(lens, vectors, strength, every=tokens == "every", at=at)
+
+
+def unpatch(model: object) -> None:
+    """Take all patches off a model, whoever holds their handles; a model without any is left as it is.
+
+    Example:
+        >>> handle = patch(model, antonym)
+        >>> handle = patch(model, antonym)  # the cell was run twice, and the first handle is lost
+        >>> unpatch(model)
+    """
+    for active in list(lens_of(model).patches):
+        active.remove()
+
+
+class Patch:
+    """Vectors on a model, from `patch`; a context manager that removes them at its end."""
+
+    def __init__(self, lens: Lens, vectors: list[FunctionVector], strength: float, every: bool, at: Tensor | None):
+        self.lens, self.vectors, self.strength, self.every = lens, vectors, strength, every
+        self._at, self._own = at, threading.local()
+        self._undo: list = []
+        with lens.state.lock:
+            self.watch = lens.state.watch = lens.state.watch or Watch(lens)
+            self.watch.hold([self])
+            lens.patches.append(self)
+
+    def __repr__(self) -> str:
+        what = ", ".join(f"{(v.relation or v.method)!r} at layer {v.layer}" for v in self.vectors)
+        n = len(self.lens.patches)
+        state = f"active, {n} patch{'es' * (n > 1)} on the model" if self in self.lens.patches else "removed"
+        return f"Patch({what}, strength {self.strength:g}; {state})"
+
+    @property
+    def at(self) -> Tensor | None:
+        """Which tokens get the vector, see `patch`; None: each prompt's last. Each thread may set its own."""
+        return getattr(self._own, "at", self._at)
+
+    @at.setter
+    def at(self, at: Any) -> None:
+        self._own.at = as_at(at)
+
+    def remove(self) -> None:
+        """Take the vectors off the model; with its last patch goes all else that patching put there."""
+        with self.lens.state.lock:
+            if self in self.lens.patches:
+                self.lens.patches.remove(self)
+                self.watch.release([self])
+
+    def __enter__(self) -> "Patch":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.remove()
+
+    def add_hooks(self) -> None:
+        """Put the vectors on the model; for the watch, which knows when."""
+        for vector in self.vectors:
+            name = f"blocks.{vector.layer}.{vector.site}"
+            add = partial(self._add, name, vector.vector)
+            self._undo.append(add_hook(self.lens.points[name], add, owner=self.watch))
+
+    def remove_hooks(self) -> None:
+        """Undo `add_hooks`."""
+        while self._undo:
+            self._undo.pop()()
+
+    def _add(self, name: str, vector: Tensor, module, inputs, x: Tensor) -> Tensor | None:
+        tokens = self.watch.tokens_of(self)
+        if tokens is None:  # a block that is called by itself runs no prompt
+            self.watch.refuse_copies()
+            return None
+        self.watch.calls.reached.add(self)
+        if self.strength == 0:
+            return None
+        ends, generated = tokens
+        where = (ends | generated if self.every else ends).to(x.device)
+        if x.shape[:-1] != where.shape:
+            raise ParityError(f"{name} is {list(x.shape)} in a forward of [batch, pos] = {list(where.shape)} tokens.")
+        return torch.where(where[..., None], x + (self.strength * vector).to(x), x)

@@ -1,0 +1,269 @@
+"""Assembly: the function vector of a set of heads, the sum of what they write on average.
+
+Summed in one vector (`function_vector`), or in one for each layer (`distributed_vectors`).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..datasets.prompts import FewShot, PromptTemplate, few_shot
+from ..datasets.relation_files import load_relation
+from ..datasets.relations import Relation
+from ..engine.batches import batch
+from ..engine.rows import HEAD_OUTPUT, RESIDUAL
+from ..engine.whatif import residuals
+from ..ground.errors import InputError, whole_number
+from ..models.lens import Lens, check_layer, lens_of
+from .effects import mean_head_outputs
+from .function_vector import FunctionVector
+
+# The first is before a post-attention norm or multiplier where the model has one, but not every model has the first.
+ATTENTION_OUTPUTS = ("attn.hook_out", "hook_attn_out")
+
+
+def function_vector(
+    model: object,
+    relation: object,
+    heads: Sequence,
+    layer: int,
+    mean_z: Tensor | None = None,
+    *,
+    template: PromptTemplate = PromptTemplate(),
+    split_seed: int = 0,
+) -> FunctionVector:
+    """Sum of what the heads write on average: `sum over (l, h) of mean_z[l, h] @ W_O[l, h]`, without bias.
+
+    What a head writes is what its layer's own output projection makes of it, adapters and quantised weights included.
+
+    Args:
+        relation: a Relation, a bundled name or a path; its train part is used.
+        heads: `[(layer, head), ...]`, such as `effects.top(10)`; heads above `layer` are allowed.
+        layer: where the vector is to be added, at `hook_resid_post`.
+        mean_z: mean head outputs `[layer, head, d_head]`, such as `effects.mean_z`; computed if left out (100 prompts
+            of 10 shots).
+
+    Raises:
+        InputError: no heads, a head given twice or outside the model, a layer outside the model, a `mean_z` of another
+            shape; or a model that rescales what a head writes (post-norm blocks), where such a sum means nothing.
+
+    Source: Todd et al. 2024, section 2.3. Their code adds the output bias once per head on some models; it is not part
+    of what a head writes, and is left out here.
+    """
+    lens, relation = lens_of(model), load_relation(relation)
+    heads, layer = check_heads(lens, heads)(lens, layer)
+    for at in sorted({at for at, _ in heads}):
+        if not writes_plainly(lens, at):
+            raise InputError(
+                f"{lens.name} rescales what the heads of layer {at} write (a norm or multiplier after the output "
+                "projection), so their sum is not what they add to the residual stream. A vector tuned from zero works "
+                "on any model: finetune(..., 'zero')."
+            )
+    mean_z = _checked(mean_z, lens, model, relation, template, split_seed)
+    return _summed(lens, relation, heads, mean_z, layer=layer, template=template.to_dict(), split_seed=split_seed)
+
+
+def distributed_vectors(
+    model: object,
+    relation: object,
+    heads: Sequence,
+    mean_z: Tensor | None = None,
+    *,
+    template: PromptTemplate = PromptTemplate(),
+    split_seed: int = 0,
+) -> list[FunctionVector]:
+    """The distributed form of a function vector: what each head writes on average, to be added at its own layer.
+
+    One vector for each layer that has chosen heads, lowest first: `sum over h of mean_z[l, h] @ W_O[l, h]`. Its `site`
+    is the output of attention, before whatever else the block does to it, so adding the list is adding `mean_z[l, h]`
+    to each head's own output at `hook_z`, also where a norm or multiplier follows.
+
+    Args:
+        relation: a Relation, a bundled name or a path; its train part is used.
+        heads: `[(layer, head), ...]`, such as `effects.top(10)`.
+        mean_z: mean head outputs `[layer, head, d_head]`, such as `effects.mean_z`; computed if left out (100 prompts
+            of 10 shots).
+
+    Raises:
+        InputError: no heads, a head given twice or outside the model, a `mean_z` of another shape; or a model that has
+            no such hook point (a HookedTransformer with post-norm blocks).
+
+    Source: arXiv 2606.05079, which finds it stronger than one sum at one layer.
+
+    Example:
+        >>> vectors = distributed_vectors(model, "antonym", effects.top(10), effects.mean_z)
+        >>> with patch(model, vectors):
+        ...     print(model.generate("hot", max_new_tokens=1))
+    """
+    lens, relation = lens_of(model), load_relation(relation)
+    heads = check_heads(lens, heads)
+    by_layer = {layer: [head for head in heads if head[0] == layer] for layer in sorted({at for at, _ in heads})}
+    sites = [_site_of(lens, layer) for layer in by_layer]
+    mean_z = _checked(mean_z, lens, model, relation, template, split_seed)
+    made = dict(template=template.to_dict(), split_seed=split_seed, method="distributed")
+    return [
+        _summed(lens, relation, those, mean_z, layer=layer, site=site, **made)
+        for (layer, those), site in zip(by_layer.items(), sites)
+    ]
+
+
+def _checked(mean_z: Tensor | None, lens: Lens, model, relation, template, split_seed) -> Tensor:
+    """Mean head outputs of the model's shape; computed where they were not given."""
+    if mean_z is None:
+        mean_z, _ = mean_head_outputs(model, relation, template=template, split_seed=split_seed)
+    expected = (lens.n_layers, lens.n_heads, lens.d_head)
+    if tuple(mean_z.shape) != expected:
+        raise InputError(
+            f"mean_z has the shape {tuple(mean_z.shape)}; {lens.name} needs [layer, head, d_head] = {expected}."
+        )
+    return mean_z
+
+
+def _summed(lens: Lens, relation, heads: Sequence, mean_z: Tensor, **record) -> FunctionVector:
+    return FunctionVector(
+        head_sum(lens, heads, mean_z), model=lens.name, processing=lens.processing, bos=lens.bos,
+        relation=relation.name, data_hash=relation.hash, heads=heads, **record,
+    )  # fmt: skip
+
+
+def head_sum(lens: Lens, heads: Sequence, mean_z: Tensor) -> Float[Tensor, " d_model"]:
+    """What all the heads write on average, each through its own layer's output projection; float32 on the CPU."""
+    vector = torch.zeros(lens.d_model, dtype=torch.float32, device="cpu")
+    for layer in sorted({at for at, _ in heads}):
+        chosen = [head for at, head in heads if at == layer]
+        z = torch.zeros(len(chosen), lens.n_heads, lens.d_head, dtype=torch.float32, device="cpu")
+        z[range(len(chosen)), chosen] = mean_z[layer, chosen].to(z)
+        vector += lens.writes(layer, z).sum(0)
+    return vector
+
+
+def residual_difference(
+    lens: Lens, train: Relation, n_prompts: int, n_shots: int, layer: int, template: PromptTemplate, seed: int = 0
+) -> Float[Tensor, " d_model"]:
+    """Mean residual at the last token after a layer, of few-shot minus zero-shot prompts of the same words.
+
+    Raises:
+        InputError: a patch is active, or too few pairs.
+    """
+    shown = few_shot(train, n_prompts, n_shots, seed)
+    bare = [FewShot(one.word, one.answers) for one in shown]
+    made = [batch(lens, prompts, template) for prompts in (shown, bare)]
+    few, none = (residuals(lens, prompts.tokens, prompts.mask, layer).mean(0) for prompts in made)
+    return few - none
+
+
+def check_heads(lens: Lens, heads: Sequence) -> tuple[tuple[int, int], ...]:
+    """`heads` as a tuple of (layer, head), or an InputError that names what is wrong with them."""
+    heads = tuple(heads)
+    if not heads:
+        raise InputError("No heads were given; pass [(layer, head), ...], such as effects.top(10).")
+    for given in heads:
+        if not isinstance(given, Sequence) or len(given) != 2:
+            raise InputError(f"{given!r} is not a head; heads are (layer, head).")
+        layer, head = check_layer(lens, given[0]), whole_number("head", given[1], least=0)
+        if head >= lens.n_heads:
+            raise InputError(f"Head {head} of layer {layer} is outside 0..{lens.n_heads - 1} of {lens.name}.")
+        if layer not in lens.head_layers:
+            raise InputError(f"Layer {layer} of {lens.name} has no heads; {_with_heads(lens)}.")
+    repeated = [head for head in heads if heads.count(head) > 1]
+    if repeated:
+        raise InputError(f"Head {tuple(repeated[0])} was given twice; a head is summed once.")
+    return tuple((int(layer), int(head)) for layer, head in heads)
+
+
+def _with_heads(lens: Lens) -> str:
+    return f"layers {', '.join(map(str, lens.head_layers))} have" if lens.head_layers else "no layer has any"
+
+
+def writes_plainly(lens: Lens, layer: int) -> bool:
+    """Whether the residual stream moves by what the output projection writes when a head's output moves."""
+    lens.renew()
+    known = lens.parity.plain_writes
+    if layer not in known:
+        known[layer] = _plain_in(lens, layer)
+    return known[layer]
+
+
+@torch.no_grad()
+def _plain_in(lens: Lens, layer: int) -> bool:
+    ids = torch.arange(1, 6, device=lens.device)[None] % lens.cfg.d_vocab
+    # Where blocks run attention and MLP side by side, only the block's output shows what the heads wrote.
+    names = [n for n in (f"blocks.{layer}.hook_resid_mid", f"blocks.{layer}.hook_resid_post") if n in lens.points]
+
+    def residuals(shift: Tensor) -> dict[str, Tensor]:
+        seen = {}
+
+        def edit(z, hook):
+            z = z.clone()
+            z[:, -1, 0] += shift.to(z)
+            return z
+
+        def see(name):
+            return lambda x, hook: seen.update({name: x[:, -1].float().cpu()})
+
+        lens.logits(ids, torch.ones_like(ids), [(f"blocks.{layer}.{HEAD_OUTPUT}", edit), *((n, see(n)) for n in names)])
+        return seen
+
+    shift = _noise(lens.d_head)
+    moved = torch.zeros(1, lens.n_heads, lens.d_head, dtype=torch.float32, device="cpu")
+    moved[0, 0] = shift
+    write, clean = lens.writes(layer, moved)[0], residuals(torch.zeros_like(shift))
+    # Large beside the residual stream, so that the difference survives low precision.
+    scale = 10 * max(x.abs().max() for x in clean.values()) / write.abs().max()
+    after, tolerance = residuals(scale * shift), 1e-3 if lens.full_precision else 5e-2
+    errors = [(after[name] - clean[name] - scale * write).abs().max() / (scale * write).abs().max() for name in clean]
+    return bool(min(errors) <= tolerance)
+
+
+def _noise(*shape: int) -> Tensor:
+    generator = torch.Generator("cpu").manual_seed(0)
+    return torch.randn(*shape, generator=generator, dtype=torch.float32, device="cpu")
+
+
+def _site_of(lens: Lens, layer: int) -> str:
+    """The hook point where adding what heads write does what adding z to their outputs does, in one layer."""
+    lens.renew()
+    known = lens.parity.attention_outputs
+    if layer not in known:
+        known[layer] = _attention_output(lens, layer)
+    if known[layer] is None:
+        raise InputError(
+            f"{lens.name} has no hook point in layer {layer} between the output projection and the norm or multiplier "
+            "behind it, so what its heads write cannot be added there. A vector tuned from zero works on any model: "
+            "finetune(..., 'zero')."
+        )
+    return known[layer]
+
+
+@torch.no_grad()
+def _attention_output(lens: Lens, layer: int) -> str | None:
+    sites = [site for site in ATTENTION_OUTPUTS if f"blocks.{layer}.{site}" in lens.points]
+    z = _noise(lens.n_heads, lens.d_head)
+    write = lens.writes(layer, z[None])[0]
+    # The first row stays clean, the second moves by z at `hook_z`, each other one by what z writes at a site.
+    edits = [(HEAD_OUTPUT, z), *((site, write) for site in sites)]
+    ids = (torch.arange(1, 6, device=lens.device) % lens.cfg.d_vocab).expand(1 + len(edits), -1)
+
+    def residuals(scale: float | Tensor) -> Tensor:
+        seen = {}
+
+        def adds(row, value):
+            def edit(x, hook):
+                x = x.clone()
+                x[row, -1] += (scale * value).to(x)
+                return x
+
+            return edit
+
+        hooks = [(f"blocks.{layer}.{point}", adds(row, value)) for row, (point, value) in enumerate(edits, start=1)]
+        hooks.append((f"blocks.{layer}.{RESIDUAL}", lambda x, hook: seen.update(last=x[:, -1])))
+        lens.logits(ids, torch.ones_like(ids), hooks)
+        return seen["last"].float().cpu()
+
+    # Large beside the residual stream, as in `_plain_in`.
+    clean, by_z, *by_write = residuals(10 * residuals(0.0)[0].abs().max() / write.abs().max())
+    tolerance = (1e-3 if lens.full_precision else 5e-2) * (by_z - clean).abs().max()
+    exact = [site for site, x in zip(sites, by_write) if 0 < tolerance and (x - by_z).abs().max() <= tolerance]
+    return exact[0] if exact else None

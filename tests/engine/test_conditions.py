@@ -1,0 +1,569 @@
+"""What was found about a model holds under the conditions it was found under.
+
+Everything equals slow full forwards after users add hooks, switch train mode or enter autocast, and whether or not
+fv_lens was used before.
+"""
+
+import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+import transformers as hf
+from torch.nn.modules.module import register_module_forward_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformer_lens.model_bridge import TransformerBridge
+
+from fv_lens.analogies.solve import solve_analogy
+from fv_lens.engine import whatif
+from fv_lens.engine.forms import ALONE
+from fv_lens.engine.gradients import Rows
+from fv_lens.engine.whatif import Edit, head_outputs, residuals, what_if
+from fv_lens.evaluation.decoding import decode, log_probs
+from fv_lens.evaluation.evaluate import evaluate
+from fv_lens.ground.errors import InputError, ParityError
+from fv_lens.models.lens import lens_of
+from fv_lens.vectors.effects import indirect_effects
+from fv_lens.vectors.function_vector import FunctionVector
+from fv_lens.vectors.summed import function_vector
+from fv_lens.vectors.tuning import finetune
+
+from .. import oracles, tiny
+from ..oracles import EXACT, difference
+
+PROMPTS = oracles.random_prompts(9, 13, 3)  # of one, the third token is the last
+FEW = dict(n_prompts=2, n_shots=3, n_mean_prompts=3, progress=False)
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def at_last(x):
+    x = x.clone()
+    x[:, -1] += 2 * noise(x.shape[-1], seed=7)
+    return x
+
+
+def at_third(x):
+    x = x.clone()
+    x[:, 2:3] += 2 * noise(x.shape[-1], seed=7)
+    return x
+
+
+def everywhere(x):
+    return 1.3 * x + 0.5 * noise(x.shape[-1], seed=7)
+
+
+CHANGES = {"last position": at_last, "third position": at_third, "every position": everywhere}
+
+
+def network(model):
+    return getattr(model, "original_model", model)
+
+
+def hooked_by_transformer_lens(point):
+    def add(model, change):
+        model.add_hook(point, lambda x, hook: change(x))
+        return model.reset_hooks
+
+    return add
+
+
+def hooked_by_torch(find, pre=False):
+    def add(model, change):
+        def first(out):
+            return (change(out[0]), *out[1:]) if isinstance(out, tuple) else change(out)
+
+        module = find(model)
+        if pre:
+            return module.register_forward_pre_hook(lambda module, inputs: first(inputs)).remove
+        return module.register_forward_hook(lambda module, inputs, out: first(out)).remove
+
+    return add
+
+
+def hooked_everywhere(model, change):
+    mlp = model.blocks[1].mlp
+
+    def hook(module, inputs, out):
+        return change(out) if module is mlp else None
+
+    return register_module_forward_hook(hook).remove
+
+
+def replaced_forward(model, change):
+    projection = model.blocks[1].mlp.out.original_component
+    forward = projection.forward
+    projection.forward = lambda *args, **kwargs: change(forward(*args, **kwargs))
+    return lambda: projection.__dict__.pop("forward")
+
+
+class Wrapper(torch.nn.Module):
+    """As code that steers puts around a part of a model."""
+
+    def __init__(self, inner, change):
+        super().__init__()
+        self.inner, self.change = inner, change
+
+    def forward(self, *args, **kwargs):
+        return self.change(self.inner(*args, **kwargs))
+
+
+def wrapped_module(model, change):
+    part = model.blocks[1].mlp.out
+    inner = part.original_component
+    part.set_original_component(Wrapper(inner, change))
+    return lambda: part.set_original_component(inner)
+
+
+class Module(torch.nn.Module):
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+
+    def forward(self, module, inputs, out):
+        return self.change(out)
+
+
+def hooked_by_a_module(wrapped):
+    """A module as a hook, which PyTorch's own code wraps: it is no less the user's."""
+
+    def add(model, change):
+        return model.blocks[1].mlp.register_forward_hook(wrapped(Module(change))).remove
+
+    return add
+
+
+HOOKS = {
+    "hook_resid_post": hooked_by_transformer_lens("blocks.0.hook_resid_post"),
+    "hook_mlp_out of the last layer": hooked_by_transformer_lens("blocks.2.hook_mlp_out"),
+    "hook_embed": hooked_by_transformer_lens("hook_embed"),
+    "forward hook on an MLP": hooked_by_torch(lambda model: model.blocks[1].mlp),
+    "forward pre-hook on the last norm": hooked_by_torch(lambda model: model.ln_final, pre=True),
+    "forward hook on the unembedding": hooked_by_torch(lambda model: model.unembed),
+    "forward hook on every module": hooked_everywhere,
+    "forward of an MLP replaced": replaced_forward,
+    "projection of an MLP wrapped": wrapped_module,
+    "method of a module as a hook": hooked_by_a_module(lambda module: module.__call__),
+    "compiled module as a hook": hooked_by_a_module(lambda module: torch.compile(module, backend="eager")),
+}
+MODELS = ["llama", "gpt2", "gemma2", *(["hooked-llama"] if tiny.HOOKED_INSTALLED else [])]
+
+
+def one_token(logits, prompt):
+    return logits[:, 0].log_softmax(-1)
+
+
+def whatifs_of(lens):
+    return [
+        [Edit(1, noise(lens.d_head, seed=1), 2)],
+        [Edit(0, noise(lens.d_model, seed=2)), Edit(2, noise(lens.d_head), 0)],
+    ]
+
+
+def use(model):
+    """A first use, under the conditions at hand."""
+    what_if(lens_of(model), *oracles.padded(oracles.random_prompts(20, 4)), [], one_token)
+
+
+def step_by_step(model, prompt, continuation, edits=()):
+    """Log-probabilities of a continuation's tokens, each from a forward that ends in the token before it."""
+    rows = [oracles.logits(model, prompt, edits, continuation[:k])[-1] for k in range(len(continuation))]
+    return torch.stack(rows).log_softmax(-1)[range(len(continuation)), continuation]
+
+
+@torch.no_grad()
+def assert_exact(model):
+    """The engine's verbs equal slow full forwards under whatever is on the model."""
+    lens = lens_of(model)
+    whatifs = whatifs_of(lens)
+    found = what_if(lens, *oracles.padded(PROMPTS), whatifs, one_token)
+    expected = [[oracles.log_probs(model, ids, edits) for edits in [[], *whatifs]] for ids in PROMPTS]
+    assert difference(found, torch.stack([torch.stack(rows) for rows in expected])) <= EXACT
+
+    continuation = oracles.random_prompts(3, seed=5)[0]
+    tokens = oracles.padded([ids + continuation[:-1] for ids in PROMPTS])
+
+    def read(logits, prompt):
+        return logits.log_softmax(-1)[:, range(3), continuation]
+
+    found = what_if(lens, *tokens, whatifs, read, tail=3)
+    expected = [[step_by_step(model, ids, continuation, edits) for edits in [[], *whatifs]] for ids in PROMPTS]
+    assert difference(found, torch.stack([torch.stack(rows) for rows in expected])) <= EXACT
+
+    z = torch.zeros(len(PROMPTS), lens.n_layers, lens.n_heads, lens.d_head)
+    for indices, part, _ in head_outputs(lens, *oracles.padded(PROMPTS)):
+        z[indices] = part
+    assert difference(z, torch.stack([oracles.head_outputs(model, ids) for ids in PROMPTS])) <= EXACT
+    point = "blocks.1.hook_resid_post"
+    caches = [model.run_with_cache(torch.tensor([ids]), names_filter=point)[1] for ids in PROMPTS]
+    after = torch.stack([cache[point][0, -1] for cache in caches])
+    assert difference(residuals(lens, *oracles.padded(PROMPTS), 1), after) <= EXACT
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["fresh", "used before"])
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("hook", HOOKS.values(), ids=HOOKS)
+def test_hooks_of_the_user_act_as_in_full_forwards(hook, change, before):
+    model = tiny.build("llama")
+    if before:
+        use(model)
+    clean = [oracles.log_probs(model, ids) for ids in PROMPTS]
+    remove = hook(model, change)
+    moved = [difference(oracles.log_probs(model, ids), before) for ids, before in zip(PROMPTS, clean)]
+    assert max(moved) > 100 * EXACT, "the hook does something"
+    try:
+        assert_exact(model)
+    finally:
+        remove()
+    assert_exact(model)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_hooks_of_the_user_act_on_every_kind_of_model(name, change):
+    model = tiny.build(name)
+    use(model)
+    remove = HOOKS["hook_resid_post"](model, change)
+    assert_exact(model)
+    assert lens_of(model).parity.forms == [ALONE]
+    remove()
+    assert_exact(model)
+    assert lens_of(model).parity.forms != [ALONE], "the fast forms are back"
+
+
+def test_hooks_of_the_user_are_told_of_once_by_name(llama, caplog):
+    remove = HOOKS["hook_resid_post"](llama, at_last)
+    with caplog.at_level(logging.WARNING, "fv_lens"):
+        for lengths in ((9, 5), (12, 7)):
+            what_if(lens_of(llama), *oracles.padded(oracles.random_prompts(*lengths)), [], one_token)
+    remove()
+    assert caplog.text.count("hooks or modules of your own stay in use") == 1
+    assert "blocks.0.hook_out" in caplog.text and "times slower" in caplog.text and "reset_hooks" in caplog.text
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_losses_and_gradients_under_hooks_of_the_user_are_those_of_full_forwards(llama, words, change):
+    from fv_lens.datasets.prompts import FewShot
+    from fv_lens.engine.batches import batch
+
+    prompts = batch(lens_of(llama), [FewShot("w3", ("w5 w9 w1",)), FewShot("w4 w7", ("w8",))])
+    vectors, owners = noise(2, 32), [0, 1]
+    fast = Rows(lens_of(llama), prompts, owners, 1).gradient(vectors)
+    remove = HOOKS["hook_resid_post"](llama, change)
+    rows = Rows(lens_of(llama), prompts, owners, 1)
+    losses, gradient = rows.gradient(vectors)
+    leaf = vectors.clone().requires_grad_()
+    expected = []
+    for ids, listed, owner in zip(oracles.unpadded(prompts), prompts.answers, owners):
+        steps = [(ids + list(listed[0][:k]), listed[0][k]) for k in range(len(listed[0]))]
+        expected.append(sum(loss_behind(llama, whole, token, len(ids) - 1, leaf[owner]) for whole, token in steps))
+    (slope,) = torch.autograd.grad(sum(expected), leaf)
+    remove()
+    assert difference(losses, torch.stack(expected).detach()) <= EXACT and difference(gradient, slope) <= EXACT
+    assert difference(losses, fast[0]) > 100 * EXACT
+
+
+def loss_behind(model, ids, token, at, vector):
+    """Cross-entropy of one token behind ids, with the vector added after layer 1 at a place."""
+
+    def hook(x, hook):
+        return torch.cat([x[:, :at], x[:, at : at + 1] + vector, x[:, at + 1 :]], 1)
+
+    out = model.run_with_hooks(torch.tensor([ids]), fwd_hooks=[("blocks.1.hook_resid_post", hook)])
+    return -out[0, -1].log_softmax(-1)[token]
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["fresh", "used before"])
+def test_effects_and_scores_under_a_hook_of_the_user_are_those_of_full_forwards(words, before):
+    model = tiny.build("llama")
+    fv = FunctionVector(noise(32), 1, model=model.cfg.model_name)
+    if before:
+        evaluate(model, words, fv, controls=False, progress=False)
+    remove = HOOKS["hook_resid_post"](model, at_last)
+    found = indirect_effects(model, words, **FEW)
+    prompts = oracles.unpadded(found.batch)
+    expected, _ = oracles.head_effects(model, prompts, found.batch.answer_ids.tolist(), found.mean_z)
+    assert difference(found.values.double(), expected) <= EXACT
+    scores = evaluate(model, words, fv, controls=False, progress=False).words
+    for word, log_prob in zip(scores.word[:4], scores.log_prob):
+        ids, [answer] = oracles.in_words(model, f"Q: {word}\nA:", words.answers[word])
+        by_hand = step_by_step(model, ids, list(answer), [Edit(1, fv.vector)]).sum()
+        assert abs(float(by_hand) - log_prob) <= EXACT
+    remove()
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_decoding_through_a_model_with_a_hook_of_the_user_is_decoding_by_full_forwards(llama, change):
+    fv, text = FunctionVector(noise(32), 1, model=llama.cfg.model_name), "Q: w1 w2 w3\nA:"
+    clean = decoded_log_probs(llama, fv, text)
+    remove = HOOKS["hook_resid_post"](llama, change)
+    found = decoded_log_probs(llama, fv, text)
+    expected = oracles.log_probs(llama, llama.to_tokens(text)[0].tolist(), [oracles.Change(1, fv.vector)])
+    remove()
+    assert difference(found, expected) <= EXACT and difference(found, clean) > 100 * EXACT
+
+
+def decoded_log_probs(model, fv, text):
+    """`[vocab]`: log-probabilities of the next token after a neutral prompt with the vector."""
+    return log_probs(model, fv, "model", prompts=[text])[0]
+
+
+# Train mode
+
+
+def dropped(p=0.3):
+    torch.manual_seed(0)
+    config = hf.GPT2Config(**tiny.GPT2 | dict(resid_pdrop=p, attn_pdrop=p, embd_pdrop=p))
+    net = hf.GPT2LMHeadModel(config).eval()
+    return TransformerBridge.boot_transformers("tiny/drop", hf_model=net, tokenizer=tiny.tokenizer(), device="cpu")
+
+
+def only_the_last_dropout(model):
+    [*_, last] = [module for module in network(model).modules() if isinstance(module, torch.nn.Dropout)]
+    last.train()
+
+
+@pytest.mark.parametrize("switch", [lambda model: model.train(), only_the_last_dropout], ids=["all", "one module"])
+@pytest.mark.parametrize("before", [False, True], ids=["fresh", "used before"])
+def test_dropout_that_is_switched_on_is_refused(words, switch, before):
+    model = dropped()
+    if before:
+        use(model)
+        finetune(model, words, layer=1, steps=1, progress=False)
+    switch(model)
+    fv = FunctionVector(noise(32), 1, model=model.cfg.model_name)
+    for call in (
+        lambda: indirect_effects(model, words, **FEW),
+        lambda: finetune(model, words, layer=1, steps=1, progress=False),
+        lambda: evaluate(model, words, fv, controls=False, progress=False),
+    ):
+        with pytest.raises(ParityError, match="eval"):
+            call()
+    model.eval()
+    assert_exact(model)
+
+
+def test_train_mode_without_dropout_changes_nothing(words):
+    model = tiny.build("llama")
+    use(model)
+    model.train()
+    assert_exact(model)
+
+
+def test_another_attention_implementation_is_found_out_about():
+    model = tiny.build("llama")
+    use(model)
+    config = network(model).config
+    config._attn_implementation = "eager" if config._attn_implementation == "sdpa" else "sdpa"
+    assert not lens_of(model).parity.length, "nothing is known of it yet"
+    assert_exact(model)
+
+
+def test_two_threads_that_use_the_engine_get_what_one_gets(words):
+    model = tiny.build("llama")
+    seeds = range(4)
+    expected = [indirect_effects(model, words, seed=seed, **FEW).values for seed in seeds]
+    model = tiny.build("llama")  # of which nothing is known
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda seed: indirect_effects(model, words, seed=seed, **FEW).values, seeds))
+    assert all(difference(a, b) <= EXACT for a, b in zip(found, expected))
+    assert not any(module.__dict__.get("forward") for module in model.blocks)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "gpt2"])
+def test_plain_forwards_of_another_thread_meet_nothing_of_the_engine(name):
+    """Not so GPT-2: TransformerBridge keeps the size of a batch on its position embeddings, for all threads."""
+    model = tiny.build(name)
+    use(model)
+    lens = lens_of(model)
+    ids = torch.tensor([PROMPTS[1]])
+    expected, busy = model(ids).detach(), threading.Event()
+    whatifs = whatifs_of(lens) * 8
+
+    def engine():
+        busy.set()
+        for _ in range(6):
+            what_if(lens, *oracles.padded(PROMPTS), whatifs, one_token)
+
+    with ThreadPoolExecutor(1) as pool:
+        at_work = pool.submit(engine)
+        busy.wait()
+        n = 0
+        while not at_work.done():
+            with torch.no_grad():
+                assert difference(model(ids), expected) <= EXACT
+            n += 1
+        at_work.result()
+    assert n, "there were forwards meanwhile"
+
+
+def test_hooks_that_move_or_change_are_told_apart(words):
+    """A hook that scales what heads write in one layer, then in another: what was found of the first is forgotten."""
+    model, mean_z = tiny.build("llama"), noise(3, 4, 8)
+
+    def doubled(module, inputs, out):
+        return (2 * out[0], *out[1:]) if isinstance(out, tuple) else 2 * out
+
+    for layer in (1, 0, 2, 0):
+        handle = model.blocks[layer].attn.register_forward_hook(doubled)
+        for other in range(3):
+            if other == layer:
+                with pytest.raises(InputError, match=f"rescales what the heads of layer {layer} write"):
+                    function_vector(model, words, [(other, 1)], 1, mean_z)
+            else:
+                function_vector(model, words, [(other, 1)], 1, mean_z)
+        handle.remove()
+    assert len(lens_of(model).state.parities) <= 8
+
+
+def test_reading_a_vector_under_a_hook_at_a_position_reads_each_by_itself(llama):
+    vectors = noise(5, 32)
+    remove = llama.ln_final.register_forward_hook(lambda module, inputs, out: at_third(out)).remove
+    found = lens_of(llama).unembed(vectors)
+    alone = torch.cat([lens_of(llama).unembed(vector[None]) for vector in vectors])
+    remove()
+    assert difference(found, alone) <= EXACT and difference(found, lens_of(llama).unembed(vectors)) <= EXACT
+
+
+# Autocast and other states of torch
+
+
+def test_autocast_is_found_out_about_and_close_to_full_forwards(words):
+    model = tiny.build("llama")
+    exact = indirect_effects(model, words, **FEW)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = indirect_effects(model, words, **FEW)
+    assert not torch.equal(found.values, exact.values)
+    assert difference(found.values, exact.values) <= 0.1 * exact.values.abs().max()
+    assert torch.equal(indirect_effects(model, words, **FEW).values, exact.values)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+def test_another_default_dtype_changes_no_number(words, dtype):
+    model = tiny.build("llama")
+    expected = everything(model, words)
+    try:
+        torch.set_default_dtype(dtype)
+        found = everything(model, words)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for a, b in zip(found, expected):
+        assert a.dtype == b.dtype and difference(a, b) <= EXACT
+
+
+def test_another_default_device_changes_no_number(words):
+    """On "meta" no tensor holds a number, so one that was made there would be noticed."""
+    model = tiny.build("llama")
+    expected = everything(model, words)
+    try:
+        torch.set_default_device("meta")
+        found = everything(model, words)
+    finally:
+        torch.set_default_device(None)
+    for a, b in zip(found, expected):
+        assert a.device.type == "cpu" and difference(a, b) <= EXACT
+
+
+def test_inference_mode_changes_no_number(words):
+    model = tiny.build("llama")
+    expected = everything(model, words)
+    with torch.inference_mode():
+        found = everything(model, words)
+    for a, b in zip(found, expected):
+        assert difference(a.clone(), b) <= EXACT
+
+
+def test_a_model_that_was_loaded_in_inference_mode_is_refused_where_gradients_are_needed(words):
+    with torch.inference_mode():
+        model = tiny.build("llama")
+    assert_exact(model)
+    with pytest.raises(InputError, match="loaded in torch.inference_mode"):
+        finetune(model, words, layer=1, steps=1, progress=False)
+
+
+def everything(model, words):
+    effects = indirect_effects(model, words, **FEW)
+    fv = function_vector(model, words, effects.top(2), 1, effects.mean_z)
+    tuned = finetune(model, words, layer=1, steps=2, progress=False)
+    score = evaluate(model, words, fv, controls=True, mean_z=effects.mean_z, progress=False)
+    return (
+        effects.values,
+        effects.mean_z,
+        fv.vector,
+        tuned.vector,
+        torch.tensor(score.words.log_prob.to_numpy(), device="cpu"),
+    )
+
+
+def test_half_precision_that_overflows_is_named(words):
+    net = network(tiny.build("llama"))
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, torch.nn.Linear) and module.out_features == 32 and module.in_features == 48:
+                module.weight.mul_(2e4)
+    model = TransformerBridge.boot_transformers(
+        "tiny/half", hf_model=rebuilt(net).half(), tokenizer=tiny.tokenizer(), device="cpu", dtype=torch.float16
+    )
+    with pytest.raises(InputError, match="overflow in torch.float16.*float32 or bfloat16"):
+        indirect_effects(model, words, **FEW)
+
+
+def rebuilt(net):
+    made = hf.LlamaForCausalLM(net.config)
+    for module in made.modules():
+        if isinstance(module, torch.nn.Linear):
+            torch.nn.init.normal_(module.weight, 0, 0.2)
+            if module.in_features == 48:
+                module.weight.data.mul_(2e4)
+    return made.eval()
+
+
+def test_a_model_in_double_precision_is_exact_in_every_fast_form():
+    net = hf.LlamaForCausalLM(hf.LlamaConfig(**tiny.GROUPED)).double().eval()
+    for parameter in net.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, 0, 0.2)
+    model = TransformerBridge.boot_transformers(
+        "tiny/double", hf_model=net, tokenizer=tiny.tokenizer(), device="cpu", dtype=torch.float64
+    )
+    lens = lens_of(model)
+    assert lens.full_precision
+    found = what_if(lens, *oracles.padded(PROMPTS), whatifs_of(lens), one_token)
+    expected = [[oracles.log_probs(model, ids, edits) for edits in [[], *whatifs_of(lens)]] for ids in PROMPTS]
+    assert difference(found, torch.stack([torch.stack(rows) for rows in expected])) <= EXACT
+    assert lens.parity.forms[0] == "as positions"
+
+
+class WithoutDouble(TorchDispatchMode):
+    """As a device that has no float64."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        made = [x for x in torch.utils._pytree.tree_leaves(out) if isinstance(x, torch.Tensor)]
+        assert all(x.dtype != torch.float64 for x in made), f"{function} made float64 on the device"
+        return out
+
+
+def test_nothing_on_the_device_is_double(words, monkeypatch):
+    """Apple's GPUs have no float64: the model's forwards, and what reads logits, must do without."""
+    model = tiny.build("llama")
+    lens_type, read = type(lens_of(model)), whatif._read
+
+    def without_double(run):
+        def checked(*args, **kwargs):
+            with WithoutDouble():
+                return run(*args, **kwargs)
+
+        return checked
+
+    for verb in ("logits", "prefix", "step", "readout", "unembed"):
+        monkeypatch.setattr(lens_type, verb, without_double(getattr(lens_type, verb)))
+    monkeypatch.setattr(whatif, "_read", without_double(read))
+    monkeypatch.setattr(Rows, "_losses", without_double(Rows._losses))
+    assert all(x.isfinite().all() for x in everything(model, words))
+    library = {f"relation {i}": FunctionVector(noise(32, seed=i), 1, relation=f"relation {i}") for i in range(3)}
+    assert solve_analogy(model, library, ("w1", "w2"), "w3").completions
+    assert decode(model, library["relation 0"], 5, "model") and decode(model, library["relation 0"], 5)

@@ -1,0 +1,118 @@
+"""Linear maps through oneDNN: the same products, and the same way back, as torch's own."""
+
+import pytest
+import torch
+from torch.nn.functional import linear
+
+from fv_lens.datasets.prompts import PromptTemplate, with_demonstrations
+from fv_lens.datasets.relation_files import load_relation
+from fv_lens.engine.batches import batch
+from fv_lens.models import onednn as module
+from fv_lens.models.lens import lens_of
+from fv_lens.models.onednn import through_onednn
+
+from .. import tiny
+
+needs_onednn = pytest.mark.skipif(module._product is None, reason="this build of torch has no oneDNN")
+run = through_onednn(lambda function, *args: function(*args))
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def products(monkeypatch):
+    """How many products oneDNN was given."""
+    counted = []
+
+    def product(*args):
+        counted.append(args[0].shape)
+        return torch.ops.mkldnn._linear_pointwise(*args)
+
+    monkeypatch.setattr(module, "_product", product)
+    return counted
+
+
+@needs_onednn
+@pytest.mark.parametrize("shape", [(8, 24), (300, 24), (3, 5, 24), (2, 3, 4, 24)])
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_products_and_slopes_are_those_of_float64(products, shape, biased, transposed):
+    weight = normal(24, 40, seed=1).t() if transposed else normal(40, 24, seed=1)
+    x, bias = normal(*shape).requires_grad_(), normal(40, seed=2) if biased else None
+    out = run(linear, x, weight, bias)
+    slope = normal(*out.shape, seed=3)
+    out.backward(slope)
+    exact = x.detach().double().requires_grad_()
+    expected = linear(exact, weight.double(), None if bias is None else bias.double())
+    expected.backward(slope.double())
+    assert len(products) == 2
+    torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(x.grad.double(), exact.grad, rtol=1e-5, atol=1e-5)
+
+
+@needs_onednn
+def test_rows_that_are_not_contiguous_are_read_as_they_stand(products):
+    x, weight = normal(9, 2, 24).transpose(0, 1)[:, ::2], normal(40, 24, seed=1)
+    torch.testing.assert_close(run(linear, x, weight), linear(x, weight))
+    expanded = normal(1, 24).expand(16, 24)
+    torch.testing.assert_close(run(linear, expanded, weight), linear(expanded, weight))
+    assert len(products) == 2
+
+
+@needs_onednn
+def test_weights_that_stand_as_in_times_out_go_the_same_way(products):
+    x, weight, bias = normal(20, 24), normal(24, 40, seed=1), normal(40, seed=2)
+    torch.testing.assert_close(run(torch.addmm, bias, x, weight), torch.addmm(bias, x, weight))
+    assert len(products) == 1
+
+
+@needs_onednn
+@pytest.mark.parametrize(
+    "x, weight, bias",
+    [
+        (normal(7, 24), normal(40, 24), None),
+        (normal(24), normal(40, 24), None),
+        (normal(16, 24).double(), normal(40, 24).double(), None),
+        (normal(16, 24).bfloat16(), normal(40, 24).bfloat16(), None),
+        (normal(0, 24), normal(40, 24), None),
+        (normal(16, 24), normal(40, 24).requires_grad_(), None),
+        (normal(16, 24), normal(40, 24), normal(40).requires_grad_()),
+        (normal(16, 24), normal(24), None),
+    ],
+    ids=["rows", "vector", "float64", "bfloat16", "none", "weights learn", "bias learns", "one output"],
+)
+def test_what_does_not_fit_is_left_to_torch(products, x, weight, bias):
+    assert torch.equal(run(linear, x, weight, bias), linear(x, weight, bias)) and not products
+
+
+@needs_onednn
+def test_a_bad_shape_raises_torchs_own_error(products):
+    with pytest.raises(RuntimeError, match="mat1 and mat2 shapes cannot be multiplied"):
+        run(linear, normal(16, 23), normal(40, 24))
+    assert not products
+
+
+def test_without_onednn_torchs_own_way_stays(monkeypatch):
+    monkeypatch.setattr(module, "_product", None)
+    x, weight = normal(16, 24), normal(40, 24)
+    assert torch.equal(run(linear, x, weight), linear(x, weight))
+
+
+def test_weights_that_could_learn_are_read_where_nothing_learns():
+    with torch.no_grad():
+        assert run(linear, normal(16, 24), normal(40, 24).requires_grad_()).requires_grad is False
+
+
+@needs_onednn
+@pytest.mark.parametrize("name", tiny.NAMES)
+def test_the_verbs_of_the_lens_go_that_way_and_full_forwards_do_not(products, name):
+    lens = lens_of(tiny.build(name))
+    pairs = load_relation("antonym").with_pairs(load_relation("antonym").pairs[:8])
+    prompts = batch(lens, with_demonstrations(pairs, pairs, 0), PromptTemplate())
+    lens.logits(prompts.tokens, prompts.mask)
+    assert not products, "the slow truth shares no product with what it is compared with"
+    with torch.no_grad():
+        lens.prefix(prompts.tokens, prompts.mask)
+    assert products

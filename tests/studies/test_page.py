@@ -1,0 +1,108 @@
+"""Pieces of a page: named, escaped, and in colours that can be told from the page in both themes."""
+
+import json
+import re
+
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+
+from fv_lens import plots
+from fv_lens.plots import style
+from fv_lens.studies.page import parts as page
+
+from ..plots.test_figures import HOSTILE, made_evaluation, made_sweep
+from .test_report import Page
+
+
+def luminance(colour):
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = (x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one, other):
+    """As WCAG 2.2 defines it."""
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("name, least", [("INK", 4.5), ("MUTED", 4.5), ("ACCENT", 3), ("LIGHT", 3), ("CONTROL", 3)])
+def test_text_and_marks_can_be_told_from_the_page_in_both_themes(name, least):
+    colour = getattr(style, name)
+    assert contrast(colour, "#ffffff") >= least
+    assert contrast(style.DARK[colour], style.DARK["#ffffff"]) >= least
+
+
+def test_the_dark_scale_moves_away_from_the_page_as_the_light_one_does():
+    for dark in (False, True):
+        scale = style.shades(41, dark)
+        seen = [contrast(colour, scale[20]) for colour in scale]
+        assert seen[:21] == sorted(seen[:21], reverse=True) and seen[20:] == sorted(seen[20:])
+        assert scale[20] == (style.DARK["#ffffff"] if dark else "#ffffff")
+        warm = [int(colour[1:3], 16) - int(colour[5:7], 16) for colour in scale]  # red above blue
+        assert all(x < 0 for x in warm[:19]) and all(x > 0 for x in warm[22:])
+    assert style.shades(41)[0] == "#08306b" and style.shades(41)[-1] == "#6e2a04"
+
+
+def test_a_section_has_its_heading_note_and_an_id_and_is_nothing_when_empty():
+    drawn = page.section("Which heads, & why?", "<p>a</p>", "<p>b</p>", note="of 10 < 20")
+    assert drawn == (
+        '<section id="section-which-heads-why"><h2>Which heads, &amp; why?</h2><p class="note">of 10 &lt; 20</p>'
+        "<p>a</p><p>b</p></section>"
+    )
+    assert page.section("Heads", "", "", note="a note") == ""
+
+
+def test_a_figure_is_named_by_its_title_and_described_by_its_caption():
+    made = plots.evaluation(made_evaluation(relation="antonym & <more>"))
+    before = made.to_dict()
+    drawn = page.figure("completion", made, "what it shows")
+    tags = Page(drawn).tags
+    image = next(parts for _, parts in tags if parts.get("role") == "img")
+    assert image["aria-label"] == "Words completed right: antonym & <more>"
+    assert [parts["id"] for tag, parts in tags if tag == "figcaption"] == [image["aria-describedby"]]
+    assert made.to_dict() == before  # the figure itself keeps its size and colours
+
+
+def test_a_figure_lets_the_page_show_through_but_keeps_a_background_that_means_something():
+    def layout(figure):
+        return json.loads(re.search(r'data-figure="a">(.*?)</script>', page.figure("a", figure, ""), re.S)[1])["layout"]
+
+    assert layout(go.Figure())["paper_bgcolor"] == layout(go.Figure())["plot_bgcolor"] == page.CLEAR
+    assert layout(go.Figure(layout_plot_bgcolor="#a3a3a3"))["plot_bgcolor"] == "#a3a3a3"
+
+
+def test_a_table_can_be_reached_and_has_a_name():
+    box = Page(page.table(["accuracy"], {"FV": ["<td>1</td>"]}, "", name="All & <sundry>")).tags[0][1]
+    assert box["tabindex"] == "0" and box["role"] == "region" and box["aria-label"] == "All & <sundry>"
+    assert Page(page.table(["accuracy", "loss"], {}, "")).tags[0][1]["aria-label"] == "Table of accuracy, loss"
+
+
+def test_a_download_is_the_frame_as_csv(tmp_path):
+    frame = pd.DataFrame({"word": [HOSTILE, "</script>", "<!-- é"], "value": [0.1, -2, None]})
+    page.write_page(tmp_path / "page.html", "a title", ["<p>text</p>"], downloads={"a & b": frame})
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert HOSTILE not in text and "Download a & b.csv" in Page(text).text
+    source = re.search(r'id="csv-0">(.*?)</script>', text, re.S)[1]
+    assert json.loads(source) == frame.to_csv(index=False)
+    page.write_page(tmp_path / "page.html", "a title", [])
+    assert "Downloads" not in Page((tmp_path / "page.html").read_text(encoding="utf-8")).text
+
+
+def test_plotly_is_there_once_if_there_is_a_figure_at_all(tmp_path):
+    drawn = [page.figure(name, plots.layer_sweep(made_sweep()), "") for name in ("a", "b")]
+    for parts, times in ((drawn, 1), (["<p>none</p>"], 0)):
+        page.write_page(tmp_path / "page.html", "a title", parts)
+        text = (tmp_path / "page.html").read_text(encoding="utf-8")
+        assert len(re.findall(r"\* plotly\.js v\d", text)) == times
+
+
+def test_the_page_forbids_itself_to_load_anything(tmp_path):
+    page.write_page(tmp_path / "page.html", "a title", [])
+    policy = next(
+        parts["content"]
+        for _, parts in Page((tmp_path / "page.html").read_text()).tags
+        if "content" in parts and "http-equiv" in parts
+    )
+    assert "default-src 'none'" in policy and "http" not in policy

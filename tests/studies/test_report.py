@@ -1,0 +1,185 @@
+"""The page stands alone, says what was measured, and lets nothing of the data act as markup."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from fv_lens.ground.errors import InputError
+from fv_lens.ground.storage import written_whole
+from fv_lens.studies.run.page import write_report
+
+from ..plots.test_figures import HOSTILE, made_effects, made_evaluation, made_sweep
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text outside of scripts."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags, self.words, self.inside = [], [], None
+        self.feed(text)
+        self.text = re.sub(r"\s+", " ", " ".join(self.words)).replace("\N{MINUS SIGN}", "-")
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self.inside = tag
+
+    def handle_endtag(self, tag):
+        self.inside = None
+
+    def handle_data(self, data):
+        if self.inside not in ("script", "style"):
+            self.words.append(data)
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(**results):
+        path = tmp_path / "report.html"
+        write_report(path, **dict(title="a title", summary={}) | results)
+        return path.read_text(encoding="utf-8")
+
+    return write
+
+
+@pytest.fixture
+def everything():
+    grid = made_sweep(heads=(2, 3))
+    return dict(
+        effects=made_effects(),
+        sweep=grid,
+        vector=grid.best(),
+        evaluation=made_evaluation(),
+        command="fv-lens run antonym",
+    )
+
+
+def test_the_page_loads_nothing_and_holds_plotly_once(write, everything):
+    text = write(**everything)
+    tags = Page(text).tags
+    loads = [(tag, parts) for tag, parts in tags if {"src", "href", "srcset", "data"} & parts.keys()]
+    assert not loads and not {"link", "img", "iframe", "object"} & {tag for tag, _ in tags}
+    assert "@import" not in re.search(r"<style>.*?</style>", text, re.S)[0]
+    assert len(re.findall(r"\* plotly\.js v\d", text)) == 1
+
+
+def test_each_result_adds_its_figure(write, everything):
+    def figures(text):
+        return [parts["id"] for tag, parts in Page(text).tags if parts.get("class") == "plotly-graph-div"]
+
+    assert figures(write(**everything)) == ["layers", "completion"]
+    assert figures(write(evaluation=everything["evaluation"])) == ["completion"]
+    assert figures(write()) == []
+
+
+def test_the_map_of_heads_is_there_with_effects_and_needs_no_plotly(write, everything):
+    def cells(text):
+        return [parts["aria-label"] for tag, parts in Page(text).tags if parts.get("role") == "gridcell"]
+
+    text = write(effects=everything["effects"], vector=everything["vector"])
+    assert len(cells(text)) == 12 and "plotly.js" not in text
+    outlined = {name.split(":")[0] for name in cells(text) if name.endswith(", chosen")}
+    assert outlined == {f"layer {layer}, head {head}" for layer, head in everything["vector"].heads}
+    assert not cells(write(evaluation=everything["evaluation"]))
+
+
+def test_the_page_is_the_same_when_written_again(write, everything):
+    assert write(**everything) == write(**everything)
+
+
+def test_a_gain_is_told_with_its_intervals(write, everything):
+    text = Page(write(**everything)).text.replace("\N{NO-BREAK SPACE}", " ")
+    tested, plain = everything["evaluation"], everything["evaluation"].controls["zero-shot"]
+    layer = everything["vector"].layer
+    assert f"Added at layer {layer}, the summed vector lifts accuracy on 30 unseen words" in text
+    assert f"from {plain.accuracy} to {tested.accuracy}, a gain of +0.53 [" in text
+    assert f"10-shot prompting reaches {tested.controls['10-shot'].accuracy}" in text
+
+
+@pytest.mark.parametrize(
+    "right, said",
+    [((18, 2), "lifts"), ((2, 18), "lowers"), ((5, 5), "a gain is not shown (+0.00 [0.00, 0.00])")],
+)
+def test_what_a_gain_is_called_depends_on_its_interval(write, right, said):
+    assert said in Page(write(evaluation=made_evaluation(right, controls=("zero-shot",)))).text.replace("\xa0", " ")
+
+
+def test_the_best_random_control_is_told(write):
+    controls = ("zero-shot", "random vector", "random heads")
+    text = Page(write(evaluation=made_evaluation((18, 1, 2, 17), controls=controls))).text.replace("\xa0", " ")
+    assert "The best random control (random heads) reaches 0.57 [" in text
+    assert "over it, a gain is not shown (+0.03 [0.00, 0.10])" in text
+
+
+def test_a_plain_evaluation_is_told_without_a_gain(write):
+    evaluation = replace(made_evaluation((15, 3), controls=("10-shot",)), name="zero-shot")
+    text = Page(write(evaluation=evaluation)).text.replace("\xa0", " ")
+    assert (
+        "Without a vector, zero-shot prompts complete 0.50 [" in text and "; 10-shot prompting reaches 0.10 [" in text
+    )
+
+
+def test_the_table_has_every_row_with_intervals_and_gains(write, everything):
+    text = Page(write(**everything)).text
+    for row in everything["evaluation"].controls.values():
+        for score in (row.accuracy, row.first_token_accuracy, row.log_prob):
+            assert f"{score.value:.2f} [{score.low:.2f}, {score.high:.2f}]" in text
+        for gain in (row.accuracy_gain, row.log_prob_gain):
+            assert f"{gain.value:+.2f} [{gain.low:.2f}, {gain.high:.2f}]" in text
+
+
+def test_the_note_says_that_answers_are_counted_whole(write, everything):
+    text = Page(write(**everything)).text
+    assert "Accuracy: the most probable tokens, one after the other, are a right answer as a whole" in text
+    assert "First token: the most probable next token begins a right answer." in text
+    assert "Log-prob: of the whole first listed answer." in text and not re.search(r"\btop-\d", text)
+
+
+def test_how_it_was_made_lists_the_records_the_summary_and_the_command(write, everything):
+    text = Page(write(**everything, summary={"timings, s": {"effects": 1.25}, "threads": 2})).text
+    heads = " ".join(f"L{layer}H{head}" for layer, head in everything["vector"].heads)
+    for fact in (heads, "a model", "timings, s effects 1.25", "threads 2", "fv-lens run antonym", "torch"):
+        assert fact in text
+
+
+def test_one_prompt_and_no_vector_are_told_without_an_interval(write):
+    assert "(no interval) over 1 corrupted prompt of 10 shots" in Page(write(effects=made_effects(n=1))).text
+
+
+def test_nothing_of_the_data_is_markup(write):
+    grid = made_sweep(heads=(2, 3), relation=HOSTILE)
+    text = write(
+        title=HOSTILE, summary={HOSTILE: {HOSTILE: HOSTILE}}, effects=made_effects(relation=HOSTILE), sweep=grid,
+        vector=replace(grid.best(), relation=HOSTILE, model=HOSTILE), command=HOSTILE + "\n$title",
+        evaluation=made_evaluation(relation=HOSTILE, controls=(HOSTILE, "10-shot")),
+    )  # fmt: skip
+    assert "<script>alert" not in text
+    assert Page(text).text.count(HOSTILE) >= 6
+
+
+def test_writing_replaces_the_file_and_leaves_no_other(tmp_path):
+    for text in ("old", "new é"):
+        with written_whole(tmp_path / "page") as partial:
+            partial.write_text(text, encoding="utf-8")
+    with pytest.raises(ZeroDivisionError), written_whole(tmp_path / "page") as partial:
+        partial.write_text("half")
+        _ = 1 / 0
+    assert (tmp_path / "page").read_bytes() == "new é".encode()
+    assert [path.name for path in tmp_path.iterdir()] == ["page"]
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "missing" / "report.html", tmp_path / "file" / "report.html", tmp_path):
+        with pytest.raises(InputError, match=re.escape(str(path))):
+            write_report(path, title="a title", summary={})
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_vector_that_belongs_to_other_results_is_refused(write, everything):
+    with pytest.raises(InputError, match="outside the map"):
+        write(effects=made_effects(layers=1, heads=1), vector=everything["vector"])
+    with pytest.raises(InputError, match="no vector of"):
+        write(sweep=everything["sweep"], vector=everything["vector"].strengthened(3.0))
