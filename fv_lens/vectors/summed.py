@@ -53,7 +53,7 @@ def function_vector(
     of what a head writes, and is left out here.
     """
     lens, relation = lens_of(model), load_relation(relation)
-    heads, layer = check_heads(lens, heads)(lens, layer)
+    heads, layer = check_heads(lens, heads), check_layer(lens, layer)
     for at in sorted({at for at, _ in heads}):
         if not writes_plainly(lens, at):
             raise InputError(
