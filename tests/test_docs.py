@@ -91,6 +91,33 @@ def test_the_table_of_the_readme_has_every_command():
     assert set(re.findall(r"^\| `fv-lens (\w+)", TEXTS["README.md"], re.M)) == set(COMMANDS)
 
 
+# Where a change belongs
+
+
+def changes() -> list[tuple[str, str, str]]:
+    """The table of CONTRIBUTING: (change, file, what to do)."""
+    lines = TEXTS["CONTRIBUTING.md"].split("| change | file |")[1].split("\n\n")[0].splitlines()[2:]
+    return [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines]
+
+
+@pytest.mark.parametrize(("change", "file", "how"), changes())
+def test_a_change_belongs_to_one_room_which_has_what_is_named(change, file, how):
+    """Names are looked for in the file that the table gives, and in the others of its folder."""
+    there = ROOT / "fv_lens" / file.strip("`")
+    assert there.is_file()
+    beside = "".join(part.read_text(encoding="utf-8") for part in there.parent.glob("*.py"))
+    for name in re.findall(r"`([^`]+)`", how):
+        if name.isidentifier():
+            modules = (there.parent / name).is_dir() or (there.parent / f"{name}.py").is_file()
+            assert modules or re.search(rf"\b{name}\b", beside), name
+        elif name.endswith(".py"):
+            assert list(there.parent.rglob(name)), name
+
+
+def test_ten_changes_have_their_place():
+    assert len(changes()) >= 10
+
+
 # Tables that are filled
 
 
