@@ -124,10 +124,11 @@ def filled(page: str, folders: Mapping[str, Path]) -> str:
     for name, (make, needed) in BLOCKS.items():
         if set(needed) <= set(folders):
             start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-            block = f"{start}\n\n{make(*(folders[key] for key in needed))}\n\n{end}"
-            page, n = re.subn(f"{re.escape(start)}.*?{re.escape(end)}", lambda _, block=block: block, page, flags=re.S)
-            if n != 1:
-                sys.exit(f"{PAGE.name} has {n} blocks {start} ... {end}, and should have one.")
+            parts = re.split(f"(?s){re.escape(start)}.*?{re.escape(end)}", page)
+            if len(parts) != 2:
+                sys.exit(f"{PAGE.name} has {len(parts) - 1} blocks {start} ... {end}, and should have one.")
+            table = make(*(folders[key] for key in needed))
+            page = f"{parts[0]}{start}\n\n{table}\n\n{end}{parts[1]}"
     return page
 
 
