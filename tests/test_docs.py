@@ -14,6 +14,8 @@ import typer.main
 import fv_lens
 from fv_lens.studies.cli import app
 
+from .house import ROOMS
+
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "demos").glob("*.md"))]
@@ -60,8 +62,11 @@ def test_links_and_pictures_are_there(page):
 
 @EACH_PAGE
 def test_files_that_are_named_are_there(page):
+    """From the root, or from the package where they begin with a room."""
     for file in re.findall(r"`((?:fv_lens|tests|docs|demos)/[a-z0-9_/.]+)`", TEXTS[page.name]):
         assert (ROOT / file).exists(), file
+    for file in re.findall(rf"`((?:{'|'.join(ROOMS)})/[a-z0-9_/]+\.py)`", TEXTS[page.name]):
+        assert (ROOT / "fv_lens" / file).is_file(), file
 
 
 @EACH_PAGE
@@ -148,6 +153,20 @@ def test_the_page_has_one_block_for_each_table(tables):
         assert (
             TEXTS["results.md"].count(f"<!-- {name} -->") == TEXTS["results.md"].count(f"<!-- end of {name} -->") == 1
         )
+
+
+def test_the_table_of_a_study_is_what_its_command_prints(tables, tmp_path):
+    known = {"part": "score", "row": "FV", "value": 0.5, "low": 0.25, "high": 0.75, "n": 20}
+    lines = [
+        known | {"group": group, "name": name, "measure": measure}
+        for group, name in (("relation", "antonym"), ("all", "all"))
+        for measure in ("accuracy", "first_token_accuracy", "log_prob")
+    ]
+    made = {"model": "a model", "dtype": "float32", "versions": {"torch": "2"}}
+    made |= {"chosen": {"layer": 3}, "settings": {"n_pairs": 20, "n_validation": 10}}
+    page = tables.filled(TEXTS["results.md"], {"study": folder(tmp_path / "study", lines, **made)})
+    block = page.split("<!-- study -->")[1].split("<!-- end of study -->")[0]
+    assert row(block, "FV")[0] == "0.50 [0.25, 0.75]" and "20 test words" in block and "49 relations" not in block
 
 
 def test_analogies_are_filled_from_two_folders_and_the_rest_stays(tables, tmp_path):
