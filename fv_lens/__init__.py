@@ -28,11 +28,12 @@ if TYPE_CHECKING:
     # where to insert, and inserting
     from .vectors.sweeps import Sweep as Sweep
     from .vectors.sweeps import sweep as sweep
-    from .vectors.sweeps import choose as choose
+    from .vectors.choice import choose as choose
     from .vectors.patching import patch as patch
     from .vectors.patching import unpatch as unpatch
 
     # fine-tuning
+    from .vectors.optimizer import Tuning as Tuning
     from .vectors.tuning import finetune as finetune
     from .vectors.tuning import finetune_all as finetune_all
     from .vectors.tuning import training_frame as training_frame

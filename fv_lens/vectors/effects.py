@@ -182,7 +182,6 @@ def indirect_effects(
     progress: bool = True,
     *,
     template: PromptTemplate = PromptTemplate(),
-    split_seed: int = 0,
 ) -> HeadEffects:
     """The causal indirect effect of every head on a relation, from the relation's train part only.
 
@@ -195,7 +194,7 @@ def indirect_effects(
         seed: of the draws of words and demonstrations.
         only_correct: average over the intact prompts that the model answers right only.
         progress: show progress bars.
-        template, split_seed: the prompts' form, and which split of the relation to use.
+        template: the prompts' form.
 
     Raises:
         InputError: too few pairs, numbers below 1, an answer without a token of its own, prompts beyond the context.
@@ -205,10 +204,10 @@ def indirect_effects(
     """
     lens, relation = lens_of(model), load_relation(relation)
     n_prompts = whole_number("n_prompts", n_prompts, least=1)
-    train = relation.split(split_seed).train
+    train = relation.split().train
     prompts = batch(lens, corrupted(train, n_prompts, n_shots, seed), template)
     mean_z, share_right = mean_head_outputs(
-        model, relation, n_mean_prompts, n_shots, seed, only_correct, progress, template=template, split_seed=split_seed
+        model, relation, n_mean_prompts, n_shots, seed, only_correct, progress, template=template
     )
     heads = _editable_heads(lens)
     edits = [[Edit(layer, mean_z[layer, head], head)] for layer, head in heads]
@@ -229,7 +228,7 @@ def indirect_effects(
         "relation": relation.name, "data_hash": relation.hash, "model": lens.name, "processing": lens.processing,
         "bos": lens.bos, "template": template.to_dict(),
         "n_shots": int(n_shots), "n_mean_prompts": int(n_mean_prompts),
-        "only_correct": bool(only_correct), "seed": int(seed), "split_seed": int(split_seed),
+        "only_correct": bool(only_correct), "seed": int(seed), "split_seed": relation.split_seed,
         "versions": storage.versions(),
     }  # fmt: skip
     return HeadEffects(
@@ -271,7 +270,6 @@ def mean_head_outputs(
     progress: bool = True,
     *,
     template: PromptTemplate = PromptTemplate(),
-    split_seed: int = 0,
 ) -> tuple[Float[Tensor, "layer head d_head"], float]:
     """Mean output of every head (`hook_z`) at the last token of intact few-shot prompts, and the share answered right.
 
@@ -281,7 +279,7 @@ def mean_head_outputs(
         InputError: as `indirect_effects`; or `only_correct` and no prompt is answered right.
     """
     lens, relation = lens_of(model), load_relation(relation)
-    prompts = batch(lens, few_shot(relation.split(split_seed).train, n_prompts, n_shots, seed), template)
+    prompts = batch(lens, few_shot(relation.split().train, n_prompts, n_shots, seed), template)
     total = torch.zeros(lens.n_layers, lens.n_heads, lens.d_head, dtype=torch.float64, device="cpu")
     used = n_right = 0
     with progress_bar(total=len(prompts), desc="mean head outputs", unit="prompt", disable=not progress) as bar:

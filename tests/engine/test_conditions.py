@@ -26,6 +26,7 @@ from fv_lens.ground.errors import InputError, ParityError
 from fv_lens.models.lens import lens_of
 from fv_lens.vectors.effects import indirect_effects
 from fv_lens.vectors.function_vector import FunctionVector
+from fv_lens.vectors.optimizer import Tuning
 from fv_lens.vectors.summed import function_vector
 from fv_lens.vectors.tuning import finetune
 
@@ -332,12 +333,12 @@ def test_dropout_that_is_switched_on_is_refused(words, switch, before):
     model = dropped()
     if before:
         use(model)
-        finetune(model, words, layer=1, steps=1, progress=False)
+        finetune(model, words, layer=1, how=Tuning(steps=1), progress=False)
     switch(model)
     fv = FunctionVector(noise(32), 1, model=model.cfg.model_name)
     for call in (
         lambda: indirect_effects(model, words, **FEW),
-        lambda: finetune(model, words, layer=1, steps=1, progress=False),
+        lambda: finetune(model, words, layer=1, how=Tuning(steps=1), progress=False),
         lambda: evaluate(model, words, fv, controls=False, progress=False),
     ):
         with pytest.raises(ParityError, match="eval"):
@@ -481,13 +482,13 @@ def test_a_model_that_was_loaded_in_inference_mode_is_refused_where_gradients_ar
         model = tiny.build("llama")
     assert_exact(model)
     with pytest.raises(InputError, match="loaded in torch.inference_mode"):
-        finetune(model, words, layer=1, steps=1, progress=False)
+        finetune(model, words, layer=1, how=Tuning(steps=1), progress=False)
 
 
 def everything(model, words):
     effects = indirect_effects(model, words, **FEW)
     fv = function_vector(model, words, effects.top(2), 1, effects.mean_z)
-    tuned = finetune(model, words, layer=1, steps=2, progress=False)
+    tuned = finetune(model, words, layer=1, how=Tuning(steps=2), progress=False)
     score = evaluate(model, words, fv, controls=True, mean_z=effects.mean_z, progress=False)
     return (
         effects.values,

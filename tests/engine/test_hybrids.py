@@ -15,6 +15,7 @@ from fv_lens.ground.errors import InputError
 from fv_lens.models.lens import lens_of
 from fv_lens.vectors.effects import indirect_effects
 from fv_lens.vectors.function_vector import FunctionVector
+from fv_lens.vectors.optimizer import Tuning
 from fv_lens.vectors.sweeps import choose
 from fv_lens.vectors.tuning import finetune
 
@@ -133,7 +134,7 @@ def test_a_vector_is_tuned_with_the_gradients_of_full_forwards(hybrid, few_words
     expected = oracles.losses_and_gradient(model, oracles.unpadded(prompts), map(list, answers), [0, 1], 1, vectors)
     for a, b in zip(found, expected):
         assert difference(a, b) <= 1e-4 * max(1, b.abs().max())
-    tuned = finetune(model, few_words, layer=1, steps=2, progress=False)
+    tuned = finetune(model, few_words, layer=1, how=Tuning(steps=2), progress=False)
     assert len(tuned.training["losses"]) == 2
 
 

@@ -263,9 +263,9 @@ def test_a_strength_that_is_not_finite_is_refused(llama, words, summed, strength
 
 def test_a_vector_of_another_split_is_refused(llama, words):
     other = vector(noise(32), relation="successor", split_seed=1)
-    with pytest.raises(InputError, match="split_seed=1"):
+    with pytest.raises(InputError, match=r"\.with_split\(1\)"):
         evaluate(llama, words, other)
-    assert evaluate(llama, words, other, split_seed=1, controls=False).accuracy.n == len(words.split(1).test)
+    assert evaluate(llama, words.with_split(1), other, controls=False).accuracy.n == len(words.split(1).test)
 
 
 def test_a_vector_that_does_not_fit_the_model_is_refused(llama, words):
@@ -274,7 +274,7 @@ def test_a_vector_that_does_not_fit_the_model_is_refused(llama, words):
             evaluate(llama, words, [vector(noise(32)), unfit])
 
 
-@pytest.mark.parametrize("how", [dict(n_shots=-1), dict(n_shots=17), dict(split_seed=-1)], ids=str)
+@pytest.mark.parametrize("how", [dict(n_shots=-1), dict(n_shots=17)], ids=str)
 def test_numbers_that_cannot_be_are_refused(llama, words, how):
     with pytest.raises(InputError):
         evaluate(llama, words, **how)
@@ -311,7 +311,7 @@ def test_what_is_no_vector_is_refused(llama, words, fv):
 
 
 def test_at_strength_zero_no_control_is_right_by_accident(llama, words):
-    fv = function_vector(llama, words, [(0, 1)], 1, torch.randn(3, 4, 8), split_seed=0)
+    fv = function_vector(llama, words, [(0, 1)], 1, torch.randn(3, 4, 8))
     result = evaluate(llama, words, fv, n_shots=2, strength=0, mean_z=torch.randn(3, 4, 8), progress=False)
     plain = result.controls["2-shot"].accuracy
     assert result.accuracy == plain == result.controls["random heads, same norm"].accuracy

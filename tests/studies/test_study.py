@@ -12,7 +12,8 @@ from fv_lens.ground.errors import InputError
 from fv_lens.models.lens import lens_of
 from fv_lens.studies.reproduce import setup as study_module
 from fv_lens.studies.reproduce.setup import TEST, TRAIN, VALIDATION, Settings, Study
-from fv_lens.vectors.tuning import shuffled
+from fv_lens.vectors.function_vector import FunctionVector
+from fv_lens.vectors.tuning_pairs import shuffled
 
 from .. import oracles, tiny
 
@@ -48,7 +49,7 @@ def with_permuted_test(relation: Relation, settings: Settings) -> Relation:
     answers = [listed for _, listed in test.pairs[1:] + test.pairs[:1]]
     other = relation.with_pairs(list(zip(test.words, answers)))
     pairs = [*train.pairs, *validation.pairs, *other.pairs]
-    return replace(relation, pairs=pairs, parts=Split(train, validation, other))
+    return replace(relation, pairs=pairs, parts=Split(train, validation, other), cut_from=relation.hash)
 
 
 @pytest.fixture(scope="module")
@@ -164,9 +165,11 @@ def test_each_relations_vector_is_added_to_its_own_prompts_and_nan_is_no_vector(
 
 def test_vectors_know_the_relation_they_are_of_before_it_was_cut(model):
     study = study_of(model, split_seed=2)
-    fv = study.vector(study.relations[1], torch.zeros(32), 1, "tuned")
+    fv = FunctionVector.on(study.lens, torch.zeros(32), 1, study.relations[1], method="tuned")
     assert (fv.relation, fv.data_hash, fv.split_seed) == ("b", relations()[1].hash, 2)
-    fv.check_split(relations()[1], 2)
+    fv.check_split(relations()[1].with_split(2))
+    with pytest.raises(InputError, match="made from split 2 of 'b'"):
+        fv.check_split(relations()[1])
 
 
 # Rivals

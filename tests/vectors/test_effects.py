@@ -155,7 +155,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(llama, wor
 
 def test_the_record_says_how_they_were_measured(llama, words):
     template = PromptTemplate("{word} :", prefix="w9 ")
-    record = measure(llama, words, template=template, split_seed=2).record
+    record = measure(llama, words.with_split(2), template=template).record
     expected = dict(relation="successor", data_hash=words.hash, model="tiny/llama", processing="raw", bos=True)
     expected |= dict(template=template.to_dict(), split_seed=2, n_shots=2, n_mean_prompts=5, seed=1, only_correct=False)
     assert record.items() >= expected.items() and {"torch", "transformer-lens"} <= record["versions"].keys()
@@ -273,7 +273,6 @@ def test_a_saved_mean_over_relations_comes_back(tmp_path):
         dict(n_shots=1),
         dict(n_shots=16),
         dict(seed=-1),
-        dict(split_seed=-1),
         dict(template=PromptTemplate(prefix="w1 " * 130)),
     ],
     ids=str,

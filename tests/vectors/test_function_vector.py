@@ -88,15 +88,15 @@ def test_the_bias_of_attention_is_no_part_of_what_a_head_writes(biased, words):
 
 def test_mean_head_outputs_are_computed_where_they_are_not_given(llama, words):
     template = PromptTemplate("{word} :")
-    mean_z, _ = mean_head_outputs(llama, words, template=template, split_seed=1)
+    mean_z, _ = mean_head_outputs(llama, words.with_split(1), template=template)
     made, given_z = (
-        function_vector(llama, words, HEADS, 1, z, template=template, split_seed=1) for z in (None, mean_z)
+        function_vector(llama, words.with_split(1), HEADS, 1, z, template=template) for z in (None, mean_z)
     )
     assert torch.equal(made.vector, given_z.vector) and made.record == given_z.record
 
 
 def test_a_vector_says_where_it_came_from(llama, words):
-    record = function_vector(llama, words, HEADS, 2, noise(3, 4, 8), split_seed=3).record
+    record = function_vector(llama, words.with_split(3), HEADS, 2, noise(3, 4, 8)).record
     expected = dict(
         relation="successor", data_hash=words.hash, split_seed=3, model="tiny/llama", bos=True, method="sum"
     )

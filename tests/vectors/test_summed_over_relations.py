@@ -166,7 +166,7 @@ def test_a_patch_leaves_the_model_as_it_was(model, words):
 
 
 def test_there_is_one_vector_for_each_layer_with_chosen_heads(llama, words):
-    vectors = distributed_vectors(llama, words, [(2, 3), (0, 1), (2, 0)], mean_z_like(llama), split_seed=3)
+    vectors = distributed_vectors(llama, words.with_split(3), [(2, 3), (0, 1), (2, 0)], mean_z_like(llama))
     assert [(vector.layer, vector.heads) for vector in vectors] == [(0, ((0, 1),)), (2, ((2, 3), (2, 0)))]
     expected = dict(method="distributed", site="attn.hook_out", token="last", relation="successor", split_seed=3)
     expected |= dict(model="tiny/llama", data_hash=words.hash, bos=True, processing="raw", strength=1.0)
@@ -183,7 +183,7 @@ def test_their_sum_is_the_function_vector_where_heads_write_plainly(model, words
 
 
 def test_mean_head_outputs_are_computed_where_they_are_not_given(llama, words):
-    options = dict(template=PromptTemplate("{word} :"), split_seed=1)
+    words, options = words.with_split(1), dict(template=PromptTemplate("{word} :"))
     mean_z, _ = mean_head_outputs(llama, words, **options)
     for made, given in zip(*(distributed_vectors(llama, words, HEADS, z, **options) for z in (None, mean_z))):
         assert torch.equal(made.vector, given.vector) and made.record == given.record
