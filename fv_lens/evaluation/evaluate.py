@@ -155,7 +155,8 @@ def evaluate(
     drawn = {row: [edits_of(other)] for row, other in beside.items()} | drawn
     others = _prompt_controls(split.test, split.train, n_shots, seed) if controls else {}
     others.pop(name, None)
-    whatifs = ({name: [edits_of(vectors)]} if vectors else {}) | drawn
+    title = f"{name} + vector" if vectors else name
+    whatifs = ({title: [edits_of(vectors)]} if vectors else {}) | drawn
     places = rows_of(whatifs)
     total = len(asked) * (1 + len(others))
     with progress_bar(total=total, desc="evaluation on test", unit="prompt", disable=not progress) as bar:
@@ -163,14 +164,14 @@ def evaluate(
         rows = {name: measured.rows([0])} if vectors and controls else {}
         for control, prompts in others.items():
             rows[control] = completions(lens, batch(lens, prompts, template), [], bar.update)
-    tested = measured.rows(places.get(name, [0]))
+    tested = measured.rows(places.get(title, [0]))
     rows |= {control: measured.rows(places[control]) for control in drawn}
     main = result(tested)
     words = {"word": asked.words, "right": tested.right[:, 0], "log_prob": tested.log_prob[:, 0]}
     return Evaluation(
         main.accuracy, main.first_token_accuracy, main.top_k, main.log_prob,
         controls={control: result(values, tested) for control, values in rows.items()},
-        name=f"{name} + vector" if vectors else name,
+        name=title,
         relation=relation.name,
         words=pd.DataFrame(words | {"rank": tested.rank[:, 0].astype(int)}),
     )  # fmt: skip

@@ -246,8 +246,8 @@ def test_a_run_killed_at_three_moments_ends_as_an_uninterrupted_one(small, tmp_p
     ("change", "named"),
     [
         (dict(seeds=3), r"settings \(seeds: 2 there, 3 here\)"),
-        (dict(n_test=5), r"differs: settings \(n_test: 6 there, 5 here\)"),
-        (dict(split_seed=1), r"differs: settings \(split_seed: 0 there, 1 here\)"),
+        (dict(n_test=5), r"settings \(n_test: 6 there, 5 here\)"),
+        (dict(split_seed=1), r"settings \(split_seed: 0 there, 1 here\)"),
         (dict(given=relations()[:4]), r"names and kin \(there alone: e\); relations \(there alone: e\)"),
         (dict(given=[*relations()[:4], replace(relations()[4], family="f")]), r"names and kin \(e\)"),
         (dict(given=[*relations()[:4], replace(relations()[4], names=["w9"])]), r"names and kin \(e\)"),
