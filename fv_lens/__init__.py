@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     # heads and vectors
     from .vectors.effects import HeadEffects as HeadEffects
-    from .vectors.effects import indirect_effects as indirect_effects
+    from .vectors.mediation import indirect_effects as indirect_effects
     from .vectors.effects import mean_effects as mean_effects
-    from .vectors.effects import mean_head_outputs as mean_head_outputs
+    from .vectors.mediation import mean_head_outputs as mean_head_outputs
     from .vectors.function_vector import FunctionVector as FunctionVector
     from .vectors.summed import function_vector as function_vector
     from .vectors.summed import distributed_vectors as distributed_vectors

@@ -10,8 +10,8 @@ from fv_lens.engine.forms import POSITIONS
 from fv_lens.engine.gradients import Rows
 from fv_lens.evaluation.evaluate import evaluate
 from fv_lens.models.lens import lens_of
-from fv_lens.vectors.effects import indirect_effects
 from fv_lens.vectors.function_vector import FunctionVector
+from fv_lens.vectors.mediation import indirect_effects
 from fv_lens.vectors.optimizer import Tuning
 from fv_lens.vectors.patching import patch
 from fv_lens.vectors.tuning import finetune

@@ -21,8 +21,8 @@ from ..ground.errors import whole_number
 from ..ground.progress import progress_bar
 from ..ground.scores import Score
 from ..models.lens import lens_of
-from ..vectors.effects import mean_head_outputs
 from ..vectors.function_vector import FunctionVector, as_vectors, own_template
+from ..vectors.mediation import mean_head_outputs
 from ..vectors.summed import distributed_vectors, function_vector
 
 TOP_K = 5

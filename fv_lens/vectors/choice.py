@@ -12,8 +12,9 @@ from ..datasets.relation_files import load_relation
 from ..datasets.relations import Relation
 from ..ground.errors import whole_number
 from ..models.lens import lens_of
-from .effects import HeadEffects, mean_head_outputs
+from .effects import HeadEffects
 from .function_vector import FunctionVector
+from .mediation import mean_head_outputs
 from .summed import function_vector
 from .sweeps import STRENGTHS, Sweep, agreed, sweep_all
 

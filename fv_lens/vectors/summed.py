@@ -17,8 +17,8 @@ from ..engine.rows import HEAD_OUTPUT, RESIDUAL
 from ..engine.whatif import residuals
 from ..ground.errors import InputError, whole_number
 from ..models.lens import Lens, check_layer, lens_of
-from .effects import mean_head_outputs
 from .function_vector import FunctionVector
+from .mediation import mean_head_outputs
 
 # The first is before a post-attention norm or multiplier where the model has one, but not every model has the first.
 ATTENTION_OUTPUTS = ("attn.hook_out", "hook_attn_out")

@@ -23,7 +23,7 @@ from fv_lens.studies import cli
 from fv_lens.studies.folders import LOCK, MARKER, OutputFolder
 from fv_lens.studies.reproduce import files as outputs
 from fv_lens.studies.reproduce.study import reproduce
-from fv_lens.vectors import effects, tuning
+from fv_lens.vectors import mediation, tuning
 from fv_lens.vectors.effects import HeadEffects
 from fv_lens.vectors.function_vector import FunctionVector
 from fv_lens.vectors.summed import function_vector
@@ -230,7 +230,7 @@ def test_an_interrupted_run_says_what_is_saved(here, monkeypatch, tiny_model, pa
     assert all(name in result.stderr.splitlines()[-1] for name in ("Interrupted. Saved before that: ", *FILES))
     assert files(here / "fv_lens_run") == FILES
 
-    monkeypatch.setattr(effects, "indirect_effects", interrupted)
+    monkeypatch.setattr(mediation, "indirect_effects", interrupted)
     result = call("run", pairs, "--out", "other")
     assert result.exit_code == 130 and result.stderr.splitlines()[-1] == "Interrupted. Nothing was saved."
     assert not (here / "other").exists()
@@ -240,7 +240,7 @@ def test_a_model_that_cannot_be_trusted_exits_with_1(here, monkeypatch, tiny_mod
     def distrust(*arguments, **options):
         raise ParityError("An edit changed\nnothing.")
 
-    monkeypatch.setattr(effects, "indirect_effects", distrust)
+    monkeypatch.setattr(mediation, "indirect_effects", distrust)
     result = call("run", pairs)
     assert result.exit_code == 1 and result.stderr.splitlines()[-1] == "Error: An edit changed nothing."
     assert not files(here)
@@ -294,7 +294,7 @@ def test_answers_that_cannot_be_made_wrong_are_told_before_the_model_is_loaded(h
 
 
 def test_a_prompt_beyond_the_context_is_told_before_the_head_map(here, tiny_model, words, monkeypatch):
-    monkeypatch.setattr(effects, "indirect_effects", lambda *args, **how: pytest.fail("the head map was made"))
+    monkeypatch.setattr(mediation, "indirect_effects", lambda *args, **how: pytest.fail("the head map was made"))
     few = words.with_pairs(words.pairs[:28])
     for place, word in enumerate(("train", "validation", "test")):
         last = few.split()[place].words[-1]

@@ -17,8 +17,8 @@ from fv_lens.evaluation.evaluate import edits_of
 from fv_lens.ground.errors import InputError
 from fv_lens.studies.reproduce import steps as protocol
 from fv_lens.vectors import sweeps, tuning
-from fv_lens.vectors.effects import indirect_effects
 from fv_lens.vectors.function_vector import FunctionVector
+from fv_lens.vectors.mediation import indirect_effects
 from fv_lens.vectors.optimizer import Tuning
 from fv_lens.vectors.patching import patch
 from fv_lens.vectors.summed import distributed_vectors, function_vector

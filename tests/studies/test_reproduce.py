@@ -34,9 +34,8 @@ from fv_lens.studies.reproduce import study as module
 from fv_lens.studies.reproduce.setup import Settings, Study
 from fv_lens.studies.reproduce.study import reproduce
 from fv_lens.studies.stages import StageRecord
-from fv_lens.vectors import tuning
+from fv_lens.vectors import optimizer, tuning
 from fv_lens.vectors.function_vector import FunctionVector
-from fv_lens.vectors import optimizer
 from fv_lens.vectors.optimizer import Tuning
 from fv_lens.vectors.tuning import training_frame
 

@@ -15,8 +15,9 @@ from fv_lens.engine.batches import batch
 from fv_lens.ground import storage
 from fv_lens.ground.errors import InputError
 from fv_lens.models.lens import lens_of
-from fv_lens.vectors import effects as module
-from fv_lens.vectors.effects import HeadEffects, indirect_effects, mean_effects, mean_head_outputs
+from fv_lens.vectors import mediation as module
+from fv_lens.vectors.effects import HeadEffects, mean_effects
+from fv_lens.vectors.mediation import indirect_effects, mean_head_outputs
 
 from .. import oracles, tiny
 from ..oracles import EXACT, difference

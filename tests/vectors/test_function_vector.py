@@ -18,8 +18,9 @@ from fv_lens.datasets.prompts import PromptTemplate
 from fv_lens.ground import storage
 from fv_lens.ground.errors import InputError
 from fv_lens.models.lens import lens_of
-from fv_lens.vectors.effects import HeadEffects, mean_head_outputs
+from fv_lens.vectors.effects import HeadEffects
 from fv_lens.vectors.function_vector import FunctionVector
+from fv_lens.vectors.mediation import mean_head_outputs
 from fv_lens.vectors.summed import function_vector
 
 from .. import oracles, tiny

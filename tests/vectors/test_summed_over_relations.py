@@ -13,8 +13,8 @@ from fv_lens.evaluation.evaluate import evaluate
 from fv_lens.ground.errors import InputError, ParityError
 from fv_lens.models.lens import lens_of
 from fv_lens.vectors import summed as assembly
-from fv_lens.vectors.effects import mean_head_outputs
 from fv_lens.vectors.function_vector import FunctionVector
+from fv_lens.vectors.mediation import mean_head_outputs
 from fv_lens.vectors.patching import patch
 from fv_lens.vectors.summed import distributed_vectors, function_vector
 

@@ -13,8 +13,9 @@ from fv_lens.ground.errors import InputError
 from fv_lens.models.lens import lens_of
 from fv_lens.vectors import sweeps as module
 from fv_lens.vectors.choice import choose, head_count_vectors
-from fv_lens.vectors.effects import indirect_effects, mean_effects, mean_head_outputs
+from fv_lens.vectors.effects import mean_effects
 from fv_lens.vectors.function_vector import FunctionVector
+from fv_lens.vectors.mediation import indirect_effects, mean_head_outputs
 from fv_lens.vectors.summed import function_vector
 from fv_lens.vectors.sweeps import Sweep, agreed, layer_grid, mean_quality, sweep, sweep_all
 

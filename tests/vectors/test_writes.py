@@ -10,7 +10,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from fv_lens.engine.whatif import Edit, what_if
 from fv_lens.ground.errors import InputError, ParityError
 from fv_lens.models.lens import lens_of
-from fv_lens.vectors.effects import indirect_effects
+from fv_lens.vectors.mediation import indirect_effects
 from fv_lens.vectors.summed import distributed_vectors, function_vector
 
 from .. import oracles, tiny

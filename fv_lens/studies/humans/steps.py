@@ -30,8 +30,9 @@ from ...ground.errors import InputError
 from ...ground.progress import progress_bar
 from ...ground.scores import Score, clustered_mean
 from ...models.lens import Lens, lens_of
-from ...vectors.effects import indirect_effects, mean_effects, mean_head_outputs
+from ...vectors.effects import mean_effects
 from ...vectors.function_vector import FunctionVector
+from ...vectors.mediation import indirect_effects, mean_head_outputs
 from ...vectors.optimizer import STEPS, Tuning
 from ...vectors.summed import function_vector, residual_difference, writes_plainly
 from ...vectors.tuning import Lesson, tune_lessons

@@ -20,8 +20,8 @@ from ...engine.whatif import WhatIf
 from ...ground.errors import InputError
 from ...ground.progress import progress_bar
 from ...vectors.choice import choose_of
-from ...vectors.effects import indirect_effects
 from ...vectors.function_vector import FunctionVector
+from ...vectors.mediation import indirect_effects
 from ...vectors.summed import distributed_vectors, function_vector, residual_difference
 from ...vectors.sweeps import mean_quality, on_validation, quality_of, sweep_all
 from ...vectors.tuning import Lesson, tune_lessons

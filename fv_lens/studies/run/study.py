@@ -58,7 +58,7 @@ def run(
         from ...evaluation.head_words import head_words
         from ...models.load import load_model
         from ...vectors.choice import head_count_vectors
-        from ...vectors.effects import indirect_effects
+        from ...vectors.mediation import indirect_effects
         from ...vectors.sweeps import sweep
         from .page import write_report
 
