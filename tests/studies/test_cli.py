@@ -23,7 +23,7 @@ from fv_lens.studies import cli
 from fv_lens.studies.folders import LOCK, MARKER, OutputFolder
 from fv_lens.studies.reproduce import files as outputs
 from fv_lens.studies.reproduce.study import reproduce
-from fv_lens.vectors import mediation, tuning
+from fv_lens.vectors import mediation, tuning_pairs
 from fv_lens.vectors.effects import HeadEffects
 from fv_lens.vectors.function_vector import FunctionVector
 from fv_lens.vectors.summed import function_vector
@@ -182,7 +182,7 @@ def test_a_run_tunes_its_vector_measures_it_beside_controls_and_reads_it(here, t
 
 
 def test_a_relation_too_small_to_tune_on_is_noted_and_the_run_goes_on(here, tiny_model, pairs, monkeypatch):
-    monkeypatch.setattr(tuning, "LEAST_PAIRS", 13)
+    monkeypatch.setattr(tuning_pairs, "LEAST_PAIRS", 13)
     result = call("run", pairs, "--prompts", 2)
     assert result.exit_code == 0 and files(here / "fv_lens_run") == FILES
     note = " ".join(result.stderr.split())
