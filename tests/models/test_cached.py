@@ -12,7 +12,7 @@ from fv_lens.models.lens import lens_of
 from fv_lens.vectors.patching import patch
 
 from .. import tiny
-from ..vectors.test_patching import AT, GREEDY, cached, empty_cache, greedy, is_bridge, prompts, run, state, vector
+from ..vectors.patched import AT, GREEDY, cached, empty_cache, greedy, is_bridge, prompts, run, state, vector
 
 MORE = dict(verbose=False, **GREEDY)
 

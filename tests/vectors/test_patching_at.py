@@ -12,7 +12,7 @@ from fv_lens.vectors.patching import patch
 
 from .. import tiny
 from ..oracles import Change, continuation_log_probs, random_prompts
-from .test_patching import (  # fmt: skip
+from .patched import (  # fmt: skip
     GREEDY,
     SIDES,
     TEXTS,

@@ -14,7 +14,7 @@ from fv_lens.models.lens import lens_of
 from fv_lens.vectors.patching import patch, unpatch
 
 from .. import tiny
-from .test_patching import GREEDY, adding, assert_same, greedy, is_bridge, oracle, padded, prompts, run, state, vector
+from .patched import GREEDY, adding, assert_same, greedy, is_bridge, oracle, padded, prompts, run, state, vector
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from fv_lens.vectors.function_vector import FunctionVector
 from fv_lens.vectors.patching import patch
 
 from ..tiny import GROUPED, SIZE, tokenizer
-from .test_patching import GREEDY, SIDES
+from .patched import GREEDY, SIDES
 
 IDS = torch.tensor([[3, 9, 27, 81, 5, 6, 7, 44], [4, 8, 15, 16, 23, 42, 1, 2]])
 LAYERS = [name for name in GROUPED if name != "num_hidden_layers"]

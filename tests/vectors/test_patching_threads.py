@@ -15,7 +15,7 @@ from fv_lens.models.lens import lens_of
 from fv_lens.vectors.patching import patch, unpatch
 
 from .. import tiny
-from .test_patching import AT, GREEDY, greedy, oracle, prompts, run, state, vector
+from .patched import AT, GREEDY, greedy, oracle, prompts, run, state, vector
 
 NAMES = ["gpt2", "llama", *[name for name in tiny.NAMES if name in tiny.HOOKED]]  # gpt2 notes each batch's size down
 MODELS = pytest.mark.parametrize("name", NAMES)
