@@ -5,6 +5,7 @@ What is named (`file.py::test`), asked for by mark (`-m slow`) or failed last ti
 """
 
 import os
+from collections import Counter
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -42,10 +43,8 @@ def pytest_collection_modifyitems(config, items):
     if config.option.all_tiers or config.option.markexpr:
         return
     failed = config.cache.get("cache/lastfailed", {}) if config.getoption("lf", False) else {}
-    left_out = [
-        item for item in items
-        if any(map(item.get_closest_marker, SLOWER)) and item.nodeid not in failed and not named(item)
-    ]  # fmt: skip
+    kept = Counter()
+    left_out = [item for item in items if waits(item, kept) and item.nodeid not in failed and not named(item)]
     if left_out:
         config.stash[LEFT_OUT] = len(left_out)
         config.hook.pytest_deselected(items=left_out)
@@ -54,6 +53,16 @@ def pytest_collection_modifyitems(config, items):
 
 
 LEFT_OUT = pytest.StashKey[int]()
+
+
+def waits(item, kept: Counter) -> bool:
+    """Whether a test waits for `pytest --all`; of one marked `slow(but=n)` the first n cases do not."""
+    slow = list(item.iter_markers("slow"))
+    but = [mark.kwargs["but"] for mark in slow if mark.kwargs]
+    if any(map(item.get_closest_marker, SLOWER[1:])) or len(slow) > len(but):
+        return True
+    kept[item.path, item.originalname] += 1
+    return bool(but) and kept[item.path, item.originalname] > min(but)
 
 
 def named(item) -> bool:

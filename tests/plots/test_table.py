@@ -216,6 +216,7 @@ def test_a_relation_that_lacks_the_last_row_comes_last():
     assert labels[-1] == "antonym"
 
 
+@pytest.mark.slow
 def test_the_figure_grows_with_the_relations():
     heights = [plots.relations(made_frame(n), made_categories(n)).layout.height for n in (5, 25, 47)]
     assert heights[0] < heights[1] < heights[2] and (heights[2] - heights[1]) >= 20 * 22
@@ -247,6 +248,7 @@ def test_rows_and_measures_that_are_not_there_are_refused(options, message):
 # All rows, and the learning curve
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("measure", ["accuracy", "first_token_accuracy", "log_prob"])
 def test_the_comparison_has_every_row_with_its_interval(measure):
     figure = plots.comparison(FRAME, measure)
@@ -270,6 +272,7 @@ def test_the_comparison_says_what_is_measured_and_on_how_much():
     assert "nats" in plots.comparison(FRAME, "log_prob").layout.xaxis.title.text
 
 
+@pytest.mark.slow
 def test_rows_without_an_interval_are_drawn_without_bars():
     frame = FRAME.assign(low=np.nan, high=np.nan)
     for figure in (plots.comparison(frame), plots.relations(frame, made_categories())):
@@ -278,6 +281,7 @@ def test_rows_without_an_interval_are_drawn_without_bars():
     assert not any(trace.fill for trace in plots.learning_curve(frame).data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("figure", [plots.comparison, plots.learning_curve])
 def test_prompts_of_other_numbers_of_shots_stand_where_the_usual_do(figure):
     names = {"10-shot": "4-shot", "20-shot": "8-shot", "30-shot": "12-shot", "10-shot, shuffled": "4-shot, shuffled"}
@@ -388,6 +392,7 @@ def test_words_that_cannot_be_drawn_are_refused():
 # All of them
 
 
+@pytest.mark.slow
 def test_text_from_the_table_cannot_become_markup():
     frame = FRAME.replace({"name": {"antonym": HOSTILE}, "row": {"zero-shot": HOSTILE}})
     words = made_words((HOSTILE,)).assign(token=HOSTILE, vector=HOSTILE)
@@ -401,6 +406,7 @@ def test_text_from_the_table_cannot_become_markup():
         assert "<script" not in drawn_texts(figure)
 
 
+@pytest.mark.slow
 def test_slopes_join_each_relations_two_numbers_and_count_which_way_they_go():
     categories = made_categories()
     figure = plots.slopes(FRAME, categories)
@@ -416,6 +422,7 @@ def test_slopes_join_each_relations_two_numbers_and_count_which_way_they_go():
     assert f"higher after in {up} relations" in re.sub("<.*?>", " ", figure.layout.title.text)
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("measure", ["accuracy", "log_prob"])
 def test_the_axis_of_slopes_holds_the_whole_interval_of_the_mean(measure):
     frame = FRAME.copy()

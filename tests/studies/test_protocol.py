@@ -79,6 +79,7 @@ def best_strength(study, r: int, whatif_at):
 # Head maps
 
 
+@pytest.mark.slow
 def test_head_maps_are_each_relations_own(study, maps):
     for relation, effects, mean_z in zip(study.relations, maps["effects"], maps["mean_z"]):
         one = indirect_effects(study.model, relation, 2, 3, 3, progress=False)
@@ -96,6 +97,7 @@ def sum_of(study, maps, r: int, heads) -> torch.Tensor:
     return function_vector(study.model, study.relations[r], heads, 0, maps["mean_z"][r]).vector
 
 
+@pytest.mark.slow
 def test_head_count_layer_and_strengths_are_those_of_a_loop_over_validation(study, maps, summed):
     tensors, record = summed
     order = ranked(maps["effects"].mean(0))
@@ -116,6 +118,7 @@ def test_head_count_layer_and_strengths_are_those_of_a_loop_over_validation(stud
         assert torch.equal(tensors["strong"][r], strength * tensors["plain"][r])
 
 
+@pytest.mark.slow
 def test_own_heads_are_each_relations_best_at_their_best_strength(study, maps, summed):
     tensors, record = summed
     n, layer = len(record["heads"]), record["layer"]
@@ -125,6 +128,7 @@ def test_own_heads_are_each_relations_best_at_their_best_strength(study, maps, s
         assert torch.equal(tensors["own"][r], strength * vector)
 
 
+@pytest.mark.slow
 def test_random_heads_are_as_many_others_the_same_for_all_relations_at_their_best_strength(study, maps, summed):
     tensors, record = summed
     n, layer = len(record["heads"]), record["layer"]
@@ -143,6 +147,7 @@ def test_random_heads_are_as_many_others_the_same_for_all_relations_at_their_bes
     assert len(drawn) == len(tensors["random"]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [6, 7])
 def test_random_heads_are_left_out_where_there_are_too_few_others(study, maps, n):
     tensors, record = protocol.sums(study_of(study.model, head_counts=(n,)), maps, progress=False)
@@ -156,6 +161,7 @@ def test_random_heads_are_left_out_where_there_are_too_few_others(study, maps, n
                 assert torch.cosine_similarity(vector, once, dim=0) > 1 - 1e-5
 
 
+@pytest.mark.slow
 def test_the_distributed_form_is_that_of_a_loop_over_validation(study, maps, summed):
     tensors, record = summed
     order, found, made = ranked(maps["effects"].mean(0)), {}, {}
@@ -179,6 +185,7 @@ def test_equal_shares_are_not_told_apart_by_rounding():
     assert protocol._over_relations(shares + 1j * np.array([[-1.0, -2.0]])).argmax() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("better", [0, 1])
 def test_a_whole_word_more_outweighs_any_log_probability(study, maps, monkeypatch, better):
     # Of two strengths, one is right once more and far less probable.
@@ -195,6 +202,7 @@ def test_a_whole_word_more_outweighs_any_log_probability(study, maps, monkeypatc
     assert record["strengths"][1:] == [STRENGTHS[1 - better]] * 4
 
 
+@pytest.mark.slow
 def test_a_model_on_which_a_sum_means_nothing_has_none_and_says_why():
     study = study_of(studied("gemma2"))
     tensors, record = protocol.sums(study, protocol.heads(study, progress=False)[0], progress=False)
@@ -218,6 +226,7 @@ def asked(monkeypatch):
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["zero", "vectors"])
 def test_tuned_vectors_are_those_of_finetune(study, start):
     starts = None if start == "zero" else noise(5, 32, scale=0.3)
@@ -242,6 +251,7 @@ def pairs_of(prompts, model) -> list[tuple[str, str]]:
     return [(word, model.tokenizer.decode(listed[0])) for word, listed in zip(prompts.words, prompts.answers)]
 
 
+@pytest.mark.slow
 def test_vectors_of_shuffled_pairs_see_no_right_answer(study, asked):
     protocol.tuned(study, 1, shuffle=True, progress=False)
     for one, relation in zip(asked[0], study.relations):
@@ -250,6 +260,7 @@ def test_vectors_of_shuffled_pairs_see_no_right_answer(study, asked):
             assert not any(answer in relation.answers[word] for word, answer in pairs_of(prompts, study.model))
 
 
+@pytest.mark.slow
 def test_the_pooled_vector_is_tuned_on_all_pairs_each_once(study, asked):
     tensors, record = protocol.tuned(study, 1, pooled=True, progress=False)
     ((one,),) = asked
@@ -259,6 +270,7 @@ def test_the_pooled_vector_is_tuned_on_all_pairs_each_once(study, asked):
     assert tensors["vectors"].shape == (1, 32) and len(record["steps"]) == 1
 
 
+@pytest.mark.slow
 def test_another_deal_is_tuned_on_its_own_pairs(study, asked):
     protocol.tuned(study, 1, seed=1, progress=False)
     for one, relation in zip(asked[0], study.relations):
@@ -266,6 +278,7 @@ def test_another_deal_is_tuned_on_its_own_pairs(study, asked):
         assert (one.train.words, one.validation.words) == (train.words, validation.words)
 
 
+@pytest.mark.slow
 def test_the_learning_curve_is_tuned_on_the_first_pairs(study, asked):
     tensors, _ = protocol.curve(study, 1, progress=False)
     at = iter(asked[0])
@@ -289,6 +302,7 @@ def breaking(monkeypatch, name: str):
     monkeypatch.setattr(protocol, "tune", broken)
 
 
+@pytest.mark.slow
 def test_a_vector_that_breaks_is_nan_with_the_reason_and_the_others_are_the_same(study, monkeypatch):
     expected = protocol.tuned(study, 1, progress=False)[0]["vectors"]
     curve = protocol.curve(study, 1, progress=False)[0]["vectors"]
@@ -304,6 +318,7 @@ def test_a_vector_that_breaks_is_nan_with_the_reason_and_the_others_are_the_same
     )
 
 
+@pytest.mark.slow
 def test_a_relation_that_cannot_be_shuffled_has_no_such_vector(study):
     validation = relations()[0].split().validation
     same = [(word, "w199" if word in validation.words else listed) for word, listed in relations()[0].pairs]
@@ -315,6 +330,7 @@ def test_a_relation_that_cannot_be_shuffled_has_no_such_vector(study):
     assert (tensors["vectors"][1:] - expected[1:]).norm() <= CLOSE * expected[1:].norm()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooled", [False, True])
 def test_where_no_pairs_can_be_shuffled_there_are_no_vectors_and_the_reasons_are_told(study, asked, pooled):
     validation = {name: relation.split().validation.words for name, relation in zip("ab", relations())}
@@ -358,6 +374,7 @@ def test_scores_equal_each_relation_evaluated_by_itself(study):
     assert tensors["right"].any() and not tensors["right"].all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [{}, {"shuffled": True}, {"validation": True}], ids=str)
 def test_prompting_equals_single_prompts(study, how):
     grouped = study_of(study.model, n_together=4)
@@ -386,12 +403,14 @@ def assert_mean_difference_of_single_prompts(one, found):
     assert found.shape == (len(one), 32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2"])
 def test_the_mean_difference_is_that_of_single_prompts(study, name):
     one = study if name == "llama" else study_of(studied(name), relations()[:2])
     assert_mean_difference_of_single_prompts(one, protocol.mean_difference(one, 1))
 
 
+@pytest.mark.slow
 def test_the_mean_difference_does_not_pad_a_model_that_cannot_be():
     one = study_of(studied("gpt2"), relations()[:2])
     see_padding(one.lens)

@@ -30,6 +30,7 @@ from .patched import (
 )
 
 
+@tiny.FAMILIES
 def test_the_layer_before_is_untouched_and_the_layer_at_it_is_clean_plus_vector(model):
     fv, tokens = vector(model), prompts()
     names = [f"blocks.{layer}.hook_resid_post" for layer in range(3)]
@@ -101,6 +102,7 @@ def test_strings_padded_on_the_tokenizers_own_side(model, side):
         model.tokenizer.padding_side = before
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("text", [TEXTS[0], TEXTS[:1], [TEXTS[1], TEXTS[1]]])
 def test_one_string_and_strings_of_one_length(model, text):
     fv = vector(model)
@@ -120,6 +122,7 @@ def test_strings_with_and_without_bos(model, bos):
     assert_same(patched, oracle(model, TEXTS, fv, [n - 1 + bos for n in WORDS], **more))
 
 
+@tiny.FAMILIES
 @SIDES
 def test_an_attention_mask_says_where_prompts_end(model, side):
     fv, (tokens, mask, last) = vector(model), padded(side)
@@ -138,6 +141,7 @@ def test_an_attention_mask_of_strings_decides_over_their_lengths(model, hidden):
     assert_same(patched, oracle(model, TEXTS, fv, last_columns(ends, "right"), **more))
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("kind", [torch.bool, torch.float32])
 def test_a_mask_may_be_of_any_type(llama, kind):
     fv, (tokens, mask, last) = vector(llama), padded("right")
@@ -193,6 +197,7 @@ def test_gradients_flow(model):
     torch.testing.assert_close(gradient, expected)
 
 
+@pytest.mark.slow
 def test_the_activation_keeps_its_dtype():
     model = tiny.build("llama").to(torch.bfloat16)
     fv, tokens = vector(model), prompts()
@@ -206,6 +211,7 @@ def test_the_activation_keeps_its_dtype():
 # A cached prefix
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("split", [1, 4, 5])
 def test_behind_a_cached_prefix(model, split):
     fv, tokens, cache = vector(model), prompts(), empty_cache(model, 2)
@@ -226,6 +232,7 @@ def test_behind_a_cached_prefix_of_padded_prompts(model, side):
     assert_same(patched[mask[:, 3:] == 1], expected[mask[:, 3:] == 1])
 
 
+@pytest.mark.slow
 def test_a_prompt_that_ended_in_the_cached_prefix_gets_nothing(llama):
     (tokens, mask, _), name = padded("right"), AT
     runs = []
@@ -250,6 +257,7 @@ def test_strings_behind_a_cached_prefix(model):
         assert_same(patched[row, :length], expected[row, :length])
 
 
+@pytest.mark.slow
 def test_strings_padded_on_the_left_behind_a_cached_prefix(model):
     runs, more = [], dict(prepend_bos=False, padding_side="left")
     for strength in 1, 0:

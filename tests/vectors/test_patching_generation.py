@@ -29,6 +29,7 @@ from .patched import (
 )
 
 
+@pytest.mark.slow(but=1)
 @TOKENS
 def test_generate(model, tokens):
     fv, every = vector(model), tokens == "every"
@@ -47,6 +48,7 @@ def test_generate(model, tokens):
         assert all(torch.equal(a, b) for a, b in zip(generated, expected, strict=True))
 
 
+@pytest.mark.slow
 def test_last_and_every_and_clean_differ(llama):
     outputs = [llama.generate(prompts(), 6, verbose=False, **GREEDY)]
     for tokens in "last", "every":
@@ -55,6 +57,7 @@ def test_last_and_every_and_clean_differ(llama):
     assert len({str(output.tolist()) for output in outputs}) == 3
 
 
+@pytest.mark.slow(but=1)
 @CACHED
 def test_the_tokens_that_generate_adds_at(model, cached):
     """Every forward of `generate` against a clean one over the same tokens."""
@@ -72,6 +75,7 @@ def test_the_tokens_that_generate_adds_at(model, cached):
     assert [x.shape[1] for x in seen] == ([6, 1, 1] if cached else [6, 7, 8])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["generate", "generate_stream", "hf_generate"])
 @TOKENS
 def test_generate_with_a_mask(llama, tokens, method):
@@ -88,6 +92,7 @@ def test_generate_with_a_mask(llama, tokens, method):
         assert torch.equal(output, expected)
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("told", ["mask", "side"])
 def test_generate_behind_padding_on_the_right(llama, told):
     """The new tokens then stand behind the padding; the vector is still at the last token of each prompt."""
@@ -108,6 +113,7 @@ def test_a_padding_side_in_generate_reads_the_padding_off_the_tokens(llama):
     assert torch.equal(generated, greedy(llama, ids, fv, last, 3, False, mask))
 
 
+@pytest.mark.slow(but=1)
 @CACHED
 def test_a_prompt_that_ends_in_the_pad_token_is_not_padded(model, cached):
     fv, text = vector(model), "w1 w2 </s>"
@@ -120,6 +126,7 @@ def test_a_prompt_that_ends_in_the_pad_token_is_not_padded(model, cached):
     assert (seen[0] != seen[1]).any(-1).nonzero().tolist() == [[0, ids.shape[1] - 1]]
 
 
+@pytest.mark.slow
 @TOKENS
 @CACHED
 def test_generate_stream_with_forwards_between_its_pieces(model, cached, tokens):
@@ -134,6 +141,7 @@ def test_generate_stream_with_forwards_between_its_pieces(model, cached, tokens)
     assert torch.equal(torch.cat(pieces, 1), expected)
 
 
+@pytest.mark.slow
 def test_a_stream_left_early_and_one_that_outlives_its_patch(model):
     fv, ids, clean = vector(model), prompts(1), run(model, prompts(1))
     patched, expected = oracle(model, ids, fv, [5]), greedy(model, ids, fv, [5], 3, False)
@@ -147,6 +155,7 @@ def test_a_stream_left_early_and_one_that_outlives_its_patch(model):
     assert torch.equal(run(model, ids), clean)
 
 
+@pytest.mark.slow
 def test_generate_from_embeddings(llama):
     fv, ids = vector(llama), prompts()
     embeddings = llama.original_model.get_input_embeddings()(ids).detach()
@@ -162,6 +171,7 @@ def hf(model, ids, n=4, cached=True, **kwargs):
     return model.hf_generate(ids, n, return_type="tokens", **more, **kwargs)
 
 
+@pytest.mark.slow(but=1)
 @TOKENS
 def test_hf_generate(model, tokens):
     if not is_bridge(model):
@@ -182,6 +192,7 @@ def test_hf_generate(model, tokens):
         assert all(torch.equal(a, b) for a, b in zip([*generated, plain], [*expected, expected[0]], strict=True))
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("strategy", [dict(num_beams=3), dict(num_beams=4, num_return_sequences=2)], ids=str)
 def test_beams(llama, strategy):
     fv, ids = vector(llama), prompts()
@@ -199,6 +210,7 @@ def test_beams_of_padded_prompts(llama):
         assert torch.equal(hf(llama, ids, num_beams=2, attention_mask=mask), expected)
 
 
+@pytest.mark.slow
 @TOKENS
 @pytest.mark.parametrize(
     "strategy",

@@ -56,6 +56,7 @@ def test_patches_add_up(model):
         assert_same(run(model, tokens), expected[0])
 
 
+@pytest.mark.slow
 def test_two_patches_of_one_vector_and_a_sum_of_vectors(llama):
     a, b, tokens = vector(llama), vector(llama, seed=1), prompts()
     with patch(llama, a + b):
@@ -78,6 +79,7 @@ def test_last_and_every_side_by_side(llama):
         assert torch.equal(llama.generate(prompts(1), 4, verbose=False, **GREEDY), tokens)
 
 
+@pytest.mark.slow
 def test_the_engine_refuses_to_run_while_patched(llama):
     def ask():
         ids = prompts()
@@ -101,6 +103,7 @@ def test_a_block_called_by_itself_is_not_patched(llama):
 # Removal
 
 
+@tiny.FAMILIES
 def test_removal_restores_the_model_exactly(model):
     tokens, clean, before = prompts(), run(model, prompts()), state(model)
     handle = patch(model, vector(model))
@@ -148,6 +151,7 @@ def test_removal_in_any_order(model):
     assert torch.equal(run(model, tokens), clean)
 
 
+@pytest.mark.slow
 def test_a_handle_that_nobody_keeps_stays_active(llama):
     clean = run(llama, prompts())
     patch(llama, vector(llama))
@@ -182,6 +186,7 @@ def test_a_handle_says_what_it_adds_and_whether_it_is_active(llama):
     assert repr(second) == "Patch('antonym' at layer 1, strength 1; removed)"
 
 
+@pytest.mark.slow
 def test_a_patch_that_a_forward_passes_by_is_told_of():
     """A layer that was replaced may not have the hook points that the model knows: added, or told of."""
     model, fv, ids = tiny.build("llama"), FunctionVector(torch.ones(32), 1), torch.tensor([[3, 9, 5]])
@@ -255,6 +260,7 @@ BAD_MASKS = [
 ]
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("mask, message", BAD_MASKS)
 def test_masks_that_do_not_say_where_prompts_end(llama, mask, message):
     with patch(llama, vector(llama)):
