@@ -108,7 +108,9 @@ def test_an_interrupt_at_any_moment_is_one_line(tmp_path):
 
 
 def test_a_job_in_the_background_that_ignores_interrupts_goes_on_ignoring_them():
-    ignoring = "import signal, sys; from fv_lens.studies import shell; "
+    ignoring = (
+        "import signal, sys; from fv_lens.studies import shell; "
         "signal.signal(signal.SIGINT, signal.SIG_IGN); shell.begin()"
+    )
     told = f"{ignoring}; print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
     assert subprocess.run([sys.executable, "-c", told], cwd=ROOT, capture_output=True).stdout == b"True\n"
