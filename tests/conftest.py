@@ -4,11 +4,13 @@ Tests come in tiers. `pytest` alone leaves out what carries a mark of `SLOWER`, 
 What is named (`file.py::test`), asked for by mark (`-m slow`) or failed last time (`--last-failed`) runs as well.
 """
 
+import gc
 import os
 from collections import Counter
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+gc.disable()  # until all is imported and collected, of which nothing becomes garbage
 
 from jaxtyping import install_import_hook  # noqa: E402
 
@@ -53,6 +55,11 @@ def pytest_collection_modifyitems(config, items):
 
 
 LEFT_OUT = pytest.StashKey[int]()
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
 
 
 def waits(item, kept: Counter) -> bool:

@@ -117,7 +117,7 @@ def few_words():
     return Relation("successor", [(f"w{i}", f"w{i + 1}") for i in range(0, 60, 2)])
 
 
-@pytest.mark.slow(but=1)
+@pytest.mark.slow
 def test_the_layers_with_heads_are_found(hybrid):
     model, layers = hybrid
     assert list(lens_of(model).head_layers) == layers

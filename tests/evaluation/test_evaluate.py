@@ -247,6 +247,7 @@ def test_a_relation_too_small_for_ten_shots_has_its_controls_as_well(llama, summ
     assert {"3-shot", "random heads"} <= set(evaluate(llama, few, vector(noise(32), heads=tuple(HEADS))).controls)
 
 
+@pytest.mark.slow
 def test_only_test_words_are_asked_and_only_train_words_are_shown(llama, words, summed, monkeypatch):
     drawn = []
     monkeypatch.setattr(

@@ -237,6 +237,7 @@ def test_questions_with_a_tuned_pair_are_counted(model, tmp_path, without_page):
     )
 
 
+@pytest.mark.slow
 def test_without_train_questions_nothing_is_fitted(model, tmp_path, fits, without_page):
     found, lines = solved(model, tmp_path, ([], [], QUESTIONS))
     assert fits == [] and lines == [] and files(tmp_path / "stages") == [] and files(tmp_path / "composites") == []

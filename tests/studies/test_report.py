@@ -66,6 +66,7 @@ def test_the_page_loads_nothing_and_holds_plotly_once(write, everything):
     assert len(re.findall(r"\* plotly\.js v\d", text)) == 1
 
 
+@pytest.mark.slow
 def test_each_result_adds_its_figure(write, everything):
     def figures(text):
         return [parts["id"] for tag, parts in Page(text).tags if parts.get("class") == "plotly-graph-div"]

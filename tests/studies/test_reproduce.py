@@ -506,6 +506,7 @@ def test_the_command_leaves_out_what_is_too_small_and_goes_on_where_it_stopped(h
     assert "Traceback" not in other.stderr and (out / "results.csv").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_an_interrupted_command_says_that_it_goes_on(here, monkeypatch, without_page):
     def interrupted(*args, **how):
         raise KeyboardInterrupt

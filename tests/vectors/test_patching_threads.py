@@ -89,7 +89,7 @@ def test_a_head_map_beside_it_is_refused_cleanly(name):
     assert torch.equal(fv_lens.indirect_effects(model, relation, **few).values, before.values)
 
 
-@pytest.mark.slow(but=1)
+@pytest.mark.slow
 @MODELS
 def test_each_thread_has_its_own_at(name):
     model, ids, fv = tiny.build(name), prompts(2, 8), vector(tiny.build(name))
