@@ -85,6 +85,7 @@ def test_bad_relations_say_what_is_wrong(arguments, message):
 # Splits
 
 
+@pytest.mark.slow
 @given(n=st.integers(5, 300), seed=st.integers(0, 10**6))
 def test_split_sizes_are_exact_and_parts_disjoint(n, seed):
     relation = successor(n)
@@ -129,6 +130,7 @@ def smallest_misfit(groups: list[int]) -> int:
     return min(sum(abs(x - y) for x, y in zip(parts, wanted)) for parts in reached if all(parts))
 
 
+@pytest.mark.slow
 @given(
     groups=st.lists(st.sampled_from([1, 1, 1, 2, 2, 3, 4]), min_size=3, max_size=14).filter(lambda g: sum(g) >= 5),
     seed=st.integers(0, 100),
@@ -156,6 +158,7 @@ def test_pairs_for_is_the_smallest_number_that_gives_the_train_part(n_train):
         assert len(successor(enough).split().train) == n_train > len(successor(enough - 1).split().train)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("groups", [[200, 1, 1], [1, 1, 3], [1, 1, 1, 90, 90]])
 def test_no_part_is_ever_empty(groups):
     assert all(len(part) for seed in range(5) for part in cliques(groups).split(seed))
@@ -182,6 +185,7 @@ def test_a_relation_that_was_cut_is_not_dealt_again():
 # Splits that are given
 
 
+@pytest.mark.slow
 @given(n=st.integers(5, 120), sizes=st.tuples(*[st.integers(1, 60)] * 3), seed=st.integers(0, 100))
 def test_limited_parts_are_the_first_of_each_part_and_the_only_split(n, sizes, seed):
     relation = successor(n)

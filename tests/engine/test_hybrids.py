@@ -118,11 +118,13 @@ def few_words():
     return Relation("successor", [(f"w{i}", f"w{i + 1}") for i in range(0, 60, 2)])
 
 
+@pytest.mark.slow
 def test_the_layers_with_heads_are_found(hybrid):
     model, layers = hybrid
     assert list(lens_of(model).head_layers) == layers
 
 
+@pytest.mark.slow
 def test_a_vector_is_tuned_with_the_gradients_of_full_forwards(hybrid, few_words):
     from fv_lens.datasets.prompts import FewShot
     from fv_lens.engine.batches import batch
@@ -138,6 +140,7 @@ def test_a_vector_is_tuned_with_the_gradients_of_full_forwards(hybrid, few_words
     assert len(tuned.training["losses"]) == 2
 
 
+@pytest.mark.slow(but=1)
 def test_a_vector_is_scored_as_by_full_forwards(hybrid, few_words):
     model, _ = hybrid
     fv = FunctionVector(noise(32), 1, model=model.cfg.model_name)
@@ -149,6 +152,7 @@ def test_a_vector_is_scored_as_by_full_forwards(hybrid, few_words):
     assert len(decode(model, fv, 5).to_frame()) == 10
 
 
+@pytest.mark.slow
 def test_a_head_map_has_the_layers_that_have_heads(hybrid, few_words, caplog):
     model, layers = hybrid
     lens_of(model).state.warned.clear()
@@ -174,6 +178,7 @@ def test_a_head_map_has_the_layers_that_have_heads(hybrid, few_words, caplog):
         effects.top(n + 1)
 
 
+@pytest.mark.slow
 def test_heads_are_chosen_among_those_that_exist(hybrid, few_words):
     model, layers = hybrid
     if layers:

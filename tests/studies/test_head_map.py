@@ -137,6 +137,7 @@ def test_nothing_of_the_data_is_markup():
     assert HOSTILE in Page(text).text
 
 
+@pytest.mark.slow
 def test_the_largest_models_map_leaves_the_page_small(tmp_path):
     effects = made_effects(100, 80, 64)
     text = head_map(effects, words={(layer, head): (" a word",) * 8 for layer in range(80) for head in range(64)})

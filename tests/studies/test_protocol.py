@@ -81,6 +81,7 @@ def best_strength(study, r: int, whatif_at):
 # Head maps
 
 
+@pytest.mark.slow
 def test_head_maps_are_each_relations_own(study, maps):
     for relation, effects, mean_z in zip(study.relations, maps["effects"], maps["mean_z"]):
         one = indirect_effects(study.model, relation, 2, 3, 3, progress=False)
@@ -98,6 +99,7 @@ def sum_of(study, maps, r: int, heads) -> torch.Tensor:
     return function_vector(study.model, study.relations[r], heads, 0, maps["mean_z"][r]).vector
 
 
+@pytest.mark.slow
 def test_head_count_layer_and_strengths_are_those_of_a_loop_over_validation(study, maps, summed):
     tensors, record = summed
     order = ranked(maps["effects"].mean(0))
@@ -118,6 +120,7 @@ def test_head_count_layer_and_strengths_are_those_of_a_loop_over_validation(stud
         assert torch.equal(tensors["vectors"][r], strength * tensors["plain"][r])
 
 
+@pytest.mark.slow
 def test_own_heads_are_each_relations_best_at_their_best_strength(study, maps, summed):
     tensors, record = summed
     n, layer = len(record["heads"]), record["layer"]
@@ -127,6 +130,7 @@ def test_own_heads_are_each_relations_best_at_their_best_strength(study, maps, s
         assert torch.equal(tensors["own"][r], strength * vector)
 
 
+@pytest.mark.slow
 def test_random_heads_are_as_many_others_the_same_for_all_relations_at_their_best_strength(study, maps, summed):
     tensors, record = summed
     n, layer = len(record["heads"]), record["layer"]
@@ -145,6 +149,7 @@ def test_random_heads_are_as_many_others_the_same_for_all_relations_at_their_bes
     assert len(drawn) == len(tensors["random"]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [6, 7])
 def test_random_heads_are_left_out_where_there_are_too_few_others(study, maps, n):
     tensors, record = protocol.sums(study_of(study.model, head_counts=(n,)), maps, progress=False)
@@ -158,6 +163,7 @@ def test_random_heads_are_left_out_where_there_are_too_few_others(study, maps, n
                 assert torch.cosine_similarity(vector, once, dim=0) > 1 - 1e-5
 
 
+@pytest.mark.slow
 def test_the_distributed_form_is_that_of_a_loop_over_validation(study, maps, summed):
     tensors, record = summed
     order, found, made = ranked(maps["effects"].mean(0)), {}, {}
@@ -175,6 +181,7 @@ def test_the_distributed_form_is_that_of_a_loop_over_validation(study, maps, sum
             assert torch.equal(vector, strengths[r] * made[n, r][at].vector)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("better", [0, 1])
 def test_a_whole_word_more_outweighs_any_log_probability(study, maps, monkeypatch, better):
     # Of two strengths, one is right once more and far less probable.
@@ -191,6 +198,7 @@ def test_a_whole_word_more_outweighs_any_log_probability(study, maps, monkeypatc
     assert record["strengths"][1:] == [STRENGTHS[1 - better]] * 4
 
 
+@pytest.mark.slow
 def test_a_model_on_which_a_sum_means_nothing_has_none_and_says_why():
     study = study_of(studied("gemma2"))
     tensors, record = protocol.sums(study, protocol.heads(study, progress=False)[0], progress=False)
@@ -214,6 +222,7 @@ def asked(monkeypatch):
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["zero", "random", "vectors"])
 def test_tuned_vectors_are_those_of_finetune(study, start):
     inits = start
@@ -246,6 +255,7 @@ def pairs_of(prompts, model) -> list[tuple[str, str]]:
     return [(word, model.tokenizer.decode(listed[0])) for word, listed in zip(prompts.words, prompts.answers)]
 
 
+@pytest.mark.slow
 def test_vectors_of_shuffled_pairs_see_no_right_answer(study, asked):
     protocol.tuned(study, 1, shuffle=True, progress=False)
     for one, relation in zip(asked[0], study.relations):
@@ -254,6 +264,7 @@ def test_vectors_of_shuffled_pairs_see_no_right_answer(study, asked):
             assert not any(answer in relation.answers[word] for word, answer in pairs_of(prompts, study.model))
 
 
+@pytest.mark.slow
 def test_the_pooled_vector_is_tuned_on_all_pairs_each_once(study, asked):
     tensors, record = protocol.pooled(study, 1, progress=False)
     ((one,),) = asked
@@ -263,6 +274,7 @@ def test_the_pooled_vector_is_tuned_on_all_pairs_each_once(study, asked):
     assert tensors["vectors"].shape == (1, 32) and record["records"][0]["relation"] is None
 
 
+@pytest.mark.slow
 def test_another_deal_is_tuned_on_its_own_pairs(study, asked):
     protocol.tuned(study, 1, seed=1, progress=False)
     for one, relation in zip(asked[0], study.relations):
@@ -270,6 +282,7 @@ def test_another_deal_is_tuned_on_its_own_pairs(study, asked):
         assert (one.train.words, one.validation.words) == (train.words, validation.words)
 
 
+@pytest.mark.slow
 def test_the_learning_curve_is_tuned_on_the_first_pairs(study, asked):
     tensors, _ = protocol.curve(study, 1, progress=False)
     at = iter(asked[0])
@@ -293,6 +306,7 @@ def breaking(monkeypatch, name: str):
     monkeypatch.setattr(tuning, "_vector", broken)
 
 
+@pytest.mark.slow
 def test_a_vector_that_breaks_is_nan_with_the_reason_and_the_others_are_the_same(study, monkeypatch):
     expected = protocol.tuned(study, 1, progress=False)[0]["vectors"]
     curve = protocol.curve(study, 1, progress=False)[0]["vectors"]
@@ -309,6 +323,7 @@ def test_a_vector_that_breaks_is_nan_with_the_reason_and_the_others_are_the_same
     )
 
 
+@pytest.mark.slow
 def test_a_relation_that_cannot_be_shuffled_has_no_such_vector(study):
     validation = relations()[0].split().validation
     same = [(word, "w199" if word in validation.words else listed) for word, listed in relations()[0].pairs]
@@ -320,6 +335,7 @@ def test_a_relation_that_cannot_be_shuffled_has_no_such_vector(study):
     assert (tensors["vectors"][1:] - expected[1:]).norm() <= CLOSE * expected[1:].norm()
 
 
+@pytest.mark.slow
 def test_where_no_pairs_can_be_shuffled_there_are_no_vectors_and_the_reasons_are_told(study, asked):
     validation = {name: relation.split().validation.words for name, relation in zip("ab", relations())}
     same = [
@@ -361,6 +377,7 @@ def test_scores_equal_each_relation_evaluated_by_itself(study):
     assert tensors["right"].any() and not tensors["right"].all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [{}, {"shuffled": True}, {"validation": True}], ids=str)
 def test_prompting_equals_single_prompts(study, how):
     grouped = study_of(study.model, n_together=4)
@@ -389,12 +406,14 @@ def assert_mean_difference_of_single_prompts(one, found):
     assert found.shape == (len(one), 32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2"])
 def test_the_mean_difference_is_that_of_single_prompts(study, name):
     one = study if name == "llama" else study_of(studied(name), relations()[:2])
     assert_mean_difference_of_single_prompts(one, protocol.mean_difference(one, 1))
 
 
+@pytest.mark.slow
 def test_the_mean_difference_does_not_pad_a_model_that_cannot_be():
     one = study_of(studied("gpt2"), relations()[:2])
     see_padding(one.lens)

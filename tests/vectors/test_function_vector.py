@@ -62,6 +62,7 @@ def test_a_function_vector_is_the_sum_of_what_its_heads_write(model, words):
     assert (fv.layer, fv.heads, fv.model) == (1, tuple(HEADS), model.cfg.model_name)
 
 
+@pytest.mark.slow
 def test_a_model_that_rescales_what_heads_write_is_refused_with_a_way_out(words):
     model = tiny.build("gemma2")
     with pytest.raises(InputError, match="finetune.*'zero'"):
@@ -77,6 +78,7 @@ def biased():
     return model
 
 
+@pytest.mark.slow
 def test_the_bias_of_attention_is_no_part_of_what_a_head_writes(biased, words):
     prompt = oracles.random_prompts(7)[0]
     _, cache = biased.run_with_cache(torch.tensor([prompt]))
@@ -108,6 +110,7 @@ def test_a_vector_says_where_it_came_from(llama, words):
 # What is refused
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize(
     "heads, layer, message",
     [
@@ -173,6 +176,7 @@ def test_a_vector_of_another_model_is_refused(llama, changes, message):
         fitting(llama, **changes).check(lens_of(llama))
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("name", ["other", "tiny/llama-2", "llama/tiny", "tiny/"])
 def test_a_vector_of_a_model_of_another_name_is_refused_unless_the_name_is_taken_away(llama, name):
     fv = fitting(llama, model=name)
@@ -184,6 +188,7 @@ def test_a_vector_of_a_model_of_another_name_is_refused_unless_the_name_is_taken
         assert replace(fv, model="").check(lens_of(llama)) is None
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("name", ["llama", "TINY/Llama", "/models/llama/", "C:\\models\\llama"])
 def test_another_name_of_one_model_is_a_warning(llama, name):
     with pytest.warns(UserWarning, match="made on .*; this model is 'tiny/llama'"):
@@ -207,6 +212,7 @@ def test_a_vector_that_fits_passes_in_silence(model):
         assert fitting(model).check(lens_of(model)) is None
 
 
+@pytest.mark.slow
 def test_processed_weights_are_told_from_raw_ones(words):
     model = tiny.build("gpt2")
     raw = fitting(model)
@@ -325,6 +331,7 @@ RECORDS = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     vector=hnp.arrays(

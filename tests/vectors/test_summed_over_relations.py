@@ -92,6 +92,7 @@ def test_patching_moves_the_heads(model, words):
         assert difference(expected, clean) > 0.1
 
 
+@pytest.mark.slow
 def test_the_engine_moves_the_heads_in_every_form(model, words):
     lens, mean_z = fresh(model), mean_z_like(model)
     vectors = distributed_vectors(model, words, HEADS, mean_z)
@@ -109,6 +110,7 @@ def test_the_engine_moves_the_heads_in_every_form(model, words):
     lens.parity.forms = forms
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "network",
     [
@@ -142,6 +144,7 @@ def test_evaluating_moves_the_heads(model, words):
         assert abs(found[word] - float(expected)) <= EXACT
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("cached", [True, False])
 def test_generating_moves_the_heads_at_the_last_prompt_token(model, words, cached):
     mean_z, ids = mean_z_like(model), PROMPTS[0]
@@ -182,6 +185,7 @@ def test_their_sum_is_the_function_vector_where_heads_write_plainly(model, words
     assert difference(added, function_vector(model, words, HEADS, 1, mean_z).vector) <= EXACT
 
 
+@pytest.mark.slow
 def test_mean_head_outputs_are_computed_where_they_are_not_given(llama, words):
     words, options = words.with_split(1), dict(template=PromptTemplate("{word} :"))
     mean_z, _ = mean_head_outputs(llama, words, **options)
@@ -189,6 +193,7 @@ def test_mean_head_outputs_are_computed_where_they_are_not_given(llama, words):
         assert torch.equal(made.vector, given.vector) and made.record == given.record
 
 
+@pytest.mark.slow
 def test_a_saved_vector_does_the_same(llama, words, tmp_path):
     vectors = distributed_vectors(llama, words, HEADS, mean_z_like(llama))
     for i, vector in enumerate(vectors):
@@ -253,6 +258,7 @@ def test_the_sum_of_a_vector_and_one_of_another_site_is_refused(llama, words):
 # What is found out when a site is first edited
 
 
+@pytest.mark.slow
 def test_a_hook_point_that_does_nothing_raises_when_it_is_first_edited(model, words, monkeypatch):
     vectors = distributed_vectors(model, words, HEADS, mean_z_like(model))
     lens, name = fresh(model), f"blocks.1.{vectors[1].site}"
@@ -263,6 +269,7 @@ def test_a_hook_point_that_does_nothing_raises_when_it_is_first_edited(model, wo
         by_engine(lens, [edits_of(vectors)])
 
 
+@pytest.mark.slow
 def test_a_form_that_fails_at_a_site_alone_stays_in_use_for_other_edits(llama, words, monkeypatch, caplog):
     mean_z, lens, used = mean_z_like(llama), fresh(llama), []
     vectors = distributed_vectors(llama, words, HEADS, mean_z)
@@ -284,6 +291,7 @@ def test_a_form_that_fails_at_a_site_alone_stays_in_use_for_other_edits(llama, w
     assert used
 
 
+@pytest.mark.slow
 def test_a_site_is_probed_anew_for_longer_prompts(words):
     """Within its window of 8 Mistral's rows may be positions, beyond it they may not."""
     model = tiny.build("mistral")

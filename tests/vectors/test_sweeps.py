@@ -68,6 +68,7 @@ def asked(monkeypatch):
 # The grid
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers, strengths", [([2, 0], STRENGTHS), ([1], [2.0])])
 def test_every_point_equals_full_forwards_of_the_validation_words(llama, words, monkeypatch, layers, strengths):
     """Beside a word's answer stand what the model writes with the first vector, at its strongest, and without one."""
@@ -201,6 +202,7 @@ def test_the_choice_is_the_best_of_the_sweep(llama, words, effects):
     assert torch.equal(chosen.vector, best.vector) and chosen.record == best.record
 
 
+@pytest.mark.slow
 def test_a_map_over_relations_takes_the_relations_own_means(llama, effects):
     other, heads = Relation("other", [(f"w{i}", f"w{i + 100}") for i in range(40)]), effects.top(3)
     (found,) = head_count_vectors(llama, other, mean_effects([effects]), [3])

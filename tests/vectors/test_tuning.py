@@ -68,6 +68,7 @@ def identical(a: FunctionVector, b: FunctionVector) -> bool:
 # Adam by hand
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("init", ["zero", "a vector"])
 def test_tuning_is_adam_by_hand(model, init):
     begin = torch.zeros(32) if init == "zero" else start(model).vector
@@ -86,6 +87,7 @@ def test_tuning_is_adam_by_hand(model, init):
     assert difference(fv.vector, vectors[best]) <= CLOSE * vectors[best].abs().max()
 
 
+@pytest.mark.slow
 def test_the_first_step_goes_a_learning_rate_against_the_gradients_sign(llama):
     fv = finetune(llama, B, **QUICK | dict(how=Tuning(1, learning_rate=0.02)))
     prompts, answers = zip(*in_tokens(llama, tuning_pairs(B, 10, 4).train))
@@ -95,6 +97,7 @@ def test_the_first_step_goes_a_learning_rate_against_the_gradients_sign(llama):
     assert difference(fv.vector, -step * gradient.sign()) <= CLOSE * step
 
 
+@pytest.mark.slow
 def test_first_tokens_alone_are_tuned_on_where_that_is_asked_for(model):
     first = Relation("a", [(word, answers[0].split()[0]) for word, answers in A.pairs])
     alone, expected = (
@@ -105,6 +108,7 @@ def test_first_tokens_alone_are_tuned_on_where_that_is_asked_for(model):
     assert alone.training["first_token"] is True
 
 
+@pytest.mark.slow
 def test_without_a_bos_token_prompts_begin_with_their_first_word():
     model = tiny.build("llama", bos=False)
     model.tokenizer.bos_token = None
@@ -126,6 +130,7 @@ def test_without_a_bos_token_prompts_begin_with_their_first_word():
 # Many at once
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inits", ["zero", "random", "vectors"])
 def test_many_relations_at_once_equal_each_alone(model, inits):
     if inits == "vectors":
@@ -139,12 +144,14 @@ def test_many_relations_at_once_equal_each_alone(model, inits):
             assert together[one.name].training[part] == pytest.approx(alone.training[part], abs=CLOSE)
 
 
+@pytest.mark.slow
 def test_relations_come_as_a_list_a_mapping_or_one(llama):
     expected = finetune(llama, A, **QUICK)
     for relations in ([A], {"any": A}, A):
         assert identical(finetune_all(llama, relations, **QUICK)["a"], expected)
 
 
+@pytest.mark.slow
 def test_the_models_weights_do_not_change():
     model = tiny.build("llama")
     before = [parameter.detach().clone() for parameter in model.parameters()]
@@ -156,6 +163,7 @@ def test_the_models_weights_do_not_change():
 # What is chosen, and by what
 
 
+@pytest.mark.slow
 def test_the_best_step_is_that_of_lowest_validation_loss(llama):
     scattered = Relation("a", [(f"w{i}", f"w{100 + i * 37 % 83}") for i in range(60)])  # not to be learnt
     fv = finetune(llama, scattered, **QUICK | dict(how=Tuning(41, learning_rate=0.2)))
@@ -168,6 +176,7 @@ def test_the_best_step_is_that_of_lowest_validation_loss(llama):
     assert np.mean(losses) == pytest.approx(seen[best], abs=CLOSE)
 
 
+@pytest.mark.slow
 def test_no_test_answer_has_a_say(llama):
     test = A.split().test
     permuted = dict(zip(test.words, [answers for _, answers in test.pairs[1:] + test.pairs[:1]]))
@@ -178,6 +187,7 @@ def test_no_test_answer_has_a_say(llama):
         assert identical(*(finetune_all(llama, [one], inits, **settings)["a"] for one in (A, other)))
 
 
+@pytest.mark.slow
 def test_a_validation_answer_has_a_say(llama):
     validation = A.split().validation
     other = Relation("a", [(word, "w7 w8" if word in validation.words else answers) for word, answers in A.pairs])
@@ -206,12 +216,14 @@ def test_a_shuffled_control_is_tuned_on_the_same_words_with_wrong_answers(llama)
     assert control.training["losses"][0] == pytest.approx(np.mean(losses), abs=CLOSE)
 
 
+@pytest.mark.slow
 def test_answers_that_cannot_be_shuffled_leave_their_relation_out(llama):
     alike = Relation("alike", [(f"w{i}", "w99") for i in range(60)])
     with pytest.warns(UserWarning, match="Left out: The answers of 'alike' cannot be exchanged"):
         assert list(finetune_all(llama, [alike, VARIED], **QUICK | dict(how=Tuning(6, shuffle=True)))) == ["varied"]
 
 
+@pytest.mark.slow
 def test_recorded_words_are_drawn_from_their_parts(llama):
     fv = finetune(llama, A.with_split(2), **QUICK, seed=5)
     train, validation, test = A.split(2)
@@ -223,6 +235,7 @@ def test_recorded_words_are_drawn_from_their_parts(llama):
     assert fv.data_hash == A.hash and fv.template == PromptTemplate().to_dict() and fv.parents == ()
 
 
+@pytest.mark.slow
 def test_the_layer_is_that_of_lowest_mean_validation_loss(llama):
     chosen = finetune_all(llama, [A, B], **QUICK | dict(layer=[0, 1, 2]))
     each = [finetune_all(llama, [A, B], **QUICK | dict(layer=layer)) for layer in range(3)]
@@ -234,6 +247,7 @@ def test_the_layer_is_that_of_lowest_mean_validation_loss(llama):
     assert "layer_losses" not in each[0]["a"].training
 
 
+@pytest.mark.slow
 def test_the_usual_layers_are_shares_of_the_depth(llama):
     lens = lens_of(llama)
     assert layer_grid(lens, DEPTHS) == [1, 2]
@@ -253,6 +267,7 @@ def test_draws_of_pairs_are_nested_and_follow_the_seed():
         assert test.pairs == A.split().test.pairs
 
 
+@pytest.mark.slow
 def test_a_seed_gives_one_vector_and_another_seed_another(llama):
     first, again, other = (finetune(llama, A, "random", **QUICK, seed=seed) for seed in (3, 3, 4))
     assert identical(first, again) and not same(first, other)
@@ -273,6 +288,7 @@ def test_a_random_start_is_as_long_as_the_residual_stream(model):
     assert (directions @ directions.T).fill_diagonal_(0).abs().max() < 0.7
 
 
+@pytest.mark.slow
 def test_a_starts_strength_is_that_of_lowest_validation_loss(model):
     strengths, fv = (0.5, 1.0, 2.0, 4.0), start(model, vector=noise(2, 0.5), template={"question": "{word} :"})
     still = dict(QUICK, how=Tuning(1, 1e-12, strengths))
@@ -284,6 +300,7 @@ def test_a_starts_strength_is_that_of_lowest_validation_loss(model):
     assert tuned.parents == ((best, fv.record),) and tuned.template["question"] == "{word} :"
 
 
+@pytest.mark.slow
 def test_a_zero_start_has_no_strength(llama):
     zero = start(llama, vector=torch.zeros(32))
     tuned = finetune(llama, A, zero, **QUICK)
@@ -320,6 +337,7 @@ def test_a_start_of_another_model_is_refused(llama):
 # Relations that cannot be tuned
 
 
+@pytest.mark.slow
 def test_fewer_pairs_than_asked_for_are_used_with_a_warning(llama):
     with pytest.warns(UserWarning) as caught:
         fv = finetune(llama, FEW, **QUICK | dict(n_pairs=20, n_validation=10))
@@ -335,6 +353,7 @@ def test_fewer_pairs_than_asked_for_are_used_with_a_warning(llama):
     assert set(fv.training["validation_words"]) == set(validation.words) and fv.training["n_validation"] == 6
 
 
+@pytest.mark.slow
 def test_a_relation_with_too_few_pairs_is_left_out_and_the_others_are_not_harmed(llama):
     with pytest.warns(UserWarning, match="Left out: relation 'small' has 20 pairs, .* give 23 or more"):
         tuned = finetune_all(llama, [A, SMALL, B], "random", **QUICK)
@@ -361,12 +380,14 @@ def test_a_given_train_part_that_is_too_small_is_counted_by_itself():
     assert len(tuning_pairs(relation("a", n=60).limited(10, 1, 1), 10, 1).train) == 10
 
 
+@pytest.mark.slow
 def test_few_pairs_serve_where_few_are_asked_for(llama):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert finetune(llama, SMALL, **QUICK | dict(n_pairs=8)).training["n_pairs"] == 8
 
 
+@pytest.mark.slow
 def test_an_answer_that_cannot_be_tokenised_names_its_relation(llama):
     long = Relation("long", [(f"w{i} " * 140 + "w0", "w9") for i in range(60)])
     with pytest.warns(UserWarning, match="Left out: .*context of 128"):
@@ -374,6 +395,7 @@ def test_an_answer_that_cannot_be_tokenised_names_its_relation(llama):
     assert list(tuned) == ["a"] and isinstance(tuned.errors["long"], InputError)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1e25, 2e38])  # twice the second is infinite; norms inside a model square the first
 def test_a_start_that_overflows_leaves_its_relation_out(llama, size):
     inits = {"a": start(llama), "b": start(llama, vector=size * noise().sign(), relation="b")}
@@ -384,6 +406,7 @@ def test_a_start_that_overflows_leaves_its_relation_out(llama, size):
     )
 
 
+@pytest.mark.slow
 def test_a_gradient_that_becomes_nan_leaves_its_relation_out(llama, monkeypatch):
     gradient, calls = Rows.gradient, []
 
@@ -400,6 +423,7 @@ def test_a_gradient_that_becomes_nan_leaves_its_relation_out(llama, monkeypatch)
     assert list(tuned) == ["a", "c"] and all(identical(tuned[name], expected[name]) for name in "ac")
 
 
+@pytest.mark.slow
 def test_an_error_is_raised_where_no_relation_is_left(llama):
     inits = {name: start(llama, vector=torch.full((32,), 3e38), relation=name) for name in "ab"}
     with pytest.raises(InputError, match="The loss of 'a' became NaN.*The loss of 'b' became NaN"):
@@ -411,6 +435,7 @@ def test_an_error_is_raised_where_no_relation_is_left(llama):
 # Settings
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -463,6 +488,7 @@ def test_what_is_no_model_is_refused():
 # The record
 
 
+@pytest.mark.slow
 def test_the_training_record_is_a_table_also_after_a_file(llama, tmp_path):
     fv = finetune(llama, A, **QUICK)
     fv.save(tmp_path / "fv")
