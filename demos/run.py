@@ -1,4 +1,4 @@
-"""Run the notebooks and scripts anew, each in an empty folder, and compare what notebooks print with what they store.
+"""Run the notebooks and scripts again, each in an empty folder, and compare what notebooks print with what they store.
 
     python demos/run.py            compares: ends with 1, and the differences, where a text is another
     python demos/run.py --write    stores what the notebooks give, figures as pictures too (needs Chromium)

@@ -1,4 +1,13 @@
-"""Function vectors on TransformerLens: the heads that carry a relation, its vector, what it does once inserted."""
+"""Function vectors on TransformerLens: the heads that carry a relation, its vector, what it does once inserted.
+
+Example:
+    >>> model = fv_lens.load_model()
+    >>> effects = fv_lens.indirect_effects(model, "antonym")
+    >>> fv = fv_lens.choose(model, "antonym", effects)
+    >>> tuned = fv_lens.finetune(model, "antonym", fv, n_pairs=20)
+    >>> with fv_lens.patch(model, tuned):
+    ...     print(model.generate("Q: big\\nA:", max_new_tokens=1))
+"""
 
 import ast
 import importlib

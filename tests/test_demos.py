@@ -1,11 +1,15 @@
 """The demos are short, and their notebooks are stored as they ran: in order, whole, with pictures, without paths."""
 
+import ast
+import importlib
 import importlib.util
 import json
 import re
 from pathlib import Path
 
 import pytest
+
+import fv_lens
 
 DEMOS = Path(__file__).parent.parent / "demos"
 NOTEBOOKS = sorted(DEMOS.glob("*.ipynb"))
@@ -15,6 +19,12 @@ A_PATH = re.compile(r"(?<![\w.:/])(?:/(?:home|root|tmp|usr|opt|work|mnt|Users|pr
 
 def code_cells(file):
     return [cell for cell in json.loads(file.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+
+
+def source(file):
+    """The Python of a demo."""
+    text = file.read_text(encoding="utf-8")
+    return "\n".join("".join(cell["source"]) for cell in code_cells(file)) if file.suffix == ".ipynb" else text
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +48,17 @@ def test_a_script_is_short(file):
     source = file.read_text(encoding="utf-8")
     assert len(source.splitlines()) < 40
     compile(source, file.name, "exec")
+
+
+@pytest.mark.parametrize("file", [*NOTEBOOKS, *SCRIPTS], ids=lambda file: file.stem)
+def test_what_a_demo_takes_from_fv_lens_is_there(file):
+    for node in ast.walk(ast.parse(source(file))):
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "fv_lens":
+            home = importlib.import_module(node.module)
+            for name in (alias.name for alias in node.names):
+                assert hasattr(home, name) or importlib.util.find_spec(f"{node.module}.{name}"), name
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "fv_lens":
+            assert node.attr in fv_lens.__all__
 
 
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)

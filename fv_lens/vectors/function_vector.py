@@ -4,7 +4,7 @@ import json
 import numbers
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -17,8 +17,9 @@ from ..datasets.relations import Relation
 from ..ground import storage
 from ..ground.errors import InputError, finite_number, whole_number
 from ..ground.markup import bars, card, facts, side
-from ..models.lens import Lens, check_layer
+from ..models.lens import Lens, check_layer, lens_of
 from ..models.sites import check_site
+from .positions import Prompts, as_at
 from .records import Vector
 
 TOKENS, PROCESSING = ("last",), ("raw", "centered")
@@ -196,6 +197,51 @@ class FunctionVector:
         """The same vector, `strength` times as strong, with that recorded instead of a parent."""
         strength = finite_number("strength", strength)
         return replace(self, vector=self.vector * strength, strength=self.strength * strength)
+
+    @property
+    def hook_name(self) -> str:
+        """The TransformerLens hook point that the vector is added at, such as "blocks.9.hook_resid_post"."""
+        return f"blocks.{self.layer}.{self.site}"
+
+    def hooks(
+        self,
+        model: object,
+        *,
+        strength: numbers.Real = 1.0,
+        at: int | Sequence[int] | Sequence[Sequence[int]] | Tensor | None = None,
+    ) -> list[tuple[str, Callable]]:
+        """The vector as `fwd_hooks` of TransformerLens: `[(hook_name, hook)]`, which adds it at the last position.
+
+        In `run_with_hooks` this is what `patch` does in a forward of unpadded or left-padded prompts, to the last bit,
+        and other hooks may stand beside it. A hook sees activations, not the attention mask: where prompts are padded
+        on the right, say with `at` where each one ends. In a forward over cached keys and values it sees the new
+        tokens alone. To generate text, use `patch`, which knows the prompt's last token from those that follow.
+
+        Args:
+            model: the HookedTransformer or TransformerBridge that the hooks are for; the vector is checked against it.
+            strength: multiplies the vector; 0 changes nothing.
+            at: the tokens that get the vector instead of each row's last, in columns of this forward: as for `patch`.
+
+        Raises:
+            InputError: a vector that does not belong to the model, a strength that is not finite, an `at` of another
+                form; when the hooks run, an `at` that does not fit the batch.
+
+        Example:
+            >>> logits = model.run_with_hooks(tokens, fwd_hooks=fv.hooks(model))
+            >>> logits, cache = model.run_with_cache(tokens)  # the model itself is as it was
+            >>> hooks = [hook for part in distributed_vectors(model, "antonym", heads) for hook in part.hooks(model)]
+        """
+        self.check(lens_of(model))
+        strength, at = finite_number("strength", strength), as_at(at)
+
+        def add(x: Tensor, hook) -> Tensor | None:
+            if strength == 0:
+                return None
+            rows, length, _ = x.shape
+            here, _ = Prompts.of((rows, length)).at(at, rows, 0).columns((rows, length), 0, x.device)
+            return torch.where(here[..., None], x + (strength * self.vector).to(x), x)
+
+        return [(self.hook_name, add)]
 
     def check(self, lens: Lens) -> None:
         """Raise an InputError if the vector does not belong to the model; warn if its name is spelled otherwise.

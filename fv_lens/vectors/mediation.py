@@ -128,6 +128,17 @@ def mean_head_outputs(
 
     Raises:
         InputError: as `indirect_effects`; or `only_correct` and no prompt is answered right.
+
+    Example:
+        >>> mean_z, share_right = mean_head_outputs(model, "antonym")
+        >>> fv = function_vector(model, "antonym", heads, layer=17, mean_z=mean_z)
+
+        The same mean of prompts of your own, from an ActivationCache of TransformerLens. Their last tokens stand in one
+        column: the prompts are of one length, or padded on the left.
+
+        >>> logits, cache = model.run_with_cache(tokens, attention_mask=mask)
+        >>> mean_z = cache.stack_activation("z")[:, :, -1].mean(1)  # [layer, batch, pos, head, d_head], last token
+        >>> fv = function_vector(model, "antonym", heads, layer=17, mean_z=mean_z)
     """
     lens, relation = lens_of(model), load_relation(relation)
     prompts = batch(lens, few_shot(relation.split().train, n_prompts, n_shots, seed), template)

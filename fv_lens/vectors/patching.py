@@ -22,6 +22,10 @@ def patch(model: object, fv: object, strength: object = 1.0, tokens: object = "l
     """Add `strength * fv.vector` at the last token of every prompt: to the residual stream after block `fv.layer`, or
     where else in that block the vector's `site` says.
 
+    `patch` *adds* to an activation and keeps what is there, where the activation patching of TransformerLens
+    (`transformer_lens.patching`) *replaces* it by that of another run. The same addition as plain hooks:
+    `FunctionVector.hooks`.
+
     The patch is active from the call on, until the `with` block ends, `remove()` is called, or `unpatch(model)` takes
     all patches off. Several patches add up, and may be removed in any order. What the model is asked, it is asked as
     before: `run_with_hooks` and `run_with_cache` see the patched model, `reset_hooks()` leaves the patch in place. A
