@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
     # heads and vectors
     from .vectors.effects import HeadEffects as HeadEffects
-    from .vectors.effects import indirect_effects as indirect_effects
+    from .vectors.mediation import indirect_effects as indirect_effects
     from .vectors.effects import mean_effects as mean_effects
-    from .vectors.effects import mean_head_outputs as mean_head_outputs
+    from .vectors.mediation import mean_head_outputs as mean_head_outputs
     from .vectors.function_vector import FunctionVector as FunctionVector
     from .vectors.summed import function_vector as function_vector
     from .vectors.summed import distributed_vectors as distributed_vectors
@@ -37,11 +37,12 @@ if TYPE_CHECKING:
     # where to insert, and inserting
     from .vectors.sweeps import Sweep as Sweep
     from .vectors.sweeps import sweep as sweep
-    from .vectors.sweeps import choose as choose
+    from .vectors.choice import choose as choose
     from .vectors.patching import patch as patch
     from .vectors.patching import unpatch as unpatch
 
     # fine-tuning
+    from .vectors.optimizer import Tuning as Tuning
     from .vectors.tuning import finetune as finetune
     from .vectors.tuning import finetune_all as finetune_all
     from .vectors.tuning import training_frame as training_frame

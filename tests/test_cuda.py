@@ -10,8 +10,9 @@ from fv_lens.engine.forms import POSITIONS
 from fv_lens.engine.gradients import Rows
 from fv_lens.evaluation.evaluate import evaluate
 from fv_lens.models.lens import lens_of
-from fv_lens.vectors.effects import indirect_effects
 from fv_lens.vectors.function_vector import FunctionVector
+from fv_lens.vectors.mediation import indirect_effects
+from fv_lens.vectors.optimizer import Tuning
 from fv_lens.vectors.patching import patch
 from fv_lens.vectors.tuning import finetune
 
@@ -69,7 +70,7 @@ def test_words_are_completed_as_on_the_cpu(pair, words):
 def test_a_vector_is_tuned_as_on_the_cpu(pair, first_token):
     answers = [" ".join(f"w{100 + i % 4 + j}" for j in range(1 + i % 3)) for i in range(40)]  # of one to three tokens
     relation = Relation("uneven", [(f"w{i} w{i}" if i % 2 else f"w{i}", answer) for i, answer in enumerate(answers)])
-    how = dict(layer=1, n_pairs=10, n_validation=5, steps=4, first_token=first_token, progress=False)
+    how = dict(layer=1, n_pairs=10, n_validation=5, how=Tuning(4, first_token=first_token), progress=False)
     here, there = (finetune(model, relation, vector_of(model), **how) for model in pair)
     assert there.vector.device.type == "cpu"
     assert difference(*(torch.tensor(fv.training["losses"]) for fv in (here, there))) < CLOSE

@@ -88,6 +88,7 @@ def test_what_was_made_with_ratings_says_so():
     assert "Made with the ratings" in "".join(cells[0]["outputs"][0]["text"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
 def test_a_notebook_is_valid(run, file):
     assert run.nbformat.validator.isvalid(run.nbformat.read(file, as_version=4))

@@ -9,6 +9,7 @@ import fv_lens
 
 from . import oracles, tiny
 
+pytestmark = pytest.mark.real_model
 ASK = {"max_new_tokens": 3, "do_sample": False, "verbose": False}
 
 

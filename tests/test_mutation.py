@@ -39,6 +39,7 @@ def fastest(model) -> str:
     return lens_of(model).parity.forms[0]
 
 
+@pytest.mark.slow
 def test_hooks_that_are_turned_off_are_noticed_in_every_whatif(model, monkeypatch):
     form = fastest(model)
     assert not noticed(model, form)
@@ -58,6 +59,7 @@ def changed_edits(change):
     return staticmethod(lambda edits, view: editor([change(*edit) for edit in edits], view))
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize(
     "change",
     [
@@ -72,6 +74,7 @@ def test_edits_that_are_a_little_wrong_are_noticed(llama, monkeypatch, form, cha
     assert noticed(llama, form)
 
 
+@pytest.mark.slow(but=1)
 def test_edits_one_layer_late_are_noticed(llama, monkeypatch, form):
     hooks = Plan.hooks
 
@@ -82,6 +85,7 @@ def test_edits_one_layer_late_are_noticed(llama, monkeypatch, form):
     assert noticed(llama, form)
 
 
+@pytest.mark.slow(but=1)
 def test_results_out_of_order_are_noticed(llama, monkeypatch, form):
     made = Plan.__init__
 
@@ -93,6 +97,7 @@ def test_results_out_of_order_are_noticed(llama, monkeypatch, form):
     assert noticed(llama, form)
 
 
+@pytest.mark.slow
 def test_rows_that_do_not_see_themselves_are_noticed(llama, monkeypatch):
     lone_rows = Lens.lone_rows
 
@@ -104,6 +109,7 @@ def test_rows_that_do_not_see_themselves_are_noticed(llama, monkeypatch):
     assert noticed(llama, "as positions")
 
 
+@pytest.mark.slow
 def test_padding_that_is_seen_is_noticed(llama, monkeypatch):
     prefix = type(lens_of(llama)).prefix
     monkeypatch.setattr(

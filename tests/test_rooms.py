@@ -20,6 +20,7 @@ def test_imports_never_go_round_in_a_circle():
     assert house.floors(ARROWS) >= len(house.ROOMS)
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("name", sorted(name for name in TREES if name not in ("", "plots") and house.is_package(name)))
 def test_a_room_says_in_one_sentence_what_it_is_for(name):
     """And imports nothing, so that `fv-lens --help` stays quick; `plots` alone, which is public, lists its figures."""

@@ -4,6 +4,7 @@ import functools
 import importlib.metadata
 import tempfile
 
+import pytest
 import torch
 import transformers as hf
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -41,6 +42,17 @@ HOOKED = {
     ),
 }  # fmt: skip
 NAMES = [*ARCHITECTURES, *(HOOKED if HOOKED_INSTALLED else ())]
+
+
+def params(names=NAMES, quick=("llama", "hooked-gpt2")) -> list:
+    """Names to parametrize with; all but the quick ones, one of each model class, wait for `pytest --all`."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+# For a test of `model` that runs on each family of architectures after every change, and on the others at `--all`.
+FAMILIES = pytest.mark.parametrize(
+    "model", params(quick=("llama", "gpt2", "neox", "gemma2", "hooked-gpt2")), indirect=True
+)
 
 
 @functools.cache

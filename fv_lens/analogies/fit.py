@@ -21,7 +21,7 @@ from ..ground.errors import InputError, whole_number
 from ..ground.progress import progress_bar
 from ..models.lens import Lens, lens_of
 from ..vectors.function_vector import FunctionVector
-from ..vectors.optimizer import Task, tune
+from ..vectors.optimizer import Task, Tuning, tune
 from .compose import Composer
 from .composition import Composition, Folded
 from .library import Library, allowed
@@ -172,10 +172,10 @@ def _shared(
         return [whole, *(whole.select(some) for some in kept)]
 
     names = ["all", *(f"all but fold {fold}" for fold in range(n_folds))]
-    tasks = [Task(*one) for one in zip(names, parts(train), parts(validation))]
+    tasks = [Task(*one) for one in zip(parts(train), parts(validation))]
     description = f"shared vectors, {('zero', 'one')[n_shots]}-shot"
-    results = tune(lens, tasks, library.first.layer, steps=steps, progress=progress, description=description)
-    if failed := [one.name for one, result in zip(tasks, results) if result.vector is None]:
+    results = tune(lens, tasks, library.first.layer, Tuning(steps), description, progress)
+    if failed := [name for name, result in zip(names, results) if result.vector is None]:
         raise InputError(f"The loss of the shared vector of {failed[0]!r} became NaN.")
     return torch.stack([result.vector for result in results])
 

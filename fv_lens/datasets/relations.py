@@ -25,6 +25,8 @@ class Relation:
         category: the kind of relation ("lexicographic").
         family: relations of one family are close kin (three forms of the past tense), to be left out together.
         parts: the split, where it is given and not dealt (see `limited`).
+        split_seed: which split the relation is dealt in (see `with_split`).
+        cut_from: `hash` of the relation that this one was cut from by `limited`.
 
     Raises:
         InputError: an empty name; no pairs; a pair that is not two things; a word or answer that is not a string, is
@@ -43,6 +45,8 @@ class Relation:
     category: str | None = None
     family: str | None = None
     parts: "Split | None" = field(default=None, repr=False, compare=False)
+    split_seed: int = 0
+    cut_from: str | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self):
         check_text(self.name, "the name of a relation is")
@@ -67,6 +71,7 @@ class Relation:
         # The dataclass is frozen for its users; this is its own normal form.
         object.__setattr__(self, "pairs", tuple(parsed))
         object.__setattr__(self, "names", tuple(self.names))
+        object.__setattr__(self, "split_seed", whole_number("split_seed", self.split_seed, least=0))
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -97,15 +102,38 @@ class Relation:
 
     @property
     def hash(self) -> str:
-        """SHA-256, in hexadecimal, of the name and the pairs in their order: tells which data a result came from."""
-        return _sha256(json.dumps({"name": self.name, "pairs": self.pairs}, sort_keys=True, separators=(",", ":")))
+        """SHA-256, in hexadecimal, of the name and the pairs in their order: tells which data a result came from.
 
-    def split(self, seed: int = 0) -> "Split":
+        A relation that was cut by `limited` has that of the whole one, of whose split its parts are.
+        """
+        parts = {"name": self.name, "pairs": self.pairs}
+        return self.cut_from or _sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")))
+
+    def with_split(self, seed: int) -> "Relation":
+        """The relation dealt in another way: everything made from it uses the parts of `split(seed)`.
+
+        Raises:
+            InputError: the relation has parts of its own, of another split.
+
+        Example:
+            >>> relation = load_relation("antonym").with_split(1)
+            >>> fv = finetune(model, relation)  # on train words of split 1, which its record says
+        """
+        if self.parts is not None and seed != self.split_seed:
+            raise InputError(
+                f"relation {self.name!r} is cut to parts of split {self.split_seed} and cannot be dealt in split "
+                f"{seed}; deal the whole relation, then cut it"
+            )
+        return replace(self, split_seed=seed)
+
+    def split(self, seed: int | None = None) -> "Split":
         """Deal the pairs to train (two fifths, rounded up), validation (one fifth, rounded down) and test (the rest).
 
         The order is that of SHA-256 of the seed and the word: the same on every machine, whatever the order of the
         pairs. A pair and its reversal (hot: cold, cold: hot) land in the same part, or training would show what the
         test asks. If such groups miss the sizes, other orders are tried and the one that comes nearest is kept.
+
+        The seed is `split_seed` unless another is given.
 
         Raises:
             InputError: fewer than 5 pairs, or fewer than 3 groups, so that a part would be empty.
@@ -114,7 +142,8 @@ class Relation:
             >>> [len(part) for part in Relation("successor", [(str(n), str(n + 1)) for n in range(10)]).split()]
             [4, 2, 4]
         """
-        seed, n, groups = whole_number("seed", seed, least=0), len(self), self._reversal_groups()
+        seed = self.split_seed if seed is None else whole_number("seed", seed, least=0)
+        n, groups = len(self), self._reversal_groups()
         if self.parts is not None:
             return self.parts
         if n < 5 or len(groups) < 3:
@@ -136,20 +165,21 @@ class Relation:
         pairs = [[(word, self.answers[word]) for word in words] for words in nearest]
         return Split(*map(self.with_pairs, pairs))
 
-    def limited(self, train: int, validation: int, test: int, seed: int = 0) -> "Relation":
-        """The relation with at most so many pairs in each part of `split(seed)`, which is its only split from then on.
+    def limited(self, train: int, validation: int, test: int) -> "Relation":
+        """The relation with at most that many pairs in each part of its split, which is its only split from then on.
 
         Example:
             >>> [len(part) for part in load_relation("antonym").limited(20, 10, 20).split()]
             [20, 10, 20]
         """
         sizes = [whole_number("a part's size", size, least=1) for size in (train, validation, test)]
-        parts = Split(*(self.with_pairs(part.pairs[:size]) for part, size in zip(self.split(seed), sizes)))
-        return replace(self.with_pairs([pair for part in parts for pair in part.pairs]), parts=parts)
+        parts = Split(*(self.with_pairs(part.pairs[:size]) for part, size in zip(self.split(), sizes)))
+        kept = self.with_pairs([pair for part in parts for pair in part.pairs])
+        return replace(kept, parts=parts, cut_from=self.hash)
 
     def with_pairs(self, pairs: Sequence) -> "Relation":
-        """The relation with other pairs: its name, names, category and family stay."""
-        return Relation(self.name, pairs, self.names, self.category, self.family)
+        """The relation with other pairs: its name, names, category, family and split seed stay."""
+        return replace(self, pairs=pairs, parts=None, cut_from=None)
 
     def _reversal_groups(self) -> list[list[str]]:
         """The words, sorted within groups that pairs and their reversals hold together."""

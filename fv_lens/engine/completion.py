@@ -4,7 +4,7 @@ Right means that an answer's tokens are the most probable ones, one after the ot
 token begins with a newline or ends the text: " smaller" is not " small". Any listed answer will do.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,6 +83,12 @@ def completions(
             if answer == prompts.answers[i][0] and len(columns) == n_rows:
                 log_prob[i, columns] = measured[k, :, 0]
     return Completions(right, log_prob, rank, first_log_prob)
+
+
+def rows_of(whatifs: Mapping[str, Sequence[WhatIf]]) -> dict[str, list[int]]:
+    """Name -> the rows of its what-ifs in `completions` that are asked all of them, one name after the other."""
+    ends = np.cumsum([1, *map(len, whatifs.values())]).tolist()
+    return {name: list(range(start, end)) for name, start, end in zip(whatifs, ends, ends[1:])}
 
 
 def _open(prompts: PromptBatch, top: np.ndarray, done: bool):

@@ -14,15 +14,15 @@ from ..datasets.prompts import FewShot, PromptTemplate, with_demonstrations
 from ..datasets.relation_files import load_relation
 from ..datasets.relations import Relation
 from ..engine.batches import batch
-from ..engine.completion import Completions, completions
+from ..engine.completion import Completions, completions, rows_of
 from ..engine.whatif import Edit, WhatIf
 from ..ground import display, scores
 from ..ground.errors import whole_number
 from ..ground.progress import progress_bar
 from ..ground.scores import Score
 from ..models.lens import lens_of
-from ..vectors.effects import mean_head_outputs
 from ..vectors.function_vector import FunctionVector, as_vectors, own_template
+from ..vectors.mediation import mean_head_outputs
 from ..vectors.summed import distributed_vectors, function_vector
 
 TOP_K = 5
@@ -115,7 +115,6 @@ def evaluate(
     *,
     beside: Mapping[str, object] | None = None,
     template: PromptTemplate | None = None,
-    split_seed: int = 0,
     progress: bool = True,
 ) -> Evaluation:
     """Complete the words of the relation's test part, with a vector added at the last token of each prompt.
@@ -133,7 +132,6 @@ def evaluate(
         seed: of the draws.
         beside: other vectors (or lists of them) to measure on the same prompts, by the name of their row.
         template: the prompts' form; None for the vector's own, or the default.
-        split_seed: which split of the relation to use.
         progress: show a progress bar.
 
     Raises:
@@ -146,35 +144,34 @@ def evaluate(
     beside = {row: as_vectors(other) for row, other in (beside or {}).items()}
     for vector in [*vectors, *chain.from_iterable(beside.values())]:
         vector.check(lens)
-        vector.check_split(relation, split_seed)
+        vector.check_split(relation)
     template = template or own_template(vectors)
-    n_shots, split = whole_number("n_shots", n_shots, least=0), relation.split(split_seed)
+    n_shots, split = whole_number("n_shots", n_shots, least=0), relation.split()
     name = f"{n_shots}-shot" if n_shots else "zero-shot"
     asked = batch(lens, with_demonstrations(split.test, split.train, n_shots, seed), template)
     drawn: dict[str, list[WhatIf]] = {}
     if controls and vectors:
-        drawn = _random_controls(model, lens, relation, vectors, mean_z, seed, template, split_seed)
+        drawn = _random_controls(model, lens, relation, vectors, mean_z, seed, template)
     drawn = {row: [edits_of(other)] for row, other in beside.items()} | drawn
     others = _prompt_controls(split.test, split.train, n_shots, seed) if controls else {}
     others.pop(name, None)
-    own = [edits_of(vectors)] if vectors else []
-    whatifs = [*own, *(whatif for draws in drawn.values() for whatif in draws)]
+    title = f"{name} + vector" if vectors else name
+    whatifs = ({title: [edits_of(vectors)]} if vectors else {}) | drawn
+    places = rows_of(whatifs)
     total = len(asked) * (1 + len(others))
     with progress_bar(total=total, desc="evaluation on test", unit="prompt", disable=not progress) as bar:
-        measured = completions(lens, asked, whatifs, bar.update)
+        measured = completions(lens, asked, list(chain.from_iterable(whatifs.values())), bar.update)
         rows = {name: measured.rows([0])} if vectors and controls else {}
         for control, prompts in others.items():
             rows[control] = completions(lens, batch(lens, prompts, template), [], bar.update)
-    tested, first = measured.rows([len(own)]), 1 + len(own)
-    for control, draws in drawn.items():
-        rows[control] = measured.rows(slice(first, first + len(draws)))
-        first += len(draws)
+    tested = measured.rows(places.get(title, [0]))
+    rows |= {control: measured.rows(places[control]) for control in drawn}
     main = result(tested)
     words = {"word": asked.words, "right": tested.right[:, 0], "log_prob": tested.log_prob[:, 0]}
     return Evaluation(
         main.accuracy, main.first_token_accuracy, main.top_k, main.log_prob,
         controls={control: result(values, tested) for control, values in rows.items()},
-        name=f"{name} + vector" if vectors else name,
+        name=title,
         relation=relation.name,
         words=pd.DataFrame(words | {"rank": tested.rank[:, 0].astype(int)}),
     )  # fmt: skip
@@ -185,7 +182,7 @@ def edits_of(vectors: Sequence[FunctionVector]) -> WhatIf:
     return [Edit(vector.layer, vector.vector, site=vector.site) for vector in vectors]
 
 
-def _random_controls(model, lens, relation, vectors, mean_z, seed, template, split_seed) -> dict[str, list[WhatIf]]:
+def _random_controls(model, lens, relation, vectors, mean_z, seed, template) -> dict[str, list[WhatIf]]:
     """What-ifs with something random where the vector under test is, several draws of each."""
     rng = np.random.default_rng([seed, 7])
 
@@ -197,10 +194,8 @@ def _random_controls(model, lens, relation, vectors, mean_z, seed, template, spl
     controls = {"random vector": [[Edit(v.layer, d[i], site=v.site) for v, d in placed] for i in range(DRAWS)]}
     if all(vector.heads for vector in vectors):
         if mean_z is None:
-            shots = min(CONTROL_SHOTS, len(relation.split(split_seed).train) - 1)
-            mean_z, _ = mean_head_outputs(
-                model, relation, n_shots=shots, seed=seed, progress=False, template=template, split_seed=split_seed
-            )
+            shots = min(CONTROL_SHOTS, len(relation.split().train) - 1)
+            mean_z, _ = mean_head_outputs(model, relation, n_shots=shots, seed=seed, progress=False, template=template)
         taken = {head for vector in vectors for head in vector.heads}
         free = [(at, head) for at in range(lens.n_layers) for head in range(lens.n_heads) if (at, head) not in taken]
 

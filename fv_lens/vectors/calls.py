@@ -10,7 +10,7 @@ import logging
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +24,7 @@ from ..models.cached import check_cached_steps, is_aside
 from ..models.lens import Lens, lens_of
 from ..models.replaced import has_hooks_of_others, replace_method, uncompiled
 from .arguments import CACHES, begins_twice, input_of, past_of, shape_of, side_of
+from .frames import method_at_work, methods_at_work, shared_parts
 from .positions import Prompts
 
 GENERATING = ("generate", "generate_stream")
@@ -110,7 +111,7 @@ class Watch:
                 "shallow copy of the other. Remove that patch first, or patch copy.deepcopy(model)."
             )
         frames = {thread: f for thread, f in sys._current_frames().items() if thread != threading.get_ident()}
-        self.on_their_way = {thread for thread, frame in frames.items() if _running(frame, [model], ["forward"])}
+        self.on_their_way = {thread for thread, frame in frames.items() if method_at_work(frame, [model], ["forward"])}
         self._wrap(network, "forward", self._forward)
         self._wrap(model, "forward", self._outer_forward)
         for name in dir(type(model)):
@@ -266,11 +267,11 @@ class Watch:
         For where no call of the watched model is known to be at work.
         """
         ours = self.model, self.network
-        parts = _parts(*ours)
-        for owner, _ in _at_work(sys._getframe(), ours, ["forward", "hf_generate", *GENERATING]):
+        parts = shared_parts(*ours)
+        for owner, _ in methods_at_work(sys._getframe(), ours, ["forward", "hf_generate", *GENERATING]):
             if any(owner is one for one in ours):
                 return
-            if parts & _parts(owner):
+            if parts & shared_parts(owner):
                 raise InputError(
                     f"This {type(owner).__name__} shares its layers with a patched model, as a shallow copy does. Ask "
                     "the patched model itself, remove its patch, or copy it with copy.deepcopy."
@@ -278,7 +279,7 @@ class Watch:
 
     def _refuse_unknown_generation(self) -> None:
         """Where its prompt ends was not seen, so that every token would be taken for the last of a prompt."""
-        if name := _running(sys._getframe(), [self.model, self.network], GENERATING):
+        if name := method_at_work(sys._getframe(), [self.model, self.network], GENERATING):
             raise InputError(
                 f"This {name} was begun before the patch, or by a method taken from the model before it, so where its "
                 "prompts end is unknown. Begin it again, as a method of the patched model."
@@ -289,7 +290,7 @@ class Watch:
         if self.calls.inside or threading.get_ident() not in self.on_their_way:
             return False
         self.on_their_way.discard(threading.get_ident())
-        return _running(sys._getframe(), [self.model], ["forward"]) is not None
+        return method_at_work(sys._getframe(), [self.model], ["forward"]) is not None
 
     def _check_cache(self, given: dict | None = None) -> None:
         """Raise a ParityError where decoding with a cache is wrong, before anything of a call is at work."""
@@ -312,26 +313,3 @@ class Watch:
         if tokens is None or isinstance(tokens, Tensor):
             return tokens
         return self.model.to_tokens(tokens, **{k: given[k] for k in ("prepend_bos", "padding_side") if k in given})
-
-
-def _running(frame: Any, owners: Sequence, names: Sequence[str]) -> str | None:
-    """Which of the owners' own methods is at work in a frame, or in one that it was called from."""
-    at_work = _at_work(frame, owners, names)
-    return next((name for one, name in at_work if any(one is owner for owner in owners)), None)
-
-
-def _at_work(frame: Any, kinds: Sequence, names: Sequence[str]) -> Iterator[tuple[Any, str]]:
-    """Objects of the same kinds whose methods are at work in a frame and those it was called from, innermost first."""
-    methods = [inspect.unwrap(getattr(type(o), name)) for o in kinds for name in names if hasattr(type(o), name)]
-    codes = {method.__code__ for method in methods}
-    while frame is not None:
-        if frame.f_code in codes:
-            yield frame.f_locals.get("self"), frame.f_code.co_name
-        frame = frame.f_back
-
-
-def _parts(*models: Any) -> set[int]:
-    """What tells models that share their layers: the modules they are made of, and the network."""
-    parts = [*models, *(getattr(model, "original_model", None) for model in models)]
-    parts += [part for model in models for part in model._modules.values()]
-    return {id(part) for part in parts if part is not None}

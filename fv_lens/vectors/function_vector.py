@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import pandas as pd
 import torch
@@ -94,6 +95,27 @@ class FunctionVector:
         object.__setattr__(self, "heads", tuple((int(layer), int(head)) for layer, head in self.heads))
         object.__setattr__(self, "source", tuple(self.source))
         object.__setattr__(self, "parents", tuple((float(weight), parent) for weight, parent in self.parents))
+
+    @classmethod
+    def on(
+        cls,
+        lens: Lens,
+        vector: Tensor,
+        layer: int,
+        relation: Relation | None = None,
+        template: PromptTemplate | None = None,
+        **record: Any,
+    ) -> "FunctionVector":
+        """A vector made on a model from a relation: what both say about themselves goes into its record.
+
+        Args:
+            record: other fields, by name.
+        """
+        if relation is not None:
+            record |= {"relation": relation.name, "data_hash": relation.hash, "split_seed": relation.split_seed}
+        if template is not None:
+            record["template"] = template.to_dict()
+        return cls(vector, layer, model=lens.name, processing=lens.processing, bos=lens.bos, **record)
 
     def __repr__(self) -> str:
         of = f" of {self.relation!r}" if self.relation else ""
@@ -255,16 +277,16 @@ class FunctionVector:
 
         check_site(lens, self.layer, self.site)
 
-    def check_split(self, relation: Relation, split_seed: int) -> None:
+    def check_split(self, relation: Relation) -> None:
         """Raise an InputError if the vector, or one it was combined from, may have seen the words it is measured on."""
         for record in _with_parents(self.record):
             seed, same_pairs = record["split_seed"], record["data_hash"] in (None, relation.hash)
-            if record["relation"] != relation.name or seed is None or (seed == split_seed and same_pairs):
+            if record["relation"] != relation.name or seed is None or (seed == relation.split_seed and same_pairs):
                 continue
             other = f"split {seed}" if same_pairs else "other pairs"
             raise InputError(
                 f"The vector was made from {other} of {relation.name!r} and may have seen the words it is measured on. "
-                f"Pass split_seed={seed} and the relation it was made from; if the words are new, rename the relation."
+                f"Give the relation it was made from, .with_split({seed}); if the words are new, rename the relation."
             )
 
     def save(self, path) -> None:

@@ -5,6 +5,7 @@ The step at which the loss of a vector's own validation prompts is lowest is kep
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 
 import numpy as np
 import torch
@@ -16,13 +17,50 @@ from ..datasets.relations import Relation
 from ..engine.batches import PromptBatch, batch
 from ..engine.gradients import Rows
 from ..engine.rows import HERE
+from ..ground.errors import InputError, finite_number, whole_number
 from ..ground.progress import progress_bar
 from ..models.lens import Lens
 
 STEPS = 40
 EVERY = 2  # steps between two looks at the validation pairs
+MOST_RATE = 100  # root mean squares of the residual stream, in one step
 RATE = 0.05  # Adam's step for each number of the vector, in root mean squares of the residual stream at the layer
 STRENGTHS = (0.5, 1.0, 2.0, 4.0)  # of an initial vector
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How vectors are tuned.
+
+    Args:
+        steps: full-batch steps of Adam. Validation is looked at every second step, the start included.
+        learning_rate: Adam's, in root mean squares of the residual stream at the layer over a vector's train prompts.
+        strengths: a start other than zero is multiplied with the one of these whose validation loss is lowest.
+        first_token: tune on the first token of each answer alone, not on the whole first-listed answer.
+        shuffle: a control: the answers of the train pairs, and of the validation pairs, are exchanged so that none is
+            right. What such a vector gains is the form of the answers, not the relation.
+        template: the prompts' form; None for that of the initial vectors, or the default.
+
+    Raises:
+        InputError: steps below 1; a learning rate that is not above 0 and at most 100; a strength that is not finite.
+    """
+
+    steps: int = STEPS
+    learning_rate: Real = RATE
+    strengths: Sequence[Real] = STRENGTHS
+    first_token: bool = False
+    shuffle: bool = False
+    template: PromptTemplate | None = None
+
+    def __post_init__(self):
+        rate = finite_number("learning_rate", self.learning_rate)
+        if not 0 < rate <= MOST_RATE:
+            raise InputError(f"learning_rate is {self.learning_rate!r}; give a number above 0 and at most {MOST_RATE}.")
+        strengths = [finite_number("strength", strength) for strength in self.strengths] or [1.0]
+        # The dataclass is frozen for its users; this is its own normal form.
+        object.__setattr__(self, "steps", whole_number("steps", self.steps, least=1))
+        object.__setattr__(self, "learning_rate", rate)
+        object.__setattr__(self, "strengths", tuple(strengths))
 
 
 @dataclass
@@ -32,17 +70,10 @@ class Task:
     With `in_rms`, the start is in root mean squares of the residual stream at the layer.
     """
 
-    name: str
     train: PromptBatch
     validation: PromptBatch
     start: Float[Tensor, " d_model"] | None = None
     in_rms: bool = False
-
-    @classmethod
-    def pooled(cls, tasks: Sequence["Task"], pad_id: int) -> "Task":
-        """One task of all the prompts, from zero."""
-        parts = ([task.train for task in tasks], [task.validation for task in tasks])
-        return cls("all", *(PromptBatch.joined(part, pad_id) for part in parts))
 
 
 @dataclass(frozen=True)
@@ -63,10 +94,11 @@ class Result:
         """The validation loss of the chosen step."""
         return float(self.validation_losses[self.step]) if self.vector is not None else np.nan
 
-    def record(self, task: Task, **settings) -> dict:
+    def record(self, task: Task, how: Tuning, seed: int = 0) -> dict:
         """What the vector's `training` says, as plain JSON data."""
         seen = [[i, round(float(x), 6)] for i, x in enumerate(self.validation_losses) if np.isfinite(x)]
-        return settings | {
+        return {
+            "learning_rate": how.learning_rate, "first_token": how.first_token, "shuffle": how.shuffle, "seed": seed,
             "n_pairs": len(task.train), "n_validation": len(task.validation), "chosen_step": self.step,
             "validation_loss": round(self.loss, 6), "losses": [round(float(x), 6) for x in self.losses],
             "validation_losses": seen, "train_words": list(task.train.words),
@@ -79,21 +111,17 @@ def tune(
     lens: Lens,
     tasks: Sequence[Task],
     layer: int,
-    *,
-    steps: int = STEPS,
-    rate: float = RATE,
-    strengths: Sequence[float] = STRENGTHS,
-    first_token: bool = False,
-    progress: bool = False,
+    how: Tuning = Tuning(),
     description: str = "tuning",
+    progress: bool = False,
 ) -> list[Result]:
-    """Tune one vector for each task, all in one batch; see `finetune_all` for what the settings mean."""
-    train = _rows(lens, [one.train for one in tasks], layer, first_token)
-    check = _rows(lens, [one.validation for one in tasks], layer, first_token)
-    unit = train.residual_rms
+    """Tune one vector for each task, all in one batch."""
+    train = _rows(lens, [one.train for one in tasks], layer, how.first_token)
+    check = _rows(lens, [one.validation for one in tasks], layer, how.first_token)
+    steps, rate, unit = how.steps, how.learning_rate, train.residual_rms
     starts = [torch.zeros(lens.d_model, **HERE) if one.start is None else one.start for one in tasks]
     starts = [start * size if one.in_rms else start for one, start, size in zip(tasks, starts, unit)]
-    strengths = list(strengths) if any(start.any() for start in starts) else [1.0]
+    strengths = how.strengths if any(start.any() for start in starts) else [1.0]
     at_strength = torch.stack([mean_by_owner(check, check.losses(s * torch.stack(starts))) for s in strengths])
     chosen = at_strength.nan_to_num(nan=torch.inf).argmin(0)
     chosen = [strengths[i] if start.any() else 1.0 for i, start in zip(chosen.tolist(), starts)]
@@ -129,18 +157,10 @@ def tune(
     ]  # fmt: skip
 
 
-def task(
-    lens: Lens, name: str, train: Relation, validation: Relation, template: PromptTemplate, start: object = None
-) -> Task:
-    """The zero-shot prompts of pairs, to tune a vector on; `start`: a FunctionVector, or None for zero."""
-    train, validation = (batch(lens, with_demonstrations(part, part, 0), template) for part in (train, validation))
-    return Task(name, train, validation, None if start is None else start.vector)
-
-
-def mean_loss(results: Sequence[Result]) -> float:
-    """Mean validation loss over the tasks that went well; infinite if none did."""
-    losses = [result.loss for result in results if result.vector is not None]
-    return float(np.mean(losses)) if losses else np.inf
+def task(lens: Lens, train: Sequence[Relation], validation: Sequence[Relation], template: PromptTemplate) -> Task:
+    """The zero-shot prompts of the pairs of some relations, to tune one vector on."""
+    parts = ([one for part in parts for one in with_demonstrations(part, part, 0)] for parts in (train, validation))
+    return Task(*(batch(lens, prompts, template) for prompts in parts))
 
 
 def mean_by_owner(rows: Rows, losses: Tensor) -> Tensor:

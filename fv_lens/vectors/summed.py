@@ -17,8 +17,8 @@ from ..engine.rows import HEAD_OUTPUT, RESIDUAL
 from ..engine.whatif import residuals
 from ..ground.errors import InputError, whole_number
 from ..models.lens import Lens, check_layer, lens_of
-from .effects import mean_head_outputs
 from .function_vector import FunctionVector
+from .mediation import mean_head_outputs
 
 # The first is before a post-attention norm or multiplier where the model has one, but not every model has the first.
 ATTENTION_OUTPUTS = ("attn.hook_out", "hook_attn_out")
@@ -32,7 +32,6 @@ def function_vector(
     mean_z: Tensor | None = None,
     *,
     template: PromptTemplate = PromptTemplate(),
-    split_seed: int = 0,
 ) -> FunctionVector:
     """Sum of what the heads write on average: `sum over (l, h) of mean_z[l, h] @ W_O[l, h]`, without bias.
 
@@ -61,8 +60,8 @@ def function_vector(
                 "projection), so their sum is not what they add to the residual stream. A vector tuned from zero works "
                 "on any model: finetune(..., 'zero')."
             )
-    mean_z = _checked(mean_z, lens, model, relation, template, split_seed)
-    return _summed(lens, relation, heads, mean_z, layer=layer, template=template.to_dict(), split_seed=split_seed)
+    mean_z = _checked(mean_z, lens, model, relation, template)
+    return FunctionVector.on(lens, head_sum(lens, heads, mean_z), layer, relation, template, heads=heads)
 
 
 def distributed_vectors(
@@ -72,7 +71,6 @@ def distributed_vectors(
     mean_z: Tensor | None = None,
     *,
     template: PromptTemplate = PromptTemplate(),
-    split_seed: int = 0,
 ) -> list[FunctionVector]:
     """The distributed form of a function vector: what each head writes on average, to be added at its own layer.
 
@@ -101,31 +99,26 @@ def distributed_vectors(
     heads = check_heads(lens, heads)
     by_layer = {layer: [head for head in heads if head[0] == layer] for layer in sorted({at for at, _ in heads})}
     sites = [_site_of(lens, layer) for layer in by_layer]
-    mean_z = _checked(mean_z, lens, model, relation, template, split_seed)
-    made = dict(template=template.to_dict(), split_seed=split_seed, method="distributed")
+    mean_z = _checked(mean_z, lens, model, relation, template)
     return [
-        _summed(lens, relation, those, mean_z, layer=layer, site=site, **made)
+        FunctionVector.on(
+            lens, head_sum(lens, those, mean_z), layer, relation, template,
+            heads=those, site=site, method="distributed",
+        )
         for (layer, those), site in zip(by_layer.items(), sites)
-    ]
+    ]  # fmt: skip
 
 
-def _checked(mean_z: Tensor | None, lens: Lens, model, relation, template, split_seed) -> Tensor:
+def _checked(mean_z: Tensor | None, lens: Lens, model: object, relation: Relation, template: PromptTemplate) -> Tensor:
     """Mean head outputs of the model's shape; computed where they were not given."""
     if mean_z is None:
-        mean_z, _ = mean_head_outputs(model, relation, template=template, split_seed=split_seed)
+        mean_z, _ = mean_head_outputs(model, relation, template=template)
     expected = (lens.n_layers, lens.n_heads, lens.d_head)
     if tuple(mean_z.shape) != expected:
         raise InputError(
             f"mean_z has the shape {tuple(mean_z.shape)}; {lens.name} needs [layer, head, d_head] = {expected}."
         )
     return mean_z
-
-
-def _summed(lens: Lens, relation, heads: Sequence, mean_z: Tensor, **record) -> FunctionVector:
-    return FunctionVector(
-        head_sum(lens, heads, mean_z), model=lens.name, processing=lens.processing, bos=lens.bos,
-        relation=relation.name, data_hash=relation.hash, heads=heads, **record,
-    )  # fmt: skip
 
 
 def head_sum(lens: Lens, heads: Sequence, mean_z: Tensor) -> Float[Tensor, " d_model"]:

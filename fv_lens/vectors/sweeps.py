@@ -1,4 +1,8 @@
-"""Where and how strongly to insert a vector: sweeps over layers and strengths on validation words, and the choice."""
+"""Where and how strongly to insert a vector: sweeps over layers and strengths on validation words, and the choice.
+
+One relation or many, the sweep is one: every vector at every layer and strength, in zero-shot prompts of the validation
+words of all relations together.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,21 +10,22 @@ from numbers import Real
 
 import numpy as np
 import pandas as pd
+import torch
 
 from ..datasets.prompts import PromptTemplate, with_demonstrations
 from ..datasets.relation_files import load_relation
+from ..datasets.relations import Relation
 from ..engine.batches import batch
-from ..engine.completion import completions
-from ..engine.whatif import Edit
+from ..engine.completion import Completions, completions
+from ..engine.rows import Edit, WhatIf
 from ..ground import display, scores
-from ..ground.errors import InputError, finite_number, whole_number
+from ..ground.errors import InputError, finite_number
 from ..ground.progress import progress_bar
-from ..models.lens import check_layer, lens_of
-from .effects import HeadEffects, mean_head_outputs
+from ..models.lens import Lens, check_layer, lens_of
 from .function_vector import FunctionVector, as_vectors, own_template
-from .summed import function_vector
 
-HEAD_COUNTS, STRENGTHS = (5, 10, 20), (1, 2, 4)
+DEPTHS = (0.25, 0.35, 0.45, 0.55, 0.65, 0.75)  # shares of the layers where vectors are tried
+STRENGTHS = (1.0, 2.0, 4.0, 8.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,15 +61,25 @@ class Sweep:
 
     def best(self) -> FunctionVector:
         """The vector of highest accuracy (then log-probability), moved to its layer, its strength multiplied in."""
-        vector, layer, strength = self._best
+        return self.at(*self._best)
+
+    def at(self, vector: int, layer: int, strength: int) -> FunctionVector:
+        """A vector of the grid, by the places of its parts: moved to the layer, the strength multiplied in."""
         moved = replace(self.vectors[vector], layer=self.layers[layer])
         return moved.strengthened(self.strengths[strength])
 
     @property
     def _best(self) -> tuple[int, int, int]:
-        log_prob = self.log_probs.mean(0)
-        order = np.lexsort((log_prob.ravel(), self.accuracy.ravel()))
-        return tuple(map(int, np.unravel_index(order[-1], log_prob.shape)))
+        vector, layer, (strength,) = agreed([self])
+        return vector, layer, strength
+
+    @property
+    def quality(self) -> np.ndarray:
+        """Accuracy, and the mean log-probability that breaks ties, `[vector, layer, strength]`.
+
+        As complex numbers, which are compared by their real parts first.
+        """
+        return self.accuracy + 1j * self.log_probs.mean(0)
 
     def to_frame(self) -> pd.DataFrame:
         """One line per vector, layer and strength: accuracy and log-probability, each with its interval."""
@@ -90,75 +105,113 @@ def sweep(
     progress: bool = True,
     *,
     template: PromptTemplate | None = None,
-    split_seed: int = 0,
 ) -> Sweep:
-    """Try each FunctionVector at each layer (None: all) and strength on zero-shot prompts of the validation part.
+    """Try each FunctionVector at each layer and strength on zero-shot prompts of the validation part.
+
+    Args:
+        vectors: a FunctionVector, or a list of them.
+        layers: by default six, at .25 to .75 of the depth; `range(model.cfg.n_layers)` tries all.
+        template: the prompts' form; None for the vectors' own, or the default.
 
     Raises:
         InputError: no vectors, layers or strengths; a layer outside the model; a strength that is not finite.
     """
-    lens, relation = lens_of(model), load_relation(relation)
-    vectors = tuple(as_vectors(vectors))
-    layers = range(lens.n_layers) if layers is None else layers
-    layers = tuple(check_layer(lens, layer) for layer in layers)
-    strengths = tuple(finite_number("strength", strength) for strength in strengths)
-    for given, what in ((layers, "layers"), (strengths, "strengths")):
-        if not given:
-            raise InputError(f"There are no {what} to sweep over; give at least one.")
-    for vector in vectors:
-        for layer in layers:
-            replace(vector, layer=layer).check(lens)
-        vector.check_split(relation, split_seed)
-    template = template or own_template(vectors)
-    split = relation.split(split_seed)
-    prompts = batch(lens, with_demonstrations(split.validation, split.train, 0), template)
-    edits = [[Edit(at, s * vector.vector, site=vector.site)] for vector in vectors for at in layers for s in strengths]
-    with progress_bar(total=len(prompts), desc="sweep on validation", unit="word", disable=not progress) as bar:
-        measured = completions(lens, prompts, edits, progress=bar.update)
-    shape = (len(prompts), len(vectors), len(layers), len(strengths))
-    right, log_probs = (x[:, 1:].reshape(shape) for x in (measured.right, measured.log_prob))
-    plain = np.stack([measured.right[:, 0], measured.log_prob[:, 0]], 1)
-    names = tuple(f"{len(v.heads)} heads" if v.heads else f"{v.method} {i}" for i, v in enumerate(vectors))
-    return Sweep(right, log_probs, plain, vectors, names, layers, strengths, relation.name)
+    candidates = [[vector] for vector in as_vectors(vectors)]
+    return sweep_all(model, [load_relation(relation)], candidates, layers, strengths, progress, template=template)[0]
 
 
-def choose(
+def sweep_all(
     model: object,
-    relation: object,
-    effects: HeadEffects,
-    head_counts: Sequence[int] | None = None,
+    relations: Sequence[Relation],
+    candidates: Sequence[Sequence[FunctionVector]],
     layers: Sequence[int] | None = None,
     strengths: Sequence[Real] = STRENGTHS,
     progress: bool = True,
-) -> FunctionVector:
-    """The summed vector that completes the validation words best, over head counts, layers (None: all) and strengths.
+    *,
+    template: PromptTemplate | None = None,
+) -> list[Sweep]:
+    """`sweep` for many relations at once; each candidate has a vector for each relation, in their order."""
+    lens = lens_of(model)
+    layers = tuple(check_layer(lens, layer) for layer in (layer_grid(lens) if layers is None else layers))
+    strengths = tuple(finite_number("strength", strength) for strength in strengths)
+    for values, what in ((candidates, "vectors"), (layers, "layers"), (strengths, "strengths")):
+        if not values:
+            raise InputError(f"There are no {what} to sweep over; give at least one.")
+    for vectors in candidates:
+        for vector, relation in zip(vectors, relations):
+            for layer in layers:
+                replace(vector, layer=layer).check(lens)
+            vector.check_split(relation)
+    template = template or own_template([vector for vectors in candidates for vector in vectors])
+    grid = [
+        [[replace(vector, layer=layer, vector=strength * vector.vector)] for vector in vectors]
+        for vectors in candidates for layer in layers for strength in strengths
+    ]  # fmt: skip
+    measured = on_validation(lens, relations, grid, template, "sweep", progress)
+    shape = (len(candidates), len(layers), len(strengths))
+    sweeps = []
+    for r, (relation, of) in enumerate(zip(relations, measured)):
+        vectors = tuple(own[r] for own in candidates)
+        names = tuple(f"{len(v.heads)} heads" if v.heads else f"{v.method} {i}" for i, v in enumerate(vectors))
+        right, log_probs = (x[:, 1:].reshape(len(x), *shape) for x in (of.right, of.log_prob))
+        plain = np.stack([of.right[:, 0], of.log_prob[:, 0]], 1)
+        sweeps.append(Sweep(right, log_probs, plain, vectors, names, layers, strengths, relation.name))
+    return sweeps
 
-    Head counts are 5, 10 and 20 if not given, or as many heads as the model has.
-    Its strength is multiplied in and recorded. Template and split are those of `effects`; test words are not looked at.
 
-    Raises:
-        InputError: as `function_vector` and `sweep`; a head count that the model does not have.
+def agreed(sweeps: Sequence[Sweep]) -> tuple[int, int, list[int]]:
+    """The best vector and layer for all relations, and the best strength for each: their places in the sweeps.
+
+    Best in mean accuracy over relations, then in mean log-probability; the first where both are equal.
     """
-    vectors = head_count_vectors(model, relation, effects, head_counts)
-    split_seed = effects.record["split_seed"]
-    return sweep(model, relation, vectors, layers, strengths, progress, split_seed=split_seed).best()
+    quality = np.stack([one.quality for one in sweeps])  # [relation, vector, layer, strength]
+    mean = mean_quality(quality.max(-1))
+    vector, layer = map(int, np.unravel_index(mean.argmax(), mean.shape))
+    return vector, layer, quality[:, vector, layer].argmax(-1).tolist()
 
 
-def head_count_vectors(
-    model: object, relation: object, effects: HeadEffects, head_counts: Sequence[int] | None = None
-) -> tuple[FunctionVector, ...]:
-    """One summed vector per head count, of the heads of largest effect, at layer 0 until a sweep places it.
+def quality_of(measured: Completions) -> np.ndarray:
+    """As `Sweep.quality`, of each row of completions, `[row]`."""
+    return measured.right.mean(0) + 1j * measured.log_prob.mean(0)
 
-    Where `effects` are not of this relation (a map over relations, say), its own mean head outputs are computed.
+
+def mean_quality(quality: np.ndarray) -> np.ndarray:
+    """The mean over relations; equal shares stay equal, so that rounding does not choose between them."""
+    return quality.mean(0).round(9)
+
+
+def on_validation(
+    lens: Lens,
+    relations: Sequence[Relation],
+    added: Sequence[Sequence[Sequence[FunctionVector]]],
+    template: PromptTemplate,
+    what: str,
+    progress: bool = True,
+) -> list[Completions]:
+    """Completions of each relation's validation words, plain and with vectors added, all relations in one batch.
+
+    Args:
+        added: candidate -> relation -> the vectors that are added together, which belong at the same layers and sites
+            for every relation.
     """
-    relation = load_relation(relation)
-    effects.check(lens_of(model))
-    how = {"template": PromptTemplate.from_dict(effects.record["template"]), "split_seed": effects.record["split_seed"]}
-    mean_z = effects.mean_z
-    if effects.record["data_hash"] != relation.hash:
-        drawn = {"n_prompts": effects.record["n_mean_prompts"], "n_shots": effects.record["n_shots"]}
-        mean_z, _ = mean_head_outputs(model, relation, **drawn, **how)
-    if head_counts is None:
-        head_counts = sorted({min(count, effects.n_heads) for count in HEAD_COUNTS})
-    counts = [whole_number("a head count", count, least=1) for count in head_counts]
-    return tuple(function_vector(model, relation, effects.top(k), 0, mean_z, **how) for k in counts)
+    parts = [relation.split().validation for relation in relations]
+    prompts = batch(lens, [one for part in parts for one in with_demonstrations(part, part, 0)], template)
+    owners = torch.arange(len(parts), device="cpu").repeat_interleave(torch.tensor([len(part) for part in parts]))
+    whatifs = [edits_for(vectors, owners) for vectors in added]
+    with progress_bar(total=len(prompts), desc=f"{what} on validation", unit="word", disable=not progress) as bar:
+        measured = completions(lens, prompts, whatifs, progress=bar.update)
+    return [measured.prompts((owners == r).numpy()) for r in range(len(parts))]
+
+
+def edits_for(vectors: Sequence[Sequence[FunctionVector]], owners: torch.Tensor) -> WhatIf:
+    """The what-if that adds to each prompt the vectors of its owner, `vectors[owner]`, each at its layer and site."""
+    edits = []
+    for of_owners in zip(*vectors, strict=True):
+        (place,) = {(vector.layer, vector.site) for vector in of_owners}
+        edits.append(Edit(place[0], torch.stack([vector.vector for vector in of_owners])[owners], site=place[1]))
+    return edits
+
+
+def layer_grid(lens: Lens, depths: Sequence[float] = DEPTHS) -> list[int]:
+    """Layers at fixed shares of the depth."""
+    return sorted({min(lens.n_layers - 1, int(depth * lens.n_layers + 0.5)) for depth in depths})

@@ -2,28 +2,33 @@
 
 The model stays as it is. The vector is added at the last token of "Q: word\\nA:" after one block, and moves by Adam to
 make the answers of the train pairs probable; the step at which the validation pairs' loss is lowest is kept.
+
+`finetune` tunes one vector, `finetune_all` one for each of many relations, `tune_lessons` whatever they and the studies
+put together.
 """
 
 import warnings
 from collections.abc import Mapping, Sequence
-from numbers import Real
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import torch
 
-from ..datasets.prompts import FewShot, PromptTemplate, corrupt
+from ..datasets.prompts import PromptTemplate
 from ..datasets.relation_files import load_relation
-from ..datasets.relations import Relation, Split, pairs_for
+from ..datasets.relations import Relation
 from ..ground import display
-from ..ground.errors import InputError, finite_number, whole_number
+from ..ground.errors import InputError, whole_number
 from ..models.lens import Lens, check_layer, lens_of
 from .function_vector import FunctionVector, own_template
-from .optimizer import RATE, STEPS, STRENGTHS, Task, mean_loss, task, tune
+from .optimizer import Result, Task, Tuning, task, tune
+from .sweeps import layer_grid
+from .tuning_pairs import shuffled, tuning_pairs
 
-MOST_RATE = 100  # root mean squares of the residual stream, in one step
-LEAST_PAIRS = 10  # fewer are used only where fewer are asked for
 DEPTHS = (0.4, 0.55, 0.7)  # of the layers that are tried where none is given
+Start = FunctionVector | Literal["zero", "random"]
 
 
 class Tuned(dict[str, FunctionVector]):
@@ -52,8 +57,19 @@ class Tuned(dict[str, FunctionVector]):
         return pd.DataFrame(lines, columns=columns)
 
 
-def finetune(model: object, relation: object, init: object = "zero", **settings) -> FunctionVector:
-    """Tune one vector; arguments, defaults and errors are those of `finetune_all`, with `init` for `inits`.
+def finetune(
+    model: object,
+    relation: object,
+    init: object = "zero",
+    *,
+    layer: int | Sequence[int] | None = None,
+    n_pairs: int | None = 20,
+    n_validation: int | None = 10,
+    seed: int = 0,
+    how: Tuning = Tuning(),
+    progress: bool = True,
+) -> FunctionVector:
+    """Tune one vector; arguments and errors are those of `finetune_all`, with `init` for `inits`.
 
     Example:
         >>> tuned = finetune(model, "antonym", fv, n_pairs=20)
@@ -62,11 +78,11 @@ def finetune(model: object, relation: object, init: object = "zero", **settings)
     """
     relation = load_relation(relation)
     if not isinstance(init, FunctionVector | Mapping) and not _is_named_start(init):
-        given = repr(init) if isinstance(init, str) else type(init).__name__
-        raise InputError(f"init is {given}; give 'zero', 'random' or a FunctionVector.")
+        value = repr(init) if isinstance(init, str) else type(init).__name__
+        raise InputError(f"init is {value}; give 'zero', 'random' or a FunctionVector.")
     inits = {relation.name: init} if isinstance(init, FunctionVector) else init
-    tuned = finetune_all(model, [relation], inits, **settings)
-    return tuned[relation.name]
+    settings = {"layer": layer, "n_pairs": n_pairs, "n_validation": n_validation, "seed": seed, "how": how}
+    return finetune_all(model, [relation], inits, **settings, progress=progress)[relation.name]
 
 
 def finetune_all(
@@ -74,18 +90,11 @@ def finetune_all(
     relations: object,
     inits: object = "zero",
     *,
-    layer: int | None = None,
-    n_pairs: int = 20,
-    n_validation: int = 10,
+    layer: int | Sequence[int] | None = None,
+    n_pairs: int | None = 20,
+    n_validation: int | None = 10,
     seed: int = 0,
-    steps: int = STEPS,
-    learning_rate: Real = RATE,
-    first_token: bool = False,
-    layers: Sequence[int] | None = None,
-    strengths: Sequence[Real] = STRENGTHS,
-    shuffle: bool = False,
-    template: PromptTemplate | None = None,
-    split_seed: int = 0,
+    how: Tuning = Tuning(),
     progress: bool = True,
 ) -> Tuned:
     """Tune a vector for each relation, all in one batch: one vector per relation, one row per pair.
@@ -95,20 +104,13 @@ def finetune_all(
         relations: Relations, bundled names or paths, or a mapping whose values are those.
         inits: where the vectors start: "zero"; "random", a direction as long as the residual stream is at the layer; or
             a mapping from relation name to FunctionVector.
-        layer: vectors are added after this block. None: each of `layers` is tried, and the one whose mean validation
-            loss over relations is lowest serves them all.
-        n_pairs, n_validation: pairs of each relation's train part to tune on, and of its validation part to stop by.
-            Where the parts have fewer, what is there is used, with a warning, if at least 10 train pairs are.
+        layer: vectors are added after this block. Several, or None for those at .4, .55 and .7 of the depth: each is
+            tried, and the one whose mean validation loss over relations is lowest serves them all.
+        n_pairs, n_validation: pairs of each relation's train part to tune on, and of its validation part to stop by;
+            None for all. Where the parts have fewer, what is there is used, with a warning, if at least 10 train pairs
+            are.
         seed: of the draws of pairs (those of a smaller `n_pairs` are among those of a larger) and random directions.
-        steps: full-batch steps of Adam. Validation is looked at every second step, the start included.
-        learning_rate: Adam's, in root mean squares of the residual stream at the layer over a relation's train prompts.
-        first_token: tune on the first token of each answer alone, not on the whole first-listed answer.
-        layers: the grid of `layer=None`; by default at .4, .55 and .7 of the depth.
-        strengths: a start other than zero is multiplied with the one of these whose validation loss is lowest.
-        shuffle: a control: the answers of the train pairs, and of the validation pairs, are exchanged so that none is
-            right. What such a vector gains is the form of the answers, not the relation.
-        template: the prompts' form; None for that of the initial vectors, or the default.
-        split_seed: which split of the relations to use.
+        how: steps, learning rate, loss, the form of the prompts; whether the answers are shuffled, as a control.
         progress: show progress bars.
 
     Returns:
@@ -121,98 +123,138 @@ def finetune_all(
 
     Source: Kang et al. 2026 (arXiv 2601.08169) start from the summed vector; stopping on validation pairs is ours.
     """
-    lens, relations = lens_of(model), _named(relations)
-    counts = {"n_pairs": n_pairs, "n_validation": n_validation, "steps": steps}
-    n_pairs, n_validation, steps = (whole_number(name, count, least=1) for name, count in counts.items())
-    rate = finite_number("learning_rate", learning_rate)
-    if not 0 < rate <= MOST_RATE:
-        raise InputError(f"learning_rate is {learning_rate!r}; give a number above 0 and at most {MOST_RATE}.")
-    strengths = [finite_number("strength", strength) for strength in strengths] or [1.0]
-    starts = _starts(lens, relations, inits)
-    template = template or own_template(list(starts.values()))
-    tasks, errors = [], {}
-    for name, relation in relations.items():
+    lens, named = lens_of(model), _named(relations)
+    starts = _starts(lens, named, inits)
+    lessons, errors = {}, {}
+    for name, relation in named.items():
         try:
-            pairs = tuning_pairs(relation, n_pairs, n_validation, seed, split_seed)[:2]
-            pairs = [shuffled(part, relation, seed) for part in pairs] if shuffle else pairs
-            tasks.append(task(lens, name, *pairs, template, starts.get(name)))
+            train, validation, _ = tuning_pairs(relation, n_pairs, n_validation, seed)
+            lesson = Lesson(relation, [train], [validation], starts[name], seed)
+            lessons[name] = lesson.shuffled() if how.shuffle else lesson
         except InputError as error:
             errors[name] = error
-    _report(errors, nothing_left=not tasks)
-    if inits == "random":
-        _start_at_random(lens, tasks, seed)
-    grid = layer_grid(lens) if layers is None else [check_layer(lens, at) for at in layers]
-    grid = grid if layer is None else [check_layer(lens, layer)]
+    _report(errors, nothing_left=not lessons)
+    how = replace(how, template=how.template or own_template([v for v in starts.values() if not isinstance(v, str)]))
+    grid = layer_grid(lens, DEPTHS) if layer is None else list(layer) if isinstance(layer, Sequence) else [layer]
     if not grid:
-        raise InputError("layers is empty; give at least one layer, or None for the usual ones.")
-    how = {"steps": steps, "rate": rate, "strengths": strengths, "first_token": first_token, "progress": progress}
-    found = {at: tune(lens, tasks, at, description=_doing(inits, shuffle, at, grid), **how) for at in grid}
-    best = min(grid, key=lambda at: mean_loss(found[at]))
-    vectors, failed = {}, {}
-    for one, result in zip(tasks, found[best]):
-        if result.vector is None:
-            failed[one.name] = InputError(
-                f"The loss of {one.name!r} became NaN, or its vector too large, at step {result.step}; lower "
-                f"learning_rate (now {rate:g}) or the strength of its start."
-            )
-            continue
-        record = result.record(one, learning_rate=rate, first_token=first_token, shuffle=shuffle, seed=int(seed))
-        if len(grid) > 1:
-            record["layer_losses"] = {str(at): mean_loss(found[at]) for at in grid}
-        relation = relations[one.name]
-        vectors[one.name] = FunctionVector(
-            result.vector, best, model=lens.name, processing=lens.processing, bos=lens.bos, relation=relation.name,
-            data_hash=relation.hash, split_seed=split_seed, template=template.to_dict(), method="tuned",
-            parents=[(result.strength, starts[one.name].record)] if one.name in starts else (), training=record,
-        )  # fmt: skip
-    _report(failed, nothing_left=not vectors)
-    return Tuned(vectors, errors | failed)
+        raise InputError("layer is an empty list; give at least one layer, or None for the usual ones.")
+    found = tune_lessons(lens, list(lessons.values()), grid, how, progress=progress)
+    best, losses = best_layer(found)
+    vectors = {}
+    for name, result in zip(lessons, found[best]):
+        if isinstance(result, InputError):
+            errors[name] = result
+        else:
+            vectors[name] = result if len(grid) == 1 else _with_layer_losses(result, losses)
+    _report({name: error for name, error in errors.items() if name in lessons}, nothing_left=not vectors)
+    return Tuned(vectors, errors)
 
 
-def tuning_pairs(relation: Relation, n_pairs: int, n_validation: int, seed: int = 0, split_seed: int = 0) -> Split:
-    """The split with `n_pairs` drawn from its train part and `n_validation` from its validation part.
+@dataclass(frozen=True)
+class Lesson:
+    """What one vector is tuned on, and where it starts.
 
-    Where the parts have fewer, all of theirs are taken, with a warning.
-
-    Raises:
-        InputError: the train part has fewer pairs than asked for, and fewer than 10.
+    Args:
+        relation: what the vector is of, for its record; None for several relations.
+        train, validation: pairs to learn, and pairs to stop by: one part, or one of each of several relations.
+        start: "zero"; "random", a direction as long as the residual stream is at the layer; or a FunctionVector.
+        seed: of the draw of the pairs, and of a random direction.
     """
-    least, has = min(n_pairs, LEAST_PAIRS), f"relation {relation.name!r} has"
-    if relation.parts is None and len(relation) < pairs_for(least):
-        raise InputError(
-            f"{has} {len(relation)} pairs, too few to tune on: give {pairs_for(least)} or more "
-            f"(two fifths are for training, which takes at least {least})"
-        )
-    split = relation.split(split_seed)
-    if len(split.train) < least:
-        raise InputError(f"{has} {len(split.train)} train pairs and {least} are the fewest to tune on; give more pairs")
-    if len(split.train) < n_pairs or len(split.validation) < n_validation:
-        warnings.warn(
-            f"{relation.name!r} is tuned with {min(n_pairs, len(split.train))} train and "
-            f"{min(n_validation, len(split.validation))} validation pairs, not {n_pairs} and {n_validation}; "
-            f"{max(pairs_for(n_pairs), 5 * n_validation)} pairs would be enough.",
-            stacklevel=3,
-        )
-    return Split(_drawn(split.train, n_pairs, seed), _drawn(split.validation, n_validation, seed), split.test)
+
+    relation: Relation | None
+    train: Sequence[Relation]
+    validation: Sequence[Relation]
+    start: Start = "zero"
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.relation.name if self.relation else "all"
+
+    def shuffled(self) -> "Lesson":
+        """The control: the same words with each other's answers, none of which is right."""
+        parts = [[shuffled(part, self.relation, self.seed) for part in some] for some in (self.train, self.validation)]
+        return replace(self, train=parts[0], validation=parts[1])
+
+    def task(self, lens: Lens, template: PromptTemplate) -> Task:
+        """The lesson as prompts, and its start as numbers."""
+        made = task(lens, self.train, self.validation, template)
+        if isinstance(self.start, FunctionVector):
+            made.start = self.start.vector
+        elif self.start == "random":  # it does not depend on what is tuned beside it
+            rng = np.random.default_rng([whole_number("seed", self.seed, least=0), 4, *self.name.encode()])
+            direction = torch.from_numpy(rng.standard_normal(lens.d_model)).float()
+            made.start, made.in_rms = direction / direction.square().mean().sqrt(), True
+        return made
 
 
-def shuffled(relation: Relation, answers: Relation, seed: int = 0) -> Relation:
-    """The pairs with their first answers exchanged so that none is right; what is right is looked up in `answers`.
+def tune_lessons(
+    lens: Lens,
+    lessons: Sequence[Lesson],
+    layers: Sequence[int],
+    how: Tuning = Tuning(),
+    description: str | None = None,
+    progress: bool = True,
+) -> dict[int, list[FunctionVector | InputError]]:
+    """Layer -> the vector of each lesson, all tuned in one batch; an InputError for one that cannot be tuned.
 
-    Raises:
-        InputError: no such exchange was found, because few answers serve all words.
+    What a lesson gives does not depend on the lessons beside it.
     """
-    rng = np.random.default_rng([seed, 12])
-    shown = FewShot(relation.words[0], ("none",), tuple((word, listed[0]) for word, listed in relation.pairs))
-    for _ in range(40):
-        if (exchanged := corrupt(shown, answers.answers, rng)) is not None:
-            return relation.with_pairs(list(exchanged.demonstrations))
-    raise InputError(f"The answers of {relation.name!r} cannot be exchanged so that each is wrong; it has too few.")
+    layers, template = [check_layer(lens, layer) for layer in layers], how.template or PromptTemplate()
+    tasks: dict[int, Task] = {}
+    errors: dict[int, InputError] = {}
+    for i, lesson in enumerate(lessons):
+        try:
+            tasks[i] = lesson.task(lens, template)
+        except InputError as error:
+            errors[i] = error
+    made = {}
+    for layer in layers:
+        title = description or _title(lessons, how, layer, layers)
+        results = tune(lens, list(tasks.values()), layer, how, title, progress) if tasks else []
+        vectors = {i: _vector(lens, lessons[i], tasks[i], result, layer, how) for i, result in zip(tasks, results)}
+        made[layer] = [(errors | vectors)[i] for i in range(len(lessons))]
+    return made
 
 
-def layer_grid(lens: Lens) -> list[int]:
-    """The layers that are tried where none is given, at fixed shares of the depth."""
-    return sorted({min(lens.n_layers - 1, int(depth * lens.n_layers + 0.5)) for depth in DEPTHS})
+def _vector(
+    lens: Lens, lesson: Lesson, of: Task, result: Result, layer: int, how: Tuning
+) -> FunctionVector | InputError:
+    if result.vector is None:
+        return InputError(
+            f"The loss of {lesson.name!r} became NaN, or its vector too large, at step {result.step}; lower "
+            f"learning_rate (now {how.learning_rate:g}) or the strength of its start."
+        )
+    start = lesson.start
+    return FunctionVector.on(
+        lens, result.vector, layer, lesson.relation, how.template or PromptTemplate(), method="tuned",
+        parents=[(result.strength, start.record)] if isinstance(start, FunctionVector) else (),
+        training=result.record(of, how, lesson.seed),
+    )  # fmt: skip
+
+
+def best_layer(found: Mapping[int, Sequence[FunctionVector | InputError]]) -> tuple[int, dict[int, float]]:
+    """The layer of lowest mean validation loss, and the losses of all; see `mean_validation_losses`."""
+    losses = dict(zip(found, mean_validation_losses(list(found.values()))))
+    return min(losses, key=lambda at: losses[at]), losses
+
+
+def mean_validation_losses(kinds: Sequence[Sequence[FunctionVector | InputError]]) -> list[float]:
+    """Mean validation loss of each kind of tuned vectors at their chosen steps, over relations whole in all of them.
+
+    A kind in which hard relations broke thus gains nothing by it. One that shares no relation with those in which more
+    are whole is not compared: its loss is infinite.
+    """
+    whole = [{r for r, vector in enumerate(kind) if isinstance(vector, FunctionVector)} for kind in kinds]
+    shared = max(whole, key=len)
+    for some in sorted(whole, key=len, reverse=True):
+        shared = shared & some or shared
+    losses = [[kind[r].training["validation_loss"] for r in sorted(shared & some)] for some, kind in zip(whole, kinds)]
+    return [round(float(np.mean(of)), 6) if of else np.inf for of in losses]
+
+
+def _with_layer_losses(vector: FunctionVector, losses: Mapping[int, float]) -> FunctionVector:
+    return replace(vector, training={**vector.training, "layer_losses": {str(at): x for at, x in losses.items()}})
 
 
 def training_frame(fv: FunctionVector) -> pd.DataFrame:
@@ -223,11 +265,6 @@ def training_frame(fv: FunctionVector) -> pd.DataFrame:
     losses = [*fv.training["losses"], np.nan]
     lines = [(i, loss, seen.get(i, np.nan), i == fv.training["chosen_step"]) for i, loss in enumerate(losses)]
     return pd.DataFrame(lines, columns=["step", "loss", "validation_loss", "chosen"])
-
-
-def _drawn(part: Relation, n: int, seed: int) -> Relation:
-    order = np.random.default_rng([whole_number("seed", seed, least=0), 3]).permutation(len(part))[:n]
-    return part.with_pairs([part.pairs[i] for i in order])
 
 
 def _named(relations: object) -> dict[str, Relation]:
@@ -242,9 +279,9 @@ def _named(relations: object) -> dict[str, Relation]:
     return named
 
 
-def _starts(lens: Lens, relations: Mapping[str, Relation], inits: object) -> dict[str, FunctionVector]:
+def _starts(lens: Lens, relations: Mapping[str, Relation], inits: object) -> dict[str, Start]:
     if _is_named_start(inits):
-        return {}
+        return dict.fromkeys(relations, inits)
     if not isinstance(inits, Mapping):
         raise InputError(f"inits is {inits!r}; give 'zero', 'random', or a mapping from relation name to vector.")
     for name in relations:
@@ -258,19 +295,11 @@ def _is_named_start(init: object) -> bool:
     return isinstance(init, str) and init in ("zero", "random")
 
 
-def _start_at_random(lens: Lens, tasks: Sequence[Task], seed: int) -> None:
-    """Give each task a direction of its own, which does not depend on what is tuned beside it."""
-    for one in tasks:
-        rng = np.random.default_rng([whole_number("seed", seed, least=0), 4, *one.name.encode()])
-        direction = torch.from_numpy(rng.standard_normal(lens.d_model)).float()
-        one.start, one.in_rms = direction / direction.square().mean().sqrt(), True
-
-
-def _doing(inits: object, shuffle: bool, layer: int, grid: Sequence[int]) -> str:
+def _title(lessons: Sequence[Lesson], how: Tuning, layer: int, layers: Sequence[int]) -> str:
     """What a progress bar says."""
-    start = inits if isinstance(inits, str) else "a vector"
-    tried = f" ({grid.index(layer) + 1} of {len(grid)})" if len(grid) > 1 else ""
-    return f"tuning from {start}{', shuffled pairs' * shuffle}, layer {layer}{tried}"
+    start = lessons[0].start if isinstance(lessons[0].start, str) else "a vector"
+    tried = f" ({list(layers).index(layer) + 1} of {len(layers)})" if len(layers) > 1 else ""
+    return f"tuning from {start}{', shuffled pairs' * how.shuffle}, layer {layer}{tried}"
 
 
 def _report(errors: Mapping[str, InputError], nothing_left: bool) -> None:

@@ -64,6 +64,7 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
 # Weights by their definitions
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("weighting", MIXED)
 def test_weights_sum_to_one_and_none_is_outside_what_is_allowed(model, weighting):
     composer, may = composer_of(model), some_allowed(len(PAIRS), 5)
@@ -120,6 +121,7 @@ def test_the_posterior_of_a_low_temperature_is_the_single_best():
     assert difference(hot, torch.full((4, 5), 0.2)) <= EXACT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weighting", MIXED)
 @pytest.mark.parametrize("center", [False, True], ids=["as they are", "centred"])
 def test_a_pair_that_may_use_no_vector_is_refused(llama, weighting, center):
@@ -149,6 +151,7 @@ def test_fitted_weights_are_adams(model):
         assert difference(mine, weights_by_hand(model, composer.library.matrix, pair, ok)) <= CLOSE
 
 
+@pytest.mark.slow
 def test_fitted_weights_lower_the_loss_of_their_pair(model):
     composer = composer_of(model)
     found = composer.weights(Composition("gradient")) @ composer.library.matrix
@@ -168,6 +171,7 @@ def part_by_hand(model, pair, start: torch.Tensor, steps: int) -> torch.Tensor:
     return vector.detach() - start
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("steps", [1, 5])
 def test_pair_parts_are_what_adam_adds_to_their_starts(model, steps):
     lens, starts = lens_of(model), noise(len(PAIRS), 32, seed=4)
@@ -179,12 +183,14 @@ def test_pair_parts_are_what_adam_adds_to_their_starts(model, steps):
         assert relative(found[n], expected) <= CLOSE and expected.norm(dim=1).min() > 0.01
 
 
+@pytest.mark.slow
 def test_pair_parts_lower_the_loss_of_their_pair(model):
     parts = composer_of(model).vectors(Composition("none", pair_steps=8))
     for pair, part in zip(PAIRS, parts):
         assert loss(model, pair, part) < loss(model, pair, torch.zeros(32)) - 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how", [Composition("none", pair_steps=4), Composition("gradient")], ids=["pair part", "weights"]
 )
@@ -194,6 +200,7 @@ def test_a_pair_is_fitted_as_if_it_were_alone(model, how):
     assert relative(together, alone) <= CLOSE and relative(together.roll(1, 0), alone) > 0.05
 
 
+@pytest.mark.slow
 def test_no_step_adds_nothing_and_moves_no_start(llama):
     lens, starts = lens_of(llama), noise(len(PAIRS), 32)
     kept = starts.clone()
@@ -206,6 +213,7 @@ def test_no_step_adds_nothing_and_moves_no_start(llama):
 # Composites
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weighting", MIXED)
 def test_a_library_of_one_vector_gives_that_vector(model, weighting):
     vectors = vectors_of(model, 1)
@@ -214,6 +222,7 @@ def test_a_library_of_one_vector_gives_that_vector(model, weighting):
     assert compose(model, vectors, PAIRS[0], Composition(weighting, center=True)).vector.abs().max() == 0
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("weighting", MIXED)
 def test_a_composite_is_the_weighted_sum_and_centred_without_the_mean(llama, weighting):
     composer, how, may = composer_of(llama), Composition(weighting, scale=1.5), some_allowed(len(PAIRS), 5)
@@ -228,6 +237,7 @@ def test_a_composite_is_the_weighted_sum_and_centred_without_the_mean(llama, wei
             assert difference(found[row], 1.5 * plain) <= EXACT and difference(centred[row], 1.5 * less) <= EXACT
 
 
+@pytest.mark.slow
 def test_the_parts_of_a_composite_add_up(llama):
     composer, shared, start = composer_of(llama), noise(32, seed=5), noise(32, seed=6)
     mixed = composer.vectors(Composition("posterior", 2.0, True, 0.5))
@@ -242,6 +252,7 @@ def test_the_parts_of_a_composite_add_up(llama):
     assert torch.equal(from_zero, composer.vectors(Composition("none", pair_steps=3, start=torch.zeros(32))))
 
 
+@pytest.mark.slow
 def test_one_setting_for_each_pair_gives_what_each_gives_alone(model):
     start, shared = noise(2, 32, seed=5)
     settings = [
@@ -256,6 +267,7 @@ def test_one_setting_for_each_pair_gives_what_each_gives_alone(model):
     assert relative(together, alone) <= CLOSE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how", [*METHODS.values(), Composition(pair_steps=2)], ids=lambda how: f"{how.weighting} {how.center}"
 )
@@ -267,6 +279,7 @@ def test_repeated_pairs_are_equal(llama, how):
     assert relative(found[:4:2], composer_of(llama, [PAIRS[0]]).vectors(how).expand(2, -1)) <= CLOSE
 
 
+@pytest.mark.slow
 def test_what_several_settings_share_is_computed_once(llama, monkeypatch):
     scored, moved, fitted = [], [], []
     explained, parts, weights = module.explained, module.pair_parts, module.fitted_weights
@@ -296,6 +309,7 @@ def test_what_several_settings_share_is_computed_once(llama, monkeypatch):
     assert len(fitted) == 2 and not fitted[0].equal(fitted[1]), "weights are fitted once for what is allowed"
 
 
+@pytest.mark.slow
 def test_a_start_that_is_gone_is_not_mistaken_for_a_new_one(llama):
     """Tensors that are freed and made anew may have the identity of the old."""
     composer, alone = composer_of(llama), composer_of(llama, PAIRS[:1])
@@ -306,6 +320,7 @@ def test_a_start_that_is_gone_is_not_mistaken_for_a_new_one(llama):
         del how
 
 
+@pytest.mark.slow
 def test_composing_leaves_the_model_as_it_was(llama):
     prompt = oracles.random_prompts(7)[0]
     before, asked = oracles.log_probs(llama, prompt), [one.requires_grad for one in llama.parameters()]
@@ -318,6 +333,7 @@ def test_composing_leaves_the_model_as_it_was(llama):
 # compose
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_a_composite_carries_where_it_came_from(llama, name):
     vectors, how = vectors_of(llama, split_seed=0, data_hash="abc"), METHODS[name]
@@ -336,6 +352,7 @@ def test_a_composite_carries_where_it_came_from(llama, name):
     assert [parent["relation"] for _, parent in made.parents] == [f"relation {r}" for r, w in made.weights.items() if w]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weighting", MIXED)
 def test_parents_weigh_what_they_weigh_in_the_composite(llama, weighting):
     vectors = vectors_of(llama)
@@ -346,6 +363,7 @@ def test_parents_weigh_what_they_weigh_in_the_composite(llama, weighting):
     assert len(made.parents) == (1 if weighting == "single" else sum(map(bool, made.weights.values())))
 
 
+@pytest.mark.slow
 def test_uniform_weights_are_listed_by_name(llama):
     assert list(compose(llama, vectors_of(llama), PAIRS[0], "uniform").weights) == list("abcde")
 
@@ -356,6 +374,7 @@ def test_a_composite_may_not_be_measured_on_words_that_a_parent_may_have_seen(ll
         compose(llama, vectors, PAIRS[0]).check_split(words, 0)
 
 
+@pytest.mark.slow
 def test_the_whole_settings_of_folds_are_used(llama):
     folded, vectors = Folded(METHODS["uniform"], (METHODS["single best"],), {"x": 0}), vectors_of(llama)
     made, uniform, posterior = (
@@ -365,6 +384,7 @@ def test_the_whole_settings_of_folds_are_used(llama):
     assert torch.equal(compose(llama, vectors, PAIRS[0]).vector, posterior), "the default"
 
 
+@pytest.mark.slow
 def test_the_order_of_the_mapping_changes_no_composite(llama):
     vectors = vectors_of(llama)
     for how in METHODS:
@@ -375,6 +395,7 @@ def test_the_order_of_the_mapping_changes_no_composite(llama):
         assert list(one.weights) == list(other.weights)
 
 
+@pytest.mark.slow
 def test_a_composite_comes_back_from_its_file(llama, tmp_path):
     made = compose(llama, vectors_of(llama), PAIRS[0], Composition(scale=0.5))
     made.save(tmp_path / "composite.safetensors")
@@ -384,6 +405,7 @@ def test_a_composite_comes_back_from_its_file(llama, tmp_path):
     assert (back.source, back.method, back.parents) == (made.source, "composite", made.parents)
 
 
+@pytest.mark.slow
 def test_sums_of_composites_forget_weights_and_sources(llama):
     one, other = (compose(llama, vectors_of(llama), pair) for pair in PAIRS[:2])
     for mixed in (one + other, one - other, 2.0 * one, -one):
@@ -416,6 +438,7 @@ def test_compose_refuses_a_word_too_long_for_the_context(llama):
         compose(llama, vectors_of(llama), ("w1 " * 130, "w2"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["shared", "start"])
 def test_settings_of_a_model_of_another_size_are_refused(llama, part):
     with pytest.raises(InputError, match="16 numbers"):

@@ -126,6 +126,7 @@ def many(counts) -> list[Question]:
     return [q for i, n in enumerate(counts) for q in asked(f"r{i}", n, 0, family=f"f{i // 2}")]
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("n_folds", [2, 3, 5])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_every_family_is_in_one_fold_and_folds_are_about_even(n_folds, seed):
@@ -167,6 +168,7 @@ def test_a_relation_without_a_family_is_its_own():
 # Shared vectors
 
 
+@pytest.mark.slow
 def test_shared_vectors_are_adams_on_the_families_not_left_out(model):
     """In the one-shot prompt, and the start of pair parts in the zero-shot prompt."""
     train, validation = ([q for q in part if q.relation in "cd"] for part in (TRAIN, VALIDATION))
@@ -190,6 +192,7 @@ def test_only_what_has_a_pair_part_has_a_start_and_all_have_the_shared_vector(fi
         assert not torch.equal(moved.start, moved.shared), "the start is for the zero-shot prompt"
 
 
+@pytest.mark.slow
 def test_in_the_zero_shot_prompt_the_shared_vector_is_the_start(llama):
     found = fit_compositions(llama, vectors_of(llama), TRAIN, VALIDATION, n_shots=0, **QUICK)["moved"]
     assert torch.equal(found.whole.shared, found.whole.start) and found.whole.n_shots == 0
@@ -221,6 +224,7 @@ def by_log_prob(llama, monkeypatch):
     monkeypatch.setattr(lens_of(llama).state, "endings", ENDINGS & False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_folds", [2, 5], ids=["several families a fold", "a fold a family"])
 def test_no_validation_answer_of_a_family_has_a_say_in_its_settings(llama, scored, by_log_prob, n_folds):
     settings = QUICK | dict(n_folds=n_folds, candidates=FINE | {"moved": FEW["moved"]})
@@ -251,6 +255,7 @@ def stopped(llama, some_end):
         return [fit_compositions(llama, vectors_of(llama), TRAIN, rest + 10 * some, **settings) for some in (own, odd)]
 
 
+@pytest.mark.slow
 def test_no_validation_answer_of_a_family_stops_the_vectors_without_it(stopped):
     one, other = (found["moved"] for found in stopped)
     assert torch.equal(one.of("f").shared, other.of("f").shared)
@@ -259,6 +264,7 @@ def test_no_validation_answer_of_a_family_stops_the_vectors_without_it(stopped):
         assert not torch.equal(one.of(family).shared, other.of(family).shared), "elsewhere they are stopped sooner"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["f", "h"])
 def test_no_train_answer_of_a_family_has_a_say_in_its_settings(llama, scored, fitted, family):
     after = fit_compositions(llama, vectors_of(llama), with_permuted(TRAIN, family), VALIDATION, **QUICK)
@@ -276,6 +282,7 @@ def test_no_train_answer_of_a_family_has_a_say_in_its_settings(llama, scored, fi
     assert quality["family"][own].tobytes() == other["family"][own].tobytes()
 
 
+@pytest.mark.slow
 def test_questions_without_a_family_do_not_let_one_in(llama, by_log_prob):
     """Settings of a fold are chosen on them too: not by answers with vectors that were tuned on the family left out."""
     own = [question for question in TRAIN if question.family == "g"]
@@ -290,6 +297,7 @@ def test_questions_without_a_family_do_not_let_one_in(llama, by_log_prob):
     assert one.of("g").scale == other.of("g").scale
 
 
+@pytest.mark.slow
 def test_the_library_of_a_family_left_out_has_none_of_it(llama, scored):
     """A poisoned vector is seen by what may use it, and by nothing else."""
     vectors = vectors_of(llama)
@@ -304,6 +312,7 @@ def test_the_library_of_a_family_left_out_has_none_of_it(llama, scored):
         assert (quality[None][:, 3:, 1] != other[None][:, 3:, 1]).all(), "the full library has it"
 
 
+@pytest.mark.slow
 def test_kin_that_train_questions_alone_tell_of_are_left_out_too(llama, scored):
     """No validation question is of relation "b", but the train questions say that it is of family "f"."""
     vectors, validation = vectors_of(llama), [question for question in VALIDATION if question.relation != "b"]
@@ -339,6 +348,7 @@ def by_hand(model, found, questions, family_left_out: bool) -> np.ndarray:
     return np.array(table, dtype=float)
 
 
+@pytest.mark.slow
 def test_settings_are_the_best_by_slow_forwards_of_validation_questions(llama, fitted, scored):
     """By the share of whole answers, then by log-probability."""
     fit_compositions(llama, vectors_of(llama), TRAIN, VALIDATION, **QUICK)
@@ -393,6 +403,7 @@ def test_settings_of_a_family_are_of_its_fold_and_of_others_the_whole(fitted):
         assert found.of("another") is found.of(None) is found.whole
 
 
+@pytest.mark.slow
 def test_every_kind_of_composite_is_fitted_and_one_of_them_is_the_best(llama):
     parts = [[q for q in part if q.relation in "ac"] for part in (TRAIN, VALIDATION)]
     found = fit_compositions(llama, vectors_of(llama), *parts, steps=2, progress=False)
@@ -404,6 +415,7 @@ def test_every_kind_of_composite_is_fitted_and_one_of_them_is_the_best(llama):
             assert any(equal(replace(mine, shared=None, start=None, n_shots=0), how) for how in listed), name
 
 
+@pytest.mark.slow
 def test_without_folds_there_is_the_whole_alone(llama, fitted):
     unknown = [[replace(q, relation=None, family=None) for q in part] for part in (TRAIN, VALIDATION)]
     for questions, n_folds in (([TRAIN, VALIDATION], 0), (unknown, 5)):

@@ -55,6 +55,7 @@ def by_hand(model, library: Library, pairs, template=None) -> torch.Tensor:
 # The same numbers as full forwards
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("n", [1, 5], ids=["a single vector", "more than are asked at once"])
 @pytest.mark.parametrize("layer", [0, 2])
 def test_pairs_are_explained_as_in_full_forwards(model, n, layer):
@@ -65,6 +66,7 @@ def test_pairs_are_explained_as_in_full_forwards(model, n, layer):
     assert (expected[:, 1:] - expected[:, :1]).abs().amin(1).max() > 0.01, "vectors that do nothing would pass"
 
 
+@pytest.mark.slow
 def test_pairs_are_asked_in_the_template_that_the_vectors_were_made_with(llama):
     template = PromptTemplate("{word} A", " w99 {answer}", prefix="w98 ")
     vectors = {name: vector(fv.vector, template=template.to_dict()) for name, fv in vectors_of(llama).items()}
@@ -79,6 +81,7 @@ def test_pairs_are_asked_in_the_template_that_the_vectors_were_made_with(llama):
 # The library
 
 
+@pytest.mark.slow
 def test_the_order_of_the_mapping_changes_nothing(llama):
     lens, vectors = lens_of(llama), vectors_of(llama)
     one, other = (
@@ -152,6 +155,7 @@ def test_a_pair_may_be_known_by_its_family_alone(llama):
     assert [{*NAMES} - names_of(library, row) for row in family] == [opposites, synonyms, opposites]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("center", [False, True], ids=["as they are", "centred"])
 @pytest.mark.parametrize("weighting", [name for name in WEIGHTINGS if name != "none"])
 @pytest.mark.parametrize(
@@ -176,6 +180,7 @@ def test_what_is_left_out_truly_is(llama, weighting, center, exclude, poisoned):
         assert difference(made(with_poison, None), made(vectors, None)) > 1e3
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("weighting", ["posterior", "gain", "single"])
 def test_the_best_vector_is_used_only_where_it_may_be(llama, weighting):
     """Of the poison above no model would make a word probable; here the one left out is what explains the pair best."""

@@ -142,6 +142,7 @@ def folded() -> Folded:
     return Folded(whole, tuple(folds), {"f": 0, "g": 1, "h": 0})
 
 
+@pytest.mark.slow
 def test_completions_are_those_of_full_forwards_with_each_questions_own_composite(llama):
     vectors, ways = vectors_of(llama), MIXED | {"fitted": METHODS["fitted"], "of folds": folded()}
     found = evaluated(llama, QUESTIONS[:5], methods=ways, libraries=(FULL, FAMILY), choices=False)
@@ -166,6 +167,7 @@ def test_completions_are_those_of_full_forwards_with_each_questions_own_composit
     assert 0 < np.mean(share, 0)[0] < np.mean(share, 0)[1] < 1, "all alike would show nothing"
 
 
+@pytest.mark.slow
 def test_completions_in_every_architecture(model, monkeypatch):
     monkeypatch.setattr(lens_of(model).state, "endings", ENDINGS)
     vectors, ways, some = vectors_of(model), {"posterior": METHODS["posterior"]}, QUESTIONS[1:3]
@@ -179,6 +181,7 @@ def test_completions_in_every_architecture(model, monkeypatch):
             assert measures["log_prob"][i] == pytest.approx(log_prob, abs=2 * EXACT)
 
 
+@pytest.mark.slow
 def test_the_true_relations_vector_is_added_where_there_is_one(llama):
     vectors = vectors_of(llama)
     found = evaluated(llama, choices=False)
@@ -207,6 +210,7 @@ def test_a_method_with_a_shared_vector_is_asked_in_its_own_prompt_alone(llama):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_summed_vectors_are_mixed_by_the_posterior_of_their_own(llama):
     summed = {
         name: replace(fv, vector=noise(32, seed=50 + i)) for i, (name, fv) in enumerate(vectors_of(llama).items())
@@ -220,6 +224,7 @@ def test_summed_vectors_are_mixed_by_the_posterior_of_their_own(llama):
             assert all(measures[name] == pytest.approx(expected[name], abs=EXACT) for name in COMPLETED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how", ["posterior", METHODS["posterior"], Folded(METHODS["posterior"])], ids=["name", "settings", "folds"]
 )
@@ -229,11 +234,13 @@ def test_methods_are_names_settings_or_folds(llama, how):
         assert np.array_equal(found.values[row]["log_prob"], expected.values[row]["log_prob"])
 
 
+@pytest.mark.slow
 def test_all_named_methods_are_asked_unless_told_otherwise(llama):
     found = evaluate_analogies(llama, vectors_of(llama), QUESTIONS[:1], libraries=[FULL], choices=False, progress=False)
     assert {row.method for row in found.values} == {*METHODS, PROMPT_ONLY, TRUE}
 
 
+@pytest.mark.slow
 def test_the_order_of_questions_vectors_and_methods_changes_nothing(llama):
     ways = {name: MIXED[name] for name in ("posterior", "centred")}
     one, places = evaluated(llama, methods=ways), [3, 0, 5, 1, 4, 2]
@@ -275,6 +282,7 @@ def of_first(found: AnalogyScores) -> AnalogyScores:
     return replace(found, values={row: {k: v[:5] for k, v in m.items()} for row, m in found.values.items()})
 
 
+@pytest.mark.slow
 def test_what_is_left_out_changes_nothing(llama):
     ways = {"uniform": METHODS["uniform"], "centred": METHODS["centred"], "of folds": folded()}
     vectors = (vectors_of(llama), poisoned(llama, "a"), poisoned(llama, "a", "b"))
@@ -289,6 +297,7 @@ def test_what_is_left_out_changes_nothing(llama):
     assert {row.library for row in plain.values if row.method == PROFILES} == set(LIBRARIES)
 
 
+@pytest.mark.slow
 def test_families_that_only_questions_without_choices_tell_of_hold_for_choices_too(llama):
     """That "b" is of family "f" is known by a question that has no choices."""
     ways = {"uniform": METHODS["uniform"]}
@@ -305,6 +314,7 @@ def test_families_that_only_questions_without_choices_tell_of_hold_for_choices_t
                 )
 
 
+@pytest.mark.slow
 def test_a_question_of_a_known_family_and_no_relation_is_asked_without_the_family(llama):
     questions = [asked(i, None, family="f") for i in range(3)] + [asked(6, "a"), asked(7, "b")]
     ways = {"uniform": METHODS["uniform"]}
@@ -313,6 +323,7 @@ def test_a_question_of_a_known_family_and_no_relation_is_asked_without_the_famil
         assert np.array_equal(plain.values[row]["log_prob"], kin.values[row]["log_prob"]), row
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("relation, family", [("c", "g"), ("e", "i"), ("new", None)])
 def test_settings_of_folds_are_those_that_have_not_seen_the_family(llama, relation, family):
     questions, ways = [asked(i, relation, family=family) for i in range(2)], {"of folds": folded()}
@@ -324,6 +335,7 @@ def test_settings_of_folds_are_those_that_have_not_seen_the_family(llama, relati
         assert np.array_equal(mine["log_prob"], others["log_prob"])
 
 
+@pytest.mark.slow
 def test_settings_of_folds_over_relations_without_families_are_found_by_the_relation(llama):
     """As `fit_compositions` does: a relation that has no family is its own."""
     how = replace(folded(), fold_of={"a": 0, "c": 1})
@@ -340,6 +352,7 @@ def tuned(fv: FunctionVector, train=(), validation=()) -> FunctionVector:
     return replace(fv, training={"train_words": list(train), "validation_words": list(validation)})
 
 
+@pytest.mark.slow
 def test_questions_with_a_pair_that_a_vector_was_tuned_on_are_left_out_and_counted(llama):
     vectors = vectors_of(llama)
     vectors["a"] = tuned(vectors["a"], [QUESTIONS[0].completion[0]])
@@ -355,6 +368,7 @@ def test_questions_with_a_pair_that_a_vector_was_tuned_on_are_left_out_and_count
             assert values == pytest.approx(whole.values[row][name][kept], abs=EXACT, nan_ok=True)
 
 
+@pytest.mark.slow
 def test_families_that_only_questions_left_out_tell_of_hold(llama):
     """That "b" is of family "f" is known by a question that is left out itself."""
     tuned_on = asked(6, "b")
@@ -370,6 +384,7 @@ def test_families_that_only_questions_left_out_tell_of_hold(llama):
 # Choices
 
 
+@pytest.mark.slow
 def test_choices_are_those_of_full_forwards(llama):
     vectors, ways = vectors_of(llama), {name: METHODS[name] for name in ("posterior", "uniform")}
     found, turned = evaluated(llama, methods=ways, libraries=(FULL, FAMILY)), []
@@ -402,6 +417,7 @@ def test_choices_are_those_of_full_forwards(llama):
     assert any(len(set(values)) > 1 for values in turned), "the measures differ somewhere"
 
 
+@pytest.mark.slow
 def test_profiles_are_cosines_of_the_weights_of_source_and_choice(llama):
     vectors = vectors_of(llama)
     found = evaluated(llama)
@@ -419,6 +435,7 @@ def test_profiles_are_cosines_of_the_weights_of_source_and_choice(llama):
             assert values[i] == marked(np.array(cosines), question), (library, i)
 
 
+@pytest.mark.slow
 def test_a_tie_is_not_right(llama):
     """Words that the tokenizer does not know read alike."""
 
@@ -440,11 +457,13 @@ def test_a_tie_is_not_right(llama):
     assert choice(["foo", "bar", lower[0]], lower[0])[0] == {0.0}
 
 
+@pytest.mark.slow
 def test_profiles_of_one_vector_are_all_alike_and_none_is_right(llama):
     found = evaluated(llama, [asked(0, None, 3), asked(1, None, 2)], vectors_of(llama, "a"))
     assert found.values[PROFILES, FULL, ""]["choice"].tolist() == [0.0, 0.0]
 
 
+@pytest.mark.slow
 def test_the_order_of_choices_changes_no_score(llama):
     found = [evaluated(llama, seed=seed, libraries=[FULL]) for seed in range(2)]
     assert [question.pairs for question in found[0].questions] != [question.pairs for question in found[1].questions]
@@ -458,6 +477,7 @@ def test_the_order_of_choices_changes_no_score(llama):
                 assert other.values[row][name] == pytest.approx(values, abs=EXACT, nan_ok=True), (row, name)
 
 
+@pytest.mark.slow
 def test_chance_is_the_mean_over_questions_with_choices(llama):
     found = evaluated(llama, choices=False)
     assert found.chance == pytest.approx(np.mean([1 / 3, 1 / 4, 1 / 2, 1 / 5, 1 / 3]))
@@ -465,6 +485,7 @@ def test_chance_is_the_mean_over_questions_with_choices(llama):
     assert not any(name in CHOSEN for measures in evaluated(llama, [QUESTIONS[1]]).values.values() for name in measures)
 
 
+@pytest.mark.slow
 def test_without_choices_asked_for_none_is_made(llama):
     found = evaluated(llama, choices=False)
     assert not any(name in CHOSEN for measures in found.values.values() for name in measures)
@@ -514,6 +535,7 @@ def test_differences_are_paired_over_the_questions_that_both_rows_have(made):
     assert (nothing.value, nothing.known, nothing.n) == (0, False, 24)  # all alike: no interval
 
 
+@pytest.mark.slow
 def test_a_frame_has_every_score_and_reads_back(made, llama, tmp_path):
     for found in (made, evaluated(llama)):
         frame = found.to_frame()
@@ -568,6 +590,7 @@ def test_without_questions_there_is_nothing_to_ask(llama):
         evaluated(llama, [])
 
 
+@pytest.mark.slow
 def test_what_cannot_be_evaluated_is_refused(llama):
     with pytest.raises(
         InputError, match="^libraries has 'family'; choose from full, relation left out, family left out.$"
@@ -585,6 +608,7 @@ def test_what_cannot_be_evaluated_is_refused(llama):
         evaluated(llama, OF_A, vectors_of(llama, "a"), libraries=[RELATION])
 
 
+@pytest.mark.slow
 def test_progress_is_told_unless_not_wanted(llama, capsys):
     evaluated(llama, QUESTIONS[1:2], choices=False)
     assert capsys.readouterr().err == ""

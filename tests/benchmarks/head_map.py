@@ -22,7 +22,7 @@ from fv_lens.engine.batches import batch
 from fv_lens.engine.whatif import Edit, what_if
 from fv_lens.models.lens import lens_of
 from fv_lens.models.load import load_model
-from fv_lens.vectors.effects import mean_head_outputs
+from fv_lens.vectors.mediation import mean_head_outputs
 
 # Where the first operand stands. On a CPU the engine's linear maps are oneDNN's (see lens/linear.py), which other
 # machines' torch may lack.

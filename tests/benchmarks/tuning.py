@@ -25,8 +25,9 @@ from fv_lens.engine.gradients import Rows, frozen
 from fv_lens.ground.storage import versions
 from fv_lens.models.lens import lens_of
 from fv_lens.models.load import load_model
-from fv_lens.vectors.optimizer import EVERY, task
-from fv_lens.vectors.tuning import finetune_all, tuning_pairs
+from fv_lens.vectors.optimizer import EVERY, Tuning, task
+from fv_lens.vectors.tuning import finetune_all
+from fv_lens.vectors.tuning_pairs import tuning_pairs
 
 
 @dataclass(frozen=True)
@@ -110,10 +111,10 @@ def main():
     lens, first_token = lens_of(model), options.first_token
     layer = min(lens.n_layers - 1, int(0.55 * lens.n_layers + 0.5)) if options.layer is None else options.layer
     relations = [load_relation(name) for name in relation_names()[: options.relations]]
-    settings = dict(layer=layer, n_pairs=options.pairs, first_token=first_token, progress=False)
+    settings = dict(layer=layer, n_pairs=options.pairs, progress=False)
 
     def tune(steps):
-        return finetune_all(model, relations, **settings, steps=steps)
+        return finetune_all(model, relations, **settings, how=Tuning(steps, first_token=first_token))
 
     def sampled(one, size, steps):
         """Seconds of one step and of one look at the validation pairs, for one relation, after a warm-up."""
@@ -129,12 +130,12 @@ def main():
     relations = [relation for relation in relations if relation.name in tuned]
     step = max(1, len(relations) // options.sample)
     splits = [tuning_pairs(relation, options.pairs, 10) for relation in relations[::step][: options.sample]]
-    sample = [task(lens, *(part[0].name, part.train, part.validation), PromptTemplate()) for part in splits]
+    sample = {part[0].name: task(lens, [part.train], [part.validation], PromptTemplate()) for part in splits}
     short_s, _ = timed(lambda: tune(2))
     by_batch, by_prompt = [], []
 
     def opponents():
-        for one in sample:
+        for one in sample.values():
             by_batch.append(sampled(one, options.pairs, options.sample_steps))
             by_prompt.append(sampled(one, 1, 1))
 
@@ -144,8 +145,8 @@ def main():
     # In float32 the loops' own gradient is about 5e-5 from that of float64 on the default model, the engine's 1e-6: the
     # backward of a three-dimensional batch through the unembedding rounds more than that of flat rows.
     worst = 0.0
-    for one in sample:
-        vector = tuned[one.name].vector
+    for name, one in sample.items():
+        vector = tuned[name].vector
         rows = Rows(lens, one.train, [0] * len(one.train), layer, first_token)
         _, (found,) = rows.gradient(vector[None])
         expected = Loop(lens, layer, first_token, one.train, 1).gradient(vector)

@@ -159,6 +159,7 @@ def test_corrupted_answers_are_deranged_and_wrong(n_prompts, n_shots, seed):
         assert all(answer not in ANTONYM.answers[word] for word, answer in shots.demonstrations)
 
 
+@pytest.mark.slow
 @given(
     answers=st.lists(st.sampled_from("abcd"), min_size=2, max_size=8),
     others=st.lists(st.sampled_from("abcd"), min_size=8, max_size=8),
@@ -241,6 +242,7 @@ def test_many_answers_are_quick():
     assert time.perf_counter() - start < 5
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 7), min_size=1, max_size=12))
 def test_select_keeps_the_order_and_trims(indices):
     lens = WordLens()
@@ -252,6 +254,7 @@ def test_select_keeps_the_order_and_trims(indices):
     assert (chosen.answers, chosen.texts, chosen.words) == (alone.answers, alone.texts, alone.words)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(1, 3), st.integers(0, 6)), min_size=1, max_size=4))
 def test_joined_batches_are_the_batch_of_all_their_prompts(sizes):
     lens = WordLens(bos=True)

@@ -263,6 +263,7 @@ def test_the_bundled_set_is_read_whole():
         assert question.label == item["distance"]
 
 
+@pytest.mark.slow
 def test_the_bundled_set_can_be_split_without_a_shared_pair():
     questions = load_questions()
     parts = split_questions(questions)
@@ -270,6 +271,7 @@ def test_the_bundled_set_can_be_split_without_a_shared_pair():
         assert abs(len(part) - share * len(questions)) <= 0.03 * len(questions)
 
 
+@pytest.mark.slow
 def test_families_of_bundled_relations_agree_with_the_questions():
     stated = {(question.relation, question.family) for question in load_questions()}
     bundled = {name: load_relation(name).family for name in relation_names()}

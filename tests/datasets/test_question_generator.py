@@ -15,6 +15,7 @@ def lowered(words):
     return [word.lower() for word in words]
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("part", ["train", "validation", "test"])
 @pytest.mark.parametrize("seed", [0, 3])
 def test_both_pairs_are_of_the_part_and_share_no_word(part, seed):
@@ -30,6 +31,7 @@ def test_both_pairs_are_of_the_part_and_share_no_word(part, seed):
         assert (question.family, question.pairs, question.right) == (relation.family, (), None)
 
 
+@pytest.mark.slow
 def test_the_same_for_a_seed_and_others_for_another():
     assert generate(NAMES, seed=1) == generate(NAMES, seed=1)
     # The part of one seed is kept, so that only which pairs meet can differ.
@@ -58,6 +60,7 @@ def test_bats_relations_make_questions(tmp_path):
     assert {(question.relation, question.family) for question in questions} == {("e06-animal-young", "young")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_choices", [2, 3, 4, 5])
 def test_wrong_choices_are_wrong_and_of_three_kinds(n_choices):
     relations = {name: load_relation(name) for name in NAMES}
@@ -108,6 +111,7 @@ def test_a_sister_relations_answer_is_no_wrong_choice():
         assert question.kinds.count("other") == 3 and not wrong & right
 
 
+@pytest.mark.slow
 def test_right_answers_do_not_come_first_always():
     assert set(Counter(question.right for question in generate(NAMES, n_choices=4))) == {0, 1, 2, 3}
 

@@ -125,6 +125,7 @@ def test_shuffling_does_not_depend_on_the_order_that_was_given():
     assert len(set(given_orders)) == 1
 
 
+@pytest.mark.slow
 def test_shuffling_spreads_right_answers_over_all_places():
     # Choices whose right one always comes first, as in the bundled set.
     questions = [Question((f"a{i}", "b"), tuple((f"c{i}", f"d{j}") for j in range(4)), 0) for i in range(400)]
@@ -221,6 +222,7 @@ questions_of_few = st.builds(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(st.lists(questions_of_few, max_size=12), st.integers(0, 5), st.randoms())
 @settings(deadline=None)
 def test_no_pair_is_in_two_parts_and_the_order_changes_nothing(questions, seed, random):

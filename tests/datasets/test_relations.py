@@ -85,6 +85,7 @@ def test_bad_relations_say_what_is_wrong(arguments, message):
 # Splits
 
 
+@pytest.mark.slow
 @given(n=st.integers(5, 300), seed=st.integers(0, 10**6))
 def test_split_sizes_are_exact_and_parts_disjoint(n, seed):
     relation = successor(n)
@@ -129,6 +130,7 @@ def smallest_misfit(groups: list[int]) -> int:
     return min(sum(abs(x - y) for x, y in zip(parts, wanted)) for parts in reached if all(parts))
 
 
+@pytest.mark.slow
 @given(
     groups=st.lists(st.sampled_from([1, 1, 1, 2, 2, 3, 4]), min_size=3, max_size=14).filter(lambda g: sum(g) >= 5),
     seed=st.integers(0, 100),
@@ -156,18 +158,38 @@ def test_pairs_for_is_the_smallest_number_that_gives_the_train_part(n_train):
         assert len(successor(enough).split().train) == n_train > len(successor(enough - 1).split().train)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("groups", [[200, 1, 1], [1, 1, 3], [1, 1, 1, 90, 90]])
 def test_no_part_is_ever_empty(groups):
     assert all(len(part) for seed in range(5) for part in cliques(groups).split(seed))
 
 
+# Splits of other seeds
+
+
+@given(n=st.integers(5, 120), seed=st.integers(0, 100))
+def test_a_relation_is_dealt_by_its_own_seed_unless_another_is_given(n, seed):
+    relation = successor(n)
+    dealt = relation.with_split(seed)
+    assert dealt.split_seed == seed and dealt.split() == relation.split(seed) and dealt.split(0) == relation.split()
+    assert dealt.hash == relation.hash and dealt.with_pairs(relation.pairs).split() == dealt.split()
+
+
+def test_a_relation_that_was_cut_is_not_dealt_again():
+    few = successor(40).with_split(2).limited(4, 2, 3)
+    assert few.with_split(2) == few
+    with pytest.raises(InputError, match="is cut to parts of split 2 and cannot be dealt in split 1; deal the whole"):
+        few.with_split(1)
+
+
 # Splits that are given
 
 
+@pytest.mark.slow
 @given(n=st.integers(5, 120), sizes=st.tuples(*[st.integers(1, 60)] * 3), seed=st.integers(0, 100))
 def test_limited_parts_are_the_first_of_each_part_and_the_only_split(n, sizes, seed):
     relation = successor(n)
-    few = relation.limited(*sizes, seed)
+    few = relation.with_split(seed).limited(*sizes)
     for part, whole, size in zip(few.split(), relation.split(seed), sizes):
         assert part.pairs == whole.pairs[:size] and len(part) == min(size, len(whole))
     assert few.pairs == tuple(pair for part in few.split() for pair in part.pairs)
@@ -184,7 +206,8 @@ def test_limited_keeps_what_the_relation_is_and_leaves_it_as_it_was():
         "lexicographic",
         "opposites",
     )
-    assert relation.split() == before and len(few) == 9 and few.hash != relation.hash
+    assert relation.split() == before and len(few) == 9
+    assert few.hash == few.limited(2, 1, 1).hash == relation.hash, "its parts are those of the whole relation's split"
     assert few == relation.limited(4, 2, 3) and hash(few) == hash(relation.limited(4, 2, 3))
 
 

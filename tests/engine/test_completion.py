@@ -115,6 +115,7 @@ def few_or_many(request, monkeypatch):
 # The same as greedy decoding, token by token
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("n", [0, 3, MANY])
 def test_completions_are_those_of_single_full_forwards(model, task, some_end, n):
     whatifs, answers, expected = task
@@ -129,6 +130,7 @@ def test_the_task_has_answers_right_and_wrong_and_long(task):
     assert {1, 2, 3} <= {len(answer) for listed in answers for answer in listed}
 
 
+@pytest.mark.slow
 def test_an_answer_that_goes_on_is_another_answer(llama, some_end, few_or_many):
     """ " smaller" is not " small": the model writes a b c, and only what c follows ends there."""
     written = (
@@ -146,6 +148,7 @@ def test_an_answer_that_goes_on_is_another_answer(llama, some_end, few_or_many):
     assert not completions(lens_of(llama), asked([ids] * len(lists), lists), [whatif]).right.any()
 
 
+@pytest.mark.slow
 def test_a_vector_along_an_unembedding_row_completes_the_answers_of_that_token(llama, some_end, few_or_many):
     """Edits act at the last prompt token only: what follows the answer is the model's own, and here it may end."""
     whatif = [Edit(2, 1000 * llama.unembed.W_U[:, 7].detach())]
@@ -156,6 +159,7 @@ def test_a_vector_along_an_unembedding_row_completes_the_answers_of_that_token(l
     assert same(found, by_hand(llama, PROMPTS, answers, [whatif], torch.ones(256)))
 
 
+@pytest.mark.slow
 def test_the_order_of_answers_matters_to_the_log_probability_alone(llama, llama_task, some_end, few_or_many):
     whatifs, answers, expected = llama_task
     some_end(llama)
@@ -168,6 +172,7 @@ def test_the_order_of_answers_matters_to_the_log_probability_alone(llama, llama_
     assert np.abs(found.log_prob - own).max() <= EXACT < np.abs(own - expected.log_prob).min(1).max()
 
 
+@pytest.mark.slow
 def test_an_answer_listed_twice_counts_once(llama, llama_task, some_end, few_or_many):
     whatifs, answers, expected = llama_task
     some_end(llama)
@@ -177,6 +182,7 @@ def test_an_answer_listed_twice_counts_once(llama, llama_task, some_end, few_or_
 # However it is run
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     together=st.integers(1, 64), few=st.sampled_from([-1, 100]), order=st.permutations(range(len(PROMPTS))),
@@ -193,6 +199,7 @@ def test_a_completion_does_not_depend_on_what_is_asked_beside_it(llama, llama_ta
     assert same(found, expected.prompts(order).rows([0, *(1 + row for row in rows)]))
 
 
+@pytest.mark.slow
 def test_answers_that_no_row_begins_are_not_run_on(llama, monkeypatch):
     calls, what_if = [], module.what_if
 
@@ -209,6 +216,7 @@ def test_answers_that_no_row_begins_are_not_run_on(llama, monkeypatch):
     assert calls[1:] == [(6, 5, 1), (1, 1, 3)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [2, MANY])
 def test_every_prompt_is_told_as_begun_once(llama, llama_task, n):
     whatifs, answers, _ = llama_task
@@ -245,6 +253,7 @@ def written(lens, monkeypatch, tops, broken=None):
     return completions(lens, asked([PROMPTS[0]], [[(9,), (10, 11)]]), [[Edit(1, noise(32))]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "tops, right",
     [
@@ -264,6 +273,7 @@ def test_a_tie_counts_against_the_answer(llama, some_end, few_or_many, monkeypat
     assert found.rank.tolist() == [[len({*tops[0]} - {9, 10})] * 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_logits_that_are_no_numbers_raise(llama, few_or_many, monkeypatch, place):
     with pytest.raises(InputError, match="became NaN"):

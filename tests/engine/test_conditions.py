@@ -24,8 +24,9 @@ from fv_lens.evaluation.decoding import decode, log_probs
 from fv_lens.evaluation.evaluate import evaluate
 from fv_lens.ground.errors import InputError, ParityError
 from fv_lens.models.lens import lens_of
-from fv_lens.vectors.effects import indirect_effects
 from fv_lens.vectors.function_vector import FunctionVector
+from fv_lens.vectors.mediation import indirect_effects
+from fv_lens.vectors.optimizer import Tuning
 from fv_lens.vectors.summed import function_vector
 from fv_lens.vectors.tuning import finetune
 
@@ -203,6 +204,7 @@ def assert_exact(model):
     assert difference(residuals(lens, *oracles.padded(PROMPTS), 1), after) <= EXACT
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("before", [False, True], ids=["fresh", "used before"])
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize("hook", HOOKS.values(), ids=HOOKS)
@@ -221,6 +223,7 @@ def test_hooks_of_the_user_act_as_in_full_forwards(hook, change, before):
     assert_exact(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_hooks_of_the_user_act_on_every_kind_of_model(name, change):
@@ -244,6 +247,7 @@ def test_hooks_of_the_user_are_told_of_once_by_name(llama, caplog):
     assert "blocks.0.hook_out" in caplog.text and "times slower" in caplog.text and "reset_hooks" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_losses_and_gradients_under_hooks_of_the_user_are_those_of_full_forwards(llama, words, change):
     from fv_lens.datasets.prompts import FewShot
@@ -276,6 +280,7 @@ def loss_behind(model, ids, token, at, vector):
     return -out[0, -1].log_softmax(-1)[token]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [False, True], ids=["fresh", "used before"])
 def test_effects_and_scores_under_a_hook_of_the_user_are_those_of_full_forwards(words, before):
     model = tiny.build("llama")
@@ -295,6 +300,7 @@ def test_effects_and_scores_under_a_hook_of_the_user_are_those_of_full_forwards(
     remove()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_decoding_through_a_model_with_a_hook_of_the_user_is_decoding_by_full_forwards(llama, change):
     fv, text = FunctionVector(noise(32), 1, model=llama.cfg.model_name), "Q: w1 w2 w3\nA:"
@@ -326,18 +332,19 @@ def only_the_last_dropout(model):
     last.train()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("switch", [lambda model: model.train(), only_the_last_dropout], ids=["all", "one module"])
 @pytest.mark.parametrize("before", [False, True], ids=["fresh", "used before"])
 def test_dropout_that_is_switched_on_is_refused(words, switch, before):
     model = dropped()
     if before:
         use(model)
-        finetune(model, words, layer=1, steps=1, progress=False)
+        finetune(model, words, layer=1, how=Tuning(steps=1), progress=False)
     switch(model)
     fv = FunctionVector(noise(32), 1, model=model.cfg.model_name)
     for call in (
         lambda: indirect_effects(model, words, **FEW),
-        lambda: finetune(model, words, layer=1, steps=1, progress=False),
+        lambda: finetune(model, words, layer=1, how=Tuning(steps=1), progress=False),
         lambda: evaluate(model, words, fv, controls=False, progress=False),
     ):
         with pytest.raises(ParityError, match="eval"):
@@ -346,6 +353,7 @@ def test_dropout_that_is_switched_on_is_refused(words, switch, before):
     assert_exact(model)
 
 
+@pytest.mark.slow
 def test_train_mode_without_dropout_changes_nothing(words):
     model = tiny.build("llama")
     use(model)
@@ -353,6 +361,7 @@ def test_train_mode_without_dropout_changes_nothing(words):
     assert_exact(model)
 
 
+@pytest.mark.slow
 def test_another_attention_implementation_is_found_out_about():
     model = tiny.build("llama")
     use(model)
@@ -362,6 +371,7 @@ def test_another_attention_implementation_is_found_out_about():
     assert_exact(model)
 
 
+@pytest.mark.slow
 def test_two_threads_that_use_the_engine_get_what_one_gets(words):
     model = tiny.build("llama")
     seeds = range(4)
@@ -373,6 +383,7 @@ def test_two_threads_that_use_the_engine_get_what_one_gets(words):
     assert not any(module.__dict__.get("forward") for module in model.blocks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "gpt2"])
 def test_plain_forwards_of_another_thread_meet_nothing_of_the_engine(name):
     """Not so GPT-2: TransformerBridge keeps the size of a batch on its position embeddings, for all threads."""
@@ -400,6 +411,7 @@ def test_plain_forwards_of_another_thread_meet_nothing_of_the_engine(name):
     assert n, "there were forwards meanwhile"
 
 
+@pytest.mark.slow
 def test_hooks_that_move_or_change_are_told_apart(words):
     """A hook that scales what heads write in one layer, then in another: what was found of the first is forgotten."""
     model, mean_z = tiny.build("llama"), noise(3, 4, 8)
@@ -419,6 +431,7 @@ def test_hooks_that_move_or_change_are_told_apart(words):
     assert len(lens_of(model).state.parities) <= 8
 
 
+@pytest.mark.slow
 def test_reading_a_vector_under_a_hook_at_a_position_reads_each_by_itself(llama):
     vectors = noise(5, 32)
     remove = llama.ln_final.register_forward_hook(lambda module, inputs, out: at_third(out)).remove
@@ -431,6 +444,7 @@ def test_reading_a_vector_under_a_hook_at_a_position_reads_each_by_itself(llama)
 # Autocast and other states of torch
 
 
+@pytest.mark.slow
 def test_autocast_is_found_out_about_and_close_to_full_forwards(words):
     model = tiny.build("llama")
     exact = indirect_effects(model, words, **FEW)
@@ -441,6 +455,7 @@ def test_autocast_is_found_out_about_and_close_to_full_forwards(words):
     assert torch.equal(indirect_effects(model, words, **FEW).values, exact.values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
 def test_another_default_dtype_changes_no_number(words, dtype):
     model = tiny.build("llama")
@@ -454,6 +469,7 @@ def test_another_default_dtype_changes_no_number(words, dtype):
         assert a.dtype == b.dtype and difference(a, b) <= EXACT
 
 
+@pytest.mark.slow
 def test_another_default_device_changes_no_number(words):
     """On "meta" no tensor holds a number, so one that was made there would be noticed."""
     model = tiny.build("llama")
@@ -467,6 +483,7 @@ def test_another_default_device_changes_no_number(words):
         assert a.device.type == "cpu" and difference(a, b) <= EXACT
 
 
+@pytest.mark.slow
 def test_inference_mode_changes_no_number(words):
     model = tiny.build("llama")
     expected = everything(model, words)
@@ -476,18 +493,19 @@ def test_inference_mode_changes_no_number(words):
         assert difference(a.clone(), b) <= EXACT
 
 
+@pytest.mark.slow
 def test_a_model_that_was_loaded_in_inference_mode_is_refused_where_gradients_are_needed(words):
     with torch.inference_mode():
         model = tiny.build("llama")
     assert_exact(model)
     with pytest.raises(InputError, match="loaded in torch.inference_mode"):
-        finetune(model, words, layer=1, steps=1, progress=False)
+        finetune(model, words, layer=1, how=Tuning(steps=1), progress=False)
 
 
 def everything(model, words):
     effects = indirect_effects(model, words, **FEW)
     fv = function_vector(model, words, effects.top(2), 1, effects.mean_z)
-    tuned = finetune(model, words, layer=1, steps=2, progress=False)
+    tuned = finetune(model, words, layer=1, how=Tuning(steps=2), progress=False)
     score = evaluate(model, words, fv, controls=True, mean_z=effects.mean_z, progress=False)
     return (
         effects.values,
@@ -521,6 +539,7 @@ def rebuilt(net):
     return made.eval()
 
 
+@pytest.mark.slow
 def test_a_model_in_double_precision_is_exact_in_every_fast_form():
     net = hf.LlamaForCausalLM(hf.LlamaConfig(**tiny.GROUPED)).double().eval()
     for parameter in net.parameters():
@@ -547,6 +566,7 @@ class WithoutDouble(TorchDispatchMode):
         return out
 
 
+@pytest.mark.slow
 def test_nothing_on_the_device_is_double(words, monkeypatch):
     """Apple's GPUs have no float64: the model's forwards, and what reads logits, must do without."""
     model = tiny.build("llama")

@@ -68,6 +68,7 @@ def equal(found, expected) -> bool:
 # The same numbers as full forwards
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("layer", [0, 1, 2])
 def test_losses_and_gradients_equal_plain_autograd(model, layer):
     rows, vectors, expected = rows_of(model, layer), vectors_for(model), by_hand(model, layer)
@@ -79,24 +80,28 @@ def test_losses_and_gradients_equal_plain_autograd(model, layer):
     assert difference(rows.losses(vectors), expected[0]) <= EXACT
 
 
+@pytest.mark.slow
 def test_the_first_token_alone_counts_where_that_is_asked_for(model):
     expected = by_hand(model, answers=[answer[:1] for answer in ANSWERS])
     rows = rows_of(model, first_token=True)
     assert rows.exact and equal(rows.gradient(vectors_for(model)), expected)
 
 
+@pytest.mark.slow
 def test_whole_answers_are_right_also_after_first_tokens_were_probed(model):
     lens = fresh(model)
     rows_of(model, lens=lens, first_token=True)
     assert equal(rows_of(model, lens=lens).gradient(vectors_for(model)), by_hand(model))
 
 
+@pytest.mark.slow
 def test_longer_prompts_are_right_also_after_short_ones_were_probed(model):
     lens = fresh(model)
     Rows(lens, prompt_batch(oracles.random_prompts(3, 4), ANSWERS[:2], OTHERS[:2]), [0, 1], 1)
     assert equal(rows_of(model, lens=lens).gradient(vectors_for(model)), by_hand(model))
 
 
+@pytest.mark.slow
 def test_each_vector_moves_its_own_prompts_alone(llama):
     rows, vectors = rows_of(llama), vectors_for(llama)
     losses, gradient = rows.gradient(vectors)
@@ -106,17 +111,20 @@ def test_each_vector_moves_its_own_prompts_alone(llama):
     assert [bool((a != b).any()) for a, b in zip(gradient, changed_gradient)] == [False, True, False]
 
 
+@pytest.mark.slow
 def test_a_vector_without_prompts_has_no_gradient(llama):
     owners = [0, 2, 0, 2, 2, 0, 0, 2]
     _, gradient = rows_of(llama, owners=owners).gradient(vectors_for(llama, owners))
     assert gradient[1].abs().max() == 0 and gradient[[0, 2]].norm(dim=1).min() > 1e-3
 
 
+@pytest.mark.slow
 def test_zero_is_the_clean_model(llama):
     expected = [-oracles.continuation_log_probs(llama, *pair).sum() for pair in zip(PROMPTS, ANSWERS)]
     assert difference(rows_of(llama).losses(torch.zeros(3, 32)), torch.stack(expected)) <= EXACT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exact", [True, False])
 def test_small_chunks_give_the_same(model, monkeypatch, exact):
     whole = rows_of(model).gradient(vectors_for(model))
@@ -128,6 +136,7 @@ def test_small_chunks_give_the_same(model, monkeypatch, exact):
     assert equal(rows.gradient(vectors_for(model)), whole)
 
 
+@pytest.mark.slow
 def test_memory_at_hand_bounds_the_chunks(llama, monkeypatch):
     whole = rows_of(llama)
     monkeypatch.setattr(gradients, "CPU_BYTES", 1)
@@ -136,6 +145,7 @@ def test_memory_at_hand_bounds_the_chunks(llama, monkeypatch):
     assert equal(alone.gradient(vectors_for(llama)), whole.gradient(vectors_for(llama)))
 
 
+@pytest.mark.slow
 def test_prompts_of_one_length_where_padding_does_harm(llama):
     lens = fresh(llama)
     rows_of(llama, lens=lens)
@@ -145,6 +155,7 @@ def test_prompts_of_one_length_where_padding_does_harm(llama):
     assert equal(rows.gradient(vectors_for(llama)), by_hand(llama))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exact", [True, False])
 def test_the_residual_streams_size_is_that_at_the_last_prompt_tokens(model, exact):
     rows = rows_of(model)
@@ -155,6 +166,7 @@ def test_the_residual_streams_size_is_that_at_the_last_prompt_tokens(model, exac
     assert difference(rows.residual_rms, torch.tensor(expected)) <= EXACT
 
 
+@pytest.mark.slow
 def test_bfloat16_is_close_and_its_losses_are_float32(llama):
     model = tiny.build("llama").to(torch.bfloat16)
     losses, gradient = rows_of(model).gradient(vectors_for(model))
@@ -167,6 +179,7 @@ def test_bfloat16_is_close_and_its_losses_are_float32(llama):
 # The model is left as it was
 
 
+@pytest.mark.slow
 def test_the_model_is_left_as_it_was():
     model = tiny.build("llama")
     for parameter in list(model.parameters())[::2]:
@@ -181,6 +194,7 @@ def test_the_model_is_left_as_it_was():
     assert [block.__dict__.get("forward") for block in model.blocks] == forwards
 
 
+@pytest.mark.slow
 def test_an_error_on_the_way_leaves_the_model_as_it_was(llama, monkeypatch):
     rows = rows_of(llama)
     asked = [parameter.requires_grad for parameter in llama.parameters()]
@@ -191,6 +205,7 @@ def test_an_error_on_the_way_leaves_the_model_as_it_was(llama, monkeypatch):
     assert not any("forward" in block.__dict__ for block in llama.blocks)
 
 
+@pytest.mark.slow
 def test_gradients_are_computed_also_where_the_caller_turned_them_off(llama):
     rows, vectors, expected = rows_of(llama), vectors_for(llama).requires_grad_(), by_hand(llama)
     with torch.no_grad():
@@ -219,6 +234,7 @@ def test_an_active_patch_is_refused(model):
         rows_of(model, lens=lens_of(model))
 
 
+@pytest.mark.slow
 def test_a_vector_that_changes_nothing_is_noticed(model, monkeypatch):
     monkeypatch.setattr(Rows, "_in_full", lambda self, chunk, added: IN_FULL(self, chunk, 0 * added))
     with pytest.raises(ParityError, match=r"blocks\.1\.hook_resid_post of .* changed nothing"):
@@ -233,6 +249,7 @@ def refusing(self, chunk, added):
     raise TypeError("this architecture takes no such cache")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("above", [slightly_wrong, refusing], ids=["slightly wrong", "refusing"])
 def test_a_model_that_cannot_skip_its_lower_blocks_runs_full_forwards(model, monkeypatch, caplog, above):
     monkeypatch.setattr(Rows, "_above", above)
@@ -279,6 +296,7 @@ def unprobed(monkeypatch):
     monkeypatch.setattr(Rows, "_probe", lambda self, *args: True)
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("above", BROKEN, ids=lambda broken: broken.__name__.replace("_", " "))
 def test_broken_engines_are_noticed(model, unprobed, monkeypatch, above):
     assert equal(rows_of(model).gradient(vectors_for(model)), by_hand(model))
@@ -286,6 +304,7 @@ def test_broken_engines_are_noticed(model, unprobed, monkeypatch, above):
     assert max(errors(rows_of(model).gradient(vectors_for(model)), by_hand(model))) > 100 * EXACT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exact", [True, False])
 def test_another_layer_is_noticed(model, unprobed, monkeypatch, exact):
     monkeypatch.setattr(gradients, "check_layer", lambda lens, layer: layer + 1)
@@ -302,6 +321,7 @@ def where(wrong, broken=slightly_wrong):
     return lambda self, chunk, added: (broken if wrong(chunk) else ABOVE)(self, chunk, added)
 
 
+@pytest.mark.slow
 def test_answers_of_several_tokens_are_checked_also_after_first_tokens_were(model, monkeypatch):
     monkeypatch.setattr(Rows, "_above", where(lambda chunk: chunk.new > 1))
     lens = fresh(model)
@@ -311,6 +331,7 @@ def test_answers_of_several_tokens_are_checked_also_after_first_tokens_were(mode
     assert rows_of(model, lens=lens, first_token=True).exact, "what holds for one token still does"
 
 
+@pytest.mark.slow
 def test_longer_prompts_are_checked_also_after_short_ones_were(model, monkeypatch):
     monkeypatch.setattr(Rows, "_above", where(lambda chunk: chunk.ids.shape[1] > 12))
     lens = fresh(model)
@@ -320,6 +341,7 @@ def test_longer_prompts_are_checked_also_after_short_ones_were(model, monkeypatc
     assert equal(long.gradient(vectors_for(model)), by_hand(model))
 
 
+@pytest.mark.slow
 def test_answers_of_several_tokens_are_checked_wherever_they_stand(llama, monkeypatch):
     """Neither the longest nor the shortest prompt has one."""
     monkeypatch.setattr(Rows, "_above", where(lambda chunk: chunk.new > 1, a_token_late))
@@ -328,6 +350,7 @@ def test_answers_of_several_tokens_are_checked_wherever_they_stand(llama, monkey
     assert not rows.exact and equal(rows.gradient(vectors_for(llama)), by_hand(llama, answers=answers))
 
 
+@pytest.mark.slow
 def test_shorter_prompts_and_other_layers_cost_one_check_each(llama, monkeypatch):
     checked, measured = [], Rows._measured
 

@@ -13,8 +13,9 @@ from fv_lens.evaluation.decoding import decode
 from fv_lens.evaluation.evaluate import evaluate
 from fv_lens.ground.errors import InputError
 from fv_lens.models.lens import lens_of
-from fv_lens.vectors.effects import indirect_effects
 from fv_lens.vectors.function_vector import FunctionVector
+from fv_lens.vectors.mediation import indirect_effects
+from fv_lens.vectors.optimizer import Tuning
 from fv_lens.vectors.sweeps import choose
 from fv_lens.vectors.tuning import finetune
 
@@ -117,11 +118,13 @@ def few_words():
     return Relation("successor", [(f"w{i}", f"w{i + 1}") for i in range(0, 60, 2)])
 
 
+@pytest.mark.slow
 def test_the_layers_with_heads_are_found(hybrid):
     model, layers = hybrid
     assert list(lens_of(model).head_layers) == layers
 
 
+@pytest.mark.slow
 def test_a_vector_is_tuned_with_the_gradients_of_full_forwards(hybrid, few_words):
     from fv_lens.datasets.prompts import FewShot
     from fv_lens.engine.batches import batch
@@ -133,10 +136,11 @@ def test_a_vector_is_tuned_with_the_gradients_of_full_forwards(hybrid, few_words
     expected = oracles.losses_and_gradient(model, oracles.unpadded(prompts), map(list, answers), [0, 1], 1, vectors)
     for a, b in zip(found, expected):
         assert difference(a, b) <= 1e-4 * max(1, b.abs().max())
-    tuned = finetune(model, few_words, layer=1, steps=2, progress=False)
+    tuned = finetune(model, few_words, layer=1, how=Tuning(steps=2), progress=False)
     assert len(tuned.training["losses"]) == 2
 
 
+@pytest.mark.slow(but=1)
 def test_a_vector_is_scored_as_by_full_forwards(hybrid, few_words):
     model, _ = hybrid
     fv = FunctionVector(noise(32), 1, model=model.cfg.model_name)
@@ -148,6 +152,7 @@ def test_a_vector_is_scored_as_by_full_forwards(hybrid, few_words):
     assert len(decode(model, fv, 5).to_frame()) == 10
 
 
+@pytest.mark.slow
 def test_a_head_map_has_the_layers_that_have_heads(hybrid, few_words, caplog):
     model, layers = hybrid
     lens_of(model).state.warned.clear()
@@ -173,6 +178,7 @@ def test_a_head_map_has_the_layers_that_have_heads(hybrid, few_words, caplog):
         effects.top(n + 1)
 
 
+@pytest.mark.slow
 def test_heads_are_chosen_among_those_that_exist(hybrid, few_words):
     model, layers = hybrid
     if layers:

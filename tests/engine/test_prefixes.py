@@ -86,6 +86,7 @@ def test_shared_tokens_are_the_longest_common_beginning_that_leaves_each_prompt_
 # The same numbers
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("lengths", [(6, 6, 6), (9, 1, 4, 4)], ids=["equal", "unequal"])
 @pytest.mark.parametrize("shared", [SHARED, SHARED - 3])
 def test_keys_and_values_equal_those_of_whole_runs(model, lengths, shared):
@@ -100,6 +101,7 @@ def test_keys_and_values_equal_those_of_whole_runs(model, lengths, shared):
             assert difference(ours[seen], theirs[seen]) <= EXACT * theirs.abs().max().clamp(min=1)
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("lengths", [(8, 8, 8), (9, 4, 6, 4)], ids=["equal", "unequal"])
 @pytest.mark.parametrize("tail", [1, 2, 3])
 def test_edits_and_continuations_behind_shared_tokens_equal_full_forwards(model, runs, lengths, tail):
@@ -110,6 +112,7 @@ def test_edits_and_continuations_behind_shared_tokens_equal_full_forwards(model,
     assert exact(model, lens, prompts, tail) and sum(runs) == len(prompts), "the check is over, and still they share"
 
 
+@pytest.mark.slow
 def test_only_what_is_run_once_is_checked(llama, runs):
     lens = fresh(llama)
     assert exact(llama, lens, oracles.random_prompts(50, 45)) and exact(llama, lens, behind(9)) and not runs
@@ -119,6 +122,7 @@ def test_only_what_is_run_once_is_checked(llama, runs):
     assert exact(llama, lens, behind(5, 7)) and lens.parity.sharing[0] and not lens.parity.several_tokens[0]
 
 
+@pytest.mark.slow
 def test_prompts_of_one_length_share_where_padding_does_harm(llama, runs):
     lens, prompts = fresh(llama), behind(8, 8, 5, 5)
     by_engine(lens, oracles.random_prompts(60, 50), [])
@@ -141,6 +145,7 @@ def raising(lens, begun, own):
     raise TypeError("this architecture takes no such cache")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", [a_little_wrong, of_another_prompt, raising], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("tail", [1, 3])
 def test_where_sharing_is_wrong_each_prompt_is_run_whole(model, monkeypatch, caplog, broken, tail):
@@ -153,6 +158,7 @@ def test_where_sharing_is_wrong_each_prompt_is_run_whole(model, monkeypatch, cap
     assert len(warned) == 1 and model.cfg.model_name in warned[0], "said once"
 
 
+@pytest.mark.slow
 def test_padding_on_the_wrong_side_is_noticed_on_prompts_of_one_length(llama, monkeypatch):
     pad = prefixes.pad
     monkeypatch.setattr(prefixes, "pad", lambda x, by: pad(x, (0, 0, 0, by[2])))
@@ -161,6 +167,7 @@ def test_padding_on_the_wrong_side_is_noticed_on_prompts_of_one_length(llama, mo
     assert exact(llama, lens, behind(8, 5))
 
 
+@pytest.mark.slow
 def test_sharing_is_checked_anew_on_longer_prompts(llama, monkeypatch):
     def wrong_when_long(lens, begun, own):
         return (CONTINUED if begun.length + own.shape[1] < 50 else a_little_wrong)(lens, begun, own)
@@ -172,6 +179,7 @@ def test_sharing_is_checked_anew_on_longer_prompts(llama, monkeypatch):
     assert exact(llama, lens, behind(8, 5))
 
 
+@pytest.mark.slow
 def test_a_wrong_beginning_is_noticed_where_it_is_not_checked(llama, monkeypatch):
     """The comparison by hand fails where the engine's own check is skipped."""
     monkeypatch.setattr(prefixes, "_continued", a_little_wrong)

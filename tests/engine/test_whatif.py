@@ -91,6 +91,7 @@ def swept(model, lens):
 # The same numbers as full forwards
 
 
+@tiny.FAMILIES
 def test_every_head_and_every_layer_equal_full_forwards(lens, swept):
     whatifs, expected = swept
     assert difference(by_engine(lens, whatifs), expected) <= EXACT
@@ -138,6 +139,7 @@ def test_two_vectors_in_one_layer_add_up(model, lens):
     )
 
 
+@pytest.mark.slow
 def test_a_value_per_prompt_goes_to_its_prompt(model, lens):
     heads, vectors = noise(3, lens.d_head, seed=1), noise(3, lens.d_model, seed=2)
     whatifs = [[Edit(1, heads, 2)], [Edit(1, vectors), Edit(2, noise(lens.d_model))]]
@@ -177,7 +179,8 @@ def test_a_continuation_follows_the_edited_prompt_token(model, lens):
         with forced(lens, form):
             found, expected = continued(model, lens)
             assert found.shape == (3, 3, 3) and difference(found, expected) <= EXACT, form
-    assert lens.parity.several_tokens == (15, ["as batch elements", SLOW]), "exact on every architecture here"
+    length, forms = lens.parity.several_tokens
+    assert length >= 15 and forms == ["as batch elements", SLOW], "exact on every architecture here"
 
 
 @settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
@@ -229,6 +232,7 @@ def test_residuals_equal_those_of_single_prompts(model, lens):
 # Models beside those of the fixture
 
 
+@pytest.mark.slow
 def test_weights_that_were_processed_by_transformer_lens_run_as_well():
     model = tiny.build("gpt2")
     model.enable_compatibility_mode(disable_warnings=True)
@@ -237,6 +241,7 @@ def test_weights_that_were_processed_by_transformer_lens_run_as_well():
     assert difference(by_engine(lens, whatifs), by_hand(model, whatifs)) <= EXACT and lens.parity.forms[0] != SLOW
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_whatifs", [1, 3])
 def test_a_tensor_that_all_rows_share_is_not_cut_to_the_living_rows(n_whatifs):
     """MPT hands each block an ALiBi bias [head, 1, key]; its heads can be as many as there are rows."""
@@ -263,6 +268,7 @@ def test_an_empty_whatif_is_the_clean_prompt(lens):
     assert difference(same, clean) <= EXACT
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("max_rows", [4, 7])
 def test_few_rows_at_a_time_give_the_same_and_are_never_exceeded(lens, swept, monkeypatch, max_rows):
     whatifs, expected = swept[0][::3], swept[1][:, [0, *range(1, 16, 3)]]
@@ -292,11 +298,13 @@ def test_results_stand_in_the_callers_order(lens, swept):
     assert difference(found, expected[prompts][:, [0, *(1 + i for i in order)]]) <= EXACT
 
 
+@pytest.mark.slow
 def test_read_is_told_which_prompt_each_row_is_of(lens):
     found = what_if(lens, *oracles.padded(PROMPTS), all_heads(lens), lambda logits, prompt: prompt, max_rows=5)
     assert found.tolist() == [[i] * 13 for i in range(3)]
 
 
+@pytest.mark.slow
 def test_copies_of_what_prompts_share_bound_how_many_go_together(llama, monkeypatch):
     monkeypatch.setattr(whatif, "PREFIX_TOKENS", 50)
     beginning, done = oracles.random_prompts(96)[0], []
@@ -344,6 +352,7 @@ def test_a_hook_point_that_does_nothing_raises(model, monkeypatch, point):
         by_engine(fresh(model), [])
 
 
+@pytest.mark.slow
 def test_dropout_raises_and_names_eval():
     model = tiny.build("gpt2")
     for module in model.modules():
@@ -356,6 +365,7 @@ def test_dropout_raises_and_names_eval():
     assert difference(by_engine(lens_of(model), []), by_hand(model, [])) <= EXACT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_broken", [1, 2])
 def test_a_form_that_is_wrong_is_refused_with_a_warning_and_the_next_takes_over(llama, monkeypatch, caplog, n_broken):
     broken, lens = list(FORMS)[:n_broken], fresh(llama)
@@ -368,6 +378,7 @@ def test_a_form_that_is_wrong_is_refused_with_a_warning_and_the_next_takes_over(
     assert all(form in caplog.text for form in broken) and "not exact" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_form_that_raises_is_refused_and_does_no_harm_to_the_next(model, monkeypatch):
     monkeypatch.setitem(FORMS, "as positions", lambda *args: 1 / 0)
     lens = fresh(model)
@@ -376,6 +387,7 @@ def test_a_form_that_raises_is_refused_and_does_no_harm_to_the_next(model, monke
     assert lens.parity.forms == ["as batch elements", SLOW]
 
 
+@pytest.mark.slow
 def test_longer_prompts_than_were_probed_are_probed_anew():
     """Within its window of 8 Mistral's rows may be positions, beyond it they may not."""
     model = tiny.build("mistral")
@@ -409,6 +421,7 @@ def break_tails(monkeypatch, broken, longer_than=0):
     monkeypatch.setitem(FORMS, "as batch elements", as_batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", [wrong_tail, late_tail, raising_tail], ids=lambda broken: broken.__name__)
 @pytest.mark.parametrize("n", [2, 3])
 def test_where_rows_of_several_tokens_are_wrong_they_run_in_full_and_others_stay_fast(
@@ -428,6 +441,7 @@ def test_where_rows_of_several_tokens_are_wrong_they_run_in_full_and_others_stay
     assert lens.parity.several_tokens[1] == [SLOW] and lens.parity.forms == forms
 
 
+@pytest.mark.slow
 def test_a_model_whose_later_tokens_change_earlier_ones_is_refused():
     model = tiny.build("llama")
 
@@ -440,6 +454,7 @@ def test_a_model_whose_later_tokens_change_earlier_ones_is_refused():
         by_engine(lens_of(model), [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 3])
 def test_where_batches_change_logits_prompts_are_run_one_by_one(caplog, n):
     """As where activations are quantised by the largest of a batch: every forward is right, but only by itself."""
@@ -456,6 +471,7 @@ def test_where_batches_change_logits_prompts_are_run_one_by_one(caplog, n):
     assert difference(found, expected) <= EXACT and "other logits in a batch" in caplog.text
 
 
+@pytest.mark.slow
 def test_rows_of_several_tokens_are_probed_anew_on_longer_prompts(llama, monkeypatch):
     lens = fresh(llama)
     break_tails(monkeypatch, wrong_tail, longer_than=12)
@@ -464,6 +480,7 @@ def test_rows_of_several_tokens_are_probed_anew_on_longer_prompts(llama, monkeyp
         assert difference(found, expected) <= EXACT and lens.parity.several_tokens[1] == forms
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [(9, 13), (13, 13)], ids=["of other lengths", "of one length"])
 def test_prompts_are_not_padded_on_a_model_that_cannot_be(first):
     """Prompts of one length do not show that padding does harm."""

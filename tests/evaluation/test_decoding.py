@@ -155,6 +155,7 @@ def test_a_centre_is_taken_from_the_vector_before_it_is_unembedded(model):
         assert [t.log_prob for t in decoded.top] == pytest.approx(expected.topk(4).values.tolist(), abs=EXACT)
 
 
+@pytest.mark.slow
 def test_the_reading_of_a_centre_is_taken_from_that_through_the_model(model):
     fv, centre = vector(model), vector(model, seed=1, layer=2)
     for given, meant in ((centre, centre), (centre.vector, replace(centre, layer=1))):
@@ -282,6 +283,7 @@ def test_a_tie_counts_against_a_name_unless_it_is_with_itself(tokens, expected):
 # The result
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("through, center", [("unembed", False), ("model", False), ("model", True)])
 def test_a_decoding_is_shown_and_becomes_a_table(llama, through, center):
     centre = vector(llama, seed=1) if center else None
@@ -297,6 +299,7 @@ def test_a_decoding_is_shown_and_becomes_a_table(llama, through, center):
     assert frame["name"].tolist()[-2:] == ["w5", "w6"] and frame["change"].isna().all() == (through == "unembed")
 
 
+@pytest.mark.slow
 def test_the_header_says_what_the_numbers_are(llama):
     fv = vector(llama)
     for options, by, change in [
@@ -321,6 +324,7 @@ def test_a_piece_of_a_name_is_told_from_the_name(words_with_spaces):
 # What is refused
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -345,6 +349,7 @@ def test_what_cannot_be_decoded_is_refused(llama, options, message):
         decode(llama, vector(llama), **options)
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("through", ["unembed", "model"])
 def test_a_vector_of_another_model_is_refused(llama, through):
     for wrong in (replace(vector(llama), vector=torch.ones(16)), replace(vector(llama), bos=False)):

@@ -92,6 +92,7 @@ def seen(monkeypatch):
 # The same numbers as full forwards
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("n_shots", [0, 3])
 def test_a_vector_completes_as_in_full_forwards(llama, several, n_shots):
     values = 3 * noise(32)
@@ -99,12 +100,14 @@ def test_a_vector_completes_as_in_full_forwards(llama, several, n_shots):
     assert same(found, by_hand(llama, several, [Change(1, 1.5 * values)], n_shots, seed=2))
 
 
+@pytest.mark.slow
 def test_a_plain_prompt_completes_as_in_full_forwards(llama, several):
     template = PromptTemplate("{word} :", prefix="w3 w4 ")
     found = evaluate(llama, several, controls=False, template=template)
     assert same(found, by_hand(llama, several, template=template)) and found.name == "zero-shot"
 
 
+@pytest.mark.slow
 def test_any_listed_answer_is_right(llama, several, monkeypatch):
     """A vector that makes w7 the next token is right for the words that list it, first or not, if the answer ends."""
     values = 1000 * llama.unembed.W_U[:, 7].detach()
@@ -121,6 +124,7 @@ def test_any_listed_answer_is_right(llama, several, monkeypatch):
         assert same(found, by_hand(llama, several, [Change(2, values)], ends=endings))
 
 
+@pytest.mark.slow
 def test_a_list_of_vectors_is_added_together(llama, several):
     a, b, c = 2 * noise(3, 32)
     found = evaluate(llama, several, [vector(a), vector(b), vector(c, 0)], controls=False)
@@ -148,21 +152,25 @@ def test_a_vector_has_its_controls_beside_it(llama, words, summed):
     assert all(str(score) in str(found) for score in (found.accuracy, found.first_token_accuracy, found.log_prob))
 
 
+@pytest.mark.slow
 def test_a_vector_in_few_shot_prompts_has_those_and_zero_shot_beside_it(llama, words, summed):
     found = evaluate(llama, words, summed, 3)
     assert set(found.controls) == {"zero-shot", "3-shot", "3-shot, shuffled"} | RANDOM_CONTROLS
 
 
+@pytest.mark.slow
 def test_a_plain_prompt_has_the_other_prompts_beside_it(llama, words):
     assert set(evaluate(llama, words).controls) == PROMPT_CONTROLS
     assert set(evaluate(llama, words, n_shots=3).controls) == {"zero-shot", "3-shot, shuffled"}
 
 
+@pytest.mark.slow
 def test_a_vector_without_heads_has_no_random_heads(llama, words):
     found = evaluate(llama, words, vector(noise(32)))
     assert set(found.controls) == {"zero-shot", "random vector"} | PROMPT_CONTROLS
 
 
+@pytest.mark.slow
 def test_controls_are_measured_as_any_prompt(llama, words, summed):
     found = evaluate(llama, words, summed)
     for name, n_shots in (("zero-shot", 0), ("10-shot", 10)):
@@ -172,6 +180,7 @@ def test_controls_are_measured_as_any_prompt(llama, words, summed):
         assert control.first_token_accuracy == scores.proportion(expected[:, 2] == 0)
 
 
+@pytest.mark.slow
 def test_a_gain_is_the_paired_difference_to_the_control(llama, words, summed):
     found, plain = evaluate(llama, words, summed), evaluate(llama, words, controls=False)
     expected = scores.paired_difference(found.words["log_prob"].to_numpy(), plain.words["log_prob"].to_numpy())
@@ -182,6 +191,7 @@ def test_a_gain_is_the_paired_difference_to_the_control(llama, words, summed):
         assert control.accuracy_gain.value == pytest.approx(found.accuracy.value - control.accuracy.value)
 
 
+@pytest.mark.slow
 def test_random_vectors_have_the_norm_of_the_vector(llama, words, summed, seen):
     evaluate(llama, words, [summed, vector(3 * noise(32), 2)], strength=2.0, mean_z=noise(3, 4, 8))
     (_, (tested, *drawn)), *_ = seen
@@ -193,6 +203,7 @@ def test_random_vectors_have_the_norm_of_the_vector(llama, words, summed, seen):
         assert [edit.value.norm().item() for edit in edits] == pytest.approx(norms, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_random_heads_are_none_of_the_vectors_and_as_many(llama, words, seen):
     """With half of the heads in the vector, the other half is all that can be drawn."""
     z, heads = noise(3, 4, 8), [(layer, head) for layer in range(3) for head in range(4)]
@@ -206,6 +217,7 @@ def test_random_heads_are_none_of_the_vectors_and_as_many(llama, words, seen):
         assert edit.value.norm().item() == pytest.approx(3 * taken.vector.norm().item(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_random_heads_of_a_distributed_vector_write_each_at_its_own_layer(llama, words, seen):
     """With half of the heads in the list, the other half is all that can be drawn; with more, none can."""
     z, heads = noise(3, 4, 8), [(layer, head) for layer in range(3) for head in range(4)]
@@ -223,16 +235,19 @@ def test_random_heads_of_a_distributed_vector_write_each_at_its_own_layer(llama,
         assert set(found.controls) == {"zero-shot", "random vector"} | PROMPT_CONTROLS
 
 
+@pytest.mark.slow
 def test_given_mean_head_outputs_are_not_computed_again(llama, words, summed, monkeypatch):
     monkeypatch.setattr(module, "mean_head_outputs", lambda *args, **kwargs: pytest.fail("computed again"))
     assert "random heads" in evaluate(llama, words, summed, mean_z=noise(3, 4, 8)).controls
 
 
+@pytest.mark.slow
 def test_a_relation_too_small_for_ten_shots_has_its_controls_as_well(llama, summed):
     few = Relation("few", [(f"w{i}", f"w{i + 1}") for i in range(0, 20, 2)])
     assert {"3-shot", "random heads"} <= set(evaluate(llama, few, vector(noise(32), heads=tuple(HEADS))).controls)
 
 
+@pytest.mark.slow
 def test_only_test_words_are_asked_and_only_train_words_are_shown(llama, words, summed, monkeypatch):
     drawn = []
     monkeypatch.setattr(
@@ -245,6 +260,7 @@ def test_only_test_words_are_asked_and_only_train_words_are_shown(llama, words, 
     assert shown and shown <= set(split.train.words)
 
 
+@pytest.mark.slow
 def test_the_same_seed_draws_the_same_controls(llama, words, summed):
     first, again, other = (evaluate(llama, words, summed, seed=seed, mean_z=noise(3, 4, 8)) for seed in (1, 1, 2))
     assert first.controls == again.controls
@@ -263,9 +279,9 @@ def test_a_strength_that_is_not_finite_is_refused(llama, words, summed, strength
 
 def test_a_vector_of_another_split_is_refused(llama, words):
     other = vector(noise(32), relation="successor", split_seed=1)
-    with pytest.raises(InputError, match="split_seed=1"):
+    with pytest.raises(InputError, match=r"\.with_split\(1\)"):
         evaluate(llama, words, other)
-    assert evaluate(llama, words, other, split_seed=1, controls=False).accuracy.n == len(words.split(1).test)
+    assert evaluate(llama, words.with_split(1), other, controls=False).accuracy.n == len(words.split(1).test)
 
 
 def test_a_vector_that_does_not_fit_the_model_is_refused(llama, words):
@@ -274,7 +290,7 @@ def test_a_vector_that_does_not_fit_the_model_is_refused(llama, words):
             evaluate(llama, words, [vector(noise(32)), unfit])
 
 
-@pytest.mark.parametrize("how", [dict(n_shots=-1), dict(n_shots=17), dict(split_seed=-1)], ids=str)
+@pytest.mark.parametrize("how", [dict(n_shots=-1), dict(n_shots=17)], ids=str)
 def test_numbers_that_cannot_be_are_refused(llama, words, how):
     with pytest.raises(InputError):
         evaluate(llama, words, **how)
@@ -285,6 +301,7 @@ def test_a_relation_of_too_few_pairs_is_refused(llama):
         evaluate(llama, Relation("short", [("w1", "w2")]))
 
 
+@pytest.mark.slow
 def test_evaluation_leaves_the_model_as_it_was(llama, words, summed):
     prompt = oracles.random_prompts(7)[0]
     before = oracles.log_probs(llama, prompt)
@@ -310,8 +327,9 @@ def test_what_is_no_vector_is_refused(llama, words, fv):
         evaluate(llama, words, fv, controls=False)
 
 
+@pytest.mark.slow
 def test_at_strength_zero_no_control_is_right_by_accident(llama, words):
-    fv = function_vector(llama, words, [(0, 1)], 1, torch.randn(3, 4, 8), split_seed=0)
+    fv = function_vector(llama, words, [(0, 1)], 1, torch.randn(3, 4, 8))
     result = evaluate(llama, words, fv, n_shots=2, strength=0, mean_z=torch.randn(3, 4, 8), progress=False)
     plain = result.controls["2-shot"].accuracy
     assert result.accuracy == plain == result.controls["random heads, same norm"].accuracy

@@ -53,12 +53,14 @@ def test_the_cosine_is_that_of_centred_vectors():
     assert list(found.to_frame().columns) == list(NAMES)
 
 
+@pytest.mark.slow
 def test_euclidean_is_the_negative_distance():
     found = similarity_matrix(vectors(), "euclidean", center=False).values
     a, b = (fv.vector.double() for fv in list(vectors().values())[:2])
     assert found[0, 1] == pytest.approx(-float((a - b).norm())) and found[0, 0] == 0
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -106,6 +108,7 @@ def test_a_relation_without_a_vector_is_named():
         compare_to_humans(vectors(n=7), people(symmetric(np.random.default_rng(0))))
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("rated", [np.ones((8, 8)), np.full((8, 8), np.nan)])
 def test_where_there_is_no_rho_there_is_no_p(rated):
     with pytest.raises(InputError, match="There is no rho"):
@@ -118,6 +121,7 @@ def test_vectors_that_are_all_alike_have_no_rho():
         compare_to_humans(same, people(symmetric(np.random.default_rng(0))))
 
 
+@pytest.mark.slow
 def test_mantels_p_is_uniform_when_nothing_is_shared():
     rng = np.random.default_rng(1)
     found = [mantel_p(symmetric(rng, 10), symmetric(rng, 10), 199, seed=i) for i in range(400)]
@@ -139,6 +143,7 @@ def truth(rng, n, noise):
     return apart
 
 
+@pytest.mark.slow
 def test_the_interval_of_rho_holds_the_truth_at_ten_relations():
     rng = np.random.default_rng(3)
     rho = matrix_rho(*truth(rng, 500, 1.0))
@@ -146,6 +151,7 @@ def test_the_interval_of_rho_holds_the_truth_at_ten_relations():
     assert 0.91 < np.mean(held) < 0.99
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_mean_difference_holds_the_truth():
     rng = np.random.default_rng(4)
     held = []
@@ -200,6 +206,7 @@ def test_the_interval_of_comparisons_leaves_out_whole_relations():
         clustered_rho(a, b, first % 2, second % 2)
 
 
+@pytest.mark.slow
 def test_the_interval_of_comparisons_holds_the_truth():
     data = [compared(np.random.default_rng([8, i])) for i in range(200)]
     truth = stats.spearmanr(*(np.concatenate(x) for x in list(zip(*data))[:2])).statistic
@@ -214,6 +221,7 @@ def test_points_keep_near_what_is_alike():
     np.testing.assert_allclose(apart, np.linalg.norm(x[:, None] - x[None], axis=-1), atol=0.1)
 
 
+@pytest.mark.slow
 def test_stability_over_seeds():
     one = similarity_matrix(vectors())
     assert stability([one, one]).value == pytest.approx(1)
@@ -246,6 +254,7 @@ def test_the_matrix_is_the_mean_of_the_comparisons_of_two_relations(tmp_path):
     assert load_ratings(tmp_path / "relsim_mean_ratings.csv").matrix(["1a", "3a"]).values[0, 1] == 1.0
 
 
+@pytest.mark.slow
 def test_a_ceiling_is_near_one_where_people_agree_and_lower_where_they_do_not(tmp_path):
     rng, found = np.random.default_rng(8), []
     for noise in (0.01, 2.0):

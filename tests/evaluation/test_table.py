@@ -66,6 +66,7 @@ def frame():
     return made.frame()
 
 
+@pytest.mark.slow
 def test_a_relations_score_is_over_its_own_words(frame):
     for name, measured in ROWS.items():
         for measure in MEASURES:
@@ -86,6 +87,7 @@ def test_a_groups_score_is_the_mean_over_its_relations_whatever_their_numbers_of
         assert len({FAMILIES[r] for r in members}) == 1 or line.low <= line.value <= line.high
 
 
+@pytest.mark.slow
 def test_intervals_over_relations_draw_whole_families():
     families = [chr(ord("a") + min(at, 14)) for at in range(20)]  # the last has six
     made, own = Table([f"r{at}" for at in range(20)], ["one"] * 20, families), noise(20)

@@ -144,6 +144,7 @@ def shown(result) -> str:
 # Of every result
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("which", ALL)
 def test_words_of_the_data_are_text_in_well_formed_html(which):
     drawn = everything(HOSTILE)[which]._repr_html_()
@@ -153,6 +154,7 @@ def test_words_of_the_data_are_text_in_well_formed_html(which):
     assert (html.escape(HOSTILE) in drawn or html.escape(HOSTILE.replace('"', '\\"')) in drawn) != (which in NAMELESS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ALL)
 def test_what_is_shown_is_small_and_has_no_colours_of_its_own_for_text_and_page(which):
     drawn = everything()[which]._repr_html_()
@@ -162,12 +164,14 @@ def test_what_is_shown_is_small_and_has_no_colours_of_its_own_for_text_and_page(
     assert all(re.match(r"transparent|rgba|linear-gradient\(to right, rgba", one.strip()) for one in backgrounds)
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("which", ALL)
 def test_repr_is_one_line(which):
     said = repr(everything("two\nlines")[which])
     assert "\n" not in said and said.startswith(type(everything()[which]).__name__)
 
 
+@pytest.mark.slow
 def test_large_results_are_small_too():
     words = ("word " * 40).strip()
     many = {f"{words}{i}": tuned() for i in range(300)}
@@ -313,6 +317,7 @@ def test_a_distance_of_nothing_is_0_without_a_sign():
     assert "-0.00" not in shown(similarity(metric="euclidean"))
 
 
+@pytest.mark.slow
 def test_humans_settings_folds_and_scores_say_their_numbers():
     some = everything()
     assert "0.42 [0.10, 0.63]" in shown(some["humans"]) and "0.0021" in shown(some["humans"])
@@ -404,6 +409,7 @@ def test_numbers_have_a_true_minus_and_none_where_there_is_no_number():
     assert markup.number(None) == markup.number(math.nan) == ""
 
 
+@pytest.mark.slow
 def test_every_result_with_a_table_gives_it_as_a_frame():
     bare = {"humans", "settings", "score", "no interval"}
     for name, result in everything().items():

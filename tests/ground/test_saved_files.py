@@ -121,6 +121,7 @@ def test_what_is_saved_comes_back(name, tmp_path):
     assert (tmp_path / "again").read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("name", NAMES)
 def test_files_of_before_there_was_a_digest_are_read(name, tmp_path):
     path = write(name, tmp_path)
@@ -169,6 +170,7 @@ for name in NAMES:
 """
 
 
+@pytest.mark.slow
 def test_two_processes_write_equal_bytes(tmp_path):
     for seed in ("1", "2", "3"):
         environment = os.environ | {"PYTHONHASHSEED": seed}
@@ -236,6 +238,7 @@ def refuses(name: str, path, told: object) -> str:
     return ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_record_with_any_field_damaged_is_refused(name, tmp_path):
     path = write(name, tmp_path)
@@ -279,6 +282,7 @@ def may_be(at: tuple, wrong: object) -> bool:
     return any(x is wrong or (x == wrong and type(x) is type(wrong)) for x in values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "stage"])
 def test_a_field_that_cannot_be_is_named_also_where_the_whole_file_agrees_with_itself(name, tmp_path):
     """The digest of these files is right: only their schema can tell."""
@@ -332,6 +336,7 @@ def tensor_damages(tensors: dict) -> dict[str, dict]:
 FREE = {"vector short", "vector short at its end", "mean_z short at its end", "batch.tokens 1099511627776"}
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("agrees", [False, True], ids=["edited", "schema alone"])
 @pytest.mark.parametrize("name", NAMES)
 def test_damaged_tensors_are_refused(name, agrees, tmp_path):
@@ -347,6 +352,7 @@ def test_damaged_tensors_are_refused(name, agrees, tmp_path):
         assert refuses(name, path, what), what
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("name", NAMES)
 def test_one_bit_that_differs_is_noticed(name, tmp_path):
     path = write(name, tmp_path)
@@ -357,6 +363,7 @@ def test_one_bit_that_differs_is_noticed(name, tmp_path):
         assert refuses(name, path, place)
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("name", NAMES)
 def test_another_kind_or_record_is_refused(name, tmp_path):
     path = write(name, tmp_path)
@@ -427,6 +434,7 @@ def test_a_fold_without_its_tensor_is_refused_also_in_older_files(tmp_path):
             Folded.load(path)
 
 
+@pytest.mark.slow
 def test_parents_that_nest_deeply_are_checked_without_recursion(tmp_path):
     fv = MADE["summed"]
     for _ in range(200):

@@ -104,6 +104,7 @@ def test_the_interval_of_one_value_is_unbounded():
     assert low.tolist() == [-np.inf] * 3 and high.tolist() == [np.inf] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [20, 40])
 def test_few_values_are_held_as_often_as_many(n):
     rng = np.random.default_rng(2)

@@ -89,6 +89,7 @@ KINDS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("word", UNSEEN.values(), ids=UNSEEN)
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_cannot_be_seen_is_refused_in_every_kind_of_file(kind, word, tmp_path):
@@ -100,6 +101,7 @@ def test_what_cannot_be_seen_is_refused_in_every_kind_of_file(kind, word, tmp_pa
     assert not any(ch in str(caught.value) for ch in "\u200b\u200c\u200d\u2060\ufeff\x07\x1b")
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("word", SEEN)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_script_is_taken(kind, word, tmp_path):
@@ -133,6 +135,7 @@ QUOTES = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize(("text", "line"), QUOTES, ids=str)
 def test_quotes_out_of_place_are_refused_with_their_line(text, line, tmp_path):
     for name, content in (("r.csv", text), ("r.tsv", text.replace(",", "\t"))):
@@ -153,6 +156,7 @@ def test_right_quotes_are_read_and_lines_counted_from_where_a_row_begins():
     assert table_rows("") == [] and table_rows("\n,\n") == []
 
 
+@pytest.mark.slow
 def test_no_pair_of_a_long_table_is_lost(tmp_path):
     rows = [f"w{i},a{i}" for i in range(60)]
     assert len(load_relation(written(tmp_path / "r.csv", "\n".join(rows)))) == 60
@@ -162,6 +166,7 @@ def test_no_pair_of_a_long_table_is_lost(tmp_path):
             load_relation(written(tmp_path / "r.csv", "\n".join(torn)))
 
 
+@pytest.mark.slow
 def test_a_quote_that_is_never_closed_is_found_in_a_long_table_without_delay():
     text, started = 'hot,"cold\n' + "up,down\n" * 100_000, time.process_time()
     with pytest.raises(InputError, match="line 1: .*never closed"):
@@ -205,6 +210,7 @@ ONE = {"source": ["hot", "cold"], "target": "big", "answers": ["small"], "foils"
 OTHER = ONE | {"target": "up", "answers": ["down"]}
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("suffix", ["json", "jsonl"])
 @pytest.mark.parametrize("indent", [None, 0, 2])
 def test_a_list_of_questions_over_any_lines_is_what_json_lines_are(suffix, indent, tmp_path):
@@ -252,6 +258,7 @@ def test_equal_foils_are_refused_but_in_published_sets(tmp_path):
 # Ratings
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("rating", ["99", "-3", "inf", "-inf", "nan", "0.99", "7.01", "", "high", "1e3"])
 def test_ratings_off_the_scale_are_refused(rating, tmp_path):
     path = rated(tmp_path, mean_rating=rating)
@@ -259,6 +266,7 @@ def test_ratings_off_the_scale_are_refused(rating, tmp_path):
         load_ratings(path)
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("n", ["2.5", "0", "-1", "inf", "nan", "", "many"])
 def test_raters_are_whole(n, tmp_path):
     path = rated(tmp_path, num_ratings=n)
@@ -284,6 +292,7 @@ def test_a_comparison_listed_twice_is_refused_in_either_order(tmp_path):
             load_ratings(path)
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("rating", ["100.1", "-101", "1000", "nan", "inf", "1e1", ""])
 def test_semeval_ratings_beyond_a_hundred_are_refused(rating, tmp_path):
     path = semeval(tmp_path, '1.0 "a:b"', f'{rating} "c:d"')
@@ -314,6 +323,7 @@ LOADERS = [load_relation, load_questions, load_ratings, vectors.FunctionVector.l
 LOADERS += [Composition.load, Folded.load]
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of POSIX")
 @pytest.mark.parametrize("load", LOADERS, ids=lambda load: load.__qualname__)
 def test_pipes_devices_folders_and_nothing_are_refused_at_once(load, tmp_path):
@@ -347,6 +357,7 @@ def test_what_is_not_a_path_is_refused(path):
         own_path(path)
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("load", [*LOADERS, load_bats, load_semeval], ids=lambda load: load.__qualname__)
 def test_the_home_of_nobody_and_names_that_are_too_long_are_refused(load):
     with pytest.raises(InputError, match="'~nobody-of-this-name/r.json' is not a path that can be used"):
@@ -356,6 +367,7 @@ def test_the_home_of_nobody_and_names_that_are_too_long_are_refused(load):
             load(path)
 
 
+@pytest.mark.slow
 def test_the_home_folder_is_found_by_every_loader(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
@@ -388,6 +400,7 @@ def test_json_lines_as_a_relation_say_how_to_make_one(tmp_path):
             load_relation(written(tmp_path / name, lines))
 
 
+@pytest.mark.slow
 def test_bundled_data_holds_nothing_that_is_refused():
     assert len(load_questions()) > 400
     folder = resources.files("fv_lens.datasets") / "bundled" / "relations"

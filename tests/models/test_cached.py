@@ -12,7 +12,7 @@ from fv_lens.models.lens import lens_of
 from fv_lens.vectors.patching import patch
 
 from .. import tiny
-from ..vectors.test_patching import AT, GREEDY, cached, empty_cache, greedy, is_bridge, prompts, run, state, vector
+from ..vectors.patched import AT, GREEDY, cached, empty_cache, greedy, is_bridge, prompts, run, state, vector
 
 MORE = dict(verbose=False, **GREEDY)
 
@@ -55,6 +55,7 @@ def forgetful(request):
     return model
 
 
+@pytest.mark.slow
 def test_a_cache_that_is_ignored_is_refused_wherever_it_is_used(forgetful):
     fv, ids = vector(forgetful), prompts(1)
     message = "decodes wrongly with its key-value cache.*transformer-lens .* and transformers .*cure: .*use_past_kv"
@@ -104,6 +105,7 @@ def test_a_model_whose_cache_is_right_passes_and_is_asked_once(model):
     assert len(seen) - first == first == 2  # the check itself runs without hooks of others
 
 
+@pytest.mark.slow
 def test_the_check_is_made_without_patches_train_mode_and_hooks_of_others():
     model, ids = tiny.build("gpt2"), prompts(1)
     with patch(model, vector(model), strength=50.0, tokens="every"):
@@ -141,6 +143,7 @@ def test_out_of_memory_is_not_taken_for_a_verdict(monkeypatch):
     assert lens_of(model).parity.cached_steps is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_other_precisions(dtype):
     model = tiny.build("llama").to(dtype)

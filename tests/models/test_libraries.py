@@ -36,6 +36,7 @@ def excluded() -> bool:
 with_admitted_versions = pytest.mark.skipif(excluded(), reason="transformers is a version that fv_lens excludes")
 
 
+@pytest.mark.slow
 @with_admitted_versions
 @pytest.mark.parametrize("name", PLAIN)
 def test_a_plain_model_runs_in_the_fastest_form(name):
@@ -44,6 +45,7 @@ def test_a_plain_model_runs_in_the_fastest_form(name):
     assert lens.parity.forms[0] == POSITIONS
 
 
+@pytest.mark.slow(but=1)
 @with_admitted_versions
 @pytest.mark.parametrize("name", PLAIN)
 @pytest.mark.parametrize("cache", [True, False], ids=["cached", "uncached"])
@@ -61,6 +63,7 @@ def test_generating_with_a_vector_equals_full_forwards(name, cache):
     assert written == expected
 
 
+@pytest.mark.slow(but=1)
 @with_admitted_versions
 @pytest.mark.parametrize("name", tiny.NAMES)
 def test_decoding_with_a_cache_is_found_exact(name):

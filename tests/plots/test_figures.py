@@ -108,6 +108,7 @@ def test_a_mean_over_relations_says_so():
     assert "95 % over 2 relations" in figure.data[0].text[0][0]
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("layers, heads", [(3, 4), (30, 9), (12, 12), (32, 32), (80, 64)])
 def test_maps_of_all_sizes_fit_a_page_with_cells_that_are_about_square(layers, heads):
     layout = plots.head_effects(made_effects(2, layers, heads)).layout
@@ -234,6 +235,7 @@ def test_an_evaluation_without_controls_is_drawn():
 # All of them
 
 
+@pytest.mark.slow
 def test_text_from_data_cannot_become_markup():
     evaluation = replace(made_evaluation(relation=HOSTILE, controls=(HOSTILE, "10-shot")), name=HOSTILE)
     grid = replace(made_sweep(relation=HOSTILE), names=(HOSTILE, "2 heads"))
@@ -276,6 +278,7 @@ def test_tokens_are_shown_as_they_are():
     assert as_plotly_shows(figure.layout.annotations[0].text) == 'a "relation" & <more>F"V'
 
 
+@pytest.mark.slow
 def test_no_figure_has_an_entity_that_plotly_does_not_know():
     evaluation = replace(made_evaluation(relation="\"'", controls=("\"'", "10-shot")), name="\"'")
     grid = replace(made_sweep(relation="\"'"), names=("\"'", "2 heads"))

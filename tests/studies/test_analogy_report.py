@@ -145,12 +145,14 @@ def test_every_part_has_its_place_and_the_page_loads_nothing(write):
     assert not [tag for tag, parts in Page(text).tags if {"src", "href", "srcset", "data"} & parts.keys()]
 
 
+@pytest.mark.slow
 def test_without_choices_nothing_is_said_of_choosing(write):
     text = write(items=[(ASKED[0], answered(ASKED[0]))])
     assert figures(text) == ["accuracy"]
     assert not re.search("chosen among|choices|chance", words(text), re.I)
 
 
+@pytest.mark.slow
 def test_the_tables_have_every_row_in_every_library(write):
     made = made_scores()
     found = dict(rows_of(write(made), "Analogies completed with the whole word"))
@@ -173,17 +175,20 @@ def test_the_headline_takes_the_row_in_the_best_prompt_alone_and_names_it(write)
     assert "zero-shot" not in told
 
 
+@pytest.mark.slow
 def test_where_the_method_has_no_such_prompt_both_prompts_are_named(write):
     made = made_scores(values(prompts=("zero-shot",)))
     told = short(write(made))
     assert "posterior, zero-shot, full: " in told and "the prompt alone (one-shot) " in told
 
 
+@pytest.mark.slow
 def test_a_method_that_is_not_there_is_not_told_of(write):
     told = short(write(best="shared + best"))
     assert told.strip() == f"{N} analogies A : B :: C : ?, answered by every method."
 
 
+@pytest.mark.slow
 def test_only_methods_and_libraries_that_are_there_are_explained(write):
     whole = words(write())
     few = {row: of for row, of in values().items() if row.method in (PROMPT_ONLY, "posterior")}
@@ -193,6 +198,7 @@ def test_only_methods_and_libraries_that_are_there_are_explained(write):
     assert "relation or family left out: without" in whole and "relation or family left out: without" not in few
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left_out", [0, 3])
 def test_left_out_ones_are_told_only_where_there_are_any(write, left_out):
     told = short(write(made_scores(left_out=left_out)))
@@ -200,6 +206,7 @@ def test_left_out_ones_are_told_only_where_there_are_any(write, left_out):
     assert line == ("more were" in told) == bool(left_out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level, shown", [(0.9, True), (0.35, False), (0.0, True)])
 def test_a_gain_of_the_headline_is_shown_only_where_its_interval_leaves_out_zero(write, level, shown):
     row, prompt, alone = (
@@ -216,6 +223,7 @@ def test_a_gain_of_the_headline_is_shown_only_where_its_interval_leaves_out_zero
     assert made.difference(row, alone).signed in short(write(made))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "ends, cell",
     [
@@ -239,6 +247,7 @@ def test_a_score_without_an_interval_says_so_and_nothing_infinite_is_written(wri
     assert saved.low.isna().sum() == len(values()) + 3 and not np.isinf(saved.select_dtypes("number")).any(axis=None)
 
 
+@pytest.mark.slow
 def test_what_is_saved_is_every_score_and_difference(write):
     made, apart = made_scores(), made_differences()
     saved = downloads(write(made, apart))["results.csv"]
@@ -248,6 +257,7 @@ def test_what_is_saved_is_every_score_and_difference(write):
 # Single analogies
 
 
+@pytest.mark.slow
 def test_a_completion_is_told_right_or_what_would_have_been(write):
     question = Question(("hot", "cold"), target="big", answers=("small", "little"))
     firsts = ("little", "right"), ("cold", "not small")
@@ -258,6 +268,7 @@ def test_a_completion_is_told_right_or_what_would_have_been(write):
     assert "Without: tiny 0.14, little 0.61." in words(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chosen", [0, 1])
 def test_choices_that_are_pairs_ask_for_both_words(write, chosen):
     question = Question(("hot", "cold"), (("dog", "cat"), ("big", "small")), 1)
@@ -268,6 +279,7 @@ def test_choices_that_are_pairs_ask_for_both_words(write, chosen):
     assert [name for name, _ in rows_of(text, "Choices of hot : cold")] == ["dog : cat", "big : small"]
 
 
+@pytest.mark.slow
 def test_the_same_wrong_choice_twice_has_two_rows(write):
     question = Question(("hot", "cold"), (("big", "huge"), ("big", "small"), ("big", "huge")), 1)
     text = write(items=[(question, answered(question, [-3.25, -0.75, -0.25], [-1.25, -4.5, -1.75]))])
@@ -277,6 +289,7 @@ def test_the_same_wrong_choice_twice_has_two_rows(write):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_largest_weights_are_listed(write):
     weights = {f"relation {i}": 0.5 - 0.1 * i for i in range(7)}
     text = write(items=[(ASKED[0], answered(ASKED[0], weights=weights))])
@@ -287,6 +300,7 @@ def test_the_largest_weights_are_listed(write):
 # Words of the data
 
 
+@pytest.mark.slow
 def test_nothing_of_the_data_is_markup(write):
     def page_of(word):
         source, other = (f"{word}A", f"{word}B"), (f"{word}C", f"{word}X")
@@ -313,6 +327,7 @@ def test_nothing_of_the_data_is_markup(write):
     assert f"{WORST}M - {WORST}O" in set(downloads(text)["results.csv"].method)
 
 
+@pytest.mark.slow
 def test_the_page_is_the_same_when_written_again_and_a_missing_folder_is_named(write, tmp_path):
     assert write() == write()
     with pytest.raises(InputError, match="missing"):

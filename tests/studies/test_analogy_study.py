@@ -134,6 +134,7 @@ def same(one: AnalogyScores, other: AnalogyScores) -> bool:
 # What a run leaves
 
 
+@pytest.mark.slow
 def test_a_run_leaves_its_table_summary_settings_and_figures(whole):
     out, _, _, told = whole
     assert files(out) == FILES
@@ -149,6 +150,7 @@ def test_a_run_leaves_its_table_summary_settings_and_figures(whole):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_page_has_every_number_and_single_analogies(whole):
     out, found, lines, _ = whole
     page = Page((out / "report.html").read_text(encoding="utf-8"))
@@ -164,6 +166,7 @@ def test_the_page_has_every_number_and_single_analogies(whole):
     assert sum(tag == "details" for tag, _ in page.tags) == len(found.questions) and "chosen" in page.text
 
 
+@pytest.mark.slow
 def test_saved_settings_are_those_that_were_fitted(model, whole):
     out, *_ = whole
     expected = fit_compositions(model, vectors_of(model), *PARTS[:2], candidates=FEW, steps=2, progress=False)
@@ -175,6 +178,7 @@ def test_saved_settings_are_those_that_were_fitted(model, whole):
         assert summary(out)["fitted"][name] == json.loads(json.dumps(how.record))
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_evaluate_analogies(model, whole):
     out, found, *_ = whole
     fitted = saved_settings(out)
@@ -182,6 +186,7 @@ def test_scores_are_those_of_evaluate_analogies(model, whole):
     assert same(found, evaluate_analogies(model, vectors_of(model), QUESTIONS, **how))
 
 
+@pytest.mark.slow
 def test_the_table_has_every_score_and_what_composites_have_over_baselines(whole):
     out, found, *_ = whole
     table = pd.read_csv(out / "results.csv", keep_default_na=False)
@@ -207,6 +212,7 @@ def test_the_table_has_every_score_and_what_composites_have_over_baselines(whole
     assert not any(method == other for method, other, *_ in lines)
 
 
+@pytest.mark.slow
 def test_the_summary_says_what_was_run(model, whole):
     out, found, *_ = whole
     told = summary(out)
@@ -220,6 +226,7 @@ def test_the_summary_says_what_was_run(model, whole):
     assert told["chance"] == pytest.approx(found.chance) and told["timings_s"].keys() == {"fit"}
 
 
+@pytest.mark.slow
 def test_questions_with_a_tuned_pair_are_counted(model, tmp_path, without_page):
     vectors = vectors_of(model)
     vectors["a"] = replace(vectors["a"], training={"train_words": [QUESTIONS[0].source[0]], "validation_words": []})
@@ -230,6 +237,7 @@ def test_questions_with_a_tuned_pair_are_counted(model, tmp_path, without_page):
     )
 
 
+@pytest.mark.slow
 def test_without_train_questions_nothing_is_fitted(model, tmp_path, fits, without_page):
     found, lines = solved(model, tmp_path, ([], [], QUESTIONS))
     assert fits == [] and lines == [] and files(tmp_path / "stages") == [] and files(tmp_path / "composites") == []
@@ -237,6 +245,7 @@ def test_without_train_questions_nothing_is_fitted(model, tmp_path, fits, withou
     assert summary(tmp_path)["fitted"] == {} == summary(tmp_path)["chosen on validation questions"]
 
 
+@pytest.mark.slow
 def test_without_choices_asked_for_there_is_nothing_of_them(model, tmp_path):
     found, _ = solved(model, tmp_path, ([], [], QUESTIONS))
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
@@ -245,6 +254,7 @@ def test_without_choices_asked_for_there_is_nothing_of_them(model, tmp_path):
     assert not any(row.method == PROFILES for row in found.values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "relations, libraries",
     [("a", [*LIBRARIES]), ((None,), ["full"]), (("new",), ["full"]), (("new", "b"), [*LIBRARIES])],
@@ -257,6 +267,7 @@ def test_something_is_left_out_of_the_library_where_a_question_has_kin_in_it(
     assert sorted({row.library for row in found.values} - {""}) == sorted(libraries)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("relation, family", [("antonym", None), ("un-adjective", "opposite"), ("mine", "opposite")])
 def test_kin_are_known_by_the_bundled_families(model, tmp_path, without_page, relation, family):
     vectors = {name: replace(fv, relation=name) for name, fv in zip(("antonym", "a"), vectors_of(model).values())}
@@ -267,6 +278,7 @@ def test_kin_are_known_by_the_bundled_families(model, tmp_path, without_page, re
 # Going on
 
 
+@pytest.mark.slow
 def test_a_second_start_fits_nothing_again_and_ends_as_the_first(model, whole, tmp_path, fits):
     out, found, lines, _ = whole
     before, settings = (
@@ -280,6 +292,7 @@ def test_a_second_start_fits_nothing_again_and_ends_as_the_first(model, whole, t
         assert all(map(equal, (how.whole, *how.folds), (settings[name].whole, *settings[name].folds)))
 
 
+@pytest.mark.slow
 def test_a_run_that_was_interrupted_behind_its_fit_goes_on_from_there(model, tmp_path, monkeypatch, fits, without_page):
     def interrupted(*args, **settings):
         raise KeyboardInterrupt
@@ -306,6 +319,7 @@ def changed(part: int):
     return [*PARTS[:part], questions, *PARTS[part + 1 :]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [0, 1, 2], ids=["train", "validation", "test"])
 def test_a_folder_of_other_questions_is_refused(model, begun, fits, part):
     with pytest.raises(
@@ -316,6 +330,7 @@ def test_a_folder_of_other_questions_is_refused(model, begun, fits, part):
     assert fits == [] and files(begun) == ["stages"]
 
 
+@pytest.mark.slow
 def test_a_folder_of_other_vectors_or_another_seed_is_refused(model, begun, fits):
     vectors, summed = vectors_of(model), summed_of(model)
     other = vectors | {"b": replace(vectors["b"], vector=noise(32, seed=77))}
@@ -332,6 +347,7 @@ def test_a_folder_of_other_vectors_or_another_seed_is_refused(model, begun, fits
     assert fits == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", [dict(layer=2), dict(site="hook_resid_mid"), dict(relation="e")], ids=str)
 def test_a_folder_of_the_same_numbers_elsewhere_is_refused(model, begun, without_page, what):
     """What was fitted for another place, or with other kin left out, is not what would be fitted now."""
@@ -352,6 +368,7 @@ def of_lines(lines) -> tuple[float, float]:
     return tuple(float(one[1]) for one in found)
 
 
+@pytest.mark.slow
 def test_the_way_to_choose_is_the_best_on_validation_questions(model, whole):
     out, found, lines, _ = whole
     fitted = saved_settings(out)
@@ -394,6 +411,7 @@ POSTERIOR, PLAIN, SENTENCE = (
 BOTH = "choice_both_ways"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("measure", ["choice", "choice_minus_plain", BOTH])
 def test_the_gain_told_is_that_of_the_chosen_way_over_the_best_prompt(
     model, tmp_path, monkeypatch, without_page, measure
@@ -436,6 +454,7 @@ def test_the_best_way_may_be_a_prompt_alone(model, tmp_path, monkeypatch, withou
     assert lines[1].endswith("a gain is not shown (+0.00 (no interval))."), "over itself nothing is gained"
 
 
+@pytest.mark.slow
 def test_no_test_answer_has_a_say_in_the_way_to_choose(model, whole, tmp_path, without_page):
     out, _, lines, _ = whole
     other = [replace(q, pairs=q.pairs[::-1], right=0, answers=q.pairs[-1][1:]) if q.pairs else q for q in QUESTIONS]
@@ -444,6 +463,7 @@ def test_no_test_answer_has_a_say_in_the_way_to_choose(model, whole, tmp_path, w
     assert told[0].split("):")[0] == lines[0].split("):")[0]
 
 
+@pytest.mark.slow
 def test_questions_to_choose_on_may_be_of_known_relations_where_the_test_questions_are_not(
     model, tmp_path, without_page
 ):
@@ -455,6 +475,7 @@ def test_questions_to_choose_on_may_be_of_known_relations_where_the_test_questio
         assert len(lines) == 2 and "left out" not in lines[0]
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("part", [0, 1, 2, 3], ids=["train", "validation", "test", "to choose on"])
 def test_a_question_beyond_the_context_is_told_before_the_fit(model, tmp_path, fits, part):
     long = replace(
@@ -598,6 +619,7 @@ def squeezed(text: str) -> str:
     return re.sub(r"\s", "", text)
 
 
+@pytest.mark.slow
 def test_the_command_answers_the_bundled_test_questions(here, command, fits):
     result = command()
     assert result.exit_code == 0, result.output
@@ -616,6 +638,7 @@ def test_the_command_answers_the_bundled_test_questions(here, command, fits):
     assert "Composites fitted on" in result.stderr and "test analogies, by every method" in result.stderr
 
 
+@pytest.mark.slow
 def test_the_command_answers_a_file_and_chooses_on_others(here, command, tmp_path):
     file = written(tmp_path / "test.jsonl", [asked(i, None, 3, pairs=True) for i in range(6)])
     parts = {"one": range(6, 9), "two": range(10, 13)}
@@ -639,6 +662,7 @@ def test_the_command_answers_a_file_and_chooses_on_others(here, command, tmp_pat
     assert again.exit_code == 0 and again.stdout == result.stdout
 
 
+@pytest.mark.slow
 def test_a_file_of_questions_without_choices_is_completed(here, command, tmp_path):
     file = written(tmp_path / "test.jsonl", [asked(i, None) for i in range(4)])
     result = command(file)
@@ -646,12 +670,14 @@ def test_a_file_of_questions_without_choices_is_completed(here, command, tmp_pat
     assert "Whole answers right, 4 analogies" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_second_start_of_the_command_fits_nothing_again(here, command, fits):
     first = command()
     again = command()
     assert len(fits) == 1 and again.exit_code == 0 and again.stdout == first.stdout
 
 
+@pytest.mark.slow
 def test_without_vectors_the_bundled_relations_are_tuned_and_kept(here, command, tunes):
     for _ in range(2):
         result = call()
@@ -661,6 +687,7 @@ def test_without_vectors_the_bundled_relations_are_tuned_and_kept(here, command,
     assert len(files(here / "fv_lens_analogies" / "vectors")) == 4
 
 
+@pytest.mark.slow
 def test_another_run_is_refused_before_the_library_is_tuned(here, command, tunes):
     assert call().exit_code == 0
     for file in (here / "fv_lens_analogies" / "vectors").iterdir():
@@ -671,6 +698,7 @@ def test_another_run_is_refused_before_the_library_is_tuned(here, command, tunes
     assert call().exit_code == 0 and tunes == [BUNDLED, BUNDLED]
 
 
+@pytest.mark.slow
 def test_tuned_vectors_outlive_an_interruption(here, command, tunes, monkeypatch):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
@@ -685,6 +713,7 @@ def test_tuned_vectors_outlive_an_interruption(here, command, tunes, monkeypatch
     assert call().exit_code == 0 and tunes == [BUNDLED]
 
 
+@pytest.mark.slow
 def test_an_interruption_while_the_library_is_tuned_leaves_nothing(here, command, tunes, monkeypatch):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
@@ -696,6 +725,7 @@ def test_an_interruption_while_the_library_is_tuned_leaves_nothing(here, command
     assert not files(here)
 
 
+@pytest.mark.slow
 def test_what_was_fitted_to_other_tuned_vectors_is_refused(here, command, tunes, model):
     assert call().exit_code == 0
     file = here / "fv_lens_analogies" / "vectors" / f"{BUNDLED[0]}.safetensors"
@@ -705,6 +735,7 @@ def test_what_was_fitted_to_other_tuned_vectors_is_refused(here, command, tunes,
     assert result.exit_code == 2 and "fit.safetensors' is of another plan" in result.stderr
 
 
+@pytest.mark.slow
 def test_the_vectors_of_a_study_are_the_default(here, command, model):
     folder = here / "fv_lens_study" / "vectors"
     folder.mkdir(parents=True)
@@ -725,6 +756,7 @@ def test_an_interrupted_command_says_that_it_goes_on(here, command, monkeypatch)
     )
 
 
+@pytest.mark.slow
 def test_a_folder_of_other_questions_is_told_in_one_line(here, command, tmp_path):
     command()
     result = command(written(tmp_path / "test.jsonl", [asked(i, None) for i in range(3)]))
@@ -735,6 +767,7 @@ def test_a_folder_of_other_questions_is_told_in_one_line(here, command, tmp_path
     )
 
 
+@pytest.mark.slow
 def test_help_says_what_may_be_given():
     result = call("--help")
     text = " ".join(result.output.split())
@@ -782,6 +815,7 @@ def test_the_command_refuses_bad_input_before_it_loads_anything(here, bundled, n
     assert message.replace("FILE", str(file)) in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("there", [False, True], ids=["missing", "empty"])
 def test_a_folder_without_vectors_is_told_in_one_line(here, command, tmp_path, there):
     folder = tmp_path / "others"
@@ -793,6 +827,7 @@ def test_a_folder_without_vectors_is_told_in_one_line(here, command, tmp_path, t
     assert last == f"Error: '{folder}' has no vectors (*.safetensors); give the `vectors` folder of a study."
 
 
+@pytest.mark.slow
 def test_vectors_of_two_layers_are_told_in_one_line(here, command, model, tmp_path):
     vectors_of(model, "b", 2)["b"].save(tmp_path / "vectors" / "b.safetensors")
     result = command()

@@ -19,6 +19,7 @@ from fv_lens.vectors.effects import HeadEffects
 
 from ..plots.test_figures import HOSTILE, made_effects, made_evaluation, made_sweep
 
+pytestmark = pytest.mark.browser
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 AXE = Path(os.environ.get("FV_LENS_AXE") or Path(__file__).parents[2] / "node_modules" / "axe-core" / "axe.min.js")

@@ -23,7 +23,7 @@ from fv_lens.studies import cli
 from fv_lens.studies.folders import LOCK, MARKER, OutputFolder
 from fv_lens.studies.reproduce import files as outputs
 from fv_lens.studies.reproduce.study import reproduce
-from fv_lens.vectors import effects, tuning
+from fv_lens.vectors import mediation, tuning_pairs
 from fv_lens.vectors.effects import HeadEffects
 from fv_lens.vectors.function_vector import FunctionVector
 from fv_lens.vectors.summed import function_vector
@@ -98,6 +98,7 @@ def vector(here, llama, words):
 # run
 
 
+@pytest.mark.slow
 def test_a_run_leaves_five_files_that_agree(here, tiny_model, pairs):
     result = call("run", pairs, "--out", here / "deep" / "folder", "--prompts", 2, "--seed", 3)
     assert result.exit_code == 0, result.output
@@ -133,6 +134,7 @@ def test_a_run_leaves_five_files_that_agree(here, tiny_model, pairs):
     assert summary["command"] in page and "--seed 3" in summary["command"]
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_a_table_of_scores_with_intervals_and_gains(here, tiny_model, pairs):
     out = call("run", pairs, "--prompts", 2).stdout
     rows = json.loads((here / "fv_lens_run" / "summary.json").read_text())["scores"]
@@ -144,6 +146,7 @@ def test_a_run_ends_with_a_table_of_scores_with_intervals_and_gains(here, tiny_m
     assert max(map(len, out.split("fv_lens_run")[0].splitlines())) <= 80
 
 
+@pytest.mark.slow
 def test_an_equal_second_run_replaces_the_first_and_nothing_else(here, tiny_model, pairs):
     folder = here / "fv_lens_run"
     assert "equal run" not in call("run", pairs, "--prompts", 2).stderr
@@ -157,6 +160,7 @@ def test_an_equal_second_run_replaces_the_first_and_nothing_else(here, tiny_mode
     assert torch.equal(FunctionVector.load(folder / "vector.safetensors").vector, first.vector)
 
 
+@pytest.mark.slow
 def test_a_run_tunes_its_vector_measures_it_beside_controls_and_reads_it(here, tiny_model, pairs):
     result = call("run", pairs, "--prompts", 2)
     out = here / "fv_lens_run"
@@ -181,8 +185,9 @@ def test_a_run_tunes_its_vector_measures_it_beside_controls_and_reads_it(here, t
     assert "report.html <- open this first" in told and "in brackets where its interval holds 0" in told
 
 
+@pytest.mark.slow
 def test_a_relation_too_small_to_tune_on_is_noted_and_the_run_goes_on(here, tiny_model, pairs, monkeypatch):
-    monkeypatch.setattr(tuning, "LEAST_PAIRS", 13)
+    monkeypatch.setattr(tuning_pairs, "LEAST_PAIRS", 13)
     result = call("run", pairs, "--prompts", 2)
     assert result.exit_code == 0 and files(here / "fv_lens_run") == FILES
     note = " ".join(result.stderr.split())
@@ -193,6 +198,7 @@ def test_a_relation_too_small_to_tune_on_is_noted_and_the_run_goes_on(here, tiny
     assert 'id="completion"' in (here / "fv_lens_run" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_pairs_that_cannot_be_shuffled_are_noted_and_the_run_goes_on(here, tiny_model, words):
     few = words.with_pairs(words.pairs[:28])
     same = few.split().validation.words
@@ -220,6 +226,7 @@ def test_a_refused_sum_is_told_after_effects_and_map_are_saved(here, monkeypatch
     assert 'id="heads"' in (here / "fv_lens_run" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_says_what_is_saved(here, monkeypatch, tiny_model, pairs):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
@@ -230,7 +237,7 @@ def test_an_interrupted_run_says_what_is_saved(here, monkeypatch, tiny_model, pa
     assert all(name in result.stderr.splitlines()[-1] for name in ("Interrupted. Saved before that: ", *FILES))
     assert files(here / "fv_lens_run") == FILES
 
-    monkeypatch.setattr(effects, "indirect_effects", interrupted)
+    monkeypatch.setattr(mediation, "indirect_effects", interrupted)
     result = call("run", pairs, "--out", "other")
     assert result.exit_code == 130 and result.stderr.splitlines()[-1] == "Interrupted. Nothing was saved."
     assert not (here / "other").exists()
@@ -240,7 +247,7 @@ def test_a_model_that_cannot_be_trusted_exits_with_1(here, monkeypatch, tiny_mod
     def distrust(*arguments, **options):
         raise ParityError("An edit changed\nnothing.")
 
-    monkeypatch.setattr(effects, "indirect_effects", distrust)
+    monkeypatch.setattr(mediation, "indirect_effects", distrust)
     result = call("run", pairs)
     assert result.exit_code == 1 and result.stderr.splitlines()[-1] == "Error: An edit changed nothing."
     assert not files(here)
@@ -271,6 +278,7 @@ def test_a_run_refuses_bad_input_before_it_loads_anything(here, no_model, argume
     assert message.replace("FILE", str(file)) in result.stderr and "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_too_small_a_relation_is_told_in_one_line(here, tiny_model, no_model, monkeypatch):
     four = here.parent / f"{here.name}-four.json"
     four.write_text(json.dumps([{"input": f"w{i}", "output": f"w{i + 1}"} for i in range(4)]))
@@ -294,7 +302,7 @@ def test_answers_that_cannot_be_made_wrong_are_told_before_the_model_is_loaded(h
 
 
 def test_a_prompt_beyond_the_context_is_told_before_the_head_map(here, tiny_model, words, monkeypatch):
-    monkeypatch.setattr(effects, "indirect_effects", lambda *args, **how: pytest.fail("the head map was made"))
+    monkeypatch.setattr(mediation, "indirect_effects", lambda *args, **how: pytest.fail("the head map was made"))
     few = words.with_pairs(words.pairs[:28])
     for place, word in enumerate(("train", "validation", "test")):
         last = few.split()[place].words[-1]
@@ -316,6 +324,7 @@ def test_a_named_pipe_is_refused_at_once(here, no_model):
     )
 
 
+@pytest.mark.slow
 def test_a_tilde_is_the_home_folder_in_every_path(here, tiny_model, pairs, vector, monkeypatch):
     home = here.parent / f"{here.name}-home"
     home.mkdir()
@@ -366,11 +375,13 @@ def test_generate_shows_the_new_text_without_and_with_the_vector(here, tiny_mode
     assert not files(here)
 
 
+@pytest.mark.slow
 def test_strength_zero_changes_nothing(tiny_model, vector):
     shown = completions(call("generate", vector, r"Q: w0\nA:", "--strength", 0))
     assert shown["with"] == shown["without"]
 
 
+@pytest.mark.slow
 def test_the_vectors_own_model_is_the_default_and_another_is_refused(monkeypatch, llama, vector):
     asked = []
     monkeypatch.setattr(models, "load_model", lambda name, **options: asked.append(name) or llama)
@@ -383,6 +394,7 @@ def test_the_vectors_own_model_is_the_default_and_another_is_refused(monkeypatch
     assert asked == ["another/llama", "mine"]
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -424,6 +436,7 @@ def test_a_vector_whose_model_is_a_folder_elsewhere_says_how_to_name_it(monkeypa
 # decode
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("through", ["unembed", "model"])
 def test_decode_lists_the_strongest_and_weakest_tokens(here, tiny_model, vector, through):
     result = call("decode", vector, "--through", through, "-k", 3)
@@ -445,6 +458,7 @@ def test_decode_lists_the_strongest_and_weakest_tokens(here, tiny_model, vector,
     assert "layer 1 of tiny/llama" in result.stdout.splitlines()[0] and not files(here)
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -464,6 +478,7 @@ def test_decode_refuses_bad_input(here, tiny_model, vector, arguments, message):
 # table
 
 
+@pytest.mark.slow
 def test_table_prints_what_a_study_left(here, monkeypatch):
     monkeypatch.setattr(outputs, "write_table_report", lambda *args, **more: None)
     study = study_of(studied(), kin()[:2], seeds=1, steps=2, curve=(1,))
@@ -519,6 +534,7 @@ def test_table_of_another_commands_folder_says_whose_it_is(here, command):
 LINE = "part,group,name,row,measure,value,low,high,n\nscore,relation,a,zero-shot,accuracy,0.5,0.4,0.6,20\n"
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("frame", ["", "method,library\nposterior,full\n", LINE[:44], LINE, "\x00"], ids=str)
 @pytest.mark.parametrize(
     "summary", ["", "{", "[]", "{}", '{"command": "fv-lens run", "relation": "antonym"}', '{"versions": 3}']
@@ -549,9 +565,11 @@ def test_without_a_command_help_is_shown():
     assert call("relation").exit_code == 2
 
 
+@pytest.mark.slow
 def test_help_and_relations_come_without_torch():
     code = (
-        "import sys; from fv_lens import cli; cli.app([{!r}], standalone_mode=False); assert 'torch' not in sys.modules"
+        "import sys; from fv_lens.studies import cli; "
+        "cli.app([{!r}], standalone_mode=False); assert 'torch' not in sys.modules"
     )
     for argument in ("--help", "relations"):
         subprocess.run([sys.executable, "-c", code.format(argument)], check=True, capture_output=True)

@@ -112,6 +112,7 @@ def test_prompts_behind_the_same_demonstrations_are_run_once():
     assert alone - together == 6 * 40 - 2 * 40
 
 
+@pytest.mark.slow
 def test_tokens_are_those_of_the_prompts(folder, llama, studied):
     words = _words(folder, studied.relations, bos=True)
     prompts, _ = studied.zero_shot(2)
@@ -122,6 +123,7 @@ def test_tokens_are_those_of_the_prompts(folder, llama, studied):
     assert words.answer == 1 and words.long == words.several == 0
 
 
+@pytest.mark.slow
 def test_without_a_tokenizer_tokens_are_estimated_and_it_says_so(bare):
     found = estimate(bare, [related("one")], SMALL)
     assert found.words.source == "estimated, 1.4 a word,"
@@ -149,6 +151,7 @@ STEPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STEPS)
 def test_stages_take_the_operations_that_torch_counts(name, folder, studied, monkeypatch):
     monkeypatch.setattr(costs, "CHECKED", 0)
@@ -160,6 +163,7 @@ def test_stages_take_the_operations_that_torch_counts(name, folder, studied, mon
     assert estimated == pytest.approx(counted.flop, rel=0.05)
 
 
+@pytest.mark.slow
 def test_stages_are_those_of_reproduce(folder, studied, tmp_path):
     from fv_lens.studies.folders import OutputFolder
     from fv_lens.studies.reproduce.study import reproduce
@@ -190,6 +194,7 @@ def test_more_deals_and_more_relations_cost_more(folder):
 # Memory and time
 
 
+@pytest.mark.slow
 def test_seven_billion_parameters_are_weighed_without_being_held(bare):
     half, whole = (estimate(bare, [related("one")], SMALL, dtype) for dtype in ("bfloat16", "float32"))
     assert half.memory["weights"] == pytest.approx(13.5e9, rel=0.02) and half.peak > half.memory["weights"]
@@ -204,6 +209,7 @@ def test_memory_of_a_tuned_row_is_what_the_engine_reckons_with(folder, llama, st
     assert rows._most_rows(9, 2) == gradients.CPU_BYTES // row_bytes(_shape(folder, folder), 9, 2, 1, 4)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_said(folder):
     found = estimate(folder, [related("one")], SMALL)
     assert "it does not fit" in str(replace(found, available=found.peak - 1))
@@ -217,12 +223,14 @@ def test_the_rate_is_measured_and_threads_stay_as_they_were():
     assert torch.get_num_threads() == threads
 
 
+@pytest.mark.slow
 def test_the_time_is_said_to_be_that_of_a_machine_as_busy_as_now(folder):
     shown = str(estimate(folder, [related("one")], SMALL))
     assert "give or take a factor of 2, if the machine stays as busy as it is now" in shown
     assert "nothing else" not in shown
 
 
+@pytest.mark.slow
 def test_time_is_work_at_the_measured_rate(folder):
     found = estimate(folder, [related("one")], SMALL)
     assert replace(found, rate=2 * found.rate).seconds == pytest.approx(found.seconds / 2)
@@ -231,6 +239,7 @@ def test_time_is_work_at_the_measured_rate(folder):
 # What is refused
 
 
+@pytest.mark.slow
 def test_small_relations_are_left_out_as_a_study_leaves_them_out(folder):
     tiny_one = related("few", n=12)
     found = estimate(folder, [related("one"), tiny_one], SMALL)

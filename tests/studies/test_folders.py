@@ -302,7 +302,7 @@ def test_a_folder_of_an_earlier_version_with_another_plan_or_command_is_refused(
 
 HELD = """
 import sys, time
-from fv_lens.folders import OutputFolder
+from fv_lens.studies.folders import OutputFolder
 with OutputFolder(sys.argv[1], "reproduce") as folder:
     folder.claim({"model": "tiny"})
     (folder.path / "results.csv").write_text("a,b")
@@ -367,6 +367,7 @@ def study(here, without_page):  # noqa: F811
     return given
 
 
+@pytest.mark.slow
 def test_commands_keep_out_of_a_finished_study(study, here, monkeypatch):  # noqa: F811
     other = ["reproduce", "--relations", write(relations()[1]), "--seeds", 1]
     refused("What differs: names and kin", *other, "--out", "fv_lens_study")
@@ -382,6 +383,7 @@ def test_commands_keep_out_of_a_finished_study(study, here, monkeypatch):  # noq
         refused(f"has 'report.html' and no {MARKER}", *command, "--out", "mine")
 
 
+@pytest.mark.slow
 def test_another_run_keeps_out_of_a_finished_run(here, tmp_path, monkeypatch):  # noqa: F811
     llama = tiny.build("llama")
     monkeypatch.setattr(models, "load_model", lambda name, **options: llama)
@@ -395,6 +397,7 @@ def test_another_run_keeps_out_of_a_finished_run(here, tmp_path, monkeypatch):  
     refused("holds results of `fv-lens run`", "reproduce", "--relations", pairs, "--out", "fv_lens_run")
 
 
+@pytest.mark.slow
 def test_a_stage_or_vector_of_another_study_is_refused(study, here):  # noqa: F811
     other = ["reproduce", "--relations", write(relations()[1]), "--seeds", 1, "--out", "other"]
     assert call(*other).exit_code == 0
@@ -410,6 +413,7 @@ def test_a_stage_or_vector_of_another_study_is_refused(study, here):  # noqa: F8
     assert call(*other).exit_code == 0
 
 
+@pytest.mark.slow
 def test_two_commands_with_one_folder_are_kept_apart(here, without_page, monkeypatch):  # noqa: F811
     given = ["reproduce", "--relations", write(relations()[0]), "--seeds", 1]
     seen, save = [], outputs.results.write_csv

@@ -17,8 +17,9 @@ from fv_lens.models.lens import lens_of
 from fv_lens.plots.heads import head_effects
 from fv_lens.studies.page.head_map import EMBEDDED, head_map
 from fv_lens.studies.page.parts import N_SHADES, write_page
-from fv_lens.vectors.effects import HeadEffects, mean_effects, mean_head_outputs
+from fv_lens.vectors.effects import HeadEffects, mean_effects
 from fv_lens.vectors.function_vector import FunctionVector
+from fv_lens.vectors.mediation import mean_head_outputs
 from fv_lens.vectors.summed import writes_plainly
 
 from ..plots.test_figures import HOSTILE, made_effects
@@ -136,6 +137,7 @@ def test_nothing_of_the_data_is_markup():
     assert HOSTILE in Page(text).text
 
 
+@pytest.mark.slow
 def test_the_largest_models_map_leaves_the_page_small(tmp_path):
     effects = made_effects(100, 80, 64)
     text = head_map(effects, words={(layer, head): (" a word",) * 8 for layer in range(80) for head in range(64)})

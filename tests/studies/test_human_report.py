@@ -83,6 +83,7 @@ def test_a_measure_that_is_not_there_is_not_told_of(write):
     assert "with people, relations: FFV" in told and "cross-fitted" not in told and "typicality" not in told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ceiling", [None, 0.875])
 def test_how_people_agree_is_told_only_where_it_is_known(write, ceiling):
     told = short(write(ceiling=ceiling))
@@ -90,6 +91,7 @@ def test_how_people_agree_is_told_only_where_it_is_known(write, ceiling):
     assert ("People agree" in told) == (ceiling is not None) and "None" not in told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "ends, said",
     [
@@ -118,6 +120,7 @@ def test_the_table_has_every_measure_of_every_kind(write):
             assert cell == ("" if score is None else score.signed if " - " in kind else str(score))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ends", [(np.nan, np.nan), (-np.inf, np.inf)])
 def test_a_number_without_an_interval_says_so_and_nothing_infinite_is_told(write, ends):
     text = words(write(made_frame().assign(low=ends[0], high=ends[1], p=np.nan)))
@@ -152,6 +155,7 @@ def test_nothing_of_the_data_is_markup(write):
     assert downloads(text)[f"{WORST}P.csv"].relation.tolist() == names
 
 
+@pytest.mark.slow
 def test_the_page_is_the_same_when_written_again_and_a_missing_folder_is_named(write, tmp_path):
     assert write() == write()
     with pytest.raises(InputError, match="missing"):

@@ -56,6 +56,7 @@ def vectors(model):
     return human_vectors(model, RELATIONS, 1, HEADS, steps=3, progress=False)
 
 
+@pytest.mark.slow
 def test_there_is_a_vector_of_each_kind_and_half(vectors):
     assert set(vectors) == set(KINDS)
     for halves in vectors.values():
@@ -72,6 +73,7 @@ def test_a_half_is_tuned_on_none_of_the_other_halfs_words(vectors, code):
         assert words == {a for a, b in RELATIONS[code].pairs if halves[a, b] == half}
 
 
+@pytest.mark.slow
 def test_typicality_is_that_of_the_vector_which_has_not_seen_the_pair(model, vectors):
     halves = dealt(RELATIONS)
     found, plain = typicality(lens_of(model), vectors["FFV"], RELATIONS, halves)
@@ -101,6 +103,7 @@ def test_every_kind_is_compared(model, vectors):
         )
 
 
+@pytest.mark.slow
 def test_what_a_half_says_of_its_own_pairs_does_not_count(model, vectors):
     """Other vectors on half 0 change nothing for comparisons whose pairs are both in half 0."""
     halves = dealt(RELATIONS)
@@ -124,6 +127,7 @@ def test_a_relation_without_vectors_is_named(model, vectors):
         compare(model, vectors, few, made_ratings(), progress=False)
 
 
+@pytest.mark.slow
 def test_a_run_leaves_numbers_and_figures_and_goes_on(model, tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr(
@@ -167,6 +171,7 @@ def test_the_command_says_what_is_missing(tmp_path):
     assert found.exit_code == 2 and "has no subcategories-definitions.txt" in found.output
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_table(model, tmp_path, monkeypatch):
     monkeypatch.setattr("fv_lens.datasets.semeval.load_semeval", lambda folder: RELATIONS)
     monkeypatch.setattr("fv_lens.datasets.ratings.load_ratings", lambda folder: made_ratings())

@@ -41,6 +41,7 @@ def test_every_row_and_difference_is_there_with_its_interval():
     ]
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("shots", [4, 40])
 def test_prompts_of_other_numbers_of_shots_are_there_as_well(shots):
     names = {"10-shot": f"{shots}-shot", "FFV from FV - 10-shot": f"FFV from FV - {shots}-shot"}

@@ -90,6 +90,7 @@ def test_a_download_is_the_frame_as_csv(tmp_path):
     assert "Downloads" not in Page((tmp_path / "page.html").read_text(encoding="utf-8")).text
 
 
+@pytest.mark.slow
 def test_plotly_is_there_once_if_there_is_a_figure_at_all(tmp_path):
     drawn = [page.figure(name, plots.layer_sweep(made_sweep()), "") for name in ("a", "b")]
     for parts, times in ((drawn, 1), (["<p>none</p>"], 0)):

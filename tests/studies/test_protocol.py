@@ -11,13 +11,15 @@ import torch
 from fv_lens.datasets.prompts import FewShot, few_shot, with_demonstrations
 from fv_lens.datasets.relations import Relation
 from fv_lens.engine.batches import batch
-from fv_lens.engine.completion import completions
+from fv_lens.engine.completion import Completions, completions
 from fv_lens.engine.whatif import Edit
 from fv_lens.evaluation.evaluate import edits_of
 from fv_lens.ground.errors import InputError
 from fv_lens.studies.reproduce import steps as protocol
-from fv_lens.vectors.effects import indirect_effects
+from fv_lens.vectors import sweeps, tuning
 from fv_lens.vectors.function_vector import FunctionVector
+from fv_lens.vectors.mediation import indirect_effects
+from fv_lens.vectors.optimizer import Tuning
 from fv_lens.vectors.patching import patch
 from fv_lens.vectors.summed import distributed_vectors, function_vector
 from fv_lens.vectors.tuning import finetune_all
@@ -79,6 +81,7 @@ def best_strength(study, r: int, whatif_at):
 # Head maps
 
 
+@pytest.mark.slow
 def test_head_maps_are_each_relations_own(study, maps):
     for relation, effects, mean_z in zip(study.relations, maps["effects"], maps["mean_z"]):
         one = indirect_effects(study.model, relation, 2, 3, 3, progress=False)
@@ -96,6 +99,7 @@ def sum_of(study, maps, r: int, heads) -> torch.Tensor:
     return function_vector(study.model, study.relations[r], heads, 0, maps["mean_z"][r]).vector
 
 
+@pytest.mark.slow
 def test_head_count_layer_and_strengths_are_those_of_a_loop_over_validation(study, maps, summed):
     tensors, record = summed
     order = ranked(maps["effects"].mean(0))
@@ -113,9 +117,10 @@ def test_head_count_layer_and_strengths_are_those_of_a_loop_over_validation(stud
     assert len({mean([of for of, _ in cell]) for cell in found.values()}) == 4 and np.max(record["grid"]) > 0
     for r, strength in enumerate(strengths):
         assert torch.equal(tensors["plain"][r], sum_of(study, maps, r, order[:n]))
-        assert torch.equal(tensors["strong"][r], strength * tensors["plain"][r])
+        assert torch.equal(tensors["vectors"][r], strength * tensors["plain"][r])
 
 
+@pytest.mark.slow
 def test_own_heads_are_each_relations_best_at_their_best_strength(study, maps, summed):
     tensors, record = summed
     n, layer = len(record["heads"]), record["layer"]
@@ -125,6 +130,7 @@ def test_own_heads_are_each_relations_best_at_their_best_strength(study, maps, s
         assert torch.equal(tensors["own"][r], strength * vector)
 
 
+@pytest.mark.slow
 def test_random_heads_are_as_many_others_the_same_for_all_relations_at_their_best_strength(study, maps, summed):
     tensors, record = summed
     n, layer = len(record["heads"]), record["layer"]
@@ -143,10 +149,11 @@ def test_random_heads_are_as_many_others_the_same_for_all_relations_at_their_bes
     assert len(drawn) == len(tensors["random"]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [6, 7])
 def test_random_heads_are_left_out_where_there_are_too_few_others(study, maps, n):
     tensors, record = protocol.sums(study_of(study.model, head_counts=(n,)), maps, progress=False)
-    assert len(record["heads"]) == n and {"plain", "strong", "own"} <= tensors.keys()
+    assert len(record["heads"]) == n and {"plain", "vectors", "own"} <= tensors.keys()
     assert ("random" in tensors) == (n == 6)
     if n == 6:
         others = [head for head in HEADS if head not in record["heads"]]
@@ -156,6 +163,7 @@ def test_random_heads_are_left_out_where_there_are_too_few_others(study, maps, n
                 assert torch.cosine_similarity(vector, once, dim=0) > 1 - 1e-5
 
 
+@pytest.mark.slow
 def test_the_distributed_form_is_that_of_a_loop_over_validation(study, maps, summed):
     tensors, record = summed
     order, found, made = ranked(maps["effects"].mean(0)), {}, {}
@@ -173,12 +181,7 @@ def test_the_distributed_form_is_that_of_a_loop_over_validation(study, maps, sum
             assert torch.equal(vector, strengths[r] * made[n, r][at].vector)
 
 
-def test_equal_shares_are_not_told_apart_by_rounding():
-    shares = np.array([[0.6, 0.2], [0.0, 0.4], [0.0, 0.0]])
-    assert shares.mean(0)[0] != shares.mean(0)[1], "the trap"
-    assert protocol._over_relations(shares + 1j * np.array([[-1.0, -2.0]])).argmax() == 0
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("better", [0, 1])
 def test_a_whole_word_more_outweighs_any_log_probability(study, maps, monkeypatch, better):
     # Of two strengths, one is right once more and far less probable.
@@ -187,14 +190,15 @@ def test_a_whole_word_more_outweighs_any_log_probability(study, maps, monkeypatc
         at = (np.arange(rows) - 1) % 2 == better
         right = np.zeros((n, rows), bool)
         right[0] = at
-        return protocol.Completions(right, np.where(at, -9.0, -1.0) * np.ones((n, 1)), *np.zeros((2, n, rows)))
+        return Completions(right, np.where(at, -9.0, -1.0) * np.ones((n, 1)), *np.zeros((2, n, rows)))
 
-    monkeypatch.setattr(protocol, "completions", stub)
+    monkeypatch.setattr(sweeps, "completions", stub)
     record = protocol.sums(study, maps, progress=False)[1]
     assert record["strengths"][0] == STRENGTHS[better], "it has the word that is right"
     assert record["strengths"][1:] == [STRENGTHS[1 - better]] * 4
 
 
+@pytest.mark.slow
 def test_a_model_on_which_a_sum_means_nothing_has_none_and_says_why():
     study = study_of(studied("gemma2"))
     tensors, record = protocol.sums(study, protocol.heads(study, progress=False)[0], progress=False)
@@ -208,33 +212,42 @@ def test_a_model_on_which_a_sum_means_nothing_has_none_and_says_why():
 @pytest.fixture
 def asked(monkeypatch):
     """The tasks that are tuned, in the order asked for."""
-    seen, tune = [], protocol.tune
+    seen, tune = [], tuning.tune
 
-    def spy(lens, tasks, layer, **how):
+    def spy(lens, tasks, *how):
         seen.append(tasks)
-        return tune(lens, tasks, layer, **how)
+        return tune(lens, tasks, *how)
 
-    monkeypatch.setattr(protocol, "tune", spy)
+    monkeypatch.setattr(tuning, "tune", spy)
     return seen
 
 
-@pytest.mark.parametrize("start", ["zero", "vectors"])
+@pytest.mark.slow
+@pytest.mark.parametrize("start", ["zero", "random", "vectors"])
 def test_tuned_vectors_are_those_of_finetune(study, start):
-    starts = None if start == "zero" else noise(5, 32, scale=0.3)
-    tensors, record = protocol.tuned(study, 1, starts, progress=False)
-    inits = (
-        {r.name: study.vector(r, starts[i], 1, "start") for i, r in enumerate(study.relations)}
-        if start != "zero"
-        else start
-    )
-    how = dict(layer=1, n_pairs=8, n_validation=5, steps=8, learning_rate=0.2, progress=False)
+    inits = start
+    if start == "vectors":
+        values = noise(5, 32, scale=0.3)
+        inits = {r.name: FunctionVector.on(study.lens, values[i], 1, r) for i, r in enumerate(study.relations)}
+    step = protocol.tuned(study, 1, list(inits.values()) if start == "vectors" else start, progress=False)
+    how = dict(layer=1, n_pairs=8, n_validation=5, how=Tuning(8, 0.2), progress=False)
     expected = finetune_all(study.model, study.relations, inits, **how)
-    for r, fv in enumerate(expected.values()):
-        assert (tensors["vectors"][r] - fv.vector).norm() <= CLOSE * fv.vector.norm()
-        assert record["steps"][r] == fv.training["chosen_step"]
-        assert tensors["losses"][r].tolist() == pytest.approx(fv.training["losses"], abs=CLOSE)
-        assert start == "zero" or record["strengths"][r] == fv.parents[0][0]
-    assert record["broken"] == {} and record["layer"] == 1 and tensors["validation_losses"].shape == (5, 9)
+    for vector, fv in zip(protocol.unpacked(step), expected.values()):
+        assert (vector.vector - fv.vector).norm() <= CLOSE * fv.vector.norm()
+        assert vector.training["losses"] == pytest.approx(fv.training["losses"], abs=CLOSE)
+        assert vector.training["chosen_step"] == fv.training["chosen_step"] and vector.parents == fv.parents
+        assert (vector.data_hash, vector.split_seed, vector.method) == (fv.data_hash, 0, "tuned")
+    assert step[1]["broken"] == {} and step[0]["vectors"].shape == (5, 32)
+
+
+def test_vectors_that_were_packed_are_the_same_with_their_records_and_errors(study):
+    relation = study.relations[0]
+    vectors = [FunctionVector.on(study.lens, noise(32), 1, relation), InputError("too few"), InputError("broke")]
+    step = protocol.packed("abc", vectors, 32)
+    assert step[1]["broken"] == {"b": "too few", "c": "broke"} and step[0]["vectors"][1:].isnan().all()
+    vector, *errors = protocol.unpacked(step)
+    assert torch.equal(vector.vector, vectors[0].vector) and vector.record == vectors[0].record
+    assert list(map(str, errors)) == ["too few", "broke"]
 
 
 def pairs_of(prompts, model) -> list[tuple[str, str]]:
@@ -242,6 +255,7 @@ def pairs_of(prompts, model) -> list[tuple[str, str]]:
     return [(word, model.tokenizer.decode(listed[0])) for word, listed in zip(prompts.words, prompts.answers)]
 
 
+@pytest.mark.slow
 def test_vectors_of_shuffled_pairs_see_no_right_answer(study, asked):
     protocol.tuned(study, 1, shuffle=True, progress=False)
     for one, relation in zip(asked[0], study.relations):
@@ -250,15 +264,17 @@ def test_vectors_of_shuffled_pairs_see_no_right_answer(study, asked):
             assert not any(answer in relation.answers[word] for word, answer in pairs_of(prompts, study.model))
 
 
+@pytest.mark.slow
 def test_the_pooled_vector_is_tuned_on_all_pairs_each_once(study, asked):
-    tensors, record = protocol.tuned(study, 1, pooled=True, progress=False)
+    tensors, record = protocol.pooled(study, 1, progress=False)
     ((one,),) = asked
     for prompts, part in ((one.train, 0), (one.validation, 1)):
         listed = [(w, answers[0]) for relation in study.relations for w, answers in relation.split()[part].pairs]
         assert sorted(pairs_of(prompts, study.model)) == sorted(listed)
-    assert tensors["vectors"].shape == (1, 32) and len(record["steps"]) == 1
+    assert tensors["vectors"].shape == (1, 32) and record["records"][0]["relation"] is None
 
 
+@pytest.mark.slow
 def test_another_deal_is_tuned_on_its_own_pairs(study, asked):
     protocol.tuned(study, 1, seed=1, progress=False)
     for one, relation in zip(asked[0], study.relations):
@@ -266,6 +282,7 @@ def test_another_deal_is_tuned_on_its_own_pairs(study, asked):
         assert (one.train.words, one.validation.words) == (train.words, validation.words)
 
 
+@pytest.mark.slow
 def test_the_learning_curve_is_tuned_on_the_first_pairs(study, asked):
     tensors, _ = protocol.curve(study, 1, progress=False)
     at = iter(asked[0])
@@ -280,53 +297,55 @@ def test_the_learning_curve_is_tuned_on_the_first_pairs(study, asked):
 
 def breaking(monkeypatch, name: str):
     """Tuning breaks for one relation."""
-    tune = protocol.tune
+    make = tuning._vector
 
-    def broken(lens, tasks, layer, **how):
-        results = tune(lens, tasks, layer, **how)
-        return [replace(x, vector=None, step=3) if task.name == name else x for task, x in zip(tasks, results)]
+    def broken(lens, lesson, of, result, *more):
+        result = replace(result, vector=None, step=3) if lesson.name == name else result
+        return make(lens, lesson, of, result, *more)
 
-    monkeypatch.setattr(protocol, "tune", broken)
+    monkeypatch.setattr(tuning, "_vector", broken)
 
 
+@pytest.mark.slow
 def test_a_vector_that_breaks_is_nan_with_the_reason_and_the_others_are_the_same(study, monkeypatch):
     expected = protocol.tuned(study, 1, progress=False)[0]["vectors"]
     curve = protocol.curve(study, 1, progress=False)[0]["vectors"]
     breaking(monkeypatch, "b")
     tensors, record = protocol.tuned(study, 1, progress=False)
-    assert record["broken"] == {"b": "NaN at step 3"} and tensors["vectors"][1].isnan().all()
+    assert record["broken"].keys() == {"b"} and tensors["vectors"][1].isnan().all()
+    assert "The loss of 'b' became NaN, or its vector too large, at step 3" in record["broken"]["b"]
     assert torch.equal(tensors["vectors"][[0, 2, 3, 4]], expected[[0, 2, 3, 4]])
     tensors, record = protocol.curve(study, 1, progress=False)
-    assert record["broken"] == {"b, 1 pairs": "NaN at step 3", "b, 4 pairs": "NaN at step 3"}
+    assert record["broken"].keys() == {"b, 1 pairs", "b, 4 pairs"}
     assert (
         torch.equal(tensors["vectors"][:, [0, 2, 3, 4]], curve[:, [0, 2, 3, 4]])
         and tensors["vectors"][:, 1].isnan().all()
     )
 
 
+@pytest.mark.slow
 def test_a_relation_that_cannot_be_shuffled_has_no_such_vector(study):
     validation = relations()[0].split().validation
     same = [(word, "w199" if word in validation.words else listed) for word, listed in relations()[0].pairs]
     one = study_of(study.model, [Relation("a", same), *relations()[1:]])
     tensors, record = protocol.tuned(one, 1, shuffle=True, progress=False)
     assert list(record["broken"]) == ["a"] and "cannot be exchanged" in record["broken"]["a"]
-    assert record["steps"][0] is None and tensors["vectors"][0].isnan().all() and tensors["losses"][0].isnan().all()
+    assert record["records"][0] is None and tensors["vectors"][0].isnan().all()
     expected = protocol.tuned(study, 1, shuffle=True, progress=False)[0]["vectors"]
     assert (tensors["vectors"][1:] - expected[1:]).norm() <= CLOSE * expected[1:].norm()
 
 
-@pytest.mark.parametrize("pooled", [False, True])
-def test_where_no_pairs_can_be_shuffled_there_are_no_vectors_and_the_reasons_are_told(study, asked, pooled):
+@pytest.mark.slow
+def test_where_no_pairs_can_be_shuffled_there_are_no_vectors_and_the_reasons_are_told(study, asked):
     validation = {name: relation.split().validation.words for name, relation in zip("ab", relations())}
     same = [
         Relation(name, [(word, "w199" if word in validation[name] else listed) for word, listed in relation.pairs])
         for name, relation in zip("ab", relations())
     ]
     two = study_of(study.model, same)
-    tensors, record = protocol.tuned(two, 1, shuffle=True, pooled=pooled, progress=False)
-    n = 1 if pooled else 2
-    assert not asked and tensors["vectors"].shape == (n, 32) and record["steps"] == record["strengths"] == [None] * n
-    assert all(x.isnan().all() for x in tensors.values()) and tensors["losses"].shape == (n, 8)
+    tensors, record = protocol.tuned(two, 1, shuffle=True, progress=False)
+    assert not asked and tensors["vectors"].shape == (2, 32) and record["records"] == [None, None]
+    assert tensors["vectors"].isnan().all()
     assert list(record["broken"]) == ["a", "b"]
     assert all("cannot be exchanged" in reason for reason in record["broken"].values())
 
@@ -358,6 +377,7 @@ def test_scores_equal_each_relation_evaluated_by_itself(study):
     assert tensors["right"].any() and not tensors["right"].all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [{}, {"shuffled": True}, {"validation": True}], ids=str)
 def test_prompting_equals_single_prompts(study, how):
     grouped = study_of(study.model, n_together=4)
@@ -386,12 +406,14 @@ def assert_mean_difference_of_single_prompts(one, found):
     assert found.shape == (len(one), 32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2"])
 def test_the_mean_difference_is_that_of_single_prompts(study, name):
     one = study if name == "llama" else study_of(studied(name), relations()[:2])
     assert_mean_difference_of_single_prompts(one, protocol.mean_difference(one, 1))
 
 
+@pytest.mark.slow
 def test_the_mean_difference_does_not_pad_a_model_that_cannot_be():
     one = study_of(studied("gpt2"), relations()[:2])
     see_padding(one.lens)

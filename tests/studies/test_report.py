@@ -56,6 +56,7 @@ def everything():
     )
 
 
+@pytest.mark.slow
 def test_the_page_loads_nothing_and_holds_plotly_once(write, everything):
     text = write(**everything)
     tags = Page(text).tags
@@ -65,6 +66,7 @@ def test_the_page_loads_nothing_and_holds_plotly_once(write, everything):
     assert len(re.findall(r"\* plotly\.js v\d", text)) == 1
 
 
+@pytest.mark.slow
 def test_each_result_adds_its_figure(write, everything):
     def figures(text):
         return [parts["id"] for tag, parts in Page(text).tags if parts.get("class") == "plotly-graph-div"]
@@ -85,6 +87,7 @@ def test_the_map_of_heads_is_there_with_effects_and_needs_no_plotly(write, every
     assert not cells(write(evaluation=everything["evaluation"]))
 
 
+@pytest.mark.slow
 def test_the_page_is_the_same_when_written_again(write, everything):
     assert write(**everything) == write(**everything)
 
@@ -98,6 +101,7 @@ def test_a_gain_is_told_with_its_intervals(write, everything):
     assert f"10-shot prompting reaches {tested.controls['10-shot'].accuracy}" in text
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize(
     "right, said",
     [((18, 2), "lifts"), ((2, 18), "lowers"), ((5, 5), "a gain is not shown (+0.00 [0.00, 0.00])")],
@@ -121,6 +125,7 @@ def test_a_plain_evaluation_is_told_without_a_gain(write):
     )
 
 
+@pytest.mark.slow
 def test_the_table_has_every_row_with_intervals_and_gains(write, everything):
     text = Page(write(**everything)).text
     for row in everything["evaluation"].controls.values():
@@ -130,6 +135,7 @@ def test_the_table_has_every_row_with_intervals_and_gains(write, everything):
             assert f"{gain.value:+.2f} [{gain.low:.2f}, {gain.high:.2f}]" in text
 
 
+@pytest.mark.slow
 def test_the_note_says_that_answers_are_counted_whole(write, everything):
     text = Page(write(**everything)).text
     assert "Accuracy: the most probable tokens, one after the other, are a right answer as a whole" in text
@@ -137,6 +143,7 @@ def test_the_note_says_that_answers_are_counted_whole(write, everything):
     assert "Log-prob: of the whole first listed answer." in text and not re.search(r"\btop-\d", text)
 
 
+@pytest.mark.slow
 def test_how_it_was_made_lists_the_records_the_summary_and_the_command(write, everything):
     text = Page(write(**everything, summary={"timings, s": {"effects": 1.25}, "threads": 2})).text
     heads = " ".join(f"L{layer}H{head}" for layer, head in everything["vector"].heads)

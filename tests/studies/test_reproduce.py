@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -33,8 +34,9 @@ from fv_lens.studies.reproduce import study as module
 from fv_lens.studies.reproduce.setup import Settings, Study
 from fv_lens.studies.reproduce.study import reproduce
 from fv_lens.studies.stages import StageRecord
-from fv_lens.vectors import tuning
+from fv_lens.vectors import optimizer, tuning
 from fv_lens.vectors.function_vector import FunctionVector
+from fv_lens.vectors.optimizer import Tuning
 from fv_lens.vectors.tuning import training_frame
 
 from .test_protocol import breaking
@@ -113,6 +115,7 @@ def names(frame: pd.DataFrame, part: str = "score") -> set[str]:
 # Nothing is chosen on test pairs
 
 
+@pytest.mark.slow
 def test_no_test_answer_has_a_say_in_any_choice_or_vector(model, whole, tmp_path, without_page):
     settings = Settings(**SMALL)
     permuted = study_of(model, [with_permuted_test(relation, settings) for relation in relations()])
@@ -141,17 +144,17 @@ def test_no_test_answer_has_a_say_in_any_choice_or_vector(model, whole, tmp_path
     assert (mine != others).mean() > 0.3
 
 
+@pytest.mark.slow
 def test_the_library_is_of_the_start_with_the_lower_validation_loss(whole):
     found, losses = stages(whole), {}
     layer = summary(whole)["chosen"]["layer"]
     for start, name in (("FFV from zero", f"tuned-from-zero-{layer}"), ("FFV from FV", "tuned-from-fv")):
-        tensors, record = found[name][0], found[name][1]["record"]
-        losses[start] = sum(tensors["validation_losses"][r, step].item() for r, step in enumerate(record["steps"]))
+        losses[start] = sum(record["training"]["validation_loss"] for record in found[name][1]["record"]["records"])
     chosen = min(losses, key=losses.get)
     assert summary(whole)["chosen"]["vectors"] == chosen
     for at in (1, 2):
-        tensors = found[f"tuned-from-zero-{at}"][0]["validation_losses"]
-        mean = tensors.nan_to_num(torch.inf).amin(1).mean().item()
+        records = found[f"tuned-from-zero-{at}"][1]["record"]["records"]
+        mean = np.mean([min(loss for _, loss in record["training"]["validation_losses"]) for record in records])
         assert summary(whole)["chosen"]["validation losses of the layers"][str(at)] == pytest.approx(mean, abs=1e-5)
         assert at == layer or mean > losses["FFV from zero"] / 5
 
@@ -159,6 +162,7 @@ def test_the_library_is_of_the_start_with_the_lower_validation_loss(whole):
 # Resuming
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_read_and_written_again_as_it_was(model, whole, monkeypatch, without_page):
     for step in ("heads", "sums", "tuned", "curve", "scores", "prompting", "mean_difference"):
         monkeypatch.setattr(protocol, step, lambda *args, **more: pytest.fail("this was computed before"))
@@ -179,6 +183,7 @@ STOPS = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_interrupted_again_and_again_ends_as_an_uninterrupted_one(
     model, small, tmp_path, monkeypatch, without_page
 ):
@@ -231,6 +236,7 @@ assert os.waitpid(start(), 0)[1] == 0
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_run_killed_at_three_moments_ends_as_an_uninterrupted_one(small, tmp_path):
     root = Path(__file__).parents[2]
@@ -240,12 +246,13 @@ def test_a_run_killed_at_three_moments_ends_as_an_uninterrupted_one(small, tmp_p
     assert [path.name for path in sorted(tmp_path.iterdir())] == FILES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "named"),
     [
         (dict(seeds=3), r"settings \(seeds: 2 there, 3 here\)"),
-        (dict(n_test=5), r"relations \(a; b; c; d; e\); settings \(n_test: 6 there, 5 here\)"),
-        (dict(split_seed=1), r"relations \(a; b; c; d; e\); settings \(split_seed: 0 there, 1 here\)"),
+        (dict(n_test=5), r"settings \(n_test: 6 there, 5 here\)"),
+        (dict(split_seed=1), r"settings \(split_seed: 0 there, 1 here\)"),
         (dict(given=relations()[:4]), r"names and kin \(there alone: e\); relations \(there alone: e\)"),
         (dict(given=[*relations()[:4], replace(relations()[4], family="f")]), r"names and kin \(e\)"),
         (dict(given=[*relations()[:4], replace(relations()[4], names=["w9"])]), r"names and kin \(e\)"),
@@ -259,6 +266,7 @@ def test_another_plan_in_the_same_folder_is_refused(model, whole, change, named)
         run(study_of(model, **change), whole, **facts)
 
 
+@pytest.mark.slow
 def test_the_table_holds_no_times(whole):
     text = (whole / "results.csv").read_text()
     assert not any(word in text for word in ("second", "time", "duration", "_s,"))
@@ -268,6 +276,7 @@ def test_the_table_holds_no_times(whole):
 # What a run leaves
 
 
+@pytest.mark.slow
 def test_the_folder_and_the_library(whole):
     assert [path.name for path in sorted(whole.iterdir())] == FILES
     folders = ["", "from-fv/", "from-zero/", "summed/"]
@@ -279,9 +288,10 @@ def test_the_folder_and_the_library(whole):
         assert torch.equal(fv.vector, same.vector) and fv.record == same.record
 
 
+@pytest.mark.slow
 def test_saved_vectors_carry_their_record_and_are_measured_without_complaint(model, whole):
     chosen, frame = summary(whole)["chosen"], table(whole)
-    how = dict(layer=1, n_pairs=8, n_validation=5, steps=8, learning_rate=0.2, progress=False)
+    how = dict(layer=1, n_pairs=8, n_validation=5, how=Tuning(8, 0.2), progress=False)
     finetuned = tuning.finetune(model, relations()[0], **how)
     for relation, cut in zip(relations(), study_of(model).relations):
         train, validation, test = cut.split()
@@ -313,6 +323,7 @@ def test_saved_vectors_carry_their_record_and_are_measured_without_complaint(mod
             assert lines[lines.measure == "accuracy"].value.item() == pytest.approx(words.right.mean(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_table_has_every_part_and_the_columns_that_the_figures_read(whole):
     frame = table(whole)
     assert tuple(frame) == COLUMNS and set(frame.part) == {"score", "difference", "curve", "stability", "decoding"}
@@ -326,6 +337,7 @@ def test_the_table_has_every_part_and_the_columns_that_the_figures_read(whole):
         assert of["all"].value == pytest.approx(sum(score.value for score in by_hand[row].values()) / 5, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_names_of_rows_are_those_that_figures_and_differences_know(whole):
     rows = names(table(whole))
     found = {known: rows_like(known, rows) for listed in KINDS.values() for known in listed}
@@ -338,6 +350,7 @@ def test_the_names_of_rows_are_those_that_figures_and_differences_know(whole):
     assert names(table(whole), "difference") == differences | of_names
 
 
+@pytest.mark.slow
 def test_the_page_is_written_and_names_its_command(whole):
     page = (whole / "report.html").read_text(encoding="utf-8")
     assert all(f'id="{name}"' in page for name in ("comparison", "relations", "learning", "training", "decoding"))
@@ -347,6 +360,7 @@ def test_the_page_is_written_and_names_its_command(whole):
 # Studies that lack something
 
 
+@pytest.mark.slow
 def test_a_model_without_sums_has_all_the_rest(tmp_path):
     study = study_of(studied("gemma2"), relations()[:3], seeds=1, steps=2, curve=(1,))
     frame = run(study, tmp_path)
@@ -360,6 +374,7 @@ def test_a_model_without_sums_has_all_the_rest(tmp_path):
     assert [path.name for path in sorted(tmp_path.iterdir())] == FILES and 'id="comparison"' in page
 
 
+@pytest.mark.slow
 def test_one_family_alone_works(model, tmp_path, without_page):
     kin = [replace(relation, family="f") for relation in relations()[:2]]
     frame = run(study_of(model, kin, seeds=1, steps=2, curve=(1,)), tmp_path)
@@ -376,6 +391,7 @@ def test_one_family_alone_works(model, tmp_path, without_page):
         assert not torch.isclose(zero, other).all(1).any(), "none is helped by its own vector"
 
 
+@pytest.mark.slow
 def test_one_relation_alone_works_without_the_rows_of_others(model, tmp_path):
     frame = run(study_of(model, relations()[:1], steps=2, curve=(1,), head_counts=(12,)), tmp_path)
     assert {"FFV from zero", "FFV from FV", "FV", "pooled FFV", "random vector", "3-shot"} <= names(frame)
@@ -392,6 +408,7 @@ def test_one_relation_alone_works_without_the_rows_of_others(model, tmp_path):
     assert "in the order of their probability" in page and "centred" not in page and "nan" not in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [2, 3, 5])
 def test_a_mean_over_others_never_holds_the_vector_itself(model, n):
     study = study_of(model, [replace(relation, family="f") for relation in relations()[:n]])
@@ -404,6 +421,7 @@ def test_a_mean_over_others_never_holds_the_vector_itself(model, n):
     assert module._means_of_others(study_of(model, relations()[:1]), vectors[:1]).isnan().all()
 
 
+@pytest.mark.slow
 def test_a_vector_that_breaks_is_left_out_of_the_table_and_the_others_are_unharmed(
     model, whole, tmp_path, monkeypatch, without_page
 ):
@@ -423,11 +441,13 @@ def test_a_vector_that_breaks_is_left_out_of_the_table_and_the_others_are_unharm
     assert len(kept) > 150 and kept.value.equals(kept.value_before)
     everywhere = after[(after.group == "all") & (after.part == "score") & (after.measure == "accuracy")]
     assert everywhere.set_index("row").n["FFV from zero"] == 4 and everywhere.set_index("row").n["FV"] == 5
-    assert summary(tmp_path)["broken"]["from-zero"] == {"b": "NaN at step 3"}
+    assert "at step 3; lower learning_rate" in summary(tmp_path)["broken"]["from-zero"]["b"]
     assert "from-zero/b.safetensors" not in vector_files(tmp_path) and "summed/b.safetensors" in vector_files(tmp_path)
 
 
-def test_where_every_vector_breaks_the_other_rows_are_left(model, tmp_path):
+@pytest.mark.slow
+def test_where_every_vector_breaks_the_other_rows_are_left(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(optimizer, "MOST_RATE", 1e31)
     frame = run(study_of(model, relations()[:2], seeds=1, steps=2, curve=(1,), rate=1e30), tmp_path)
     assert {"zero-shot", "3-shot", "FV", "distributed FV"} <= names(frame)
     assert not {"FFV from zero", "FFV from FV", "pooled FFV", "mean of FFVs", "random vector"} & names(frame)
@@ -463,6 +483,7 @@ def write(relation: Relation) -> str:
     return f"{relation.name}.json"
 
 
+@pytest.mark.slow
 def test_the_command_leaves_out_what_is_too_small_and_goes_on_where_it_stopped(here, without_page):
     good, small = [write(relation) for relation in relations()[:2]], write(made("small", n=15))
     given = ["--relations", ",".join([good[0], small, *good[1:]]), "--out", "deep/out", "--seeds", 1]
@@ -487,6 +508,7 @@ def test_the_command_leaves_out_what_is_too_small_and_goes_on_where_it_stopped(h
     assert "Traceback" not in other.stderr and (out / "results.csv").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_an_interrupted_command_says_that_it_goes_on(here, monkeypatch, without_page):
     def interrupted(*args, **how):
         raise KeyboardInterrupt
@@ -504,6 +526,7 @@ def test_an_interrupted_command_says_that_it_goes_on(here, monkeypatch, without_
         assert result.stderr.splitlines()[-1] == f"Interrupted. {saved} The same command goes on from there."
 
 
+@pytest.mark.slow
 def test_a_study_interrupted_while_it_loads_says_what_is_there(here, monkeypatch, without_page):
     def interrupted(*args, **how):
         raise KeyboardInterrupt
@@ -568,6 +591,7 @@ def test_only_small_relations_are_told_with_their_reasons_before_the_model_is_lo
     assert len(result.stderr.splitlines()) == 1 and not (here / "fv_lens_study").exists()
 
 
+@pytest.mark.slow
 def test_smaller_parts_are_noted_once_with_what_would_be_enough(here, without_page):
     result = call("--relations", write(made("few", n=18)), "--seeds", 1)
     assert result.exit_code == 0, result.output

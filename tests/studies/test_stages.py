@@ -59,6 +59,7 @@ def test_a_stage_may_have_no_tensors(tmp_path):
     assert stages.run("readings", lambda: ({}, RECORD)) == stages.run("readings", never) == ({}, RECORD)
 
 
+@pytest.mark.slow
 def test_times_are_those_of_the_run_that_computed(tmp_path):
     Stages(tmp_path, PLAN).run("slow", lambda: time.sleep(0.3) or (TENSORS, RECORD))
     later = Stages(tmp_path, PLAN)

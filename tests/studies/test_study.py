@@ -12,7 +12,8 @@ from fv_lens.ground.errors import InputError
 from fv_lens.models.lens import lens_of
 from fv_lens.studies.reproduce import setup as study_module
 from fv_lens.studies.reproduce.setup import TEST, TRAIN, VALIDATION, Settings, Study
-from fv_lens.vectors.tuning import shuffled
+from fv_lens.vectors.function_vector import FunctionVector
+from fv_lens.vectors.tuning_pairs import shuffled
 
 from .. import oracles, tiny
 
@@ -48,7 +49,7 @@ def with_permuted_test(relation: Relation, settings: Settings) -> Relation:
     answers = [listed for _, listed in test.pairs[1:] + test.pairs[:1]]
     other = relation.with_pairs(list(zip(test.words, answers)))
     pairs = [*train.pairs, *validation.pairs, *other.pairs]
-    return replace(relation, pairs=pairs, parts=Split(train, validation, other))
+    return replace(relation, pairs=pairs, parts=Split(train, validation, other), cut_from=relation.hash)
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,7 @@ def demonstrated(text: str) -> list[tuple[str, str]]:
 # Parts
 
 
+@pytest.mark.slow
 def test_parts_are_disjoint_of_the_sizes_asked_for_and_within_the_relations_own_split(model):
     study = study_of(model, split_seed=2)
     for relation, whole in zip(study.relations, relations()):
@@ -84,6 +86,7 @@ def test_smaller_parts_are_taken_as_they_are(model):
     assert [len(part) for part in study.relations[0].split()] == [12, 5, 11]
 
 
+@pytest.mark.slow
 def test_deals_of_train_and_validation_pairs_never_hold_a_test_word(model):
     for relation in (study := study_of(model)).relations:
         train, validation, test = relation.split()
@@ -96,6 +99,7 @@ def test_deals_of_train_and_validation_pairs_never_hold_a_test_word(model):
         assert len({some.words for some, _ in deals}) == 8 and deals == [study.pairs(relation, s) for s in range(1, 9)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [TRAIN, VALIDATION, TEST])
 def test_zero_shot_prompts_are_those_of_one_part_of_every_relation(model, part):
     prompts, owners = (study := study_of(model)).zero_shot(part)
@@ -104,6 +108,7 @@ def test_zero_shot_prompts_are_those_of_one_part_of_every_relation(model, part):
     assert list(prompts.texts) == [f"Q: {word}\nA:" for _, word in words]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n_shots", "validation"), [(3, False), (8, False), (13, True), (99, True)])
 def test_few_shot_prompts_ask_test_words_and_show_none(model, n_shots, validation):
     asked, study = [], study_of(model, n_together=4)
@@ -121,6 +126,7 @@ def test_few_shot_prompts_ask_test_words_and_show_none(model, n_shots, validatio
     assert len({tuple(demonstrated(prompts.texts[0])) for prompts in asked}) == 10, "each few words have their own"
 
 
+@pytest.mark.slow
 def test_shuffled_demonstrations_show_no_right_answer(model):
     study = study_of(model)
     for prompts, owners in study.few_shot(8, shuffled=True):
@@ -134,6 +140,7 @@ def test_shuffled_demonstrations_show_no_right_answer(model):
 # Shuffled pairs
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("seed", range(3))
 def test_shuffled_pairs_have_no_right_answer_and_the_same_answers(seed):
     for relation in relations():
@@ -154,6 +161,7 @@ def test_one_answer_for_all_cannot_be_exchanged():
 # Vectors
 
 
+@pytest.mark.slow
 def test_each_relations_vector_is_added_to_its_own_prompts_and_nan_is_no_vector(model):
     study, vectors = study_of(model), torch.arange(5.0)[:, None].expand(5, 32).clone()
     vectors[2] = torch.nan
@@ -162,16 +170,20 @@ def test_each_relations_vector_is_added_to_its_own_prompts_and_nan_is_no_vector(
     assert study.edit(vectors, VALIDATION, 1, site="hook_attn_out").site == "hook_attn_out"
 
 
+@pytest.mark.slow
 def test_vectors_know_the_relation_they_are_of_before_it_was_cut(model):
     study = study_of(model, split_seed=2)
-    fv = study.vector(study.relations[1], torch.zeros(32), 1, "tuned")
+    fv = FunctionVector.on(study.lens, torch.zeros(32), 1, study.relations[1], method="tuned")
     assert (fv.relation, fv.data_hash, fv.split_seed) == ("b", relations()[1].hash, 2)
-    fv.check_split(relations()[1], 2)
+    fv.check_split(relations()[1].with_split(2))
+    with pytest.raises(InputError, match="made from split 2 of 'b'"):
+        fv.check_split(relations()[1])
 
 
 # Rivals
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draws", [1, 2, 5])
 def test_rivals_are_of_other_families(model, draws):
     drawn = (study := study_of(model)).rivals(draws)
@@ -182,6 +194,7 @@ def test_rivals_are_of_other_families(model, draws):
         assert all(len(set(column)) == 2 for column in drawn.T), "each relation has more strangers than that"
 
 
+@pytest.mark.slow
 def test_relations_without_a_family_are_strangers_and_one_family_has_its_siblings(model):
     alone = [replace(relation, family=None) for relation in relations()]
     assert study_of(model, alone).families == list("abcde")
@@ -190,6 +203,7 @@ def test_relations_without_a_family_are_strangers_and_one_family_has_its_sibling
     assert kin.others(1) == [0, 2, 3, 4] and study_of(model).others(0) == [1, 3, 4]
 
 
+@pytest.mark.slow
 def test_one_relation_has_no_others_and_is_no_rival_of_itself(model):
     study = study_of(model, relations()[:1])
     assert study.others(0) == []
@@ -213,6 +227,7 @@ def unfit() -> dict[str, tuple[Relation, str]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", unfit())
 def test_what_cannot_be_studied_is_left_out_with_the_reason_and_the_others_are_unharmed(model, name):
     relation, reason = unfit()[name]
@@ -223,6 +238,7 @@ def test_what_cannot_be_studied_is_left_out_with_the_reason_and_the_others_are_u
     assert (study.rivals(2) == alone.rivals(2)).all() and alone.left_out == {}
 
 
+@pytest.mark.slow
 def test_prompts_are_tried_as_they_are_asked(model, monkeypatch):
     tried, texts = [], {}
     monkeypatch.setattr(study_module, "batch", lambda lens, prompts, template: (
@@ -237,6 +253,7 @@ def test_prompts_are_tried_as_they_are_asked(model, monkeypatch):
     assert len({text for some in texts.values() for text in some}) == 4 * 6
 
 
+@pytest.mark.slow
 def test_a_shuffle_that_fails_for_some_words_asked_together_is_found_at_the_start(model):
     # Half of the train words have one answer; the others would give away an answer of either of two test words.
     train, _, test = study_of(model, relations()[:1]).relations[0].split()
@@ -252,11 +269,13 @@ def test_a_shuffle_that_fails_for_some_words_asked_together_is_found_at_the_star
     assert study.names == ["b"] and "no permutation made every answer wrong" in study.left_out["half"]
 
 
+@pytest.mark.slow
 def test_more_shots_than_the_context_holds_are_told_at_once(model):
     with pytest.raises(InputError, match="context of 128; give shorter words or fewer shots"):
         study_of(model, [made("a", n=80)], n_pairs=20, n_validation=10)
 
 
+@pytest.mark.slow
 def test_at_least_one_relation_is_studied_and_each_once(model):
     with pytest.raises(InputError, match=r"are \[\]; give at least one.* 'small' has 15 pairs.* 'four' has 4 pairs"):
         study_of(model, [unfit()["small"][0], unfit()["four"][0]])

@@ -59,6 +59,7 @@ def with_difference(value, low, high):
     return pd.concat([kept, line.to_frame().T], ignore_index=True)
 
 
+@pytest.mark.slow
 def test_the_page_stands_alone_with_plotly_once_and_is_small(whole):
     tags = Page(whole).tags
     assert not [tag for tag, parts in tags if {"src", "href", "srcset", "data"} & parts.keys()]
@@ -77,6 +78,7 @@ def test_every_part_has_its_place(whole):
     assert "FFV: function vector fine-tuned" in words(whole)
 
 
+@pytest.mark.slow
 def test_relations_are_shown_together_where_there_are_enough_of_them(write):
     alike = pd.DataFrame(np.eye(3), list("abc"), list("abc"))
     points = pd.DataFrame({"x": [0.0, 1.0, 2.0], "y": [1.0, 0.0, 1.0]}, index=list("abc"))
@@ -84,6 +86,7 @@ def test_relations_are_shown_together_where_there_are_enough_of_them(write):
     assert not {"similarity", "map"} & set(figures(write(points=points[:2])))
 
 
+@pytest.mark.slow
 def test_the_table_can_be_saved(write):
     assert "Download results.csv" in words(write())
 
@@ -97,6 +100,7 @@ def test_the_numbers_in_short_are_those_of_the_table(whole):
     assert f"on 20, {numbers('20 pairs', part='curve')}" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "ends, said",
     [
@@ -115,6 +119,7 @@ def test_a_difference_is_shown_only_where_its_interval_leaves_out_zero(write, en
     assert ("<small>not shown</small>" in table) == ("Differences shown" not in said)
 
 
+@pytest.mark.slow
 def test_categories_are_told_by_whether_the_difference_is_shown_in_them(write):
     at = (FRAME.part == "difference") & (FRAME.row == "FFV from FV - FV") & (FRAME.measure == "accuracy")
     frame = FRAME.copy()
@@ -155,6 +160,7 @@ def test_how_it_was_made_lists_the_facts_and_the_command_as_it_was_typed(whole):
     assert "<pre>fv-lens reproduce --seed -1</pre>" in whole
 
 
+@pytest.mark.slow
 def test_prompts_of_other_numbers_of_shots_are_shown_as_well(write):
     names = {"10-shot": "4-shot", "20-shot": "8-shot", "30-shot": "12-shot", "10-shot, shuffled": "4-shot, shuffled"}
     frame = FRAME.replace({"row": names | {"FFV from FV - 10-shot": "FFV from FV - 4-shot"}})
@@ -163,6 +169,7 @@ def test_prompts_of_other_numbers_of_shots_are_shown_as_well(write):
     assert words(write(frame)) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("relations", "said"), [(("a", "b"), "order of the centred reading"), (("a",), None)])
 def test_the_order_of_words_is_said(write, relations, said):
     text = words(write(decoding=made_words(relations)))
@@ -172,12 +179,14 @@ def test_the_order_of_words_is_said(write, relations, said):
     assert ("in the order of their probability" in text) != bool(said)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["score", "difference", "curve", "decoding", "stability"])
 def test_a_page_without_a_part_is_the_page_with_less(write, part):
     lost = {"score": {"comparison", "slopes", "relations"}, "curve": {"learning"}}.get(part, set())
     assert set(figures(write(FRAME[FRAME.part != part]))) == {"comparison", "slopes", "relations", "learning"} - lost
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", ["relation", "category", "all"])
 def test_a_page_without_a_group_is_the_page_with_less(write, group):
     lost = {"relation": {"slopes", "relations"}, "all": {"comparison", "learning"}}.get(group, set())
@@ -186,21 +195,25 @@ def test_a_page_without_a_group_is_the_page_with_less(write, group):
     assert ("<h3>By category</h3>" in text) == (group != "category")
 
 
+@pytest.mark.slow
 def test_an_empty_table_makes_a_page_without_results(write):
     text = write(FRAME[:0], summary={"model": "a model"}, training={}, decoding=made_words()[:0])
     assert not figures(text) and 'class="short"' not in text and "a model" in text
 
 
+@pytest.mark.slow
 def test_without_intervals_nothing_is_called_shown(write):
     told = short(write(FRAME.assign(low=np.nan, high=np.nan)))
     assert "(no interval)" in told and "nan" not in told
     assert "Differences shown" not in told and "shown in 0 of 5" in told
 
 
+@pytest.mark.slow
 def test_the_page_is_the_same_when_written_again(write):
     assert write(training=made_training(3)) == write(training=made_training(3))
 
 
+@pytest.mark.slow
 def test_nothing_of_the_data_is_markup(write):
     frame = FRAME.replace({"row": {"FV": HOSTILE}, "name": {"antonym": HOSTILE, "inflection": HOSTILE + "2"}})
     text = write(
@@ -211,6 +224,7 @@ def test_nothing_of_the_data_is_markup(write):
     assert Page(text).text.count(HOSTILE) >= 6
 
 
+@pytest.mark.slow
 def test_a_missing_column_or_folder_is_named(write, tmp_path):
     with pytest.raises(InputError, match="lacks the column 'measure'"):
         write(FRAME.drop(columns="measure"))

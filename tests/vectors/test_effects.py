@@ -15,8 +15,9 @@ from fv_lens.engine.batches import batch
 from fv_lens.ground import storage
 from fv_lens.ground.errors import InputError
 from fv_lens.models.lens import lens_of
-from fv_lens.vectors import effects as module
-from fv_lens.vectors.effects import HeadEffects, indirect_effects, mean_effects, mean_head_outputs
+from fv_lens.vectors import mediation as module
+from fv_lens.vectors.effects import HeadEffects, mean_effects
+from fv_lens.vectors.mediation import indirect_effects, mean_head_outputs
 
 from .. import oracles, tiny
 from ..oracles import EXACT, difference
@@ -57,6 +58,7 @@ def intact_prompts(lens, relation, n_prompts=5):
 # The same numbers as full forwards
 
 
+@tiny.FAMILIES
 def test_effects_equal_one_full_forward_for_each_head(model, effects):
     prompts, answers = oracles.unpadded(effects.batch), effects.batch.answer_ids.tolist()
     values, log_prob_values = oracles.head_effects(model, prompts, answers, effects.mean_z)
@@ -105,6 +107,7 @@ def right_answers(model, prompts):
     return [token in {ids[0] for ids in listed} for token, listed in zip(best, prompts.answers)]
 
 
+@pytest.mark.slow
 def test_share_right_counts_any_listed_answer(llama, many_right):
     prompts = intact_prompts(lens_of(llama), many_right, 12)
     _, share = mean_head_outputs(llama, many_right, 12, **HOW)
@@ -112,6 +115,7 @@ def test_share_right_counts_any_listed_answer(llama, many_right):
     assert 0 < sum(right) < 12 and share == sum(right) / 12
 
 
+@pytest.mark.slow
 def test_only_correct_averages_the_prompts_answered_right(llama, many_right):
     prompts = intact_prompts(lens_of(llama), many_right, 12)
     mean_z, _ = mean_head_outputs(llama, many_right, 12, only_correct=True, **HOW)
@@ -119,6 +123,7 @@ def test_only_correct_averages_the_prompts_answered_right(llama, many_right):
     assert difference(mean_z, oracles.mean_z(llama, right)) <= EXACT
 
 
+@pytest.mark.slow
 def test_only_correct_without_any_right_answer_raises(llama, words):
     with pytest.raises(InputError, match="only_correct=False"):
         mean_head_outputs(llama, words, 3, only_correct=True, **HOW)
@@ -155,12 +160,13 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(llama, wor
 
 def test_the_record_says_how_they_were_measured(llama, words):
     template = PromptTemplate("{word} :", prefix="w9 ")
-    record = measure(llama, words, template=template, split_seed=2).record
+    record = measure(llama, words.with_split(2), template=template).record
     expected = dict(relation="successor", data_hash=words.hash, model="tiny/llama", processing="raw", bos=True)
     expected |= dict(template=template.to_dict(), split_seed=2, n_shots=2, n_mean_prompts=5, seed=1, only_correct=False)
     assert record.items() >= expected.items() and {"torch", "transformer-lens"} <= record["versions"].keys()
 
 
+@pytest.mark.slow
 def test_without_a_bos_token_prompts_begin_with_their_first_word(words):
     model = tiny.build("llama", bos=False)
     model.tokenizer = copy.deepcopy(model.tokenizer)  # the tests share it
@@ -175,6 +181,7 @@ def test_without_a_bos_token_prompts_begin_with_their_first_word(words):
     assert difference(effects.log_prob_values, expected) <= EXACT
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("bos", [True, False])
 def test_the_bos_rule_of_the_model_is_kept_and_recorded(llama, words, monkeypatch, bos):
     monkeypatch.setattr(llama.cfg, "default_prepend_bos", bos)
@@ -273,7 +280,6 @@ def test_a_saved_mean_over_relations_comes_back(tmp_path):
         dict(n_shots=1),
         dict(n_shots=16),
         dict(seed=-1),
-        dict(split_seed=-1),
         dict(template=PromptTemplate(prefix="w1 " * 130)),
     ],
     ids=str,
@@ -294,6 +300,7 @@ def test_what_is_no_model_is_refused(model, words):
         measure(model, words)
 
 
+@pytest.mark.slow
 def test_effects_of_other_rules_are_refused(llama, words):
     found = indirect_effects(llama, words, 2, 3, 3, progress=False)
     for name, other in (("model", "another"), ("bos", not found.record["bos"]), ("processing", "centered")):

@@ -18,8 +18,9 @@ from fv_lens.datasets.prompts import PromptTemplate
 from fv_lens.ground import storage
 from fv_lens.ground.errors import InputError
 from fv_lens.models.lens import lens_of
-from fv_lens.vectors.effects import HeadEffects, mean_head_outputs
+from fv_lens.vectors.effects import HeadEffects
 from fv_lens.vectors.function_vector import FunctionVector
+from fv_lens.vectors.mediation import mean_head_outputs
 from fv_lens.vectors.summed import function_vector
 
 from .. import oracles, tiny
@@ -61,6 +62,7 @@ def test_a_function_vector_is_the_sum_of_what_its_heads_write(model, words):
     assert (fv.layer, fv.heads, fv.model) == (1, tuple(HEADS), model.cfg.model_name)
 
 
+@pytest.mark.slow
 def test_a_model_that_rescales_what_heads_write_is_refused_with_a_way_out(words):
     model = tiny.build("gemma2")
     with pytest.raises(InputError, match="finetune.*'zero'"):
@@ -76,6 +78,7 @@ def biased():
     return model
 
 
+@pytest.mark.slow
 def test_the_bias_of_attention_is_no_part_of_what_a_head_writes(biased, words):
     prompt = oracles.random_prompts(7)[0]
     _, cache = biased.run_with_cache(torch.tensor([prompt]))
@@ -88,15 +91,15 @@ def test_the_bias_of_attention_is_no_part_of_what_a_head_writes(biased, words):
 
 def test_mean_head_outputs_are_computed_where_they_are_not_given(llama, words):
     template = PromptTemplate("{word} :")
-    mean_z, _ = mean_head_outputs(llama, words, template=template, split_seed=1)
+    mean_z, _ = mean_head_outputs(llama, words.with_split(1), template=template)
     made, given_z = (
-        function_vector(llama, words, HEADS, 1, z, template=template, split_seed=1) for z in (None, mean_z)
+        function_vector(llama, words.with_split(1), HEADS, 1, z, template=template) for z in (None, mean_z)
     )
     assert torch.equal(made.vector, given_z.vector) and made.record == given_z.record
 
 
 def test_a_vector_says_where_it_came_from(llama, words):
-    record = function_vector(llama, words, HEADS, 2, noise(3, 4, 8), split_seed=3).record
+    record = function_vector(llama, words.with_split(3), HEADS, 2, noise(3, 4, 8)).record
     expected = dict(
         relation="successor", data_hash=words.hash, split_seed=3, model="tiny/llama", bos=True, method="sum"
     )
@@ -107,6 +110,7 @@ def test_a_vector_says_where_it_came_from(llama, words):
 # What is refused
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize(
     "heads, layer, message",
     [
@@ -172,6 +176,7 @@ def test_a_vector_of_another_model_is_refused(llama, changes, message):
         fitting(llama, **changes).check(lens_of(llama))
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("name", ["other", "tiny/llama-2", "llama/tiny", "tiny/"])
 def test_a_vector_of_a_model_of_another_name_is_refused_unless_the_name_is_taken_away(llama, name):
     fv = fitting(llama, model=name)
@@ -183,6 +188,7 @@ def test_a_vector_of_a_model_of_another_name_is_refused_unless_the_name_is_taken
         assert replace(fv, model="").check(lens_of(llama)) is None
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("name", ["llama", "TINY/Llama", "/models/llama/", "C:\\models\\llama"])
 def test_another_name_of_one_model_is_a_warning(llama, name):
     with pytest.warns(UserWarning, match="made on .*; this model is 'tiny/llama'"):
@@ -206,6 +212,7 @@ def test_a_vector_that_fits_passes_in_silence(model):
         assert fitting(model).check(lens_of(model)) is None
 
 
+@pytest.mark.slow
 def test_processed_weights_are_told_from_raw_ones(words):
     model = tiny.build("gpt2")
     raw = fitting(model)
@@ -324,6 +331,7 @@ RECORDS = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     vector=hnp.arrays(

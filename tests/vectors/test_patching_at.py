@@ -12,7 +12,7 @@ from fv_lens.vectors.patching import patch
 
 from .. import tiny
 from ..oracles import Change, continuation_log_probs, random_prompts
-from .test_patching import (  # fmt: skip
+from .patched import (  # fmt: skip
     GREEDY,
     SIDES,
     TEXTS,
@@ -40,6 +40,7 @@ def table(columns: list, width: int) -> torch.Tensor:
     return torch.tensor(rows)
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("column", [0, 2, 5, -1, -3, -6])
 def test_one_column(model, column):
     fv, tokens = vector(model), prompts()
@@ -49,6 +50,7 @@ def test_one_column(model, column):
             assert_same(run(model, tokens), expected)
 
 
+@pytest.mark.slow
 @SIDES
 @FORMS
 def test_a_column_for_each_row_of_padded_prompts(model, side, form):
@@ -67,6 +69,7 @@ def test_a_column_for_each_row_of_padded_prompts(model, side, form):
         assert_same(run(model, tokens, attention_mask=mask), at_last)
 
 
+@pytest.mark.slow(but=1)
 @SIDES
 @pytest.mark.parametrize("kind", [torch.bool, torch.long, torch.float32])
 def test_a_mask_of_several_tokens_or_none_in_a_row(model, side, kind):
@@ -89,6 +92,7 @@ def test_the_attention_mask_itself_is_every_token(model, side):
             assert_same(run(model, tokens[part], attention_mask=mask[part]), right)
 
 
+@pytest.mark.slow(but=1)
 @SIDES
 def test_strings(model, side):
     fv, lengths = vector(model), text_lengths(model)
@@ -149,6 +153,7 @@ def test_the_docstrings_loglikelihood(llama):
         assert abs(float(expected.sum()) - result) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokens", ["last", "every"])
 @pytest.mark.parametrize("cached", [True, False])
 def test_in_generate_columns_are_the_prompts(model, cached, tokens):
@@ -203,6 +208,7 @@ BAD = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("at, message", BAD, ids=lambda x: str(x)[:20])
 def test_an_at_of_another_form(llama, at, message):
     with pytest.raises(InputError, match=message):
@@ -220,6 +226,7 @@ MISFITS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("at, message", MISFITS)
 def test_an_at_that_does_not_fit_the_batch(model, at, message):
     seen, hook = [], ("blocks.0.hook_resid_pre", lambda x, hook: seen.append(x))
@@ -231,6 +238,7 @@ def test_an_at_that_does_not_fit_the_batch(model, at, message):
     assert not seen
 
 
+@pytest.mark.slow(but=1)
 @SIDES
 def test_padding_is_refused(model, side):
     fv, (tokens, mask, _) = vector(model), padded(side)
@@ -250,6 +258,7 @@ def fresh():
     return tiny.build("llama")
 
 
+@pytest.mark.slow
 def test_two_bos_are_told_once(fresh, caplog):
     bos = fresh.tokenizer.bos_token_id
     doubled = torch.cat([torch.full((2, 2), bos), prompts()], 1)
@@ -260,6 +269,7 @@ def test_two_bos_are_told_once(fresh, caplog):
     assert f"begin with two BOS tokens ({bos})" in told and "prepend_bos=False" in told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["left-padded with it", "one", "embeddings", "behind a mask"])
 def test_one_bos_and_padding_with_it_are_no_fault(fresh, what, caplog):
     bos, ids = fresh.tokenizer.bos_token_id, prompts()
@@ -291,6 +301,7 @@ def at_site(model, site, layer=1):
     return fv_lens.FunctionVector(vector(model).vector, layer, site=site, model=lens_of(model).name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [0, 2])
 def test_a_site_from_which_nothing_reaches_the_stream_is_refused(model, layer):
     lens = lens_of(model)
@@ -310,6 +321,7 @@ def test_a_site_from_which_nothing_reaches_the_stream_is_refused(model, layer):
     assert not lens.patches
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("site", ["hook_resid_pre", "hook_attn_out", "attn.hook_out", "hook_mlp_out", "hook_resid_mid"])
 def test_sites_from_which_it_does_equal_a_hook_there(model, site):
     lens = lens_of(model)
@@ -328,6 +340,7 @@ def test_sites_from_which_it_does_equal_a_hook_there(model, site):
         assert_same(run(model, ids), expected)
 
 
+@pytest.mark.slow
 def test_a_site_is_measured_without_patches_and_hooks_of_others(llama):
     def ruin(module, inputs, x):
         return x * 0

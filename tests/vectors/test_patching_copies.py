@@ -14,7 +14,7 @@ from fv_lens.models.lens import lens_of
 from fv_lens.vectors.patching import patch, unpatch
 
 from .. import tiny
-from .test_patching import GREEDY, adding, assert_same, greedy, is_bridge, oracle, padded, prompts, run, state, vector
+from .patched import GREEDY, adding, assert_same, greedy, is_bridge, oracle, padded, prompts, run, state, vector
 
 
 @pytest.fixture
@@ -44,6 +44,7 @@ def halved(model):
     return model
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("name", tiny.NAMES)
 @pytest.mark.parametrize("how", ["deepcopy", "pickle"])
 def test_a_copy_is_unpatched_and_its_own(name, how):
@@ -69,6 +70,7 @@ def test_a_copy_is_unpatched_and_its_own(name, how):
         assert torch.equal(twin.generate(ids, 3, verbose=False, **GREEDY), expected[1])
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("part", ["block", "network", "hook point", "list"])
 def test_copies_of_parts(fresh, part):
     def of(model):
@@ -115,6 +117,7 @@ def calls_of(model) -> dict:
     return calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("used", ["never", "asked", "patched"])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shallow_copy_of_an_unpatched_model_is_patched_as_any_model(name, used):
@@ -139,6 +142,7 @@ def test_a_shallow_copy_of_an_unpatched_model_is_patched_as_any_model(name, used
         assert not own_things(model) and not own_things(twin)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("patched", ["original", "copy"])
 @pytest.mark.parametrize("name", NAMES)
 def test_who_shares_layers_with_a_patched_model_is_told_so(name, patched):
@@ -173,6 +177,7 @@ def test_a_shallow_copy_of_the_network_is_told_so_as_well(fresh):
     assert_same(twin(ids).logits, clean)
 
 
+@pytest.mark.slow
 def test_a_stream_goes_on_only_where_no_copy_has_been_patched_since(fresh):
     twin = copy.copy(fresh)
     with patch(fresh, vector(fresh)):
@@ -206,6 +211,7 @@ def wrappers(backend="eager"):
     yield "nested", lambda model: torch.nn.DataParallel(torch.compile(model, backend=backend))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, wrap", wrappers())
 def test_a_wrapper_stands_for_its_model(fresh, name, wrap, uncompiled_again):
     fv, wrapped = vector(fresh), wrap(fresh)
@@ -222,6 +228,7 @@ def test_a_wrapper_stands_for_its_model(fresh, name, wrap, uncompiled_again):
     torch.testing.assert_close(of_wrapped.values, of_model.values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "compiled, backend",
     [("model", "eager"), ("model", "aot_eager"), ("function", "aot_eager"), ("block in place", "eager"),
@@ -251,6 +258,7 @@ def test_what_was_compiled_before_respects_a_patch_put_on_later(fresh, compiled,
         assert_same(run(call, ids), clean)
 
 
+@pytest.mark.slow
 def test_what_is_compiled_under_a_patch_forgets_it_with_the_patch(fresh, uncompiled_again):
     clean, fv = run(fresh, prompts()), vector(fresh)
     with patch(fresh, fv):
@@ -267,6 +275,7 @@ def test_data_parallel_over_several_devices_is_refused(fresh):
         patch(wrapped, vector(fresh))
 
 
+@pytest.mark.slow
 def test_an_adapter_around_the_bridge_and_around_its_network(fresh):
     peft = pytest.importorskip("peft")
     how = peft.LoraConfig(r=4, target_modules=r".*o_proj\._original_component", init_lora_weights=False)
@@ -324,6 +333,7 @@ def test_an_unpatched_model_is_left_as_it_is(fresh):
     assert set(fresh.__dict__) <= before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use", ["patch", "generate", "stream", "handle", "site", "copy"])
 @pytest.mark.parametrize("name", ["llama", "gpt2", *[name for name in tiny.NAMES if name in tiny.HOOKED]])
 def test_a_model_that_was_patched_is_freed_without_the_garbage_collector(name, use):
@@ -353,6 +363,7 @@ def test_a_model_that_was_patched_is_freed_without_the_garbage_collector(name, u
         gc.enable()
 
 
+@pytest.mark.slow
 def test_strings_and_masks_after_copying(fresh):
     """A copy follows its own calls: strings and padding as in any model."""
     with patch(fresh, vector(fresh)):
@@ -366,6 +377,7 @@ def test_strings_and_masks_after_copying(fresh):
 # Conditions
 
 
+@pytest.mark.slow
 def test_decoding_with_a_cache_is_checked_under_each_condition_of_a_patched_model(fresh, monkeypatch):
     """What was found in one dtype is not believed of another; what was found once is not looked for again."""
     asked = []

@@ -13,7 +13,7 @@ from fv_lens.vectors.function_vector import FunctionVector
 from fv_lens.vectors.patching import patch
 
 from ..tiny import GROUPED, SIZE, tokenizer
-from .test_patching import GREEDY, SIDES
+from .patched import GREEDY, SIDES
 
 IDS = torch.tensor([[3, 9, 27, 81, 5, 6, 7, 44], [4, 8, 15, 16, 23, 42, 1, 2]])
 LAYERS = [name for name in GROUPED if name != "num_hidden_layers"]
@@ -131,6 +131,7 @@ def written(twin, ids, fv, n: int, every: bool) -> torch.Tensor:
     return ids
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("layer", [0, 1, 2])
 def test_forward_in_every_layer(pair, layer):
     model, twin = pair
@@ -141,6 +142,7 @@ def test_forward_in_every_layer(pair, layer):
         torch.testing.assert_close(patched, bare(twin, IDS, fv, [column]), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokens", ["last", "every"])
 @pytest.mark.parametrize("cached", [False, True])
 def test_generation(pair, tokens, cached):
@@ -179,6 +181,7 @@ def decodes_rightly(model) -> bool:
     return bool(torch.allclose(decoded, full, atol=1e-3))
 
 
+@pytest.mark.slow
 def test_four_bits(tmp_path):
     pytest.importorskip("bitsandbytes")
     torch.manual_seed(0)
@@ -198,6 +201,7 @@ def test_four_bits(tmp_path):
     assert torch.equal(generated, written(twin, IDS, fv, 4, every=False))
 
 
+@pytest.mark.slow(but=1)
 @SIDES
 def test_padding_where_the_model_heeds_it(pair, side):
     model, twin = pair

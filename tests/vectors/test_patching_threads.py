@@ -15,7 +15,7 @@ from fv_lens.models.lens import lens_of
 from fv_lens.vectors.patching import patch, unpatch
 
 from .. import tiny
-from .test_patching import AT, GREEDY, greedy, oracle, prompts, run, state, vector
+from .patched import AT, GREEDY, greedy, oracle, prompts, run, state, vector
 
 NAMES = ["gpt2", "llama", *[name for name in tiny.NAMES if name in tiny.HOOKED]]  # gpt2 notes each batch's size down
 MODELS = pytest.mark.parametrize("name", NAMES)
@@ -48,6 +48,7 @@ def asked(model, kind: str, rows: int, length: int, seed: int):
     return model.generate(ids, 5, use_past_kv_cache=kind == "cached", **MORE).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, tokens", zip(NAMES, ["last", "every", "last", "every"]))
 def test_every_answer_is_as_in_one_thread(name, tokens):
     """Five runs of four threads with thirty requests each; each thread in an order of its own."""
@@ -65,6 +66,7 @@ def test_every_answer_is_as_in_one_thread(name, tokens):
                 assert answers == expected
 
 
+@pytest.mark.slow
 @MODELS
 def test_a_head_map_beside_it_is_refused_cleanly(name):
     model = tiny.build(name)
@@ -87,6 +89,7 @@ def test_a_head_map_beside_it_is_refused_cleanly(name):
     assert torch.equal(fv_lens.indirect_effects(model, relation, **few).values, before.values)
 
 
+@pytest.mark.slow
 @MODELS
 def test_each_thread_has_its_own_at(name):
     model, ids, fv = tiny.build(name), prompts(2, 8), vector(tiny.build(name))
@@ -104,6 +107,7 @@ def test_each_thread_has_its_own_at(name):
         torch.testing.assert_close(run(model, ids), expected[7])
 
 
+@pytest.mark.slow
 @MODELS
 @pytest.mark.parametrize("cached", [True, False])
 def test_a_generation_ends_as_it_was_begun_though_patches_come_and_go(name, cached):
@@ -145,6 +149,7 @@ def test_a_generation_ends_as_it_was_begun_though_patches_come_and_go(name, cach
     assert refused < 40 and state(model) == before
 
 
+@pytest.mark.slow
 @MODELS
 def test_a_generation_begun_before_a_patch_is_refused_once_it_meets_it(name):
     model, ids = tiny.build(name), prompts(1)
@@ -157,6 +162,7 @@ def test_a_generation_begun_before_a_patch_is_refused_once_it_meets_it(name):
     assert first.shape[0] == 1
 
 
+@pytest.mark.slow
 @MODELS
 @pytest.mark.parametrize("tokens", ["last", "every"])
 @pytest.mark.parametrize("cached", [True, False])
@@ -199,6 +205,7 @@ def test_streams_side_by_side_do_not_wait_for_each_other():
         torch.testing.assert_close(answer, run(model, ids))
 
 
+@pytest.mark.slow
 def test_a_patch_is_removed_when_the_generation_of_another_thread_has_ended():
     model, ids, running = tiny.build("llama"), prompts(2), threading.Event()
     expected = greedy(model, ids, vector(model), [5, 5], 5, False)
@@ -218,6 +225,7 @@ def test_a_patch_is_removed_when_the_generation_of_another_thread_has_ended():
     assert torch.equal(answer, expected) and not lens_of(model).patches
 
 
+@pytest.mark.slow(but=1)
 @MODELS
 def test_a_forward_that_fails_frees_the_model_for_others(name):
     model = tiny.build(name)
@@ -229,6 +237,7 @@ def test_a_forward_that_fails_frees_the_model_for_others(name):
         assert torch.equal(answer, expected)
 
 
+@pytest.mark.slow(but=1)
 @MODELS
 def test_a_forward_of_texts_begun_before_a_patch_is_as_it_was_begun(name, monkeypatch):
     """The patch comes while the texts become tokens: their padding is not taken for the ends of prompts."""
@@ -258,6 +267,7 @@ def test_a_forward_of_texts_begun_before_a_patch_is_as_it_was_begun(name, monkey
     torch.testing.assert_close(later, run(model, texts, padding_side="right"))
 
 
+@pytest.mark.slow
 def test_caches_of_several_threads():
     model, fv = tiny.build("llama"), vector(tiny.build("llama"))
     prefixes, rests = [prompts(2, 3 + i) for i in range(4)], prompts(2, 2)

@@ -13,8 +13,8 @@ from fv_lens.evaluation.evaluate import evaluate
 from fv_lens.ground.errors import InputError, ParityError
 from fv_lens.models.lens import lens_of
 from fv_lens.vectors import summed as assembly
-from fv_lens.vectors.effects import mean_head_outputs
 from fv_lens.vectors.function_vector import FunctionVector
+from fv_lens.vectors.mediation import mean_head_outputs
 from fv_lens.vectors.patching import patch
 from fv_lens.vectors.summed import distributed_vectors, function_vector
 
@@ -92,6 +92,7 @@ def test_patching_moves_the_heads(model, words):
         assert difference(expected, clean) > 0.1
 
 
+@pytest.mark.slow
 def test_the_engine_moves_the_heads_in_every_form(model, words):
     lens, mean_z = fresh(model), mean_z_like(model)
     vectors = distributed_vectors(model, words, HEADS, mean_z)
@@ -109,6 +110,7 @@ def test_the_engine_moves_the_heads_in_every_form(model, words):
     lens.parity.forms = forms
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "network",
     [
@@ -142,6 +144,7 @@ def test_evaluating_moves_the_heads(model, words):
         assert abs(found[word] - float(expected)) <= EXACT
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("cached", [True, False])
 def test_generating_moves_the_heads_at_the_last_prompt_token(model, words, cached):
     mean_z, ids = mean_z_like(model), PROMPTS[0]
@@ -166,7 +169,7 @@ def test_a_patch_leaves_the_model_as_it_was(model, words):
 
 
 def test_there_is_one_vector_for_each_layer_with_chosen_heads(llama, words):
-    vectors = distributed_vectors(llama, words, [(2, 3), (0, 1), (2, 0)], mean_z_like(llama), split_seed=3)
+    vectors = distributed_vectors(llama, words.with_split(3), [(2, 3), (0, 1), (2, 0)], mean_z_like(llama))
     assert [(vector.layer, vector.heads) for vector in vectors] == [(0, ((0, 1),)), (2, ((2, 3), (2, 0)))]
     expected = dict(method="distributed", site="attn.hook_out", token="last", relation="successor", split_seed=3)
     expected |= dict(model="tiny/llama", data_hash=words.hash, bos=True, processing="raw", strength=1.0)
@@ -182,13 +185,15 @@ def test_their_sum_is_the_function_vector_where_heads_write_plainly(model, words
     assert difference(added, function_vector(model, words, HEADS, 1, mean_z).vector) <= EXACT
 
 
+@pytest.mark.slow
 def test_mean_head_outputs_are_computed_where_they_are_not_given(llama, words):
-    options = dict(template=PromptTemplate("{word} :"), split_seed=1)
+    words, options = words.with_split(1), dict(template=PromptTemplate("{word} :"))
     mean_z, _ = mean_head_outputs(llama, words, **options)
     for made, given in zip(*(distributed_vectors(llama, words, HEADS, z, **options) for z in (None, mean_z))):
         assert torch.equal(made.vector, given.vector) and made.record == given.record
 
 
+@pytest.mark.slow
 def test_a_saved_vector_does_the_same(llama, words, tmp_path):
     vectors = distributed_vectors(llama, words, HEADS, mean_z_like(llama))
     for i, vector in enumerate(vectors):
@@ -253,6 +258,7 @@ def test_the_sum_of_a_vector_and_one_of_another_site_is_refused(llama, words):
 # What is found out when a site is first edited
 
 
+@pytest.mark.slow
 def test_a_hook_point_that_does_nothing_raises_when_it_is_first_edited(model, words, monkeypatch):
     vectors = distributed_vectors(model, words, HEADS, mean_z_like(model))
     lens, name = fresh(model), f"blocks.1.{vectors[1].site}"
@@ -263,6 +269,7 @@ def test_a_hook_point_that_does_nothing_raises_when_it_is_first_edited(model, wo
         by_engine(lens, [edits_of(vectors)])
 
 
+@pytest.mark.slow
 def test_a_form_that_fails_at_a_site_alone_stays_in_use_for_other_edits(llama, words, monkeypatch, caplog):
     mean_z, lens, used = mean_z_like(llama), fresh(llama), []
     vectors = distributed_vectors(llama, words, HEADS, mean_z)
@@ -284,6 +291,7 @@ def test_a_form_that_fails_at_a_site_alone_stays_in_use_for_other_edits(llama, w
     assert used
 
 
+@pytest.mark.slow
 def test_a_site_is_probed_anew_for_longer_prompts(words):
     """Within its window of 8 Mistral's rows may be positions, beyond it they may not."""
     model = tiny.build("mistral")

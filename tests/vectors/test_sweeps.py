@@ -12,10 +12,12 @@ from fv_lens.ground import scores
 from fv_lens.ground.errors import InputError
 from fv_lens.models.lens import lens_of
 from fv_lens.vectors import sweeps as module
-from fv_lens.vectors.effects import indirect_effects, mean_effects, mean_head_outputs
+from fv_lens.vectors.choice import choose, head_count_vectors
+from fv_lens.vectors.effects import mean_effects
 from fv_lens.vectors.function_vector import FunctionVector
+from fv_lens.vectors.mediation import indirect_effects, mean_head_outputs
 from fv_lens.vectors.summed import function_vector
-from fv_lens.vectors.sweeps import Sweep, choose, head_count_vectors, sweep
+from fv_lens.vectors.sweeps import Sweep, agreed, layer_grid, mean_quality, sweep, sweep_all
 
 from .. import oracles
 from ..oracles import EXACT, Change
@@ -46,8 +48,8 @@ def made_up(right, log_probs=None) -> Sweep:
 @pytest.fixture(scope="module")
 def effects(llama, words):
     template = PromptTemplate("{word} :")
-    how = dict(n_prompts=4, n_shots=2, n_mean_prompts=6, progress=False, template=template, split_seed=1)
-    return indirect_effects(llama, words, **how)
+    how = dict(n_prompts=4, n_shots=2, n_mean_prompts=6, progress=False, template=template)
+    return indirect_effects(llama, words.with_split(1), **how)
 
 
 @pytest.fixture
@@ -66,6 +68,7 @@ def asked(monkeypatch):
 # The grid
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers, strengths", [([2, 0], STRENGTHS), ([1], [2.0])])
 def test_every_point_equals_full_forwards_of_the_validation_words(llama, words, monkeypatch, layers, strengths):
     """Beside a word's answer stand what the model writes with the first vector, at its strongest, and without one."""
@@ -97,14 +100,14 @@ def test_every_point_equals_full_forwards_of_the_validation_words(llama, words, 
     assert not_whole  # a first token alone was right
 
 
-def test_all_layers_are_swept_where_none_are_named(llama, words):
+def test_layers_are_shares_of_the_depth_where_none_are_named(llama, words):
     grid = sweep(llama, words, vector(), strengths=[1.0], progress=False)
-    assert grid.layers == (0, 1, 2) and grid.right.shape[1:] == (1, 3, 1)
+    assert grid.layers == (1, 2) == tuple(layer_grid(lens_of(llama))) and grid.right.shape[1:] == (1, 2, 1)
 
 
 def test_template_and_split_are_those_asked_for(llama, words):
     template = PromptTemplate("{word} :", prefix="w3 ")
-    grid = sweep(llama, words, vector(), [1], [1.0], progress=False, template=template, split_seed=2)
+    grid = sweep(llama, words.with_split(2), vector(), [1], [1.0], progress=False, template=template)
     word, answers = words.split(2).validation.pairs[0]
     prompt, listed = oracles.in_words(llama, f"w3 {word} :", answers)
     expected = oracles.completion(llama, prompt, listed, [], [Change(1, vector().vector)])
@@ -146,6 +149,31 @@ def test_accuracy_comes_before_log_probability():
     assert made_up(right, log_probs).best().layer == 3
 
 
+def test_relations_agree_on_vector_and_layer_and_each_has_its_strength():
+    right = np.zeros((2, 6, 2, 3, 2))  # [relation, word, vector, layer, strength]
+    right[0, :6, 0, 0, 1] = 1
+    right[:, :4, 1, 2] = [[1, 0]], [[0, 1]]
+    sweeps = [made_up(one) for one in right]
+    assert agreed(sweeps) == (1, 2, [0, 1]), "4 and 4 of 6 words, against 6 and 0"
+    assert agreed(sweeps[:1]) == (0, 0, [1])
+
+
+def test_equal_shares_are_not_told_apart_by_rounding():
+    shares = np.array([[0.6, 0.2], [0.0, 0.4], [0.0, 0.0]])
+    assert shares.mean(0)[0] != shares.mean(0)[1], "the trap"
+    assert mean_quality(shares + 1j * np.array([[-1.0, -2.0]])).argmax() == 0
+
+
+def test_many_relations_are_swept_as_each_alone(llama, words):
+    other = Relation("other", [(f"w{i}", f"w{i + 100}") for i in range(30)])
+    candidates = [[vector(1), vector(2)], [vector(3), vector(4)]]
+    together = sweep_all(llama, [words, other], candidates, [0, 2], [1.0, 3.0], progress=False)
+    for r, (relation, found) in enumerate(zip((words, other), together)):
+        alone = sweep(llama, relation, [own[r] for own in candidates], [0, 2], [1.0, 3.0], progress=False)
+        assert (found.right == alone.right).all() and found.relation == relation.name
+        assert np.abs(found.log_probs - alone.log_probs).max() <= EXACT
+
+
 def test_the_table_has_a_line_for_each_point():
     right = np.zeros((10, 2, 3, 2))
     right[:8, 1, 0, 1] = 1
@@ -160,7 +188,7 @@ def test_the_table_has_a_line_for_each_point():
 def test_the_chosen_vector_is_the_sum_times_its_strength(llama, words, effects):
     template = PromptTemplate("{word} :")
     chosen = choose(llama, words, effects, [3], [1], [4.0], progress=False)
-    summed = function_vector(llama, words, effects.top(3), 1, effects.mean_z, template=template, split_seed=1)
+    summed = function_vector(llama, words.with_split(1), effects.top(3), 1, effects.mean_z, template=template)
     assert torch.equal(chosen.vector, 4 * summed.vector) and (chosen.strength, chosen.layer) == (4.0, 1)
     assert chosen.heads == tuple(effects.top(3)) and (chosen.split_seed, chosen.template) == (1, template.to_dict())
 
@@ -169,17 +197,18 @@ def test_the_choice_is_the_best_of_the_sweep(llama, words, effects):
     chosen = choose(llama, words, effects, [1, 5], None, STRENGTHS, progress=False)
     vectors = head_count_vectors(llama, words, effects, [1, 5])
     assert [len(v.heads) for v in vectors] == [1, 5]
-    how = dict(template=PromptTemplate("{word} :"), split_seed=1, progress=False)
-    best = sweep(llama, words, vectors, None, STRENGTHS, **how).best()
+    how = dict(template=PromptTemplate("{word} :"), progress=False)
+    best = sweep(llama, words.with_split(1), vectors, None, STRENGTHS, **how).best()
     assert torch.equal(chosen.vector, best.vector) and chosen.record == best.record
 
 
+@pytest.mark.slow
 def test_a_map_over_relations_takes_the_relations_own_means(llama, effects):
     other, heads = Relation("other", [(f"w{i}", f"w{i + 100}") for i in range(40)]), effects.top(3)
     (found,) = head_count_vectors(llama, other, mean_effects([effects]), [3])
-    how = dict(template=PromptTemplate("{word} :"), split_seed=1, progress=False)
+    how = dict(template=PromptTemplate("{word} :"), progress=False)
     # Its own means over 100 prompts of 10 shots, or over as many as the map was made with.
-    own = [mean_head_outputs(llama, other, *numbers, **how)[0] for numbers in ((100, 10), (6, 2))]
+    own = [mean_head_outputs(llama, other.with_split(1), *numbers, **how)[0] for numbers in ((100, 10), (6, 2))]
     sums = [function_vector(llama, other, heads, 0, z).vector for z in (*own, effects.mean_z)]
     *to_own, to_the_maps = [oracles.difference(found.vector, summed) for summed in sums]
     assert min(to_own) <= EXACT < 100 * EXACT < to_the_maps and found.heads == tuple(heads)

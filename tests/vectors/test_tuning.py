@@ -13,14 +13,16 @@ from fv_lens.engine.gradients import Rows
 from fv_lens.ground.errors import InputError
 from fv_lens.models.lens import lens_of
 from fv_lens.vectors.function_vector import FunctionVector
-from fv_lens.vectors.optimizer import EVERY, RATE
-from fv_lens.vectors.tuning import finetune, finetune_all, layer_grid, shuffled, training_frame, tuning_pairs
+from fv_lens.vectors.optimizer import EVERY, RATE, Tuning
+from fv_lens.vectors.sweeps import layer_grid
+from fv_lens.vectors.tuning import DEPTHS, finetune, finetune_all, training_frame
+from fv_lens.vectors.tuning_pairs import shuffled, tuning_pairs
 
 from .. import oracles, tiny
 from ..oracles import difference
 
 CLOSE = 1e-4  # relative: Adam divides by a gradient's own size, so rounding weighs more than in a loss
-QUICK = dict(layer=1, n_pairs=10, n_validation=4, steps=6, progress=False)
+QUICK = dict(layer=1, n_pairs=10, n_validation=4, how=Tuning(6), progress=False)
 
 
 def relation(name: str, shift: int = 0, n: int = 60, length: int = 2) -> Relation:
@@ -66,11 +68,12 @@ def identical(a: FunctionVector, b: FunctionVector) -> bool:
 # Adam by hand
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("init", ["zero", "a vector"])
 def test_tuning_is_adam_by_hand(model, init):
     begin = torch.zeros(32) if init == "zero" else start(model).vector
     init = init if init == "zero" else start(model)
-    fv = finetune(model, A, init, **QUICK | dict(steps=5), strengths=[1.0])
+    fv = finetune(model, A, init, **QUICK | dict(how=Tuning(5, strengths=[1.0])))
     train, validation, _ = tuning_pairs(A, 10, 4)
     train, validation = in_tokens(model, train), in_tokens(model, validation)
     vectors, losses, checks = oracles.tuned(model, train, validation, 1, begin, 5, RATE)
@@ -84,8 +87,9 @@ def test_tuning_is_adam_by_hand(model, init):
     assert difference(fv.vector, vectors[best]) <= CLOSE * vectors[best].abs().max()
 
 
+@pytest.mark.slow
 def test_the_first_step_goes_a_learning_rate_against_the_gradients_sign(llama):
-    fv = finetune(llama, B, **QUICK | dict(steps=1), learning_rate=0.02)
+    fv = finetune(llama, B, **QUICK | dict(how=Tuning(1, learning_rate=0.02)))
     prompts, answers = zip(*in_tokens(llama, tuning_pairs(B, 10, 4).train))
     _, (gradient,) = oracles.losses_and_gradient(llama, prompts, answers, [0] * 10, 1, torch.zeros(1, 32))
     step = 0.02 * oracles.residual_rms(llama, prompts, 1)
@@ -93,17 +97,22 @@ def test_the_first_step_goes_a_learning_rate_against_the_gradients_sign(llama):
     assert difference(fv.vector, -step * gradient.sign()) <= CLOSE * step
 
 
+@pytest.mark.slow
 def test_first_tokens_alone_are_tuned_on_where_that_is_asked_for(model):
     first = Relation("a", [(word, answers[0].split()[0]) for word, answers in A.pairs])
-    alone, expected = finetune(model, A, **QUICK, first_token=True), finetune(model, first, **QUICK)
+    alone, expected = (
+        finetune(model, A, **QUICK | dict(how=Tuning(6, first_token=True))),
+        finetune(model, first, **QUICK),
+    )
     assert same(alone, expected) and not same(alone, finetune(model, A, **QUICK))
     assert alone.training["first_token"] is True
 
 
+@pytest.mark.slow
 def test_without_a_bos_token_prompts_begin_with_their_first_word():
     model = tiny.build("llama", bos=False)
     model.tokenizer.bos_token = None
-    fv = finetune(model, A, **QUICK | dict(steps=2))
+    fv = finetune(model, A, **QUICK | dict(how=Tuning(2)))
     train, validation, _ = tuning_pairs(A, 10, 4)
     template = "Q: {}\nA:"
     ids = [
@@ -121,6 +130,7 @@ def test_without_a_bos_token_prompts_begin_with_their_first_word():
 # Many at once
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inits", ["zero", "random", "vectors"])
 def test_many_relations_at_once_equal_each_alone(model, inits):
     if inits == "vectors":
@@ -134,12 +144,14 @@ def test_many_relations_at_once_equal_each_alone(model, inits):
             assert together[one.name].training[part] == pytest.approx(alone.training[part], abs=CLOSE)
 
 
+@pytest.mark.slow
 def test_relations_come_as_a_list_a_mapping_or_one(llama):
     expected = finetune(llama, A, **QUICK)
     for relations in ([A], {"any": A}, A):
         assert identical(finetune_all(llama, relations, **QUICK)["a"], expected)
 
 
+@pytest.mark.slow
 def test_the_models_weights_do_not_change():
     model = tiny.build("llama")
     before = [parameter.detach().clone() for parameter in model.parameters()]
@@ -151,9 +163,10 @@ def test_the_models_weights_do_not_change():
 # What is chosen, and by what
 
 
+@pytest.mark.slow
 def test_the_best_step_is_that_of_lowest_validation_loss(llama):
     scattered = Relation("a", [(f"w{i}", f"w{100 + i * 37 % 83}") for i in range(60)])  # not to be learnt
-    fv = finetune(llama, scattered, **QUICK | dict(steps=41), learning_rate=0.2)
+    fv = finetune(llama, scattered, **QUICK | dict(how=Tuning(41, learning_rate=0.2)))
     seen = dict(fv.training["validation_losses"])
     best = min(seen, key=seen.get)
     assert list(seen) == [*range(0, 41, EVERY), 41] and best not in (0, 41)
@@ -163,20 +176,22 @@ def test_the_best_step_is_that_of_lowest_validation_loss(llama):
     assert np.mean(losses) == pytest.approx(seen[best], abs=CLOSE)
 
 
+@pytest.mark.slow
 def test_no_test_answer_has_a_say(llama):
     test = A.split().test
     permuted = dict(zip(test.words, [answers for _, answers in test.pairs[1:] + test.pairs[:1]]))
     other = Relation("a", [(word, permuted.get(word, answers)) for word, answers in A.pairs])
     assert other.split().test.pairs != test.pairs and other.split().train.pairs == A.split().train.pairs
-    settings = dict(layers=[0, 1, 2], steps=6, n_pairs=12, n_validation=8, strengths=(0.5, 1, 2), progress=False)
+    settings = dict(layer=[0, 1, 2], n_pairs=12, n_validation=8, how=Tuning(6, strengths=(0.5, 1, 2)), progress=False)
     for inits in ("random", {"a": start(llama)}):
         assert identical(*(finetune_all(llama, [one], inits, **settings)["a"] for one in (A, other)))
 
 
+@pytest.mark.slow
 def test_a_validation_answer_has_a_say(llama):
     validation = A.split().validation
     other = Relation("a", [(word, "w7 w8" if word in validation.words else answers) for word, answers in A.pairs])
-    settings = QUICK | dict(steps=20)
+    settings = QUICK | dict(how=Tuning(20))
     assert (
         finetune(llama, A, **settings).training["chosen_step"]
         > finetune(llama, other, **settings).training["chosen_step"]
@@ -190,7 +205,10 @@ def test_a_shuffled_control_is_tuned_on_the_same_words_with_wrong_answers(llama)
         assert wrong.words == part.words and wrong != part
         assert sorted(listed[0] for _, listed in wrong.pairs) == sorted(listed[0] for _, listed in part.pairs)
         assert not any(listed[0] in VARIED.answers[word] for word, listed in wrong.pairs)
-    control, plain = finetune(llama, VARIED, **QUICK, shuffle=True), finetune(llama, VARIED, **QUICK)
+    control, plain = (
+        finetune(llama, VARIED, **QUICK | dict(how=Tuning(6, shuffle=True))),
+        finetune(llama, VARIED, **QUICK),
+    )
     assert control.training["train_words"] == plain.training["train_words"]
     assert control.training["losses"] != plain.training["losses"]
     pairs = in_tokens(llama, shuffled(train, VARIED, 0))
@@ -198,14 +216,16 @@ def test_a_shuffled_control_is_tuned_on_the_same_words_with_wrong_answers(llama)
     assert control.training["losses"][0] == pytest.approx(np.mean(losses), abs=CLOSE)
 
 
+@pytest.mark.slow
 def test_answers_that_cannot_be_shuffled_leave_their_relation_out(llama):
     alike = Relation("alike", [(f"w{i}", "w99") for i in range(60)])
     with pytest.warns(UserWarning, match="Left out: The answers of 'alike' cannot be exchanged"):
-        assert list(finetune_all(llama, [alike, VARIED], **QUICK, shuffle=True)) == ["varied"]
+        assert list(finetune_all(llama, [alike, VARIED], **QUICK | dict(how=Tuning(6, shuffle=True)))) == ["varied"]
 
 
+@pytest.mark.slow
 def test_recorded_words_are_drawn_from_their_parts(llama):
-    fv = finetune(llama, A, **QUICK, split_seed=2, seed=5)
+    fv = finetune(llama, A.with_split(2), **QUICK, seed=5)
     train, validation, test = A.split(2)
     seen, checked = fv.training["train_words"], fv.training["validation_words"]
     assert set(seen) <= set(train.words) and set(checked) <= set(validation.words)
@@ -215,8 +235,9 @@ def test_recorded_words_are_drawn_from_their_parts(llama):
     assert fv.data_hash == A.hash and fv.template == PromptTemplate().to_dict() and fv.parents == ()
 
 
+@pytest.mark.slow
 def test_the_layer_is_that_of_lowest_mean_validation_loss(llama):
-    chosen = finetune_all(llama, [A, B], **QUICK | dict(layer=None), layers=[0, 1, 2])
+    chosen = finetune_all(llama, [A, B], **QUICK | dict(layer=[0, 1, 2]))
     each = [finetune_all(llama, [A, B], **QUICK | dict(layer=layer)) for layer in range(3)]
     means = [np.mean([fv.training["validation_loss"] for fv in tuned.values()]) for tuned in each]
     best = int(np.argmin(means))
@@ -226,10 +247,11 @@ def test_the_layer_is_that_of_lowest_mean_validation_loss(llama):
     assert "layer_losses" not in each[0]["a"].training
 
 
+@pytest.mark.slow
 def test_the_usual_layers_are_shares_of_the_depth(llama):
     lens = lens_of(llama)
-    assert layer_grid(lens) == [1, 2]
-    fv = finetune(llama, C, **QUICK | dict(layer=None, steps=1))
+    assert layer_grid(lens, DEPTHS) == [1, 2]
+    fv = finetune(llama, C, **QUICK | dict(layer=None, how=Tuning(1)))
     assert list(fv.training["layer_losses"]) == ["1", "2"]
 
 
@@ -245,6 +267,7 @@ def test_draws_of_pairs_are_nested_and_follow_the_seed():
         assert test.pairs == A.split().test.pairs
 
 
+@pytest.mark.slow
 def test_a_seed_gives_one_vector_and_another_seed_another(llama):
     first, again, other = (finetune(llama, A, "random", **QUICK, seed=seed) for seed in (3, 3, 4))
     assert identical(first, again) and not same(first, other)
@@ -255,7 +278,7 @@ def test_a_seed_gives_one_vector_and_another_seed_another(llama):
 
 
 def test_a_random_start_is_as_long_as_the_residual_stream(model):
-    still = dict(QUICK, steps=1, learning_rate=1e-12, strengths=(1.0,))
+    still = dict(QUICK, how=Tuning(1, 1e-12, (1.0,)))
     starts = [finetune_all(model, [A, B], "random", **still, seed=seed) for seed in (0, 1)]
     drawn = [starts[0]["a"], starts[0]["b"], starts[1]["a"]]
     for fv, one, seed in zip(drawn, (A, B, A), (0, 0, 1)):
@@ -265,9 +288,10 @@ def test_a_random_start_is_as_long_as_the_residual_stream(model):
     assert (directions @ directions.T).fill_diagonal_(0).abs().max() < 0.7
 
 
+@pytest.mark.slow
 def test_a_starts_strength_is_that_of_lowest_validation_loss(model):
     strengths, fv = (0.5, 1.0, 2.0, 4.0), start(model, vector=noise(2, 0.5), template={"question": "{word} :"})
-    still = dict(QUICK, steps=1, learning_rate=1e-12, strengths=strengths)
+    still = dict(QUICK, how=Tuning(1, 1e-12, strengths))
     tuned = finetune(model, A, fv, **still)
     pairs = in_tokens(model, tuning_pairs(A, 10, 4).validation, "{} :")
     losses = [sum(oracles.answer_loss(model, *pair, 1, s * fv.vector) for pair in pairs) for s in strengths]
@@ -276,6 +300,7 @@ def test_a_starts_strength_is_that_of_lowest_validation_loss(model):
     assert tuned.parents == ((best, fv.record),) and tuned.template["question"] == "{word} :"
 
 
+@pytest.mark.slow
 def test_a_zero_start_has_no_strength(llama):
     zero = start(llama, vector=torch.zeros(32))
     tuned = finetune(llama, A, zero, **QUICK)
@@ -312,6 +337,7 @@ def test_a_start_of_another_model_is_refused(llama):
 # Relations that cannot be tuned
 
 
+@pytest.mark.slow
 def test_fewer_pairs_than_asked_for_are_used_with_a_warning(llama):
     with pytest.warns(UserWarning) as caught:
         fv = finetune(llama, FEW, **QUICK | dict(n_pairs=20, n_validation=10))
@@ -327,6 +353,7 @@ def test_fewer_pairs_than_asked_for_are_used_with_a_warning(llama):
     assert set(fv.training["validation_words"]) == set(validation.words) and fv.training["n_validation"] == 6
 
 
+@pytest.mark.slow
 def test_a_relation_with_too_few_pairs_is_left_out_and_the_others_are_not_harmed(llama):
     with pytest.warns(UserWarning, match="Left out: relation 'small' has 20 pairs, .* give 23 or more"):
         tuned = finetune_all(llama, [A, SMALL, B], "random", **QUICK)
@@ -353,12 +380,14 @@ def test_a_given_train_part_that_is_too_small_is_counted_by_itself():
     assert len(tuning_pairs(relation("a", n=60).limited(10, 1, 1), 10, 1).train) == 10
 
 
+@pytest.mark.slow
 def test_few_pairs_serve_where_few_are_asked_for(llama):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert finetune(llama, SMALL, **QUICK | dict(n_pairs=8)).training["n_pairs"] == 8
 
 
+@pytest.mark.slow
 def test_an_answer_that_cannot_be_tokenised_names_its_relation(llama):
     long = Relation("long", [(f"w{i} " * 140 + "w0", "w9") for i in range(60)])
     with pytest.warns(UserWarning, match="Left out: .*context of 128"):
@@ -366,14 +395,18 @@ def test_an_answer_that_cannot_be_tokenised_names_its_relation(llama):
     assert list(tuned) == ["a"] and isinstance(tuned.errors["long"], InputError)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1e25, 2e38])  # twice the second is infinite; norms inside a model square the first
 def test_a_start_that_overflows_leaves_its_relation_out(llama, size):
     inits = {"a": start(llama), "b": start(llama, vector=size * noise().sign(), relation="b")}
     with pytest.warns(UserWarning, match="Left out: The loss of 'b' became NaN, or its vector too large, at step 0"):
-        tuned = finetune_all(llama, [A, B], inits, **QUICK, strengths=[2.0])
-    assert list(tuned.errors) == ["b"] and same(tuned["a"], finetune(llama, A, inits, **QUICK, strengths=[2.0]))
+        tuned = finetune_all(llama, [A, B], inits, **QUICK | dict(how=Tuning(6, strengths=[2.0])))
+    assert list(tuned.errors) == ["b"] and same(
+        tuned["a"], finetune(llama, A, inits, **QUICK | dict(how=Tuning(6, strengths=[2.0])))
+    )
 
 
+@pytest.mark.slow
 def test_a_gradient_that_becomes_nan_leaves_its_relation_out(llama, monkeypatch):
     gradient, calls = Rows.gradient, []
 
@@ -390,6 +423,7 @@ def test_a_gradient_that_becomes_nan_leaves_its_relation_out(llama, monkeypatch)
     assert list(tuned) == ["a", "c"] and all(identical(tuned[name], expected[name]) for name in "ac")
 
 
+@pytest.mark.slow
 def test_an_error_is_raised_where_no_relation_is_left(llama):
     inits = {name: start(llama, vector=torch.full((32,), 3e38), relation=name) for name in "ab"}
     with pytest.raises(InputError, match="The loss of 'a' became NaN.*The loss of 'b' became NaN"):
@@ -401,18 +435,29 @@ def test_an_error_is_raised_where_no_relation_is_left(llama):
 # Settings
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         (dict(layer=3), r"Layer 3 is outside 0\.\.2 of tiny/llama"),
         (dict(layer=-1), "layer is -1"),
-        (dict(layer=None, layers=[1, 9]), r"Layer 9 is outside 0\.\.2 of tiny/llama"),
-        (dict(layer=None, layers=[]), "layers is empty"),
+        (dict(layer=[1, 9]), r"Layer 9 is outside 0\.\.2 of tiny/llama"),
+        (dict(layer=[]), "layer is an empty list"),
         (dict(n_pairs=0), "n_pairs is 0"),
         (dict(n_validation=0), "n_validation is 0"),
-        (dict(steps=0), "steps is 0"),
         (dict(seed=-1), "seed is -1"),
-        (dict(split_seed=-1), "seed is -1"),
+    ],
+    ids=str,
+)
+def test_bad_numbers_are_quoted(llama, settings, message):
+    with pytest.raises(InputError, match=message):
+        finetune(llama, A, "random", **QUICK | settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(steps=0), "steps is 0"),
         (dict(learning_rate=math.nan), "learning_rate is nan"),
         (dict(learning_rate=0), "learning_rate is 0"),
         (dict(learning_rate=-0.1), "learning_rate is -0.1"),
@@ -421,9 +466,9 @@ def test_an_error_is_raised_where_no_relation_is_left(llama):
     ],
     ids=str,
 )
-def test_bad_settings_are_quoted(llama, settings, message):
+def test_bad_settings_are_quoted(settings, message):
     with pytest.raises(InputError, match=message):
-        finetune(llama, A, "random", **QUICK | settings)
+        Tuning(**settings)
 
 
 def test_relations_have_names_that_are_known_and_differ(llama):
@@ -443,6 +488,7 @@ def test_what_is_no_model_is_refused():
 # The record
 
 
+@pytest.mark.slow
 def test_the_training_record_is_a_table_also_after_a_file(llama, tmp_path):
     fv = finetune(llama, A, **QUICK)
     fv.save(tmp_path / "fv")

@@ -10,7 +10,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from fv_lens.engine.whatif import Edit, what_if
 from fv_lens.ground.errors import InputError, ParityError
 from fv_lens.models.lens import lens_of
-from fv_lens.vectors.effects import indirect_effects
+from fv_lens.vectors.mediation import indirect_effects
 from fv_lens.vectors.summed import distributed_vectors, function_vector
 
 from .. import oracles, tiny
@@ -81,6 +81,7 @@ def assert_vectors_are_exact(model, own, words):
     return fv
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trained", [False, True], ids=["changes nothing", "trained"])
 @pytest.mark.parametrize("layers", [[0], [1], [2], None], ids=str)
 @pytest.mark.parametrize("name, target", [("llama", "o_proj"), ("qwen3", "o_proj"), ("gpt2", "c_proj")])
@@ -91,6 +92,7 @@ def test_an_adapter_on_the_output_projection_counts(words, name, target, layers,
     assert_vectors_are_exact(bridge(net), own, words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("targets", [["q_proj"], ["k_proj", "v_proj"], ["down_proj"], ["o_proj", "up_proj", "q_proj"]])
 def test_adapters_elsewhere_count_in_effects(words, targets):
     net = net_of("llama")
@@ -99,6 +101,7 @@ def test_adapters_elsewhere_count_in_effects(words, targets):
     assert_vectors_are_exact(bridge(net), own, words)
 
 
+@pytest.mark.slow
 def test_an_adapter_that_is_switched_and_merged_after_a_first_use_counts(words):
     net = net_of("llama")
     made = adapted(net, ["o_proj", "v_proj"])
@@ -122,6 +125,7 @@ def test_dropout_of_an_adapter_is_refused(words):
         function_vector(model, words, HEADS, 1, noise(3, 4, 8))
 
 
+@pytest.mark.slow
 def test_transposed_projections_are_applied_as_the_model_does(words):
     net = net_of("gpt2")
     assert type(projections(net)[0]).__name__ == "Conv1D"
@@ -145,6 +149,7 @@ def quantised(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [4, 8])
 def test_quantised_projections_are_applied_as_the_model_does(quantised, words, bits):
     how = dict(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from scipy.stats import spearmanr
-from torch import Tensor
 
 from ...analogies.compose import weights_of
 from ...analogies.composition import Composition
@@ -30,12 +29,13 @@ from ...evaluation.similarity import (
 from ...ground.errors import InputError
 from ...ground.progress import progress_bar
 from ...ground.scores import Score, clustered_mean
-from ...ground.storage import versions
 from ...models.lens import Lens, lens_of
-from ...vectors.effects import indirect_effects, mean_effects, mean_head_outputs
+from ...vectors.effects import mean_effects
 from ...vectors.function_vector import FunctionVector
-from ...vectors.optimizer import STEPS, task, tune
+from ...vectors.mediation import indirect_effects, mean_head_outputs
+from ...vectors.optimizer import STEPS, Tuning
 from ...vectors.summed import function_vector, residual_difference, writes_plainly
+from ...vectors.tuning import Lesson, tune_lessons
 
 KINDS = ("FFV", "FV", "mean difference")
 HALVES = ("all", "half 0", "half 1")
@@ -73,20 +73,12 @@ def human_vectors(
     listed = [(half, code, relation) for half, some in parts.items() for code, relation in some.items()]
     made: Vectors = {kind: {half: {} for half in HALVES} for kind in KINDS}
 
-    def vector(values: Tensor, relation, method: str, **more) -> FunctionVector:
-        return FunctionVector(
-            values, layer, model=lens.name, processing=lens.processing, bos=lens.bos, relation=relation.name,
-            data_hash=relation.hash, template=template.to_dict(), method=method, versions=versions(), **more,
-        )  # fmt: skip
-
-    tasks = [
-        task(lens, code, relation.parts.train, relation.parts.validation, template) for _, code, relation in listed
-    ]
-    results = tune(lens, tasks, layer, steps=steps, progress=progress, description="tuning")
-    for (half, code, relation), one, result in zip(listed, tasks, results):
-        if result.vector is None:
-            raise InputError(f"The loss of relation {code} became NaN at step {result.step}.")
-        made["FFV"][half][code] = vector(result.vector, relation, "tuned", training=result.record(one))
+    lessons = [Lesson(relation, [relation.parts.train], [relation.parts.validation]) for _, _, relation in listed]
+    how = Tuning(steps, template=template)
+    for (half, code, _), one in zip(listed, tune_lessons(lens, lessons, [layer], how, "tuning", progress)[layer]):
+        if isinstance(one, InputError):
+            raise one
+        made["FFV"][half][code] = one
     summed = bool(lens.head_layers) and all(writes_plainly(lens, at) for at in lens.head_layers)
     if summed and heads is None:
         maps = [indirect_effects(model, name, 10, 10, 20, seed, progress=False) for name in HEADS_FROM]
@@ -97,7 +89,9 @@ def human_vectors(
             mean_z, _ = mean_head_outputs(model, relation, N_PROMPTS, shots, seed, progress=False)
             made["FV"][half][code] = function_vector(model, relation, heads, layer, mean_z)
         difference = residual_difference(lens, relation.parts.train, N_PROMPTS, shots, layer, template, seed)
-        made["mean difference"][half][code] = vector(difference, relation, "difference")
+        made["mean difference"][half][code] = FunctionVector.on(
+            lens, difference, layer, relation, template, method="difference"
+        )
     return {kind: some for kind, some in made.items() if all(some.values())}
 
 

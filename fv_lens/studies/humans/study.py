@@ -15,7 +15,8 @@ from ...evaluation.similarity import difference, mds, similarity_matrix
 from ...ground import storage
 from ...models.lens import lens_of
 from ...vectors.function_vector import FunctionVector
-from ...vectors.tuning import layer_grid
+from ...vectors.sweeps import layer_grid
+from ...vectors.tuning import DEPTHS
 from ..folders import OutputFolder
 from ..stages import Stages
 from .page import write_human_report
@@ -27,7 +28,7 @@ COLUMNS = ["measure", "vectors", "value", "low", "high", "p", "n"]
 def place(model: object, folder: Path) -> tuple[int, list | None]:
     """The layer of the tuned vectors of a folder and the heads of its summed ones; defaults where there are none."""
     tuned, summed = (sorted(some.glob("*.safetensors")) for some in (folder, folder / "summed"))
-    grid = layer_grid(lens_of(model))
+    grid = layer_grid(lens_of(model), DEPTHS)
     layer = FunctionVector.load(tuned[0]).layer if tuned else grid[len(grid) // 2]
     return layer, list(FunctionVector.load(summed[0]).heads) if summed else None
 

@@ -13,9 +13,10 @@ from ...engine.completion import FEW
 from ...engine.prefixes import WORTH
 from ...evaluation.decoding import NEUTRAL_PROMPTS
 from ...vectors.optimizer import EVERY, STRENGTHS
+from ...vectors.sweeps import DEPTHS as SWEPT
 from ...vectors.tuning import DEPTHS
 from .setup import Settings
-from .steps import DIFFERENCE_PROMPTS, SHARES
+from .steps import DIFFERENCE_PROMPTS
 
 FOUND = 0.5  # assumed: in so many rows the most probable token begins an answer
 CHECKED = 14  # full forwards, about, that the engine is checked by where longer prompts are met than before
@@ -149,7 +150,7 @@ def stage_costs(shape: Shape, words: Words, settings: Settings, sizes: Sequence[
     stages = {"heads": shape.whole(n_relations * settings.mean_prompts, shown)}
     stages["heads"] += shape.what_ifs(n_relations * settings.map_prompts, shown, heads) + shape.checked(shown)
 
-    places, n_counts = sorted({shape.at(share) for share in SHARES}), len(settings.head_counts)
+    places, n_counts = sorted({shape.at(share) for share in SWEPT}), len(settings.head_counts)
     summed, others, distributed = places * n_counts, [half] * (1 + draws), places[:1] * n_counts
     whatifs = [some * len(settings.strengths) for some in (summed, others, distributed)]
     stages["sums"] = sum((shape.completed(n_validation, words, births) for births in whatifs), Cost())

@@ -14,12 +14,11 @@ from ...evaluation.similarity import mds, similarity_matrix
 from ...evaluation.table import Table
 from ...ground import storage
 from ...vectors.function_vector import FunctionVector
-from ...vectors.optimizer import Result, task
-from ...vectors.tuning import training_frame
+from ...vectors.tuning import mean_validation_losses, training_frame
 from .page import write_table_report
 from .readings import add_readings
 from .setup import Study
-from .steps import Step
+from .steps import Step, unpacked
 
 RESULTS, SUMMARY, REPORT, VECTORS = "results.csv", "summary.json", "report.html", "vectors"
 STARTS = {"from-fv": "FFV from FV", "from-zero": "FFV from zero"}
@@ -50,7 +49,7 @@ class Found:
     def library(self) -> str:
         """The kind of tuned vectors whose mean validation loss is lower: those to use."""
         kinds = [key for key in ("from-zero", "from-fv") if key in self.tuning]
-        losses = mean_validation_losses([self.tuning[key] for key in kinds])
+        losses = mean_validation_losses([unpacked(self.tuning[key]) for key in kinds])
         return kinds[int(np.argmin(losses))]
 
 
@@ -93,23 +92,6 @@ def write_outputs(
     )  # fmt: skip
 
 
-def mean_validation_losses(tuned: Sequence[Step]) -> list[float]:
-    """Mean validation loss of each kind of tuned vectors at their chosen steps, over relations whole in all of them.
-
-    A kind in which hard relations broke so gains nothing by it. One that shares no relation with those in which more
-    are whole is not compared: its loss is infinite.
-    """
-    whole = [{r for r, vector in enumerate(tensors["vectors"]) if not vector.isnan().any()} for tensors, _ in tuned]
-    shared = max(whole, key=len)
-    for some in sorted(whole, key=len, reverse=True):
-        shared = shared & some or shared
-    losses = [
-        [float(tensors["validation_losses"][r, record["steps"][r]]) for r in sorted(shared & some)]
-        for some, (tensors, record) in zip(whole, tuned)
-    ]
-    return [round(float(np.mean(of)), 6) if of else np.inf for of in losses]
-
-
 def _chosen(found: Found) -> dict:
     record = found.sums[1]
     return {
@@ -148,22 +130,12 @@ def _stability(table: Table, vectors: Mapping, seeds: int) -> None:
 
 def _vectors(study: Study, found: Found) -> dict[str, dict[str, FunctionVector]]:
     """Kind -> name of the relation -> its vector, where it has a whole one."""
-    sums, record = found.sums
-    made: dict[str, dict] = {key: {} for key in STARTS if key in found.tuning}
-    if "strong" in sums:
-        heads = [tuple(head) for head in record["heads"]]
-        made["summed"] = {
-            one.name: study.vector(one, vector, record["layer"], "sum", heads=heads, strength=strength)
-            for one, vector, strength in zip(study.relations, sums["strong"], record["strengths"])
-        }
-    for key in STARTS:
-        for r, relation in enumerate(study.relations if key in made else ()):
-            values, told = found.tuning[key][0]["vectors"][r], found.tuning[key][1]
-            if not values.isnan().any():
-                parents = [(told["strengths"][r], made["summed"][relation.name].record)] if key == "from-fv" else ()
-                how = {"training": _training(study, found.tuning[key], r), "parents": parents}
-                made[key][relation.name] = study.vector(relation, values, found.layer, "tuned", **how)
-    return made
+    steps = {key: found.tuning[key] for key in STARTS if key in found.tuning}
+    steps |= {"summed": found.sums} if "vectors" in found.sums[0] else {}
+    return {
+        kind: {n: one for n, one in zip(study.names, unpacked(step)) if isinstance(one, FunctionVector)}
+        for kind, step in steps.items()
+    }
 
 
 def vector_files(names: Sequence[str]) -> set[str]:
@@ -188,15 +160,6 @@ def _file_names(names: Sequence[str]) -> list[str]:
         numbered = (f"{name}-{i}" for i in count(2))
         used[name if name not in used else next(one for one in numbered if one not in used)] = None
     return [f"{name}.safetensors" for name in used]
-
-
-def _training(study: Study, tuned: Step, r: int) -> dict:
-    """The `training` of a relation's vector, as `finetune` records it."""
-    (tensors, record), relation = tuned, study.relations[r]
-    losses = (tensors[name][r].double().numpy() for name in ("losses", "validation_losses"))
-    result = Result(tensors["vectors"][r], record["steps"][r], record["strengths"][r], *losses)
-    asked = task(study.lens, relation.name, *study.pairs(relation), study.template)
-    return result.record(asked, learning_rate=study.settings.rate, first_token=False, shuffle=False, seed=0)
 
 
 def _shown(study: Study, plan: Mapping, chosen: Mapping, timings: Mapping) -> dict:

@@ -12,6 +12,7 @@ from ...evaluation.names import all_readings, choose_reading, halves, name_score
 from ...evaluation.table import Table
 from ...ground.errors import InputError
 from ...ground.scores import GAIN, SHARE
+from ...vectors.function_vector import FunctionVector
 from .setup import Study
 
 SHOWN = "model, centred"  # the reading whose words people can read; of one relation alone, nothing is left by it
@@ -31,7 +32,10 @@ def readings(study: Study, kinds: Mapping[str, tuple[Float[Tensor, "relation d_m
         if not whole:
             continue
         relations = [study.relations[r] for r in whole]
-        made = [study.vector(study.relations[r], vectors[r], layer, "reading") for r in whole]
+        made = [
+            FunctionVector.on(study.lens, vectors[r], layer, study.relations[r], study.template, method="reading")
+            for r in whole
+        ]
         read = all_readings(study.model, made)
         found["words"] += _words(study, kind, relations, read)
         try:

@@ -16,9 +16,8 @@ from ...engine.batches import PromptBatch, batch
 from ...engine.rows import Edit
 from ...ground.errors import InputError
 from ...models.lens import lens_of
-from ...vectors.function_vector import FunctionVector
-from ...vectors.optimizer import RATE, STEPS
-from ...vectors.tuning import tuning_pairs
+from ...vectors.optimizer import RATE, STEPS, Tuning
+from ...vectors.tuning_pairs import tuning_pairs
 
 TRAIN, VALIDATION, TEST = range(3)
 
@@ -93,10 +92,7 @@ class Study:
     def __init__(self, model: object, relations: Sequence, settings: Settings = Settings()):
         self.model, self.lens, self.settings, self.template = model, lens_of(model), settings, PromptTemplate()
         self.relations: list[Relation] = []
-        loaded = [load_relation(relation) for relation in relations]
-        kept, self.left_out = sized(loaded, settings)
-        # Those of the relations before they were cut, which vectors are evaluated on.
-        self.hashes = {relation.name: relation.hash for relation in loaded}
+        kept, self.left_out = sized(relations, settings)
         for relation in kept:
             try:
                 self._try(relation)
@@ -106,6 +102,7 @@ class Study:
         self.names = [relation.name for relation in self.relations]
         self.families = [relation.family or relation.name for relation in self.relations]
         _check_names(self.names, self.left_out)
+        self.tuning = Tuning(settings.steps, settings.rate, template=self.template)
         self.zero_shot = cache(self._zero_shot)
 
     def __len__(self) -> int:
@@ -165,14 +162,6 @@ class Study:
         """Each relation's vector on its own prompts of a part; zeros where it has none (NaN)."""
         return Edit(layer, vectors.nan_to_num(0.0)[self.zero_shot(part)[1]], **site)
 
-    def vector(self, relation: Relation, vector: Tensor, layer: int, method: str, **more: object) -> FunctionVector:
-        """A vector of a relation of the study, with its record."""
-        return FunctionVector(
-            vector, layer, model=self.lens.name, processing=self.lens.processing, bos=self.lens.bos,
-            relation=relation.name, data_hash=self.hashes[relation.name], split_seed=self.settings.split_seed,
-            template=self.template.to_dict(), method=method, **more,
-        )  # fmt: skip
-
     def pairs(self, relation: Relation, seed: int = 0) -> tuple[Relation, Relation]:
         """Train and validation pairs; a seed above 0 deals both anew among themselves, so test words stay unseen."""
         train, validation, _ = relation.split()
@@ -214,12 +203,12 @@ def sized(relations: Iterable, settings: Settings) -> tuple[list[Relation], dict
         InputError: two relations of one name, or none that is large enough.
     """
     kept, left_out, parts = [], {}, (settings.n_pairs, settings.n_validation)
-    loaded = [load_relation(relation) for relation in relations]
+    loaded = [load_relation(relation).with_split(settings.split_seed) for relation in relations]
     _check_names([relation.name for relation in loaded], left_out)
     for relation in loaded:
         try:
-            tuning_pairs(relation, *parts, split_seed=settings.split_seed)  # refuses and warns
-            kept.append(relation.limited(*parts, settings.n_test, settings.split_seed))
+            tuning_pairs(relation, *parts)  # refuses and warns
+            kept.append(relation.limited(*parts, settings.n_test))
         except InputError as error:
             left_out[relation.name] = str(error)
     _check_names([relation.name for relation in kept], left_out)

@@ -1,30 +1,52 @@
 """The steps of a study, each from the results of earlier ones: head maps, summed vectors, tuned vectors, completions.
 
-Every step computes all relations together and returns tensors by name and a record of plain JSON data. Choices (head
-count, layer, strength, step) are made on train and validation pairs; test words are met in `scores` and `prompting`.
+Every step computes all relations together, by what serves one relation in a notebook as well, and returns tensors by
+name and a record of plain JSON data. Choices (head count, layer, strength, step) are made on train and validation
+pairs; test words are met in `scores` and `prompting`.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...engine.completion import Completions, completions
+from ...engine.completion import Completions, completions, rows_of
 from ...engine.rows import HERE
 from ...engine.whatif import WhatIf
 from ...ground.errors import InputError
 from ...ground.progress import progress_bar
-from ...vectors.effects import indirect_effects
-from ...vectors.optimizer import Result, Task, task, tune
+from ...vectors.choice import choose_of
+from ...vectors.function_vector import FunctionVector
+from ...vectors.mediation import indirect_effects
 from ...vectors.summed import distributed_vectors, function_vector, residual_difference
-from ...vectors.tuning import shuffled
-from .setup import TEST, VALIDATION, Study
+from ...vectors.sweeps import mean_quality, on_validation, quality_of, sweep_all
+from ...vectors.tuning import Lesson, tune_lessons
+from .setup import TEST, Study
 
 Step = tuple[dict[str, Tensor], dict]
-SHARES = (0.25, 0.35, 0.45, 0.55, 0.65, 0.75)  # of the depth: where summed vectors are tried
 DIFFERENCE_PROMPTS = 8  # few-shot prompts of a relation in its mean difference, and as many zero-shot
+
+
+def packed(names: Sequence[str], vectors: Sequence[FunctionVector | InputError], d_model: int) -> Step:
+    """Vectors as a step's results, `vectors` `[name, d_model]` and their records; NaN where there is none, and why."""
+    nothing = torch.full((d_model,), torch.nan, **HERE)
+    whole = [vector if isinstance(vector, FunctionVector) else None for vector in vectors]
+    broken = {name: str(one) for name, one in zip(names, vectors) if isinstance(one, InputError)}
+    tensors = {"vectors": torch.stack([one.vector if one else nothing for one in whole])}
+    return tensors, {"records": [one.record if one else None for one in whole], "broken": broken}
+
+
+def unpacked(step: Step) -> list[FunctionVector | InputError]:
+    """The vectors that `packed` made results of."""
+    (tensors, record), why = step, iter(step[1]["broken"].values())
+    return [
+        InputError(next(why)) if saved is None else FunctionVector.of_parts(vector, saved)
+        for vector, saved in zip(tensors["vectors"], record["records"])
+    ]
 
 
 def heads(study: Study, progress: bool = True) -> Step:
@@ -42,105 +64,100 @@ def sums(study: Study, maps: dict[str, Tensor], progress: bool = True) -> Step:
     """Summed vectors of one set of heads for all relations, and what they are compared with, chosen on validation.
 
     The heads are those of largest mean effect over the relations. Head count and layer are chosen for all relations
-    together, a strength for each. `plain` and `strong` `[relation, d_model]` are the sum at strength 1 and at its own;
+    together, a strength for each. `plain` and `vectors` `[relation, d_model]` are the sum at strength 1 and at its own;
     `own` that of the relation's own heads, `random` `[draw, ...]` of random others, each at its own strength, at the
-    same layer; `distributed` `[layer, ...]` the parts of the universal heads. A model on which a sum means nothing has
+    same layer; `distributed` `[place, ...]` the parts of the universal heads. A model on which a sum means nothing has
     no sums, and one with fewer than as many other heads no `random`.
     """
-    lens, settings = study.lens, study.settings
+    settings, relations = study.settings, study.relations
     ranked = _ranked(maps["effects"].mean(0))
     counts = sorted({min(count, len(ranked)) for count in settings.head_counts})
     try:
-        made = {n: _summed(study, [ranked[:n]] * len(study), maps["mean_z"]) for n in counts}
+        candidates = [_summed(study, [ranked[:n]] * len(study), maps["mean_z"]) for n in counts]
     except InputError as error:
         parts, record = _distributed(study, ranked, counts, maps["mean_z"], progress)
         return parts, record | {"no_sums": str(error)}
-    layers = sorted({min(lens.n_layers - 1, int(share * lens.n_layers + 0.5)) for share in SHARES})
-    grid = [(n, layer, s) for n in counts for layer in layers for s in settings.strengths]
-    whatifs = [[study.edit(s * made[n], VALIDATION, layer)] for n, layer, s in grid]
-    shape = (len(counts), len(layers), len(settings.strengths))
-    quality = _quality(study, whatifs, "summed vectors", progress).reshape(len(study), *shape)
-    best = quality.max(-1)
-    count, at = np.unravel_index(_over_relations(best).argmax(), best.shape[1:])
-    layer, strength = layers[at], quality[:, count, at].argmax(-1)
-    chosen = torch.tensor(settings.strengths, **HERE)[strength]
-    plain, n = made[counts[count]], counts[count]
+    choice = choose_of(study.model, relations, candidates, strengths=settings.strengths, progress=progress)
+    n, layers = counts[choice.vector], choice.sweeps[0].layers
     rng = np.random.default_rng([settings.split_seed, 14])
     free, draws = ranked[n:], settings.draws if len(ranked) >= 2 * n else 0
     drawn = [[free[i] for i in rng.permutation(len(free))[:n]] for _ in range(draws)]
-    others = [_summed(study, [_ranked(m)[:n] for m in maps["effects"]], maps["mean_z"])]
+    others = [_summed(study, [_ranked(effects)[:n] for effects in maps["effects"]], maps["mean_z"])]
     others += [_summed(study, [some] * len(study), maps["mean_z"]) for some in drawn]
-    whatifs = [[study.edit(s * v, VALIDATION, layer)] for v in others for s in settings.strengths]
-    quality_of = _quality(study, whatifs, "own and random heads", progress).reshape(len(study), len(others), -1)
-    picked = torch.tensor(settings.strengths, **HERE)[quality_of.argmax(-1)]  # [relation, vector]
-    scaled = torch.stack([picked[:, i, None] * v for i, v in enumerate(others)])
-    tensors = {"plain": plain, "strong": chosen[:, None] * plain, "own": scaled[0]}
+    layer = layers[choice.layer]
+    beside = sweep_all(study.model, relations, others, [layer], settings.strengths, progress)
+    scaled = torch.stack([
+        torch.stack([one.at(i, 0, int(one.quality[i, 0].argmax())).vector for one in beside])
+        for i in range(len(others))
+    ])  # fmt: skip
+    tensors, record = packed(study.names, choice.vectors, study.lens.d_model)
+    tensors |= {"plain": torch.stack([vector.vector for vector in choice.plain]), "own": scaled[0]}
     tensors |= {"random": scaled[1:]} if drawn else {}
-    record = {"heads": ranked[:n], "layer": layer, "strengths": chosen.tolist(), "layers": layers, "counts": counts}
-    record |= {"grid": quality.real.mean(0).round(6).tolist()}
+    record |= {"heads": ranked[:n], "layer": layer, "layers": list(layers), "counts": counts}
+    record["strengths"] = [vector.strength for vector in choice.vectors]
+    record["grid"] = np.mean([one.accuracy for one in choice.sweeps], axis=0).round(6).tolist()
     parts, more = _distributed(study, ranked, counts, maps["mean_z"], progress)
     return tensors | parts, record | more
 
 
 def _distributed(study: Study, ranked: list, counts: Sequence[int], mean_z: Tensor, progress: bool) -> Step:
     """The distributed form of the universal heads, count for all and strength for each chosen on validation."""
-    made, places = {}, {}
+    made: dict[int, list[list[FunctionVector]]] = {}
     try:
         for n in counts:
-            parts = [distributed_vectors(study.model, r, ranked[:n], z) for r, z in zip(study.relations, mean_z)]
-            made[n] = torch.stack([torch.stack([part.vector for part in some]) for some in parts], 1)
-            places[n] = [(part.layer, part.site) for part in parts[0]]
+            made[n] = [distributed_vectors(study.model, r, ranked[:n], z) for r, z in zip(study.relations, mean_z)]
     except InputError as error:
         return {}, {"no_distributed": str(error)}
     strengths = study.settings.strengths
-
-    def added(n: int, strength: object) -> WhatIf:
-        scale = torch.as_tensor(strength, **HERE).expand(len(study))[:, None]
-        return [study.edit(scale * v, VALIDATION, at, site=site) for v, (at, site) in zip(made[n], places[n])]
-
-    whatifs = [added(n, s) for n in counts for s in strengths]
-    quality = _quality(study, whatifs, "distributed vectors", progress).reshape(len(study), len(counts), -1)
-    n = counts[int(_over_relations(quality.max(-1)).argmax())]
-    strength = torch.tensor(strengths, **HERE)[quality[:, counts.index(n)].argmax(-1)]
-    record = {"distributed_places": places[n], "distributed_strengths": strength.tolist()}
-    return {"distributed": strength[:, None] * made[n]}, record | {"distributed_heads": ranked[:n]}
+    added = [
+        [[replace(part, vector=strength * part.vector) for part in parts] for parts in made[n]]
+        for n in counts for strength in strengths
+    ]  # fmt: skip
+    measured = on_validation(study.lens, study.relations, added, study.template, "distributed vectors", progress)
+    quality = np.stack([quality_of(of.rows(slice(1, None))).reshape(len(counts), -1) for of in measured])
+    best = int(mean_quality(quality.max(-1)).argmax())
+    parts, chosen = made[counts[best]], [strengths[i] for i in quality[:, best].argmax(-1)]
+    scaled = [torch.stack([s * own[i].vector for s, own in zip(chosen, parts)]) for i in range(len(parts[0]))]
+    record = {"distributed_places": [(part.layer, part.site) for part in parts[0]], "distributed_strengths": chosen}
+    return {"distributed": torch.stack(scaled)}, record | {"distributed_heads": ranked[: counts[best]]}
 
 
 def tuned(
     study: Study,
     layer: int,
-    starts: Float[Tensor, "relation d_model"] | None = None,
+    starts: Sequence[FunctionVector] | Literal["zero", "random"] = "zero",
     *,
     seed: int = 0,
     shuffle: bool = False,
-    pooled: bool = False,
     progress: bool = True,
     description: str = "tuning",
 ) -> Step:
-    """One vector per relation, tuned at a layer: `vectors` `[relation, d_model]` and their losses in nats.
+    """One vector per relation, tuned at a layer; `packed`.
 
-    `losses` are `[relation, step]`, `validation_losses` `[relation, step + 1]` with NaN where they were not looked at.
-    With `shuffle`, train and validation answers are exchanged so that none is right; with `pooled`, one vector is tuned
-    on all relations' pairs. A vector that broke, or whose pairs could not be shuffled, is NaN; the record says why.
+    With `shuffle`, train and validation answers are exchanged so that none is right.
     """
-    tasks: list[Task | None] = []
-    skipped = {}
-    for r, relation in enumerate(study.relations):
+    each = [starts] * len(study) if isinstance(starts, str) else starts
+    lessons: list[Lesson | InputError] = []
+    for relation, start in zip(study.relations, each):
         train, validation = study.pairs(relation, seed)
+        lesson = Lesson(relation, [train], [validation], start, seed)
         try:
-            if shuffle:
-                train, validation = shuffled(train, relation), shuffled(validation, relation)
-            start = None if starts is None else study.vector(relation, starts[r], layer, "start")
-            tasks.append(task(study.lens, relation.name, train, validation, study.template, start))
+            lessons.append(lesson.shuffled() if shuffle else lesson)
         except InputError as error:
-            skipped[relation.name] = str(error)
-            tasks.append(None)
-    asked = [one for one in tasks if one is not None]
-    if pooled:
-        asked = tasks = [Task.pooled(asked, study.lens.pad_id) if asked else None]
-    found = iter(_tune(study, asked, layer, progress, description) if any(asked) else ())
-    results = [one and next(found) for one in tasks]
-    return _kept(study, results, ["all"] if pooled else study.names, layer, skipped)
+            lessons.append(error)
+    how = replace(study.tuning, shuffle=shuffle)
+    asked = [lesson for lesson in lessons if isinstance(lesson, Lesson)]
+    made = iter(tune_lessons(study.lens, asked, [layer], how, description, progress)[layer])
+    vectors = [next(made) if isinstance(lesson, Lesson) else lesson for lesson in lessons]
+    return packed(study.names, vectors, study.lens.d_model)
+
+
+def pooled(study: Study, layer: int, progress: bool = True, description: str = "tuning") -> Step:
+    """One vector tuned on the pairs of all relations, `[1, d_model]`; `packed`."""
+    parts = zip(*(study.pairs(relation) for relation in study.relations))
+    lesson = Lesson(None, *parts)
+    vectors = tune_lessons(study.lens, [lesson], [layer], study.tuning, description, progress)[layer]
+    return packed(["all"], vectors, study.lens.d_model)
 
 
 def curve(study: Study, layer: int, progress: bool = True) -> Step:
@@ -148,15 +165,15 @@ def curve(study: Study, layer: int, progress: bool = True) -> Step:
 
     Half as many validation pairs stop them. The pairs of a smaller size are among those of the larger ones.
     """
-    tasks = []
+    lessons = []
     for n in study.settings.curve:
         for relation in study.relations:
             train, validation, _ = relation.split()
             few, fewer = relation.with_pairs(train.pairs[:n]), relation.with_pairs(validation.pairs[: max(1, n // 2)])
-            tasks.append(task(study.lens, relation.name, few, fewer, study.template))
-    results = _tune(study, tasks, layer, progress, "learning curve")
+            lessons.append(Lesson(relation, [few], [fewer]))
+    vectors = tune_lessons(study.lens, lessons, [layer], study.tuning, "learning curve", progress)[layer]
     names = [f"{name}, {n} pairs" for n in study.settings.curve for name in study.names]
-    tensors, record = _kept(study, results, names, layer, {})
+    tensors, record = packed(names, vectors, study.lens.d_model)
     return {"vectors": tensors["vectors"].unflatten(0, (-1, len(study)))}, {"broken": record["broken"]}
 
 
@@ -170,11 +187,7 @@ def scores(study: Study, whatifs: dict[str, Sequence[WhatIf]], progress: bool = 
     flat = [whatif for several in whatifs.values() for whatif in several]
     with progress_bar(total=len(prompts), desc="test words, zero-shot", unit="word", disable=not progress) as bar:
         found = completions(study.lens, prompts, flat, bar.update)
-    places = {"zero-shot": [0]}
-    for name, several in whatifs.items():
-        first = 1 + sum(len(x) for x in list(whatifs.values())[: list(whatifs).index(name)])
-        places[name] = list(range(first, first + len(several)))
-    return _measured(found, owners), {"rows": places}
+    return _measured(found, owners), {"rows": {"zero-shot": [0]} | rows_of(whatifs)}
 
 
 def prompting(study: Study, n_shots: int, progress: bool = True, **how: bool) -> Step:
@@ -207,45 +220,9 @@ def mean_difference(study: Study, layer: int) -> Float[Tensor, "relation d_model
     ])  # fmt: skip
 
 
-def _tune(study: Study, tasks: Sequence[Task], layer: int, progress: bool, description: str) -> list[Result]:
-    how = {"steps": study.settings.steps, "rate": study.settings.rate, "progress": progress}
-    return tune(study.lens, tasks, layer, description=description, **how)
-
-
-def _kept(
-    study: Study, results: Sequence[Result | None], names: Sequence[str], layer: int, skipped: dict[str, str]
-) -> Step:
-    nothing = torch.full((study.lens.d_model,), torch.nan, **HERE)
-    vectors = [nothing if one is None or one.vector is None else one.vector for one in results]
-    steps = study.settings.steps
-    blank = [np.full(steps, np.nan), np.full(steps + 1, np.nan)]
-    losses = [(one.losses, one.validation_losses) if one else blank for one in results]
-    broken = {name: f"NaN at step {one.step}" for name, one in zip(names, results) if one and one.vector is None}
-    tensors = {"vectors": torch.stack(vectors)} | {
-        name: torch.tensor(np.stack(x), **HERE) for name, x in zip(("losses", "validation_losses"), zip(*losses))
-    }
-    record = {"layer": layer, "broken": broken | skipped, "steps": [one.step if one else None for one in results]}
-    return tensors, record | {"strengths": [one.strength if one else None for one in results]}
-
-
 def _measured(found: Completions, owners: Tensor) -> dict[str, Tensor]:
     parts = {name: torch.from_numpy(getattr(found, name)) for name in found.__dataclass_fields__}
     return {name: x.to(torch.uint8) if name == "right" else x.float() for name, x in parts.items()} | {"owners": owners}
-
-
-def _quality(study: Study, whatifs: Sequence[WhatIf], what: str, progress: bool) -> np.ndarray:
-    """How well each what-if completes the validation words, `[relation, what-if]`; log-probability breaks ties."""
-    prompts, owners = study.zero_shot(VALIDATION)
-    with progress_bar(total=len(prompts), desc=f"{what}, on validation", unit="word", disable=not progress) as bar:
-        found = completions(study.lens, prompts, whatifs, bar.update).rows(slice(1, None))
-    of = [owners.numpy() == r for r in range(len(study))]
-    # A complex number is compared by its real part first.
-    return np.stack([found.right[mine].mean(0) + 1j * found.log_prob[mine].mean(0) for mine in of])
-
-
-def _over_relations(quality: np.ndarray) -> np.ndarray:
-    """The mean over relations; equal shares stay equal, so that rounding does not choose between them."""
-    return quality.mean(0).round(9)
 
 
 def _ranked(effects: Float[Tensor, "layer head"]) -> list[tuple[int, int]]:
@@ -254,6 +231,6 @@ def _ranked(effects: Float[Tensor, "layer head"]) -> list[tuple[int, int]]:
     return [divmod(index, effects.shape[1]) for index in order.tolist()]
 
 
-def _summed(study: Study, chosen: Sequence[list], mean_z: Tensor) -> Float[Tensor, "relation d_model"]:
-    made = [function_vector(study.model, r, own, 0, z) for r, own, z in zip(study.relations, chosen, mean_z)]
-    return torch.stack([vector.vector for vector in made])
+def _summed(study: Study, chosen: Sequence[list], mean_z: Tensor) -> list[FunctionVector]:
+    """Each relation's sum of its chosen heads."""
+    return [function_vector(study.model, r, own, 0, z) for r, own, z in zip(study.relations, chosen, mean_z)]

@@ -13,14 +13,15 @@ from torch import Tensor
 
 from ...evaluation.table import rows_of, without
 from ...ground import storage
-from ...vectors.tuning import layer_grid
+from ...vectors.sweeps import layer_grid
+from ...vectors.tuning import DEPTHS, best_layer
 from ..folders import OutputFolder
 from ..stages import Stages
 from . import steps as protocol
-from .files import STARTS, Found, mean_validation_losses, table_of, vector_files, write_outputs
+from .files import STARTS, Found, table_of, vector_files, write_outputs
 from .readings import readings
 from .setup import TEST, Study
-from .steps import Step
+from .steps import Step, unpacked
 
 Stage = Callable[[str, str, Callable[[], Step]], Step]
 NAMES = {
@@ -61,7 +62,7 @@ def reproduce(
     maps = stage("heads", "Head maps", lambda: protocol.heads(study, progress))
     what = "Summed vectors, chosen on validation"
     sums = stage("sums", what, lambda: protocol.sums(study, maps[0], progress))
-    layer, losses, tuning = _tuned(study, stage, sums[0].get("strong"), progress)
+    layer, losses, tuning = _tuned(study, stage, sums, progress)
     few, _ = stage("curve", "Tuning on fewer pairs", lambda: protocol.curve(study, layer, progress))
     rows, owners = _completed(study, stage, sums, tuning, few["vectors"], layer, progress)
     said = _read(study, stage, sums, tuning, layer)
@@ -71,9 +72,7 @@ def reproduce(
     return frame
 
 
-def _tuned(
-    study: Study, stage: Stage, strong: Tensor | None, progress: bool
-) -> tuple[int, dict[int, float], dict[str, Step]]:
+def _tuned(study: Study, stage: Stage, sums: Step, progress: bool) -> tuple[int, dict[int, float], dict[str, Step]]:
     """The layer of lowest validation loss from zero, the losses of all layers, and every kind of tuned vector."""
     done: dict[str, Step] = {}
 
@@ -81,22 +80,22 @@ def _tuned(
         compute = lambda: protocol.tuned(study, *args, progress=progress, description=what, **how)  # noqa: E731
         done[name] = stage(f"tuned-{name}", f"Tuning: {what}", compute)
 
-    grid = layer_grid(study.lens)
+    grid = layer_grid(study.lens, DEPTHS)
     for at in grid:
         run(f"from-zero-{at}", f"from zero, layer {at}", at)
-    losses = dict(zip(grid, mean_validation_losses([done[f"from-zero-{at}"] for at in grid])))
-    layer = min(losses, key=lambda at: losses[at])
+    layer, losses = best_layer({at: unpacked(done[f"from-zero-{at}"]) for at in grid})
     done["from-zero"] = done[f"from-zero-{layer}"]
-    if strong is not None:
-        run("from-fv", "from the summed vectors", layer, strong)
-    like = done["from-zero"][0]["vectors"] if strong is None else strong
-    run("from-random", "from random vectors of the same norm", layer, _directions(study, _norms(like), 1)[0])
+    summed = unpacked(sums) if "vectors" in sums[0] else None
+    if summed:
+        run("from-fv", "from the summed vectors", layer, summed)
+    run("from-random", "from random directions", layer, "random")
     run("shuffled", "on shuffled pairs", layer, shuffle=True)
-    run("pooled", "one vector for all", layer, pooled=True)
+    what = "Tuning: one vector for all"
+    done["pooled"] = stage("tuned-pooled", what, lambda: protocol.pooled(study, layer, progress, what))
     for seed in range(1, study.settings.seeds):
         run(f"from-zero-seed-{seed}", f"from zero, deal {seed}", layer, seed=seed)
-        if strong is not None:
-            run(f"from-fv-seed-{seed}", f"from the summed vectors, deal {seed}", layer, strong, seed=seed)
+        if summed:
+            run(f"from-fv-seed-{seed}", f"from the summed vectors, deal {seed}", layer, summed, seed=seed)
     return layer, losses, done
 
 
@@ -122,7 +121,7 @@ def _read(study: Study, stage: Stage, sums: Step, tuning: Mapping[str, Step], la
     """What the vectors say, beside two controls: mean differences of residuals, and random directions."""
     what = "Mean residual differences"
     difference, _ = stage("difference", what, lambda: ({"vectors": protocol.mean_difference(study, layer)}, {}))
-    kinds = {"FV": (sums[0]["strong"], sums[1]["layer"])} if "strong" in sums[0] else {}
+    kinds = {"FV": (sums[0]["vectors"], sums[1]["layer"])} if "vectors" in sums[0] else {}
     kinds |= {STARTS[key]: (tuning[key][0]["vectors"], layer) for key in STARTS if key in tuning}
     random = _directions(study, _norms(tuning["from-zero"][0]["vectors"]), 1, stream=22)[0]
     kinds |= {"mean difference": (difference["vectors"], layer), "random": (random, layer)}
@@ -152,10 +151,10 @@ def _rows(study: Study, sums: Mapping, record: Mapping, vectors: Mapping, few: T
         rows[name] = [[study.edit(drawn, TEST, where)] for drawn in draws]
         missing[name] = torch.stack(draws).isnan().any(2).any(0).nonzero()[:, 0].tolist()
 
-    if "strong" in sums:
+    if "vectors" in sums:
         at = record["layer"]
         add("FV, strength 1", sums["plain"], where=at)
-        add("FV", sums["strong"], where=at)
+        add("FV", sums["vectors"], where=at)
         add("FV of own heads", sums["own"], where=at)
         if "random" in sums:
             add("FV of random heads", *sums["random"], where=at)

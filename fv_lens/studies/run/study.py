@@ -42,7 +42,7 @@ def run(
         InputError: the folder is of another run, or cannot be written to; what `indirect_effects`, `sweep` and
             `evaluate` raise.
     """
-    timings, results, out = {}, {}, folder.path
+    timings, results, out, relation = {}, {}, folder.path, relation.with_split(seed)
     folder.claim({
         "relation": relation.name, "relation, SHA-256": relation.hash, "model": model_name, "prompts": n_prompts,
         "seed": seed,
@@ -57,8 +57,9 @@ def run(
         from ...evaluation.evaluate import evaluate
         from ...evaluation.head_words import head_words
         from ...models.load import load_model
-        from ...vectors.effects import indirect_effects
-        from ...vectors.sweeps import HEAD_COUNTS, head_count_vectors, sweep
+        from ...vectors.choice import head_count_vectors
+        from ...vectors.mediation import indirect_effects
+        from ...vectors.sweeps import sweep
         from .page import write_report
 
         model = load_model(model_name)
@@ -78,27 +79,26 @@ def run(
         saved.extend(out / file for file in (REPORT, SUMMARY) if out / file not in saved)
 
     with stage(f"Indirect effect of every head on {relation.name}, {n_prompts} prompts", "effects"):
-        effects = indirect_effects(model, relation, n_prompts, N_SHOTS, seed=seed, split_seed=seed)
+        effects = indirect_effects(model, relation, n_prompts, N_SHOTS, seed=seed)
     with stage("The words of each head", "head words"):
         spoken = head_words(model, effects)
     _empty(out)
     save(effects=effects, head_words=spoken)
 
-    with stage("Vectors at every layer, on validation words", "sweep"):
-        counts = sorted({min(count, effects.n_heads) for count in HEAD_COUNTS})
-        grid = sweep(model, relation, head_count_vectors(model, relation, effects, counts), split_seed=seed)
+    with stage("Vectors at some layers, on validation words", "sweep"):
+        grid = sweep(model, relation, head_count_vectors(model, relation, effects))
         best = grid.best()
     save(sweep=grid, vector=best)
 
     with stage("The chosen vector and its controls, on test words", "evaluate"):
-        result = evaluate(model, relation, best, mean_z=effects.mean_z, seed=seed, split_seed=seed)
+        result = evaluate(model, relation, best, mean_z=effects.mean_z, seed=seed)
     save(evaluation=result)
 
     with stage("Tuning the vector, and its controls", "tune"):
         tuned, beside = _tuned(model, relation, best, seed, notes)
     if tuned is not None:
         with stage("The tuned vector and its controls, on test words", "evaluate tuned"):
-            after = evaluate(model, relation, tuned, beside=beside, seed=seed, split_seed=seed)
+            after = evaluate(model, relation, tuned, beside=beside, seed=seed)
         with stage("Reading both vectors through the vocabulary", "decode"):
             words = _words(model, relation, {"FV": best, "FFV": tuned})
         save(tuned=tuned, tuned_evaluation=after, words=words)
@@ -121,7 +121,7 @@ def _check_prompts(model: object, relation: Relation, n_prompts: int, seed: int)
     from ...engine.batches import batch
     from ...models.lens import lens_of
 
-    train, _, test = relation.split(seed)
+    train, _, test = relation.split()
     few = [*corrupted(train, n_prompts, N_SHOTS, seed), *with_demonstrations(test, train, N_SHOTS, seed)]
     for prompts in (with_demonstrations(relation, relation, 0), few):
         batch(lens_of(model), prompts)
@@ -132,22 +132,22 @@ def _tuned(model: object, relation: Relation, fv, seed: int, notes: Console) -> 
 
     A relation that is too small to tune on has none, and a control that it is too small for is left out, with a note.
     """
+    from ...vectors.optimizer import Tuning
     from ...vectors.tuning import finetune
 
-    how = {"seed": seed, "split_seed": seed}
     try:
-        tuned = finetune(model, relation, fv, **how)
+        tuned = finetune(model, relation, fv, seed=seed)
     except InputError as error:
         notes.print(Text(f"Note: not tuned: {error}"))
         return None, {}
     beside = {"FV": fv}
-    controls = {"FFV from zero": {"init": "zero"}, "FFV from random": {"init": "random"}}
-    controls["FFV of shuffled pairs"] = {"init": "zero", "shuffle": True}
-    for row, control in controls.items():
+    controls = {"FFV from zero": ("zero", Tuning()), "FFV from random": ("random", Tuning())}
+    controls["FFV of shuffled pairs"] = ("zero", Tuning(shuffle=True))
+    for row, (init, how) in controls.items():
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what there is to note was noted for the vector itself
-                beside[row] = finetune(model, relation, layer=tuned.layer, **control, **how)
+                beside[row] = finetune(model, relation, init, layer=tuned.layer, seed=seed, how=how)
         except InputError as error:
             notes.print(Text(f"Note: no {row}: {error}"))
     return tuned, beside

@@ -1,0 +1,105 @@
+"""Which heads to sum, where and how strongly to add the sum: chosen on validation words, for one relation or for many.
+
+Many relations share the number of heads and the layer; the strength is each one's own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Real
+
+from ..datasets.prompts import PromptTemplate
+from ..datasets.relation_files import load_relation
+from ..datasets.relations import Relation
+from ..ground.errors import whole_number
+from ..models.lens import lens_of
+from .effects import HeadEffects
+from .function_vector import FunctionVector
+from .mediation import mean_head_outputs
+from .summed import function_vector
+from .sweeps import STRENGTHS, Sweep, agreed, sweep_all
+
+HEAD_COUNTS = (5, 10, 20)
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """What was chosen on validation words, and the sweeps it was chosen from, one for each relation.
+
+    `vector`, `layer`: places in the sweeps, the same for all relations; `strengths`: one for each.
+    """
+
+    sweeps: list[Sweep]
+    vector: int
+    layer: int
+    strengths: list[int]
+
+    @property
+    def vectors(self) -> list[FunctionVector]:
+        """Each relation's vector, at its layer, its strength multiplied in."""
+        places = zip(self.sweeps, self.strengths)
+        return [one.at(self.vector, self.layer, strength) for one, strength in places]
+
+    @property
+    def plain(self) -> list[FunctionVector]:
+        """The same vectors at strength 1."""
+        return [one.vectors[self.vector] for one in self.sweeps]
+
+
+def choose(
+    model: object,
+    relation: object,
+    effects: HeadEffects,
+    head_counts: Sequence[int] | None = None,
+    layers: Sequence[int] | None = None,
+    strengths: Sequence[Real] = STRENGTHS,
+    progress: bool = True,
+) -> FunctionVector:
+    """The summed vector that completes the validation words best, over head counts, layers and strengths.
+
+    Head counts are 5, 10 and 20 if not given, or as many heads as the model has; layers are those of `sweep`. Its
+    strength is multiplied in and recorded. Template and split are those of `effects`; test words are not looked at.
+
+    Raises:
+        InputError: as `function_vector` and `sweep`; a head count that the model does not have.
+    """
+    vectors = head_count_vectors(model, relation, effects, head_counts)
+    relation = load_relation(relation).with_split(effects.record["split_seed"])
+    (vector,) = choose_of(model, [relation], [[one] for one in vectors], layers, strengths, progress).vectors
+    return vector
+
+
+def choose_of(
+    model: object,
+    relations: Sequence[Relation],
+    candidates: Sequence[Sequence[FunctionVector]],
+    layers: Sequence[int] | None = None,
+    strengths: Sequence[Real] = STRENGTHS,
+    progress: bool = True,
+) -> Choice:
+    """The best of some vectors (candidate -> relation -> vector), layers and strengths; see `agreed`."""
+    sweeps = sweep_all(model, relations, candidates, layers, strengths, progress)
+    return Choice(sweeps, *agreed(sweeps))
+
+
+def head_count_vectors(
+    model: object, relation: object, effects: HeadEffects, head_counts: Sequence[int] | None = None
+) -> tuple[FunctionVector, ...]:
+    """One summed vector per head count, of the heads of largest effect, at layer 0 until a sweep places it.
+
+    Where `effects` are not of this relation (a map over relations, say), its own mean head outputs are computed.
+    """
+    relation = load_relation(relation).with_split(effects.record["split_seed"])
+    effects.check(lens_of(model))
+    template = PromptTemplate.from_dict(effects.record["template"])
+    mean_z = effects.mean_z
+    if effects.record["data_hash"] != relation.hash:
+        drawn = {"n_prompts": effects.record["n_mean_prompts"], "n_shots": effects.record["n_shots"]}
+        mean_z, _ = mean_head_outputs(model, relation, **drawn, template=template)
+    counts = head_count_grid(effects) if head_counts is None else head_counts
+    counts = [whole_number("a head count", count, least=1) for count in counts]
+    return tuple(function_vector(model, relation, effects.top(k), 0, mean_z, template=template) for k in counts)
+
+
+def head_count_grid(effects: HeadEffects, counts: Sequence[int] = HEAD_COUNTS) -> list[int]:
+    """The head counts that are tried where the model has so many heads; else all of its heads."""
+    return sorted({min(count, effects.n_heads) for count in counts})

@@ -1,0 +1,28 @@
+"""Whose methods are at work: looked up in the frames of a thread, where no argument tells who called."""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+
+def method_at_work(frame: Any, owners: Sequence, names: Sequence[str]) -> str | None:
+    """Which of the owners' own methods is at work in a frame, or in one that it was called from."""
+    at_work = methods_at_work(frame, owners, names)
+    return next((name for one, name in at_work if any(one is owner for owner in owners)), None)
+
+
+def methods_at_work(frame: Any, kinds: Sequence, names: Sequence[str]) -> Iterator[tuple[Any, str]]:
+    """Objects of the same kinds whose methods are at work in a frame and those it was called from, innermost first."""
+    methods = [inspect.unwrap(getattr(type(o), name)) for o in kinds for name in names if hasattr(type(o), name)]
+    codes = {method.__code__ for method in methods}
+    while frame is not None:
+        if frame.f_code in codes:
+            yield frame.f_locals.get("self"), frame.f_code.co_name
+        frame = frame.f_back
+
+
+def shared_parts(*models: Any) -> set[int]:
+    """What tells models that share their layers: the modules they are made of, and the network."""
+    parts = [*models, *(getattr(model, "original_model", None) for model in models)]
+    parts += [part for model in models for part in model._modules.values()]
+    return {id(part) for part in parts if part is not None}
