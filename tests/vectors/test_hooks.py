@@ -9,8 +9,8 @@ from fv_lens.datasets.prompts import few_shot
 from fv_lens.engine.batches import batch
 from fv_lens.ground.errors import InputError
 from fv_lens.models.lens import lens_of
-from fv_lens.vectors.mediation import mean_head_outputs
 from fv_lens.vectors.function_vector import FunctionVector
+from fv_lens.vectors.mediation import mean_head_outputs
 from fv_lens.vectors.patching import patch
 from fv_lens.vectors.summed import distributed_vectors
 
