@@ -163,7 +163,7 @@ class Relation:
             if misplaced == 0:
                 break
         pairs = [[(word, self.answers[word]) for word in words] for words in nearest]
-        return Split(*map(self.with_pairs, pairs))
+        return Split(*(replace(self, pairs=part, split_seed=seed) for part in pairs))
 
     def limited(self, train: int, validation: int, test: int) -> "Relation":
         """The relation with at most that many pairs in each part of its split, which is its only split from then on.

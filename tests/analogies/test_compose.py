@@ -371,7 +371,7 @@ def test_uniform_weights_are_listed_by_name(llama):
 def test_a_composite_may_not_be_measured_on_words_that_a_parent_may_have_seen(llama, words):
     vectors = {words.name: replace(vectors_of(llama, 1)["a"], relation=words.name, split_seed=1, data_hash=words.hash)}
     with pytest.raises(InputError, match="split 1 of 'successor'"):
-        compose(llama, vectors, PAIRS[0]).check_split(words, 0)
+        compose(llama, vectors, PAIRS[0]).check_split(words)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The bundled analogies keep the rules that fv_lens/data/README.md states."""
+"""The bundled analogies keep the rules that fv_lens/datasets/bundled/README.md states."""
 
 import json
 from collections import Counter

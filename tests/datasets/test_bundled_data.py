@@ -1,4 +1,4 @@
-"""The bundled word pairs keep the rules that fv_lens/data/README.md states."""
+"""The bundled word pairs keep the rules that fv_lens/datasets/bundled/README.md states."""
 
 import json
 import re
