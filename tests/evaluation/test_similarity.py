@@ -221,7 +221,6 @@ def test_points_keep_near_what_is_alike():
     np.testing.assert_allclose(apart, np.linalg.norm(x[:, None] - x[None], axis=-1), atol=0.1)
 
 
-@pytest.mark.slow
 def test_stability_over_seeds():
     one = similarity_matrix(vectors())
     assert stability([one, one]).value == pytest.approx(1)
