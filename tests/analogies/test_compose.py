@@ -64,7 +64,7 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
 # Weights by their definitions
 
 
-@pytest.mark.slow(but=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("weighting", MIXED)
 def test_weights_sum_to_one_and_none_is_outside_what_is_allowed(model, weighting):
     composer, may = composer_of(model), some_allowed(len(PAIRS), 5)

@@ -415,7 +415,6 @@ def test_every_kind_of_composite_is_fitted_and_one_of_them_is_the_best(llama):
             assert any(equal(replace(mine, shared=None, start=None, n_shots=0), how) for how in listed), name
 
 
-@pytest.mark.slow
 def test_without_folds_there_is_the_whole_alone(llama, fitted):
     unknown = [[replace(q, relation=None, family=None) for q in part] for part in (TRAIN, VALIDATION)]
     for questions, n_folds in (([TRAIN, VALIDATION], 0), (unknown, 5)):

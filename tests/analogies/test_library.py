@@ -174,8 +174,9 @@ def test_what_is_left_out_truly_is(llama, weighting, center, exclude, poisoned):
     if exclude == "family":
         left_out = {"antonym", "un-adjective"}
     without = made({name: fv for name, fv in vectors.items() if name not in left_out}, None)
-    assert torch.equal(made(with_poison, exclude), made(vectors, exclude))
-    assert difference(made(with_poison, exclude), without) <= EXACT
+    kept = made(with_poison, exclude)
+    assert torch.equal(kept, made(vectors, exclude))
+    assert difference(kept, without) <= EXACT
     if (weighting in ("uniform", "gradient")) != center:  # no others would take it; centred, they have it in the mean
         assert difference(made(with_poison, None), made(vectors, None)) > 1e3
 

@@ -198,6 +198,7 @@ def test_the_true_relations_vector_is_added_where_there_is_one(llama):
     assert not any(row.method == TRUE for row in without.values)
 
 
+@pytest.mark.slow
 def test_a_method_with_a_shared_vector_is_asked_in_its_own_prompt_alone(llama):
     ways = {
         "zero": Composition("none", shared=noise(32)), "one": Composition("uniform", shared=noise(32), n_shots=1),
@@ -477,7 +478,6 @@ def test_the_order_of_choices_changes_no_score(llama):
                 assert other.values[row][name] == pytest.approx(values, abs=EXACT, nan_ok=True), (row, name)
 
 
-@pytest.mark.slow
 def test_chance_is_the_mean_over_questions_with_choices(llama):
     found = evaluated(llama, choices=False)
     assert found.chance == pytest.approx(np.mean([1 / 3, 1 / 4, 1 / 2, 1 / 5, 1 / 3]))

@@ -131,6 +131,7 @@ def test_a_list_of_vectors_is_added_together(llama, several):
     assert same(found, by_hand(llama, several, [Change(1, a + b), Change(0, c)]))
 
 
+@pytest.mark.slow
 def test_a_strength_multiplies_the_vector(llama, several):
     fv = vector(noise(32))
     weak, strong, plain = (

@@ -1,5 +1,7 @@
 """Vectors against people: rho, Mantel's p, intervals and what the ratings file says, against SciPy and simulations."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -136,6 +138,16 @@ def test_mantels_p_is_small_when_something_is_and_never_zero():
     assert mantel_p(mine, mine, 199) == 1 / 200
 
 
+def test_mantels_p_is_that_of_all_orders_of_the_relations():
+    """A relation keeps its row and its column: both matrices have some that are near to all others, which shows it."""
+    rng, upper = np.random.default_rng(8), np.triu_indices(5, 1)
+    for _ in range(4):
+        mine, theirs = (symmetric(rng, 5) / 4 + near[:, None] + near for near in rng.standard_normal((2, 5)))
+        orders = [list(order) for order in itertools.permutations(range(5))]
+        rhos = [stats.spearmanr(mine[np.ix_(order, order)][upper], theirs[upper]).statistic for order in orders]
+        assert mantel_p(mine, theirs) == pytest.approx(np.mean(np.array(rhos) >= rhos[0] - 1e-12), abs=0.02)
+
+
 def truth(rng, n, noise):
     x = rng.standard_normal((n, 4))
     y = x + noise * rng.standard_normal((n, 4))
@@ -221,7 +233,6 @@ def test_points_keep_near_what_is_alike():
     np.testing.assert_allclose(apart, np.linalg.norm(x[:, None] - x[None], axis=-1), atol=0.1)
 
 
-@pytest.mark.slow
 def test_stability_over_seeds():
     one = similarity_matrix(vectors())
     assert stability([one, one]).value == pytest.approx(1)

@@ -64,6 +64,7 @@ def test_there_is_a_vector_of_each_kind_and_half(vectors):
     assert not torch.equal(vectors["FV"]["half 0"]["1a"].vector, vectors["FV"]["half 1"]["1a"].vector)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", CODES)
 def test_a_half_is_tuned_on_none_of_the_other_halfs_words(vectors, code):
     halves = dealt(RELATIONS)[code]

@@ -152,6 +152,7 @@ def test_the_batch_holds_the_corrupted_prompts(of_llama, words):
     assert all(answer not in words.answers[word] for word, answer in zip(shown, answers))
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(llama, words):
     first, again, other = (measure(llama, words, seed=seed) for seed in (3, 3, 4))
     assert torch.equal(first.values, again.values) and torch.equal(first.mean_z, again.mean_z)

@@ -89,6 +89,7 @@ def test_the_bias_of_attention_is_no_part_of_what_a_head_writes(biased, words):
     assert function_vector(biased, words, HEADS, 1, torch.zeros_like(mean_z)).vector.abs().max() == 0
 
 
+@pytest.mark.slow
 def test_mean_head_outputs_are_computed_where_they_are_not_given(llama, words):
     template = PromptTemplate("{word} :")
     mean_z, _ = mean_head_outputs(llama, words.with_split(1), template=template)

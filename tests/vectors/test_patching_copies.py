@@ -188,6 +188,7 @@ def test_a_stream_goes_on_only_where_no_copy_has_been_patched_since(fresh):
     assert not own_things(fresh)
 
 
+@pytest.mark.slow
 def test_a_forward_and_hooks_of_others_are_copied_as_without_a_patch(fresh):
     seen = []
 

@@ -100,6 +100,7 @@ def test_every_point_equals_full_forwards_of_the_validation_words(llama, words, 
     assert not_whole  # a first token alone was right
 
 
+@pytest.mark.slow
 def test_layers_are_shares_of_the_depth_where_none_are_named(llama, words):
     grid = sweep(llama, words, vector(), strengths=[1.0], progress=False)
     assert grid.layers == (1, 2) == tuple(layer_grid(lens_of(llama))) and grid.right.shape[1:] == (1, 2, 1)
@@ -114,6 +115,7 @@ def test_template_and_split_are_those_asked_for(llama, words):
     assert grid.log_probs[0, 0, 0, 0] == pytest.approx(expected.log_prob, abs=EXACT)
 
 
+@pytest.mark.slow
 def test_only_validation_words_are_looked_at(llama, words, effects, asked):
     sweep(llama, words, vector(), strengths=[1.0], progress=False)
     choose(llama, words, effects, [2], [1], [1.0], progress=False)

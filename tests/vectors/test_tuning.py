@@ -198,6 +198,7 @@ def test_a_validation_answer_has_a_say(llama):
     )
 
 
+@pytest.mark.slow
 def test_a_shuffled_control_is_tuned_on_the_same_words_with_wrong_answers(llama):
     train, validation, _ = tuning_pairs(VARIED, 10, 4)
     for part in (train, validation):
@@ -488,7 +489,6 @@ def test_what_is_no_model_is_refused():
 # The record
 
 
-@pytest.mark.slow
 def test_the_training_record_is_a_table_also_after_a_file(llama, tmp_path):
     fv = finetune(llama, A, **QUICK)
     fv.save(tmp_path / "fv")
