@@ -1,4 +1,7 @@
-"""Shapes are checked while the suite runs: jaxtyping and beartype wrap fv_lens before it is imported."""
+"""Types and shapes are checked while the suite runs: jaxtyping wraps fv_lens before it is imported.
+
+`typechecker` says what is checked when, so that tests of bad input need no mark of their own.
+"""
 
 import os
 
@@ -6,7 +9,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from jaxtyping import install_import_hook  # noqa: E402
 
-install_import_hook("fv_lens", "beartype.beartype")
+from . import typechecker  # noqa: E402, F401
+
+install_import_hook("fv_lens", "tests.typechecker.checked")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

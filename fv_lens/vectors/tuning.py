@@ -17,6 +17,7 @@ from ..datasets.relation_files import load_relation
 from ..datasets.relations import Relation, Split, pairs_for
 from ..ground import display
 from ..ground.errors import InputError, finite_number, whole_number
+from ..ground.streams import Stream, generator
 from ..models.lens import Lens, check_layer, lens_of
 from .function_vector import FunctionVector, own_template
 from .optimizer import RATE, STEPS, STRENGTHS, Task, mean_loss, task, tune
@@ -202,7 +203,7 @@ def shuffled(relation: Relation, answers: Relation, seed: int = 0) -> Relation:
     Raises:
         InputError: no such exchange was found, because few answers serve all words.
     """
-    rng = np.random.default_rng([seed, 12])
+    rng = generator(seed, Stream.EXCHANGED_ANSWERS)
     shown = FewShot(relation.words[0], ("none",), tuple((word, listed[0]) for word, listed in relation.pairs))
     for _ in range(40):
         if (exchanged := corrupt(shown, answers.answers, rng)) is not None:
@@ -226,7 +227,7 @@ def training_frame(fv: FunctionVector) -> pd.DataFrame:
 
 
 def _drawn(part: Relation, n: int, seed: int) -> Relation:
-    order = np.random.default_rng([whole_number("seed", seed, least=0), 3]).permutation(len(part))[:n]
+    order = generator(seed, Stream.PROMPT_PAIRS).permutation(len(part))[:n]
     return part.with_pairs([part.pairs[i] for i in order])
 
 
@@ -261,7 +262,7 @@ def _is_named_start(init: object) -> bool:
 def _start_at_random(lens: Lens, tasks: Sequence[Task], seed: int) -> None:
     """Give each task a direction of its own, which does not depend on what is tuned beside it."""
     for one in tasks:
-        rng = np.random.default_rng([whole_number("seed", seed, least=0), 4, *one.name.encode()])
+        rng = generator(seed, Stream.START, one.name.encode())
         direction = torch.from_numpy(rng.standard_normal(lens.d_model)).float()
         one.start, one.in_rms = direction / direction.square().mean().sqrt(), True
 

@@ -12,10 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...engine.completion import Completions, completions
-from ...engine.rows import HERE
+from ...engine.edits import CPU_FLOAT32
 from ...engine.whatif import WhatIf
 from ...ground.errors import InputError
 from ...ground.progress import progress_bar
+from ...ground.streams import Stream, generator
 from ...vectors.effects import indirect_effects
 from ...vectors.optimizer import Result, Task, task, tune
 from ...vectors.summed import distributed_vectors, function_vector, residual_difference
@@ -63,16 +64,16 @@ def sums(study: Study, maps: dict[str, Tensor], progress: bool = True) -> Step:
     best = quality.max(-1)
     count, at = np.unravel_index(_over_relations(best).argmax(), best.shape[1:])
     layer, strength = layers[at], quality[:, count, at].argmax(-1)
-    chosen = torch.tensor(settings.strengths, **HERE)[strength]
+    chosen = torch.tensor(settings.strengths, **CPU_FLOAT32)[strength]
     plain, n = made[counts[count]], counts[count]
-    rng = np.random.default_rng([settings.split_seed, 14])
+    rng = generator(settings.split_seed, Stream.RANDOM_HEADS)
     free, draws = ranked[n:], settings.draws if len(ranked) >= 2 * n else 0
     drawn = [[free[i] for i in rng.permutation(len(free))[:n]] for _ in range(draws)]
     others = [_summed(study, [_ranked(m)[:n] for m in maps["effects"]], maps["mean_z"])]
     others += [_summed(study, [some] * len(study), maps["mean_z"]) for some in drawn]
     whatifs = [[study.edit(s * v, VALIDATION, layer)] for v in others for s in settings.strengths]
     quality_of = _quality(study, whatifs, "own and random heads", progress).reshape(len(study), len(others), -1)
-    picked = torch.tensor(settings.strengths, **HERE)[quality_of.argmax(-1)]  # [relation, vector]
+    picked = torch.tensor(settings.strengths, **CPU_FLOAT32)[quality_of.argmax(-1)]  # [relation, vector]
     scaled = torch.stack([picked[:, i, None] * v for i, v in enumerate(others)])
     tensors = {"plain": plain, "strong": chosen[:, None] * plain, "own": scaled[0]}
     tensors |= {"random": scaled[1:]} if drawn else {}
@@ -95,13 +96,13 @@ def _distributed(study: Study, ranked: list, counts: Sequence[int], mean_z: Tens
     strengths = study.settings.strengths
 
     def added(n: int, strength: object) -> WhatIf:
-        scale = torch.as_tensor(strength, **HERE).expand(len(study))[:, None]
+        scale = torch.as_tensor(strength, **CPU_FLOAT32).expand(len(study))[:, None]
         return [study.edit(scale * v, VALIDATION, at, site=site) for v, (at, site) in zip(made[n], places[n])]
 
     whatifs = [added(n, s) for n in counts for s in strengths]
     quality = _quality(study, whatifs, "distributed vectors", progress).reshape(len(study), len(counts), -1)
     n = counts[int(_over_relations(quality.max(-1)).argmax())]
-    strength = torch.tensor(strengths, **HERE)[quality[:, counts.index(n)].argmax(-1)]
+    strength = torch.tensor(strengths, **CPU_FLOAT32)[quality[:, counts.index(n)].argmax(-1)]
     record = {"distributed_places": places[n], "distributed_strengths": strength.tolist()}
     return {"distributed": strength[:, None] * made[n]}, record | {"distributed_heads": ranked[:n]}
 
@@ -215,14 +216,14 @@ def _tune(study: Study, tasks: Sequence[Task], layer: int, progress: bool, descr
 def _kept(
     study: Study, results: Sequence[Result | None], names: Sequence[str], layer: int, skipped: dict[str, str]
 ) -> Step:
-    nothing = torch.full((study.lens.d_model,), torch.nan, **HERE)
+    nothing = torch.full((study.lens.d_model,), torch.nan, **CPU_FLOAT32)
     vectors = [nothing if one is None or one.vector is None else one.vector for one in results]
     steps = study.settings.steps
     blank = [np.full(steps, np.nan), np.full(steps + 1, np.nan)]
     losses = [(one.losses, one.validation_losses) if one else blank for one in results]
     broken = {name: f"NaN at step {one.step}" for name, one in zip(names, results) if one and one.vector is None}
     tensors = {"vectors": torch.stack(vectors)} | {
-        name: torch.tensor(np.stack(x), **HERE) for name, x in zip(("losses", "validation_losses"), zip(*losses))
+        name: torch.tensor(np.stack(x), **CPU_FLOAT32) for name, x in zip(("losses", "validation_losses"), zip(*losses))
     }
     record = {"layer": layer, "broken": broken | skipped, "steps": [one.step if one else None for one in results]}
     return tensors, record | {"strengths": [one.strength if one else None for one in results]}

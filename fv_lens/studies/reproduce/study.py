@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...evaluation.table import rows_of, without
 from ...ground import storage
+from ...ground.streams import Stream, generator
 from ...vectors.tuning import layer_grid
 from ..folders import OutputFolder
 from ..stages import Stages
@@ -124,7 +125,7 @@ def _read(study: Study, stage: Stage, sums: Step, tuning: Mapping[str, Step], la
     difference, _ = stage("difference", what, lambda: ({"vectors": protocol.mean_difference(study, layer)}, {}))
     kinds = {"FV": (sums[0]["strong"], sums[1]["layer"])} if "strong" in sums[0] else {}
     kinds |= {STARTS[key]: (tuning[key][0]["vectors"], layer) for key in STARTS if key in tuning}
-    random = _directions(study, _norms(tuning["from-zero"][0]["vectors"]), 1, stream=22)[0]
+    random = _directions(study, _norms(tuning["from-zero"][0]["vectors"]), 1, stream=Stream.STARTS_FROM_ZERO)[0]
     kinds |= {"mean difference": (difference["vectors"], layer), "random": (random, layer)}
     return stage("readings", "Reading the vectors", lambda: ({}, readings(study, kinds)))[1]
 
@@ -171,7 +172,7 @@ def _rows(study: Study, sums: Mapping, record: Mapping, vectors: Mapping, few: T
     alone = [torch.full_like(zero, torch.nan)]
     rivals = [zero[torch.from_numpy(some)] for some in study.rivals(draws)] if len(study) > 1 else alone
     add("another relation's FFV", *rivals)
-    add("random vector", *_directions(study, zero.norm(dim=1), draws, stream=23))
+    add("random vector", *_directions(study, zero.norm(dim=1), draws, stream=Stream.RANDOM_VECTORS))
     for n, some in zip(study.settings.curve, few):
         add(f"{n} pairs", some)
     for key in vectors:
@@ -193,8 +194,8 @@ def _norms(vectors: Tensor) -> Tensor:
     return vectors.norm(dim=1).nan_to_num(1.0)
 
 
-def _directions(study: Study, norms: Tensor, draws: int, stream: int = 21) -> Tensor:
+def _directions(study: Study, norms: Tensor, draws: int, stream: Stream = Stream.STARTS) -> Tensor:
     """Random vectors of given norms, `[draw, relation, d_model]`."""
-    rng = np.random.default_rng([study.settings.split_seed, stream])
+    rng = generator(study.settings.split_seed, stream)
     drawn = torch.from_numpy(rng.standard_normal((draws, len(study), study.lens.d_model))).float()
     return norms[None, :, None] * drawn / drawn.norm(dim=2, keepdim=True)
