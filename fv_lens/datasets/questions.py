@@ -1,7 +1,7 @@
 """Analogy questions A:B :: C:D: what a question is.
 
-They are read from files by `question_files`, made from relations by `generated_questions`, and dealt to parts that
-share no pair by `question_parts`.
+They are read from files by `question_files`, made from relations by `question_generator`, and dealt to parts without
+a pair in common by `question_split`.
 """
 
 import hashlib

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..models.lens import Lens, Prefix
+from ..models.state import Parity
 from .batches import PromptBatch
 
 CPU_BYTES = 2**29  # what the rows of one chunk may hold for the way back, beside weights and prefixes
@@ -54,7 +55,7 @@ class Chunk:
 
 
 def groups(
-    lens: Lens, prompts: PromptBatch, answers: Sequence[Sequence[int]], layer: int, exact: bool
+    lens: Lens, parity: Parity, prompts: PromptBatch, answers: Sequence[Sequence[int]], layer: int, exact: bool
 ) -> Iterator[list[int]]:
     """Rows of equal answer length and similar prompt length, as many as memory allows.
 
@@ -72,7 +73,7 @@ def groups(
         if group:
             first = group[0]
             unequal = (not mixed and len(answers[first]) != len(answers[index])) or (
-                not lens.parity.padding and lengths[first] != lengths[index]
+                not parity.padding and lengths[first] != lengths[index]
             )
             if unequal or len(group) == most_rows(lens, layer, exact, longest, len(answers[first])):
                 yield group

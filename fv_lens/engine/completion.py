@@ -17,8 +17,8 @@ from .batches import PromptBatch
 from .prefixes import shared_tokens
 from .whatif import Read, WhatIf, what_if
 
-FEW = 4  # so many what-ifs are asked the first listed answer at once, without looking first which begin one
-TOGETHER = 1024  # answers times what-ifs that are asked in one go
+FEW = 4  # what-ifs, at most, for which first listed answers are run without looking first whether any row begins one
+TOGETHER = 1024  # answers times what-ifs that are run in one go
 
 
 Which = int | slice | Sequence[int] | np.ndarray  # as numpy takes them
@@ -79,8 +79,8 @@ def completions(
         if progress:
             progress(len(members))
     for members, answers, rows in _open(prompts, top, done=few):
-        asked = [whatifs[row - 1] for row in rows if row]
-        measured = _ask(lens, prompts, members, answers, asked, _whole(lens, answers))
+        of_rows = [whatifs[row - 1] for row in rows if row]
+        measured = _ask(lens, prompts, members, answers, of_rows, _whole(lens, answers))
         columns = [0, *(row for row in rows if row)]
         for k, (i, answer) in enumerate(zip(members, answers)):
             right[i, columns] |= measured[k, :, 1] > 0
@@ -128,8 +128,8 @@ def _ask(
     behind = _padded(answers).clamp(min=0)  # what stands behind a shorter answer is seen by nothing that is read
     tokens, mask = torch.cat([part.tokens, behind], 1), torch.cat([part.mask, torch.ones_like(behind)], 1)
     chosen = torch.tensor(members, device="cpu")
-    here = [[edit.for_prompts(chosen) for edit in whatif] for whatif in whatifs]
-    return what_if(lens, tokens, mask, here, read, tail=1 + behind.shape[1]).double().numpy()
+    of_members = [[edit.for_prompts(chosen) for edit in whatif] for whatif in whatifs]
+    return what_if(lens, tokens, mask, of_members, read, tail=1 + behind.shape[1]).double().numpy()
 
 
 def _first_tokens(prompts: PromptBatch) -> Tensor:
@@ -147,12 +147,12 @@ def _beginning(answers: Tensor, listed: Tensor) -> Read:
     """Reads (rank, log-probability of any answer's first token, top token, log-probability of the first listed's)."""
 
     def read(logits: Tensor, prompt: Tensor) -> Tensor:
-        logits, own = logits[:, 0], answers[prompt]
-        right = logits.gather(1, own.clamp(min=0)).masked_fill(own < 0, -torch.inf)
+        logits, first = logits[:, 0], answers[prompt]
+        right = logits.gather(1, first.clamp(min=0)).masked_fill(first < 0, -torch.inf)
         best, total = right.amax(1, keepdim=True), logits.logsumexp(1)
-        ahead, mine = ~(logits < best), ~(right < best) & (own >= 0)  # a tie counts against the answer
-        rank = ahead.sum(1) - mine.sum(1)
-        top = torch.where(rank == 0, own.gather(1, right.argmax(1, keepdim=True))[:, 0], -1)
+        ahead, level = ~(logits < best), ~(right < best) & (first >= 0)  # a tie counts against the answer
+        rank = ahead.sum(1) - level.sum(1)
+        top = torch.where(rank == 0, first.gather(1, right.argmax(1, keepdim=True))[:, 0], -1)
         shown = logits.gather(1, listed[prompt, None])[:, 0]
         return torch.stack([rank.float(), right.logsumexp(1) - total, top.float(), shown - total], 1)
 

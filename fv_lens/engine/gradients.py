@@ -20,10 +20,11 @@ from torch.nn.functional import pad
 from ..ground.errors import InputError, ParityError
 from ..models.base import Hook
 from ..models.lens import Lens, Prefix, check_layer
+from ..models.state import Parity
 from .batches import PromptBatch
 from .chunks import Begun, Chunk, groups
 from .edits import CPU_FLOAT32, RESIDUAL
-from .parity import form_for
+from .parity import measured
 from .whatif import TILE, clean_logits, without_patches
 
 if TYPE_CHECKING:
@@ -62,11 +63,10 @@ class Rows:
 
     def _begun(self, lens: Lens, prompts: PromptBatch, answers: Sequence[tuple[int, ...]]) -> list[Chunk]:
         """The rows in chunks, once it is known whether the blocks above suffice."""
-        form_for(lens, prompts.tokens.to(lens.device), prompts.mask.to(lens.device), tail=1)  # what padding does here
-        self.exact = self._probe(prompts, answers)
-        chunks = (
-            self._chunk(prompts, answers, rows) for rows in groups(lens, prompts, answers, self.layer, self.exact)
-        )
+        parity = measured(lens, prompts.tokens.to(lens.device), prompts.mask.to(lens.device))
+        self.exact = self._probe(parity, prompts, answers)
+        members = groups(lens, parity, prompts, answers, self.layer, self.exact)
+        chunks = (self._chunk(prompts, answers, rows) for rows in members)
         return [self._prepared(chunk) if self.exact else chunk for chunk in chunks]
 
     @property
@@ -198,7 +198,7 @@ class Rows:
         residual = (kept[-1][0] if tuples else kept[-1])[:, at:].clone()
         return replace(chunk, above=Begun(prefix, residual, tuples))
 
-    def _probe(self, prompts: PromptBatch, answers: Sequence[tuple[int, ...]]) -> bool:
+    def _probe(self, parity: Parity, prompts: PromptBatch, answers: Sequence[tuple[int, ...]]) -> bool:
         """Whether running the blocks above alone equals full forwards here, in losses and gradients.
 
         Kept per layer, for single tokens and for answers of several, and found out again for longer prompts. Compared
@@ -208,11 +208,11 @@ class Rows:
         if lens.one_by_one:
             return False
         key = self.layer, len(longest) > 1
-        compared, exact = lens.parity.gradients.get(key, (0, False))
+        compared, exact = parity.gradients.get(key, (0, False))
         if int(lengths.max()) <= compared:
             return exact
         order = lengths.argsort(stable=True).tolist()
-        rows = [order[-1], order[0]] if lens.parity.padding and len(order) > 1 else order[-1:]
+        rows = [order[-1], order[0]] if parity.padding and len(order) > 1 else order[-1:]
         answers = [longest if i == rows[0] else answer for i, answer in enumerate(answers)]
         chunk = replace(self._chunk(prompts, answers, rows), owners=torch.arange(len(rows), device="cpu"))
         noise = torch.randn(len(rows), lens.d_model, generator=torch.Generator("cpu").manual_seed(0), **CPU_FLOAT32)
@@ -232,7 +232,7 @@ class Rows:
             log.debug("%s: rows above layer %s raised %r", lens.name, self.layer, error)
         if not exact:
             log.warning("%s: tuning cannot skip the blocks below here; running full forwards.", lens.name)
-        lens.parity.gradients[key] = int(lengths.max()), exact
+        parity.gradients[key] = int(lengths.max()), exact
         return exact
 
     def _measured(self, chunk: Chunk, vectors: Tensor, exact: bool) -> tuple[Tensor, Tensor]:

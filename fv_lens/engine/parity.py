@@ -17,7 +17,7 @@ from ..ground.storage import versions
 from ..models.base import HEAD_OUTPUT
 from ..models.cached import check_libraries
 from ..models.lens import Lens
-from ..models.state import Form, places
+from ..models.state import Form, Parity, places
 from .edits import RESIDUAL, Edit, Plan, WhatIf
 from .forms import ALONE, BATCH, FORMS, POSITIONS, SLOW, in_full, one_by_one, prefix_for
 from .prefixes import trimmed
@@ -27,8 +27,8 @@ ALWAYS_PROBED = (HEAD_OUTPUT, RESIDUAL)  # other sites are probed when an edit t
 log = logging.getLogger("fv_lens")
 
 
-def form_for(lens: Lens, tokens: Tensor, mask: Tensor, tail: int, whatifs: Sequence[WhatIf] = ()) -> Form:
-    """The fastest form that was found exact on this model, at the sites edited, for prompts as long as these.
+def measured(lens: Lens, tokens: Tensor, mask: Tensor, tail: int = 1) -> Parity:
+    """The model's parity under its present conditions, measured on these prompts where no others were as long.
 
     Looks at the model first: what was found under other conditions (hooks, adapters, train mode, ...) does not count.
     """
@@ -38,18 +38,23 @@ def form_for(lens: Lens, tokens: Tensor, mask: Tensor, tail: int, whatifs: Seque
         raise InputError("A prompt must have at least two tokens: one before the token that is edited.")
     if length > lens.parity.length:
         _probe(lens, tokens, mask, length)
+    return lens.parity
+
+
+def form_for(lens: Lens, tokens: Tensor, mask: Tensor, tail: int, whatifs: Sequence[WhatIf] = ()) -> Form:
+    """The fastest form that is exact on this model, at the sites edited, for prompts as long as these."""
+    parity, length = measured(lens, tokens, mask, tail), int(mask.sum(1).max())
     if lens.one_by_one:
         return ALONE
     points = {(edit.layer, edit.hook) for whatif in whatifs for edit in whatif if edit.hook not in ALWAYS_PROBED}
-    known = lens.parity.sites
-    new = sorted(point for point in points if point not in known or known[point][0] < length)
+    new = sorted(point for point in points if parity.sites.get(point, (0, []))[0] < length)
     for site in sorted({site for _, site in new}):
         _probe_site(lens, tokens, mask, site, [layer for layer, of in new if of == site], length)
-    forms = lens.parity.forms
+    forms = parity.forms
     if tail > 1:
         several = _forms_of_several_tokens(lens, tokens, mask, length) if BATCH in forms else [SLOW]
         forms = [form for form in forms if form in several]
-    return next(form for form in forms if all(form in known[point][1] for point in points))
+    return next(form for form in forms if all(form in parity.sites[point][1] for point in points))
 
 
 def _probe(lens: Lens, tokens: Tensor, mask: Tensor, length: int) -> None:
@@ -92,15 +97,15 @@ def _probe(lens: Lens, tokens: Tensor, mask: Tensor, length: int) -> None:
 
 def _tell_of_lone_prompts(lens: Lens, length: int) -> None:
     """One warning, why prompts are run one by one."""
-    said = f"{lens.name}: a prompt has other logits in a batch with padded ones than by itself."
+    reason = f"{lens.name}: a prompt has other logits in a batch with padded ones than by itself."
     if lens.user_hooks:
         where = places(lens.user_hooks, lens.network, lens.model)
         shown = ", ".join(where[:3]) + f" and {len(where) - 3} more" * (len(where) > 3)
         off = "; model.reset_hooks() takes those of TransformerLens off"
-        said = f"{lens.name}: hooks or modules of your own stay in use ({shown}{off})."
-    if said not in lens.state.warned:
-        lens.state.warned.add(said)
-        log.warning("%s Prompts are run one by one, in full forwards: exact, about %d times slower.", said, length)
+        reason = f"{lens.name}: hooks or modules of your own stay in use ({shown}{off})."
+    if reason not in lens.state.warned:
+        lens.state.warned.add(reason)
+        log.warning("%s Prompts are run one by one, in full forwards: exact, about %d times slower.", reason, length)
 
 
 def _probe_site(lens: Lens, tokens: Tensor, mask: Tensor, site: str, layers: list[int], length: int) -> None:
@@ -115,8 +120,8 @@ def _probe_site(lens: Lens, tokens: Tensor, mask: Tensor, site: str, layers: lis
 
 def _forms_of_several_tokens(lens: Lens, tokens: Tensor, mask: Tensor, length: int) -> list[Form]:
     """As `_probe`, for rows of several tokens: the last prompt token and those of a continuation."""
-    known, forms = lens.parity.several_tokens
-    if known < length:
+    compared, forms = lens.parity.several_tokens
+    if compared < length:
         ids, seen = _two_prompts(tokens, mask)
         tail = max(2, min(3, int(seen.sum(1).min()) - 1))
         edits = _some_edits(lens)
@@ -133,13 +138,13 @@ def sharing_is_exact(lens: Lens, tokens: Tensor, mask: Tensor, shared: int, form
     the model takes padding exactly, a shorter one.
     """
     length = int(mask.sum(1).max())
-    known, exact = lens.parity.sharing
-    if known < length:
+    compared, exact = lens.parity.sharing
+    if compared < length:
         longest = tokens[mask.sum(1).argmax(), -length:]
         shared = min(shared, length - 4)
-        begun, own = longest[:shared], longest[shared:].flip(0)
-        others = [own, own[len(own) // 2 :]] if lens.parity.padding else [own]
-        prompts = [longest, *(torch.cat([begun, other]) for other in others)]
+        beginning, rest = longest[:shared], longest[shared:].flip(0)
+        ends = [rest, rest[len(rest) // 2 :]] if lens.parity.padding else [rest]
+        prompts = [longest, *(torch.cat([beginning, end]) for end in ends)]
         ids = torch.stack([pad(prompt, (length - len(prompt), 0)) for prompt in prompts])
         seen = torch.stack([pad(torch.ones_like(prompt), (length - len(prompt), 0)) for prompt in prompts])
         plan = Plan(lens, [], torch.arange(len(ids), device=ids.device))
@@ -243,10 +248,10 @@ def _installed() -> str:
 def _disagreement(lens: Lens, rows: Callable[[], Tensor], truth: Tensor) -> str | None:
     """What is wrong with the rows that a function makes: what it raised, or how far off they are; None if nothing."""
     try:
-        made = lens.readout(rows()).float()
+        logits = lens.readout(rows()).float()
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever an architecture's own code raises on a form it was not written for
         log.debug("%s: raised", lens.name, exc_info=True)
         return f"raised {type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
-    return f"off by {(made - truth).abs().max():.2g} in logits" if _differ(lens, made, truth, truth) else None
+    return f"off by {(logits - truth).abs().max():.2g} in logits" if _differ(lens, logits, truth, truth) else None

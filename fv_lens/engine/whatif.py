@@ -16,10 +16,10 @@ from torch import Tensor
 from ..ground.errors import InputError
 from ..models.base import HEAD_OUTPUT, Hook, HookFunction
 from ..models.lens import Lens
-from ..models.state import Form
+from ..models.state import Form, Parity
 from .edits import RESIDUAL, Edit, Plan, WhatIf
 from .forms import ALONE, FORMS, POSITIONS, SLOW, prefix_for
-from .parity import form_for, sharing_is_exact
+from .parity import form_for, measured, sharing_is_exact
 from .prefixes import shared_tokens, trimmed
 
 __all__ = ["Edit", "WhatIf", "head_outputs", "residuals", "what_if"]
@@ -93,7 +93,7 @@ def what_if(
     max_whatifs = max_rows - 1
     results: Tensor | None = None
     shared = _shared(lens, tokens, mask, tail, form)
-    for prompts in _groups(lens, mask, max(1, max_rows // (min(len(whatifs), max_whatifs) + 1)), shared):
+    for prompts in _groups(lens, lens.parity, mask, max(1, max_rows // (min(len(whatifs), max_whatifs) + 1)), shared):
         ids, seen = trimmed(tokens[prompts], mask[prompts])
         prefix = prefix_for(lens, ids, seen, tail, form, _shared(lens, ids, seen, tail, form))
         for start in range(0, max(1, len(whatifs)), max_whatifs):
@@ -153,8 +153,8 @@ def clean_logits(lens: Lens, ids: Tensor, mask: Tensor, hooks: Sequence[Hook]) -
 def _batches(lens: Lens, tokens: Tensor, mask: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """(indices on the CPU, tokens, mask) of the prompts that go into one clean forward."""
     tokens, mask = tokens.to(lens.device), mask.to(lens.device)
-    without_patches(form_for)(lens, tokens, mask, tail=1)  # what padding does here
-    for prompts in _groups(lens, mask, 1 if lens.one_by_one else len(tokens)):
+    parity = without_patches(measured)(lens, tokens, mask)
+    for prompts in _groups(lens, parity, mask, 1 if lens.one_by_one else len(tokens)):
         yield prompts.cpu(), *trimmed(tokens[prompts], mask[prompts])
 
 
@@ -181,7 +181,7 @@ def _times(lens: Lens) -> int:
     return ON_GPU if lens.device.type == "cuda" else 1
 
 
-def _groups(lens: Lens, mask: Tensor, most: int, shared: int = 0) -> Iterator[Tensor]:
+def _groups(lens: Lens, parity: Parity, mask: Tensor, most: int, shared: int = 0) -> Iterator[Tensor]:
     """Indices of prompts of similar length; of equal length where the model does not take padding exactly.
 
     `shared`: the number of first tokens run once for a group; still, each prompt holds its own copy of their keys.
@@ -190,7 +190,7 @@ def _groups(lens: Lens, mask: Tensor, most: int, shared: int = 0) -> Iterator[Te
     group: list[int] = []
     for index in lengths.argsort(stable=True, descending=True).tolist():
         longest = int(lengths[group[0]]) if group else 0
-        unequal = group and not lens.parity.padding and lengths[index] != longest
+        unequal = group and not parity.padding and lengths[index] != longest
         run, held = ((len(group) + 1) * (longest - once) for once in (shared, 0))
         if group and (len(group) == most or run > _times(lens) * PREFIX_TOKENS or held > 16 * PREFIX_TOKENS or unequal):
             yield torch.tensor(group, device=mask.device)

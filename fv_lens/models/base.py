@@ -88,7 +88,7 @@ class Lens:
 
     @property
     def one_by_one(self) -> bool:
-        """Whether each prompt has to be in a forward of its own: hooks of others, or batches that change logits."""
+        """Whether each prompt has to be in a forward of its own: hooks of the user's, or batches that change logits."""
         return bool(self.user_hooks) or not self.parity.batches_exact
 
     @property

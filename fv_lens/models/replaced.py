@@ -106,7 +106,7 @@ class _Copied(dict[str, Any]):
     def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, Any]:
         return {name: copy.deepcopy(value, memo) for name, value in self._plain().items()}
 
-    def __reduce__(self) -> tuple[type[dict[str, Any]], tuple[dict[str, Any]]]:
+    def __reduce__(self) -> tuple[Any, tuple[dict[str, Any]]]:
         return dict, (self._plain(),)
 
     def _plain(self) -> dict[str, Any]:
