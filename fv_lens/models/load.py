@@ -3,11 +3,8 @@
 import contextlib
 import importlib.metadata
 import os
-import subprocess
 import sys
-import threading
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -17,6 +14,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from ..ground.errors import InputError
 from .default_model import DEFAULT, default_folder, quiet
+from .installing import without_installing
 from .model import Model
 
 if TYPE_CHECKING:
@@ -24,13 +22,6 @@ if TYPE_CHECKING:
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 HOOKED_CTX = 2048  # HookedTransformer keeps tables of this length in every layer
-
-_guard = threading.Lock()
-_refused: dict[int, list[list[str]]] = {}  # by thread: what each load that it is in was refused, the innermost last
-_replaced: tuple[Any, Any] = (
-    subprocess.Popen,
-    subprocess.Popen,
-)  # what was there before, and what stands there while models are loaded
 
 
 Device = str | torch.device
@@ -232,66 +223,6 @@ def checked_dtype(dtype: Dtype | None) -> torch.dtype:
         return kinds[dtype]
     except (KeyError, TypeError):
         raise InputError(f"dtype is {dtype!r}; give one of {', '.join(DTYPES)}") from None
-
-
-@contextlib.contextmanager
-def without_installing() -> Iterator[None]:
-    """This thread starts no process that installs packages: TransformerLens would, for models with images.
-
-    The torchvision that it gets can replace PyTorch by another build while it is running. TransformerLens then does
-    without the processor of images, and a warning says how to have it.
-    """
-    global _replaced
-    refused: list[str] = []
-    thread = threading.get_ident()
-    with _guard:
-        if not _refused:
-            _replaced = subprocess.Popen, _refusing(subprocess.Popen)
-            setattr(subprocess, "Popen", _replaced[1])  # noqa: B010, a class to type checkers, never to be assigned
-        _refused.setdefault(thread, []).append(refused)
-    try:
-        yield
-    finally:
-        with _guard:
-            _refused[thread] = [one for one in _refused[thread] if one is not refused]
-            if not _refused[thread]:
-                del _refused[thread]
-            # Where another has replaced it too, ours stays beneath, and lets everything pass.
-            if not _refused and subprocess.Popen is _replaced[1]:
-                setattr(subprocess, "Popen", _replaced[0])  # noqa: B010
-    if names := [word for word in refused if not word.startswith("-")]:
-        version = torch.__version__.split("+")[0]
-        packages = " ".join(dict.fromkeys(names))
-        warnings.warn(
-            f"the model has a processor for other input than text, which needs {packages}, and that is not installed; "
-            f'text works without it. For the build that fits your PyTorch: pip install {packages} "torch=={version}"',
-            stacklevel=3,
-        )
-
-
-def _refusing(original: Any) -> type[subprocess.Popen[Any]]:
-    """Popen that refuses to install, in threads that load a model."""
-
-    class Popen(original):
-        def __init__(self, args: Any, *more: Any, **settings: Any):
-            if loads := _refused.get(threading.get_ident()):
-                if isinstance(args, Iterator):
-                    args = list(args)  # it can be read but once
-                words = _words(args)
-                if "install" in words:
-                    loads[-1].extend(words[words.index("install") + 1 :])
-                    raise PermissionError("fv_lens installs no packages")
-            super().__init__(args, *more, **settings)
-
-    return Popen
-
-
-def _words(args: Any) -> list[str]:
-    """The words of a command as Popen takes it; whatever else is left to Popen to refuse."""
-    if isinstance(args, str | bytes | os.PathLike):
-        return os.fsdecode(args).split()
-    given = args if isinstance(args, Iterable) else []
-    return [os.fsdecode(word) for word in given if isinstance(word, str | bytes | os.PathLike)]
 
 
 @contextlib.contextmanager
