@@ -14,7 +14,7 @@ print(fv)
 def complete(word: str) -> str:
     """The model's greedy answer, up to the end of its line."""
     prompt = f"Q: {word}\nA:"
-    text = model.generate(prompt, max_new_tokens=4, do_sample=False, verbose=False)
+    text = str(model.generate(prompt, max_new_tokens=4, do_sample=False, verbose=False))
     return text.removeprefix(prompt).split("\n")[0].strip()
 
 

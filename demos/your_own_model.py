@@ -6,6 +6,7 @@ A second argument "hooked" loads a HookedTransformer, which TransformerLens has 
 import sys
 
 import fv_lens
+from fv_lens.models.model import Model
 
 CONTINENTS = {
     "Europe": "France Germany Italy Spain Poland Sweden Norway Greece Austria",
@@ -15,7 +16,7 @@ CONTINENTS = {
 }
 
 
-def study(model) -> None:
+def study(model: Model) -> None:
     """Find, tune and test a vector of your own pairs on any HookedTransformer or TransformerBridge."""
     pairs = [(country, continent) for continent, names in CONTINENTS.items() for country in names.split()]
     relation = fv_lens.Relation("country-continent", pairs)  # (word, answer) or (word, [answer, answer, ...])
@@ -30,4 +31,4 @@ if __name__ == "__main__":
     name = sys.argv[1] if len(sys.argv) > 1 else "smollm2-135m"
     # Yours goes here: HookedTransformer.from_pretrained("gpt2"), TransformerBridge.boot_transformers("gpt2"), processed
     # or not, on any device; fv_lens asks nothing else of it.
-    study(fv_lens.load_model(name, cls=sys.argv[2] if len(sys.argv) > 2 else None))
+    study(fv_lens.load_model(name, cls="hooked" if "hooked" in sys.argv[2:] else "bridge"))

@@ -1,4 +1,6 @@
-"""Shapes are checked while the suite runs: jaxtyping and beartype wrap fv_lens before it is imported.
+"""Types and shapes are checked while the suite runs: jaxtyping wraps fv_lens before it is imported.
+
+`typechecker` says what is checked when, so that tests of bad input need no mark of their own.
 
 Tests come in tiers. `pytest` alone leaves out what carries a mark of `SLOWER`, and `pytest --all` runs everything.
 What is named (`file.py::test`), asked for by mark (`-m slow`) or failed last time (`--last-failed`) runs as well.
@@ -14,7 +16,9 @@ gc.disable()  # until all is imported and collected, of which nothing becomes ga
 
 from jaxtyping import install_import_hook  # noqa: E402
 
-install_import_hook("fv_lens", "beartype.beartype")
+from . import typechecker  # noqa: E402, F401
+
+install_import_hook("fv_lens", "tests.typechecker.checked")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

@@ -33,9 +33,9 @@ class Mutant(NamedTuple):
 
 MUTANTS = [
     # The engine
-    Mutant("rows are born at their last edit", "engine/rows.py",
+    Mutant("rows are born at their last edit", "engine/edits.py",
            "min((edit.layer for edit in whatif)", "max((edit.layer for edit in whatif)", "engine/test_whatif.py"),
-    Mutant("of two vectors in one layer one is added", "engine/rows.py",
+    Mutant("of two vectors in one layer one is added", "engine/edits.py",
            "accumulate=True", "accumulate=False", "engine/test_whatif.py"),
     Mutant("results of later chunks go to the first rows", "engine/whatif.py",
            "1 + start + plan.order[None]", "1 + plan.order[None]",

@@ -6,6 +6,7 @@ import torch
 from fv_lens.datasets.prompts import PromptTemplate, with_demonstrations
 from fv_lens.datasets.relations import Relation
 from fv_lens.engine.batches import batch
+from fv_lens.engine.chunks import most_rows
 from fv_lens.engine.forms import POSITIONS
 from fv_lens.engine.gradients import Rows
 from fv_lens.evaluation.evaluate import evaluate
@@ -103,9 +104,9 @@ def test_memory_that_torch_keeps_counts_as_free(words):
     rows = Rows(lens_of(model), prompts, [0] * len(prompts), 1)
     row = 2**24  # long enough that memory, not the most rows, is what limits
     torch.cuda.empty_cache()
-    before = rows._most_rows(row, 1)
+    before = most_rows(rows.lens, 1, rows.exact, row, 1)
     held = torch.empty(torch.cuda.mem_get_info()[0] * 3 // 4, dtype=torch.uint8, device="cuda")
     del held
-    after = rows._most_rows(row, 1)
+    after = most_rows(rows.lens, 1, rows.exact, row, 1)
     torch.cuda.empty_cache()
     assert after > before * 0.9

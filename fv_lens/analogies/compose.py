@@ -17,14 +17,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..engine.batches import PromptBatch
+from ..engine.edits import CPU_FLOAT32
 from ..engine.gradients import Rows
-from ..engine.rows import HERE
 from ..ground import storage
 from ..ground.errors import InputError
-from ..models.lens import Lens, lens_of
+from ..models.lens import Lens, Model, lens_of
 from ..vectors.function_vector import FunctionVector
 from ..vectors.optimizer import RATE
-from .composition import Composition, composition
+from .composition import Composition, CompositionLike, composition
 from .library import Library, check_pair, explained, pairs_batch
 
 WEIGHT_STEPS, WEIGHT_RATE = 10, 0.3  # of weights fitted to the pair by Adam, in logits
@@ -68,13 +68,14 @@ def fitted_weights(
     lens: Lens, library: Library, sources: PromptBatch, allowed: Bool[Tensor, "pair vector"]
 ) -> Float[Tensor, "pair vector"]:
     """Weights in a softmax, from uniform ones by Adam to the loss of each pair's B; each pair has its own."""
-    logits = torch.zeros(allowed.shape, **HERE).masked_fill(~allowed, -torch.inf).requires_grad_()
+    logits = torch.zeros(allowed.shape, **CPU_FLOAT32).masked_fill(~allowed, -torch.inf).requires_grad_()
     adam = torch.optim.Adam([logits], lr=WEIGHT_RATE)
     rows = Rows(lens, sources, range(len(sources)), library.first.layer)
     for _ in range(WEIGHT_STEPS):
         adam.zero_grad()
         vectors = logits.softmax(1) @ library.matrix
         vectors.backward(rows.gradient(vectors.detach())[1])
+        assert logits.grad is not None  # `backward` reaches it
         logits.grad.nan_to_num_(0.0)
         adam.step()
     return logits.detach().softmax(1)
@@ -108,13 +109,13 @@ class Composer:
         pair_steps: the most steps of a pair part that will be asked for; fewer are then on the way.
     """
 
-    def __init__(self, lens: Lens, library: Library, pairs: Sequence[tuple[str, str]], pair_steps: int = 0):
+    def __init__(self, lens: Lens, library: Library, pairs: Sequence[Sequence[str]], pair_steps: int = 0):
         self.lens, self.library = lens, library
-        known: dict[tuple, int] = {}
-        self.place = torch.tensor([known.setdefault(check_pair(pair), len(known)) for pair in pairs], device="cpu")
-        self.sources = pairs_batch(lens, list(known), library.template)
+        places: dict[tuple[str, str], int] = {}
+        self.place = torch.tensor([places.setdefault(check_pair(pair), len(places)) for pair in pairs], device="cpu")
+        self.sources = pairs_batch(lens, list(places), library.template)
         self.pair_steps = pair_steps
-        self._parts: dict[tuple, Tensor] = {}  # (pair, start) -> `[step, d_model]`
+        self._parts: dict[tuple[int, bytes], Tensor] = {}  # (pair, start) -> `[step, d_model]`
         self._fitted: dict[bytes, Tensor] = {}
 
     @cached_property
@@ -146,6 +147,8 @@ class Composer:
     ) -> Float[Tensor, "pair vector"]:
         """How much of each vector of the library a composite holds: weights, centred where asked for, times scale."""
         weights = self.weights(how, allowed)
+        if weights is None:
+            return torch.zeros(len(self.place), len(self.library), **CPU_FLOAT32)
         if how.center:
             flat = torch.ones_like(weights) if allowed is None else allowed.float()
             weights = weights - flat / flat.sum(1, keepdim=True)
@@ -158,31 +161,33 @@ class Composer:
         each = [how] * len(self.place) if isinstance(how, Composition) else list(how)
         if len(each) != len(self.place):
             raise InputError(f"There are {len(each)} settings for {len(self.place)} pairs; give one for each, or one.")
-        found = torch.zeros(len(self.place), self.lens.d_model, **HERE)
+        composites = torch.zeros(len(self.place), self.lens.d_model, **CPU_FLOAT32)
         for one, mine in _alike(each):
             for name, part in (("shared", one.shared), ("start", one.start)):
-                if part is not None and part.shape != found.shape[1:]:
+                if part is not None and part.shape != composites.shape[1:]:
                     raise InputError(
                         f"The settings' {name} vector has {part.numel()} numbers; the residual stream of "
                         f"{self.lens.name} has {self.lens.d_model}. Fit the settings on this model."
                     )
             if one.uses_library:
-                found[mine] = (self.coefficients(one, allowed) @ self.library.matrix)[mine]
+                composites[mine] = (self.coefficients(one, allowed) @ self.library.matrix)[mine]
             if one.shared is not None:
-                found[mine] += one.shared
+                composites[mine] += one.shared
         for steps in sorted({one.pair_steps for one in each if one.pair_steps and one.pair_scale}):
             mine = [i for i, one in enumerate(each) if one.pair_steps == steps and one.pair_scale]
-            scales = torch.tensor([each[i].pair_scale for i in mine], **HERE)
-            found[mine] += scales[:, None] * self._pair_parts([each[i].start for i in mine], mine, steps)
-        return found
+            scales = torch.tensor([each[i].pair_scale for i in mine], **CPU_FLOAT32)
+            composites[mine] += scales[:, None] * self._pair_parts([each[i].start for i in mine], mine, steps)
+        return composites
 
     def _pair_parts(
         self, starts: Sequence[Tensor | None], which: Sequence[int], steps: int
     ) -> Float[Tensor, "pair d_model"]:
         """`pair_parts` of some of the pairs, each from its start; a pair and start that were asked before are known."""
-        begun = [torch.zeros(self.lens.d_model, **HERE) if start is None else start for start in starts]
+        begun = [torch.zeros(self.lens.d_model, **CPU_FLOAT32) if start is None else start for start in starts]
         keys = [(int(self.place[i]), start.numpy().tobytes()) for i, start in zip(which, begun)]
-        new = {key: start for key, start in zip(keys, begun) if len(self._parts.get(key, ())) <= steps}
+        new = {
+            key: start for key, start in zip(keys, begun) if key not in self._parts or len(self._parts[key]) <= steps
+        }
         if new:
             sources, layer = self.sources.select([place for place, _ in new]), self.library.first.layer
             most = max(steps, self.pair_steps)
@@ -200,7 +205,7 @@ def _alike(each: Sequence[Composition]) -> list[tuple[Composition, list[int]]]:
 
 
 def compose(
-    model: object, vectors: Mapping[str, FunctionVector], pair: tuple[str, str], how: object = "posterior"
+    model: Model, vectors: Mapping[str, FunctionVector], pair: tuple[str, str], how: CompositionLike = "posterior"
 ) -> FunctionVector:
     """The composite of a library for one pair A:B.
 
@@ -229,10 +234,11 @@ def compose(
 def composed(lens: Lens, library: Library, pair: tuple[str, str], how: Composition) -> FunctionVector:
     """`compose`, from a library that is checked already."""
     composer = Composer(lens, library, [pair])
-    weights, held = {}, {}
-    if how.weighting != "none":
-        listed = zip(library.names, composer.weights(how)[0].tolist())
-        weights = dict(sorted(listed, key=lambda share: -share[1]))
+    weights: dict[str, float] = {}
+    held: dict[str, float] = {}
+    shares = composer.weights(how)
+    if shares is not None:
+        weights = dict(sorted(zip(library.names, shares[0].tolist()), key=lambda share: -share[1]))
         held = dict(zip(library.names, composer.coefficients(how)[0].tolist()))
     records = {name: fv.record | {"training": None} for name, fv in zip(library.names, library.vectors)}
     return replace(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args
 
 import pandas as pd
 from jaxtyping import Float
@@ -10,9 +11,11 @@ from torch import Tensor
 from ..ground import storage
 from ..ground.errors import InputError, finite_number, whole_number
 from ..ground.markup import card, facts, number, table
+from ..ground.text_files import FilePath
 from .records import Composites
 
-WEIGHTINGS = ("posterior", "gain", "single", "uniform", "gradient", "none")
+Weighting = Literal["posterior", "gain", "single", "uniform", "gradient", "none"]
+WEIGHTINGS = get_args(Weighting)
 TENSORS = ("shared", "start")
 VALIDATION = {"validation accuracy": "accuracy", "validation log-prob, nats": "log_prob"}  # as a record has them
 
@@ -38,7 +41,7 @@ class Composition:
         InputError: an unknown weighting, a temperature that is not above 0, or numbers that are not finite.
     """
 
-    weighting: str = "posterior"
+    weighting: Weighting = "posterior"
     temperature: float = 1.0
     center: bool = False
     scale: float = 1.0
@@ -48,7 +51,7 @@ class Composition:
     start: Float[Tensor, " d_model"] | None = None
     n_shots: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.weighting not in WEIGHTINGS:
             raise InputError(f"weighting is {self.weighting!r}; choose from {', '.join(WEIGHTINGS)}.")
         # Plain numbers, which JSON can hold, whatever kind was given.
@@ -70,7 +73,7 @@ class Composition:
     def _in_short(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self._told().items())
 
-    def _told(self) -> dict[str, object]:
+    def _told(self) -> dict[str, Any]:
         """The weighting, and what is not as by default; of vectors their shape."""
         settings = {part.name: (getattr(self, part.name), part.default) for part in fields(self)}
         told = {name: value for name, (value, default) in settings.items() if value is not default and value != default}
@@ -82,19 +85,19 @@ class Composition:
         """Whether the vectors of the library have any part in it."""
         return self.weighting != "none" and self.scale != 0
 
-    def split(self) -> tuple[dict[str, Tensor], dict]:
+    def split(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The settings that are tensors, and the others."""
         parts = {part.name: getattr(self, part.name) for part in fields(self)}
         tensors = {name: parts.pop(name) for name in TENSORS}
         return {name: value.float().clone() for name, value in tensors.items() if value is not None}, parts
 
-    def save(self, path) -> None:
+    def save(self, path: FilePath) -> None:
         """Write the settings to a safetensors file."""
         Folded(self).save(path)
 
     @classmethod
-    def load(cls, path) -> "Composition":
-        """Read saved settings, of folds the `whole` one; an InputError names a file that is none."""
+    def load(cls, path: FilePath) -> "Composition":
+        """Read saved settings, of folds the `whole` one; an InputError names a file that holds none."""
         return Folded.load(path).whole
 
 
@@ -120,7 +123,7 @@ class Folded:
     whole: Composition
     folds: tuple[Composition, ...] = ()
     fold_of: Mapping[str, int] = field(default_factory=dict)
-    record: Mapping = field(default_factory=dict, repr=False)
+    record: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
         return f"Folded({self.whole!r}, {len(self.folds)} folds of {len(self.fold_of)} families)"
@@ -129,12 +132,12 @@ class Folded:
         lines = [("all families", self.whole._in_short)]
         for fold, families in self.to_frame().groupby("fold")["family"]:
             lines.append((f"without {', '.join(families)}", self.folds[fold]._in_short))
-        known = {name: number(self.record.get(part)) for name, part in VALIDATION.items()}
+        scores = {name: number(self.record.get(part)) for name, part in VALIDATION.items()}
         return card(
             "Folded",
             f"settings and {len(self.folds)} folds",
             table(["chosen on", "settings"], lines, words=True),
-            facts(known),
+            facts(scores),
         )
 
     def to_frame(self) -> pd.DataFrame:
@@ -144,39 +147,44 @@ class Folded:
 
     def of(self, family: str | None) -> Composition:
         """The settings that were fitted without a family."""
-        return self.folds[self.fold_of[family]] if family in self.fold_of else self.whole
+        return self.whole if family is None or family not in self.fold_of else self.folds[self.fold_of[family]]
 
-    def parts(self) -> tuple[dict[str, Tensor], dict]:
+    def parts(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors, and plain JSON data; `of_parts` reads them."""
-        tensors, plain = {}, []
+        tensors: dict[str, Tensor] = {}
+        plain = []
         for i, one in enumerate((self.whole, *self.folds)):
-            own, rest = one.split()
-            tensors |= {f"{name}.{i}": value for name, value in own.items()}
+            vectors, rest = one.split()
+            tensors |= {f"{name}.{i}": value for name, value in vectors.items()}
             plain.append(rest)
         record = {"settings": plain, "fold_of": dict(self.fold_of), "record": dict(self.record)}
         return tensors, record | {"tensors": sorted(tensors)}
 
     @classmethod
-    def of_parts(cls, tensors: Mapping[str, Tensor], saved: Mapping) -> "Folded":
+    def of_parts(cls, tensors: Mapping[str, Tensor], saved: Mapping[str, Any]) -> "Folded":
         """The settings that `parts` gave; an InputError where one is missing or not what it may be."""
         Composites.check(tensors, saved)
-        made = [
-            Composition(**plain, **{name: tensors[f"{name}.{i}"] for name in TENSORS if f"{name}.{i}" in tensors})
+        settings = [
+            Composition(**plain, shared=tensors.get(f"shared.{i}"), start=tensors.get(f"start.{i}"))
             for i, plain in enumerate(saved["settings"])
         ]
-        return cls(made[0], tuple(made[1:]), saved["fold_of"], saved["record"])
+        return cls(settings[0], tuple(settings[1:]), saved["fold_of"], saved["record"])
 
-    def save(self, path) -> None:
+    def save(self, path: FilePath) -> None:
         """Write all settings to one safetensors file."""
         storage.save_checked(path, Composites, *self.parts())
 
     @classmethod
-    def load(cls, path) -> "Folded":
+    def load(cls, path: FilePath) -> "Folded":
         """Read saved settings; an InputError names a file that is missing, damaged or something else, and the field."""
         return cls.of_parts(*storage.load(path, Composites))
 
 
-def composition(how: object) -> Composition:
+Method = Literal["posterior", "gain", "single best", "uniform", "gradient", "centred", "fitted"]  # of `METHODS`
+CompositionLike = Composition | Folded | Method
+
+
+def composition(how: CompositionLike) -> Composition:
     """Settings as they are, the `whole` ones of folds, or those of a name."""
     if isinstance(how, Composition | Folded):
         return how.whole if isinstance(how, Folded) else how

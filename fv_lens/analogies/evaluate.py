@@ -1,7 +1,8 @@
 """Analogies by the hundred: every way to answer them, from libraries with and without the analogy's own relation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,26 +14,28 @@ from ..datasets.question_split import families_of
 from ..datasets.questions import Question
 from ..engine.batches import batch
 from ..engine.completion import completions
-from ..engine.rows import WhatIf
+from ..engine.edits import WhatIf
 from ..ground.errors import InputError
 from ..ground.progress import progress_bar
-from ..models.lens import Lens, lens_of
+from ..models.lens import Lens, Model, lens_of
 from ..vectors.function_vector import FunctionVector
-from .compose import Composer
-from .composition import METHODS, Composition, Folded, composition
-from .library import Library, allowed
-from .scores import COMPLETED, LIBRARIES, PROFILES, PROMPT_ONLY, SUMMED, TIE, TRUE, AnalogyScores, Row
+from .compose import Composer, weights_of
+from .composition import METHODS, Composition, CompositionLike, Folded, composition
+from .library import Exclusion, Library, allowed
+from .scores import COMPLETED, LIBRARIES, PROFILES, PROMPT_ONLY, SUMMED, TIE, TRUE, AnalogyScores, LibraryName, Row
 from .solve import SENTENCE, choice_scores
 from .unseen import unseen
 
+Progress = Callable[[int], Any]  # called with how many prompts were begun
+
 
 def evaluate_analogies(
-    model: object,
+    model: Model,
     vectors: Mapping[str, FunctionVector],
     questions: Sequence[Question],
-    methods: Mapping[str, object] | None = None,
+    methods: Mapping[str, CompositionLike] | None = None,
     *,
-    libraries: Sequence[str] = tuple(LIBRARIES),
+    libraries: Sequence[LibraryName] = tuple(LIBRARIES),
     summed: Mapping[str, FunctionVector] | None = None,
     choices: bool = True,
     seed: int = 0,
@@ -73,14 +76,14 @@ def evaluate_analogies(
     kept = [question.shuffled(seed) for question in kept]
     asker = _Asker(lens, library, None if summed is None else Library.of(lens, summed), ways, libraries,
                     families_of(questions))  # fmt: skip
-    found = {}
-    with progress_bar(desc="analogies", unit="prompt", disable=not progress) as bar:
-        found |= asker.completed(kept, bar.update)
+    bar: Any = progress_bar(desc="analogies", unit="prompt", disable=not progress)
+    with bar:
+        values = asker.completed(kept, bar.update)
         chosen = asker.chosen(kept, bar.update) if choices else {}
     for row, measures in chosen.items():
-        found[row] = found.get(row, {}) | measures
+        values[row] = values.get(row, {}) | measures
     groups = [question.kin or i for i, question in enumerate(kept)]
-    return AnalogyScores(found, kept, groups, len(left_out))
+    return AnalogyScores(values, kept, groups, len(left_out))
 
 
 class _Asker:
@@ -92,25 +95,26 @@ class _Asker:
         library: Library,
         summed: Library | None,
         ways: Mapping[str, Composition | Folded],
-        libraries: Sequence[str],
+        libraries: Sequence[LibraryName],
         families: Mapping[str, str],
     ):
         self.families = families
         self.lens, self.library, self.summed, self.ways, self.libraries = lens, library, summed, ways, libraries
-        self.template, self._composers = library.template, {}
+        self.template = library.template
+        self._composers: dict[tuple[int, tuple[Sequence[str], ...]], Composer] = {}
         each = [
             one for how in ways.values() for one in ((how.whole, *how.folds) if isinstance(how, Folded) else (how,))
         ]
         self.pair_steps = max((one.pair_steps for one in each), default=0)
 
     def _allowed(
-        self, library: Library, questions: Sequence[Question], exclude: str | None
+        self, library: Library, questions: Sequence[Question], exclude: Exclusion | None
     ) -> Bool[Tensor, "question vector"]:
         names = [[getattr(question, name) for question in questions] for name in ("relation", "family")]
         return allowed(library, names[0], exclude, self.families, names[1])
 
-    def _composer(self, library: Library, pairs: tuple) -> Composer:
-        """One for all prompts of the same source pairs, so that what it knows of them is found out once."""
+    def _composer(self, library: Library, pairs: tuple[Sequence[str], ...]) -> Composer:
+        """The composer of all prompts with these source pairs, so that what they share is computed once."""
         key = id(library), pairs
         if key not in self._composers:
             self._composers[key] = Composer(self.lens, library, pairs, self.pair_steps)
@@ -129,7 +133,7 @@ class _Asker:
             for composer in set(composers.values())
             for name in self.libraries
         }
-        made = {}
+        made: dict[Row, WhatIf] = {}
         for name, (title, how) in product(self.libraries, ways.items()):
             composer, whole, folded = composers[title], composition(how), isinstance(how, Folded)
             depends = folded or whole.uses_library  # on the library, or on what a fold has not seen
@@ -137,20 +141,20 @@ class _Asker:
                 continue
             if not depends and name != self.libraries[0]:
                 continue
-            of = [how.of(q.kin) for q in questions] if folded and LIBRARIES[name] else whole
+            of = [how.of(q.kin) for q in questions] if isinstance(how, Folded) and LIBRARIES[name] else whole
             row = Row(title, name if depends else "", prompt)
             made[row] = composer.library.edit(composer.vectors(of, may[composer, name]))
-        places = {name: i for i, name in enumerate(self.library.names)}
-        own = [places.get(question.relation) for question in questions]
-        if any(place is not None for place in own):
-            known = torch.tensor([place is not None for place in own], device="cpu")
-            matrix = self.library.matrix[[place or 0 for place in own]] * known[:, None]
+        places: dict[str | None, int] = {name: i for i, name in enumerate(self.library.names)}
+        rows = [places.get(question.relation, -1) for question in questions]
+        if max(rows, default=-1) >= 0:
+            known = torch.tensor(rows, device="cpu") >= 0
+            matrix = self.library.matrix[[max(0, place) for place in rows]] * known[:, None]
             made[Row(TRUE, "", prompt)] = self.library.edit(matrix)
         return made
 
-    def completed(self, questions: Sequence[Question], progress) -> dict[Row, dict[str, np.ndarray]]:
+    def completed(self, questions: Sequence[Question], progress: Progress) -> dict[Row, dict[str, np.ndarray]]:
         """The measures of completion, by row."""
-        found = {}
+        rows: dict[Row, dict[str, np.ndarray]] = {}
         for n_shots, prompt in enumerate(("zero-shot", "one-shot", "sentence")):
             whatifs = {} if prompt == "sentence" else self.whatifs(questions, n_shots)
             asked = batch(self.lens, [_asked(question, prompt) for question in questions], self._template(prompt))
@@ -158,15 +162,16 @@ class _Asker:
             for i, row in enumerate([Row(PROMPT_ONLY, "", prompt), *whatifs]):
                 values = (measured.right[:, i], measured.rank[:, i] == 0, measured.log_prob[:, i])
                 known = self._known(row, questions)
-                found[row] = {name: np.where(known, value, np.nan) for name, value in zip(COMPLETED, values)}
-        return found
+                rows[row] = {name: np.where(known, value, np.nan) for name, value in zip(COMPLETED, values)}
+        return rows
 
-    def chosen(self, questions: Sequence[Question], progress) -> dict[Row, dict[str, np.ndarray]]:
+    def chosen(self, questions: Sequence[Question], progress: Progress) -> dict[Row, dict[str, np.ndarray]]:
         """The measures of choice, by row; NaN for questions without choices."""
         places = [i for i, question in enumerate(questions) if question.right is not None]
         if not places:
             return {}
-        some, found = [questions[i] for i in places], {}
+        some = [questions[i] for i in places]
+        measured: dict[Row, dict[str, np.ndarray]] = {}
         right = [question.right for question in some]
 
         def marks(values: Sequence[np.ndarray], known: np.ndarray | None = None) -> np.ndarray:
@@ -179,20 +184,21 @@ class _Asker:
             return marked
 
         for n_shots, prompt in enumerate(("zero-shot", "one-shot", "sentence")):
-            rows, there = self._choice_scores(some, n_shots, prompt, progress)
+            rows, forth = self._choice_scores(some, n_shots, prompt, progress)
             _, back = self._choice_scores([question.reversed() for question in some], n_shots, prompt, progress)
             for j, row in enumerate(rows):
                 known = self._known(row, some)
-                measures = {"choice": marks([x[:, j] for x in there], known)}
+                measures = {"choice": marks([x[:, j] for x in forth], known)}
                 if row.method != TRUE:
-                    measures["choice_both_ways"] = marks([x[:, j] + y[:, j] for x, y in zip(there, back)], known)
+                    measures["choice_both_ways"] = marks([x[:, j] + y[:, j] for x, y in zip(forth, back)], known)
                 if j:
-                    measures["choice_minus_plain"] = marks([x[:, j] - x[:, 0] for x in there], known)
-                found[row] = measures
-        found |= self._profiles(some, marks)
-        return found
+                    measures["choice_minus_plain"] = marks([x[:, j] - x[:, 0] for x in forth], known)
+                measured[row] = measures
+        return measured | self._profiles(some, marks)
 
-    def _choice_scores(self, questions, n_shots, prompt, progress):
+    def _choice_scores(
+        self, questions: Sequence[Question], n_shots: int, prompt: str, progress: Progress
+    ) -> tuple[list[Row], list[np.ndarray]]:
         whatifs = {} if prompt == "sentence" else self.whatifs(questions, n_shots)
         asked = []
         for question in questions:
@@ -201,20 +207,23 @@ class _Asker:
         scored = choice_scores(self.lens, self._template(prompt), asked, list(whatifs.values()), progress)
         return [Row(PROMPT_ONLY, "", prompt), *whatifs], scored
 
-    def _profiles(self, questions, marks) -> dict[Row, dict[str, np.ndarray]]:
+    def _profiles(
+        self, questions: Sequence[Question], marks: Callable[[Sequence[np.ndarray]], np.ndarray]
+    ) -> dict[Row, dict[str, np.ndarray]]:
         """Choice by the cosine between the weights of A:B and those of C:D."""
         pairs = [pair for question in questions for pair in question.pairs]
         sources = self._composer(self.library, tuple(question.source for question in questions))
         targets = Composer(self.lens, self.library, pairs)
         sizes = torch.tensor([len(question.pairs) for question in questions], device="cpu")
         owner, ends = torch.arange(len(questions), device="cpu").repeat_interleave(sizes), sizes.cumsum(0)[:-1]
-        found, how = {}, METHODS["posterior"]
+        profiles: dict[Row, dict[str, np.ndarray]] = {}
+        how = METHODS["posterior"]
         for name in self.libraries:
             may = self._allowed(self.library, questions, LIBRARIES[name])
-            mine, theirs = sources.weights(how, may), targets.weights(how, may[owner])
+            mine, theirs = weights_of(sources.log_probs, how, may), weights_of(targets.log_probs, how, may[owner])
             cosine = torch.cosine_similarity(mine[owner], theirs).numpy()
-            found[Row(PROFILES, name)] = {"choice": marks(np.split(cosine, ends))}
-        return found
+            profiles[Row(PROFILES, name)] = {"choice": marks(np.split(cosine, ends))}
+        return profiles
 
     def _known(self, row: Row, questions: Sequence[Question]) -> np.ndarray:
         """Which questions a row can answer: the true relation's vector those whose relation has one, others all."""
@@ -231,5 +240,5 @@ def _asked(question: Question, prompt: str) -> FewShot:
     return question.asked(int(prompt == "one-shot"))
 
 
-def _sentence(source: tuple[str, str], target: str) -> str:
+def _sentence(source: Sequence[str], target: str) -> str:
     return f"{source[0]} is to {source[1]} as {target} is to"

@@ -5,8 +5,9 @@ family of relations has a shared vector, and a choice of settings, that none of 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import product
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,12 +20,13 @@ from ..engine.batches import PromptBatch, batch
 from ..engine.completion import Completions, completions
 from ..ground.errors import InputError, whole_number
 from ..ground.progress import progress_bar
-from ..models.lens import Lens, lens_of
+from ..ground.streams import Stream, generator
+from ..models.lens import Lens, Model, lens_of
 from ..vectors.function_vector import FunctionVector
 from ..vectors.optimizer import Task, Tuning, tune
 from .compose import Composer
 from .composition import Composition, Folded
-from .library import Library, allowed
+from .library import Exclusion, Library, allowed
 
 N_FOLDS = 5
 SHARED_STEPS = 24  # more make a vector of the families it was tuned on, and no better one for others
@@ -46,26 +48,57 @@ BEST = "shared + best"
 
 
 def fit_composition(
-    model: object, vectors: Mapping[str, FunctionVector], train: Sequence[Question], validation: Sequence[Question],
-    **settings,
-) -> Folded:  # fmt: skip
-    """The best of `fit_compositions` on validation; arguments and errors are its own.
+    model: Model,
+    vectors: Mapping[str, FunctionVector],
+    train: Sequence[Question],
+    validation: Sequence[Question],
+    *,
+    n_shots: Literal[0, 1] = 1,
+    n_folds: int = N_FOLDS,
+    candidates: Mapping[str, Sequence[Composition]] = CANDIDATES,
+    steps: int = SHARED_STEPS,
+    seed: int = 0,
+    progress: bool = True,
+) -> Folded:
+    """The settings of a composite with a shared vector that are best on validation.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge.
+        vectors: the library, relation -> FunctionVector.
+        train: analogies that shared vectors are tuned on.
+        validation: analogies that they are stopped by and that scales, temperatures and steps are chosen on.
+        n_shots: 1 to fit for the prompt that shows A:B, 0 for the one that asks for C alone.
+        n_folds: how many groups of families are left out in turn; fewer where there are fewer families. 0 for none.
+        candidates: name -> settings to choose from.
+        steps: of tuning shared vectors, see `finetune_all`.
+        seed: of the folds.
+        progress: show progress bars.
+
+    Returns:
+        The best `Folded` of `fit_compositions`, which says how folds are kept apart.
+
+    Raises:
+        InputError: as `fit_compositions`.
 
     Example:
         >>> parts = split_questions(load_questions())
         >>> how = fit_composition(model, vectors, parts.train, parts.validation)
         >>> answer = solve_analogy(model, vectors, ("hot", "cold"), "big", how=how)
     """
-    return fit_compositions(model, vectors, train, validation, **settings)[BEST]
+    fitted = fit_compositions(
+        model, vectors, train, validation, n_shots=n_shots, n_folds=n_folds, candidates=candidates, steps=steps,
+        seed=seed, progress=progress,
+    )  # fmt: skip
+    return fitted[BEST]
 
 
 def fit_compositions(
-    model: object,
+    model: Model,
     vectors: Mapping[str, FunctionVector],
     train: Sequence[Question],
     validation: Sequence[Question],
     *,
-    n_shots: int = 1,
+    n_shots: Literal[0, 1] = 1,
     n_folds: int = N_FOLDS,
     candidates: Mapping[str, Sequence[Composition]] = CANDIDATES,
     steps: int = SHARED_STEPS,
@@ -80,7 +113,7 @@ def fit_compositions(
         train: analogies that shared vectors are tuned on.
         validation: analogies that they are stopped by and that scales, temperatures and steps are chosen on.
         n_shots: 1 to fit for the prompt that shows A:B, 0 for the one that asks for C alone.
-        n_folds: so many groups of families are left out in turn; fewer where there are fewer families. 0 for none.
+        n_folds: how many groups of families are left out in turn; fewer where there are fewer families. 0 for none.
         candidates: name -> settings to choose from.
         steps: of tuning shared vectors, see `finetune_all`.
         seed: of the folds.
@@ -104,10 +137,9 @@ def fit_compositions(
     library, n_folds = Library.of(lens, vectors), whole_number("n_folds", n_folds, least=0)
     if not train or not validation:
         raise InputError(f"There are {len(train)} train and {len(validation)} validation analogies; give some of each.")
-    fold_of = folds_of([*train, *validation], n_folds, seed)
-    n_folds = max(fold_of.values(), default=-1) + 1
+    folds = _Folds(folds_of([*train, *validation], n_folds, seed))
     tuned = {
-        shots: _shared(lens, library, train, validation, shots, fold_of, n_folds, steps, progress)
+        shots: _shared(lens, library, (train, validation), shots, folds, steps, progress)
         for shots in sorted({0, n_shots})
     }
     shared, starts = list(tuned[n_shots]), list(tuned[0])  # a tensor each, by whose identity pair parts are known
@@ -117,21 +149,23 @@ def fit_compositions(
         return replace(how, shared=shared[fold], start=start, n_shots=n_shots)
 
     every = [(name, how) for name, listed in candidates.items() for how in listed]
-    mine = torch.tensor([fold_of.get(question.kin, -1) for question in validation], device="cpu")
+    mine = np.array([folds.fold(question) for question in validation])
     sources, most = [question.source for question in validation], max(how.pair_steps for _, how in every)
     composer = Composer(lens, library, sources, most)
     families = families_of([*train, *validation])
     names = [[getattr(question, name) for question in validation] for name in ("relation", "family")]
     prompts = batch(lens, [question.asked(n_shots) for question in validation], library.template)
-    made, quality = [[placed(how, fold) for fold in range(1 + n_folds)] for _, how in every], {}
-    for exclude in (None, "family") if n_folds else (None,):
+    made = [[placed(how, fold) for fold in range(1 + folds.n)] for _, how in every]
+    quality: dict[Exclusion | None, Completions] = {}
+    exclusions: tuple[Exclusion | None, ...] = (None, "family") if folds.n else (None,)
+    for exclude in exclusions:
         may = allowed(library, names[0], exclude, families, names[1])
-        found = []
+        whatifs = []
         for settings in progress_bar(made, desc="composites on validation", unit="setting", disable=not progress):
             each = [settings[0 if exclude is None else 1 + fold] for fold in mine.tolist()]
-            found.append(library.edit(composer.vectors(each if exclude else settings[0], may)))
-        quality[exclude] = completions(lens, prompts, found).rows(slice(1, None))
-    return _chosen(every, made, quality, mine.numpy(), fold_of, n_folds)
+            whatifs.append(library.edit(composer.vectors(each if exclude else settings[0], may)))
+        quality[exclude] = completions(lens, prompts, whatifs).rows(slice(1, None))
+    return _chosen(every, made, quality, mine, folds)
 
 
 def folds_of(questions: Sequence[Question], n_folds: int, seed: int = 0) -> dict[str, int]:
@@ -144,7 +178,7 @@ def folds_of(questions: Sequence[Question], n_folds: int, seed: int = 0) -> dict
     if n_folds < 2:
         return {}
     names = sorted(counts)
-    order = np.random.default_rng([whole_number("seed", seed, least=0), 21]).permutation(len(names))
+    order = generator(seed, Stream.FOLDS).permutation(len(names))
     sizes, fold_of = [0] * n_folds, {}
     for name in sorted((names[i] for i in order), key=lambda name: -counts[name]):
         fold_of[name] = int(np.argmin(sizes))
@@ -152,63 +186,85 @@ def folds_of(questions: Sequence[Question], n_folds: int, seed: int = 0) -> dict
     return fold_of
 
 
+@dataclass(frozen=True)
+class _Folds:
+    """Family -> the fold that leaves it out."""
+
+    of: Mapping[str, int]
+
+    @property
+    def n(self) -> int:
+        return max(self.of.values(), default=-1) + 1
+
+    def fold(self, question: Question) -> int:
+        """The fold that leaves out the question's family; -1 where that is not known."""
+        return -1 if question.kin is None else self.of.get(question.kin, -1)
+
+
 def _shared(
     lens: Lens,
     library: Library,
-    train: Sequence[Question],
-    validation: Sequence[Question],
+    questions: tuple[Sequence[Question], Sequence[Question]],
     n_shots: int,
-    fold_of: Mapping[str, int],
-    n_folds: int,
+    folds: _Folds,
     steps: int,
     progress: bool,
 ) -> Float[Tensor, "fold d_model"]:
-    """Vectors tuned on the analogies of all families, row 0, and without those of each fold."""
+    """Vectors tuned on train and validation analogies of all families, row 0, and without those of each fold."""
 
     def parts(questions: Sequence[Question]) -> list[PromptBatch]:
         whole = batch(lens, [question.asked(n_shots) for question in questions], library.template)
-        folds = [fold_of.get(question.kin) for question in questions]
-        kept = [[i for i, mine in enumerate(folds) if mine != fold] for fold in range(n_folds)]
+        places = [folds.fold(question) for question in questions]
+        kept = [[i for i, place in enumerate(places) if place != fold] for fold in range(folds.n)]
         return [whole, *(whole.select(some) for some in kept)]
 
-    names = ["all", *(f"all but fold {fold}" for fold in range(n_folds))]
-    tasks = [Task(*one) for one in zip(parts(train), parts(validation))]
+    names = ["all", *(f"all but fold {fold}" for fold in range(folds.n))]
+    tasks = [Task(*one) for one in zip(*map(parts, questions))]
     description = f"shared vectors, {('zero', 'one')[n_shots]}-shot"
     results = tune(lens, tasks, library.first.layer, Tuning(steps), description, progress)
-    if failed := [name for name, result in zip(names, results) if result.vector is None]:
-        raise InputError(f"The loss of the shared vector of {failed[0]!r} became NaN.")
-    return torch.stack([result.vector for result in results])
+    vectors = []
+    for name, result in zip(names, results):
+        if result.vector is None:
+            raise InputError(f"The loss of the shared vector of {name!r} became NaN.")
+        vectors.append(result.vector)
+    return torch.stack(vectors)
 
 
-def _chosen(every, made, quality: Mapping[str | None, Completions], mine, fold_of, n_folds) -> dict[str, Folded]:
+def _chosen(
+    every: Sequence[tuple[str, Composition]],
+    made: Sequence[Sequence[Composition]],
+    quality: Mapping[Exclusion | None, Completions],
+    mine: np.ndarray,
+    folds: _Folds,
+) -> dict[str, Folded]:
     """The best settings of each name, for all and for each fold: by whole answers, then by log-probability."""
     # Equal shares stay equal, so that rounding does not choose between them; the log-probability does.
     # A question of no known family was answered with vectors that have seen all of them.
-    means = {fold: _means(quality["family"].prompts((mine != fold) & (mine >= 0))) for fold in range(n_folds)}
+    means = {fold: _means(quality["family"].prompts((mine != fold) & (mine >= 0))) for fold in range(folds.n)}
     means[-1] = _means(quality[None])
     names = dict.fromkeys(name for name, _ in every)
 
     def folded(some: Sequence[int]) -> Folded:
         best = {fold: max(some, key=lambda i: mean[i]) for fold, mean in means.items()}
-        folds = tuple(made[best[fold]][1 + fold] for fold in range(n_folds))
+        settings = tuple(made[best[fold]][1 + fold] for fold in range(folds.n))
         accuracy, log_prob = means[-1][best[-1]]
-        tried = {"accuracy": accuracy, "log_prob": log_prob, "chosen": _told(*every[best[-1]])}
-        if n_folds:
-            own = [quality["family"].prompts(mine == fold).rows([best[fold]]) for fold in range(n_folds)]
-            accuracy, log_prob = _means(Completions.joined(own))[0]
+        tried: dict[str, Any] = {"accuracy": accuracy, "log_prob": log_prob, "chosen": _told(*every[best[-1]])}
+        if folds.n:
+            left_out = [quality["family"].prompts(mine == fold).rows([best[fold]]) for fold in range(folds.n)]
+            accuracy, log_prob = _means(Completions.joined(left_out))[0]
             tried["family left out"] = {"accuracy": accuracy, "log_prob": log_prob}
-            tried["family left out"]["chosen"] = [_told(*every[best[fold]]) for fold in range(n_folds)]
-        return Folded(made[best[-1]][0], folds, fold_of, tried)
+            tried["family left out"]["chosen"] = [_told(*every[best[fold]]) for fold in range(folds.n)]
+        return Folded(made[best[-1]][0], settings, folds.of, tried)
 
-    found = {name: folded([i for i, (other, _) in enumerate(every) if other == name]) for name in names}
-    return found | {BEST: folded(range(len(every)))}
+    fitted = {name: folded([i for i, (other, _) in enumerate(every) if other == name]) for name in names}
+    return fitted | {BEST: folded(range(len(every)))}
 
 
-def _means(found: Completions) -> list[tuple[float, float]]:
+def _means(measured: Completions) -> list[tuple[float, float]]:
     """(share of whole answers right, mean log-probability) of each row; zeros where nothing was asked."""
-    if not len(found.right):
-        return [(0.0, 0.0)] * found.right.shape[1]
-    return list(zip(found.right.mean(0).round(9).tolist(), found.log_prob.mean(0).round(9).tolist()))
+    if not len(measured.right):
+        return [(0.0, 0.0)] * measured.right.shape[1]
+    return list(zip(measured.right.mean(0).round(9).tolist(), measured.log_prob.mean(0).round(9).tolist()))
 
 
 def _told(name: str, how: Composition) -> str:

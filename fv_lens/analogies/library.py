@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,12 +12,13 @@ from ..datasets.prompts import FewShot, PromptTemplate
 from ..datasets.relation_files import load_relation, relation_names
 from ..engine.batches import PromptBatch, batch
 from ..engine.completion import completions
-from ..engine.rows import Edit
+from ..engine.edits import Edit
 from ..ground.errors import InputError
 from ..models.lens import Lens
 from ..vectors.function_vector import FunctionVector, own_template
 
-EXCLUSIONS = (None, "relation", "family")
+Exclusion = Literal["relation", "family"]
+EXCLUSIONS = (None, *get_args(Exclusion))
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,27 +75,27 @@ class Library:
         return [Edit(self.first.layer, vectors, site=self.first.site)]
 
 
-def pairs_batch(lens: Lens, pairs: Sequence[tuple[str, str]], template: PromptTemplate) -> PromptBatch:
+def pairs_batch(lens: Lens, pairs: Sequence[Sequence[str]], template: PromptTemplate) -> PromptBatch:
     """The zero-shot prompts that ask each A for its B."""
-    pairs = [check_pair(pair) for pair in pairs]
-    check_words(lens, [word for pair in pairs for word in pair])
-    return batch(lens, [FewShot(a, (b,)) for a, b in pairs], template)
+    checked = [check_pair(pair) for pair in pairs]
+    check_words(lens, [word for pair in checked for word in pair])
+    return batch(lens, [FewShot(a, (b,)) for a, b in checked], template)
 
 
-def check_pair(pair: object) -> tuple[str, str]:
+def check_pair(pair: Sequence[str]) -> tuple[str, str]:
     """A and B as a tuple; an InputError for anything but two words."""
     two = isinstance(pair, list | tuple) and len(pair) == 2
     if not two or not all(isinstance(word, str) and word.strip() for word in pair):
         raise InputError(f"The source pair is {pair!r}; give two words, such as ('hot', 'cold').")
-    return tuple(pair)
+    return pair[0], pair[1]
 
 
-def check_words(lens: Lens, words: Sequence) -> None:
-    """Raise an InputError for a word that is no text, is empty, or that the tokenizer makes nothing of."""
+def check_words(lens: Lens, words: Sequence[str]) -> None:
+    """Raise an InputError for a word that is not text, is empty, or that the tokenizer makes nothing of."""
     nothing = len(lens.tokens(""))
     for word in words:
         if not isinstance(word, str):
-            raise InputError(f"{word!r} is no word; give text, such as 'big'.")
+            raise InputError(f"{word!r} is not a word; give text, such as 'big'.")
     for word in dict.fromkeys(words):
         if not word.strip() or len(lens.tokens(word)) <= nothing:
             raise InputError(f"The word {word!r} has no tokens; give one that the model's tokenizer knows.")
@@ -108,7 +110,7 @@ def explained(lens: Lens, library: Library, sources: PromptBatch) -> Float[Tenso
 def allowed(
     library: Library,
     relations: Sequence[str | None],
-    exclude: str | None,
+    exclude: Exclusion | None,
     families: Mapping[str, str] | None = None,
     own: Sequence[str | None] = (),
 ) -> Bool[Tensor, "pair vector"]:
@@ -126,7 +128,9 @@ def allowed(
     families = bundled | dict(families or {})
 
     def kind(relation: str | None, family: str | None = None) -> str | None:
-        return (family or families.get(relation, relation)) if exclude == "family" else relation
+        if exclude != "family":
+            return relation
+        return family or (None if relation is None else families.get(relation, relation))
 
     of = [kind(fv.relation or name) for name, fv in zip(library.names, library.vectors)]
     mine = [kind(relation, family) for relation, family in zip(relations, own or [None] * len(relations))]

@@ -10,7 +10,7 @@ from ..ground.schema import REAL, Index, LogProb, Record, Schema, Share, Text, c
 
 
 class Settings(Schema):
-    """The settings of a `Composition` that are no tensors."""
+    """The settings of a `Composition` that are not tensors."""
 
     weighting: Literal["posterior", "gain", "single", "uniform", "gradient", "none"]
     temperature: Annotated[float, Field(gt=0)]
@@ -29,7 +29,7 @@ class Tried(BaseModel):
     accuracy: Share = 0.0
     log_prob: LogProb = 0.0
     chosen: Text | Annotated[list[Text], Field(min_length=1)] = "by hand"
-    family_left_out: "Tried" = Field(None, alias="family left out")
+    family_left_out: "Tried | None" = Field(None, alias="family left out")
 
 
 class Composites(Record):

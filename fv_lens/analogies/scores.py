@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -11,8 +11,12 @@ from ..datasets.questions import Question
 from ..ground import display, scores
 from ..ground.errors import InputError
 from ..ground.scores import Score
+from .library import Exclusion
 
-LIBRARIES = {"full": None, "relation left out": "relation", "family left out": "family"}
+LibraryName = Literal["full", "relation left out", "family left out"]
+LIBRARIES: dict[LibraryName, Exclusion | None] = {
+    "full": None, "relation left out": "relation", "family left out": "family"
+}  # fmt: skip
 PROMPT_ONLY, TRUE, PROFILES = "prompt only", "true relation", "weight profiles"
 SUMMED = "summed vectors, posterior"
 TIE = 1e-5  # scores that are nearer than rounding can tell apart
@@ -44,21 +48,21 @@ class AnalogyScores:
 
     values: Mapping[Row, Mapping[str, np.ndarray]] = field(repr=False)
     questions: Sequence[Question] = field(repr=False)
-    groups: Sequence = field(repr=False)
+    groups: Sequence[Any] = field(repr=False)
     left_out: int
 
     @property
     def chance(self) -> float | None:
         """Expected share of right choices by guessing; None without choices."""
-        known = [question.chance for question in self.questions if question.right is not None]
-        return float(np.mean(known)) if known else None
+        chances = [question.chance for question in self.questions if question.chance is not None]
+        return float(np.mean(chances)) if chances else None
 
-    def score(self, row: tuple, measure: str = "accuracy") -> Score:
+    def score(self, row: tuple[str, ...], measure: str = "accuracy") -> Score:
         """The mean of a row over the questions it applies to, with its interval."""
         return self._mean(self._of(row, measure), measure)
 
     def difference(
-        self, row: tuple, other: tuple, measure: str = "accuracy", other_measure: str | None = None
+        self, row: tuple[str, ...], other: tuple[str, ...], measure: str = "accuracy", other_measure: str | None = None
     ) -> Score:
         """A row minus another, paired over questions; the other by a measure of its own, if given."""
         apart = self._of(row, measure) - self._of(other, other_measure or measure)
@@ -77,13 +81,13 @@ class AnalogyScores:
                     lines.append((*row, measure, score.value, *score.ends, score.n))
         return pd.DataFrame(lines, columns=["method", "library", "prompt", "measure", "value", "low", "high", "n"])
 
-    def _of(self, row: tuple, measure: str) -> np.ndarray:
+    def _of(self, row: tuple[str, ...], measure: str) -> np.ndarray:
         row = Row(*row)
         if measure not in self.values.get(row, {}):
             raise InputError(f"There is no {measure!r} of {str(row)!r}; `to_frame()` lists what there is.")
         return self.values[row][measure]
 
-    def _mean(self, values: np.ndarray, measure: str, within: tuple = scores.SHARE) -> Score:
+    def _mean(self, values: np.ndarray, measure: str, within: tuple[float, float] = scores.SHARE) -> Score:
         known = ~np.isnan(values)
         groups = [group for group, asked in zip(self.groups, known) if asked]
         return scores.clustered_mean(values[known], groups, within=scores.ANY if measure == "log_prob" else within)

@@ -4,8 +4,9 @@ The vector is made from A:B alone and added at the last token of a prompt for C:
 before it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,12 +20,14 @@ from ..engine.completion import completions
 from ..engine.whatif import WhatIf, what_if
 from ..ground import display
 from ..ground.errors import InputError, whole_number
-from ..models.lens import Lens, lens_of
+from ..models.lens import Lens, Model, lens_of
 from ..vectors.function_vector import FunctionVector
 from .compose import composed
-from .composition import composition
+from .composition import CompositionLike, composition
 from .library import Library, check_pair, check_words
 
+Words = tuple[tuple[str, float], ...]  # each with its log-probability, in nats
+Choice = str | Sequence[str]  # D, or C and D
 MOST_TOKENS = 6  # of a completed word
 SENTENCE = PromptTemplate(question="{word}", separator=" ")  # asks "A is to B as C is to"
 
@@ -39,10 +42,10 @@ class AnalogyAnswer:
 
     source: tuple[str, str]
     target: str | None
-    completions: tuple[tuple[str, float], ...]
-    plain_completions: tuple[tuple[str, float], ...]
+    completions: Words
+    plain_completions: Words
     weights: Mapping[str, float]
-    choices: tuple = ()
+    choices: tuple[Choice, ...] = ()
     scores: tuple[float, ...] = ()
     plain_scores: tuple[float, ...] = ()
     vector: FunctionVector | None = field(default=None, repr=False)
@@ -60,14 +63,16 @@ class AnalogyAnswer:
     def to_frame(self) -> pd.DataFrame:
         """One line per completion, or per choice: what it is, with the vector, without it."""
         if self.choices:
-            lines = zip(map(_shown, self.choices), self.scores, self.plain_scores)
-            return pd.DataFrame(lines, columns=["choice", "score", "plain_score"])
+            shown = list(zip(map(_shown, self.choices), self.scores, self.plain_scores))
+            return pd.DataFrame(shown, columns=["choice", "score", "plain_score"])
         plain = dict(self.plain_completions)
         lines = [(word, log_prob, plain.get(word, np.nan)) for word, log_prob in self.completions]
         return pd.DataFrame(lines, columns=["word", "log_prob", "plain_log_prob"])
 
     def __repr__(self) -> str:
-        best = [_shown(self.choices[self.choice])] if self.choices else [word for word, _ in self.completions[:1]]
+        best = [word for word, _ in self.completions[:1]]
+        if self.choice is not None:
+            best = [_shown(self.choices[self.choice])]
         return f"AnalogyAnswer({', '.join(map(repr, [self.asked, *best]))})"
 
     def _repr_html_(self) -> str:
@@ -86,9 +91,9 @@ class AnalogyAnswer:
     def __str__(self) -> str:
         lines = [self.asked]
         lines.append("weights      " + ", ".join(f"{name} {w:.2f}" for name, w in list(self.weights.items())[:5]))
-        for title, found in (("with", self.completions), ("without", self.plain_completions)):
-            if found:
-                lines.append(f"{title:<13}" + ", ".join(f"{word} {np.exp(value):.2f}" for word, value in found))
+        for title, words in (("with", self.completions), ("without", self.plain_completions)):
+            if words:
+                lines.append(f"{title:<13}" + ", ".join(f"{word} {np.exp(value):.2f}" for word, value in words))
         for i, (choice, score, plain) in enumerate(zip(self.choices, self.scores, self.plain_scores)):
             marks = "*" * (i == self.choice) + " (without)" * (i == self.plain_choice)
             lines.append(f"  {_shown(choice):<24}{score:8.2f}{plain:8.2f}  {marks}".rstrip())
@@ -96,13 +101,13 @@ class AnalogyAnswer:
 
 
 def solve_analogy(
-    model: object,
+    model: Model,
     vectors: Mapping[str, FunctionVector],
     pair: tuple[str, str],
     target: str | None = None,
-    choices: Sequence | None = None,
+    choices: Sequence[Choice] | None = None,
     k: int = 5,
-    how: object = "posterior",
+    how: CompositionLike = "posterior",
 ) -> AnalogyAnswer:
     """Answer A:B :: C:? with the composite of a library.
 
@@ -117,7 +122,7 @@ def solve_analogy(
             `n_shots` says whether the prompt shows A:B.
 
     Raises:
-        InputError: what is no word or has no tokens, an empty library, vectors of two models or layers, a single
+        InputError: what is not a word or has no tokens, an empty library, vectors of two models or layers, a single
             choice, choices that do not fit the target.
 
     Example:
@@ -125,31 +130,32 @@ def solve_analogy(
         >>> answer.completions[0], next(iter(answer.weights.items()))
         (('small', -0.76), ('antonym', 0.65))
     """
-    lens, how, k = lens_of(model), composition(how), whole_number("k", k, least=1)
+    lens, settings, k = lens_of(model), composition(how), whole_number("k", k, least=1)
     library, pair = Library.of(lens, vectors), check_pair(pair)
     pairs = _choice_pairs(target, choices)
-    check_words(lens, [word for pair_ in pairs for word in pair_] if target is None or pairs else [target])
-    made = composed(lens, library, pair, how)
-    whatif, shown = library.edit(made.vector), (pair,) if how.n_shots else ()
-    found, plain = (), ()
+    check_words(lens, [word for both in pairs for word in both] if target is None or pairs else [target])
+    composite = composed(lens, library, pair, settings)
+    whatif, shown = library.edit(composite.vector), (pair,) if settings.n_shots else ()
+    patched: Words = ()
+    plain: Words = ()
     if target is not None:
         text = library.template.prompt(target, shown)
-        found, plain = (likeliest(lens, text, some, k) for some in ([whatif], []))
+        patched, plain = (likeliest(lens, text, some, k) for some in ([whatif], []))
     scores = np.zeros((0, 2))
     if pairs:
         scores = choice_scores(lens, library.template, [(shown, pairs)], [whatif])[0]
     return AnalogyAnswer(
-        pair, target, found, plain, made.weights, tuple(choices or ()),
-        tuple(scores[:, -1].tolist()), tuple(scores[:, 0].tolist()), made,
+        pair, target, patched, plain, composite.weights or {}, tuple(choices or ()),
+        tuple(scores[:, -1].tolist()), tuple(scores[:, 0].tolist()), composite,
     )  # fmt: skip
 
 
 def choice_scores(
     lens: Lens,
     template: PromptTemplate,
-    asked: Sequence[tuple[Sequence[tuple[str, str]], Sequence[tuple[str, str]]]],
+    asked: Sequence[tuple[Sequence[Sequence[str]], Sequence[Sequence[str]]]],
     whatifs: Sequence[WhatIf],
-    progress: object = None,
+    progress: Callable[[int], Any] | None = None,
 ) -> list[Float[np.ndarray, "choice row"]]:
     """log P(D | C) of every choice C:D, in nats: without a vector in column 0, with each what-if behind it.
 
@@ -158,20 +164,22 @@ def choice_scores(
         whatifs: their edits hold a vector for all questions, or one for each, `[question, d_model]`.
     """
     owners = torch.tensor([i for i, (_, pairs) in enumerate(asked) for _ in pairs], device="cpu")
-    prompts = batch(lens, [FewShot(c, (d,), tuple(shown)) for shown, pairs in asked for c, d in pairs], template)
+    shots = [FewShot(c, (d,), tuple((a, b) for a, b in shown)) for shown, pairs in asked for c, d in pairs]
+    prompts = batch(lens, shots, template)
     spread = [[edit.for_prompts(owners) for edit in whatif] for whatif in whatifs]
     log_probs = completions(lens, prompts, spread, progress).log_prob
     return np.split(log_probs, np.cumsum([len(pairs) for _, pairs in asked])[:-1])
 
 
 @torch.no_grad()
-def likeliest(lens: Lens, text: str, whatifs: Sequence[WhatIf], k: int) -> tuple[tuple[str, float], ...]:
+def likeliest(lens: Lens, text: str, whatifs: Sequence[WhatIf], k: int) -> Words:
     """The `k` likeliest first tokens after a prompt, each completed greedily to a word: (word, log-probability).
 
     The last of `whatifs`, or none, acts at the prompt's last token. A word ends before a new line or the end of the
     text, and has at most six tokens; two that read alike are one.
     """
-    ids, found, k = lens.tokens(text), {}, min(k, lens.cfg.d_vocab)
+    ids, k = lens.tokens(text), min(k, lens.cfg.d_vocab)
+    words: dict[str, float] = {}
 
     def read(logits: Tensor, prompt: Tensor) -> Tensor:
         best = logits[:, -1].log_softmax(-1).topk(k)
@@ -186,27 +194,27 @@ def likeliest(lens: Lens, text: str, whatifs: Sequence[WhatIf], k: int) -> tuple
     while open_words:
         tails = {key: value for key, value in open_words.items() if not lens.endings[value[0][-1]]}
         for key in open_words.keys() - tails.keys():
-            _keep(lens, found, open_words[key][0][:-1], open_words[key][1])
+            _keep(lens, words, open_words[key][0][:-1], open_words[key][1])
         open_words = {}
         if not tails:
             break
         follow = top([tail for tail, _ in tails.values()])[:, 0]
         for (key, (tail, value)), (more, token) in zip(tails.items(), follow):
             if len(tail) == MOST_TOKENS:
-                _keep(lens, found, tail, value)
+                _keep(lens, words, tail, value)
             else:
                 ends = bool(lens.endings[int(token)])
                 open_words[key] = (tail + [int(token)], value + (0.0 if ends else float(more)))
-    ranked = sorted(found.items(), key=lambda word: -word[1])
+    ranked = sorted(words.items(), key=lambda word: -word[1])
     return tuple((word, round(value, 6)) for word, value in ranked if word)[:k]
 
 
-def _keep(lens: Lens, found: dict[str, float], tokens: list[int], log_prob: float) -> None:
+def _keep(lens: Lens, words: dict[str, float], tokens: list[int], log_prob: float) -> None:
     word = "".join(lens.text(token) for token in tokens).strip()
-    found[word] = float(np.logaddexp(found.get(word, -np.inf), log_prob))
+    words[word] = float(np.logaddexp(words.get(word, -np.inf), log_prob))
 
 
-def _choice_pairs(target: object, choices: object) -> list[tuple[str, str]]:
+def _choice_pairs(target: str | None, choices: Sequence[Choice] | None) -> list[tuple[str, str]]:
     """Choices as pairs C:D."""
     if choices is None:
         if target is None:
@@ -220,8 +228,8 @@ def _choice_pairs(target: object, choices: object) -> list[tuple[str, str]]:
         if not (word if target is not None else pair):
             wanted = "words D" if target is not None else "pairs (C, D), as target is None"
             raise InputError(f"The choice {choice!r} does not fit target {target!r}; give {wanted}.")
-    return [(target, choice) if isinstance(choice, str) else tuple(choice) for choice in choices]
+    return [(target or "", choice) if isinstance(choice, str) else (choice[0], choice[1]) for choice in choices]
 
 
-def _shown(choice: object) -> str:
+def _shown(choice: Choice) -> str:
     return choice if isinstance(choice, str) else " : ".join(choice)

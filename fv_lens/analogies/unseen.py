@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from ..datasets.questions import Question, unordered
 from ..datasets.relation_files import load_relation, relation_names
@@ -29,25 +30,27 @@ def unseen(
     Example:
         >>> kept, left_out = unseen(load_questions(), vectors.values())
     """
-    words, pairs, own = defaultdict(set), set(), {relation.name: relation for relation in relations}
-    bundled = {name: load_relation(name) for name in relation_names()}
+    words: dict[str | None, set[str]] = defaultdict(set)
+    pairs: set[frozenset[str]] = set()
+    given: dict[str | None, Relation] = {relation.name: relation for relation in relations}
+    bundled: dict[str | None, Relation] = {name: load_relation(name) for name in relation_names()}
     for name, tuned in _tuned(fv.record for fv in vectors):
         words[name].update(word.casefold() for word in tuned)
-        for relation in (own.get(name), bundled.get(name)):
+        for relation in (given.get(name), bundled.get(name)):
             answers = relation.answers if relation else {}
             pairs.update(unordered(word, answer) for word in tuned for answer in answers.get(word, ()))
-    everything = set().union(*words.values())
+    everything: set[str] = set().union(*words.values())
 
-    def known(question: Question) -> bool:
+    def may_be_known(question: Question) -> bool:
         listed = everything if question.relation is None else words[question.relation] | words[None]
         firsts = {question.source[0].casefold(), question.completion[0].casefold()}
         return not (firsts.isdisjoint(listed) and question.used.isdisjoint(pairs))
 
-    parted = [(known(question), question) for question in questions]
+    parted = [(may_be_known(question), question) for question in questions]
     return [q for out, q in parted if not out], [q for out, q in parted if out]
 
 
-def _tuned(records: Iterable[Mapping]) -> Iterator[tuple[str | None, list[str]]]:
+def _tuned(records: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str | None, list[str]]]:
     """The relation and the first words of what each vector, and each it was combined from, was tuned on."""
     for record in records:
         training = record["training"] or {}

@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 
 from ..ground.errors import InputError, whole_number
-from ..ground.text_files import own_path, read_text
+from ..ground.text_files import FilePath, own_path, read_text
 from .relations import Relation, merge_pairs
 
 _FILE_NAME = re.compile(r"([IDEL](?:0[1-9]|10)) \[(.+)\]\.txt")
@@ -21,7 +21,7 @@ _CATEGORIES = {"I": "inflection", "D": "derivation", "E": "encyclopedic", "L": "
 _TURNED_ROUND = {"E01"}
 
 
-def load_bats(folder: str | os.PathLike, max_answers: int = 20) -> dict[str, Relation]:
+def load_bats(folder: FilePath, max_answers: int = 20) -> dict[str, Relation]:
     """Load the relations of a BATS 3.0 folder, by name, in the order of their codes (I01 to I10, D, E, L).
 
     Files are looked for in the folder and its sub-folders; those of the forty that are there are loaded, and files of
@@ -29,8 +29,8 @@ def load_bats(folder: str | os.PathLike, max_answers: int = 20) -> dict[str, Rel
     "i01-noun-plural-reg". Its category follows from the code's letter; its names and family are fv_lens's own, the
     families shared with the bundled relations.
 
-    Underscores become spaces. Repeated answers are kept once, and a word's own form is no answer; a line left without
-    an answer is dropped. A word that comes twice gets all its answers. E01 is turned round, to be country -> capital as
+    Underscores become spaces. Repeated answers are kept once, a word's own form is not an answer, and a line without
+    answers is dropped. A word that comes twice gets all its answers. E01 is turned round, to be country -> capital as
     its name says; a capital with several countries (england/uk/britain) goes with the first alone, or a split could
     show in train what it asks in test.
 
@@ -57,8 +57,8 @@ def load_bats(folder: str | os.PathLike, max_answers: int = 20) -> dict[str, Rel
 def _find_files(folder: Path) -> dict[str, Path]:
     """The BATS files by their code."""
     if not os.path.isdir(folder):
-        raise InputError(f"{str(folder)!r} is no folder; give the path of the folder BATS_3.0")
-    files = {}
+        raise InputError(f"{str(folder)!r} is not a folder; give the path of the folder BATS_3.0")
+    files: dict[str, Path] = {}
     for file in sorted([*folder.glob("*.txt"), *folder.glob("*/*.txt")]):
         if match := _FILE_NAME.fullmatch(file.name):
             if (other := files.setdefault(match[1], file)) != file:
@@ -72,7 +72,7 @@ def _find_files(folder: Path) -> dict[str, Path]:
 
 
 def _load(file: Path, code: str, max_answers: int, names: list[str], family: str) -> Relation:
-    label = _FILE_NAME.fullmatch(file.name)[2]
+    label = file.stem.partition("[")[2].rstrip("]")
     name = re.sub(r"[\W_]+", "-", f"{code} {label}".lower()).strip("-")
     try:
         places, pairs = _parse(read_text(file))
@@ -86,7 +86,8 @@ def _load(file: Path, code: str, max_answers: int, names: list[str], family: str
 
 def _parse(text: str) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """The place, and the word and answers, of each line that has an answer other than its word."""
-    places, pairs = [], []
+    places: list[str] = []
+    pairs: list[tuple[str, list[str]]] = []
     # Not splitlines(), which also parts at rarer characters and would number the lines as no editor does.
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():

@@ -8,7 +8,10 @@ from string import Formatter
 import numpy as np
 
 from ..ground.errors import InputError, whole_number
+from ..ground.streams import Stream, generator
 from .relations import Relation, pairs_for
+
+Pair = tuple[str, tuple[str, ...]]  # of a relation: the word and its right answers
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class PromptTemplate:
     separator: str = "\n\n"
     prefix: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for part, field in (("question", "word"), ("answer", "answer")):
             text = getattr(self, part)
             try:
@@ -58,7 +61,7 @@ class PromptTemplate:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, parts: Mapping) -> "PromptTemplate":
+    def from_dict(cls, parts: Mapping[str, str]) -> "PromptTemplate":
         """The template that `to_dict` gave; an InputError where a part is unknown or not a string."""
         known = cls().to_dict()
         for part, text in parts.items():
@@ -75,7 +78,7 @@ class FewShot:
     answers: Sequence[str]
     demonstrations: Sequence[tuple[str, str]] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if isinstance(self.answers, str) or not self.answers:
             raise InputError(f"the answers of {self.word!r} are {self.answers!r}; give a tuple with at least one")
 
@@ -95,7 +98,7 @@ def few_shot(relation: Relation, n_prompts: int, n_shots: int, seed: int = 0) ->
         >>> few_shot(relation, n_prompts=25, n_shots=2, seed=0)[0]
         FewShot(word='hot', answers=('cold',), demonstrations=(('up', 'down'), ('late', 'early')))
     """
-    rng = _generator(seed, stream=0)
+    rng = generator(seed, Stream.FEW_SHOT)
     return tuple(_draw(pair, relation, n_shots, rng) for pair in _queries(relation, n_prompts, rng))
 
 
@@ -115,7 +118,7 @@ def with_demonstrations(
         >>> len(with_demonstrations(test, train, n_shots=10)) == len(test)
         True
     """
-    rng, draw = _generator(seed, stream=1), _draw_corrupted if shuffled else _draw
+    rng, draw = generator(seed, Stream.DEMONSTRATIONS), _draw_corrupted if shuffled else _draw
     return tuple(draw(pair, demonstrations, n_shots, rng) for pair in queries.pairs)
 
 
@@ -128,7 +131,7 @@ def corrupted(relation: Relation, n_prompts: int, n_shots: int, seed: int = 0) -
         InputError: as in `few_shot`; `n_shots` below 2; or a query for which none of 100 draws can be deranged, because
             one answer serves too many words.
     """
-    n_shots, rng = whole_number("n_shots", n_shots, least=2), _generator(seed, stream=2)
+    n_shots, rng = whole_number("n_shots", n_shots, least=2), generator(seed, Stream.CORRUPTED)
     return tuple(_draw_corrupted(pair, relation, n_shots, rng) for pair in _queries(relation, n_prompts, rng))
 
 
@@ -152,16 +155,12 @@ def corrupt(shots: FewShot, answers: Mapping[str, Sequence[str]], rng: np.random
     return FewShot(shots.word, shots.answers, tuple((word, shown[j]) for word, j in zip(words, shuffle)))
 
 
-def _generator(seed: int, stream: int) -> np.random.Generator:
-    return np.random.default_rng([whole_number("seed", seed, least=0), stream])
-
-
-def _queries(relation: Relation, n_prompts: int, rng: np.random.Generator) -> list[tuple]:
+def _queries(relation: Relation, n_prompts: int, rng: np.random.Generator) -> list[Pair]:
     n_prompts, order = whole_number("n_prompts", n_prompts, least=1), rng.permutation(len(relation))
     return [relation.pairs[order[i % len(order)]] for i in range(n_prompts)]
 
 
-def _draw(pair: tuple, relation: Relation, n_shots: int, rng: np.random.Generator) -> FewShot:
+def _draw(pair: Pair, relation: Relation, n_shots: int, rng: np.random.Generator) -> FewShot:
     query, right = pair
     n_shots = whole_number("n_shots", n_shots, least=0)
     others = [relation.pairs[i] for i in rng.permutation(len(relation)) if relation.pairs[i][0] != query]
@@ -176,7 +175,7 @@ def _draw(pair: tuple, relation: Relation, n_shots: int, rng: np.random.Generato
     return FewShot(query, right, tuple((word, answers[0]) for word, answers in others[:n_shots]))
 
 
-def _draw_corrupted(pair: tuple, relation: Relation, n_shots: int, rng: np.random.Generator) -> FewShot:
+def _draw_corrupted(pair: Pair, relation: Relation, n_shots: int, rng: np.random.Generator) -> FewShot:
     for _ in range(100):
         shots = corrupt(_draw(pair, relation, n_shots, rng), relation.answers, rng)
         if shots is not None:

@@ -7,7 +7,6 @@ foils, or is that of SCAN.
 """
 
 import json
-import os
 import re
 from collections import defaultdict
 from collections.abc import Callable
@@ -15,19 +14,21 @@ from functools import cache
 from importlib import resources
 from itertools import permutations
 from pathlib import PureWindowsPath
+from typing import Any, TypeVar
 
 from ..ground.errors import InputError
-from ..ground.text_files import own_path, parse_json, read_text, table_records
+from ..ground.text_files import FilePath, own_path, parse_json, read_text, table_records
 from .questions import Question
 from .relation_files import load_relation, relation_names
 
-# Prefixes that are no relation: a level of difficulty, or the number of a test.
+T = TypeVar("T")
+# Prefixes that are not relations: a level of difficulty, or the number of a test.
 _LEVEL = re.compile(r"grade ?\d+|.*(beginn|elementary|intermediate|advanced).*|\d.*", re.IGNORECASE)
 _SCAN = ("target", "source", "targ_word", "src_word", "analogy_type")
 _EXPECTED = "give JSON lines, or a CSV whose header has a, b, c, d or SCAN's columns"
 
 
-def load_questions(source: str | os.PathLike | None = None) -> list[Question]:
+def load_questions(source: FilePath | None = None) -> list[Question]:
     """Read analogy questions: the bundled set, or a file of JSON or a CSV by its path.
 
     - JSON lines as the bundled set has them: {"relation": "antonym", "family": "opposite", "source": ["hot", "cold"],
@@ -60,13 +61,13 @@ def load_questions(source: str | os.PathLike | None = None) -> list[Question]:
         files = sorted((file for file in bundled.iterdir() if file.name.endswith(".jsonl")), key=lambda f: f.name)
     else:
         files = [own_path(source)]
-    found = []
+    questions: list[Question] = []
     for file in files:
         try:
-            found += _parse(read_text(file))
+            questions += _parse(read_text(file))
         except InputError as error:
             raise InputError(f"{file}: {error}") from None
-    return found
+    return questions
 
 
 def _parse(text: str) -> list[Question]:
@@ -84,7 +85,7 @@ def _parse(text: str) -> list[Question]:
     return _distinct([(f"line {number}", _at(f"line {number}", _from_cells, cells)) for number, cells in rows])
 
 
-def _json_items(text: str) -> list[tuple[str, object]]:
+def _json_items(text: str) -> list[tuple[str, Any]]:
     """The items of a file and the place of each: of JSON lines, of one list, or one object over several lines."""
     # Not splitlines(), which also parts at rarer characters and would number the lines as no editor does.
     lines = [(f"line {number}", line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
@@ -98,24 +99,24 @@ def _json_items(text: str) -> list[tuple[str, object]]:
     return [(f"item {number}", item) for number, item in enumerate(items, 1)]
 
 
-def _at(place: str, parse: Callable, given: object):
+def _at(place: str, parse: Callable[[Any], T], text: Any) -> T:
     try:
-        return parse(given)
+        return parse(text)
     except InputError as error:
         raise InputError(f"{place}: {error}") from None
 
 
-def _distinct(found: list[tuple[str, Question]]) -> list[Question]:
+def _distinct(questions: list[tuple[str, Question]]) -> list[Question]:
     """The questions, or an InputError that names two places of one: counted twice, it would weigh twice."""
-    first: dict[tuple, str] = {}
-    for place, question in found:
+    first: dict[tuple[Any, ...], str] = {}
+    for place, question in questions:
         same = (question.source, question.completion[0], frozenset(question.answers), frozenset(question.pairs))
         if (other := first.setdefault(same, place)) != place:
             raise InputError(f"{place} has the question of {other} again, {':'.join(question.source)}; keep one")
-    return [question for _, question in found]
+    return [question for _, question in questions]
 
 
-def _from_json(item: object) -> Question:
+def _from_json(item: Any) -> Question:
     if isinstance(item, dict) and {"stem", "choice", "answer"} <= item.keys():
         return _from_published(item)
     if isinstance(item, dict) and {"source", "target", "answers"} <= item.keys():
@@ -126,7 +127,7 @@ def _from_json(item: object) -> Question:
     )
 
 
-def _from_published(item: dict) -> Question:
+def _from_published(item: dict[str, Any]) -> Question:
     _check_types(item, stem=list, choice=list, prefix=str)
     choices, right = item["choice"], item["answer"]
     if not choices:
@@ -139,7 +140,7 @@ def _from_published(item: dict) -> Question:
     return Question(item["stem"], choices, right, relation=relation, family=_family(relation), label=name)
 
 
-def _from_bundled(item: dict) -> Question:
+def _from_bundled(item: dict[str, Any]) -> Question:
     _check_types(item, source=list, target=str, answers=list, foils=list, relation=str, family=str, distance=str)
     source, target, answers, foils = item["source"], item["target"], item["answers"], item.get("foils", [])
     if not answers:
@@ -154,7 +155,7 @@ def _from_bundled(item: dict) -> Question:
     return Question(source, pairs, 0 if pairs else None, target, answers, relation, family, kinds, label)
 
 
-def _check_types(item: dict, **types: type):
+def _check_types(item: dict[str, Any], **types: type) -> None:
     for key, kind in types.items():
         if key in item and not isinstance(item[key], kind):
             raise InputError(f'"{key}" is {item[key]!r}; give a {"list" if kind is list else "string"}')
@@ -174,7 +175,7 @@ def _from_cells(cells: dict[str, str]) -> Question:
     )  # fmt: skip
 
 
-def _choices(target: object, answers: list, wrong: list) -> list[tuple]:
+def _choices(target: str, answers: list[str], wrong: list[str]) -> list[tuple[str, str]]:
     """The usual answer and the wrong ones as pairs; none where only completion is asked."""
     if repeated := [word for place, word in enumerate(wrong) if word in wrong[:place]]:
         raise InputError(f"the foil {repeated[0]!r} is listed twice; keep one of them, or another wrong answer")
@@ -182,7 +183,8 @@ def _choices(target: object, answers: list, wrong: list) -> list[tuple]:
 
 
 def _from_scan(rows: list[tuple[int, dict[str, str]]]) -> list[Question]:
-    domains, found = defaultdict(list), defaultdict(dict)
+    domains: dict[tuple[str, str, str], list[tuple[str, str]]] = defaultdict(list)
+    answers: dict[tuple[tuple[str, str, str], str, str, str], dict[str, None]] = defaultdict(dict)
     for number, cells in rows:
         if empty := [name for name in _SCAN if not cells[name]]:
             raise InputError(f"line {number}: column {empty[0]} is empty; give every column but alternatives")
@@ -190,8 +192,8 @@ def _from_scan(rows: list[tuple[int, dict[str, str]]]) -> list[Question]:
     for domain, mapped in domains.items():
         for (a, c), (b, d) in permutations(mapped, 2):
             if len({word.casefold() for word in (a, b, c, d)}) == 4:
-                found[domain, a, b, c][d] = None
-    return [Question((a, b), target=c, answers=tuple(ds), label=domain[2]) for (domain, a, b, c), ds in found.items()]
+                answers[domain, a, b, c][d] = None
+    return [Question((a, b), target=c, answers=tuple(ds), label=domain[2]) for (domain, a, b, c), ds in answers.items()]
 
 
 @cache

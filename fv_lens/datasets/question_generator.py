@@ -4,21 +4,22 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import permutations
+from typing import Literal
 
 from ..ground.errors import InputError, whole_number
 from .question_split import Questions
 from .questions import Question, digest
-from .relation_files import load_relation
+from .relation_files import RelationLike, load_relation
 from .relations import Relation
 
 Pair = tuple[str, tuple[str, ...]]
 
 
 def generate(
-    relations: Iterable[object] | Mapping[str, object],
+    relations: Iterable[RelationLike] | Mapping[str, RelationLike],
     n_each: int = 10,
     seed: int = 0,
-    part: str = "test",
+    part: Literal["train", "validation", "test"] = "test",
     n_choices: int | None = None,
 ) -> list[Question]:
     """Questions from two pairs each of one relation: `n_each` per relation, all different, the same for one seed.
@@ -85,16 +86,17 @@ def _with_wrong(
     kin = [relation for relation in relations if (relation.family or relation.name) == question.family]
     others = [relation for relation in relations if relation not in kin]
     used = {*question.source, target, *answers, *_partners(kin, target)}
-    taken, chosen = {word.casefold() for word in used}, []
+    taken = {word.casefold() for word in used}
+    chosen: list[tuple[str, str]] = []
 
-    def draw(words: Iterable[str], kind: str, n: int):
+    def draw(words: Iterable[str], kind: str, n: int) -> None:
         for word in sorted(set(words), key=lambda word: digest(seed, question.identity, word)):
             if n > 0 and word.casefold() not in taken:
                 taken.add(word.casefold())
                 chosen.append((word, kind))
                 n -= 1
 
-    same = [usual for _, (usual, *_) in pairs[question.relation]]
+    same = [usual for _, (usual, *_) in pairs[question.relation or ""]]
     draw(same, "other", math.ceil(n_wrong / 2))
     draw(_partners(others, target), "associate", n_wrong - len(chosen))
     elsewhere = [usual for relation in others for _, (usual, *_) in pairs[relation.name]]
@@ -112,8 +114,8 @@ def _with_wrong(
 
 def _partners(relations: Iterable[Relation], word: str) -> set[str]:
     """The words that stand in a pair with `word`, on either side."""
-    found = set()
+    partners: set[str] = set()
     for relation in relations:
-        found.update(relation.answers.get(word, ()))
-        found.update(first for first, answers in relation.pairs if word in answers)
-    return found
+        partners.update(relation.answers.get(word, ()))
+        partners.update(first for first, answers in relation.pairs if word in answers)
+    return partners

@@ -1,4 +1,4 @@
-"""Train, validation and test parts of analogy questions, which share no pair."""
+"""Train, validation and test parts of analogy questions, without a pair in common."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence

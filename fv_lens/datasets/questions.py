@@ -1,7 +1,7 @@
 """Analogy questions A:B :: C:D: what a question is.
 
-They are read from files by `question_files`, made from relations by `generated_questions`, and dealt to parts that
-share no pair by `question_parts`.
+They are read from files by `question_files`, made from relations by `question_generator`, and dealt to parts without
+a pair in common by `question_split`.
 """
 
 import hashlib
@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from typing import Any
 
 from ..ground.errors import InputError, whole_number
 from ..ground.words import check_text
@@ -42,32 +43,33 @@ class Question:
         (('big', ('small',)), ('huge', 'small'), 0.5)
     """
 
-    source: Sequence
-    pairs: Sequence = ()
+    source: Sequence[str]
+    pairs: Sequence[Sequence[str]] = ()
     right: int | None = None
     target: str | None = None
-    answers: Sequence = ()
+    answers: Sequence[str] = ()
     relation: str | None = None
     family: str | None = None
-    kinds: Sequence = ()
+    kinds: Sequence[str] = ()
     label: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         source = _two_words(self.source, "The source of a question")
         this = "The question " + ":".join(source)
         if not all(isinstance(part, list | tuple) for part in (self.pairs, self.answers, self.kinds)):
-            raise InputError(f"{this} has pairs, answers or kinds that are no list; give a list of each.")
+            raise InputError(f"{this} has pairs, answers or kinds that are not lists; give a list of each.")
         pairs = tuple(_two_words(pair, f"A choice of the question {':'.join(source)}") for pair in self.pairs)
         if len(pairs) == 1:
             raise InputError(f"{this} has one choice, {pairs[0]!r}; give at least two, or none to complete it.")
         if (self.right is None) != (not pairs):
             raise InputError(f"{this} has {len(pairs)} choices and right = {self.right!r}; give both or neither.")
-        if pairs and whole_number("right", self.right, least=0) >= len(pairs):
+        right = None if self.right is None else whole_number("right", self.right, least=0)
+        if right is not None and right >= len(pairs):
             raise InputError(f"{this} has right = {self.right}; with {len(pairs)} choices give 0 to {len(pairs) - 1}.")
 
         firsts = {c for c, _ in pairs}
         target = next(iter(firsts)) if len(firsts) == 1 and self.target is None else self.target
-        answers = tuple(self.answers) or tuple(pairs[self.right][1:] if pairs else ())
+        answers = tuple(self.answers) or (() if right is None else pairs[right][1:])
         if not answers or (target is None and not pairs):
             raise InputError(f"{this} has target {target!r} and no answer or choices; give C and its answers.")
         for word in (*answers, *([] if target is None else [target])):
@@ -76,12 +78,12 @@ class Question:
             raise InputError(
                 f"{this} has target {target!r} and choices for {sorted(firsts)}; give pairs of the target."
             )
-        if pairs:
-            c, d = pairs[self.right]
+        if right is not None:
+            c, d = pairs[right]
             if d not in answers:
                 raise InputError(f"{this} has the right choice {c}:{d} and the answers {answers}; list {d!r} there.")
             for i, pair in enumerate(pairs):
-                if i != self.right and pair[0] == c and pair[1] in answers:
+                if i != right and pair[0] == c and pair[1] in answers:
                     raise InputError(
                         f"{this} has {':'.join(pair)}, a right answer, among its wrong choices; remove it."
                     )
@@ -101,12 +103,18 @@ class Question:
     @property
     def completion(self) -> tuple[str, tuple[str, ...]]:
         """C and every right D, the usual one first: of the target, or else of the right choice."""
-        return (self.pairs[self.right][0] if self.target is None else self.target), self.answers
+        return (self._right_pair[0] if self.target is None else self.target), tuple(self.answers)
 
     @property
-    def choices(self) -> tuple:
+    def _right_pair(self) -> tuple[str, str]:
+        assert self.right is not None  # where there are no choices, there is a target
+        c, d = self.pairs[self.right]
+        return c, d
+
+    @property
+    def choices(self) -> tuple[str, ...] | tuple[tuple[str, str], ...]:
         """Words D where all choices share C, else pairs C:D."""
-        return self.pairs if self.target is None else tuple(d for _, d in self.pairs)
+        return tuple((c, d) for c, d in self.pairs) if self.target is None else tuple(d for _, d in self.pairs)
 
     @property
     def chance(self) -> float | None:
@@ -121,22 +129,22 @@ class Question:
     def asked(self, n_shots: int) -> FewShot:
         """The prompt in words that asks for D, behind A:B if `n_shots` is 1."""
         target, answers = self.completion
-        return FewShot(target, answers, (self.source,) if n_shots else ())
+        return FewShot(target, answers, ((self.source[0], self.source[1]),) if n_shots else ())
 
     @property
-    def identity(self) -> tuple:
+    def identity(self) -> tuple[Any, ...]:
         """What is asked and what is right, without the choices: orders by hash are made of it."""
         return self.relation, self.source, self.completion
 
     @cached_property
-    def used(self) -> frozenset:
+    def used(self) -> frozenset[frozenset[str]]:
         """The pairs A:B and C:D, with every answer D, whatever their order and letter case."""
         target, answers = self.completion
         return frozenset([unordered(*self.source), *(unordered(target, answer) for answer in answers)])
 
     def shuffled(self, seed: int = 0) -> "Question":
         """The question with its choices in an order that depends on seed and question alone."""
-        if not self.pairs:
+        if self.right is None:
             return self
         identity = self.identity
         order = sorted(range(len(self.pairs)), key=lambda i: digest(seed, identity, self.pairs[i]))
@@ -146,7 +154,7 @@ class Question:
     def reversed(self) -> "Question":
         """B:A :: D:C: source and choices turned round; D is the usual answer, or that of the right choice."""
         target, answers = self.completion
-        d = self.pairs[self.right][1] if self.pairs else answers[0]
+        d = self._right_pair[1] if self.pairs else answers[0]
         pairs = tuple((d, c) for c, d in self.pairs)
         return replace(self, source=self.source[::-1], pairs=pairs, target=None if pairs else d, answers=(target,))
 
@@ -158,7 +166,7 @@ class Question:
         """
         if not self.pairs:
             raise InputError(f"The question {':'.join(self.source)} has no choices; make pairs of one that has.")
-        back = self.pairs[self.right][::-1]
+        back = self._right_pair[::-1]
         if back in self.pairs or (self.relation is not None and _symmetric(self.relation)):
             return self
         kinds = self.kinds or tuple("right" if i == self.right else "" for i in range(len(self.pairs)))
@@ -177,14 +185,14 @@ def unordered(a: str, b: str) -> frozenset[str]:
     return frozenset((a.casefold(), b.casefold()))
 
 
-def digest(*parts: object) -> str:
+def digest(*parts: Any) -> str:
     """SHA-256 of plain data, to order things by: the same on every machine."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _two_words(pair: object, what: str) -> tuple[str, str]:
+def _two_words(pair: Any, what: str) -> tuple[str, str]:
     if not isinstance(pair, list | tuple) or len(pair) != 2:
         raise InputError(f"{what} is {pair!r}; give two words.")
     for word in pair:
         check_text(word, f"{what} has the word")
-    return tuple(pair)
+    return pair[0], pair[1]

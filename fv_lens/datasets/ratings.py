@@ -5,8 +5,8 @@ Peterson, Chen & Griffiths (2020), Parallelograms revisited (Cognition 205, 1044
 """
 
 import math
-import os
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,8 @@ from jaxtyping import Float
 from scipy.stats import spearmanr
 
 from ..ground.errors import InputError
-from ..ground.text_files import own_path, read_text, table_records
+from ..ground.streams import Stream, generator
+from ..ground.text_files import FilePath, own_path, read_text, table_records
 from ..ground.words import check_text
 
 FILE = "relsim_mean_ratings.csv"
@@ -22,6 +23,7 @@ COLUMNS = (
     "relation1", "relation2", "pair1_word1", "pair1_word2", "pair2_word1", "pair2_word2", "mean_rating", "num_ratings",
 )  # fmt: skip
 SCALE = (1, 7)
+Cells = dict[tuple[int, int], list[float]]  # the ratings of two relations, the lower place first
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,10 +89,11 @@ class PairRatings:
             raise InputError(
                 f"No comparison of relation {unknown[0]!r} was rated; rated are {', '.join(self.relations)}."
             )
-        place, cells = {name: i for i, name in enumerate(names)}, {}
+        place = {name: i for i, name in enumerate(names)}
+        cells: Cells = {}
         for a, b, rating in zip(self.frame.relation1, self.frame.relation2, self.frame.rating):
             if a in place and b in place:
-                cells.setdefault(tuple(sorted((place[a], place[b]))), []).append(rating)
+                cells.setdefault((min(place[a], place[b]), max(place[a], place[b])), []).append(rating)
         values, counts = np.full((len(names), len(names)), np.nan), np.zeros((len(names), len(names)), dtype=int)
         for (i, j), ratings in cells.items():
             values[i, j] = values[j, i] = np.mean(ratings)
@@ -98,7 +101,7 @@ class PairRatings:
         return HumanMatrix(tuple(names), values, counts, _ceiling(cells, seed, n_halves))
 
 
-def load_ratings(path: str | os.PathLike) -> PairRatings:
+def load_ratings(path: FilePath) -> PairRatings:
     """Read the ratings from the file, or from a folder that has it somewhere.
 
     Raises:
@@ -110,23 +113,24 @@ def load_ratings(path: str | os.PathLike) -> PairRatings:
         >>> len(ratings), len(ratings.main), ratings.matrix().values.shape
         (6194, 10, (10, 10))
     """
-    path = own_path(path)
-    file = next(iter(sorted(path.rglob(FILE))), None) if os.path.isdir(path) else path
+    given = own_path(path)
+    file = next(iter(sorted(given.rglob(FILE))), None) if given.is_dir() else given
     if file is None:
-        raise InputError(f"{str(path)!r} has no {FILE}; give that file, or a folder that holds it.")
+        raise InputError(f"{str(given)!r} has no {FILE}; give that file, or a folder that holds it.")
     try:
         return PairRatings(pd.DataFrame(_comparisons(read_text(file))))
     except InputError as error:
         raise InputError(f"{file}: {error}; give {FILE}, or a folder that holds it") from None
 
 
-def _comparisons(text: str) -> list[dict[str, object]]:
+def _comparisons(text: str) -> list[dict[str, Any]]:
     (_, columns), rows = table_records(text)
     if missing := [name for name in COLUMNS if name not in columns]:
         raise InputError(f"this file has no column {missing[0]!r}; it needs {', '.join(COLUMNS)}")
     if not rows:
         raise InputError("there is no line below the header, so no rating")
-    comparisons, first = [], {}
+    comparisons: list[dict[str, Any]] = []
+    first: dict[frozenset[Any], int] = {}
     for number, cells in rows:
         for name in COLUMNS[:6]:
             check_text(cells[name], f"line {number} has {name}")
@@ -157,17 +161,17 @@ def _number(text: str, where: str) -> float:
     return number
 
 
-def _ceiling(cells: dict, seed: int, n_halves: int) -> float | None:
+def _ceiling(cells: Cells, seed: int, n_halves: int) -> float | None:
     """Reliability of the cells off the diagonal."""
     apart = [np.array(ratings) for (i, j), ratings in sorted(cells.items()) if i != j]
     if len(apart) < 3 or min(map(len, apart)) < 2:
         return None
-    rng, found = np.random.default_rng([seed, 31]), []
+    rng, reliabilities = generator(seed, Stream.HALVES), []
     for _ in range(n_halves):
         halves = []
         for ratings in apart:
             dealt = rng.permutation(ratings)
             halves.append((dealt[: len(dealt) // 2].mean(), dealt[len(dealt) // 2 :].mean()))
         rho = spearmanr(*zip(*halves)).statistic
-        found.append(2 * rho / (1 + rho))
-    return float(np.mean(found))
+        reliabilities.append(2 * rho / (1 + rho))
+    return float(np.mean(reliabilities))

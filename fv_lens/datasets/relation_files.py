@@ -12,11 +12,13 @@ from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import Any
 
 from ..ground.errors import InputError
-from ..ground.text_files import own_path, parse_json, read_text, table_rows
+from ..ground.text_files import FilePath, own_path, parse_json, read_text, table_rows
 from .relations import Relation, merge_pairs
 
+RelationLike = Relation | FilePath  # what `load_relation` takes
 FORMAT = '{"name": "antonym", "pairs": [["hot", "cold"], ["big", ["small", "little"]]]}'
 OPTIONAL = '"names": ["opposite"], "category": "lexicographic", "family": "opposite"'
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -30,7 +32,7 @@ def relation_names() -> tuple[str, ...]:
     return tuple(sorted(file.name.removesuffix(".json") for file in files if file.name.endswith(".json")))
 
 
-def load_relation(source: object) -> Relation:
+def load_relation(source: RelationLike) -> Relation:
     """Load a relation: a bundled one by its name, or a file by its path.
 
     Words are stripped of whitespace, and a word that comes twice gets all its answers, each once. A string is a path if
@@ -60,8 +62,8 @@ def load_relation(source: object) -> Relation:
     if isinstance(source, Relation):
         return source
     if not isinstance(source, str | os.PathLike):
-        raise InputError(f"{source!r} is no relation; give a bundled name, the path of a file of pairs or a Relation")
-    return _bundled(source) if source in relation_names() else _load(_find(source))
+        raise InputError(f"{source!r} is not a relation; give a bundled name, the path of a file or a Relation")
+    return _bundled(source) if isinstance(source, str) and source in relation_names() else _load(_find(source))
 
 
 @cache
@@ -80,7 +82,7 @@ def _load(file: Traversable) -> Relation:
         raise InputError(f"{file}: {error}") from None
 
 
-def _find(source: str | os.PathLike) -> Traversable:
+def _find(source: FilePath) -> Traversable:
     path = own_path(source)
     if isinstance(source, os.PathLike) or path.name != source or path.suffix or os.path.exists(source):
         return path
@@ -112,7 +114,7 @@ def _table_pairs(text: str, delimiter: str) -> tuple[list[list[str]], list[str]]
     return [row for _, row in rows], [f"line {line}" for line, _ in rows]
 
 
-def _read_json(file: Traversable) -> object:
+def _read_json(file: Traversable) -> Any:
     text = read_text(file)
     try:
         return parse_json(text, what="this file")
@@ -134,7 +136,7 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def _parse_relation(content: object, name: str) -> Relation:
+def _parse_relation(content: Any, name: str) -> Relation:
     places = None
     if isinstance(content, list):
         for number, item in enumerate(content, 1):

@@ -6,11 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..ground.errors import InputError, whole_number
 from ..ground.markup import card, escape, facts, table
 from ..ground.words import check_text
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,15 +43,15 @@ class Relation:
     """
 
     name: str
-    pairs: Sequence
-    names: Sequence = ()
+    pairs: Sequence[Any]
+    names: Sequence[str] = ()
     category: str | None = None
     family: str | None = None
     parts: "Split | None" = field(default=None, repr=False, compare=False)
     split_seed: int = 0
     cut_from: str | None = field(default=None, repr=False, compare=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_text(self.name, "the name of a relation is")
         if not isinstance(self.pairs, list | tuple) or not self.pairs:
             raise InputError(f"relation {self.name!r} has pairs {self.pairs!r}; give a list of (word, answer)")
@@ -59,7 +62,7 @@ class Relation:
             check_text(text, f"a name, category or family of relation {self.name!r} is")
 
         parsed = [_parse_pair(pair, f"pair {n} of relation {self.name!r}") for n, pair in enumerate(self.pairs, 1)]
-        first = {}
+        first: dict[str, int] = {}
         for number, (word, answers) in enumerate(parsed, 1):
             if first.setdefault(word, number) < number:
                 raise InputError(
@@ -84,8 +87,8 @@ class Relation:
         rows = [(word, escape(", ".join(answers), 1000)) for word, answers in self.pairs]
         return card("Relation", self.name, facts(about), table(["word", "right answers"], rows, words=True, most=8))
 
-    def to_frame(self) -> object:
-        """One line per pair, as a pandas DataFrame: word, and the tuple of its right answers."""
+    def to_frame(self) -> "pd.DataFrame":
+        """One line per pair: word, and the tuple of its right answers."""
         import pandas as pd  # slow to import, and commands read relations
 
         return pd.DataFrame(self.pairs, columns=["word", "answers"])
@@ -153,7 +156,8 @@ class Relation:
             )
         n_train, n_validation = math.ceil(n * 2 / 5), n // 5
         sizes = (n_train, n_validation, n - n_train - n_validation)
-        nearest, fewest = None, math.inf
+        nearest: list[list[str]] = []
+        fewest = math.inf
         for attempt in range(500):
             salt = f"{seed}.{attempt}" if attempt else f"{seed}"
             parts = _deal(sorted(groups, key=lambda group: _sha256(f"{salt}:{group[0]}")), sizes)
@@ -177,7 +181,7 @@ class Relation:
         kept = self.with_pairs([pair for part in parts for pair in part.pairs])
         return replace(kept, parts=parts, cut_from=self.hash)
 
-    def with_pairs(self, pairs: Sequence) -> "Relation":
+    def with_pairs(self, pairs: Sequence[Any]) -> "Relation":
         """The relation with other pairs: its name, names, category, family and split seed stay."""
         return replace(self, pairs=pairs, parts=None, cut_from=None)
 
@@ -204,8 +208,8 @@ class Split(NamedTuple):
         rows = zip(self._fields, map(len, self), first)
         return card("Split", self.train.name, table(["part", "pairs", "the first of them"], rows, words=True))
 
-    def to_frame(self) -> object:
-        """One line per pair, as a pandas DataFrame: part, word, and the tuple of its right answers."""
+    def to_frame(self) -> "pd.DataFrame":
+        """One line per pair: part, word, and the tuple of its right answers."""
         import pandas as pd
 
         lines = [(name, *pair) for name, part in zip(self._fields, self) for pair in part.pairs]
@@ -224,19 +228,19 @@ def pairs_for(n_train: int) -> int:
     return 5 * (n_train - 1) // 2 + 1
 
 
-def merge_pairs(pairs: Sequence, places: Sequence[str] | None = None) -> list[tuple[str, tuple[str, ...]]]:
+def merge_pairs(pairs: Sequence[Any], places: Sequence[str] | None = None) -> list[tuple[str, tuple[str, ...]]]:
     """The pairs with whitespace stripped, each word once with all its answers, each answer once, in their order.
 
     `places`: what errors call each pair; "pair 1" and so on by default.
     """
-    merged = {}
+    merged: dict[str, dict[str, None]] = {}
     for place, pair in zip(places or [f"pair {number}" for number in range(1, len(pairs) + 1)], pairs):
         word, answers = _parse_pair(pair, place, strip=True)
         merged.setdefault(word, {}).update(dict.fromkeys(answers))
     return [(word, tuple(answers)) for word, answers in merged.items()]
 
 
-def _parse_pair(pair: object, where: str, strip: bool = False) -> tuple[str, tuple[str, ...]]:
+def _parse_pair(pair: Any, where: str, strip: bool = False) -> tuple[str, tuple[str, ...]]:
     if not isinstance(pair, list | tuple) or len(pair) != 2:
         raise InputError(f"{where} is {pair!r}; give (word, answer) or (word, [answer, ...])")
     word, answers = pair
@@ -255,9 +259,11 @@ def _deal(groups: list[list[str]], sizes: tuple[int, ...]) -> list[list[str]]:
 
     A part takes its first group whatever its size and leaves one to each part after it, so three groups fill three.
     """
-    parts, n_left = [], len(groups)
+    parts: list[list[str]] = []
+    n_left = len(groups)
     for n_later, size in zip(reversed(range(len(sizes))), sizes[:-1]):
-        part, left = [], []
+        part: list[str] = []
+        left: list[list[str]] = []
         for group in groups:
             if not part or (len(part) + len(group) <= size and n_left > n_later):
                 part.extend(group)

@@ -6,14 +6,13 @@ Jurgens, Mohammad, Turney & Holyoak (2012), SemEval-2012 Task 2: Measuring Degre
 """
 
 import hashlib
-import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..ground.errors import InputError, whole_number
-from ..ground.text_files import own_path, read_text
+from ..ground.text_files import FilePath, own_path, read_text
 from ..ground.words import check_text
 from .relations import Relation, Split, merge_pairs
 
@@ -46,7 +45,7 @@ class RatedRelation:
         """The pairs rated above 0, which stand for the relation."""
         return [pair for pair, rating in zip(self.pairs, self.ratings) if rating > 0]
 
-    def relation(self, leave_out: object = (), seed: int = 0) -> Relation:
+    def relation(self, leave_out: Iterable[Sequence[str]] = (), seed: int = 0) -> Relation:
         """The instances but those left out, dealt 70 : 30 to train and validation by first word; no test part.
 
         Raises:
@@ -77,7 +76,7 @@ def halves(relations: Mapping[str, RatedRelation], seed: int = 0) -> dict[str, d
     library that scores it holds all relations' vectors. Each reversal of a relation's pair has that pair's half too.
     """
     group = {(code, a): {(code, a)} for code, one in relations.items() for a, _ in one.pairs}
-    seen: dict[frozenset, tuple[str, str]] = {}
+    seen: dict[frozenset[str], tuple[str, str]] = {}
     for code, one in relations.items():
         for pair in one.pairs:
             joined = group[seen.setdefault(frozenset(pair), (code, pair[0]))] | group[code, pair[0]]
@@ -96,7 +95,7 @@ def halves(relations: Mapping[str, RatedRelation], seed: int = 0) -> dict[str, d
     return {code: {pair[::-1]: place for pair, place in some.items()} | some for code, some in placed.items()}
 
 
-def load_semeval(folder: str | os.PathLike) -> dict[str, RatedRelation]:
+def load_semeval(folder: FilePath) -> dict[str, RatedRelation]:
     """Read the rated relations of a folder, by code, in the order of the list of definitions.
 
     Raises:
@@ -108,25 +107,25 @@ def load_semeval(folder: str | os.PathLike) -> dict[str, RatedRelation]:
         >>> len(relations), relations["1a"].name, len(relations["1a"].pairs)
         (79, 'Taxonomic', 36)
     """
-    folder = own_path(folder)
-    if not os.path.isdir(folder):
-        raise InputError(f"{str(folder)!r} is no folder; give the path of the SemEval-2012 Task 2 data")
-    definitions, reversals = (_find(folder, name) for name in ("subcategories-definitions.txt", "reversals.txt"))
+    root = own_path(folder)
+    if not root.is_dir():
+        raise InputError(f"{str(root)!r} is not a folder; give the path of the SemEval-2012 Task 2 data")
+    definitions, reversals = (_find(root, name) for name in ("subcategories-definitions.txt", "reversals.txt"))
     files: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*.txt")):
+    for path in sorted(root.rglob("*.txt")):
         if match := _FILE.fullmatch(path.name):
             if (other := files.setdefault(match[1], path)) != path:
                 raise InputError(f"{other} and {path} are both for relation {match[1]}; keep one of them")
     if not files:
-        raise InputError(f"{str(folder)!r} has no ratings; looked in it and its sub-folders for GoldRatings-1a.txt")
-    turned: dict[str, set] = {}
+        raise InputError(f"{str(root)!r} has no ratings; looked in it and its sub-folders for GoldRatings-1a.txt")
+    turned: dict[str, set[tuple[str, str]]] = {}
     for number, line in _lines(reversals):
         if not line.startswith("#"):
             match = _REVERSAL.fullmatch(line)
             if not match:
                 raise InputError(f"{reversals}: line {number} is {line!r}; expected 'reversal in 1a: a:b --> b:a'")
             turned.setdefault(match[1], set()).add((match[2].strip(), match[3].strip()))
-    found = {}
+    relations: dict[str, RatedRelation] = {}
     for number, line in _lines(definitions):
         parts = [part.strip() for part in line.split(",", 4)]
         if len(parts) < 5:
@@ -134,21 +133,22 @@ def load_semeval(folder: str | os.PathLike) -> dict[str, RatedRelation]:
         code = parts[0] + parts[1]
         for text, what in zip(parts, ("number", "letter", "class", "name", "phrase")):
             check_text(text, f"{definitions}: line {number} has the {what}")
-        if code in found:
+        if code in relations:
             raise InputError(f"{definitions}: line {number} is for relation {code}, as an earlier line; keep one")
         if code in files:
             rated = _ratings(files[code])
             pairs = [pair for pair in rated if pair not in turned.get(code, ())]
             ratings = tuple(rated[pair] for pair in pairs)
             left_out = len(rated) - len(pairs)
-            found[code] = RatedRelation(code, parts[3], parts[2], parts[4], tuple(pairs), ratings, left_out)
-    if missing := sorted(files.keys() - found.keys()):
+            relations[code] = RatedRelation(code, parts[3], parts[2], parts[4], tuple(pairs), ratings, left_out)
+    if missing := sorted(files.keys() - relations.keys()):
         raise InputError(f"{definitions} has no line for {missing[0]}, of which there are ratings")
-    return found
+    return relations
 
 
 def _ratings(file: Path) -> dict[tuple[str, str], float]:
-    rated, first = {}, {}
+    rated: dict[tuple[str, str], float] = {}
+    first: dict[tuple[str, str], int] = {}
     for number, line in _lines(file):
         if line.startswith("#"):
             continue

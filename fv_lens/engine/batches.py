@@ -1,21 +1,30 @@
-"""Prompts as tokens: batches with their masks and the tokens of every right answer.
-
-A `lens` here is any object with `tokens(text) -> list[int]` (which puts BOS where the model wants it), `n_ctx` and
-`pad_id`.
-"""
+"""Prompts as tokens: batches with their masks and the tokens of every right answer."""
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
+from torch import Tensor
 from torch.nn.functional import pad
 
 from ..datasets.prompts import FewShot, PromptTemplate
 from ..ground.errors import InputError, whole_number
+
+
+@runtime_checkable
+class Tokens(Protocol):
+    """What makes tokens of text: a `Lens`, or whatever puts BOS where the model wants it and knows these numbers."""
+
+    n_ctx: int
+
+    @property
+    def pad_id(self) -> int: ...
+
+    def tokens(self, text: str) -> list[int]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,9 +40,9 @@ class PromptBatch:
         words: the query words.
     """
 
-    tokens: Int[torch.Tensor, "prompt pos"]
-    mask: Int[torch.Tensor, "prompt pos"]
-    answer_ids: Int[torch.Tensor, " prompt"]
+    tokens: Int[Tensor, "prompt pos"]
+    mask: Int[Tensor, "prompt pos"]
+    answer_ids: Int[Tensor, " prompt"]
     answers: tuple[tuple[tuple[int, ...], ...], ...]
     texts: tuple[str, ...]
     words: tuple[str, ...]
@@ -41,7 +50,7 @@ class PromptBatch:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def select(self, indices: Iterable) -> "PromptBatch":
+    def select(self, indices: Iterable[int] | Tensor) -> "PromptBatch":
         """The prompts at `indices`, in the order given; columns that hold nothing but padding then are dropped.
 
         Raises:
@@ -72,11 +81,11 @@ class PromptBatch:
         """Several batches as one, padded on the left with `pad_id` to the longest prompt of all."""
         width = max(part.tokens.shape[1] for part in parts)
 
-        def padded(name: str, value: int) -> torch.Tensor:
+        def padded(name: str, value: int) -> Tensor:
             rows = (getattr(part, name) for part in parts)
             return torch.cat([pad(x, (width - x.shape[1], 0), value=value) for x in rows])
 
-        def chained(name: str) -> tuple:
+        def chained(name: str) -> tuple[Any, ...]:
             return tuple(chain.from_iterable(getattr(part, name) for part in parts))
 
         return cls(
@@ -85,7 +94,7 @@ class PromptBatch:
         )  # fmt: skip
 
 
-def batch(lens: Any, prompts: Sequence[FewShot], template: PromptTemplate = PromptTemplate()) -> PromptBatch:
+def batch(lens: Tokens, prompts: Sequence[FewShot], template: PromptTemplate = PromptTemplate()) -> PromptBatch:
     """Write the prompts with the template and tokenise them and their answers.
 
     An answer's tokens are those that it adds to its prompt, so they are right also where the tokenizer joins words.
@@ -105,10 +114,10 @@ def batch(lens: Any, prompts: Sequence[FewShot], template: PromptTemplate = Prom
     texts, ids, answers = [], [], []
     for shots in prompts:
         text = template.prompt(shots.word, shots.demonstrations)
-        added = [template.answer.format(answer=answer) for answer in shots.answers]
+        listed = [template.answer.format(answer=answer) for answer in shots.answers]
         texts.append(text)
         ids.append(tokens(text))
-        answers.append(tuple(_answer_tokens(tokens, text, answer, shots.word) for answer in added))
+        answers.append(tuple(_answer_tokens(tokens, text, answer, shots.word) for answer in listed))
         longest = max(map(len, answers[-1]))
         if len(ids[-1]) + longest > lens.n_ctx:
             raise InputError(
@@ -126,7 +135,7 @@ def batch(lens: Any, prompts: Sequence[FewShot], template: PromptTemplate = Prom
     )
 
 
-def _answer_tokens(tokens: Callable, text: str, answer: str, word: str) -> tuple[int, ...]:
+def _answer_tokens(tokens: Callable[[str], list[int]], text: str, answer: str, word: str) -> tuple[int, ...]:
     prompt, whole = tokens(text), tokens(text + answer)
     if whole[: len(prompt)] != prompt:
         raise InputError(

@@ -4,8 +4,9 @@ Right means that an answer's tokens are the most probable ones, one after the ot
 token begins with a newline or ends the text: " smaller" is not " small". Any listed answer will do.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +15,13 @@ from torch import Tensor
 from ..models.lens import Lens
 from .batches import PromptBatch
 from .prefixes import shared_tokens
-from .whatif import WhatIf, what_if
+from .whatif import Read, WhatIf, what_if
 
-FEW = 4  # so many what-ifs are asked the first listed answer at once, without looking first which begin one
-TOGETHER = 1024  # answers times what-ifs that are asked in one go
+FEW = 4  # what-ifs, at most, for which first listed answers are run without looking first whether any row begins one
+TOGETHER = 1024  # answers times what-ifs that are run in one go
+
+
+Which = int | slice | Sequence[int] | np.ndarray  # as numpy takes them
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,17 +42,17 @@ class Completions:
         """Those of several batches of prompts as one."""
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__))
 
-    def rows(self, which: object) -> "Completions":
+    def rows(self, which: Which) -> "Completions":
         """The rows at an index, a list of indices or a slice."""
         return Completions(*(getattr(self, name)[:, which] for name in self.__dataclass_fields__))
 
-    def prompts(self, which: object) -> "Completions":
+    def prompts(self, which: Which) -> "Completions":
         """The prompts at a list of indices or a slice."""
         return Completions(*(getattr(self, name)[which] for name in self.__dataclass_fields__))
 
 
 def completions(
-    lens: Lens, prompts: PromptBatch, whatifs: Sequence[WhatIf], progress: Callable[[int], None] | None = None
+    lens: Lens, prompts: PromptBatch, whatifs: Sequence[WhatIf], progress: Callable[[int], Any] | None = None
 ) -> Completions:
     """Complete each prompt as it is and under each what-if; `progress` is called with the number of prompts begun.
 
@@ -66,7 +70,7 @@ def completions(
     # Prompts that share a beginning, which is run once, are asked together; else those whose answers are of one length.
     alike = not few or shared_tokens(prompts.tokens, prompts.mask)
     for members in _by_length([0 if alike else len(listed[0]) for listed in prompts.answers]):
-        answers = [prompts.answers[i][0] for i in members] if few else [()] * len(members)
+        answers: list[tuple[int, ...]] = [prompts.answers[i][0] for i in members] if few else [()] * len(members)
         beginning = _beginning(first[members].to(lens.device), prompts.answer_ids[members].to(lens.device))
         measured = _ask(lens, prompts, members, answers, whatifs, _both(beginning, _whole(lens, answers)))
         rank[members], first_log_prob[members], top[members], log_prob[members] = measured[..., :4].transpose(2, 0, 1)
@@ -75,8 +79,8 @@ def completions(
         if progress:
             progress(len(members))
     for members, answers, rows in _open(prompts, top, done=few):
-        asked = [whatifs[row - 1] for row in rows if row]
-        measured = _ask(lens, prompts, members, answers, asked, _whole(lens, answers))
+        of_rows = [whatifs[row - 1] for row in rows if row]
+        measured = _ask(lens, prompts, members, answers, of_rows, _whole(lens, answers))
         columns = [0, *(row for row in rows if row)]
         for k, (i, answer) in enumerate(zip(members, answers)):
             right[i, columns] |= measured[k, :, 1] > 0
@@ -91,43 +95,47 @@ def rows_of(whatifs: Mapping[str, Sequence[WhatIf]]) -> dict[str, list[int]]:
     return {name: list(range(start, end)) for name, start, end in zip(whatifs, ends, ends[1:])}
 
 
-def _open(prompts: PromptBatch, top: np.ndarray, done: bool):
+def _open(
+    prompts: PromptBatch, top: np.ndarray, done: bool
+) -> Iterator[tuple[list[int], list[tuple[int, ...]], list[int]]]:
     """(prompt indices, answers, rows) still to be asked, in groups of one answer length; `done`: first answers are."""
     wanted = []
     for i, listed in enumerate(prompts.answers):
         for place, answer in enumerate(dict.fromkeys(listed)):
             if place == 0 and done:
                 continue
-            rows = np.flatnonzero(top[i] == answer[0])
-            if place == 0 and len(answer) > 1:
-                rows = np.arange(top.shape[1])
+            every = place == 0 and len(answer) > 1
+            rows = range(top.shape[1]) if every else np.flatnonzero(top[i] == answer[0]).tolist()
             if len(rows):
-                wanted.append((len(answer), tuple(rows.tolist()), i, answer))
+                wanted.append((len(answer), tuple(rows), i, answer))
     wanted.sort(key=lambda item: item[:3])
     most = max(1, TOGETHER // top.shape[1])
     while wanted:
         length = wanted[0][0]
         group = [item for item in wanted[:most] if item[0] == length]
         wanted = wanted[len(group) :]
-        rows = sorted({row for item in group for row in item[1]})
-        yield [item[2] for item in group], [item[3] for item in group], rows
+        yield (
+            [item[2] for item in group],
+            [item[3] for item in group],
+            sorted({row for item in group for row in item[1]}),
+        )
 
 
 def _ask(
     lens: Lens,
     prompts: PromptBatch,
     members: Sequence[int],
-    answers: Sequence[tuple],
+    answers: Sequence[tuple[int, ...]],
     whatifs: Sequence[WhatIf],
-    read: Callable,
+    read: Read,
 ) -> np.ndarray:
     """What `read` makes of the logits behind each prompt and each token of its answer, `[prompt, 1 + what-if, ...]`."""
     part = prompts.select(members)
     behind = _padded(answers).clamp(min=0)  # what stands behind a shorter answer is seen by nothing that is read
     tokens, mask = torch.cat([part.tokens, behind], 1), torch.cat([part.mask, torch.ones_like(behind)], 1)
     chosen = torch.tensor(members, device="cpu")
-    here = [[edit.for_prompts(chosen) for edit in whatif] for whatif in whatifs]
-    return what_if(lens, tokens, mask, here, read, tail=1 + behind.shape[1]).double().numpy()
+    of_members = [[edit.for_prompts(chosen) for edit in whatif] for whatif in whatifs]
+    return what_if(lens, tokens, mask, of_members, read, tail=1 + behind.shape[1]).double().numpy()
 
 
 def _first_tokens(prompts: PromptBatch) -> Tensor:
@@ -141,27 +149,27 @@ def _padded(lists: Sequence[Sequence[int]]) -> Tensor:
     return torch.tensor([[*ids, *[-1] * (width - len(ids))] for ids in lists], dtype=torch.long, device="cpu")
 
 
-def _beginning(answers: Tensor, listed: Tensor) -> Callable:
+def _beginning(answers: Tensor, listed: Tensor) -> Read:
     """Reads (rank, log-probability of any answer's first token, top token, log-probability of the first listed's)."""
 
     def read(logits: Tensor, prompt: Tensor) -> Tensor:
-        logits, own = logits[:, 0], answers[prompt]
-        right = logits.gather(1, own.clamp(min=0)).masked_fill(own < 0, -torch.inf)
+        logits, first = logits[:, 0], answers[prompt]
+        right = logits.gather(1, first.clamp(min=0)).masked_fill(first < 0, -torch.inf)
         best, total = right.amax(1, keepdim=True), logits.logsumexp(1)
-        ahead, mine = ~(logits < best), ~(right < best) & (own >= 0)  # a tie counts against the answer
-        rank = ahead.sum(1) - mine.sum(1)
-        top = torch.where(rank == 0, own.gather(1, right.argmax(1, keepdim=True))[:, 0], -1)
+        ahead, level = ~(logits < best), ~(right < best) & (first >= 0)  # a tie counts against the answer
+        rank = ahead.sum(1) - level.sum(1)
+        top = torch.where(rank == 0, first.gather(1, right.argmax(1, keepdim=True))[:, 0], -1)
         shown = logits.gather(1, listed[prompt, None])[:, 0]
         return torch.stack([rank.float(), right.logsumexp(1) - total, top.float(), shown - total], 1)
 
     return read
 
 
-def _whole(lens: Lens, answers: Sequence[tuple]) -> Callable:
+def _whole(lens: Lens, answers: Sequence[tuple[int, ...]]) -> Read:
     """Reads (log-probability of the prompt's answer, whether its tokens are the top ones and the text then ends)."""
     tokens = _padded(answers).to(lens.device)
     most, lengths = tokens.shape[1], (tokens >= 0).sum(1)
-    endings = lens.endings if most else None
+    endings = lens.endings if most else torch.zeros(0, dtype=torch.bool)
 
     def read(logits: Tensor, prompt: Tensor) -> Tensor:
         if not most:
@@ -178,7 +186,7 @@ def _whole(lens: Lens, answers: Sequence[tuple]) -> Callable:
     return read
 
 
-def _both(one: Callable, other: Callable) -> Callable:
+def _both(one: Read, other: Read) -> Read:
     return lambda logits, prompt: torch.cat([one(logits, prompt), other(logits, prompt)], 1)
 
 

@@ -6,50 +6,31 @@ the blocks above on the row's own tokens, as an element of the batch of a decode
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from ..ground.errors import InputError, ParityError
+from ..models.base import Hook
 from ..models.lens import Lens, Prefix, check_layer
+from ..models.state import Parity
 from .batches import PromptBatch
-from .forms import form_for
-from .rows import HERE, RESIDUAL
-from .whatif import TILE, undisturbed
+from .chunks import Begun, Chunk, groups
+from .edits import CPU_FLOAT32, RESIDUAL
+from .parity import measured
+from .whatif import TILE, clean_logits, without_patches
 
-CPU_BYTES = 2**29  # what the rows of one chunk may hold for the way back, beside weights and prefixes
-MOST_ROWS, MOST_ROWS_GPU = 448, 8192  # matmuls gain nothing from more
+if TYPE_CHECKING:
+    from transformer_lens.hook_points import HookPoint
 
 log = logging.getLogger("fv_lens")
-
-
-@dataclass(frozen=True, eq=False)
-class _Chunk:
-    """Rows that run together: `rows` are their places among all, `new` the tokens from the last prompt token on.
-
-    `owners`: which vector each row is of. `targets`: `[row, new]`, the token to predict at each of the new tokens, -1
-    behind an answer's end. `prefix`: keys and values before them. `residual`: what leaves the block that the vector is
-    added after, `[row, new, d_model]`; both None where every step is a full forward. `tuples`: blocks return tuples.
-    """
-
-    rows: Int[Tensor, " row"]
-    owners: Int[Tensor, " row"]
-    ids: Int[Tensor, "row pos"]
-    mask: Int[Tensor, "row pos"]
-    targets: Int[Tensor, "row new"]
-    prefix: Prefix | None = None
-    residual: Tensor | None = None
-    tuples: bool = False
-
-    @property
-    def new(self) -> int:
-        return self.targets.shape[1]
 
 
 class Rows:
@@ -78,32 +59,33 @@ class Rows:
         counts = torch.bincount(self.owners)
         self.shares = 1 / counts[self.owners].float()  # of each row in the mean loss of its vector
         answers = [listed[0][:1] if first_token else listed[0] for listed in prompts.answers]
-        self.chunks = undisturbed(self._begun)(lens, prompts, answers)
+        self.chunks = without_patches(self._begun)(lens, prompts, answers)
 
-    def _begun(self, lens: Lens, prompts: PromptBatch, answers: Sequence[tuple]) -> list[_Chunk]:
+    def _begun(self, lens: Lens, prompts: PromptBatch, answers: Sequence[tuple[int, ...]]) -> list[Chunk]:
         """The rows in chunks, once it is known whether the blocks above suffice."""
-        form_for(lens, prompts.tokens.to(lens.device), prompts.mask.to(lens.device), tail=1)  # what padding does here
-        self.exact = self._probe(prompts, answers)
-        chunks = (self._chunk(prompts, answers, rows) for rows in self._groups(prompts, answers))
+        parity = measured(lens, prompts.tokens.to(lens.device), prompts.mask.to(lens.device))
+        self.exact = self._probe(parity, prompts, answers)
+        members = groups(lens, parity, prompts, answers, self.layer, self.exact)
+        chunks = (self._chunk(prompts, answers, rows) for rows in members)
         return [self._prepared(chunk) if self.exact else chunk for chunk in chunks]
 
     @property
     def residual_rms(self) -> Float[Tensor, " vector"]:
         """Root mean square of the residual stream at the layer, over each vector's prompts (last token) and d_model."""
-        squares = torch.zeros(len(self.owners), **HERE)
+        squares = torch.zeros(len(self.owners), **CPU_FLOAT32)
 
-        def see(x, hook, chunk):
+        def see(chunk: Chunk, x: Tensor, hook: "HookPoint | None" = None) -> None:
             squares[chunk.rows] = x[:, -1].float().square().mean(1).cpu()
 
         for chunk in self.chunks:
             if self.exact:
-                see(chunk.residual[:, :1], None, chunk)
+                see(chunk, chunk.begun.residual[:, :1])
             else:
                 end = chunk.ids.shape[1] - chunk.new + 1
-                hook = (f"blocks.{self.layer}.{RESIDUAL}", partial(see, chunk=chunk))
+                hook = (f"blocks.{self.layer}.{RESIDUAL}", partial(see, chunk))
                 with torch.no_grad():
-                    undisturbed(lambda lens: lens.logits(chunk.ids[:, :end], chunk.mask[:, :end], [hook]))(self.lens)  # noqa: B023
-        totals = torch.zeros(int(self.owners.max()) + 1, **HERE)
+                    clean_logits(self.lens, chunk.ids[:, :end], chunk.mask[:, :end], [hook])
+        totals = torch.zeros(int(self.owners.max()) + 1, **CPU_FLOAT32)
         return totals.index_add_(0, self.owners, squares * self.shares).sqrt()
 
     @torch.inference_mode(False)
@@ -120,16 +102,17 @@ class Rows:
         leaf = vectors.detach().to(self.lens.device, torch.float32, copy=True).requires_grad_()
         with self.lens.state.lock, frozen(self.lens.model), torch.enable_grad():
             losses = self._run(leaf, gradient=True)
+        assert leaf.grad is not None  # `_run` goes back to it
         return losses, leaf.grad.cpu()
 
     def _run(self, vectors: Tensor, gradient: bool) -> Tensor:
-        found = torch.zeros(len(self.owners), **HERE)
+        losses = torch.zeros(len(self.owners), **CPU_FLOAT32)
         for chunk in self.chunks:
-            run = undisturbed(lambda lens, chunk=chunk: self._losses(chunk, vectors, gradient, self.exact))
-            found[chunk.rows] = run(self.lens).cpu()
-        return found
+            run = without_patches(lambda lens, chunk=chunk: self._losses(chunk, vectors, gradient, self.exact))
+            losses[chunk.rows] = run(self.lens).cpu()
+        return losses
 
-    def _losses(self, chunk: _Chunk, vectors: Tensor, gradient: bool, exact: bool) -> Tensor:
+    def _losses(self, chunk: Chunk, vectors: Tensor, gradient: bool, exact: bool) -> Tensor:
         """Losses `[row]` of a chunk; with `gradient`, that of the mean losses is added to `vectors.grad`."""
         added = vectors.to(self.lens.device)[chunk.owners.to(self.lens.device)]
         run = self._above if exact else self._in_full
@@ -139,7 +122,8 @@ class Rows:
         row = counted.nonzero()[:, 0]
         weights = self.shares.to(row.device)[chunk.rows.to(row.device)][row]
         plain = exact and self.lens.parity.plain_readout is not False
-        losses, gradients = [], []
+        losses: list[Tensor] = []
+        gradients: list[Tensor] = []
         for i in range(0, len(picked), TILE):  # the logits of a tile live no longer than it
             part = picked[i : i + TILE].detach().requires_grad_(gradient)
             logits, target = (self.lens.readout(part) if plain else part), targets[i : i + TILE, None]
@@ -153,94 +137,55 @@ class Rows:
             picked.backward(torch.cat(gradients))
         return torch.zeros(len(rows), dtype=torch.float32, device=rows.device).index_add_(0, row, torch.cat(losses))
 
-    def _above(self, chunk: _Chunk, added: Tensor) -> Tensor:
+    def _above(self, chunk: Chunk, added: Tensor) -> Tensor:
         """What enters the unembedding (or logits), `[row, new, ...]`, by the blocks above the layer alone."""
-        first = chunk.residual[:, :1] + added[:, None].to(chunk.residual)
-        residual = torch.cat([first, chunk.residual[:, 1:]], 1)
+        begun = chunk.begun
+        first = begun.residual[:, :1] + added[:, None].to(begun.residual)
+        residual = torch.cat([first, begun.residual[:, 1:]], 1)
 
-        def through(layer, forward, x, *args, **kwargs):
+        def through(layer: int, forward: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any) -> Any:
             if layer > self.layer:
                 return forward(x, *args, **kwargs)
             x = residual if layer == self.layer else x
-            return (x, None) if chunk.tuples else x
+            return (x, None) if begun.tuples else x
 
-        def attend(layer, k, v):
-            return torch.cat([chunk.prefix.keys[layer], k], 2), torch.cat([chunk.prefix.values[layer], v], 2)
+        def attend(layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+            return torch.cat([begun.prefix.keys[layer], k], 2), torch.cat([begun.prefix.values[layer], v], 2)
 
         with self.lens.blocks_through(through):
             ids, mask = chunk.ids[:, -chunk.new :], chunk.mask
-            return self.lens.step(chunk.prefix, ids, mask, attend, [], alone=False)
+            return self.lens.step(begun.prefix, ids, mask, attend, [], alone=False)
 
-    def _in_full(self, chunk: _Chunk, added: Tensor) -> Tensor:
+    def _in_full(self, chunk: Chunk, added: Tensor) -> Tensor:
         """Logits `[row, new, vocab]` by full forwards with the vector added in a hook: the slow truth."""
         at = chunk.ids.shape[1] - chunk.new
 
-        def add(x, hook):
+        def add(x: Tensor, hook: "HookPoint") -> Tensor:
             return torch.cat([x[:, :at], x[:, at : at + 1] + added[:, None].to(x), x[:, at + 1 :]], 1)
 
-        hooks = [(f"blocks.{self.layer}.{RESIDUAL}", add)]
-        if self.lens.alone:  # each token in a forward that ends in it, as in `rows.one_by_one`
+        hooks: list[Hook] = [(f"blocks.{self.layer}.{RESIDUAL}", add)]
+        if self.lens.one_by_one:  # each token in a forward that ends in it, as in `forms.one_by_one`
             ends = range(at + 1, at + 1 + chunk.new)
             return torch.cat([self.lens.logits(chunk.ids[:, :end], chunk.mask[:, :end], hooks) for end in ends], 1)
         return self.lens.logits(chunk.ids, chunk.mask, hooks, last=chunk.new)
 
-    def _groups(self, prompts: PromptBatch, answers: Sequence[tuple]) -> Iterator[list[int]]:
-        """Rows of equal answer length and similar prompt length, as many as memory allows.
-
-        On a GPU answers of all lengths go together: there, more chunks cost more than tokens behind shorter answers.
-        With hooks of others on the model each row is alone.
-        """
-        if self.lens.alone:
-            yield from ([row] for row in range(len(prompts)))
-            return
-        mixed, lengths = self.lens.device.type == "cuda", prompts.mask.sum(1).tolist()
-        group: list[int] = []
-        longest = 0
-        for index in sorted(range(len(prompts)), key=lambda i: (-len(answers[i]), -lengths[i])):
-            longest = max(longest, lengths[index])
-            if group:
-                first = group[0]
-                unequal = (not mixed and len(answers[first]) != len(answers[index])) or (
-                    not self.lens.parity.padding and lengths[first] != lengths[index]
-                )
-                if unequal or len(group) == self._most_rows(longest, len(answers[first])):
-                    yield group
-                    group, longest = [], lengths[index]
-            group.append(index)
-        yield group
-
-    def _most_rows(self, length: int, new: int) -> int:
-        """How many rows of `length` prompt and `new` answer tokens the memory at hand can keep the way back for."""
-        lens, cfg = self.lens, self.lens.cfg
-        d_mlp = getattr(cfg, "d_mlp", None) or 4 * lens.d_model
-        tokens, blocks = (new, lens.n_layers - self.layer) if self.exact else (length + new, lens.n_layers)
-        sizes = dict(d_model=lens.d_model, d_mlp=d_mlp, n_heads=lens.n_heads, itemsize=lens.parameter.element_size())
-        size = bytes_held(tokens, length + new, blocks, **sizes)
-        if not self.exact or lens.parity.plain_readout is False:
-            size += 4 * new * cfg.d_vocab * 4
-        if lens.device.type == "cuda":
-            free, most = gpu_bytes(lens.device) // 2, MOST_ROWS_GPU
-        else:
-            free, most = CPU_BYTES, MOST_ROWS
-        return max(1, min(most, free // size))
-
-    def _chunk(self, prompts: PromptBatch, answers: Sequence[tuple], rows: Sequence[int]) -> _Chunk:
+    def _chunk(self, prompts: PromptBatch, answers: Sequence[tuple[int, ...]], rows: Sequence[int]) -> Chunk:
         new, longest = max(len(answers[i]) for i in rows), int(prompts.mask[rows].sum(1).max())
         targets = torch.tensor([list(answers[i]) + [-1] * (new - len(answers[i])) for i in rows], device="cpu")
         # An answer's last token is predicted, never read. What stands behind a shorter answer is seen by nothing.
         ids = torch.cat([prompts.tokens[rows][:, -longest:], targets[:, :-1].clamp(min=0)], 1)
         mask = pad(prompts.mask[rows][:, -longest:], (0, new - 1), value=1)
         ids, mask, targets = (x.to(self.lens.device) for x in (ids, mask, targets))
-        return _Chunk(torch.tensor(rows, device="cpu"), self.owners[rows], ids, mask, targets)
+        return Chunk(torch.tensor(rows, device="cpu"), self.owners[rows], ids, mask, targets)
 
     @torch.no_grad()
-    def _prepared(self, chunk: _Chunk) -> _Chunk:
-        kept = {}
+    def _prepared(self, chunk: Chunk) -> Chunk:
+        kept: list[Any] = []
 
-        def see(layer, forward, *args, **kwargs):
+        def see(layer: int, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             out = forward(*args, **kwargs)
             if layer == self.layer:
-                kept["residual"], kept["tuples"] = (out[0] if isinstance(out, tuple) else out), isinstance(out, tuple)
+                kept.append(out)
             return out
 
         with self.lens.blocks_through(see):
@@ -249,34 +194,35 @@ class Rows:
         ends = [at if layer > self.layer else 0 for layer in range(self.lens.n_layers)]  # no block below runs again
         keys, values = ([x[:, :, :end].clone() for x, end in zip(part, ends)] for part in (whole.keys, whole.values))
         prefix = Prefix(keys, values, chunk.mask[:, :at])
-        residual = kept["residual"][:, at:].clone()
-        return replace(chunk, prefix=prefix, residual=residual, tuples=kept["tuples"])
+        tuples = isinstance(kept[-1], tuple)
+        residual = (kept[-1][0] if tuples else kept[-1])[:, at:].clone()
+        return replace(chunk, above=Begun(prefix, residual, tuples))
 
-    def _probe(self, prompts: PromptBatch, answers: Sequence[tuple]) -> bool:
+    def _probe(self, parity: Parity, prompts: PromptBatch, answers: Sequence[tuple[int, ...]]) -> bool:
         """Whether running the blocks above alone equals full forwards here, in losses and gradients.
 
         Kept per layer, for single tokens and for answers of several, and found out again for longer prompts. Compared
         on the longest prompt at hand, before the longest answer, and on the shortest.
         """
         lens, lengths, longest = self.lens, prompts.mask.sum(1), max(answers, key=len)
-        if lens.alone:
+        if lens.one_by_one:
             return False
         key = self.layer, len(longest) > 1
-        known, exact = lens.parity.gradients.get(key, (0, False))
-        if int(lengths.max()) <= known:
+        compared, exact = parity.gradients.get(key, (0, False))
+        if int(lengths.max()) <= compared:
             return exact
         order = lengths.argsort(stable=True).tolist()
-        rows = [order[-1], order[0]] if lens.parity.padding and len(order) > 1 else order[-1:]
+        rows = [order[-1], order[0]] if parity.padding and len(order) > 1 else order[-1:]
         answers = [longest if i == rows[0] else answer for i, answer in enumerate(answers)]
-        bare = replace(self._chunk(prompts, answers, rows), owners=torch.arange(len(rows), device="cpu"))
-        noise = torch.randn(len(rows), lens.d_model, generator=torch.Generator("cpu").manual_seed(0), **HERE)
+        chunk = replace(self._chunk(prompts, answers, rows), owners=torch.arange(len(rows), device="cpu"))
+        noise = torch.randn(len(rows), lens.d_model, generator=torch.Generator("cpu").manual_seed(0), **CPU_FLOAT32)
         noise = noise.to(lens.device)
-        truth, slope = self._measured(bare, noise, exact=False)
-        if torch.equal(truth, self._measured(bare, 0 * noise, exact=False)[0]):
+        truth, slope = self._measured(chunk, noise, exact=False)
+        if torch.equal(truth, self._measured(chunk, 0 * noise, exact=False)[0]):
             raise ParityError(f"A vector added at blocks.{self.layer}.{RESIDUAL} of {lens.name} changed nothing.")
         tolerance = 1e-3 if lens.full_precision else 1e-1
         try:
-            losses, gradient = self._measured(self._prepared(bare), noise, exact=True)
+            losses, gradient = self._measured(self._prepared(chunk), noise, exact=True)
             exact = bool((losses - truth).abs().max() <= tolerance * truth.abs().max().clamp(min=1))
             exact &= bool((gradient - slope).norm() <= tolerance * slope.norm().clamp(min=1e-8))
         except torch.OutOfMemoryError:
@@ -286,31 +232,19 @@ class Rows:
             log.debug("%s: rows above layer %s raised %r", lens.name, self.layer, error)
         if not exact:
             log.warning("%s: tuning cannot skip the blocks below here; running full forwards.", lens.name)
-        lens.parity.gradients[key] = int(lengths.max()), exact
+        parity.gradients[key] = int(lengths.max()), exact
         return exact
 
-    def _measured(self, chunk: _Chunk, vectors: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
+    def _measured(self, chunk: Chunk, vectors: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
         leaf = vectors.detach().clone().requires_grad_()
         with self.lens.state.lock, frozen(self.lens.model), torch.enable_grad():
             losses = self._losses(chunk, leaf, True, exact)
+        assert leaf.grad is not None  # `_losses` goes back to it
         return losses, leaf.grad
 
 
-def bytes_held(
-    tokens: float | int, length: float | int, blocks: int, *, d_model: int, d_mlp: int, n_heads: int, itemsize: int
-) -> float | int:
-    """Bytes a row holds for the way back: `tokens` tokens through `blocks` blocks, each meeting `length` keys."""
-    return tokens * max(1, blocks) * (14 * d_model + 5 * d_mlp + 3 * n_heads * length) * itemsize
-
-
-def gpu_bytes(device: torch.device) -> int:
-    """What of a GPU's memory can be taken: what is free there, and what torch took before and keeps to use again."""
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return torch.cuda.mem_get_info(device)[0] + kept
-
-
 @contextmanager
-def frozen(model) -> Iterator[None]:
+def frozen(model: nn.Module) -> Iterator[None]:
     """No parameter of the model asks for a gradient meanwhile; each is left as it was."""
     on = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in on:

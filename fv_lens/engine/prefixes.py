@@ -10,6 +10,12 @@ from ..models.lens import Lens, Prefix
 WORTH = 32  # tokens that prompts must share for a run of their own
 
 
+def trimmed(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Left-padded prompts without the columns in which all of them are padding."""
+    longest = int(mask.sum(1).max())
+    return ids[:, -longest:], mask[:, -longest:]
+
+
 def shared_tokens(ids: Int[Tensor, "prompt pos"], mask: Int[Tensor, "prompt pos"]) -> int:
     """How many first tokens all of the left-padded prompts share; 0 where a run of their own is not worth it.
 
@@ -30,7 +36,7 @@ def prefix_of(lens: Lens, ids: Int[Tensor, "prompt pos"], mask: Int[Tensor, "pro
     """Keys and values of all the tokens of left-padded prompts; the `shared` first ones, fewer than any has, run once.
 
     The same as `lens.prefix` gives, to float tolerance, except at padding, which nothing sees. (A model on which it is
-    not is noticed in `forms`.)
+    not is noticed in `parity`.)
     """
     if not shared:
         return lens.prefix(ids, mask)
@@ -56,9 +62,9 @@ def _continued(lens: Lens, begun: Prefix, own: Int[Tensor, "prompt new"]) -> lis
         [x.expand(n, -1, -1, -1) for x in begun.values],
         begun.mask.expand(n, -1),
     )
-    whole = {}
+    whole: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def attend(layer, k, v):
+    def attend(layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         whole[layer] = torch.cat([shared.keys[layer], k], 2), torch.cat([shared.values[layer], v], 2)
         return whole[layer]
 

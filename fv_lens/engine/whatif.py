@@ -7,20 +7,25 @@ a row; head maps, sweeps and evaluations are sets of rows.
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..ground.errors import InputError
-from ..models.base import HEAD_OUTPUT
+from ..models.base import HEAD_OUTPUT, Hook, HookFunction
 from ..models.lens import Lens
-from .forms import ALONE, FORMS, POSITIONS, SLOW, form_for, prefix_for, sharing_is_exact, trimmed
-from .prefixes import shared_tokens
-from .rows import RESIDUAL, Edit, Plan, WhatIf
+from ..models.state import Form, Parity
+from .edits import RESIDUAL, Edit, Plan, WhatIf
+from .forms import ALONE, FORMS, POSITIONS, SLOW, prefix_for
+from .parity import form_for, measured, sharing_is_exact
+from .prefixes import shared_tokens, trimmed
 
 __all__ = ["Edit", "WhatIf", "head_outputs", "residuals", "what_if"]
 
+P = ParamSpec("P")
+R = TypeVar("R")
 Read = Callable[[Tensor, Tensor], Tensor]
 PREFIX_TOKENS = 1024  # about this many tokens in prompts that share one prefix run
 MAX_ROWS = 2560  # that run together, if not told otherwise
@@ -29,7 +34,7 @@ FULL = (SLOW, ALONE)  # forms whose rows are logits
 TILE = 128  # rows unembedded at a time: logits of a tile stay small enough for memory to be reused
 
 
-def undisturbed(run: Callable) -> Callable:
+def without_patches(run: Callable[Concatenate[Lens, P], R]) -> Callable[Concatenate[Lens, P], R]:
     """Run a function of the lens while no patch is on the model, and while no other thread can put one there.
 
     Raises:
@@ -37,7 +42,7 @@ def undisturbed(run: Callable) -> Callable:
     """
 
     @wraps(run)
-    def held(lens: Lens, *args, **kwargs):
+    def held(lens: Lens, /, *args: P.args, **kwargs: P.kwargs) -> R:
         with lens.state.lock:
             refuse_patches(lens)
             return run(lens, *args, **kwargs)
@@ -45,7 +50,7 @@ def undisturbed(run: Callable) -> Callable:
     return held
 
 
-@undisturbed
+@without_patches
 @torch.no_grad()
 def what_if(
     lens: Lens,
@@ -88,7 +93,7 @@ def what_if(
     max_whatifs = max_rows - 1
     results: Tensor | None = None
     shared = _shared(lens, tokens, mask, tail, form)
-    for prompts in _groups(lens, mask, max(1, max_rows // (min(len(whatifs), max_whatifs) + 1)), shared):
+    for prompts in _groups(lens, lens.parity, mask, max(1, max_rows // (min(len(whatifs), max_whatifs) + 1)), shared):
         ids, seen = trimmed(tokens[prompts], mask[prompts])
         prefix = prefix_for(lens, ids, seen, tail, form, _shared(lens, ids, seen, tail, form))
         for start in range(0, max(1, len(whatifs)), max_whatifs):
@@ -101,6 +106,7 @@ def what_if(
             results[prompts.cpu()[:, None], 1 + start + plan.order[None]] = read_out[1:].transpose(0, 1)
         if progress:
             progress(len(prompts))
+    assert results is not None  # there are prompts
     return results
 
 
@@ -115,7 +121,7 @@ def head_outputs(
     """
     for prompts, ids, seen in _batches(lens, tokens, mask):
         hooks, z = _watch_heads(lens)
-        logits = _clean(lens, ids, seen, hooks)
+        logits = clean_logits(lens, ids, seen, hooks)
         absent = logits.new_full((len(ids), lens.n_heads, lens.d_head), torch.nan, dtype=lens.dtype)
         yield prompts, torch.stack([z.get(layer, absent) for layer in range(lens.n_layers)], 1), logits
 
@@ -129,16 +135,17 @@ def residuals(
     Raises:
         InputError: a patch is active.
     """
-    found, kept = torch.zeros(len(tokens), lens.d_model, dtype=torch.float32, device="cpu"), []
-    keep = (f"blocks.{layer}.{RESIDUAL}", lambda x, hook: kept.append(x[:, -1].float().cpu()))
+    stream = torch.zeros(len(tokens), lens.d_model, dtype=torch.float32, device="cpu")
+    kept: list[Tensor] = []
+    keep: Hook = (f"blocks.{layer}.{RESIDUAL}", lambda x, hook: kept.append(x[:, -1].float().cpu()))
     for prompts, ids, seen in _batches(lens, tokens, mask):
-        _clean(lens, ids, seen, [keep])
-        found[prompts] = kept.pop()
-    return found
+        clean_logits(lens, ids, seen, [keep])
+        stream[prompts] = kept.pop()
+    return stream
 
 
-@undisturbed
-def _clean(lens: Lens, ids: Tensor, mask: Tensor, hooks: Sequence) -> Tensor:
+@without_patches
+def clean_logits(lens: Lens, ids: Tensor, mask: Tensor, hooks: Sequence[Hook]) -> Tensor:
     """Logits `[prompt, vocab]` at the last token, by a full forward in which hooks look on."""
     return lens.logits(ids, mask, hooks)[:, 0]
 
@@ -146,16 +153,16 @@ def _clean(lens: Lens, ids: Tensor, mask: Tensor, hooks: Sequence) -> Tensor:
 def _batches(lens: Lens, tokens: Tensor, mask: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """(indices on the CPU, tokens, mask) of the prompts that go into one clean forward."""
     tokens, mask = tokens.to(lens.device), mask.to(lens.device)
-    undisturbed(form_for)(lens, tokens, mask, tail=1)  # what padding does here
-    for prompts in _groups(lens, mask, 1 if lens.alone else len(tokens)):
+    parity = without_patches(measured)(lens, tokens, mask)
+    for prompts in _groups(lens, parity, mask, 1 if lens.one_by_one else len(tokens)):
         yield prompts.cpu(), *trimmed(tokens[prompts], mask[prompts])
 
 
-def _watch_heads(lens: Lens) -> tuple[list, dict[int, Tensor]]:
+def _watch_heads(lens: Lens) -> tuple[list[Hook], dict[int, Tensor]]:
     """Hooks that leave each layer's head outputs at the last token, `[prompt, head, d_head]`, in a dictionary."""
     z: dict[int, Tensor] = {}
 
-    def keep(layer):
+    def keep(layer: int) -> HookFunction:
         return lambda x, hook: z.__setitem__(layer, x[:, -1].clone())
 
     return [(f"blocks.{layer}.{HEAD_OUTPUT}", keep(layer)) for layer in lens.head_layers], z
@@ -174,7 +181,7 @@ def _times(lens: Lens) -> int:
     return ON_GPU if lens.device.type == "cuda" else 1
 
 
-def _groups(lens: Lens, mask: Tensor, most: int, shared: int = 0) -> Iterator[Tensor]:
+def _groups(lens: Lens, parity: Parity, mask: Tensor, most: int, shared: int = 0) -> Iterator[Tensor]:
     """Indices of prompts of similar length; of equal length where the model does not take padding exactly.
 
     `shared`: the number of first tokens run once for a group; still, each prompt holds its own copy of their keys.
@@ -183,7 +190,7 @@ def _groups(lens: Lens, mask: Tensor, most: int, shared: int = 0) -> Iterator[Te
     group: list[int] = []
     for index in lengths.argsort(stable=True, descending=True).tolist():
         longest = int(lengths[group[0]]) if group else 0
-        unequal = group and not lens.parity.padding and lengths[index] != longest
+        unequal = group and not parity.padding and lengths[index] != longest
         run, held = ((len(group) + 1) * (longest - once) for once in (shared, 0))
         if group and (len(group) == most or run > _times(lens) * PREFIX_TOKENS or held > 16 * PREFIX_TOKENS or unequal):
             yield torch.tensor(group, device=mask.device)
@@ -192,7 +199,7 @@ def _groups(lens: Lens, mask: Tensor, most: int, shared: int = 0) -> Iterator[Te
     yield torch.tensor(group, device=mask.device)
 
 
-def _shared(lens: Lens, tokens: Tensor, mask: Tensor, tail: int, form: str) -> int:
+def _shared(lens: Lens, tokens: Tensor, mask: Tensor, tail: int, form: Form) -> int:
     """How many first tokens of these prompts are run once for all of them."""
     if form in FULL:
         return 0
@@ -208,7 +215,7 @@ def _read(lens: Lens, rows: Tensor, prompts: Tensor, read: Read, logits: bool) -
         read((flat[i : i + TILE] if logits else lens.readout(flat[i : i + TILE])).float(), which[i : i + TILE])
         for i in range(0, len(flat), TILE)
     ]
-    found = torch.cat(tiles).unflatten(0, shape).cpu()
-    if found.isnan().any():
+    values = torch.cat(tiles).unflatten(0, shape).cpu()
+    if values.isnan().any():
         raise InputError(f"Logits of {lens.name} became NaN: an edit is too strong for {lens.dtype}; lower it.")
-    return found
+    return values

@@ -8,7 +8,7 @@ of a middle layer is written for the layers above it, and says more once they ha
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import pandas as pd
 import torch
@@ -19,7 +19,7 @@ from ..datasets.relation_files import load_relation, relation_names
 from ..engine.whatif import Edit, what_if
 from ..ground import display
 from ..ground.errors import InputError, whole_number
-from ..models.lens import Lens, lens_of
+from ..models.lens import Lens, Model, lens_of
 from ..vectors.function_vector import FunctionVector, as_vectors
 
 NEUTRAL_PROMPTS = (
@@ -30,7 +30,8 @@ NEUTRAL_PROMPTS = (
     "What we see here is a",
     "In one word, this is",
 )
-READINGS = ("unembed", "model")
+Reading = Literal["unembed", "model"]
+READINGS = get_args(Reading)
 
 
 class Token(NamedTuple):
@@ -64,7 +65,7 @@ class Decoding:
     relation: str | None
     layer: int
     model: str
-    through: str
+    through: Reading
     centered: bool
     vocabulary: int
     prompts: tuple[str, ...] = field(default=(), repr=False)
@@ -106,21 +107,22 @@ class Decoding:
 
     def to_frame(self) -> pd.DataFrame:
         """One line per token: `part` ("top", "suppressed" or "name"), `name`, and the fields of `Token`."""
-        parts = [(part, None, token) for part in ("top", "suppressed") for token in getattr(self, part)]
+        parts: list[tuple[str, str | None, Token]] = []
+        parts += [(part, None, token) for part in ("top", "suppressed") for token in getattr(self, part)]
         parts += [("name", name, token) for name, token in self.names.items()]
         lines = [{"part": part, "name": name, **token._asdict()} for part, name, token in parts]
         return pd.DataFrame(lines).astype({"change": float})
 
 
 def decode(
-    model: object,
-    fv: object,
-    k: object = 10,
-    through: object = "unembed",
+    model: Model,
+    fv: FunctionVector,
+    k: int = 10,
+    through: Reading = "unembed",
     *,
-    center: object = None,
-    names: object = None,
-    prompts: object = NEUTRAL_PROMPTS,
+    center: FunctionVector | Tensor | None = None,
+    names: str | Sequence[str] | None = None,
+    prompts: str | Sequence[str] = NEUTRAL_PROMPTS,
 ) -> Decoding:
     """Read a function vector as tokens.
 
@@ -143,8 +145,8 @@ def decode(
         suppressed ones are the lowest in log-probability with "unembed", in change with "model".
 
     Raises:
-        InputError: `fv` is no FunctionVector or not of this model; `k` outside 1..vocabulary; an unknown `through`; no
-            names, a name that is no word or has no token; no prompts, an empty or too long one; a patch is active.
+        InputError: `fv` is not a FunctionVector, or not of this model; `k` outside 1..vocabulary; an unknown `through`;
+            no names, a name that is not a word or has no token; no prompts, an empty or long one; a patch is active.
 
     Source: Todd et al. 2024, for "unembed".
 
@@ -156,12 +158,12 @@ def decode(
         raise InputError(f"fv is {type(fv).__name__}; give one FunctionVector. Several are read by log_probs.")
     fv.check(lens)
     k, centre = whole_number("k", k, least=1), _centre(lens, fv, center)
-    prompts, reference = _checked_prompts(lens, through, prompts), None
+    read, reference = _checked_prompts(lens, through, prompts), None
     tokens = name_tokens(lens, _default_names(fv) if names is None else names, strict=names is not None)
     if through == "unembed":
         own = _unembedded(lens, [replace(fv, vector=fv.vector - centre.vector) if centre else fv])[0]
     else:
-        rows = _through_model(lens, [fv, centre] if centre else [fv], prompts)
+        rows = _through_model(lens, [fv, centre] if centre else [fv], read)
         own, reference = rows[1], rows[2 if centre else 0]
     if k > len(own):
         raise InputError(f"k is {k}; the vocabulary of {lens.name} has {len(own)} tokens, so give 1..{len(own)}.")
@@ -169,9 +171,11 @@ def decode(
     strength = own if change is None or centre is None else change
 
     def token(index: int, own_spellings: Sequence[int] = ()) -> Token:
-        how_strong = {"rank": rank(strength, own_spellings or [index]), "probability": float(own[index].exp())}
-        how_strong |= {"log_prob": float(own[index]), "change": None if change is None else float(change[index])}
-        return Token(lens.text(index), index, **how_strong)
+        return Token(
+            token=lens.text(index), id=index, rank=rank(strength, own_spellings or [index]),
+            probability=float(own[index].exp()), log_prob=float(own[index]),
+            change=None if change is None else float(change[index]),
+        )  # fmt: skip
 
     return Decoding(
         top=tuple(token(i) for i in strength.argsort(descending=True, stable=True)[:k].tolist()),
@@ -183,12 +187,16 @@ def decode(
         through=through,
         centered=centre is not None,
         vocabulary=len(own),
-        prompts=prompts,
+        prompts=read,
     )
 
 
 def log_probs(
-    model: object, vectors: object, through: object = "unembed", *, prompts: object = NEUTRAL_PROMPTS
+    model: Model,
+    vectors: FunctionVector | Sequence[FunctionVector],
+    through: Reading = "unembed",
+    *,
+    prompts: str | Sequence[str] = NEUTRAL_PROMPTS,
 ) -> Float[Tensor, "vector vocab"]:
     """Log-probabilities of every token in the reading of each of many vectors, on the CPU.
 
@@ -202,30 +210,30 @@ def log_probs(
         >>> readings = log_probs(model, vectors, through="model")
         >>> own = readings - readings.mean(0)  # what each vector says and the others do not
     """
-    lens, vectors = lens_of(model), as_vectors(vectors)
-    for vector in vectors:
+    lens, listed = lens_of(model), as_vectors(vectors)
+    for vector in listed:
         vector.check(lens)
-    prompts = _checked_prompts(lens, through, prompts)
-    return _unembedded(lens, vectors) if through == "unembed" else _through_model(lens, vectors, prompts)[1:]
+    read = _checked_prompts(lens, through, prompts)
+    return _unembedded(lens, listed) if through == "unembed" else _through_model(lens, listed, read)[1:]
 
 
-def name_tokens(lens: Lens, names: object, strict: bool = True) -> dict[str, list[int]]:
+def name_tokens(lens: Lens, names: str | Sequence[str], strict: bool = True) -> dict[str, list[int]]:
     """First tokens of all spellings of each name; a name without any is left out, or an InputError where strict."""
     names = [names] if isinstance(names, str) else names
     if not isinstance(names, list | tuple) or (strict and not names):
         raise InputError(f"names is {names!r}; give a word or several that name the relation, such as ['opposite']")
     skip, unknown = int(lens.bos), getattr(lens.model.tokenizer, "unk_token_id", None)
-    found = {}
+    tokens: dict[str, list[int]] = {}
     for name in names:
         if not isinstance(name, str) or not name.strip():
             raise InputError(f"names holds {name!r}; give words, such as 'opposite'")
         cased = dict.fromkeys([name, name.lower(), name.capitalize(), name.upper()])
         spelled = [lens.tokens(space + spelling)[skip:] for spelling in cased for space in (" ", "")]
         first = [next((i for i in ids if lens.text(i).strip()), unknown) for ids in spelled]  # no lone space
-        found[name] = list(dict.fromkeys(i for i in first if i != unknown))
-        if strict and not found[name]:
+        tokens[name] = list(dict.fromkeys(i for i in first if i is not None and i != unknown))
+        if strict and not tokens[name]:
             raise InputError(f"The vocabulary of {lens.name} has no token for the name {name!r}; give another name.")
-    return {name: ids for name, ids in found.items() if ids}
+    return {name: ids for name, ids in tokens.items() if ids}
 
 
 def rank(strength: Float[Tensor, " vocab"], tokens: Sequence[int]) -> int:
@@ -252,7 +260,7 @@ def _through_model(lens: Lens, vectors: Sequence[FunctionVector], prompts: Seque
     return what_if(lens, tokens, mask, edits, lambda logits, prompt: logits[:, 0].log_softmax(-1)).mean(0)
 
 
-def _checked_prompts(lens: Lens, through: object, prompts: object) -> tuple[str, ...]:
+def _checked_prompts(lens: Lens, through: Reading, prompts: str | Sequence[str]) -> tuple[str, ...]:
     """The prompts that `through` reads: none for "unembed"."""
     if through not in READINGS:
         raise InputError(f"through is {through!r}; give 'unembed' or 'model'")
@@ -267,7 +275,7 @@ def _checked_prompts(lens: Lens, through: object, prompts: object) -> tuple[str,
     return tuple(prompts) if through == "model" else ()
 
 
-def _centre(lens: Lens, fv: FunctionVector, center: object) -> FunctionVector | None:
+def _centre(lens: Lens, fv: FunctionVector, center: FunctionVector | Tensor | None) -> FunctionVector | None:
     if center is None:
         return None
     if isinstance(center, Tensor):
@@ -279,7 +287,7 @@ def _centre(lens: Lens, fv: FunctionVector, center: object) -> FunctionVector | 
 
 
 def _default_names(fv: FunctionVector) -> Sequence[str]:
-    return load_relation(fv.relation).names if fv.relation in relation_names() else ()
+    return load_relation(fv.relation).names if fv.relation and fv.relation in relation_names() else ()
 
 
 def _shown(text: str) -> str:

@@ -20,6 +20,7 @@ from ..ground import display, scores
 from ..ground.errors import whole_number
 from ..ground.progress import progress_bar
 from ..ground.scores import Score
+from ..ground.streams import Stream, generator
 from ..models.lens import lens_of
 from ..vectors.function_vector import FunctionVector, as_vectors, own_template
 from ..vectors.mediation import mean_head_outputs
@@ -184,7 +185,7 @@ def edits_of(vectors: Sequence[FunctionVector]) -> WhatIf:
 
 def _random_controls(model, lens, relation, vectors, mean_z, seed, template) -> dict[str, list[WhatIf]]:
     """What-ifs with something random where the vector under test is, several draws of each."""
-    rng = np.random.default_rng([seed, 7])
+    rng = generator(seed, Stream.CONTROLS)
 
     def directions(vector):
         drawn = torch.from_numpy(rng.standard_normal((DRAWS, len(vector.vector)))).float()

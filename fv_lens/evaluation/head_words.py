@@ -3,13 +3,13 @@
 import torch
 
 from ..ground.errors import InputError, whole_number
-from ..models.lens import lens_of
+from ..models.lens import Model, lens_of
 from ..vectors.effects import HeadEffects
 from ..vectors.summed import writes_plainly
 
 
 @torch.no_grad()
-def head_words(model: object, effects: HeadEffects, k: object = 8) -> dict[tuple[int, int], tuple[str, ...]]:
+def head_words(model: Model, effects: HeadEffects, k: int = 8) -> dict[tuple[int, int], tuple[str, ...]]:
     """The `k` tokens that each head's mean output promotes most, the strongest first, as `decode` shows tokens.
 
     What a head's mean output becomes in the output projection is read through the model's own final norm and
@@ -30,7 +30,7 @@ def head_words(model: object, effects: HeadEffects, k: object = 8) -> dict[tuple
     """
     lens, k = lens_of(model), whole_number("k", k, least=1)
     effects.check(lens)
-    ids = {}
+    ids: dict[tuple[int, int], list[int]] = {}
     for layer in lens.head_layers:
         if not writes_plainly(lens, layer):
             continue

@@ -15,13 +15,13 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
-from ..datasets.relation_files import load_relation
+from ..datasets.relation_files import RelationLike, load_relation
 from ..datasets.relations import Relation
 from ..ground import scores
 from ..ground.errors import InputError
 from ..ground.scores import SHARE, Score
-from ..models.lens import lens_of
-from ..vectors.function_vector import as_vectors
+from ..models.lens import Model, lens_of
+from ..vectors.function_vector import FunctionVector, as_vectors
 from .decoding import NEUTRAL_PROMPTS, log_probs, name_tokens, rank
 
 CHANCE = 0.5  # of the score
@@ -61,7 +61,9 @@ class ReadingChoice(NamedTuple):
     confirmed: Score
 
 
-def name_scores(model: object, readings: object, relations: Sequence, *, seed: int = 0) -> NameScores:
+def name_scores(
+    model: Model, readings: Float[Tensor, "relation vocab"], relations: Sequence[RelationLike], *, seed: int = 0
+) -> NameScores:
     """Score readings of many relations' vectors by the relations' names.
 
     A relation's names are as strong in a reading as the mean over names of the best spelling's value. The relation's
@@ -120,7 +122,9 @@ def rank_test(before: NameScores, after: NameScores) -> RankTest:
     return RankTest(improved, worse, len(ranks) - improved - worse, p)
 
 
-def all_readings(model: object, vectors: object, *, prompts: object = NEUTRAL_PROMPTS) -> dict[str, Tensor]:
+def all_readings(
+    model: Model, vectors: Sequence[FunctionVector], *, prompts: str | Sequence[str] = NEUTRAL_PROMPTS
+) -> dict[str, Tensor]:
     """Four readings `[vector, vocab]` of the vectors of many relations, for `choose_reading`.
 
     "unembed" and "model" as in `decode`. Centred: the mean vector is taken from each before it is unembedded; the mean
@@ -142,7 +146,7 @@ def all_readings(model: object, vectors: object, *, prompts: object = NEUTRAL_PR
 
 
 def choose_reading(
-    model: object, readings: Mapping[str, Tensor], relations: Sequence, *, seed: int = 0
+    model: Model, readings: Mapping[str, Tensor], relations: Sequence[RelationLike], *, seed: int = 0
 ) -> ReadingChoice:
     """Choose the reading of the best score on half of the families, and confirm it on the other half.
 
@@ -182,12 +186,12 @@ def _family(relation: Relation) -> str:
     return relation.family or relation.name
 
 
-def _checked(readings: object, relations: Sequence[Relation]) -> Float[Tensor, "relation vocab"]:
+def _checked(readings: Tensor, relations: Sequence[Relation]) -> Float[Tensor, "relation vocab"]:
     readings = torch.as_tensor(readings)
     if readings.dim() != 2 or len(readings) != len(relations):
         raise InputError(
             f"readings is {list(readings.shape)}; give [relation, vocab], a row for each of {len(relations)} relations."
         )
     if readings.isnan().any():
-        raise InputError("readings hold NaN; read the vectors anew, with log_probs.")
+        raise InputError("readings hold NaN; read the vectors again, with log_probs.")
     return readings

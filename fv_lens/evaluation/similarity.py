@@ -1,8 +1,9 @@
 """Vectors against human judgement: similarity matrices, Spearman's rho with a Mantel test and an interval, MDS."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -15,9 +16,11 @@ from ..ground import display
 from ..ground.errors import InputError, whole_number
 from ..ground.markup import card, facts
 from ..ground.scores import Score
+from ..ground.streams import Stream, generator
 from ..vectors.function_vector import FunctionVector
 
-METRICS = ("cosine", "euclidean")
+Metric = Literal["cosine", "euclidean"]
+METRICS = get_args(Metric)
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +33,7 @@ class Similarity:
 
     names: tuple[str, ...]
     values: Float[np.ndarray, "vector vector"] = field(repr=False)
-    metric: str
+    metric: Metric
     centered: bool
 
     def __repr__(self) -> str:
@@ -51,7 +54,9 @@ class Similarity:
         return Similarity(tuple(names), self.values[np.ix_(places, places)], self.metric, self.centered)
 
 
-def similarity_matrix(vectors: Mapping[str, FunctionVector], metric: str = "cosine", center: bool = True) -> Similarity:
+def similarity_matrix(
+    vectors: Mapping[str, FunctionVector], metric: Metric = "cosine", center: bool = True
+) -> Similarity:
     """How alike the vectors of a mapping are.
 
     Args:
@@ -136,7 +141,8 @@ def compare_to_humans(
     seed: int = 0,
     *,
     n_permutations: int = 10_000,
-    **metric: object,
+    metric: Metric = "cosine",
+    center: bool = True,
 ) -> HumanComparison:
     """Spearman's rho between the similarity of vectors and what people say, over the pairs of relations they rated.
 
@@ -144,15 +150,18 @@ def compare_to_humans(
     is that of `rho_interval`.
 
     Args:
-        vectors: a mapping that `similarity_matrix` takes (with `metric` and `center`), or a `Similarity`.
+        vectors: a mapping that `similarity_matrix` takes, or a `Similarity`.
         human: ratings, see `load_ratings(...).matrix()`.
+        seed: of the permutations.
+        n_permutations: how many there are.
+        metric, center: of `similarity_matrix`; a `Similarity` has its own.
 
     Raises:
         InputError: a relation without a vector, fewer than four relations, or cells that are all alike or unrated.
 
     Source: Mantel 1967 (Cancer Research 27, 209-220) for the test.
     """
-    similarity = vectors if isinstance(vectors, Similarity) else similarity_matrix(vectors, **metric)
+    similarity = vectors if isinstance(vectors, Similarity) else similarity_matrix(vectors, metric, center)
     mine, theirs = similarity.select(human.names).values, human.values
     if len(human.names) < 4:
         raise InputError(f"People rated {len(human.names)} relations; a rank correlation over them takes four or more.")
@@ -184,7 +193,7 @@ def mantel_p(mine: np.ndarray, theirs: np.ndarray, n_permutations: int = 10_000,
     upper = np.triu_indices(len(mine), 1)
     known = np.isfinite(theirs[upper])
     rows, columns = upper[0][known], upper[1][known]
-    rng = np.random.default_rng([whole_number("seed", seed, least=0), 41])
+    rng = generator(seed, Stream.PERMUTATIONS)
     orders = rng.permuted(np.tile(np.arange(len(mine)), (n_permutations, 1)), axis=1)
     permuted = mine[orders[:, rows], orders[:, columns]]
     there = theirs[rows, columns]
@@ -222,7 +231,9 @@ def crossed(parts: Sequence[tuple[Similarity, HumanMatrix]], level: float = 0.95
     return Score(float(value), float(np.tanh(low)), float(np.tanh(high)), len(names))
 
 
-def _jackknife(pairs: Sequence[tuple[np.ndarray, np.ndarray]], of, level: float) -> tuple[float, float]:
+def _jackknife(
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]], of: Callable[[Sequence[float]], Any], level: float
+) -> tuple[float, float]:
     n = len(pairs[0][0])
 
     def z(kept: np.ndarray) -> list[float]:

@@ -3,6 +3,8 @@
 import math
 import numbers
 import operator
+from contextlib import suppress
+from typing import SupportsIndex
 
 
 class InputError(ValueError):
@@ -13,23 +15,21 @@ class ParityError(RuntimeError):
     """The engine and a full forward disagree, or an edit changed nothing: the numbers cannot be trusted."""
 
 
-def whole_number(name: str, value: object, least: int) -> int:
+def whole_number(name: str, value: SupportsIndex, least: int) -> int:
     """`value` as an int, where it is a whole number of at least `least`; an InputError that calls it `name` otherwise.
 
     Example:
         >>> whole_number("n_shots", 10, least=0)
         10
     """
-    try:
+    with suppress(TypeError):
         number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool) or number < least:
-        raise InputError(f"{name} is {value!r}; give a whole number of at least {least}")
-    return number
+        if number >= least and not isinstance(value, bool):
+            return number
+    raise InputError(f"{name} is {value!r}; give a whole number of at least {least}")
 
 
-def finite_number(name: str, value: object) -> float:
+def finite_number(name: str, value: numbers.Real | float) -> float:
     """`value` as a float, where it is a finite real number; an InputError that calls it `name` otherwise."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
         raise InputError(f"{name} is {value!r}; give a finite number")

@@ -2,36 +2,40 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
+from typing import Generic, TextIO, TypeVar
 
 from tqdm.auto import tqdm
 
+T = TypeVar("T")
+
 
 def progress_bar(
-    iterable: Iterable | None = None,
+    iterable: Iterable[T] | None = None,
     *,
     total: int | None = None,
     desc: str = "",
     unit: str = "it",
     disable: bool = False,
-) -> "tqdm | _Line":
+) -> "tqdm[T] | _Line[T]":
     """A tqdm bar, or what stands in for it where standard error can draw none; arguments are tqdm's."""
     if disable or _draws(sys.stderr):
         return tqdm(iterable, total=total, desc=desc, unit=unit, disable=disable)
     return _Line(iterable, total, desc)
 
 
-def _draws(stream: object) -> bool:
+def _draws(stream: TextIO | None) -> bool:
     notebook = type(stream).__module__.startswith("ipykernel")
-    return notebook or (hasattr(stream, "isatty") and stream.isatty())
+    return notebook or (stream is not None and hasattr(stream, "isatty") and stream.isatty())
 
 
-class _Line:
+class _Line(Generic[T]):
     """Counts, and writes one line at the end; none where an error ended it."""
 
-    def __init__(self, iterable: Iterable | None, total: int | None, desc: str):
-        self.iterable, self.desc, self.n = iterable, desc, 0
-        self.total = len(iterable) if total is None and hasattr(iterable, "__len__") else total
+    def __init__(self, iterable: Iterable[T] | None, total: int | None, desc: str):
+        self.iterable: Iterable[T] = () if iterable is None else iterable
+        self.desc, self.n = desc, 0
+        self.total = len(iterable) if total is None and isinstance(iterable, Sized) else total
         self.started = time.perf_counter()
 
     def update(self, n: int = 1) -> None:
@@ -43,13 +47,13 @@ class _Line:
         of = "" if self.total is None else f" of {self.total}"
         print(f"{self.desc}: {self.n}{of}, {time.perf_counter() - self.started:.1f} s", file=sys.stderr, flush=True)
 
-    def __iter__(self) -> Iterator:
+    def __iter__(self) -> Iterator[T]:
         for item in self.iterable:
             yield item
             self.update()
         self.close()
 
-    def __enter__(self) -> "_Line":
+    def __enter__(self) -> "_Line[T]":
         return self
 
     def __exit__(self, kind: object, *error: object) -> None:

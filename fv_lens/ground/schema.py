@@ -5,7 +5,7 @@ Each kind of file has a `Record` beside what it saves; its fields are made of th
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -32,6 +32,9 @@ class Schema(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
+S = TypeVar("S", bound=Schema)
+
+
 class Versions(Schema):
     """`storage.versions()`; other libraries may be among them."""
 
@@ -54,19 +57,19 @@ class Record(Schema):
         raise NotImplementedError
 
     @classmethod
-    def check(cls, tensors: Mapping[str, Tensor], record: object) -> None:
+    def check(cls, tensors: Mapping[str, Tensor], record: Any) -> None:
         """Raise an InputError that names the field or the tensor, unless record and tensors are what the kind holds."""
         if not isinstance(record, dict):
             raise InputError(f"its record is {short(record)}; expected a JSON object with the fields of a {cls.kind}")
         validated(cls, record).of_tensors(tensors)
 
     @classmethod
-    def completed(cls, record: dict) -> dict:
+    def completed(cls, record: dict[str, Any]) -> dict[str, Any]:
         """The record with the fields that files of earlier versions did not have."""
         return record
 
 
-def unlike(values: list) -> list:
+def unlike(values: list[Any]) -> list[Any]:
     """The values, none of which may stand twice; a ValueError otherwise."""
     if len({json.dumps(value) for value in values}) < len(values):
         raise ValueError("it lists something twice")
@@ -97,7 +100,7 @@ def check_shapes(
     return sizes
 
 
-def validated(schema: type[Schema], record: object, place: str = "") -> Schema:
+def validated(schema: type[S], record: Any, place: str = "") -> S:
     try:
         return schema.model_validate_json(json.dumps(record), strict=True)
     except ValidationError as error:
@@ -106,10 +109,10 @@ def validated(schema: type[Schema], record: object, place: str = "") -> Schema:
         message = first["msg"].removeprefix("Value error, ")
         if not field.strip("."):
             raise InputError(f"its record is wrong: {message}") from None
-        given = "missing" if first["type"] == "missing" else short(first["input"])
-        raise InputError(f"field {field.strip('.')!r} is {given}: {message}") from None
+        value = "missing" if first["type"] == "missing" else short(first["input"])
+        raise InputError(f"field {field.strip('.')!r} is {value}: {message}") from None
 
 
-def short(value: object) -> str:
+def short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:80]}..."

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from .errors import InputError
 from .schema import Record
-from .text_files import check_file, own_path, parse_json
+from .text_files import FilePath, check_file, own_path, parse_json
 
 FORMAT = "1"
 
@@ -29,36 +30,36 @@ def versions() -> dict[str, str]:
 
 
 @contextmanager
-def written_whole(path: str | os.PathLike) -> Iterator[Path]:
+def written_whole(path: FilePath) -> Iterator[Path]:
     """A temporary path beside `path`, to write to; the file takes its place when whole, or goes with the first error.
 
     Raises:
         InputError: the folder does not exist or cannot be written to, or the disk is full.
     """
-    path = own_path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    whole = own_path(path)
+    partial = whole.with_name(f".{whole.name}.{os.getpid()}.part")
     try:
         try:
             partial.touch()  # with the permissions that the user's files have, which safetensors' own have not
             permissions = partial.stat().st_mode
             yield partial
             partial.chmod(permissions)
-            os.replace(partial, path)
+            os.replace(partial, whole)
         finally:
             partial.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
         cause = getattr(error, "strerror", None) or error
-        raise InputError(f"Cannot write {str(path)!r}: {cause}. Choose another place.") from None
+        raise InputError(f"Cannot write {str(whole)!r}: {cause}. Choose another place.") from None
 
 
-def save_json(path: str | os.PathLike, data: object) -> None:
+def save_json(path: FilePath, data: Any) -> None:
     """Write plain data as JSON to be read by people too; the file appears whole or not at all."""
     with written_whole(path) as partial:
         partial.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @contextmanager
-def naming(path: object) -> Iterator[None]:
+def naming(path: FilePath) -> Iterator[None]:
     """What is wrong with a file's content is said with its name."""
     try:
         yield
@@ -66,7 +67,7 @@ def naming(path: object) -> Iterator[None]:
         raise InputError(f"{str(path)!r}: {error}. The file is damaged or was edited; save it again.") from None
 
 
-def save(path: str | os.PathLike, kind: str, tensors: Mapping[str, Tensor], record: Mapping) -> None:
+def save(path: FilePath, kind: str, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
     """Write tensors and a JSON record; the file appears whole or not at all, see `written_whole`.
 
     Equal content makes equal bytes.
@@ -78,7 +79,7 @@ def save(path: str | os.PathLike, kind: str, tensors: Mapping[str, Tensor], reco
         _sort_header(partial)
 
 
-def save_checked(path: str | os.PathLike, kind: type[Record], tensors: Mapping[str, Tensor], record: Mapping) -> None:
+def save_checked(path: FilePath, kind: type[Record], tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
     """`save`, where `load` will take the content; an InputError that names the field otherwise."""
     try:
         kind.check(tensors, json.loads(json.dumps(record)))
@@ -87,7 +88,7 @@ def save_checked(path: str | os.PathLike, kind: type[Record], tensors: Mapping[s
     save(path, kind.kind, tensors, record)
 
 
-def load(path: str | os.PathLike, kind: type[Record]) -> tuple[dict[str, Tensor], dict]:
+def load(path: FilePath, kind: type[Record]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `save` wrote.
 
     Raises:
@@ -110,9 +111,9 @@ def load(path: str | os.PathLike, kind: type[Record]) -> tuple[dict[str, Tensor]
         raise InputError(
             f"{str(path)!r} is not a whole safetensors file ({error}); it may be cut short, or another file."
         ) from None
-    found = text.get("kind", "a safetensors file that fv_lens did not write")
-    if found != f"fv_lens.{kind.kind}":
-        raise InputError(f"{str(path)!r} holds {found}, not fv_lens.{kind.kind}.")
+    held = text.get("kind", "a safetensors file that fv_lens did not write")
+    if held != f"fv_lens.{kind.kind}":
+        raise InputError(f"{str(path)!r} holds {held}, not fv_lens.{kind.kind}.")
     if text.get("format") != FORMAT:
         raise InputError(
             f"{str(path)!r} has format {text.get('format')!r}; this version reads {FORMAT!r}. Update fv_lens."
@@ -135,7 +136,7 @@ def _digest(kind: str, tensors: Mapping[str, Tensor], record: str) -> str:
     hashed = hashlib.sha256(json.dumps([kind, record]).encode())
     for name, tensor in sorted(tensors.items()):
         hashed.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        hashed.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        hashed.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return hashed.hexdigest()
 
 

@@ -8,13 +8,15 @@ import stat
 from functools import cache
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import Any
 
 from .errors import InputError
 
+FilePath = str | os.PathLike[str]
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n|$)")
 
 
-def own_path(path: object) -> Path:
+def own_path(path: FilePath) -> Path:
     """The path that was given, with `~` as the home folder; an InputError for what is not a path."""
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"{path!r} is not a path; give a string or a pathlib.Path")
@@ -50,8 +52,8 @@ def read_text(file: Traversable) -> str:
         raise InputError(f"this file is not UTF-8 (byte {error.start}: {error.reason}); save it as UTF-8") from None
 
 
-def parse_json(text: str, what: str = "this", constants: bool = False) -> object:
-    """What a JSON text says; NaN and Infinity, which are no JSON, only with `constants`.
+def parse_json(text: str, what: str = "this", constants: bool = False) -> Any:
+    """What a JSON text says; NaN and Infinity, which are not JSON, only with `constants`.
 
     Raises:
         InputError: not JSON, or a key that stands twice in one object, of which Python's reader keeps the last.
@@ -130,7 +132,7 @@ def _cells(record: str, line: int, delimiter: str) -> list[str]:
 
 
 @cache
-def _quoted(delimiter: str) -> re.Pattern:
+def _quoted(delimiter: str) -> re.Pattern[str]:
     cell = rf'(?:"(?:[^"]|"")*+"|[^"{delimiter}]*+)'
     return re.compile(rf"{cell}(?:{delimiter}{cell})*+")
 
@@ -140,13 +142,15 @@ def _short(text: str) -> str:
     return repr(text if len(text) <= 60 else f"{text[:60]}...")
 
 
-def _once(pairs: list[tuple[str, object]]) -> dict:
-    made: dict[str, object] = {}
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members: dict[str, Any] = {}
     for key, value in pairs:
-        if key in made:
-            raise InputError(f"the key {key!r} stands twice in one object, with {made[key]!r} and {value!r}; keep one")
-        made[key] = value
-    return made
+        if key in members:
+            raise InputError(
+                f"the key {key!r} stands twice in one object, with {members[key]!r} and {value!r}; keep one"
+            )
+        members[key] = value
+    return members
 
 
 def _refuse(constant: str) -> None:

@@ -14,7 +14,7 @@ _FLAG = re.compile("\U0001f3f4[\U000e0020-\U000e007e]+\U000e007f")  # of England
 _VIRAMA = 9  # combining class
 
 
-def check_text(text: object, where: str) -> str:
+def check_text(text: str, where: str) -> str:
     """`text`, where it can stand for a word or a name; an InputError otherwise: "`where` ''; give a string ...".
 
     It is a string of valid Unicode, neither empty nor with whitespace at its ends, without control characters or others

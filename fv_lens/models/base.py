@@ -13,18 +13,32 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from ..ground.errors import InputError, ParityError
-from .state import State, conditions, foreign_hooks
+from .model import Model
+from .state import Parity, State, UserHook, conditions, user_hooks
+
+if TYPE_CHECKING:
+    from transformer_lens.hook_points import HookPoint
 
 HEAD_OUTPUT = "attn.hook_z"
-Hook = tuple[str, Callable]
+
+
+@runtime_checkable
+class HookFunction(Protocol):
+    """What a hook point calls with its activation: it returns another in its place, or None."""
+
+    def __call__(self, x: Tensor, /, hook: "HookPoint") -> Tensor | None: ...
+
+
+Hook = tuple[str, HookFunction]
 Attend = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
+BlockRun = Callable[..., Any]  # (layer, the block's forward, its arguments) -> what the block returns: not one type
 
 
 @dataclass(frozen=True)
@@ -47,34 +61,38 @@ class Prefix:
 class Lens:
     """A model of the user's, seen through the verbs above. Get one with `lens_of(model)`."""
 
-    def __init__(self, model, state: State | None = None):
+    model: Any  # a Model; the two lines of TransformerLens type their parts differently, or not at all
+    parity: Parity
+    user_hooks: list[UserHook]
+
+    def __init__(self, model: Model, state: State | None = None):
         self.model, self.cfg = model, model.cfg
-        self.network = getattr(model, "original_model", model)
+        self.network: Any = getattr(model, "original_model", model)  # Hugging Face's, where there is one
         self.n_layers, self.n_heads = self.cfg.n_layers, self.cfg.n_heads
         self.d_model, self.d_head = self.cfg.d_model, self.cfg.d_head
         self.n_ctx = self.cfg.n_ctx
         self.name = self.cfg.model_name
-        self.state = State(model) if state is None else state
+        self.state = State(self.model) if state is None else state
         self.renew()
 
     def renew(self) -> None:
-        """Look at the model again: `parity` is what was found under its present conditions, `others` the user's hooks.
+        """Look at the model again: `user_hooks` are those on it now, `parity` what was found under these conditions.
 
         Called where work begins, never inside `hooks`; patches may be on the model.
         """
         with self.state.lock:
-            self.others = foreign_hooks(self.model, self.network)
+            self.user_hooks = user_hooks(self.model, self.network)
             more = self.processing, self.dtype, self.device, self.full_precision
-            key = conditions(self.model, self.network, self.others, *more)
+            key = conditions(self.model, self.network, self.user_hooks, *more)
             self.parity = self.state.parity_under(key)
 
     @property
-    def alone(self) -> bool:
-        """Whether each prompt has to be in a forward of its own: hooks of others, or batches that change logits."""
-        return bool(self.others) or not self.parity.together
+    def one_by_one(self) -> bool:
+        """Whether each prompt has to be in a forward of its own: hooks of the user's, or batches that change logits."""
+        return bool(self.user_hooks) or not self.parity.batches_exact
 
     @property
-    def patches(self) -> list:
+    def patches(self) -> list[Any]:
         """The patches that are on the model at the moment."""
         return self.state.patches
 
@@ -143,10 +161,10 @@ class Lens:
     @property
     def weights_hash(self) -> str:
         """SHA-256 of the weights in their order: tells which model a result came from, whatever its name."""
-        found = hashlib.sha256()
+        digest = hashlib.sha256()
         for parameter in self.model.parameters():
-            found.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        return found.hexdigest()
+            digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
     @property
     def embedding(self) -> Float[Tensor, "vocab d_model"]:
@@ -187,10 +205,10 @@ class Lens:
 
     @torch.no_grad()
     def _measured_head_layers(self) -> tuple[int, ...]:
-        shapes = {}
+        shapes: dict[int, tuple[int, ...]] = {}
         names = {layer: f"blocks.{layer}.{HEAD_OUTPUT}" for layer in range(self.n_layers)}
 
-        def see(layer):
+        def see(layer: int) -> HookFunction:
             return lambda x, hook: shapes.__setitem__(layer, tuple(x.shape[2:]))
 
         ids = torch.arange(1, 4, device=self.device)[None] % self.cfg.d_vocab
@@ -229,10 +247,10 @@ class Lens:
             tokenizer = self.model.tokenizer
             if tokenizer is None:
                 raise InputError("The model has no tokenizer, so where an answer ends is unknown. Load it with one.")
-            known = range(min(len(tokenizer), self.cfg.d_vocab))
-            texts = tokenizer.batch_decode([[token] for token in known], clean_up_tokenization_spaces=False)
+            ids = range(min(len(tokenizer), self.cfg.d_vocab))
+            texts = tokenizer.batch_decode([[token] for token in ids], clean_up_tokenization_spaces=False)
             ends = torch.zeros(self.cfg.d_vocab, dtype=torch.bool, device="cpu")
-            ends[: len(known)] = torch.tensor([text.startswith(("\n", "\r")) for text in texts], device="cpu")
+            ends[: len(ids)] = torch.tensor([text.startswith(("\n", "\r")) for text in texts], device="cpu")
             unknown = {tokenizer.unk_token_id} - {tokenizer.bos_token_id, tokenizer.eos_token_id}
             last = set(tokenizer.all_special_ids) - unknown
             ends[[token for token in last if token < self.cfg.d_vocab]] = True
@@ -250,29 +268,29 @@ class Lens:
                 raise ParityError(f"{self.name} has no hook point {name!r}, so an edit there would do nothing.")
         here = threading.get_ident()
 
-        def ours(function: Callable) -> Callable:
+        def ours(function: HookFunction) -> HookFunction:
             return lambda x, hook: function(x, hook=hook) if threading.get_ident() == here else None
 
         with self.state.lock, self.model.hooks(fwd_hooks=[(name, ours(function)) for name, function in hooks]):
             yield
 
     @contextmanager
-    def blocks_through(self, run: Callable) -> Iterator[None]:
+    def blocks_through(self, run: BlockRun) -> Iterator[None]:
         """Send every block's forward in this thread through `run(layer, forward, *args, **kwargs)`."""
         here = threading.get_ident()
 
-        def through(layer: int, forward: Callable, *args, **kwargs):
+        def through(layer: int, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             ours = threading.get_ident() == here
             return run(layer, forward, *args, **kwargs) if ours else forward(*args, **kwargs)
 
         with self.state.lock:
-            own = [block.__dict__.get("forward") for block in self.model.blocks]
+            before = [block.__dict__.get("forward") for block in self.model.blocks]
             for layer, block in enumerate(self.model.blocks):
                 block.__dict__["forward"] = partial(through, layer, block.forward)
             try:
                 yield
             finally:
-                for block, forward in zip(self.model.blocks, own):
+                for block, forward in zip(self.model.blocks, before):
                     del block.__dict__["forward"]
                     block.__dict__ |= {} if forward is None else {"forward": forward}
 
@@ -281,7 +299,7 @@ class Lens:
     ) -> Float[Tensor, "batch last vocab"]:
         """Next-token logits of the last positions by a full forward: the slow truth.
 
-        Where hooks of others are on the model, all positions reach them, as in any forward of the user's.
+        Where hooks of the user's are on the model, all positions reach them, as in any forward of the user's.
         """
         raise NotImplementedError
 
@@ -317,35 +335,10 @@ class Lens:
         """
         raise NotImplementedError
 
-    def lone_rows(self, prefix: Prefix) -> tuple[Attend, list[Hook]]:
-        """The attention of rows that are positions of one forward: each row sees the prefix and itself, no other row.
-
-        The cache hands out the prefix's keys and spare slots behind them. `hook_attn_scores` writes each row's own
-        `q . k` into one slot's column, `hook_pattern` keeps the weight it gets, `hook_z` adds weight x own value.
-        The tensors edited in place are the forward's own temporaries: rows are never differentiated in this form.
-        """
-        n, now, hooks = prefix.length, {}, []
-
-        def attend(layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-            now["k"], now["v"] = k, v
-            return self._slots(prefix.keys[layer]), pad(prefix.values[layer], (0, 0, 0, 1))
-
-        def pattern(p: Tensor, hook) -> None:
-            now["weight"] = p[..., n:].transpose(1, 2)
-
-        def z(z: Tensor, hook) -> Tensor:
-            value = now["v"].repeat_interleave(z.shape[2] // now["v"].shape[1], 1)
-            return z.addcmul_(now["weight"], value.transpose(1, 2))
-
-        for layer in range(self.n_layers):
-            at = f"blocks.{layer}.attn."
-            hooks += [*self._own_score(layer, prefix, now), (at + "hook_pattern", pattern), (at + "hook_z", z)]
-        return attend, hooks
-
-    def _slots(self, keys: Tensor) -> Tensor:
+    def slots(self, keys: Tensor) -> Tensor:
         """The prefix's keys `[batch, kv_head, pos, d_head]` with spare slots behind them."""
         raise NotImplementedError
 
-    def _own_score(self, layer: int, prefix: Prefix, now: dict) -> list[Hook]:
-        """Hooks that leave `[batch, head, row, prefix + 1]` scores, the last column each row's with its own key."""
+    def own_score(self, layer: int, prefix: Prefix, now: dict[str, Tensor]) -> list[Hook]:
+        """Hooks that leave scores `[batch, head, row, prefix + 1]`, the last column each row's with its own key."""
         raise NotImplementedError

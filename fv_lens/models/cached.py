@@ -11,16 +11,17 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ..ground.errors import ParityError
 from .base import Lens
 from .bridge import BridgeLens
-from .state import bare
+from .state import mark_as_own, without_hooks
 
 PROMPT_TOKENS, NEW_TOKENS = 8, 3
 KNOWN_GOOD = ("4.3.0", "5.23.0"), ("3.9.0", "5.23.0")  # of transformer-lens and of transformers
@@ -47,14 +48,14 @@ def is_aside() -> bool:
 def check_cached_steps(lens: Lens) -> None:
     """Compare the model's own `generate` with a full forward on what it wrote, once for the model's conditions.
 
-    Hooks of others, patches and train mode are off meanwhile: it is the libraries that are checked.
+    Hooks of the user's, patches and train mode are off meanwhile: it is the libraries that are checked.
 
     Raises:
         ParityError: a cached step gives other logits; the message names both versions and the cure.
     """
     with lens.state.lock:
         if lens.parity.cached_steps is None:
-            with bare(lens.model, lens.network), aside():
+            with without_hooks(lens.model, lens.network), aside():
                 lens.parity.cached_steps = _cached_steps_are_exact(lens)
     if not lens.parity.cached_steps:
         installed = metadata.version("transformer-lens"), metadata.version("transformers")
@@ -80,9 +81,9 @@ def check_libraries(lens: Lens) -> None:
         check_cached_steps(lens)
 
 
-def _decode_a_plain_llama(tokenizer) -> bool:
+def _decode_a_plain_llama(tokenizer: Any) -> bool:
     """Whether the libraries decode a tiny random Llama right; its tokenizer is another model's and never asked."""
-    sizes = dict(
+    sizes: dict[str, Any] = dict(
         vocab_size=64, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
         max_position_embeddings=32,
     )  # fmt: skip
@@ -97,12 +98,13 @@ def _decode_a_plain_llama(tokenizer) -> bool:
 
 @torch.no_grad()
 def _cached_steps_are_exact(lens: Lens) -> bool:
-    model, steps = lens.model, []
+    model = lens.model
+    steps: list[Tensor] = []
 
-    def keep(module, inputs, logits: Tensor):
+    def keep(module: nn.Module, inputs: tuple[Tensor, ...], logits: Tensor) -> None:
         steps.append(logits[0].detach().float().cpu())
 
-    keep.of_fv_lens = True
+    mark_as_own(keep)
     length = max(2, min(PROMPT_TOKENS, lens.n_ctx - NEW_TOKENS))
     ids = torch.arange(1, 1 + length, device=lens.device)[None] % lens.cfg.d_vocab
     handle = model.unembed.register_forward_hook(keep)

@@ -18,6 +18,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 import torch
@@ -68,11 +69,11 @@ def default_folder() -> Path:
 def _make(cache: Path, folder: Path) -> None:
     # Made beside its place and renamed when whole: an interruption leaves nothing that looks like a model.
     with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=cache, ignore_cleanup_errors=True) as scratch:
-        made = Path(scratch, DEFAULT)
-        _convert(_gguf(_wheel(cache, Path(scratch)), Path(scratch)), made)
-        _write_manifest(made)
+        whole = Path(scratch, DEFAULT)
+        _convert(_gguf(_wheel(cache, Path(scratch)), Path(scratch)), whole)
+        _write_manifest(whole)
         try:
-            made.rename(folder)
+            whole.rename(folder)
         except OSError:  # a process that knows no lock was first, and its folder serves as well
             if not folder.is_dir():
                 raise
@@ -193,7 +194,7 @@ def _whole(folder: Path) -> Path:
     return folder
 
 
-def _take_over(folder: Path, manifest: dict, remedy: str) -> None:
+def _take_over(folder: Path, manifest: dict[str, Any], remedy: str) -> None:
     """Add hashes to a folder that was made without them, if its tensors are the known ones in whatever order."""
     file = folder / FILES[0]
     if _digest_of_tensors(file) != WEIGHTS_XXH3:

@@ -1,18 +1,22 @@
 """The seam to HookedTransformer (TransformerLens 3.x), whose cache holds keys before rotation."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from einops import einsum
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .base import Attend, Lens, Prefix
+from .base import Attend, Hook, Lens, Prefix
 from .onednn import through_onednn
+
+if TYPE_CHECKING:
+    from transformer_lens.hook_points import HookPoint
 
 
 @dataclass
@@ -28,10 +32,10 @@ class _Entry:
         return keys.transpose(1, 2), values.transpose(1, 2)
 
 
-class _Cache(list):
+class _Cache(list[_Entry]):
     """A cache of `_Entry`s that stores nothing; `mask` `[batch, pos]` belongs to the tokens already in it."""
 
-    def __init__(self, model, attend: Attend, mask: Tensor, like: Tensor):
+    def __init__(self, model: Any, attend: Attend, mask: Tensor, like: Tensor):
         heads = model.cfg.n_key_value_heads or model.cfg.n_heads
         past = like.new_empty(1).expand(*mask.shape, heads, model.cfg.d_head)  # only its shape is read
         super().__init__(_Entry(layer, attend, past) for layer in range(model.cfg.n_layers))
@@ -45,15 +49,15 @@ class HookedLens(Lens):
     """A HookedTransformer, seen through the verbs of `Lens`."""
 
     @property
-    def embedding(self):
+    def embedding(self) -> Tensor:
         return self.model.W_E
 
-    def _project(self, layer, rows):
+    def _project(self, layer: int, rows: Tensor) -> Tensor:
         w = self.model.blocks[layer].attn.W_O
         return einsum(rows.unflatten(1, w.shape[:2]), w, "row head d_head, head d_head d_model -> row d_model")
 
-    def logits(self, ids, mask, hooks=(), last=1):
-        if self.others:
+    def logits(self, ids: Tensor, mask: Tensor, hooks: Sequence[Hook] = (), last: int = 1) -> Tensor:
+        if self.user_hooks:
             with self.hooks(hooks):
                 return self.model(ids, attention_mask=mask)[:, -last:]
         with self.hooks(hooks):
@@ -61,10 +65,10 @@ class HookedLens(Lens):
         return self.readout(self._final_norm(x[:, -last:]))
 
     @through_onednn
-    def prefix(self, ids, mask):
-        kept = {}
+    def prefix(self, ids: Tensor, mask: Tensor) -> Prefix:
+        kept: dict[int, tuple[Tensor, Tensor]] = {}
 
-        def keep(layer, k, v):
+        def keep(layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
             kept[layer] = k, v
             return k, v
 
@@ -75,7 +79,9 @@ class HookedLens(Lens):
         return Prefix(list(keys), list(values), mask)
 
     @through_onednn
-    def step(self, prefix, ids, mask, attend, hooks, alone):
+    def step(
+        self, prefix: Prefix, ids: Tensor, mask: Tensor, attend: Attend, hooks: Sequence[Hook], alone: bool
+    ) -> Tensor:
         n = prefix.length
         cache = _Cache(self.model, attend, mask[:, :n], self.parameter)
         with self.hooks(hooks), self._unmasked() if alone else nullcontext():
@@ -86,9 +92,9 @@ class HookedLens(Lens):
     def _unmasked(self) -> Iterator[None]:
         """No causal mask in this thread: rows that are positions are masked by their own hooks."""
         here, attentions = threading.get_ident(), [block.attn for block in self.model.blocks]
-        own = [attention.__dict__.get("apply_causal_mask") for attention in attentions]
+        before = [attention.__dict__.get("apply_causal_mask") for attention in attentions]
 
-        def unless_here(masked: Callable, scores: Tensor, *args, **kwargs) -> Tensor:
+        def unless_here(masked: Callable[..., Tensor], scores: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             return scores if threading.get_ident() == here else masked(scores, *args, **kwargs)
 
         for attention in attentions:
@@ -96,34 +102,34 @@ class HookedLens(Lens):
         try:
             yield
         finally:
-            for attention, masked in zip(attentions, own):
+            for attention, masked in zip(attentions, before):
                 del attention.__dict__["apply_causal_mask"]
                 attention.__dict__ |= {} if masked is None else {"apply_causal_mask": masked}
 
     @through_onednn
-    def readout(self, rows):
+    def readout(self, rows: Tensor) -> Tensor:
         return _capped(self.model.unembed(rows), self.cfg.output_logits_soft_cap)
 
     @through_onednn
-    def unembed(self, residual):
-        rows = residual.to(self.device, self.dtype).split(1 if self.others else len(residual))
+    def unembed(self, residual: Tensor) -> Tensor:
+        rows = residual.to(self.device, self.dtype).split(1 if self.user_hooks else len(residual))
         return torch.cat([self.readout(self._final_norm(x[None]))[0] for x in rows])
 
-    def _final_norm(self, x):
+    def _final_norm(self, x: Tensor) -> Tensor:
         return x if self.cfg.normalization_type is None else self.model.ln_final(x)
 
-    def _slots(self, keys):
+    def slots(self, keys: Tensor) -> Tensor:
         return pad(keys, (0, 0, 0, 1))
 
-    def _own_score(self, layer, prefix, now):
+    def own_score(self, layer: int, prefix: Prefix, now: dict[str, Tensor]) -> list[Hook]:
         n, attention = prefix.length, self.model.blocks[layer].attn
         seen, padding = pad(prefix.mask, (0, 1), value=1), (prefix.mask == 0)[:, None, None]
         rotary = self.cfg.positional_embedding_type == "rotary"
 
-        def query(q, hook):
+        def query(q: Tensor, hook: "HookPoint") -> None:
             now["q"] = q
 
-        def scores(s, hook):
+        def scores(s: Tensor, hook: "HookPoint") -> Tensor:
             q, k = now["q"], now["k"].transpose(1, 2)
             k = attention.apply_rotary(k, n, seen) if rotary else k
             own = (q * k.repeat_interleave(q.shape[2] // k.shape[2], 2)).sum(-1).transpose(1, 2)

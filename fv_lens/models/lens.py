@@ -1,14 +1,16 @@
 """The seam to TransformerLens, the same for HookedTransformer and TransformerBridge; `lens_of(model)` gives it."""
 
 import threading
+from typing import Any
 
 from ..ground.errors import InputError, whole_number
 from .base import Lens, Prefix
 from .bridge import BridgeLens
 from .hooked import HookedLens
+from .model import Model
 from .state import State
 
-__all__ = ["Lens", "Prefix", "lens_of"]
+__all__ = ["Lens", "Model", "Prefix", "check_layer", "lens_of", "unwrapped"]
 
 # Class -> the names under which it keeps the model it wraps, one behind the other. By name, for not all are installed.
 WRAPPERS = {
@@ -21,27 +23,27 @@ WRAPPERS = {
 _lock = threading.Lock()
 
 
-def lens_of(model: object) -> Lens:
+def lens_of(model: Model) -> Lens:
     """The lens of a model, which keeps what was found out about it. A wrapper stands for the model that it wraps.
 
     Raises:
         InputError: `model` is neither a HookedTransformer nor a TransformerBridge, nor a wrapper of one.
     """
-    given, model = model, unwrapped(model)
-    missing = [name for name in ("cfg", "blocks", "hook_dict") if not hasattr(model, name)]
-    missing += [] if hasattr(type(model), "to_tokens") else ["to_tokens"]  # wrappers may pass attributes on
+    inner = unwrapped(model)
+    missing = [name for name in ("cfg", "blocks", "hook_dict") if not hasattr(inner, name)]
+    missing += [] if hasattr(type(inner), "to_tokens") else ["to_tokens"]  # wrappers may pass attributes on
     if missing:
-        what = type(given).__name__
+        what = type(model).__name__
         cure = "Wrap a Hugging Face model with TransformerBridge.boot_transformers(name, hf_model=model)."
-        if model is not given:
-            what += f" around {type(model).__name__}"
+        if inner is not model:
+            what += f" around {type(inner).__name__}"
             cure = "Give the TransformerBridge itself: what wraps the network under it acts there as well."
         raise InputError(f"Expected a HookedTransformer or TransformerBridge, got {what} (no {missing[0]!r}). {cure}")
     with _lock:
-        state = model.__dict__.get("_fv_lens")
-        if state is None or not state.is_of(model):  # a shallow copy has the state of its original
-            state = model.__dict__["_fv_lens"] = State(model)
-    return BridgeLens(model, state) if hasattr(model, "original_model") else HookedLens(model, state)
+        state = inner.__dict__.get("_fv_lens")
+        if state is None or not state.is_of(inner):  # a shallow copy has the state of its original
+            state = inner.__dict__["_fv_lens"] = State(inner)
+    return BridgeLens(inner, state) if hasattr(inner, "original_model") else HookedLens(inner, state)
 
 
 def check_layer(lens: Lens, layer: int) -> int:
@@ -51,7 +53,7 @@ def check_layer(lens: Lens, layer: int) -> int:
     return int(layer)
 
 
-def unwrapped(model: object) -> object:
+def unwrapped(model: Any) -> Any:
     """The model inside torch.compile's, torch's parallel and PEFT's wrappers, or the model itself.
 
     Raises:

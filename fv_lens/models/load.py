@@ -3,13 +3,10 @@
 import contextlib
 import importlib.metadata
 import os
-import subprocess
 import sys
-import threading
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 import transformers
@@ -17,16 +14,57 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from ..ground.errors import InputError
 from .default_model import DEFAULT, default_folder, quiet
+from .installing import without_installing
+from .model import Model
+
+if TYPE_CHECKING:
+    from transformer_lens import HookedTransformer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 HOOKED_CTX = 2048  # HookedTransformer keeps tables of this length in every layer
 
-_guard = threading.Lock()
-_refused: dict[int, list[list[str]]] = {}  # by thread: what each load that it is in was refused, the innermost last
-_replaced = subprocess.Popen, subprocess.Popen  # what was there before, and what stands there while models are loaded
+
+Device = str | torch.device
+Dtype = Literal["float32", "bfloat16", "float16"] | torch.dtype
 
 
-def load_model(name: object = DEFAULT, *, device: object = None, dtype: object = None, cls: object = None) -> Any:
+@overload
+def load_model(
+    name: str | os.PathLike[str] = DEFAULT,
+    *,
+    device: Device | None = None,
+    dtype: Dtype | None = None,
+    cls: Literal["bridge"] | None = None,
+) -> TransformerBridge: ...
+
+
+@overload
+def load_model(
+    name: str | os.PathLike[str] = DEFAULT,
+    *,
+    device: Device | None = None,
+    dtype: Dtype | None = None,
+    cls: Literal["hooked"],
+) -> "HookedTransformer": ...
+
+
+@overload
+def load_model(
+    name: str | os.PathLike[str] = DEFAULT,
+    *,
+    device: Device | None = None,
+    dtype: Dtype | None = None,
+    cls: Literal["bridge", "hooked"] | None,
+) -> Model: ...
+
+
+def load_model(
+    name: str | os.PathLike[str] = DEFAULT,
+    *,
+    device: Device | None = None,
+    dtype: Dtype | None = None,
+    cls: Literal["bridge", "hooked"] | None = None,
+) -> Model:
     """Load a model as a TransformerBridge, or as a HookedTransformer where TransformerLens still has it.
 
     Args:
@@ -50,22 +88,23 @@ def load_model(name: object = DEFAULT, *, device: object = None, dtype: object =
     folder = None if name == DEFAULT else model_folder(name)
     if cls not in (None, "bridge", "hooked"):
         raise InputError(f'cls is {cls!r}; give "bridge" or "hooked"')
-    device, dtype, hooked = checked_device(device), checked_dtype(dtype), cls == "hooked"
+    place, kind, hooked = checked_device(device), checked_dtype(dtype), cls == "hooked"
     if hooked:
         _hooked_transformer()
     if name == DEFAULT:
-        return _from_folder(default_folder(), DEFAULT, device, dtype, hooked, default_prepend_bos=False)
+        return _from_folder(default_folder(), DEFAULT, place, kind, hooked, default_prepend_bos=False)
     if folder is not None:
-        return _from_folder(folder, folder.name, device, dtype, hooked)
+        return _from_folder(folder, folder.name, place, kind, hooked)
+    name = str(name)
     with quoting(name), without_installing():
         if hooked:
             load = _hooked_transformer().from_pretrained_no_processing
             with contextlib.redirect_stdout(sys.stderr):  # it prints
-                return load(name, device=str(device), dtype=dtype).eval()
-        return TransformerBridge.boot_transformers(name, device=str(device), dtype=dtype).eval()
+                return load(name, device=str(place), dtype=kind).eval()
+        return TransformerBridge.boot_transformers(name, device=str(place), dtype=kind).eval()
 
 
-def model_folder(name: object) -> Path | None:
+def model_folder(name: str | os.PathLike[str]) -> Path | None:
     """The folder that `name` is a path of, or None where it is a name on the hub; see `load_model`.
 
     Raises:
@@ -101,14 +140,17 @@ def _gguf_remedy(path: str) -> str:
     )
 
 
-def _from_folder(folder: Path, name: str, device: torch.device, dtype: torch.dtype, hooked: bool, **settings):
+def _from_folder(
+    folder: Path, name: str, device: torch.device, dtype: torch.dtype, hooked: bool, **settings: bool
+) -> Model:
     """The model of a local folder, under `name`, with `settings` of its cfg."""
     with quoting(str(folder)), without_installing(), quiet():
         # Eager attention, which the Bridge's own loading asks for too: its hooks on scores and patterns need it.
-        network = transformers.AutoModelForCausalLM.from_pretrained(
+        network: Any = transformers.AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, attn_implementation="eager", local_files_only=True
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model: Any
         if hooked:
             model = _hooked_llama(network, tokenizer, device, dtype)
         else:
@@ -120,7 +162,7 @@ def _from_folder(folder: Path, name: str, device: torch.device, dtype: torch.dty
     return model.eval()
 
 
-def _hooked_llama(network, tokenizer, device: torch.device, dtype: torch.dtype):
+def _hooked_llama(network: Any, tokenizer: Any, device: torch.device, dtype: torch.dtype) -> Model:
     """A HookedTransformer with the weights of a Hugging Face Llama; its own loader takes names from a list only."""
     c = network.config
     plain = c.model_type == "llama" and c.rope_parameters["rope_type"] == "default" and not c.attention_bias
@@ -151,7 +193,7 @@ def _hooked_llama(network, tokenizer, device: torch.device, dtype: torch.dtype):
     return model
 
 
-def _hooked_transformer():
+def _hooked_transformer() -> Any:
     # Never at module level: on TransformerLens 4 even asking whether the name exists raises.
     try:
         from transformer_lens import HookedTransformer
@@ -164,7 +206,7 @@ def _hooked_transformer():
     return HookedTransformer
 
 
-def checked_device(device: object) -> torch.device:
+def checked_device(device: Device | None) -> torch.device:
     """The device, "cuda" where there is one for None; an InputError where it cannot be used."""
     device = device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -174,73 +216,13 @@ def checked_device(device: object) -> torch.device:
         raise InputError(f"device {device!r} cannot be used here ({first_line(error)}); try 'cpu'") from error
 
 
-def checked_dtype(dtype: object) -> torch.dtype:
+def checked_dtype(dtype: Dtype | None) -> torch.dtype:
     """The dtype by its name or itself, float32 for None; an InputError for another."""
-    known = {None: torch.float32, **DTYPES, **{value: value for value in DTYPES.values()}}
+    kinds: dict[Any, torch.dtype] = {None: torch.float32, **DTYPES, **{value: value for value in DTYPES.values()}}
     try:
-        return known[dtype]
+        return kinds[dtype]
     except (KeyError, TypeError):
         raise InputError(f"dtype is {dtype!r}; give one of {', '.join(DTYPES)}") from None
-
-
-@contextlib.contextmanager
-def without_installing() -> Iterator[None]:
-    """This thread starts no process that installs packages: TransformerLens would, for models with images.
-
-    The torchvision that it gets can replace PyTorch by another build while it is running. TransformerLens then does
-    without the processor of images, and a warning says how to have it.
-    """
-    global _replaced
-    refused: list[str] = []
-    thread = threading.get_ident()
-    with _guard:
-        if not _refused:
-            _replaced = subprocess.Popen, _refusing(subprocess.Popen)
-            subprocess.Popen = _replaced[1]
-        _refused.setdefault(thread, []).append(refused)
-    try:
-        yield
-    finally:
-        with _guard:
-            _refused[thread] = [one for one in _refused[thread] if one is not refused]
-            if not _refused[thread]:
-                del _refused[thread]
-            # Where another has replaced it too, ours stays beneath, and lets everything pass.
-            if not _refused and subprocess.Popen is _replaced[1]:
-                subprocess.Popen = _replaced[0]
-    if names := [word for word in refused if not word.startswith("-")]:
-        version = torch.__version__.split("+")[0]
-        packages = " ".join(dict.fromkeys(names))
-        warnings.warn(
-            f"the model has a processor for other input than text, which needs {packages}, and that is not installed; "
-            f'text works without it. For the build that fits your PyTorch: pip install {packages} "torch=={version}"',
-            stacklevel=3,
-        )
-
-
-def _refusing(original: type[subprocess.Popen]) -> type[subprocess.Popen]:
-    """Popen that refuses to install, in threads that load a model."""
-
-    class Popen(original):
-        def __init__(self, args: object, *more: object, **settings: object):
-            if loads := _refused.get(threading.get_ident()):
-                if isinstance(args, Iterator):
-                    args = list(args)  # it can be read but once
-                words = _words(args)
-                if "install" in words:
-                    loads[-1].extend(words[words.index("install") + 1 :])
-                    raise PermissionError("fv_lens installs no packages")
-            super().__init__(args, *more, **settings)
-
-    return Popen
-
-
-def _words(args: object) -> list[str]:
-    """The words of a command as Popen takes it; whatever else is left to Popen to refuse."""
-    if isinstance(args, str | bytes | os.PathLike):
-        return os.fsdecode(args).split()
-    given = args if isinstance(args, Iterable) else []
-    return [os.fsdecode(word) for word in given if isinstance(word, str | bytes | os.PathLike)]
 
 
 @contextlib.contextmanager

@@ -6,23 +6,26 @@ multiplies 2.0 to 2.4 times faster, at 8 rows and more. Both round in float32; o
 
 from collections.abc import Callable
 from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 from torch.overrides import TorchFunctionMode
 
+P = ParamSpec("P")
+R = TypeVar("R")
 LEAST_ROWS = 8  # below, a product waits for memory, and either takes as long
 
 # The operator torch.compile uses for linear layers; where a build of torch lacks it, torch's own way stays.
-_product = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+_product: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 
 
-def through_onednn(verb: Callable) -> Callable:
+def through_onednn(verb: Callable[P, R]) -> Callable[P, R]:
     """Run a verb of the lens with its linear maps, and their way back, through oneDNN where that is exact float32."""
 
     @wraps(verb)
-    def run(*args, **kwargs):
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
         with _Through():
             return verb(*args, **kwargs)
 
@@ -30,7 +33,9 @@ def through_onednn(verb: Callable) -> Callable:
 
 
 class _Through(TorchFunctionMode):
-    def __torch_function__(self, function, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         if function is linear and not kwargs and _fits(*args):
             return _Linear.apply(*args)
@@ -57,10 +62,10 @@ class _Linear(torch.autograd.Function):
     """`x @ weight.T + bias`, differentiable in `x` alone."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         ctx.weight = weight
         return _product(x, weight, bias, "none", [], "")
 
     @staticmethod
-    def backward(ctx, slope: Tensor):
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:
         return _product(slope, ctx.weight.t(), None, "none", [], ""), None, None

@@ -20,14 +20,16 @@ import torch
 from torch import nn
 
 from ..ground.errors import InputError
-from .state import HOOKS, modules
+from .state import HOOKS, mark_as_own, modules
 
 GETSTATE = "__getstate__"
+Replacement = Callable[[Callable[[], Any], dict[str, Any]], Any]  # of a method that returns whatever it returns
 
-_stance, _depth, _stance_lock = None, 0, threading.Lock()
+_stance: Any = None
+_depth, _stance_lock = 0, threading.Lock()
 
 
-def replace_method(owner: nn.Module, name: str, replacement: Callable) -> Callable[[], None]:
+def replace_method(owner: nn.Module, name: str, replacement: Replacement) -> Callable[[], None]:
     """Send calls of a method through `replacement(run, given)`: the call as it was made, and its arguments.
 
     Returns a function that puts back what was there. torch.compile does not look inside: what runs there runs eagerly.
@@ -37,10 +39,10 @@ def replace_method(owner: nn.Module, name: str, replacement: Callable) -> Callab
 
     @torch.compiler.disable
     @functools.wraps(method)
-    def through(*args, **kwargs):
+    def through(*args: Any, **kwargs: Any) -> Any:
         return replacement(functools.partial(method, *args, **kwargs), dict(zip(names, args)) | kwargs)
 
-    through.of_fv_lens, through.before = True, own
+    mark_as_own(through, before=own)
     owner.__dict__[name] = through
     _guard(owner)
 
@@ -54,17 +56,17 @@ def replace_method(owner: nn.Module, name: str, replacement: Callable) -> Callab
     return restore
 
 
-def add_hook(module: nn.Module, hook: Callable, owner: object) -> Callable[[], None]:
+def add_hook(module: nn.Module, hook: Callable[..., Any], owner: Any) -> Callable[[], None]:
     """Register a forward hook; returns a function that removes it. A hook of PyTorch: `reset_hooks()` lets it be.
 
     `owner` is who put it there, see `has_hooks_of_others`.
     """
 
     @torch.compiler.disable
-    def run(*args):
+    def run(*args: Any) -> Any:
         return hook(*args)
 
-    run.of_fv_lens, run.owner = True, owner
+    mark_as_own(run, owner=owner)
     handle = module.register_forward_hook(run)
     _guard(module)
 
@@ -75,7 +77,7 @@ def add_hook(module: nn.Module, hook: Callable, owner: object) -> Callable[[], N
     return remove
 
 
-def has_hooks_of_others(owner: object, *roots: nn.Module) -> bool:
+def has_hooks_of_others(owner: Any, *roots: nn.Module) -> bool:
     """Whether `add_hook` put a hook on one of the modules that is there still and has another owner."""
     hooks = (hook for module in modules(*roots) for hook in module._forward_hooks.values() if _is_own(hook))
     return any(getattr(hook, "owner", owner) is not owner for hook in hooks)
@@ -98,16 +100,16 @@ def uncompiled() -> Iterator[None]:
                 _stance.__exit__(None, None, None)
 
 
-class _Copied(dict):
+class _Copied(dict[str, Any]):
     """The state of an object as a copy gets it: deep copies and pickles without what is fv_lens's."""
 
-    def __deepcopy__(self, memo: dict) -> dict:
+    def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, Any]:
         return {name: copy.deepcopy(value, memo) for name, value in self._plain().items()}
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, tuple[dict[str, Any]]]:
         return dict, (self._plain(),)
 
-    def _plain(self) -> dict:
+    def _plain(self) -> dict[str, Any]:
         plain = {}
         for name, value in self.items():
             if _is_own(value):
@@ -126,10 +128,10 @@ class _Refusal:
 
     of_fv_lens = True
 
-    def __init__(self, kind: str, before: object):
+    def __init__(self, kind: str, before: Any):
         self.kind, self.before = kind, before
 
-    def __call__(self, *args, **kwargs) -> NoReturn:
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise InputError(
             f"This {self.kind} is a shallow copy of a patched model and shares its layers with it. Ask the patched "
             "model itself, or copy it with copy.deepcopy, which gives a model of its own, without the patch."
@@ -138,16 +140,16 @@ class _Refusal:
 
 def _guard(owner: nn.Module) -> None:
     """Put `__getstate__` on an object, or count one more reason for it to be there."""
-    there = owner.__dict__.get(GETSTATE)
-    if there is not None and hasattr(there, "reasons"):
-        there.reasons += 1
+    guard = owner.__dict__.get(GETSTATE)
+    if guard is not None and hasattr(guard, "reasons"):
+        guard.reasons += 1
         return
     reference = weakref.ref(owner)
 
     def getstate() -> _Copied:
         return _state_of(reference())
 
-    getstate.of_fv_lens, getstate.before, getstate.reasons = True, there, 1
+    mark_as_own(getstate, before=guard, reasons=1)
     owner.__dict__[GETSTATE] = getstate
 
 
@@ -158,7 +160,7 @@ def _unguard(owner: nn.Module) -> None:
         del owner.__dict__[GETSTATE]
 
 
-def _is_own(value: object) -> bool:
+def _is_own(value: Any) -> bool:
     return isinstance(value, FunctionType | _Refusal) and getattr(value, "of_fv_lens", False)
 
 

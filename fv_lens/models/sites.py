@@ -4,13 +4,18 @@ Not every hook point lies on a way there: TransformerBridge's `hook_resid_mid` i
 what is added there is seen by the MLP alone.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from ..ground.errors import InputError
-from .base import Lens
+from .base import Hook, HookFunction, Lens
 from .cached import aside
-from .state import bare
+from .state import without_hooks
+
+if TYPE_CHECKING:
+    from transformer_lens.hook_points import HookPoint
 
 STREAM, MIDDLE = "hook_resid_post", "hook_resid_mid"
 PROPORTIONAL = 0.9  # cosine; beside it, unrelated vectors of 32 numbers have .2
@@ -24,16 +29,16 @@ def check_site(lens: Lens, layer: int, site: str) -> None:
     points = lens.points
     if points[f"blocks.{layer}.{site}"] is points[f"blocks.{layer}.{STREAM}"]:
         return
-    known = lens.parity.reaching
-    if (layer, site) not in known:
-        with lens.state.lock, bare(lens.model, lens.network), aside():
+    reaching = lens.parity.reaching
+    if (layer, site) not in reaching:
+        with lens.state.lock, without_hooks(lens.model, lens.network), aside():
             try:
-                known[layer, site] = _reaches_stream(lens, layer, site)
+                reaching[layer, site] = _reaches_stream(lens, layer, site)
             except torch.OutOfMemoryError:
                 raise
             except Exception:  # whatever a part of the block raises on a vector that does not fit it
-                known[layer, site] = False
-    if not known[layer, site]:
+                reaching[layer, site] = False
+    if not reaching[layer, site]:
         raise InputError(
             f"A vector added at 'blocks.{layer}.{site}' of {lens.name} does not reach the residual stream: this hook "
             f"point is what a part of the block reads, not the stream itself. Use the site {STREAM!r}."
@@ -57,15 +62,15 @@ def _reaches_stream(lens: Lens, layer: int, site: str) -> bool:
     def run(scale: float) -> dict[str, Tensor]:
         seen: dict[str, Tensor] = {}
 
-        def add(x, hook):
+        def add(x: Tensor, hook: "HookPoint") -> Tensor:
             x = x.clone()
             x[:, -1] += (scale * added).to(x)
             return x
 
-        def see(name):
+        def see(name: str) -> HookFunction:
             return lambda x, hook: seen.__setitem__(name, x[:, -1].float().cpu())
 
-        hooks = [(point, add), *((name, see(name)) for name in names)]
+        hooks: list[Hook] = [(point, add), *((name, see(name)) for name in names)]
         lens.logits(ids, torch.ones_like(ids), hooks)
         return seen
 
@@ -74,7 +79,7 @@ def _reaches_stream(lens: Lens, layer: int, site: str) -> bool:
     seen = run(min(1e3 * size, torch.finfo(lens.dtype).max / 1e3))
     for x in seen.values():
         plus, minus = x.unflatten(0, (2, 2))
-        ratios = (plus - minus) / vectors
-        if torch.cosine_similarity(*ratios, dim=0) >= PROPORTIONAL:
+        first, second = (plus - minus) / vectors
+        if torch.cosine_similarity(first, second, dim=0) >= PROPORTIONAL:
             return True
     return False

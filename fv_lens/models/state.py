@@ -8,10 +8,11 @@ import itertools
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FunctionType
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,8 @@ HOOKS = {
     "backward hook": "_backward_hooks",
     "backward pre-hook": "_backward_pre_hooks",
 }
-Hooked = tuple[nn.Module | None, str, int]
+UserHook = tuple[nn.Module | None, str, int]  # where it stands (None: on every module), its kind, its number
+Form = Literal["as positions", "as batch elements", "in full forwards", "one by one"]  # of rows, see `engine.forms`
 KEPT = 8  # conditions whose findings a model keeps
 LIBRARIES = frozenset(
     "accelerate apex auto_gptq awq bitsandbytes causal_conv1d compressed_tensors deepspeed fla flash_attn gptqmodel "
@@ -33,7 +35,8 @@ LIBRARIES = frozenset(
 SIMPLE, COLLECTIONS = (bool, int, float, str), (list, tuple, set, frozenset, dict)
 
 
-_count, _numbers = itertools.count(1), weakref.WeakKeyDictionary()
+_count = itertools.count(1)
+_numbers: weakref.WeakKeyDictionary[Callable[..., Any], int] = weakref.WeakKeyDictionary()
 
 
 @dataclass
@@ -44,7 +47,7 @@ class Parity:
         length: tokens of the longest prompt compared; 0 where nothing was yet.
         forms: the exact forms of rows, fastest first.
         padding: whether left padding changes nothing.
-        together: whether a prompt has the same logits beside others, padded ones, as by itself.
+        batches_exact: whether a prompt has the same logits beside others, padded ones, as by itself.
         sites: (layer, site) -> (length, forms), for vectors added elsewhere than at `hook_resid_post`.
         several_tokens: (length, forms) for rows of several tokens.
         sharing: (length, whether prompts that begin alike may have their beginning run once).
@@ -59,11 +62,11 @@ class Parity:
     """
 
     length: int = 0
-    forms: list[str] = field(default_factory=list)
+    forms: list[Form] = field(default_factory=list)
     padding: bool = True
-    together: bool = True
-    sites: dict[tuple[int, str], tuple[int, list[str]]] = field(default_factory=dict)
-    several_tokens: tuple[int, list[str]] = (0, [])
+    batches_exact: bool = True
+    sites: dict[tuple[int, str], tuple[int, list[Form]]] = field(default_factory=dict)
+    several_tokens: tuple[int, list[Form]] = (0, [])
     sharing: tuple[int, bool] = (0, False)
     gradients: dict[tuple[int, bool], tuple[int, bool]] = field(default_factory=dict)
     plain_readout: bool | None = None
@@ -85,8 +88,9 @@ class State:
     def __init__(self, model: nn.Module | None = None):
         self._model = None if model is None else weakref.ref(model)
         self.parities: dict[int, Parity] = {}
-        self.patches: list = []
-        self.watch: object = None  # what follows the calls of a patched model
+        # Of a room above this one: the patches that are on the model, and what follows the calls of a patched model.
+        self.patches: list[Any] = []
+        self.watch: Any = None
         self.endings: Tensor | None = None
         self.warned: set[str] = set()
         self.lock = threading.RLock()  # one thread at a time has hooks of fv_lens on the model
@@ -103,70 +107,71 @@ class State:
         """Whether this is the state of this very object, not of one that it was copied from."""
         return self._model is not None and self._model() is model
 
-    def __deepcopy__(self, memo: dict) -> "State":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "State":
         return State()
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[type["State"], tuple[()]]:
         return State, ()
 
 
-def conditions(model: nn.Module, network: nn.Module, hooks: Sequence[Hooked], *more: object) -> int:
+def conditions(model: nn.Module, network: nn.Module, hooks: Sequence[UserHook], *more: Hashable) -> int:
     """A hash of all that decides which forms are exact, apart from the numbers in the weights.
 
     The kinds and the plain settings of the network's modules (dropout, train flags, adapters and which of them are
-    active), the `foreign_hooks`, autocast, the model's configuration and whatever is given as `more`.
+    active), the `user_hooks`, autocast, the model's configuration and whatever is given as `more`.
     """
-    own = tuple(_settings(module) for module in modules(network))
+    settings = tuple(_settings(module) for module in modules(network))
     device = next((p.device.type for p in network.parameters() if p.device.type != "meta"), "cpu")
     autocast = torch.is_autocast_enabled(device), str(torch.get_autocast_dtype(device))
     attention = str(getattr(getattr(network, "config", None), "_attn_implementation", None))
-    there = tuple((kind, number) for _, kind, number in hooks)
-    return hash((own, there, autocast, attention, _plain(vars(model.cfg)), *more))
+    numbers = tuple((kind, number) for _, kind, number in hooks)
+    return hash((settings, numbers, autocast, attention, _plain(vars(model.cfg)), *more))
 
 
-def foreign_hooks(*roots: nn.Module) -> list[Hooked]:
+def user_hooks(*roots: nn.Module) -> list[UserHook]:
     """The hooks that are neither fv_lens's nor a library's own, forwards that were replaced, and modules put between.
 
     Modules count that neither a library nor the package of the model itself has made: such as wrappers that steer.
 
     Each with its module (None: every one), its kind, and the number that PyTorch gave it, which it gives no other.
     """
-    found: list[Hooked] = []
-    known = LIBRARIES.union(map(_package_of, roots))
+    hooks: list[UserHook] = []
+    packages = LIBRARIES.union(map(_package_of, roots))
     for kind, attribute in HOOKS.items():
         everywhere = getattr(torch_module, f"_global{attribute}", {})
-        found += [(None, kind, number) for number, hook in everywhere.items() if _is_foreign(hook)]
+        hooks += [(None, kind, number) for number, hook in everywhere.items() if _is_foreign(hook)]
     for module in modules(*roots):
         for kind, attribute in HOOKS.items():
-            there = module.__dict__.get(attribute) or {}
-            found += [(module, kind, number) for number, hook in there.items() if _is_foreign(hook)]
+            registered = module.__dict__.get(attribute) or {}
+            hooks += [(module, kind, number) for number, hook in registered.items() if _is_foreign(hook)]
         forward = module.__dict__.get("forward")
-        if _is_replaced(forward):
-            found.append((module, "replaced forward", _number_of(forward)))
-        if _package_of(module) not in known:
-            found.append((module, f"module {type(module).__name__}", 0))
-    return found
+        if forward is not None and _is_replaced(forward):
+            hooks.append((module, "replaced forward", _number_of(forward)))
+        if _package_of(module) not in packages:
+            hooks.append((module, f"module {type(module).__name__}", 0))
+    return hooks
 
 
 def _package_of(module: nn.Module) -> str:
     return type(module).__module__.partition(".")[0]
 
 
-def places(hooks: Sequence[Hooked], *roots: nn.Module) -> list[str]:
+def places(hooks: Sequence[UserHook], *roots: nn.Module) -> list[str]:
     """Where hooks stand, in words: "forward hook at blocks.0.hook_out"."""
     names = {id(module): name for root in roots for name, module in root.named_modules()}
-    found = []
+    where = []
     for module, kind, _ in hooks:
         point = getattr(module, "name", None) if hasattr(module, "fwd_hooks") else None
         place = "every module" if module is None else point or names.get(id(module)) or type(module).__name__
-        found.append(f"{kind} at {place}")
-    return found
+        where.append(f"{kind} at {place}")
+    return where
 
 
 @contextmanager
-def bare(*roots: nn.Module) -> Iterator[None]:
-    """The model without hooks of others or patches, and in evaluation mode."""
-    taken, trained = [], []
+def without_hooks(*roots: nn.Module) -> Iterator[None]:
+    """The model without hooks of the user's or patches, and in evaluation mode."""
+    taken: list[tuple[nn.Module, str, dict[int, Callable[..., Any]]]] = []
+    trained: list[nn.Module] = []
     for module in modules(*roots):
         for attribute in HOOKS.values():
             there = module.__dict__.get(attribute) or {}
@@ -189,26 +194,31 @@ def bare(*roots: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _is_own(hook: object) -> bool:
+def mark_as_own(function: Callable[..., Any], **notes: Any) -> None:
+    """Mark a hook or method as fv_lens's, so that it does not count as the user's, and leave notes on it."""
+    function.__dict__.update(notes, of_fv_lens=True)
+
+
+def _is_own(hook: Callable[..., Any]) -> bool:
     return getattr(hook, "of_fv_lens", False)
 
 
-def _is_foreign(hook: Callable) -> bool:
+def _is_foreign(hook: Callable[..., Any]) -> bool:
     """Whether a hook is the user's: libraries have functions of their own as hooks, to take notes or make weights."""
     if _is_own(hook) or type(hook).__module__.startswith("torch.nn.utils."):  # those of weight_norm and its kin
         return False
     return not isinstance(hook, FunctionType) or not _of_library(hook)
 
 
-def _of_library(function: Callable) -> bool:
+def _of_library(function: Callable[..., Any]) -> bool:
     """Whether a function was written in a library; TransformerLens wraps users' hooks in one of its own."""
     package, _, rest = (getattr(function, "__module__", None) or "").partition(".")
     return package in LIBRARIES and (package, rest) != ("transformer_lens", "hook_points")
 
 
-def _is_replaced(forward: Callable | None) -> bool:
+def _is_replaced(forward: Callable[..., Any]) -> bool:
     """Whether a module's own forward is the user's; accelerate replaces forwards, too."""
-    return forward is not None and not _is_own(forward) and not _of_library(getattr(forward, "func", forward))
+    return not _is_own(forward) and not _of_library(getattr(forward, "func", forward))
 
 
 def modules(*roots: nn.Module) -> Iterator[nn.Module]:
@@ -222,7 +232,7 @@ def modules(*roots: nn.Module) -> Iterator[nn.Module]:
             waiting.extend(module.__dict__["_modules"].values())
 
 
-def _settings(module: nn.Module) -> tuple:
+def _settings(module: nn.Module) -> tuple[Any, ...]:
     """A module's kind and settings. Of TransformerLens' modules the train flag alone: they note what passes."""
     kind, settings = type(module), module.__dict__
     forward = settings.get("forward")
@@ -232,7 +242,7 @@ def _settings(module: nn.Module) -> tuple:
     return kind, kind.forward, replaced, _plain(settings)
 
 
-def _number_of(function: Callable) -> int:
+def _number_of(function: Callable[..., Any]) -> int:
     """A number that is a function's as long as it lives, and no other's after it."""
     try:
         return _numbers.setdefault(function, next(_count))
@@ -240,9 +250,9 @@ def _number_of(function: Callable) -> int:
         return id(function)
 
 
-def _plain(settings: Mapping) -> tuple:
+def _plain(settings: Mapping[str, Any]) -> tuple[tuple[str, Hashable], ...]:
     """Names and values of those settings that are numbers, text or collections of these."""
-    plain = []
+    plain: list[tuple[str, Hashable]] = []
     for name, value in settings.items():
         if isinstance(value, SIMPLE):
             plain.append((name, value))

@@ -7,7 +7,7 @@ import json
 import shlex
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -21,6 +21,9 @@ from .console import MOST_PROMPTS, MOST_SEED, ModelName, console, expanded, note
 from .humans.command import humans
 from .reproduce.command import reproduce, table
 from .run.study import N_SHOTS
+
+if TYPE_CHECKING:
+    from ..vectors.function_vector import FunctionVector
 
 ENOUGH = pairs_for(N_SHOTS + 1)  # pairs of a relation for `run`: the prompts' own word is of the train part, too
 FILES = f"{ENOUGH} pairs or more: JSON {FORMAT}, where wanted with {OPTIONAL}; or a .csv of words and answers."
@@ -155,19 +158,21 @@ def decode(
         loaded = _model_of(fv, vector, model)
         from ..evaluation.decoding import decode as read
 
-        console.print(Text(str(read(loaded, fv, k, through))), soft_wrap=True)
+        reading: Any = through  # `decode` says what else it could be
+        console.print(Text(str(read(loaded, fv, k, reading))), soft_wrap=True)
         if through == "unembed":
             notes.print(Text("A vector from the middle of a model often says more with --through model."), style="dim")
 
 
-def _model_of(fv: object, file: Path, name: str | None) -> object:
+def _model_of(fv: "FunctionVector", file: Path, name: str | None) -> Any:
     """The model that a saved vector is for: the one named, or its own."""
-    if not name and not fv.model:
+    name_or_own = name or fv.model
+    if not name_or_own:
         raise InputError(f"{str(file)!r} does not say which model it was made on; pass --model.")
     from ..models.load import load_model
 
     try:
-        return load_model(name or fv.model)
+        return load_model(name_or_own)
     except InputError as error:
         made = "" if name else f" The vector was made on {fv.model!r}; if that was a folder, pass --model PATH."
         raise InputError(f"{error}{made}") from None

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -20,7 +20,7 @@ LIBRARY = STUDY / "vectors"
 MOST_PROMPTS, MOST_DEALS, MOST_EACH, MOST_SEED = 10_000, 100, 10_000, 2**32 - 1  # more is a slip of the hand
 
 
-def expanded(value):
+def expanded(value: Any) -> Any:
     """A path, or several, with the home folder for `~`, which a shell leaves as it is in --out=~/results."""
     if isinstance(value, list | tuple):
         return [expanded(one) for one in value]
@@ -88,7 +88,7 @@ def quiet() -> Iterator[None]:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-    def show(message: Warning | str, *args: object, **kwargs: object) -> None:
+    def show(message: Warning | str, *args: Any, **kwargs: Any) -> None:
         typer.echo(f"Note: {message}", err=True)
 
     with warnings.catch_warnings():

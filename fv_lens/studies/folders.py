@@ -10,9 +10,10 @@ is changed, and a folder in which nothing was saved is left as it was found.
 import json
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -44,7 +45,7 @@ class OutputFolder:
             overwritten, is in use by another process or cannot be written to.
     """
 
-    def __init__(self, path: str | os.PathLike, command: str):
+    def __init__(self, path: str | os.PathLike[str], command: str):
         self.path, self.command, self.claimed = Path(path), command, False
         self._lock = FileLock(self.path / LOCK, timeout=0)
         # What was not there before: the folder and those above it, those within it, and the lock's file and marker.
@@ -73,7 +74,7 @@ class OutputFolder:
             raise
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *error: Any) -> None:
         self._leave()
 
     @property
@@ -86,7 +87,7 @@ class OutputFolder:
         """Whether there is anything in it that a command of fv-lens writes, a half-written file aside."""
         return any(True for _ in self._results())
 
-    def claim(self, plan: Mapping, makes: Mapping[str, Collection[str]] | None = None) -> None:
+    def claim(self, plan: Mapping[str, Any], makes: Mapping[str, Collection[str]] | None = None) -> None:
         """Make the folder that of a plan, or find that it is.
 
         Args:
@@ -96,10 +97,10 @@ class OutputFolder:
         Raises:
             InputError: the folder is of another plan, or holds vectors that this one does not make.
         """
-        plan, there = json.loads(json.dumps(plan)), self._plan()
-        if there is not None and there != plan and self.has_results:
+        plain, earlier = json.loads(json.dumps(plan)), self._plan()
+        if earlier is not None and earlier != plain and self.has_results:
             raise InputError(
-                f"{str(self.path)!r} holds another run. What differs: {_differing(there, plan)}. {WAY_OUT}"
+                f"{str(self.path)!r} holds another run. What differs: {_differing(earlier, plain)}. {WAY_OUT}"
             )
         for name in ("vectors", "composites"):
             for file in sorted((self.path / name).rglob("*.safetensors")):
@@ -112,7 +113,7 @@ class OutputFolder:
             stale = [] if self.stages or self._earlier() is None else [self.path / "stages" / EARLIER]
             for file in (*stale, *self._partial()):
                 file.unlink(missing_ok=True)
-            self._write_marker({"command": self.command, "plan": plan})
+            self._write_marker({"command": self.command, "plan": plain})
         except OSError as error:
             raise InputError(
                 f"Cannot write to {str(self.path)!r}: {error.strerror or error}. Choose another --out."
@@ -129,12 +130,12 @@ class OutputFolder:
         owner = _read(self.path / MARKER)
         if owner is None and self._earlier() is not None:
             return  # of an earlier version: its plan decides
-        there = next(self._results(), None)
-        if there is None:
+        first = next(self._results(), None)
+        if first is None:
             return
         if owner is None:
             raise InputError(
-                f"{str(self.path)!r} has {there.relative_to(self.path).as_posix()!r} and no {MARKER}: it is not of "
+                f"{str(self.path)!r} has {first.relative_to(self.path).as_posix()!r} and no {MARKER}: it is not of "
                 f"this version's `fv-lens {self.command}`, which might overwrite it. Give another --out, or move what "
                 "is in the folder to another place."
             )
@@ -149,14 +150,14 @@ class OutputFolder:
         path = self.path.absolute()
         for above in path.parents:
             if (above / MARKER).is_file() and path.relative_to(above).parts[0] in FOLDERS:
-                return above, _read(above / MARKER)["command"]
+                return above, owner_of(above) or ""
         return None
 
-    def _plan(self) -> object:
+    def _plan(self) -> Any:
         owner = _read(self.path / MARKER)
         return self._earlier() if owner is None else owner["plan"]
 
-    def _earlier(self) -> dict | None:
+    def _earlier(self) -> dict[str, Any] | None:
         """The plan of an earlier version; None for any other file of that name, which is the user's own."""
         file = self.path / "stages" / EARLIER
         if self.command not in RESUMABLE or not file.is_file():
@@ -167,7 +168,7 @@ class OutputFolder:
                 return content
         return None
 
-    def _results(self):
+    def _results(self) -> Iterator[Path]:
         for name in FILES:
             if os.path.lexists(self.path / name):
                 yield self.path / name
@@ -190,7 +191,7 @@ class OutputFolder:
         self._written = [one for one in [self.path / LOCK] if not one.exists()]
         self._lock.acquire()
 
-    def _write_marker(self, content: dict) -> None:
+    def _write_marker(self, content: dict[str, Any]) -> None:
         path = self.path / MARKER
         if path.is_file() and _read(path) == content:
             return
@@ -225,7 +226,7 @@ def owner_of(folder: Path) -> str | None:
     return None if owner is None else owner["command"]
 
 
-def _read(marker: Path) -> dict | None:
+def _read(marker: Path) -> dict[str, Any] | None:
     if not marker.is_file():
         return None
     content = _json(marker)
@@ -234,14 +235,14 @@ def _read(marker: Path) -> dict | None:
     return content
 
 
-def _json(file: Path) -> object:
+def _json(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{str(file)!r} is damaged: {error}. {WAY_OUT}") from None
 
 
-def _differing(there: object, mine: Mapping) -> str:
+def _differing(there: Any, mine: Mapping[str, Any]) -> str:
     """What differs between two plans: "relations (there alone: antonym); settings (seeds: 2 there, 3 here)"."""
     if not isinstance(there, dict):
         return "everything"

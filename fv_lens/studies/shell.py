@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
 
 INTERRUPTED, BROKEN_PIPE, NOT_WRITTEN = 130, 141, 1  # exit codes; the first two are what shells give for the signals
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
@@ -23,7 +24,7 @@ def begin() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _end(*signal_and_frame: object) -> None:
+def _end(number: int, frame: FrameType | None) -> None:
     # No exception: one that is raised while modules are imported may be swallowed, or shown with a traceback.
     os.write(2, b"Interrupted. Nothing was saved.\n")
     os._exit(INTERRUPTED)
@@ -59,7 +60,7 @@ def output_failed(error: OSError) -> int:
             os.close(nowhere)
     if isinstance(error, BrokenPipeError):
         return BROKEN_PIPE
-    say(f"Error: the output cannot be written: {os.strerror(error.errno)}")
+    say(f"Error: the output cannot be written: {error.strerror or error}")
     return NOT_WRITTEN
 
 

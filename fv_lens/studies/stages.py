@@ -15,6 +15,7 @@ from ..ground.errors import InputError
 from ..ground.schema import Record
 from .folders import EARLIER
 
+Step = tuple[dict[str, Tensor], dict[str, Any]]  # tensors, and plain JSON data
 TIMINGS = "timings.json"
 
 
@@ -42,8 +43,9 @@ class Stages:
         InputError: the folder holds a stage of another plan or a damaged one, or cannot be written to.
     """
 
-    def __init__(self, folder: Path, plan: Mapping):
-        self.folder, self.timings, self._plan = folder, {}, json.loads(json.dumps(plan))
+    def __init__(self, folder: Path, plan: Mapping[str, Any]):
+        self.folder, self._plan = folder, json.loads(json.dumps(plan))
+        self.timings: dict[str, float] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -57,14 +59,14 @@ class Stages:
         """Names of the stages on disk."""
         return sorted(path.stem for path in self.folder.glob("*.safetensors"))
 
-    def run(self, name: str, compute: Callable[[], tuple[dict[str, Tensor], dict]]) -> tuple[dict[str, Tensor], dict]:
+    def run(self, name: str, compute: Callable[[], tuple[dict[str, Tensor], dict[str, Any]]]) -> Step:
         """The tensors and record of a stage, from disk if it was finished before."""
         if not self._path(name).is_file():
             started = time.perf_counter()
             tensors, record = compute()
-            seconds = round(time.perf_counter() - started, 1)
+            took = round(time.perf_counter() - started, 1)
             self._write(name, tensors, {"record": record})
-            storage.save_json(self.folder / TIMINGS, self._known_timings() | {name: seconds})
+            storage.save_json(self.folder / TIMINGS, self._known_timings() | {name: took})
         tensors, saved = self._read(name)
         seconds = self._known_timings().get(name, saved.get("seconds"))
         if seconds is not None:
@@ -85,10 +87,10 @@ class Stages:
     def _digest(self, name: str) -> str:
         return hashlib.sha256(json.dumps([self._plan, name], sort_keys=True).encode()).hexdigest()
 
-    def _write(self, name: str, tensors: dict[str, Tensor], saved: dict) -> None:
+    def _write(self, name: str, tensors: dict[str, Tensor], saved: dict[str, Any]) -> None:
         storage.save(self._path(name), StageRecord.kind, tensors, saved | {"plan": self._digest(name)})
 
-    def _read(self, name: str) -> tuple[dict[str, Tensor], dict]:
+    def _read(self, name: str) -> Step:
         tensors, saved = storage.load(self._path(name), StageRecord)
         if saved.get("plan") != self._digest(name):
             raise InputError(

@@ -15,8 +15,8 @@ from torch import Tensor
 from ..datasets.prompts import PromptTemplate, with_demonstrations
 from ..datasets.relations import Relation
 from ..engine.batches import PromptBatch, batch
+from ..engine.edits import CPU_FLOAT32
 from ..engine.gradients import Rows
-from ..engine.rows import HERE
 from ..ground.errors import InputError, finite_number, whole_number
 from ..ground.progress import progress_bar
 from ..models.lens import Lens
@@ -119,14 +119,14 @@ def tune(
     train = _rows(lens, [one.train for one in tasks], layer, how.first_token)
     check = _rows(lens, [one.validation for one in tasks], layer, how.first_token)
     steps, rate, unit = how.steps, how.learning_rate, train.residual_rms
-    starts = [torch.zeros(lens.d_model, **HERE) if one.start is None else one.start for one in tasks]
+    starts = [torch.zeros(lens.d_model, **CPU_FLOAT32) if one.start is None else one.start for one in tasks]
     starts = [start * size if one.in_rms else start for one, start, size in zip(tasks, starts, unit)]
     strengths = how.strengths if any(start.any() for start in starts) else [1.0]
     at_strength = torch.stack([mean_by_owner(check, check.losses(s * torch.stack(starts))) for s in strengths])
     chosen = at_strength.nan_to_num(nan=torch.inf).argmin(0)
     chosen = [strengths[i] if start.any() else 1.0 for i, start in zip(chosen.tolist(), starts)]
     vectors = torch.stack([s * start for s, start in zip(chosen, starts)])
-    best, best_loss = vectors.clone(), torch.full((len(tasks),), torch.inf, **HERE)
+    best, best_loss = vectors.clone(), torch.full((len(tasks),), torch.inf, **CPU_FLOAT32)
     best_step, broken = (torch.full((len(tasks),), at, dtype=torch.long, device="cpu") for at in (0, -1))
     losses = np.full((steps + 1, len(tasks)), np.nan)
     validation = np.full((steps + 1, len(tasks)), np.nan)
@@ -165,7 +165,7 @@ def task(lens: Lens, train: Sequence[Relation], validation: Sequence[Relation], 
 
 def mean_by_owner(rows: Rows, losses: Tensor) -> Tensor:
     """Mean loss of each vector's rows, `[vector]`."""
-    return torch.zeros(int(rows.owners.max()) + 1, **HERE).index_add_(0, rows.owners, losses * rows.shares)
+    return torch.zeros(int(rows.owners.max()) + 1, **CPU_FLOAT32).index_add_(0, rows.owners, losses * rows.shares)
 
 
 def _rows(lens: Lens, parts: Sequence[PromptBatch], layer: int, first_token: bool) -> Rows:

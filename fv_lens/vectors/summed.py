@@ -13,7 +13,7 @@ from ..datasets.prompts import FewShot, PromptTemplate, few_shot
 from ..datasets.relation_files import load_relation
 from ..datasets.relations import Relation
 from ..engine.batches import batch
-from ..engine.rows import HEAD_OUTPUT, RESIDUAL
+from ..engine.edits import HEAD_OUTPUT, RESIDUAL
 from ..engine.whatif import residuals
 from ..ground.errors import InputError, whole_number
 from ..models.lens import Lens, check_layer, lens_of

@@ -17,7 +17,7 @@ from ..datasets.relation_files import load_relation
 from ..datasets.relations import Relation
 from ..engine.batches import batch
 from ..engine.completion import Completions, completions
-from ..engine.rows import Edit, WhatIf
+from ..engine.edits import Edit, WhatIf
 from ..ground import display, scores
 from ..ground.errors import InputError, finite_number
 from ..ground.progress import progress_bar

@@ -20,7 +20,8 @@ from ..datasets.prompts import PromptTemplate
 from ..datasets.relation_files import load_relation
 from ..datasets.relations import Relation
 from ..ground import display
-from ..ground.errors import InputError, whole_number
+from ..ground.errors import InputError
+from ..ground.streams import Stream, generator
 from ..models.lens import Lens, check_layer, lens_of
 from .function_vector import FunctionVector, own_template
 from .optimizer import Result, Task, Tuning, task, tune
@@ -182,7 +183,7 @@ class Lesson:
         if isinstance(self.start, FunctionVector):
             made.start = self.start.vector
         elif self.start == "random":  # it does not depend on what is tuned beside it
-            rng = np.random.default_rng([whole_number("seed", self.seed, least=0), 4, *self.name.encode()])
+            rng = generator(self.seed, Stream.START, self.name.encode())
             direction = torch.from_numpy(rng.standard_normal(lens.d_model)).float()
             made.start, made.in_rms = direction / direction.square().mean().sqrt(), True
         return made

@@ -2,11 +2,10 @@
 
 import warnings
 
-import numpy as np
-
 from ..datasets.prompts import FewShot, corrupt
 from ..datasets.relations import Relation, Split, pairs_for
 from ..ground.errors import InputError, whole_number
+from ..ground.streams import Stream, generator
 
 LEAST_PAIRS = 10  # fewer are used only where fewer are asked for
 
@@ -49,7 +48,7 @@ def shuffled(relation: Relation, answers: Relation, seed: int = 0) -> Relation:
     Raises:
         InputError: no such exchange was found, because few answers serve all words.
     """
-    rng = np.random.default_rng([seed, 12])
+    rng = generator(seed, Stream.EXCHANGED_ANSWERS)
     shown = FewShot(relation.words[0], ("none",), tuple((word, listed[0]) for word, listed in relation.pairs))
     for _ in range(40):
         if (exchanged := corrupt(shown, answers.answers, rng)) is not None:
@@ -58,6 +57,5 @@ def shuffled(relation: Relation, answers: Relation, seed: int = 0) -> Relation:
 
 
 def _drawn(part: Relation, n: int, seed: int) -> Relation:
-    seed = whole_number("seed", seed, least=0)
-    order = np.random.default_rng([seed, 3]).permutation(len(part))[:n]
+    order = generator(seed, Stream.PROMPT_PAIRS).permutation(len(part))[:n]
     return part.with_pairs([part.pairs[i] for i in order])

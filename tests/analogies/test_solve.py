@@ -12,7 +12,7 @@ from fv_lens.analogies.compose import compose
 from fv_lens.analogies.composition import Composition
 from fv_lens.analogies.solve import MOST_TOKENS, AnalogyAnswer, choice_scores, likeliest, solve_analogy
 from fv_lens.datasets.prompts import PromptTemplate
-from fv_lens.engine.rows import Edit
+from fv_lens.engine.edits import Edit
 from fv_lens.ground.errors import InputError
 from fv_lens.models.lens import lens_of
 from fv_lens.vectors.function_vector import FunctionVector

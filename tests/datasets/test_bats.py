@@ -157,7 +157,7 @@ def test_capitals_are_turned_round_to_country_and_capital(tmp_path):
 def test_a_missing_folder_is_named(tmp_path):
     file = write(tmp_path, "L08 [synonyms - exact]", "cup\tmug\n")
     for path in (tmp_path / "BATS", file):
-        with pytest.raises(InputError, match=re.escape(f"{str(path)!r} is no folder; give")):
+        with pytest.raises(InputError, match=re.escape(f"{str(path)!r} is not a folder; give")):
             load_bats(path)
 
 

@@ -80,7 +80,7 @@ def test_lists_become_tuples_and_a_shared_target_is_found():
         (dict(answers=("small",)), "has target None and no answer or choices"),
         (dict(target="big", answers=("small", "")), "question hot:cold has the word ''"),
         (dict(target="", answers=("small",)), "question hot:cold has the word ''"),
-        (dict(target="big", answers="small"), "no list; give a list of each"),
+        (dict(target="big", answers="small"), "not lists; give a list of each"),
         (dict(pairs=(("a", "b"), ("c", "d")), right=0, target="a"), r"target 'a' and choices for \['a', 'c'\]"),
         (dict(pairs=(("a", "b"), ("a", "d")), right=0, answers=("x",)), "right choice a:b and the answers"),
         (dict(pairs=(("a", "b"), ("c", "d"), ("a", "b")), right=0), "has a:b, a right answer, among its wrong choices"),

@@ -408,7 +408,7 @@ def test_unknown_names_give_near_ones():
 
 @pytest.mark.parametrize("source", [3, None, b"antonym", [("a", "b")]])
 def test_what_is_no_relation_is_quoted(source):
-    with pytest.raises(InputError, match=re.escape(f"{source!r} is no relation")):
+    with pytest.raises(InputError, match=re.escape(f"{source!r} is not a relation")):
         load_relation(source)
 
 

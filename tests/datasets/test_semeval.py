@@ -117,5 +117,5 @@ def test_what_is_wrong_is_said_with_its_place(folder, file, text, message):
 
 
 def test_no_folder(tmp_path):
-    with pytest.raises(InputError, match="is no folder"):
+    with pytest.raises(InputError, match="is not a folder"):
         load_semeval(tmp_path / "nowhere")

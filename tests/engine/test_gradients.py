@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fv_lens.engine import gradients
+from fv_lens.engine import chunks, gradients
 from fv_lens.engine.batches import PromptBatch
 from fv_lens.engine.gradients import Rows
 from fv_lens.ground.errors import InputError, ParityError
@@ -128,7 +128,7 @@ def test_zero_is_the_clean_model(llama):
 @pytest.mark.parametrize("exact", [True, False])
 def test_small_chunks_give_the_same(model, monkeypatch, exact):
     whole = rows_of(model).gradient(vectors_for(model))
-    monkeypatch.setattr(gradients, "MOST_ROWS", 2)
+    monkeypatch.setattr(chunks, "MOST_ROWS", 2)
     monkeypatch.setattr(gradients, "TILE", 3)
     rows = rows_of(model)
     rows.exact = exact
@@ -139,7 +139,7 @@ def test_small_chunks_give_the_same(model, monkeypatch, exact):
 @pytest.mark.slow
 def test_memory_at_hand_bounds_the_chunks(llama, monkeypatch):
     whole = rows_of(llama)
-    monkeypatch.setattr(gradients, "CPU_BYTES", 1)
+    monkeypatch.setattr(chunks, "CPU_BYTES", 1)
     alone = rows_of(llama)
     assert len(alone.chunks) == len(PROMPTS) > len(whole.chunks)
     assert equal(alone.gradient(vectors_for(llama)), whole.gradient(vectors_for(llama)))
@@ -269,9 +269,9 @@ def unadded(self, chunk, added):
 def a_token_late(self, chunk, added):
     if chunk.new == 1:
         return ABOVE(self, chunk, added)
-    first, second, rest = chunk.residual[:, :1], chunk.residual[:, 1:2], chunk.residual[:, 2:]
+    first, second, rest = chunk.begun.residual.split([1, 1, chunk.new - 2], dim=1)
     moved = torch.cat([first - added[:, None], second + added[:, None], rest], 1)
-    return ABOVE(self, replace(chunk, residual=moved), added)
+    return ABOVE(self, replace(chunk, above=replace(chunk.begun, residual=moved)), added)
 
 
 def of_the_next_row(self, chunk, added):

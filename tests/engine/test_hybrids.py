@@ -13,10 +13,10 @@ from fv_lens.evaluation.decoding import decode
 from fv_lens.evaluation.evaluate import evaluate
 from fv_lens.ground.errors import InputError
 from fv_lens.models.lens import lens_of
+from fv_lens.vectors.choice import choose
 from fv_lens.vectors.function_vector import FunctionVector
 from fv_lens.vectors.mediation import indirect_effects
 from fv_lens.vectors.optimizer import Tuning
-from fv_lens.vectors.choice import choose
 from fv_lens.vectors.tuning import finetune
 
 from .. import oracles, tiny

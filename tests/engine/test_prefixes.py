@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fv_lens.engine import prefixes
+from fv_lens.engine.edits import Edit
 from fv_lens.engine.prefixes import WORTH, prefix_of, shared_tokens
-from fv_lens.engine.rows import Edit
 from fv_lens.engine.whatif import SLOW, head_outputs, what_if
 from fv_lens.models.lens import lens_of
 

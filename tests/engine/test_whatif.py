@@ -12,8 +12,8 @@ from torch import nn
 from transformer_lens.model_bridge import TransformerBridge
 
 from fv_lens.engine import whatif
+from fv_lens.engine.edits import Plan
 from fv_lens.engine.forms import FORMS, SLOW
-from fv_lens.engine.rows import Plan
 from fv_lens.engine.whatif import Edit, head_outputs, residuals, what_if
 from fv_lens.ground.errors import InputError, ParityError
 from fv_lens.models.lens import lens_of

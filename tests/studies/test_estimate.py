@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from fv_lens.datasets.prompts import with_demonstrations
 from fv_lens.datasets.relations import Relation
-from fv_lens.engine import gradients
+from fv_lens.engine import chunks
 from fv_lens.engine.batches import batch
 from fv_lens.engine.gradients import Rows
 from fv_lens.ground.errors import InputError
@@ -205,8 +205,10 @@ def test_seven_billion_parameters_are_weighed_without_being_held(bare):
 def test_memory_of_a_tuned_row_is_what_the_engine_reckons_with(folder, llama, studied, monkeypatch):
     prompts, owners = studied.zero_shot(0)
     rows = Rows(studied.lens, prompts, owners.tolist(), 1)
-    monkeypatch.setattr(gradients, "MOST_ROWS", 10**9)
-    assert rows._most_rows(9, 2) == gradients.CPU_BYTES // row_bytes(_shape(folder, folder), 9, 2, 1, 4)
+    monkeypatch.setattr(chunks, "MOST_ROWS", 10**9)
+    assert chunks.most_rows(rows.lens, 1, rows.exact, 9, 2) == chunks.CPU_BYTES // row_bytes(
+        _shape(folder, folder), 9, 2, 1, 4
+    )
 
 
 @pytest.mark.slow

@@ -167,7 +167,7 @@ def test_place_without_vectors_is_the_middle_of_the_grid(model, tmp_path, vector
 
 def test_the_command_says_what_is_missing(tmp_path):
     found = CliRunner().invoke(cli.app, ["humans", str(tmp_path / "nowhere")])
-    assert found.exit_code == 2 and "is no folder; give the path of the SemEval-2012" in found.output
+    assert found.exit_code == 2 and "is not a folder; give the path of the SemEval-2012" in found.output
     found = CliRunner().invoke(cli.app, ["humans", str(tmp_path)])
     assert found.exit_code == 2 and "has no subcategories-definitions.txt" in found.output
 

@@ -2,7 +2,7 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -22,6 +22,10 @@ from ..console import (
     quiet,
     tell,
 )
+
+if TYPE_CHECKING:
+    from ...analogies.scores import AnalogyScores
+    from ...datasets.questions import Question
 
 
 def analogies(
@@ -105,33 +109,34 @@ def analogies(
         console.print(Text(files), soft_wrap=True)
 
 
-def _of_bats(folder: Path, seed: int, each: int) -> list:
+def _of_bats(folder: Path, seed: int, each: int) -> "list[list[Question]]":
     """Analogies of each relation from each part that `reproduce` cuts it into: ten, and `each` of the test part."""
     from ...datasets.bats import load_bats
     from ...datasets.question_generator import generate
     from ..reproduce.setup import Settings, sized
 
     relations = sized(load_bats(folder).values(), Settings())[0]
-    return [generate(relations, n, seed, part) for n, part in ((10, "train"), (10, "validation"), (each, "test"))]
+    train, validation = generate(relations, 10, seed, "train"), generate(relations, 10, seed, "validation")
+    return [train, validation, generate(relations, each, seed, "test")]
 
 
-def _overview(found, measure: str) -> Table:
+def _overview(scores: "AnalogyScores", measure: str) -> Table:
     """One line a method, one column a library; the better of the two prompts, by name."""
-    from ...analogies.scores import LIBRARIES
+    from ...analogies.scores import LIBRARIES, Row
 
     title = {
-        "accuracy": f"Whole answers right, {len(found.questions)} analogies",
-        "choice": f"Right choices; chance {found.chance or 0:.2f}",
+        "accuracy": f"Whole answers right, {len(scores.questions)} analogies",
+        "choice": f"Right choices; chance {scores.chance or 0:.2f}",
     }[measure]
     table = Table("", "prompt", title=Text(f"{title}; 95 % intervals"), title_justify="left", box=None, pad_edge=False)
     table.columns[1].no_wrap = True
     for library in LIBRARIES:
         table.add_column(library, no_wrap=True)
-    names = dict.fromkeys((row.method, row.prompt) for row, values in found.values.items() if measure in values)
+    names = dict.fromkeys((row.method, row.prompt) for row, values in scores.values.items() if measure in values)
     for method, prompt in names:
         cells = []
         for library in LIBRARIES:
-            row = next((r for r in ((method, library, prompt), (method, "", prompt)) if r in found.values), None)
-            cells.append(str(found.score(row, measure)) if row and measure in found.values[row] else "")
+            row = next((r for r in (Row(method, library, prompt), Row(method, "", prompt)) if r in scores.values), None)
+            cells.append(str(scores.score(row, measure)) if row and measure in scores.values[row] else "")
         table.add_row(Text(method), Text(prompt), *cells)
     return table

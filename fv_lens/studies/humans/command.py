@@ -2,13 +2,16 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from ..console import LIBRARY, MOST_SEED, ModelName, console, expanded, notes, output_folder, plain_errors, quiet, tell
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def humans(
@@ -51,7 +54,7 @@ def humans(
         console.print(Text(files), soft_wrap=True)
 
 
-def _overview(frame) -> Table:
+def _overview(frame: "pd.DataFrame") -> Table:
     """One line for each measure and kind of vectors."""
     from ...ground.scores import Score
 

@@ -6,18 +6,22 @@ import shlex
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from ...datasets.relation_files import load_relation, relation_names
+from ...datasets.relations import Relation
 from ...ground.errors import InputError
 from ..console import MOST_DEALS, STUDY, ModelName, console, expanded, notes, output_folder, plain_errors, quiet, tell
 from ..folders import owner_of
 
 DTYPES = ("float32", "bfloat16", "float16")  # as in `models`, which is slow to import
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def reproduce(
@@ -66,7 +70,8 @@ def reproduce(
             from .setup import Study
             from .study import reproduce as run_all
 
-            loaded = load_model(model, dtype=dtype)
+            weights: Any = dtype  # one of DTYPES, as was checked
+            loaded = load_model(model, dtype=weights)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # small parts were warned of above
                 study = Study(loaded, chosen, settings)
@@ -120,7 +125,7 @@ def _note_left_out(left_out: Mapping[str, str]) -> None:
         typer.echo(f"Note: {name} is left out: {why}", err=True)
 
 
-def _chosen_relations(relations: str | None, bats: Path | None) -> list:
+def _chosen_relations(relations: str | None, bats: Path | None) -> list[Relation]:
     given = None if relations is None else split_names(relations)
     if given == []:
         raise InputError(
@@ -148,7 +153,7 @@ def split_names(text: str) -> list[str]:
     return [name for name in names if name]
 
 
-def _overview(frame: object) -> Table:
+def _overview(frame: "pd.DataFrame") -> Table:
     """The mean over relations of every row, with its interval."""
     means = frame[(frame.part == "score") & (frame.group == "all")]
     n, families = int(means.n.max()), bool(means.low.notna().any())  # one family says nothing of the spread

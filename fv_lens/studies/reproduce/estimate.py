@@ -16,7 +16,7 @@ import transformers
 
 from ...datasets.prompts import PromptTemplate
 from ...datasets.relations import Relation
-from ...engine.gradients import CPU_BYTES, MOST_ROWS, MOST_ROWS_GPU, bytes_held
+from ...engine.chunks import CPU_BYTES, MOST_ROWS, MOST_ROWS_GPU, bytes_held
 from ...engine.whatif import MAX_ROWS, ON_GPU, TILE
 from ...evaluation.decoding import NEUTRAL_PROMPTS
 from ...ground.errors import InputError

@@ -13,8 +13,9 @@ from ...datasets.prompts import FewShot, PromptTemplate, corrupted, with_demonst
 from ...datasets.relation_files import load_relation
 from ...datasets.relations import Relation
 from ...engine.batches import PromptBatch, batch
-from ...engine.rows import Edit
+from ...engine.edits import Edit
 from ...ground.errors import InputError
+from ...ground.streams import Stream, generator
 from ...models.lens import lens_of
 from ...vectors.optimizer import RATE, STEPS, Tuning
 from ...vectors.tuning_pairs import tuning_pairs
@@ -168,7 +169,7 @@ class Study:
         if seed == 0:
             return train, validation
         both = joined(train, validation).pairs
-        order = np.random.default_rng([seed, 11]).permutation(len(both))
+        order = generator(seed, Stream.DEALS).permutation(len(both))
         dealt = [both[i] for i in order]
         return relation.with_pairs(dealt[: len(train)]), relation.with_pairs(dealt[len(train) :])
 
@@ -180,7 +181,7 @@ class Study:
         """
         if len(self) == 1:
             raise InputError(f"The study is of {self.names[0]!r} alone, which has no other relation beside it.")
-        rng, drawn = np.random.default_rng([self.settings.split_seed, 13]), []
+        rng, drawn = generator(self.settings.split_seed, Stream.RIVALS), []
         for others in map(self.others, range(len(self))):
             drawn.append(rng.choice(others, draws, replace=len(others) < draws))
         return np.array(drawn).T

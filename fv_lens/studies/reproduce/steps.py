@@ -15,10 +15,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...engine.completion import Completions, completions, rows_of
-from ...engine.rows import HERE
+from ...engine.edits import CPU_FLOAT32
 from ...engine.whatif import WhatIf
 from ...ground.errors import InputError
 from ...ground.progress import progress_bar
+from ...ground.streams import Stream, generator
 from ...vectors.choice import choose_of
 from ...vectors.function_vector import FunctionVector
 from ...vectors.mediation import indirect_effects
@@ -33,7 +34,7 @@ DIFFERENCE_PROMPTS = 8  # few-shot prompts of a relation in its mean difference,
 
 def packed(names: Sequence[str], vectors: Sequence[FunctionVector | InputError], d_model: int) -> Step:
     """Vectors as a step's results, `vectors` `[name, d_model]` and their records; NaN where there is none, and why."""
-    nothing = torch.full((d_model,), torch.nan, **HERE)
+    nothing = torch.full((d_model,), torch.nan, **CPU_FLOAT32)
     whole = [vector if isinstance(vector, FunctionVector) else None for vector in vectors]
     broken = {name: str(one) for name, one in zip(names, vectors) if isinstance(one, InputError)}
     tensors = {"vectors": torch.stack([one.vector if one else nothing for one in whole])}
@@ -79,7 +80,7 @@ def sums(study: Study, maps: dict[str, Tensor], progress: bool = True) -> Step:
         return parts, record | {"no_sums": str(error)}
     choice = choose_of(study.model, relations, candidates, strengths=settings.strengths, progress=progress)
     n, layers = counts[choice.vector], choice.sweeps[0].layers
-    rng = np.random.default_rng([settings.split_seed, 14])
+    rng = generator(settings.split_seed, Stream.RANDOM_HEADS)
     free, draws = ranked[n:], settings.draws if len(ranked) >= 2 * n else 0
     drawn = [[free[i] for i in rng.permutation(len(free))[:n]] for _ in range(draws)]
     others = [_summed(study, [_ranked(effects)[:n] for effects in maps["effects"]], maps["mean_z"])]

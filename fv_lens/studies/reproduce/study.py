@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...evaluation.table import rows_of, without
 from ...ground import storage
+from ...ground.streams import Stream, generator
 from ...vectors.sweeps import layer_grid
 from ...vectors.tuning import DEPTHS, best_layer
 from ..folders import OutputFolder
@@ -123,7 +124,7 @@ def _read(study: Study, stage: Stage, sums: Step, tuning: Mapping[str, Step], la
     difference, _ = stage("difference", what, lambda: ({"vectors": protocol.mean_difference(study, layer)}, {}))
     kinds = {"FV": (sums[0]["vectors"], sums[1]["layer"])} if "vectors" in sums[0] else {}
     kinds |= {STARTS[key]: (tuning[key][0]["vectors"], layer) for key in STARTS if key in tuning}
-    random = _directions(study, _norms(tuning["from-zero"][0]["vectors"]), 1, stream=22)[0]
+    random = _directions(study, _norms(tuning["from-zero"][0]["vectors"]), 1, Stream.READ)[0]
     kinds |= {"mean difference": (difference["vectors"], layer), "random": (random, layer)}
     return stage("readings", "Reading the vectors", lambda: ({}, readings(study, kinds)))[1]
 
@@ -170,7 +171,7 @@ def _rows(study: Study, sums: Mapping, record: Mapping, vectors: Mapping, few: T
     alone = [torch.full_like(zero, torch.nan)]
     rivals = [zero[torch.from_numpy(some)] for some in study.rivals(draws)] if len(study) > 1 else alone
     add("another relation's FFV", *rivals)
-    add("random vector", *_directions(study, zero.norm(dim=1), draws, stream=23))
+    add("random vector", *_directions(study, zero.norm(dim=1), draws, Stream.RANDOM_VECTORS))
     for n, some in zip(study.settings.curve, few):
         add(f"{n} pairs", some)
     for key in vectors:
@@ -192,8 +193,8 @@ def _norms(vectors: Tensor) -> Tensor:
     return vectors.norm(dim=1).nan_to_num(1.0)
 
 
-def _directions(study: Study, norms: Tensor, draws: int, stream: int = 21) -> Tensor:
+def _directions(study: Study, norms: Tensor, draws: int, stream: Stream) -> Tensor:
     """Random vectors of given norms, `[draw, relation, d_model]`."""
-    rng = np.random.default_rng([study.settings.split_seed, stream])
+    rng = generator(study.settings.split_seed, stream)
     drawn = torch.from_numpy(rng.standard_normal((draws, len(study), study.lens.d_model))).float()
     return norms[None, :, None] * drawn / drawn.norm(dim=2, keepdim=True)

@@ -1,0 +1,115 @@
+"""Chunks of rows that run together on the way back through a model: as many as memory holds."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..models.lens import Lens, Prefix
+from ..models.state import Parity
+from .batches import PromptBatch
+
+CPU_BYTES = 2**29  # what the rows of one chunk may hold for the way back, beside weights and prefixes
+MOST_ROWS, MOST_ROWS_GPU = 448, 8192  # matmuls gain nothing from more
+
+
+@dataclass(frozen=True, eq=False)
+class Begun:
+    """What rows meet in the blocks above the layer that their vectors are added after.
+
+    `prefix`: keys and values of the tokens before the new ones. `residual`: what leaves the layer.
+    `tuples`: whether blocks return tuples.
+    """
+
+    prefix: Prefix
+    residual: Float[Tensor, "row new d_model"]
+    tuples: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Rows that run together: `rows` are their places among all, `new` the tokens from the last prompt token on.
+
+    `owners`: which vector each row is of. `targets`: `[row, new]`, the token to predict at each of the new tokens, -1
+    behind an answer's end. `above`: what the blocks above start from; None where every step is a full forward.
+    """
+
+    rows: Int[Tensor, " row"]
+    owners: Int[Tensor, " row"]
+    ids: Int[Tensor, "row pos"]
+    mask: Int[Tensor, "row pos"]
+    targets: Int[Tensor, "row new"]
+    above: Begun | None = None
+
+    @property
+    def new(self) -> int:
+        return self.targets.shape[1]
+
+    @property
+    def begun(self) -> Begun:
+        """`above`, where it is known that the blocks below need not run."""
+        assert self.above is not None
+        return self.above
+
+
+def groups(
+    lens: Lens, parity: Parity, prompts: PromptBatch, answers: Sequence[Sequence[int]], layer: int, exact: bool
+) -> Iterator[list[int]]:
+    """Rows of equal answer length and similar prompt length, as many as memory allows.
+
+    On a GPU answers of all lengths go together: there, more chunks cost more than tokens behind shorter answers.
+    With hooks of the user's on the model each row is in a group of its own.
+    """
+    if lens.one_by_one:
+        yield from ([row] for row in range(len(prompts)))
+        return
+    mixed, lengths = lens.device.type == "cuda", prompts.mask.sum(1).tolist()
+    group: list[int] = []
+    longest = 0
+    for index in sorted(range(len(prompts)), key=lambda i: (-len(answers[i]), -lengths[i])):
+        longest = max(longest, lengths[index])
+        if group:
+            first = group[0]
+            unequal = (not mixed and len(answers[first]) != len(answers[index])) or (
+                not parity.padding and lengths[first] != lengths[index]
+            )
+            if unequal or len(group) == most_rows(lens, layer, exact, longest, len(answers[first])):
+                yield group
+                group, longest = [], lengths[index]
+        group.append(index)
+    yield group
+
+
+def most_rows(lens: Lens, layer: int, exact: bool, length: int, new: int) -> int:
+    """How many rows of `length` prompt and `new` answer tokens the memory at hand can keep the way back for.
+
+    `exact`: whether the blocks above `layer` run alone, on the new tokens, and not whole forwards.
+    """
+    d_mlp = getattr(lens.cfg, "d_mlp", None) or 4 * lens.d_model
+    tokens, blocks = (new, lens.n_layers - layer) if exact else (length + new, lens.n_layers)
+    itemsize = lens.parameter.element_size()
+    size = bytes_held(
+        tokens, length + new, blocks, d_model=lens.d_model, d_mlp=d_mlp, n_heads=lens.n_heads, itemsize=itemsize
+    )
+    if not exact or lens.parity.plain_readout is False:
+        size += 4 * new * lens.cfg.d_vocab * 4
+    if lens.device.type == "cuda":
+        free, most = gpu_bytes(lens.device) // 2, MOST_ROWS_GPU
+    else:
+        free, most = CPU_BYTES, MOST_ROWS
+    return max(1, int(min(most, free // size)))
+
+
+def bytes_held(
+    tokens: float | int, length: float | int, blocks: int, *, d_model: int, d_mlp: int, n_heads: int, itemsize: int
+) -> float | int:
+    """Bytes a row holds for the way back: `tokens` tokens through `blocks` blocks, each meeting `length` keys."""
+    return tokens * max(1, blocks) * (14 * d_model + 5 * d_mlp + 3 * n_heads * length) * itemsize
+
+
+def gpu_bytes(device: torch.device) -> int:
+    """What of a GPU's memory can be taken: what is free there, and what torch took before and keeps to use again."""
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
