@@ -175,7 +175,7 @@ def _from_cells(cells: dict[str, str]) -> Question:
     )  # fmt: skip
 
 
-def _choices(target: str, answers: list[str], wrong: list[str]) -> list[tuple[str, str]]:
+def _choices(target: str, answers: list[Any], wrong: list[Any]) -> list[tuple[Any, Any]]:  # `Question` checks the words
     """The usual answer and the wrong ones as pairs; none where only completion is asked."""
     if repeated := [word for place, word in enumerate(wrong) if word in wrong[:place]]:
         raise InputError(f"the foil {repeated[0]!r} is listed twice; keep one of them, or another wrong answer")

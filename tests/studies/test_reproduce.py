@@ -557,7 +557,7 @@ def test_one_relation_is_shown_without_intervals(here, without_page):
         (["--relations", "antonim"], "no bundled relation is called 'antonim'; near names: antonym"),
         (["--relations", "antonym,zzzz"], "is called 'zzzz'; `fv-lens relations` lists all"),
         (["--relations", "antonym, none.json"], "none.json: there is no such file"),
-        (["--bats", "missing"], "'missing' is no folder; give the path of the folder BATS_3.0"),
+        (["--bats", "missing"], "'missing' is not a folder; give the path of the folder BATS_3.0"),
         (["--bats", "."], "'.' has no BATS files"),
         (["--seeds", "0"], "Invalid value for '--seeds'"),
         (["--seeds", str(10**6)], "Invalid value for '--seeds'"),
