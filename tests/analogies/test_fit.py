@@ -184,6 +184,7 @@ def test_shared_vectors_are_adams_on_the_families_not_left_out(model):
             assert difference(part, expected) <= CLOSE * expected.abs().max() and expected.norm() > 0.01
 
 
+@pytest.mark.slow
 def test_only_what_has_a_pair_part_has_a_start_and_all_have_the_shared_vector(fitted):
     for family in (None, "f", "g", "h", "i"):
         alone, moved = (fitted[name].of(family) for name in ("alone", "moved"))

@@ -104,6 +104,7 @@ def test_all_layers_are_swept_where_none_are_named(llama, words):
     assert grid.layers == (0, 1, 2) and grid.right.shape[1:] == (1, 3, 1)
 
 
+@pytest.mark.slow
 def test_template_and_split_are_those_asked_for(llama, words):
     template = PromptTemplate("{word} :", prefix="w3 ")
     grid = sweep(llama, words, vector(), [1], [1.0], progress=False, template=template, split_seed=2)
@@ -120,6 +121,7 @@ def test_only_validation_words_are_looked_at(llama, words, effects, asked):
     assert asked == [words.split(0).validation.words, words.split(1).validation.words]
 
 
+@pytest.mark.slow
 def test_whole_numbers_are_strengths_as_well(llama, words):
     grid = sweep(llama, words, vector(), [1], (1, 2), progress=False)
     assert grid.strengths == (1.0, 2.0)
