@@ -1,6 +1,6 @@
 """Mutants: one wrong line at a time, in a copy of the package, and the tests that must notice.
 
-`python -m tests.mutants` prints each and whether a test failed, in about three minutes on two cores; words behind it
+`python -m tests.mutants` prints each and whether a test failed, in about four minutes on two cores; words behind it
 choose mutants by file or name. `tests/test_mutation.py` breaks the engine from within, as part of the suite.
 """
 

@@ -222,7 +222,7 @@ def test_a_library_of_one_vector_gives_that_vector(model, weighting):
     assert compose(model, vectors, PAIRS[0], Composition(weighting, center=True)).vector.abs().max() == 0
 
 
-@pytest.mark.slow(but=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("weighting", MIXED)
 def test_a_composite_is_the_weighted_sum_and_centred_without_the_mean(llama, weighting):
     composer, how, may = composer_of(llama), Composition(weighting, scale=1.5), some_allowed(len(PAIRS), 5)

@@ -184,6 +184,7 @@ def test_shared_vectors_are_adams_on_the_families_not_left_out(model):
             assert difference(part, expected) <= CLOSE * expected.abs().max() and expected.norm() > 0.01
 
 
+@pytest.mark.slow
 def test_only_what_has_a_pair_part_has_a_start_and_all_have_the_shared_vector(fitted):
     for family in (None, "f", "g", "h", "i"):
         alone, moved = (fitted[name].of(family) for name in ("alone", "moved"))
@@ -379,6 +380,7 @@ def test_settings_are_the_best_by_slow_forwards_of_validation_questions(llama, f
     assert mine.tolist() == [fold_of[q.family] for q in VALIDATION]
 
 
+@pytest.mark.slow
 def test_the_best_of_all_is_the_best_of_the_names(fitted):
     of = {name: (how.record["accuracy"], how.record["log_prob"]) for name, how in fitted.items() if name != BEST}
     best, record = max(of, key=of.get), fitted[BEST].record
@@ -388,6 +390,7 @@ def test_the_best_of_all_is_the_best_of_the_names(fitted):
         assert equal(fitted[BEST].folds[fold], fitted[told.split(", ")[0]].folds[fold])
 
 
+@pytest.mark.slow
 def test_what_was_chosen_is_told_in_words(fitted):
     assert fitted["alone"].record["chosen"] == "alone"
     how = fitted["mixed"].whole
@@ -396,6 +399,7 @@ def test_what_was_chosen_is_told_in_words(fitted):
     assert fitted["moved"].record["chosen"] == f"moved, T = 1, scale 0.2, {how.pair_steps} steps x {how.pair_scale:g}"
 
 
+@pytest.mark.slow
 def test_settings_of_a_family_are_of_its_fold_and_of_others_the_whole(fitted):
     for found in fitted.values():
         for family in "fghi":
@@ -403,7 +407,6 @@ def test_settings_of_a_family_are_of_its_fold_and_of_others_the_whole(fitted):
         assert found.of("another") is found.of(None) is found.whole
 
 
-@pytest.mark.slow
 def test_every_kind_of_composite_is_fitted_and_one_of_them_is_the_best(llama):
     parts = [[q for q in part if q.relation in "ac"] for part in (TRAIN, VALIDATION)]
     found = fit_compositions(llama, vectors_of(llama), *parts, steps=2, progress=False)
@@ -415,6 +418,7 @@ def test_every_kind_of_composite_is_fitted_and_one_of_them_is_the_best(llama):
             assert any(equal(replace(mine, shared=None, start=None, n_shots=0), how) for how in listed), name
 
 
+@pytest.mark.slow
 def test_without_folds_there_is_the_whole_alone(llama, fitted):
     unknown = [[replace(q, relation=None, family=None) for q in part] for part in (TRAIN, VALIDATION)]
     for questions, n_folds in (([TRAIN, VALIDATION], 0), (unknown, 5)):

@@ -508,6 +508,7 @@ def made() -> AnalogyScores:
     return AnalogyScores(values, questions, [question.family for question in questions], 3)
 
 
+@pytest.mark.slow
 def test_scores_are_means_with_intervals_over_families(made, llama):
     values = made.values["one", FULL, "one-shot"]["accuracy"]
     assert made.score(("one", FULL, "one-shot")) == scores.clustered_mean(values, made.groups)

@@ -147,6 +147,7 @@ def test_answers_as_one_string_are_refused():
 # Corruption
 
 
+@pytest.mark.slow
 @given(n_prompts=st.integers(1, 30), n_shots=st.integers(2, 12), seed=st.integers(0, 10**9))
 def test_corrupted_answers_are_deranged_and_wrong(n_prompts, n_shots, seed):
     prompts = corrupted(ANTONYM, n_prompts, n_shots, seed)

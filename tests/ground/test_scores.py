@@ -47,6 +47,7 @@ def test_the_interval_of_a_mean_is_about_that_of_a_normal_distribution():
     )
 
 
+@pytest.mark.slow
 def test_about_95_of_100_intervals_hold_the_truth():
     rng = np.random.default_rng(1)
     held = [score.low <= 0 <= score.high for score in (scores.mean(rng.standard_normal(30)) for _ in range(200))]

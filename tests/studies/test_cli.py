@@ -185,6 +185,7 @@ def test_a_run_tunes_its_vector_measures_it_beside_controls_and_reads_it(here, t
     assert "report.html <- open this first" in told and "in brackets where its interval holds 0" in told
 
 
+@pytest.mark.slow
 def test_a_relation_too_small_to_tune_on_is_noted_and_the_run_goes_on(here, tiny_model, pairs, monkeypatch):
     monkeypatch.setattr(tuning_pairs, "LEAST_PAIRS", 13)
     result = call("run", pairs, "--prompts", 2)

@@ -545,6 +545,7 @@ def test_a_study_interrupted_while_it_loads_says_what_is_there(here, monkeypatch
     assert other.stderr.splitlines()[-1] == "Interrupted. Nothing was saved." and not Path("other").exists()
 
 
+@pytest.mark.slow
 def test_one_relation_is_shown_without_intervals(here, without_page):
     result = call("--relations", write(relations()[0]), "--seeds", 1)
     assert result.exit_code == 0 and result.stdout.splitlines()[0].rstrip() == "Mean over 1 relation"

@@ -44,7 +44,7 @@ def halved(model):
     return model
 
 
-@pytest.mark.slow(but=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", tiny.NAMES)
 @pytest.mark.parametrize("how", ["deepcopy", "pickle"])
 def test_a_copy_is_unpatched_and_its_own(name, how):

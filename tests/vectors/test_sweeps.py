@@ -106,6 +106,7 @@ def test_layers_are_shares_of_the_depth_where_none_are_named(llama, words):
     assert grid.layers == (1, 2) == tuple(layer_grid(lens_of(llama))) and grid.right.shape[1:] == (1, 2, 1)
 
 
+@pytest.mark.slow
 def test_template_and_split_are_those_asked_for(llama, words):
     template = PromptTemplate("{word} :", prefix="w3 ")
     grid = sweep(llama, words.with_split(2), vector(), [1], [1.0], progress=False, template=template)
@@ -122,6 +123,7 @@ def test_only_validation_words_are_looked_at(llama, words, effects, asked):
     assert asked == [words.split(0).validation.words, words.split(1).validation.words]
 
 
+@pytest.mark.slow
 def test_whole_numbers_are_strengths_as_well(llama, words):
     grid = sweep(llama, words, vector(), [1], (1, 2), progress=False)
     assert grid.strengths == (1.0, 2.0)

@@ -278,6 +278,7 @@ def test_a_seed_gives_one_vector_and_another_seed_another(llama):
 # Starts
 
 
+@pytest.mark.slow
 def test_a_random_start_is_as_long_as_the_residual_stream(model):
     still = dict(QUICK, how=Tuning(1, 1e-12, (1.0,)))
     starts = [finetune_all(model, [A, B], "random", **still, seed=seed) for seed in (0, 1)]
