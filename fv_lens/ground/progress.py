@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
-from typing import Generic, TextIO, TypeVar
+from typing import Any, Generic, TypeVar
 
 from tqdm.auto import tqdm
 
@@ -24,7 +24,7 @@ def progress_bar(
     return _Line(iterable, total, desc)
 
 
-def _draws(stream: TextIO | None) -> bool:
+def _draws(stream: Any) -> bool:
     notebook = type(stream).__module__.startswith("ipykernel")
     return notebook or (stream is not None and hasattr(stream, "isatty") and stream.isatty())
 

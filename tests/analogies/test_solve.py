@@ -366,8 +366,8 @@ def test_what_compose_refuses_is_refused(llama):
 @pytest.mark.parametrize(
     "asked, message",
     [
-        ((SOURCE, 3), "3 is no word; give text, such as 'big'."),
-        ((SOURCE, ["w1"]), "['w1'] is no word"),
+        ((SOURCE, 3), "3 is not a word; give text, such as 'big'."),
+        ((SOURCE, ["w1"]), "['w1'] is not a word"),
         ((None, TARGET), "The source pair is None; give two words"),
         (("ab", TARGET), "The source pair is 'ab'; give two words"),
         ((SOURCE, TARGET, 5), "choices is 5; give at least two"),
