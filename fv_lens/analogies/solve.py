@@ -214,7 +214,7 @@ def _keep(lens: Lens, words: dict[str, float], tokens: list[int], log_prob: floa
     words[word] = float(np.logaddexp(words.get(word, -np.inf), log_prob))
 
 
-def _choice_pairs(target: str | None, choices: Sequence[Choice] | None) -> list[tuple[str, str]]:
+def _choice_pairs(target: Any, choices: Any) -> list[tuple[str, str]]:
     """Choices as pairs C:D."""
     if choices is None:
         if target is None:
