@@ -29,7 +29,8 @@ class Tried(BaseModel):
     accuracy: Share = 0.0
     log_prob: LogProb = 0.0
     chosen: Text | Annotated[list[Text], Field(min_length=1)] = "by hand"
-    family_left_out: "Tried | None" = Field(None, alias="family left out")
+    # None where it is left out; a file that says null is refused.
+    family_left_out: "Tried" = Field(None, alias="family left out")  # type: ignore[assignment]
 
 
 class Composites(Record):

@@ -214,7 +214,7 @@ def _keep(lens: Lens, words: dict[str, float], tokens: list[int], log_prob: floa
     words[word] = float(np.logaddexp(words.get(word, -np.inf), log_prob))
 
 
-def _choice_pairs(target: Any, choices: Sequence[Choice] | None) -> list[tuple[Any, Any]]:
+def _choice_pairs(target: Any, choices: Any) -> list[tuple[Any, Any]]:
     """Choices as pairs C:D."""
     if choices is None:
         if target is None:

@@ -5,6 +5,7 @@ Peterson, Chen & Griffiths (2020), Parallelograms revisited (Cognition 205, 1044
 """
 
 import math
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,7 +115,7 @@ def load_ratings(path: FilePath) -> PairRatings:
         (6194, 10, (10, 10))
     """
     given = own_path(path)
-    file = next(iter(sorted(given.rglob(FILE))), None) if given.is_dir() else given
+    file = next(iter(sorted(given.rglob(FILE))), None) if os.path.isdir(given) else given
     if file is None:
         raise InputError(f"{str(given)!r} has no {FILE}; give that file, or a folder that holds it.")
     try:

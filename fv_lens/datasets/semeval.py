@@ -6,6 +6,7 @@ Jurgens, Mohammad, Turney & Holyoak (2012), SemEval-2012 Task 2: Measuring Degre
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -108,7 +109,7 @@ def load_semeval(folder: FilePath) -> dict[str, RatedRelation]:
         (79, 'Taxonomic', 36)
     """
     root = own_path(folder)
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise InputError(f"{str(root)!r} is not a folder; give the path of the SemEval-2012 Task 2 data")
     definitions, reversals = (_find(root, name) for name in ("subcategories-definitions.txt", "reversals.txt"))
     files: dict[str, Path] = {}

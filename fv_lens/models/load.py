@@ -173,7 +173,7 @@ def _hooked_llama(network: Any, tokenizer: Any, device: torch.device, dtype: tor
         )
     HookedTransformer = _hooked_transformer()
     from transformer_lens import HookedTransformerConfig
-    from transformer_lens.pretrained.weight_conversions import convert_llama_weights
+    from transformer_lens.pretrained.weight_conversions import convert_llama_weights  # type: ignore[attr-defined, unused-ignore]
 
     n_kv_heads = c.num_key_value_heads if c.num_key_value_heads != c.num_attention_heads else None
     config = HookedTransformerConfig(
