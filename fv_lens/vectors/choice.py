@@ -52,7 +52,6 @@ def choose(
     head_counts: Sequence[int] | None = None,
     layers: Sequence[int] | None = None,
     strengths: Sequence[Real] = STRENGTHS,
-    progress: bool = True,
 ) -> FunctionVector:
     """The summed vector that completes the validation words best, over head counts, layers and strengths.
 
@@ -64,7 +63,7 @@ def choose(
     """
     vectors = head_count_vectors(model, relation, effects, head_counts)
     relation = load_relation(relation).with_split(effects.record["split_seed"])
-    (vector,) = choose_of(model, [relation], [[one] for one in vectors], layers, strengths, progress).vectors
+    (vector,) = choose_of(model, [relation], [[one] for one in vectors], layers, strengths).vectors
     return vector
 
 
@@ -74,10 +73,9 @@ def choose_of(
     candidates: Sequence[Sequence[FunctionVector]],
     layers: Sequence[int] | None = None,
     strengths: Sequence[Real] = STRENGTHS,
-    progress: bool = True,
 ) -> Choice:
     """The best of some vectors (candidate -> relation -> vector), layers and strengths; see `agreed`."""
-    sweeps = sweep_all(model, relations, candidates, layers, strengths, progress)
+    sweeps = sweep_all(model, relations, candidates, layers, strengths)
     return Choice(sweeps, *agreed(sweeps))
 
 

@@ -102,7 +102,6 @@ def sweep(
     vectors: object,
     layers: Sequence[int] | None = None,
     strengths: Sequence[Real] = STRENGTHS,
-    progress: bool = True,
     *,
     template: PromptTemplate | None = None,
 ) -> Sweep:
@@ -117,7 +116,7 @@ def sweep(
         InputError: no vectors, layers or strengths; a layer outside the model; a strength that is not finite.
     """
     candidates = [[vector] for vector in as_vectors(vectors)]
-    return sweep_all(model, [load_relation(relation)], candidates, layers, strengths, progress, template=template)[0]
+    return sweep_all(model, [load_relation(relation)], candidates, layers, strengths, template=template)[0]
 
 
 def sweep_all(
@@ -126,7 +125,6 @@ def sweep_all(
     candidates: Sequence[Sequence[FunctionVector]],
     layers: Sequence[int] | None = None,
     strengths: Sequence[Real] = STRENGTHS,
-    progress: bool = True,
     *,
     template: PromptTemplate | None = None,
 ) -> list[Sweep]:
@@ -147,7 +145,7 @@ def sweep_all(
         [[replace(vector, layer=layer, vector=strength * vector.vector)] for vector in vectors]
         for vectors in candidates for layer in layers for strength in strengths
     ]  # fmt: skip
-    measured = on_validation(lens, relations, grid, template, "sweep", progress)
+    measured = on_validation(lens, relations, grid, template, "sweep")
     shape = (len(candidates), len(layers), len(strengths))
     sweeps = []
     for r, (relation, of) in enumerate(zip(relations, measured)):
@@ -186,7 +184,6 @@ def on_validation(
     added: Sequence[Sequence[Sequence[FunctionVector]]],
     template: PromptTemplate,
     what: str,
-    progress: bool = True,
 ) -> list[Completions]:
     """Completions of each relation's validation words, plain and with vectors added, all relations in one batch.
 
@@ -198,7 +195,7 @@ def on_validation(
     prompts = batch(lens, [one for part in parts for one in with_demonstrations(part, part, 0)], template)
     owners = torch.arange(len(parts), device="cpu").repeat_interleave(torch.tensor([len(part) for part in parts]))
     whatifs = [edits_for(vectors, owners) for vectors in added]
-    with progress_bar(total=len(prompts), desc=f"{what} on validation", unit="word", disable=not progress) as bar:
+    with progress_bar(total=len(prompts), desc=f"{what} on validation", unit="word") as bar:
         measured = completions(lens, prompts, whatifs, progress=bar.update)
     return [measured.prompts((owners == r).numpy()) for r in range(len(parts))]
 

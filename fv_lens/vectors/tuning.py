@@ -68,7 +68,6 @@ def finetune(
     n_validation: int | None = 10,
     seed: int = 0,
     how: Tuning = Tuning(),
-    progress: bool = True,
 ) -> FunctionVector:
     """Tune one vector; arguments and errors are those of `finetune_all`, with `init` for `inits`.
 
@@ -83,7 +82,7 @@ def finetune(
         raise InputError(f"init is {value}; give 'zero', 'random' or a FunctionVector.")
     inits = {relation.name: init} if isinstance(init, FunctionVector) else init
     settings = {"layer": layer, "n_pairs": n_pairs, "n_validation": n_validation, "seed": seed, "how": how}
-    return finetune_all(model, [relation], inits, **settings, progress=progress)[relation.name]
+    return finetune_all(model, [relation], inits, **settings)[relation.name]
 
 
 def finetune_all(
@@ -96,7 +95,6 @@ def finetune_all(
     n_validation: int | None = 10,
     seed: int = 0,
     how: Tuning = Tuning(),
-    progress: bool = True,
 ) -> Tuned:
     """Tune a vector for each relation, all in one batch: one vector per relation, one row per pair.
 
@@ -112,7 +110,6 @@ def finetune_all(
             are.
         seed: of the draws of pairs (those of a smaller `n_pairs` are among those of a larger) and random directions.
         how: steps, learning rate, loss, the form of the prompts; whether the answers are shuffled, as a control.
-        progress: show progress bars.
 
     Returns:
         A mapping from relation name to its FunctionVector of method "tuned", whose `training` records pairs, losses of
@@ -139,7 +136,7 @@ def finetune_all(
     grid = layer_grid(lens, DEPTHS) if layer is None else list(layer) if isinstance(layer, Sequence) else [layer]
     if not grid:
         raise InputError("layer is an empty list; give at least one layer, or None for the usual ones.")
-    found = tune_lessons(lens, list(lessons.values()), grid, how, progress=progress)
+    found = tune_lessons(lens, list(lessons.values()), grid, how)
     best, losses = best_layer(found)
     vectors = {}
     for name, result in zip(lessons, found[best]):
@@ -195,7 +192,6 @@ def tune_lessons(
     layers: Sequence[int],
     how: Tuning = Tuning(),
     description: str | None = None,
-    progress: bool = True,
 ) -> dict[int, list[FunctionVector | InputError]]:
     """Layer -> the vector of each lesson, all tuned in one batch; an InputError for one that cannot be tuned.
 
@@ -212,7 +208,7 @@ def tune_lessons(
     made = {}
     for layer in layers:
         title = description or _title(lessons, how, layer, layers)
-        results = tune(lens, list(tasks.values()), layer, how, title, progress) if tasks else []
+        results = tune(lens, list(tasks.values()), layer, how, title) if tasks else []
         vectors = {i: _vector(lens, lessons[i], tasks[i], result, layer, how) for i, result in zip(tasks, results)}
         made[layer] = [(errors | vectors)[i] for i in range(len(lessons))]
     return made

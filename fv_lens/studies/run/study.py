@@ -18,7 +18,7 @@ from rich.text import Text
 
 from ...datasets.relations import Relation
 from ...ground.errors import InputError
-from ..folders import OutputFolder
+from ..job import Job
 
 REPORT, SUMMARY, EFFECTS = "report.html", "summary.json", "effects.safetensors"
 VECTOR, TUNED = "vector.safetensors", "tuned.safetensors"
@@ -30,8 +30,8 @@ MEANING = (
 
 
 def run(
-    relation: Relation, model_name: str, folder: OutputFolder, n_prompts: int, seed: int, command: str,
-    saved: list[Path], console: Console, notes: Console,
+    relation: Relation, model_name: str, n_prompts: int, seed: int, job: Job, saved: list[Path], console: Console,
+    notes: Console,
 ) -> None:  # fmt: skip
     """Measure the head map, choose a summed vector, tune it, and evaluate both beside their controls.
 
@@ -42,7 +42,8 @@ def run(
         InputError: the folder is of another run, or cannot be written to; what `indirect_effects`, `sweep` and
             `evaluate` raise.
     """
-    timings, results, out, relation = {}, {}, folder.path, relation.with_split(seed)
+    folder, out, relation = job.folder, job.folder.path, relation.with_split(seed)
+    timings, results = {}, {}
     folder.claim({
         "relation": relation.name, "relation, SHA-256": relation.hash, "model": model_name, "prompts": n_prompts,
         "seed": seed,
@@ -54,7 +55,7 @@ def run(
         return _stage(notes, what, timings, name)
 
     with stage("Loading the libraries and the model", "load"):
-        from ...evaluation.evaluate import evaluate
+        from ...evaluation.evaluate import Controls, evaluate
         from ...evaluation.head_words import head_words
         from ...models.load import load_model
         from ...vectors.choice import head_count_vectors
@@ -74,8 +75,8 @@ def run(
                 saved.append(out / file)
         facts = {"timings, s": dict(timings), "peak memory, MB": _peak_memory()}
         title = f"Function vector of {relation.name} in {results['effects'].record['model']}"
-        write_report(out / REPORT, title=title, summary=facts, command=command, **results)
-        _write_summary(out / SUMMARY, command, timings, results)
+        write_report(out / REPORT, title=title, summary=facts, command=job.command, **results)
+        _write_summary(out / SUMMARY, job.command, timings, results)
         saved.extend(out / file for file in (REPORT, SUMMARY) if out / file not in saved)
 
     with stage(f"Indirect effect of every head on {relation.name}, {n_prompts} prompts", "effects"):
@@ -91,7 +92,7 @@ def run(
     save(sweep=grid, vector=best)
 
     with stage("The chosen vector and its controls, on test words", "evaluate"):
-        result = evaluate(model, relation, best, mean_z=effects.mean_z, seed=seed)
+        result = evaluate(model, relation, best, controls=Controls(mean_z=effects.mean_z), seed=seed)
     save(evaluation=result)
 
     with stage("Tuning the vector, and its controls", "tune"):
