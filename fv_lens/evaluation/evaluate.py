@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..datasets.prompts import FewShot, PromptTemplate, with_demonstrations
-from ..datasets.relation_files import load_relation
+from ..datasets.relation_files import RelationLike, load_relation
 from ..datasets.relations import Relation
 from ..engine.batches import batch
 from ..engine.completion import Completions, completions, rows_of
@@ -21,7 +21,7 @@ from ..ground.errors import whole_number
 from ..ground.progress import no_progress, progress_bar
 from ..ground.scores import Score
 from ..ground.streams import Stream, generator
-from ..models.lens import Lens, lens_of
+from ..models.lens import Lens, Model, lens_of
 from ..vectors.function_vector import FunctionVector, as_vectors, own_template
 from ..vectors.mediation import mean_head_outputs
 from ..vectors.summed import distributed_vectors, function_vector
@@ -118,14 +118,14 @@ class Evaluation:
 
 
 def evaluate(
-    model: object,
-    relation: object,
-    fv: object = None,
+    model: Model,
+    relation: RelationLike,
+    fv: FunctionVector | Sequence[FunctionVector] | None = None,
     n_shots: int = 0,
     controls: Controls | bool = True,
     seed: int = 0,
     *,
-    beside: Mapping[str, object] | None = None,
+    beside: Mapping[str, FunctionVector | Sequence[FunctionVector]] | None = None,
     template: PromptTemplate | None = None,
 ) -> Evaluation:
     """Complete the words of the relation's test part, with a vector added at the last token of each prompt.

@@ -5,13 +5,13 @@ Many relations share the number of heads and the layer; the strength is each one
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
+from typing import SupportsFloat
 
 from ..datasets.prompts import PromptTemplate
-from ..datasets.relation_files import load_relation
+from ..datasets.relation_files import RelationLike, load_relation
 from ..datasets.relations import Relation
 from ..ground.errors import whole_number
-from ..models.lens import lens_of
+from ..models.lens import Model, lens_of
 from .effects import HeadEffects
 from .function_vector import FunctionVector
 from .mediation import mean_head_outputs
@@ -46,12 +46,12 @@ class Choice:
 
 
 def choose(
-    model: object,
-    relation: object,
+    model: Model,
+    relation: RelationLike,
     effects: HeadEffects,
     head_counts: Sequence[int] | None = None,
     layers: Sequence[int] | None = None,
-    strengths: Sequence[Real] = STRENGTHS,
+    strengths: Sequence[SupportsFloat] = STRENGTHS,
 ) -> FunctionVector:
     """The summed vector that completes the validation words best, over head counts, layers and strengths.
 
@@ -68,11 +68,11 @@ def choose(
 
 
 def choose_of(
-    model: object,
+    model: Model,
     relations: Sequence[Relation],
     candidates: Sequence[Sequence[FunctionVector]],
     layers: Sequence[int] | None = None,
-    strengths: Sequence[Real] = STRENGTHS,
+    strengths: Sequence[SupportsFloat] = STRENGTHS,
 ) -> Choice:
     """The best of some vectors (candidate -> relation -> vector), layers and strengths; see `agreed`."""
     sweeps = sweep_all(model, relations, candidates, layers, strengths)
@@ -80,7 +80,7 @@ def choose_of(
 
 
 def head_count_vectors(
-    model: object, relation: object, effects: HeadEffects, head_counts: Sequence[int] | None = None
+    model: Model, relation: RelationLike, effects: HeadEffects, head_counts: Sequence[int] | None = None
 ) -> tuple[FunctionVector, ...]:
     """One summed vector per head count, of the heads of largest effect, at layer 0 until a sweep places it.
 

@@ -10,21 +10,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..datasets.prompts import PromptTemplate, corrupted, few_shot
-from ..datasets.relation_files import load_relation
+from ..datasets.relation_files import RelationLike, load_relation
 from ..engine.batches import batch
 from ..engine.whatif import Edit, head_outputs, what_if
 from ..ground.errors import InputError, whole_number
 from ..ground.progress import progress_bar
 from ..ground.storage import versions
-from ..models.lens import Lens, lens_of
+from ..models.lens import Lens, Model, lens_of
 from .effects import HeadEffects
 
 log = logging.getLogger("fv_lens")
 
 
 def indirect_effects(
-    model: object,
-    relation: object,
+    model: Model,
+    relation: RelationLike,
     n_prompts: int = 25,
     n_shots: int = 10,
     n_mean_prompts: int = 100,
@@ -110,8 +110,8 @@ def _editable_heads(lens: Lens) -> list[tuple[int, int]]:
 
 
 def mean_head_outputs(
-    model: object,
-    relation: object,
+    model: Model,
+    relation: RelationLike,
     n_prompts: int = 100,
     n_shots: int = 10,
     seed: int = 0,

@@ -5,7 +5,7 @@ The step at which the loss of a vector's own validation prompts is lowest is kep
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from numbers import Real
+from typing import SupportsFloat
 
 import numpy as np
 import torch
@@ -46,8 +46,8 @@ class Tuning:
     """
 
     steps: int = STEPS
-    learning_rate: Real = RATE
-    strengths: Sequence[Real] = STRENGTHS
+    learning_rate: SupportsFloat = RATE
+    strengths: Sequence[SupportsFloat] = STRENGTHS
     first_token: bool = False
     shuffle: bool = False
     template: PromptTemplate | None = None

@@ -6,14 +6,14 @@ words of all relations together.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from numbers import Real
+from typing import SupportsFloat
 
 import numpy as np
 import pandas as pd
 import torch
 
 from ..datasets.prompts import PromptTemplate, with_demonstrations
-from ..datasets.relation_files import load_relation
+from ..datasets.relation_files import RelationLike, load_relation
 from ..datasets.relations import Relation
 from ..engine.batches import batch
 from ..engine.completion import Completions, completions
@@ -21,7 +21,7 @@ from ..engine.edits import Edit, WhatIf
 from ..ground import display, scores
 from ..ground.errors import InputError, finite_number
 from ..ground.progress import progress_bar
-from ..models.lens import Lens, check_layer, lens_of
+from ..models.lens import Lens, Model, check_layer, lens_of
 from .function_vector import FunctionVector, as_vectors, own_template
 
 DEPTHS = (0.25, 0.35, 0.45, 0.55, 0.65, 0.75)  # shares of the layers where vectors are tried
@@ -97,11 +97,11 @@ class Sweep:
 
 
 def sweep(
-    model: object,
-    relation: object,
-    vectors: object,
+    model: Model,
+    relation: RelationLike,
+    vectors: FunctionVector | Sequence[FunctionVector],
     layers: Sequence[int] | None = None,
-    strengths: Sequence[Real] = STRENGTHS,
+    strengths: Sequence[SupportsFloat] = STRENGTHS,
     *,
     template: PromptTemplate | None = None,
 ) -> Sweep:
@@ -120,11 +120,11 @@ def sweep(
 
 
 def sweep_all(
-    model: object,
+    model: Model,
     relations: Sequence[Relation],
     candidates: Sequence[Sequence[FunctionVector]],
     layers: Sequence[int] | None = None,
-    strengths: Sequence[Real] = STRENGTHS,
+    strengths: Sequence[SupportsFloat] = STRENGTHS,
     *,
     template: PromptTemplate | None = None,
 ) -> list[Sweep]:

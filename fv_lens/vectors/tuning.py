@@ -8,28 +8,30 @@ put together.
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
 import pandas as pd
 import torch
 
 from ..datasets.prompts import PromptTemplate
-from ..datasets.relation_files import load_relation
+from ..datasets.relation_files import RelationLike, load_relation
 from ..datasets.relations import Relation
 from ..ground import display
 from ..ground.errors import InputError
 from ..ground.streams import Stream, generator
-from ..models.lens import Lens, check_layer, lens_of
+from ..models.lens import Lens, Model, check_layer, lens_of
 from .function_vector import FunctionVector, own_template
 from .optimizer import Result, Task, Tuning, task, tune
 from .sweeps import layer_grid
 from .tuning_pairs import shuffled, tuning_pairs
 
 DEPTHS = (0.4, 0.55, 0.7)  # of the layers that are tried where none is given
+Inits = Literal["zero", "random"] | Mapping[str, FunctionVector]
 Start = FunctionVector | Literal["zero", "random"]
+Relations = RelationLike | Iterable[RelationLike] | Mapping[str, RelationLike]
 
 
 class Tuned(dict[str, FunctionVector]):
@@ -59,9 +61,9 @@ class Tuned(dict[str, FunctionVector]):
 
 
 def finetune(
-    model: object,
-    relation: object,
-    init: object = "zero",
+    model: Model,
+    relation: RelationLike,
+    init: Start | Mapping[str, FunctionVector] = "zero",
     *,
     layer: int | Sequence[int] | None = None,
     n_pairs: int | None = 20,
@@ -86,9 +88,9 @@ def finetune(
 
 
 def finetune_all(
-    model: object,
-    relations: object,
-    inits: object = "zero",
+    model: Model,
+    relations: Relations,
+    inits: Inits = "zero",
     *,
     layer: int | Sequence[int] | None = None,
     n_pairs: int | None = 20,
@@ -264,7 +266,7 @@ def training_frame(fv: FunctionVector) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["step", "loss", "validation_loss", "chosen"])
 
 
-def _named(relations: object) -> dict[str, Relation]:
+def _named(relations: Relations) -> dict[str, Relation]:
     given = relations.values() if isinstance(relations, Mapping) else relations
     if isinstance(given, str | Relation):
         given = [given]
@@ -276,7 +278,9 @@ def _named(relations: object) -> dict[str, Relation]:
     return named
 
 
-def _starts(lens: Lens, relations: Mapping[str, Relation], inits: object) -> dict[str, Start]:
+def _starts(
+    lens: Lens, relations: Mapping[str, Relation], inits: Literal["zero", "random"] | Mapping[str, FunctionVector]
+) -> dict[str, Start]:
     if _is_named_start(inits):
         return dict.fromkeys(relations, inits)
     if not isinstance(inits, Mapping):
@@ -288,7 +292,7 @@ def _starts(lens: Lens, relations: Mapping[str, Relation], inits: object) -> dic
     return {name: inits[name] for name in relations}
 
 
-def _is_named_start(init: object) -> bool:
+def _is_named_start(init: Any) -> TypeGuard[Literal["zero", "random"]]:
     return isinstance(init, str) and init in ("zero", "random")
 
 

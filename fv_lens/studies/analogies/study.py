@@ -20,7 +20,7 @@ from ...engine.batches import batch
 from ...evaluation import table as results
 from ...ground import storage
 from ...ground.errors import InputError
-from ...models.lens import lens_of
+from ...models.lens import Model, lens_of
 from ...plots.analogies import ANALOGY_MEASURES
 from ...vectors.function_vector import FunctionVector, own_template
 from ...vectors.tuning import finetune_all
@@ -65,7 +65,7 @@ def load_library(folder: Path) -> dict[str, FunctionVector]:
     return vectors
 
 
-def tuned_library(model: object, folder: Path, tell: Callable[[str], None]) -> dict[str, FunctionVector]:
+def tuned_library(model: Model, folder: Path, tell: Callable[[str], None]) -> dict[str, FunctionVector]:
     """A vector of every bundled relation, tuned from zero and saved in the folder; read where all are there."""
     kept = load_library(folder) if any(folder.glob("*.safetensors")) else {}
     if set(kept) >= set(relation_names()):
@@ -79,7 +79,7 @@ def tuned_library(model: object, folder: Path, tell: Callable[[str], None]) -> d
 
 
 def solve_all(
-    model: object,
+    model: Model,
     vectors: Mapping[str, FunctionVector] | None,
     asked: Asked,
     job: Job,
@@ -159,7 +159,7 @@ def solve_all(
     return found, lines
 
 
-def _items(model: object, vectors: Mapping, questions: Sequence[Question], how: object) -> list:
+def _items(model: Model, vectors: Mapping, questions: Sequence[Question], how: object) -> list:
     """Some questions, of as many relations as there are, with their answers by the full library."""
     by_relation: dict[object, list[Question]] = {}
     for question in questions:
@@ -171,7 +171,7 @@ def _items(model: object, vectors: Mapping, questions: Sequence[Question], how: 
     ]
 
 
-def _plan(model: object, parts: Sequence[Sequence[Question]], seed: int, vectors: object) -> dict:
+def _plan(model: Model, parts: Sequence[Sequence[Question]], seed: int, vectors: object) -> dict:
     """What a later start must share to go on."""
     lens = lens_of(model)
     return {

@@ -29,7 +29,7 @@ from ...evaluation.similarity import (
 from ...ground.errors import InputError
 from ...ground.progress import no_progress, progress_bar
 from ...ground.scores import Score, clustered_mean
-from ...models.lens import Lens, lens_of
+from ...models.lens import Lens, Model, lens_of
 from ...vectors.effects import mean_effects
 from ...vectors.function_vector import FunctionVector
 from ...vectors.mediation import indirect_effects, mean_head_outputs
@@ -47,7 +47,7 @@ Vectors = dict[str, dict[str, dict[str, FunctionVector]]]  # kind -> half -> cod
 
 
 def human_vectors(
-    model: object,
+    model: Model,
     relations: Mapping[str, RatedRelation],
     layer: int,
     heads: Sequence | None = None,
@@ -125,7 +125,7 @@ class Comparison:
 
 
 def compare(
-    model: object,
+    model: Model,
     vectors: Vectors,
     relations: Mapping[str, RatedRelation],
     ratings: PairRatings,

@@ -13,7 +13,7 @@ from ...datasets.semeval import RatedRelation
 from ...evaluation import table as results
 from ...evaluation.similarity import difference, mds, similarity_matrix
 from ...ground import storage
-from ...models.lens import lens_of
+from ...models.lens import Model, lens_of
 from ...vectors.function_vector import FunctionVector
 from ...vectors.sweeps import layer_grid
 from ...vectors.tuning import DEPTHS
@@ -25,7 +25,7 @@ from .steps import HALVES, KINDS, Comparison, Vectors, compare, human_vectors
 COLUMNS = ["measure", "vectors", "value", "low", "high", "p", "n"]
 
 
-def place(model: object, folder: Path) -> tuple[int, list | None]:
+def place(model: Model, folder: Path) -> tuple[int, list | None]:
     """The layer of the tuned vectors of a folder and the heads of its summed ones; defaults where there are none."""
     tuned, summed = (sorted(some.glob("*.safetensors")) for some in (folder, folder / "summed"))
     grid = layer_grid(lens_of(model), DEPTHS)
@@ -34,7 +34,7 @@ def place(model: object, folder: Path) -> tuple[int, list | None]:
 
 
 def study(
-    model: object,
+    model: Model,
     relations: Mapping[str, RatedRelation],
     ratings: PairRatings,
     layer: int,

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from ...datasets.relations import Relation
 from ...ground.errors import InputError
+from ...models.lens import Model
 from ..job import Job
 
 REPORT, SUMMARY, EFFECTS = "report.html", "summary.json", "effects.safetensors"
@@ -116,7 +117,7 @@ def run(
         console.print(Text(f"{path}{'  <- open this first' * (path.name == REPORT)}"), soft_wrap=True)
 
 
-def _check_prompts(model: object, relation: Relation, n_prompts: int, seed: int) -> None:
+def _check_prompts(model: Model, relation: Relation, n_prompts: int, seed: int) -> None:
     """Make the prompts of every stage: one that exceeds the model's context is told before the first of them."""
     from ...datasets.prompts import corrupted, with_demonstrations
     from ...engine.batches import batch
@@ -128,7 +129,7 @@ def _check_prompts(model: object, relation: Relation, n_prompts: int, seed: int)
         batch(lens_of(model), prompts)
 
 
-def _tuned(model: object, relation: Relation, fv, seed: int, notes: Console) -> tuple:
+def _tuned(model: Model, relation: Relation, fv, seed: int, notes: Console) -> tuple:
     """The vector tuned from `fv`, and what is measured beside it: other starts, and shuffled pairs.
 
     A relation that is too small to tune on has none, and a control that it is too small for is left out, with a note.
@@ -154,7 +155,7 @@ def _tuned(model: object, relation: Relation, fv, seed: int, notes: Console) -> 
     return tuned, beside
 
 
-def _words(model: object, relation: Relation, vectors: Mapping):
+def _words(model: Model, relation: Relation, vectors: Mapping):
     """The strongest tokens of each vector, inserted into neutral prompts."""
     import pandas as pd
 
