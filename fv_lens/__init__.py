@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from .vectors.tuning import training_frame as training_frame
 
     # what a vector does and says
+    from .evaluation.evaluate import Controls as Controls
     from .evaluation.evaluate import Evaluation as Evaluation
     from .evaluation.evaluate import evaluate as evaluate
     from .evaluation.decoding import Decoding as Decoding
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from .datasets.question_split import split_questions as split_questions
     from .analogies.composition import Composition as Composition
     from .analogies.compose import compose as compose
+    from .analogies.fit import Fitting as Fitting
     from .analogies.fit import fit_composition as fit_composition
     from .analogies.solve import AnalogyAnswer as AnalogyAnswer
     from .analogies.solve import solve_analogy as solve_analogy
@@ -82,6 +84,7 @@ if TYPE_CHECKING:
     from .studies.reproduce.setup import Settings as Settings
     from . import plots as plots
     from .ground.scores import Score as Score
+    from .ground.progress import no_progress as no_progress
     from .ground.errors import InputError as InputError
     from .ground.errors import ParityError as ParityError
 # isort: on

@@ -9,7 +9,7 @@ from fv_lens.engine.batches import batch
 from fv_lens.engine.chunks import most_rows
 from fv_lens.engine.forms import POSITIONS
 from fv_lens.engine.gradients import Rows
-from fv_lens.evaluation.evaluate import evaluate
+from fv_lens.evaluation.evaluate import Controls, evaluate
 from fv_lens.models.lens import lens_of
 from fv_lens.vectors.function_vector import FunctionVector
 from fv_lens.vectors.mediation import indirect_effects
@@ -47,7 +47,7 @@ def vector_of(model) -> FunctionVector:
 
 def test_effects_equal_full_forwards_there(pair, words):
     _, model = pair
-    found = indirect_effects(model, words, n_prompts=3, n_shots=3, n_mean_prompts=5, progress=False)
+    found = indirect_effects(model, words, n_prompts=3, n_shots=3, n_mean_prompts=5)
     with torch.device("cuda"):
         prompts, answers = oracles.unpadded(found.batch), found.batch.answer_ids.tolist()
         _, expected = oracles.head_effects(model, prompts, answers, found.mean_z.to("cuda"))
@@ -58,7 +58,7 @@ def test_effects_equal_full_forwards_there(pair, words):
 
 def test_words_are_completed_as_on_the_cpu(pair, words):
     here, there = (
-        evaluate(model, words, vector_of(model), mean_z=torch.ones(3, 4, lens_of(model).d_head), progress=False)
+        evaluate(model, words, vector_of(model), controls=Controls(mean_z=torch.ones(3, 4, lens_of(model).d_head)))
         for model in pair
     )
     assert abs(here.words["log_prob"] - there.words["log_prob"]).max() < CLOSE
@@ -71,7 +71,7 @@ def test_words_are_completed_as_on_the_cpu(pair, words):
 def test_a_vector_is_tuned_as_on_the_cpu(pair, first_token):
     answers = [" ".join(f"w{100 + i % 4 + j}" for j in range(1 + i % 3)) for i in range(40)]  # of one to three tokens
     relation = Relation("uneven", [(f"w{i} w{i}" if i % 2 else f"w{i}", answer) for i, answer in enumerate(answers)])
-    how = dict(layer=1, n_pairs=10, n_validation=5, how=Tuning(4, first_token=first_token), progress=False)
+    how = dict(layer=1, n_pairs=10, n_validation=5, how=Tuning(4, first_token=first_token))
     here, there = (finetune(model, relation, vector_of(model), **how) for model in pair)
     assert there.vector.device.type == "cpu"
     assert difference(*(torch.tensor(fv.training["losses"]) for fv in (here, there))) < CLOSE
@@ -89,7 +89,7 @@ def test_patched_logits_equal_those_on_the_cpu(pair):
 def test_products_in_tf32_are_taken_as_the_rounding_they_are(words, monkeypatch, name):
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
     model = tiny.build(name).to("cuda")
-    found = indirect_effects(model, words, n_prompts=3, n_shots=3, n_mean_prompts=5, progress=False)
+    found = indirect_effects(model, words, n_prompts=3, n_shots=3, n_mean_prompts=5)
     with torch.device("cuda"):
         prompts, answers = oracles.unpadded(found.batch), found.batch.answer_ids.tolist()
         _, expected = oracles.head_effects(model, prompts, answers, found.mean_z.to("cuda"))

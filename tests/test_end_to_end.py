@@ -28,7 +28,7 @@ def antonym():
 
 @pytest.fixture(scope="module")
 def effects(default_model, antonym):
-    return fv_lens.indirect_effects(default_model, antonym, n_prompts=6, n_mean_prompts=20, progress=False)
+    return fv_lens.indirect_effects(default_model, antonym, n_prompts=6, n_mean_prompts=20)
 
 
 def test_real_words_have_writers_and_cancellers(effects):
@@ -53,10 +53,10 @@ def test_effects_equal_full_forwards(default_model, effects):
 
 
 def test_the_vector_does_on_test_words_what_random_ones_do_not(default_model, antonym, effects, tmp_path):
-    fv = fv_lens.choose(default_model, antonym, effects, head_counts=[20], layers=[12, 14, 16], progress=False)
+    fv = fv_lens.choose(default_model, antonym, effects, head_counts=[20], layers=[12, 14, 16])
     fv.save(tmp_path / "antonym.safetensors")
     fv = fv_lens.FunctionVector.load(tmp_path / "antonym.safetensors")
-    result = fv_lens.evaluate(default_model, antonym, fv, mean_z=effects.mean_z)
+    result = fv_lens.evaluate(default_model, antonym, fv, controls=fv_lens.Controls(mean_z=effects.mean_z))
     for control in ("zero-shot", "random vector", "random heads", "random heads, same norm"):
         assert result.controls[control].accuracy_gain.low > 0, control
     prompt = "Q: big\nA:"
@@ -69,7 +69,7 @@ def test_the_vector_does_on_test_words_what_random_ones_do_not(default_model, an
 
 @pytest.mark.skipif(not tiny.HOOKED_INSTALLED, reason="HookedTransformer left TransformerLens in 4.0")
 def test_both_model_classes_give_the_same_map(default_model, antonym):
-    small = {"n_prompts": 2, "n_mean_prompts": 4, "progress": False}
+    small = {"n_prompts": 2, "n_mean_prompts": 4}
     hooked = fv_lens.load_model(cls="hooked")
     maps = [fv_lens.indirect_effects(model, antonym, **small).values for model in (default_model, hooked)]
     assert oracles.difference(*maps) < 1e-4 and maps[0].abs().max() > 1e-3

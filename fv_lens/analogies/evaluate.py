@@ -39,7 +39,6 @@ def evaluate_analogies(
     summed: Mapping[str, FunctionVector] | None = None,
     choices: bool = True,
     seed: int = 0,
-    progress: bool = True,
 ) -> AnalogyScores:
     """Answer all questions by all methods, in the zero-shot and the one-shot prompt, beside prompts alone.
 
@@ -53,7 +52,6 @@ def evaluate_analogies(
         summed: un-tuned vectors, to be mixed as "posterior" does, for comparison.
         choices: also choose among the answers of the questions that have choices.
         seed: of the order in which choices stand.
-        progress: show a progress bar.
 
     Raises:
         InputError: something else than questions, or none left, an empty library, vectors of two models or layers, an
@@ -76,7 +74,7 @@ def evaluate_analogies(
     kept = [question.shuffled(seed) for question in kept]
     asker = _Asker(lens, library, None if summed is None else Library.of(lens, summed), ways, libraries,
                     families_of(questions))  # fmt: skip
-    bar: Any = progress_bar(desc="analogies", unit="prompt", disable=not progress)
+    bar: Any = progress_bar(desc="analogies", unit="prompt")
     with bar:
         values = asker.completed(kept, bar.update)
         chosen = asker.chosen(kept, bar.update) if choices else {}

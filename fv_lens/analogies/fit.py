@@ -47,6 +47,28 @@ CANDIDATES = {
 BEST = "shared + best"
 
 
+@dataclass(frozen=True)
+class Fitting:
+    """How composites are fitted.
+
+    Args:
+        n_folds: how many groups of families are left out in turn; fewer where there are fewer families. 0 for none.
+        steps: of tuning shared vectors, see `Tuning`.
+        seed: of the folds.
+
+    Raises:
+        InputError: a number of folds or a seed below 0, or steps below 1.
+    """
+
+    n_folds: int = N_FOLDS
+    steps: int = SHARED_STEPS
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("n_folds", 0), ("steps", 1), ("seed", 0)):
+            whole_number(name, getattr(self, name), least=least)
+
+
 def fit_composition(
     model: Model,
     vectors: Mapping[str, FunctionVector],
@@ -54,11 +76,8 @@ def fit_composition(
     validation: Sequence[Question],
     *,
     n_shots: Literal[0, 1] = 1,
-    n_folds: int = N_FOLDS,
     candidates: Mapping[str, Sequence[Composition]] = CANDIDATES,
-    steps: int = SHARED_STEPS,
-    seed: int = 0,
-    progress: bool = True,
+    how: Fitting = Fitting(),
 ) -> Folded:
     """The settings of a composite with a shared vector that are best on validation.
 
@@ -68,11 +87,8 @@ def fit_composition(
         train: analogies that shared vectors are tuned on.
         validation: analogies that they are stopped by and that scales, temperatures and steps are chosen on.
         n_shots: 1 to fit for the prompt that shows A:B, 0 for the one that asks for C alone.
-        n_folds: how many groups of families are left out in turn; fewer where there are fewer families. 0 for none.
         candidates: name -> settings to choose from.
-        steps: of tuning shared vectors, see `finetune_all`.
-        seed: of the folds.
-        progress: show progress bars.
+        how: folds, and steps of tuning shared vectors.
 
     Returns:
         The best `Folded` of `fit_compositions`, which says how folds are kept apart.
@@ -85,10 +101,7 @@ def fit_composition(
         >>> how = fit_composition(model, vectors, parts.train, parts.validation)
         >>> answer = solve_analogy(model, vectors, ("hot", "cold"), "big", how=how)
     """
-    fitted = fit_compositions(
-        model, vectors, train, validation, n_shots=n_shots, n_folds=n_folds, candidates=candidates, steps=steps,
-        seed=seed, progress=progress,
-    )  # fmt: skip
+    fitted = fit_compositions(model, vectors, train, validation, n_shots=n_shots, candidates=candidates, how=how)
     return fitted[BEST]
 
 
@@ -99,11 +112,8 @@ def fit_compositions(
     validation: Sequence[Question],
     *,
     n_shots: Literal[0, 1] = 1,
-    n_folds: int = N_FOLDS,
     candidates: Mapping[str, Sequence[Composition]] = CANDIDATES,
-    steps: int = SHARED_STEPS,
-    seed: int = 0,
-    progress: bool = True,
+    how: Fitting = Fitting(),
 ) -> dict[str, Folded]:
     """Settings of every kind of composite with a shared vector, each the best of its candidates on validation.
 
@@ -113,11 +123,8 @@ def fit_compositions(
         train: analogies that shared vectors are tuned on.
         validation: analogies that they are stopped by and that scales, temperatures and steps are chosen on.
         n_shots: 1 to fit for the prompt that shows A:B, 0 for the one that asks for C alone.
-        n_folds: how many groups of families are left out in turn; fewer where there are fewer families. 0 for none.
         candidates: name -> settings to choose from.
-        steps: of tuning shared vectors, see `finetune_all`.
-        seed: of the folds.
-        progress: show progress bars.
+        how: folds, and steps of tuning shared vectors.
 
     Returns:
         name -> `Folded`, and the best of all as "shared + best". The settings of a fold are chosen on validation
@@ -134,13 +141,12 @@ def fit_compositions(
         raise InputError(f"n_shots is {n_shots!r}; composites are for prompts with 0 or 1 demonstration.")
     if not any(candidates.values()):
         raise InputError("There are no candidates to choose from; give name -> [Composition, ...].")
-    library, n_folds = Library.of(lens, vectors), whole_number("n_folds", n_folds, least=0)
+    library = Library.of(lens, vectors)
     if not train or not validation:
         raise InputError(f"There are {len(train)} train and {len(validation)} validation analogies; give some of each.")
-    folds = _Folds(folds_of([*train, *validation], n_folds, seed))
+    folds = _Folds(folds_of([*train, *validation], how.n_folds, how.seed))
     tuned = {
-        shots: _shared(lens, library, (train, validation), shots, folds, steps, progress)
-        for shots in sorted({0, n_shots})
+        shots: _shared(lens, library, (train, validation), shots, folds, how.steps) for shots in sorted({0, n_shots})
     }
     shared, starts = list(tuned[n_shots]), list(tuned[0])  # a tensor each, by whose identity pair parts are known
 
@@ -161,7 +167,7 @@ def fit_compositions(
     for exclude in exclusions:
         may = allowed(library, names[0], exclude, families, names[1])
         whatifs = []
-        for settings in progress_bar(made, desc="composites on validation", unit="setting", disable=not progress):
+        for settings in progress_bar(made, desc="composites on validation", unit="setting"):
             each = [settings[0 if exclude is None else 1 + fold] for fold in mine.tolist()]
             whatifs.append(library.edit(composer.vectors(each if exclude else settings[0], may)))
         quality[exclude] = completions(lens, prompts, whatifs).rows(slice(1, None))
@@ -208,7 +214,6 @@ def _shared(
     n_shots: int,
     folds: _Folds,
     steps: int,
-    progress: bool,
 ) -> Float[Tensor, "fold d_model"]:
     """Vectors tuned on train and validation analogies of all families, row 0, and without those of each fold."""
 
@@ -221,7 +226,7 @@ def _shared(
     names = ["all", *(f"all but fold {fold}" for fold in range(folds.n))]
     tasks = [Task(*one) for one in zip(*map(parts, questions))]
     description = f"shared vectors, {('zero', 'one')[n_shots]}-shot"
-    results = tune(lens, tasks, library.first.layer, Tuning(steps), description, progress)
+    results = tune(lens, tasks, library.first.layer, Tuning(steps), description)
     vectors = []
     for name, result in zip(names, results):
         if result.vector is None:

@@ -3,32 +3,45 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from numbers import Real
 
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from ..datasets.prompts import FewShot, PromptTemplate, with_demonstrations
-from ..datasets.relation_files import load_relation
+from ..datasets.relation_files import RelationLike, load_relation
 from ..datasets.relations import Relation
 from ..engine.batches import batch
 from ..engine.completion import Completions, completions, rows_of
 from ..engine.whatif import Edit, WhatIf
 from ..ground import display, scores
 from ..ground.errors import whole_number
-from ..ground.progress import progress_bar
+from ..ground.progress import no_progress, progress_bar
 from ..ground.scores import Score
 from ..ground.streams import Stream, generator
-from ..models.lens import lens_of
+from ..models.lens import Lens, Model, lens_of
 from ..vectors.function_vector import FunctionVector, as_vectors, own_template
 from ..vectors.mediation import mean_head_outputs
 from ..vectors.summed import distributed_vectors, function_vector
 
 TOP_K = 5
-DRAWS = 5  # of each random control
 CONTROL_SHOTS = 10
+
+
+@dataclass(frozen=True)
+class Controls:
+    """Random vectors that are measured in the place of the one under test.
+
+    Args:
+        draws: of each random control, over which its scores are averaged.
+        mean_z: mean head outputs `[layer, head, d_head]` for sums of random heads, such as `effects.mean_z`; computed
+            if they are needed and left out.
+    """
+
+    draws: int = 5
+    mean_z: Float[Tensor, "layer head d_head"] | None = None
 
 
 @dataclass(frozen=True)
@@ -105,18 +118,15 @@ class Evaluation:
 
 
 def evaluate(
-    model: object,
-    relation: object,
-    fv: object = None,
+    model: Model,
+    relation: RelationLike,
+    fv: FunctionVector | Sequence[FunctionVector] | None = None,
     n_shots: int = 0,
-    strength: Real = 1.0,
-    controls: bool = True,
-    mean_z: Tensor | None = None,
+    controls: Controls | bool = True,
     seed: int = 0,
     *,
-    beside: Mapping[str, object] | None = None,
+    beside: Mapping[str, FunctionVector | Sequence[FunctionVector]] | None = None,
     template: PromptTemplate | None = None,
-    progress: bool = True,
 ) -> Evaluation:
     """Complete the words of the relation's test part, with a vector added at the last token of each prompt.
 
@@ -125,15 +135,12 @@ def evaluate(
         relation: a Relation, a bundled name or a path.
         fv: the FunctionVector, or a list to add together; None for the plain prompt.
         n_shots: demonstrations (from the train part) in the prompts under test; 0 asks "Q: word\\nA:".
-        strength: multiplies the vector.
         controls: also measure the prompts without the vector, with 10 demonstrations, with 10 shuffled ones, and in the
             vector's place random ones: of the same norm, and sums over as many random heads (as they are and, unless
-            the vector is distributed, at the same norm), 5 draws of each.
-        mean_z: mean head outputs `[layer, head, d_head]` for the random heads; computed if needed and left out.
+            the vector is distributed, at the same norm). `Controls` says how many draws of each.
         seed: of the draws.
         beside: other vectors (or lists of them) to measure on the same prompts, by the name of their row.
         template: the prompts' form; None for the vector's own, or the default.
-        progress: show a progress bar.
 
     Raises:
         InputError: too few pairs, a vector that does not fit the model or was made on another split, bad numbers.
@@ -141,7 +148,7 @@ def evaluate(
     Source: word completion as in Todd et al. 2024, section 3. Intervals of gains resample words, and draws with them.
     """
     lens, relation = lens_of(model), load_relation(relation)
-    vectors = [] if fv is None else [vector.strengthened(strength) for vector in as_vectors(fv)]
+    vectors = [] if fv is None else as_vectors(fv)
     beside = {row: as_vectors(other) for row, other in (beside or {}).items()}
     for vector in [*vectors, *chain.from_iterable(beside.values())]:
         vector.check(lens)
@@ -152,7 +159,8 @@ def evaluate(
     asked = batch(lens, with_demonstrations(split.test, split.train, n_shots, seed), template)
     drawn: dict[str, list[WhatIf]] = {}
     if controls and vectors:
-        drawn = _random_controls(model, lens, relation, vectors, mean_z, seed, template)
+        how = Controls() if controls is True else controls
+        drawn = _random_controls(lens, relation, vectors, how, seed, template)
     drawn = {row: [edits_of(other)] for row, other in beside.items()} | drawn
     others = _prompt_controls(split.test, split.train, n_shots, seed) if controls else {}
     others.pop(name, None)
@@ -160,7 +168,7 @@ def evaluate(
     whatifs = ({title: [edits_of(vectors)]} if vectors else {}) | drawn
     places = rows_of(whatifs)
     total = len(asked) * (1 + len(others))
-    with progress_bar(total=total, desc="evaluation on test", unit="prompt", disable=not progress) as bar:
+    with progress_bar(total=total, desc="evaluation on test", unit="prompt") as bar:
         measured = completions(lens, asked, list(chain.from_iterable(whatifs.values())), bar.update)
         rows = {name: measured.rows([0])} if vectors and controls else {}
         for control, prompts in others.items():
@@ -183,25 +191,34 @@ def edits_of(vectors: Sequence[FunctionVector]) -> WhatIf:
     return [Edit(vector.layer, vector.vector, site=vector.site) for vector in vectors]
 
 
-def _random_controls(model, lens, relation, vectors, mean_z, seed, template) -> dict[str, list[WhatIf]]:
+def _random_controls(
+    lens: Lens,
+    relation: Relation,
+    vectors: Sequence[FunctionVector],
+    how: Controls,
+    seed: int,
+    template: PromptTemplate,
+) -> dict[str, list[WhatIf]]:
     """What-ifs with something random where the vector under test is, several draws of each."""
-    rng = generator(seed, Stream.CONTROLS)
+    rng, model, mean_z = generator(seed, Stream.CONTROLS), lens.model, how.mean_z
+    draws = range(whole_number("draws", how.draws, least=1))
 
-    def directions(vector):
-        drawn = torch.from_numpy(rng.standard_normal((DRAWS, len(vector.vector)))).float()
+    def directions(vector: FunctionVector) -> list[Tensor]:
+        drawn = torch.from_numpy(rng.standard_normal((len(draws), len(vector.vector)))).float()
         return [vector.vector.norm() * direction / direction.norm() for direction in drawn]
 
     placed = [(vector, directions(vector)) for vector in vectors]
-    controls = {"random vector": [[Edit(v.layer, d[i], site=v.site) for v, d in placed] for i in range(DRAWS)]}
+    controls = {"random vector": [[Edit(v.layer, d[i], site=v.site) for v, d in placed] for i in draws]}
     if all(vector.heads for vector in vectors):
         if mean_z is None:
             shots = min(CONTROL_SHOTS, len(relation.split().train) - 1)
-            mean_z, _ = mean_head_outputs(model, relation, n_shots=shots, seed=seed, progress=False, template=template)
+            with no_progress():
+                mean_z, _ = mean_head_outputs(model, relation, n_shots=shots, seed=seed, template=template)
         taken = {head for vector in vectors for head in vector.heads}
         free = [(at, head) for at in range(lens.n_layers) for head in range(lens.n_heads) if (at, head) not in taken]
 
-        def picked(n):
-            return [[free[i] for i in rng.permutation(len(free))[:n]] for _ in range(DRAWS)]
+        def picked(n: int) -> list[list[tuple[int, int]]]:
+            return [[free[i] for i in rng.permutation(len(free))[:n]] for _ in draws]
 
         if all(vector.method == "distributed" for vector in vectors):
             if len(free) >= len(taken):
@@ -209,7 +226,7 @@ def _random_controls(model, lens, relation, vectors, mean_z, seed, template) -> 
                 controls["random heads"] = [edits_of([part * vectors[0].strength for part in drawn]) for drawn in parts]
             return controls
 
-        def sums(vector):
+        def sums(vector: FunctionVector) -> list[Tensor]:
             return [
                 vector.strength * function_vector(model, relation, heads, vector.layer, mean_z).vector
                 for heads in picked(len(vector.heads))
@@ -217,10 +234,10 @@ def _random_controls(model, lens, relation, vectors, mean_z, seed, template) -> 
 
         if len(free) >= max(len(vector.heads) for vector in vectors):
             placed = [(vector, sums(vector)) for vector in vectors]
-            controls["random heads"] = [[Edit(v.layer, d[i], site=v.site) for v, d in placed] for i in range(DRAWS)]
+            controls["random heads"] = [[Edit(v.layer, d[i], site=v.site) for v, d in placed] for i in draws]
             controls["random heads, same norm"] = [
                 [Edit(v.layer, d[i] * v.vector.norm() / d[i].norm().clamp(min=1e-30), site=v.site) for v, d in placed]
-                for i in range(DRAWS)
+                for i in draws
             ]
     return controls
 

@@ -1,13 +1,32 @@
 """Progress: a bar in terminals and notebooks; elsewhere, in a log file or CI, one line when the work is done."""
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Generic, TypeVar
 
 from tqdm.auto import tqdm
 
 T = TypeVar("T")
+_hidden = ContextVar("hidden", default=False)
+
+
+@contextmanager
+def no_progress() -> Iterator[None]:
+    """No progress bars in this block; TQDM_DISABLE=1 in the environment hides them everywhere.
+
+    Example:
+        >>> with fv_lens.no_progress():
+        ...     effects = fv_lens.indirect_effects(model, "antonym")
+    """
+    token = _hidden.set(True)
+    try:
+        yield
+    finally:
+        _hidden.reset(token)
 
 
 def progress_bar(
@@ -16,9 +35,9 @@ def progress_bar(
     total: int | None = None,
     desc: str = "",
     unit: str = "it",
-    disable: bool = False,
 ) -> "tqdm[T] | _Line[T]":
     """A tqdm bar, or what stands in for it where standard error can draw none; arguments are tqdm's."""
+    disable = _hidden.get() or os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
     if disable or _draws(sys.stderr):
         return tqdm(iterable, total=total, desc=desc, unit=unit, disable=disable)
     return _Line(iterable, total, desc)

@@ -17,8 +17,20 @@ from ..datasets.relation_files import FORMAT, OPTIONAL, load_relation, relation_
 from ..datasets.relations import pairs_for
 from ..ground.errors import InputError
 from .analogies.command import analogies
-from .console import MOST_PROMPTS, MOST_SEED, ModelName, console, expanded, notes, output_folder, plain_errors, quiet
+from .console import (
+    MOST_PROMPTS,
+    MOST_SEED,
+    ModelName,
+    console,
+    expanded,
+    notes,
+    output_folder,
+    plain_errors,
+    quiet,
+    tell,
+)
 from .humans.command import humans
+from .job import Job
 from .reproduce.command import reproduce, table
 from .run.study import N_SHOTS
 
@@ -81,7 +93,7 @@ def run(
             from .run.study import run as run_one
 
             corrupted(train, prompts, N_SHOTS, seed)  # what cannot be asked shows before the model is loaded
-            run_one(pairs, model, folder, prompts, seed, command, saved, console, notes)
+            run_one(pairs, model, prompts, seed, Job(folder, command, tell), saved, console, notes)
 
 
 @app.command()

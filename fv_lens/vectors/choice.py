@@ -5,13 +5,13 @@ Many relations share the number of heads and the layer; the strength is each one
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
+from typing import SupportsFloat
 
 from ..datasets.prompts import PromptTemplate
-from ..datasets.relation_files import load_relation
+from ..datasets.relation_files import RelationLike, load_relation
 from ..datasets.relations import Relation
 from ..ground.errors import whole_number
-from ..models.lens import lens_of
+from ..models.lens import Model, lens_of
 from .effects import HeadEffects
 from .function_vector import FunctionVector
 from .mediation import mean_head_outputs
@@ -46,13 +46,12 @@ class Choice:
 
 
 def choose(
-    model: object,
-    relation: object,
+    model: Model,
+    relation: RelationLike,
     effects: HeadEffects,
     head_counts: Sequence[int] | None = None,
     layers: Sequence[int] | None = None,
-    strengths: Sequence[Real] = STRENGTHS,
-    progress: bool = True,
+    strengths: Sequence[SupportsFloat] = STRENGTHS,
 ) -> FunctionVector:
     """The summed vector that completes the validation words best, over head counts, layers and strengths.
 
@@ -64,25 +63,24 @@ def choose(
     """
     vectors = head_count_vectors(model, relation, effects, head_counts)
     relation = load_relation(relation).with_split(effects.record["split_seed"])
-    (vector,) = choose_of(model, [relation], [[one] for one in vectors], layers, strengths, progress).vectors
+    (vector,) = choose_of(model, [relation], [[one] for one in vectors], layers, strengths).vectors
     return vector
 
 
 def choose_of(
-    model: object,
+    model: Model,
     relations: Sequence[Relation],
     candidates: Sequence[Sequence[FunctionVector]],
     layers: Sequence[int] | None = None,
-    strengths: Sequence[Real] = STRENGTHS,
-    progress: bool = True,
+    strengths: Sequence[SupportsFloat] = STRENGTHS,
 ) -> Choice:
     """The best of some vectors (candidate -> relation -> vector), layers and strengths; see `agreed`."""
-    sweeps = sweep_all(model, relations, candidates, layers, strengths, progress)
+    sweeps = sweep_all(model, relations, candidates, layers, strengths)
     return Choice(sweeps, *agreed(sweeps))
 
 
 def head_count_vectors(
-    model: object, relation: object, effects: HeadEffects, head_counts: Sequence[int] | None = None
+    model: Model, relation: RelationLike, effects: HeadEffects, head_counts: Sequence[int] | None = None
 ) -> tuple[FunctionVector, ...]:
     """One summed vector per head count, of the heads of largest effect, at layer 0 until a sweep places it.
 

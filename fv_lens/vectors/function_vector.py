@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, SupportsFloat
 
 import pandas as pd
 import torch
@@ -17,9 +17,9 @@ from ..datasets.relations import Relation
 from ..ground import storage
 from ..ground.errors import InputError, finite_number, whole_number
 from ..ground.markup import bars, card, facts, side
-from ..models.lens import Lens, check_layer, lens_of
+from ..models.lens import Lens, Model, check_layer, lens_of
 from ..models.sites import check_site
-from .positions import Prompts, as_at
+from .positions import At, Prompts, as_at
 from .records import Vector
 
 TOKENS, PROCESSING = ("last",), ("raw", "centered")
@@ -171,7 +171,7 @@ class FunctionVector:
             raise InputError(f"Vectors of {len(self.vector)} and {len(other.vector)} numbers cannot be added.")
         return self._combined(self.vector + other.vector, ((1.0, self), (1.0, other)))
 
-    def __mul__(self, scale: numbers.Real) -> "FunctionVector":
+    def __mul__(self, scale: SupportsFloat) -> "FunctionVector":
         if not isinstance(scale, numbers.Real):
             return NotImplemented
         scale = finite_number("the scale of a vector", scale)
@@ -193,7 +193,7 @@ class FunctionVector:
         blank = {"heads": (), "strength": 1.0, "training": None, "weights": None, "source": ()}
         return replace(self, vector=vector, method="combination", parents=records, **blank, **same)
 
-    def strengthened(self, strength: numbers.Real) -> "FunctionVector":
+    def strengthened(self, strength: SupportsFloat) -> "FunctionVector":
         """The same vector, `strength` times as strong, with that recorded instead of a parent."""
         strength = finite_number("strength", strength)
         return replace(self, vector=self.vector * strength, strength=self.strength * strength)
@@ -205,10 +205,10 @@ class FunctionVector:
 
     def hooks(
         self,
-        model: object,
+        model: Model,
         *,
-        strength: numbers.Real = 1.0,
-        at: int | Sequence[int] | Sequence[Sequence[int]] | Tensor | None = None,
+        strength: SupportsFloat = 1.0,
+        at: At = None,
     ) -> list[tuple[str, Callable]]:
         """The vector as `fwd_hooks` of TransformerLens: `[(hook_name, hook)]`, which adds it at the last position.
 
@@ -307,7 +307,7 @@ class FunctionVector:
         return cls(vector, **record)
 
 
-def as_vectors(fv: object) -> list[FunctionVector]:
+def as_vectors(fv: "FunctionVector | Sequence[FunctionVector]") -> list[FunctionVector]:
     """One vector or several as a list; an InputError for anything else, or for none."""
     vectors = list(fv) if isinstance(fv, list | tuple) else [fv]
     if not vectors:

@@ -10,27 +10,26 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..datasets.prompts import PromptTemplate, corrupted, few_shot
-from ..datasets.relation_files import load_relation
+from ..datasets.relation_files import RelationLike, load_relation
 from ..engine.batches import batch
 from ..engine.whatif import Edit, head_outputs, what_if
 from ..ground.errors import InputError, whole_number
 from ..ground.progress import progress_bar
 from ..ground.storage import versions
-from ..models.lens import Lens, lens_of
+from ..models.lens import Lens, Model, lens_of
 from .effects import HeadEffects
 
 log = logging.getLogger("fv_lens")
 
 
 def indirect_effects(
-    model: object,
-    relation: object,
+    model: Model,
+    relation: RelationLike,
     n_prompts: int = 25,
     n_shots: int = 10,
     n_mean_prompts: int = 100,
     seed: int = 0,
     only_correct: bool = False,
-    progress: bool = True,
     *,
     template: PromptTemplate = PromptTemplate(),
 ) -> HeadEffects:
@@ -44,7 +43,6 @@ def indirect_effects(
         n_mean_prompts: intact prompts, over which head outputs are averaged.
         seed: of the draws of words and demonstrations.
         only_correct: average over the intact prompts that the model answers right only.
-        progress: show progress bars.
         template: the prompts' form.
 
     Raises:
@@ -58,7 +56,7 @@ def indirect_effects(
     train = relation.split().train
     prompts = batch(lens, corrupted(train, n_prompts, n_shots, seed), template)
     mean_z, share_right = mean_head_outputs(
-        model, relation, n_mean_prompts, n_shots, seed, only_correct, progress, template=template
+        model, relation, n_mean_prompts, n_shots, seed, only_correct, template=template
     )
     heads = _editable_heads(lens)
     edits = [[Edit(layer, mean_z[layer, head], head)] for layer, head in heads]
@@ -68,7 +66,7 @@ def indirect_effects(
         logits = logits[:, 0]
         return logits.gather(1, answer[prompt, None])[:, 0] - logits.logsumexp(-1)
 
-    with progress_bar(total=n_prompts, desc="indirect effects", unit="prompt", disable=not progress) as bar:
+    with progress_bar(total=n_prompts, desc="indirect effects", unit="prompt") as bar:
         after = what_if(lens, prompts.tokens, prompts.mask, edits, log_prob, progress=bar.update)
     after = after.double()  # differences of small probabilities
     before = after[:, :1]
@@ -112,13 +110,12 @@ def _editable_heads(lens: Lens) -> list[tuple[int, int]]:
 
 
 def mean_head_outputs(
-    model: object,
-    relation: object,
+    model: Model,
+    relation: RelationLike,
     n_prompts: int = 100,
     n_shots: int = 10,
     seed: int = 0,
     only_correct: bool = False,
-    progress: bool = True,
     *,
     template: PromptTemplate = PromptTemplate(),
 ) -> tuple[Float[Tensor, "layer head d_head"], float]:
@@ -144,7 +141,7 @@ def mean_head_outputs(
     prompts = batch(lens, few_shot(relation.split().train, n_prompts, n_shots, seed), template)
     total = torch.zeros(lens.n_layers, lens.n_heads, lens.d_head, dtype=torch.float64, device="cpu")
     used = n_right = 0
-    with progress_bar(total=len(prompts), desc="mean head outputs", unit="prompt", disable=not progress) as bar:
+    with progress_bar(total=len(prompts), desc="mean head outputs", unit="prompt") as bar:
         for indices, z, logits in head_outputs(lens, prompts.tokens, prompts.mask):
             first = [{ids[0] for ids in prompts.answers[i]} for i in indices.tolist()]
             right = torch.tensor(

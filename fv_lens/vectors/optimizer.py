@@ -5,7 +5,7 @@ The step at which the loss of a vector's own validation prompts is lowest is kep
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from numbers import Real
+from typing import SupportsFloat
 
 import numpy as np
 import torch
@@ -46,8 +46,8 @@ class Tuning:
     """
 
     steps: int = STEPS
-    learning_rate: Real = RATE
-    strengths: Sequence[Real] = STRENGTHS
+    learning_rate: SupportsFloat = RATE
+    strengths: Sequence[SupportsFloat] = STRENGTHS
     first_token: bool = False
     shuffle: bool = False
     template: PromptTemplate | None = None
@@ -113,7 +113,6 @@ def tune(
     layer: int,
     how: Tuning = Tuning(),
     description: str = "tuning",
-    progress: bool = False,
 ) -> list[Result]:
     """Tune one vector for each task, all in one batch."""
     train = _rows(lens, [one.train for one in tasks], layer, how.first_token)
@@ -133,7 +132,7 @@ def tune(
     # A group for each vector, a view of its row: no vector's steps depend on what is tuned beside it.
     moving = list(vectors)
     adam = torch.optim.Adam([{"params": [one], "lr": rate * size} for one, size in zip(moving, unit.tolist())])
-    with progress_bar(total=steps, desc=description, unit="step", disable=not progress) as bar:
+    with progress_bar(total=steps, desc=description, unit="step") as bar:
         for step in range(steps + 1):
             if step % EVERY == 0 or step == steps:
                 loss = mean_by_owner(check, check.losses(vectors))

@@ -4,21 +4,28 @@ A hook adds the vector; which tokens get it, `calls` and `positions` say.
 """
 
 import threading
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal, SupportsFloat
 
 import torch
 from torch import Tensor
 
 from ..ground.errors import InputError, ParityError, finite_number
-from ..models.lens import Lens, lens_of
+from ..models.lens import Lens, Model, lens_of
 from ..models.replaced import add_hook
 from .calls import Watch
 from .function_vector import FunctionVector, as_vectors
-from .positions import as_at
+from .positions import At, as_at
 
 
-def patch(model: object, fv: object, strength: object = 1.0, tokens: object = "last", at: object = None) -> "Patch":
+def patch(
+    model: Model,
+    fv: FunctionVector | Sequence[FunctionVector],
+    strength: SupportsFloat = 1.0,
+    tokens: Literal["last", "every"] = "last",
+    at: At = None,
+) -> "Patch":
     """Add `strength * fv.vector` at the last token of every prompt: to the residual stream after block `fv.layer`, or
     where else in that block the vector's `site` says.
 
@@ -100,7 +107,7 @@ def patch(model: object, fv: object, strength: object = 1.0, tokens: object = "l
     return Patch(lens, vectors, strength, every=tokens == "every", at=at)
 
 
-def unpatch(model: object) -> None:
+def unpatch(model: Model) -> None:
     """Take all patches off a model, whoever holds their handles; a model without any is left as it is.
 
     Example:

@@ -3,14 +3,18 @@
 Columns count from the first token on, cached tokens included.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ..ground.errors import InputError
+
+At = int | Sequence[int] | Sequence[Sequence[int]] | np.ndarray | Tensor | None  # what `as_at` takes
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +38,7 @@ class Prompts:
     mask: Tensor | None = None
 
     @classmethod
-    def of(cls, shape: tuple[int, int], past: int = 0, mask: object = None) -> "Prompts":
+    def of(cls, shape: tuple[int, int], past: int = 0, mask: Any = None) -> "Prompts":
         """The prompts that end in `[batch, pos]` tokens behind `past` cached ones.
 
         Their last tokens are the last 1s of `mask`, or stand in the last column if there is none.
@@ -110,7 +114,7 @@ class Prompts:
         return ends.repeat_interleave(rows // len(ends), 0), (column >= self.end).expand(rows, length)
 
 
-def as_at(at: Any) -> Tensor | None:
+def as_at(at: At) -> Tensor | None:
     """`at` as integers `[]` (a column) or `[batch]` (one for each row), or as a table `[batch, pos]` of booleans.
 
     Raises:
@@ -133,7 +137,7 @@ def as_at(at: Any) -> Tensor | None:
     return given.long()
 
 
-def check_mask(mask: object, shape: tuple[int, int], past: int) -> None:
+def check_mask(mask: Any, shape: tuple[int, int], past: int) -> None:
     """Raise an InputError unless every row of `mask` shows one run of tokens: padding at its sides, nowhere between.
 
     It may be as wide as the tokens of this forward, `shape`, or as those and the `past` cached ones together. Cached

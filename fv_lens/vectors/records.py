@@ -117,7 +117,7 @@ class Vector(Record):
         check_shapes(tensors, {"vector": (REAL, ("d_model",))})
 
     @classmethod
-    def check(cls, tensors: Mapping[str, Tensor], record: object) -> None:
+    def check(cls, tensors: Mapping[str, Tensor], record: Any) -> None:
         if not isinstance(record, dict):
             raise InputError(f"its record is {short(record)}; expected a JSON object with the fields of a {cls.kind}")
         for place, part in _with_parents(record):
@@ -195,7 +195,7 @@ class Effects(Record):
             raise InputError("tensor 'batch.answer_ids' is not the first token of each prompt's first answer")
 
 
-def _with_parents(record: dict) -> Iterator[tuple[str, object]]:
+def _with_parents(record: dict) -> Iterator[tuple[str, Any]]:
     """The record of a vector and those of all it was made from, each with its place and without its parents' fields.
 
     Not by recursion: a long sum nests more deeply than pydantic goes.

@@ -10,13 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..datasets.prompts import FewShot, PromptTemplate, few_shot
-from ..datasets.relation_files import load_relation
+from ..datasets.relation_files import RelationLike, load_relation
 from ..datasets.relations import Relation
 from ..engine.batches import batch
 from ..engine.edits import HEAD_OUTPUT, RESIDUAL
 from ..engine.whatif import residuals
 from ..ground.errors import InputError, whole_number
-from ..models.lens import Lens, check_layer, lens_of
+from ..models.lens import Lens, Model, check_layer, lens_of
 from .function_vector import FunctionVector
 from .mediation import mean_head_outputs
 
@@ -25,8 +25,8 @@ ATTENTION_OUTPUTS = ("attn.hook_out", "hook_attn_out")
 
 
 def function_vector(
-    model: object,
-    relation: object,
+    model: Model,
+    relation: RelationLike,
     heads: Sequence,
     layer: int,
     mean_z: Tensor | None = None,
@@ -65,8 +65,8 @@ def function_vector(
 
 
 def distributed_vectors(
-    model: object,
-    relation: object,
+    model: Model,
+    relation: RelationLike,
     heads: Sequence,
     mean_z: Tensor | None = None,
     *,
@@ -109,7 +109,7 @@ def distributed_vectors(
     ]  # fmt: skip
 
 
-def _checked(mean_z: Tensor | None, lens: Lens, model: object, relation: Relation, template: PromptTemplate) -> Tensor:
+def _checked(mean_z: Tensor | None, lens: Lens, model: Model, relation: Relation, template: PromptTemplate) -> Tensor:
     """Mean head outputs of the model's shape; computed where they were not given."""
     if mean_z is None:
         mean_z, _ = mean_head_outputs(model, relation, template=template)

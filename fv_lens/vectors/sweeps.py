@@ -6,14 +6,14 @@ words of all relations together.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from numbers import Real
+from typing import SupportsFloat
 
 import numpy as np
 import pandas as pd
 import torch
 
 from ..datasets.prompts import PromptTemplate, with_demonstrations
-from ..datasets.relation_files import load_relation
+from ..datasets.relation_files import RelationLike, load_relation
 from ..datasets.relations import Relation
 from ..engine.batches import batch
 from ..engine.completion import Completions, completions
@@ -21,7 +21,7 @@ from ..engine.edits import Edit, WhatIf
 from ..ground import display, scores
 from ..ground.errors import InputError, finite_number
 from ..ground.progress import progress_bar
-from ..models.lens import Lens, check_layer, lens_of
+from ..models.lens import Lens, Model, check_layer, lens_of
 from .function_vector import FunctionVector, as_vectors, own_template
 
 DEPTHS = (0.25, 0.35, 0.45, 0.55, 0.65, 0.75)  # shares of the layers where vectors are tried
@@ -97,12 +97,11 @@ class Sweep:
 
 
 def sweep(
-    model: object,
-    relation: object,
-    vectors: object,
+    model: Model,
+    relation: RelationLike,
+    vectors: FunctionVector | Sequence[FunctionVector],
     layers: Sequence[int] | None = None,
-    strengths: Sequence[Real] = STRENGTHS,
-    progress: bool = True,
+    strengths: Sequence[SupportsFloat] = STRENGTHS,
     *,
     template: PromptTemplate | None = None,
 ) -> Sweep:
@@ -117,16 +116,15 @@ def sweep(
         InputError: no vectors, layers or strengths; a layer outside the model; a strength that is not finite.
     """
     candidates = [[vector] for vector in as_vectors(vectors)]
-    return sweep_all(model, [load_relation(relation)], candidates, layers, strengths, progress, template=template)[0]
+    return sweep_all(model, [load_relation(relation)], candidates, layers, strengths, template=template)[0]
 
 
 def sweep_all(
-    model: object,
+    model: Model,
     relations: Sequence[Relation],
     candidates: Sequence[Sequence[FunctionVector]],
     layers: Sequence[int] | None = None,
-    strengths: Sequence[Real] = STRENGTHS,
-    progress: bool = True,
+    strengths: Sequence[SupportsFloat] = STRENGTHS,
     *,
     template: PromptTemplate | None = None,
 ) -> list[Sweep]:
@@ -147,7 +145,7 @@ def sweep_all(
         [[replace(vector, layer=layer, vector=strength * vector.vector)] for vector in vectors]
         for vectors in candidates for layer in layers for strength in strengths
     ]  # fmt: skip
-    measured = on_validation(lens, relations, grid, template, "sweep", progress)
+    measured = on_validation(lens, relations, grid, template, "sweep")
     shape = (len(candidates), len(layers), len(strengths))
     sweeps = []
     for r, (relation, of) in enumerate(zip(relations, measured)):
@@ -186,7 +184,6 @@ def on_validation(
     added: Sequence[Sequence[Sequence[FunctionVector]]],
     template: PromptTemplate,
     what: str,
-    progress: bool = True,
 ) -> list[Completions]:
     """Completions of each relation's validation words, plain and with vectors added, all relations in one batch.
 
@@ -198,7 +195,7 @@ def on_validation(
     prompts = batch(lens, [one for part in parts for one in with_demonstrations(part, part, 0)], template)
     owners = torch.arange(len(parts), device="cpu").repeat_interleave(torch.tensor([len(part) for part in parts]))
     whatifs = [edits_for(vectors, owners) for vectors in added]
-    with progress_bar(total=len(prompts), desc=f"{what} on validation", unit="word", disable=not progress) as bar:
+    with progress_bar(total=len(prompts), desc=f"{what} on validation", unit="word") as bar:
         measured = completions(lens, prompts, whatifs, progress=bar.update)
     return [measured.prompts((owners == r).numpy()) for r in range(len(parts))]
 

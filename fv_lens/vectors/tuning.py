@@ -8,28 +8,30 @@ put together.
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
 import pandas as pd
 import torch
 
 from ..datasets.prompts import PromptTemplate
-from ..datasets.relation_files import load_relation
+from ..datasets.relation_files import RelationLike, load_relation
 from ..datasets.relations import Relation
 from ..ground import display
 from ..ground.errors import InputError
 from ..ground.streams import Stream, generator
-from ..models.lens import Lens, check_layer, lens_of
+from ..models.lens import Lens, Model, check_layer, lens_of
 from .function_vector import FunctionVector, own_template
 from .optimizer import Result, Task, Tuning, task, tune
 from .sweeps import layer_grid
 from .tuning_pairs import shuffled, tuning_pairs
 
 DEPTHS = (0.4, 0.55, 0.7)  # of the layers that are tried where none is given
+Inits = Literal["zero", "random"] | Mapping[str, FunctionVector]
 Start = FunctionVector | Literal["zero", "random"]
+Relations = RelationLike | Iterable[RelationLike] | Mapping[str, RelationLike]
 
 
 class Tuned(dict[str, FunctionVector]):
@@ -59,16 +61,15 @@ class Tuned(dict[str, FunctionVector]):
 
 
 def finetune(
-    model: object,
-    relation: object,
-    init: object = "zero",
+    model: Model,
+    relation: RelationLike,
+    init: Start | Mapping[str, FunctionVector] = "zero",
     *,
     layer: int | Sequence[int] | None = None,
     n_pairs: int | None = 20,
     n_validation: int | None = 10,
     seed: int = 0,
     how: Tuning = Tuning(),
-    progress: bool = True,
 ) -> FunctionVector:
     """Tune one vector; arguments and errors are those of `finetune_all`, with `init` for `inits`.
 
@@ -83,20 +84,19 @@ def finetune(
         raise InputError(f"init is {value}; give 'zero', 'random' or a FunctionVector.")
     inits = {relation.name: init} if isinstance(init, FunctionVector) else init
     settings = {"layer": layer, "n_pairs": n_pairs, "n_validation": n_validation, "seed": seed, "how": how}
-    return finetune_all(model, [relation], inits, **settings, progress=progress)[relation.name]
+    return finetune_all(model, [relation], inits, **settings)[relation.name]
 
 
 def finetune_all(
-    model: object,
-    relations: object,
-    inits: object = "zero",
+    model: Model,
+    relations: Relations,
+    inits: Inits = "zero",
     *,
     layer: int | Sequence[int] | None = None,
     n_pairs: int | None = 20,
     n_validation: int | None = 10,
     seed: int = 0,
     how: Tuning = Tuning(),
-    progress: bool = True,
 ) -> Tuned:
     """Tune a vector for each relation, all in one batch: one vector per relation, one row per pair.
 
@@ -112,7 +112,6 @@ def finetune_all(
             are.
         seed: of the draws of pairs (those of a smaller `n_pairs` are among those of a larger) and random directions.
         how: steps, learning rate, loss, the form of the prompts; whether the answers are shuffled, as a control.
-        progress: show progress bars.
 
     Returns:
         A mapping from relation name to its FunctionVector of method "tuned", whose `training` records pairs, losses of
@@ -139,7 +138,7 @@ def finetune_all(
     grid = layer_grid(lens, DEPTHS) if layer is None else list(layer) if isinstance(layer, Sequence) else [layer]
     if not grid:
         raise InputError("layer is an empty list; give at least one layer, or None for the usual ones.")
-    found = tune_lessons(lens, list(lessons.values()), grid, how, progress=progress)
+    found = tune_lessons(lens, list(lessons.values()), grid, how)
     best, losses = best_layer(found)
     vectors = {}
     for name, result in zip(lessons, found[best]):
@@ -195,7 +194,6 @@ def tune_lessons(
     layers: Sequence[int],
     how: Tuning = Tuning(),
     description: str | None = None,
-    progress: bool = True,
 ) -> dict[int, list[FunctionVector | InputError]]:
     """Layer -> the vector of each lesson, all tuned in one batch; an InputError for one that cannot be tuned.
 
@@ -212,7 +210,7 @@ def tune_lessons(
     made = {}
     for layer in layers:
         title = description or _title(lessons, how, layer, layers)
-        results = tune(lens, list(tasks.values()), layer, how, title, progress) if tasks else []
+        results = tune(lens, list(tasks.values()), layer, how, title) if tasks else []
         vectors = {i: _vector(lens, lessons[i], tasks[i], result, layer, how) for i, result in zip(tasks, results)}
         made[layer] = [(errors | vectors)[i] for i in range(len(lessons))]
     return made
@@ -268,7 +266,7 @@ def training_frame(fv: FunctionVector) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["step", "loss", "validation_loss", "chosen"])
 
 
-def _named(relations: object) -> dict[str, Relation]:
+def _named(relations: Relations) -> dict[str, Relation]:
     given = relations.values() if isinstance(relations, Mapping) else relations
     if isinstance(given, str | Relation):
         given = [given]
@@ -280,7 +278,9 @@ def _named(relations: object) -> dict[str, Relation]:
     return named
 
 
-def _starts(lens: Lens, relations: Mapping[str, Relation], inits: object) -> dict[str, Start]:
+def _starts(
+    lens: Lens, relations: Mapping[str, Relation], inits: Literal["zero", "random"] | Mapping[str, FunctionVector]
+) -> dict[str, Start]:
     if _is_named_start(inits):
         return dict.fromkeys(relations, inits)
     if not isinstance(inits, Mapping):
@@ -292,7 +292,7 @@ def _starts(lens: Lens, relations: Mapping[str, Relation], inits: object) -> dic
     return {name: inits[name] for name in relations}
 
 
-def _is_named_start(init: object) -> bool:
+def _is_named_start(init: Any) -> TypeGuard[Literal["zero", "random"]]:
     return isinstance(init, str) and init in ("zero", "random")
 
 

@@ -10,7 +10,7 @@ import torch
 from fv_lens.analogies import fit as module
 from fv_lens.analogies.compose import compose
 from fv_lens.analogies.composition import Composition
-from fv_lens.analogies.fit import BEST, CANDIDATES, fit_composition, fit_compositions, folds_of
+from fv_lens.analogies.fit import BEST, CANDIDATES, Fitting, fit_composition, fit_compositions, folds_of
 from fv_lens.datasets.questions import Question
 from fv_lens.ground.errors import InputError
 from fv_lens.models.lens import lens_of
@@ -29,7 +29,7 @@ FEW = {
     "moved": [Composition("uniform", scale=0.2, pair_steps=n, pair_scale=s) for n, s in ((2, 0.5), (3, 0.25))],
 }
 ENDINGS = oracles.some_endings()
-QUICK = dict(candidates=FEW, steps=4, progress=False)
+QUICK = dict(candidates=FEW, how=Fitting(steps=4))
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -173,7 +173,7 @@ def test_shared_vectors_are_adams_on_the_families_not_left_out(model):
     """In the one-shot prompt, and the start of pair parts in the zero-shot prompt."""
     train, validation = ([q for q in part if q.relation in "cd"] for part in (TRAIN, VALIDATION))
     how, families = {"moved": [Composition("none", pair_steps=1)]}, (None, "g", "h")
-    settings = dict(candidates=how, steps=2, progress=False)
+    settings = dict(candidates=how, steps=2)
     found = fit_compositions(model, vectors_of(model), train, validation, **settings)["moved"]
     assert found.fold_of.keys() == {"g", "h"} and len(found.folds) == 2
     for family in families:
@@ -228,7 +228,7 @@ def by_log_prob(llama, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("n_folds", [2, 5], ids=["several families a fold", "a fold a family"])
 def test_no_validation_answer_of_a_family_has_a_say_in_its_settings(llama, scored, by_log_prob, n_folds):
-    settings = QUICK | dict(n_folds=n_folds, candidates=FINE | {"moved": FEW["moved"]})
+    settings = QUICK | dict(how=Fitting(n_folds, 4), candidates=FINE | {"moved": FEW["moved"]})
     before = fit_compositions(llama, vectors_of(llama), TRAIN, VALIDATION, **settings)
     for family in "fh":
         after = fit_compositions(llama, vectors_of(llama), TRAIN, with_permuted(VALIDATION, family), **settings)
@@ -409,9 +409,9 @@ def test_settings_of_a_family_are_of_its_fold_and_of_others_the_whole(fitted):
 
 def test_every_kind_of_composite_is_fitted_and_one_of_them_is_the_best(llama):
     parts = [[q for q in part if q.relation in "ac"] for part in (TRAIN, VALIDATION)]
-    found = fit_compositions(llama, vectors_of(llama), *parts, steps=2, progress=False)
+    found = fit_compositions(llama, vectors_of(llama), *parts, how=Fitting(steps=2))
     assert [*found] == [*CANDIDATES, BEST]
-    one = fit_composition(llama, vectors_of(llama), *parts, steps=2, progress=False)
+    one = fit_composition(llama, vectors_of(llama), *parts, how=Fitting(steps=2))
     assert equal(one.whole, found[BEST].whole) and all(map(equal, one.folds, found[BEST].folds))
     for name, listed in CANDIDATES.items():
         for mine in (found[name].whole, *found[name].folds):
@@ -422,7 +422,7 @@ def test_every_kind_of_composite_is_fitted_and_one_of_them_is_the_best(llama):
 def test_without_folds_there_is_the_whole_alone(llama, fitted):
     unknown = [[replace(q, relation=None, family=None) for q in part] for part in (TRAIN, VALIDATION)]
     for questions, n_folds in (([TRAIN, VALIDATION], 0), (unknown, 5)):
-        found = fit_compositions(llama, vectors_of(llama), *questions, n_folds=n_folds, **QUICK)
+        found = fit_compositions(llama, vectors_of(llama), *questions, candidates=FEW, how=Fitting(n_folds, 4))
         for name, mine in found.items():
             assert mine.folds == () and mine.of("f") is mine.whole and mine.fold_of == {}
             assert mine.record.keys() == {"accuracy", "log_prob", "chosen"}
@@ -450,9 +450,9 @@ def test_what_cannot_be_fitted_is_refused(llama):
     with pytest.raises(InputError, match="^The library mixes vectors of layer 1 .'a'. and 2 .'b'."):
         fit_compositions(llama, vectors_of(llama, "a") | vectors_of(llama, "b", 2), TRAIN, VALIDATION, **QUICK)
     with pytest.raises(InputError, match="^n_folds is -1; give a whole number of at least 0"):
-        fit_compositions(llama, vectors_of(llama), TRAIN, VALIDATION, n_folds=-1, **QUICK)
+        fit_compositions(llama, vectors_of(llama), TRAIN, VALIDATION, candidates=FEW, how=Fitting(-1))
     with pytest.raises(InputError, match="^seed is -1; give a whole number of at least 0"):
-        fit_compositions(llama, vectors_of(llama), TRAIN, VALIDATION, seed=-1, **QUICK)
+        fit_compositions(llama, vectors_of(llama), TRAIN, VALIDATION, candidates=FEW, how=Fitting(seed=-1))
 
 
 def test_a_shared_vector_that_breaks_is_told(llama, monkeypatch):

@@ -66,7 +66,7 @@ def some_end(llama, monkeypatch):
 
 def evaluated(model, questions=QUESTIONS, vectors=None, methods=None, **settings) -> AnalogyScores:
     vectors, methods = vectors or vectors_of(model), {"posterior": "posterior"} if methods is None else methods
-    return evaluate_analogies(model, vectors, questions, methods, progress=False, **settings)
+    return evaluate_analogies(model, vectors, questions, methods, **settings)
 
 
 def text_of(source, word: str, prompt: str) -> str:
@@ -237,7 +237,7 @@ def test_methods_are_names_settings_or_folds(llama, how):
 
 @pytest.mark.slow
 def test_all_named_methods_are_asked_unless_told_otherwise(llama):
-    found = evaluate_analogies(llama, vectors_of(llama), QUESTIONS[:1], libraries=[FULL], choices=False, progress=False)
+    found = evaluate_analogies(llama, vectors_of(llama), QUESTIONS[:1], libraries=[FULL], choices=False)
     assert {row.method for row in found.values} == {*METHODS, PROMPT_ONLY, TRUE}
 
 
@@ -600,7 +600,7 @@ def test_what_cannot_be_evaluated_is_refused(llama):
     with pytest.raises(InputError, match="^how is 'best'; give a Composition, or one of posterior, "):
         evaluated(llama, methods={"x": "best"})
     with pytest.raises(InputError, match="^The library has no vectors"):
-        evaluate_analogies(llama, {}, QUESTIONS, progress=False)
+        evaluate_analogies(llama, {}, QUESTIONS)
     with pytest.raises(InputError, match="^The library mixes vectors of layer"):
         evaluated(llama, vectors=vectors_of(llama, "a") | vectors_of(llama, "b", 2))
     with pytest.raises(InputError, match="^The library mixes vectors of layer"):

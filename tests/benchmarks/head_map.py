@@ -91,7 +91,7 @@ def main():
     model = load_model(options.model, cls="hooked" if options.hooked else None)
     lens, relation = lens_of(model), load_relation(options.relation)
     prompts = batch(lens, corrupted(relation.split().train, options.prompts, options.shots))
-    mean_s, (mean_z, _) = timed(lambda: mean_head_outputs(model, relation, 100, options.shots, progress=False))
+    mean_s, (mean_z, _) = timed(lambda: mean_head_outputs(model, relation, 100, options.shots))
     heads = [(layer, head) for layer in range(lens.n_layers) for head in range(lens.n_heads)]
     edits = [[Edit(layer, mean_z[layer, head], head)] for layer, head in heads]
     answer = prompts.answer_ids.to(lens.device)
@@ -132,7 +132,7 @@ def main():
             serial_s.append(seconds)
             worst = max(worst, abs(probability - effects[prompt, 1 + index].item()))
         skeleton_s.append(timed(matmuls)[0])
-    mean_runs.append(timed(lambda: mean_head_outputs(model, relation, 100, options.shots, progress=False))[0])
+    mean_runs.append(timed(lambda: mean_head_outputs(model, relation, 100, options.shots))[0])
 
     one, whole = statistics.median(serial_s), statistics.median(map_s)
     bare, mean = statistics.median(skeleton_s), min(mean_runs)

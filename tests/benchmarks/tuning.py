@@ -111,7 +111,7 @@ def main():
     lens, first_token = lens_of(model), options.first_token
     layer = min(lens.n_layers - 1, int(0.55 * lens.n_layers + 0.5)) if options.layer is None else options.layer
     relations = [load_relation(name) for name in relation_names()[: options.relations]]
-    settings = dict(layer=layer, n_pairs=options.pairs, progress=False)
+    settings = dict(layer=layer, n_pairs=options.pairs)
 
     def tune(steps):
         return finetune_all(model, relations, **settings, how=Tuning(steps, first_token=first_token))

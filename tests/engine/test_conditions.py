@@ -21,7 +21,7 @@ from fv_lens.engine.forms import ALONE
 from fv_lens.engine.gradients import Rows
 from fv_lens.engine.whatif import Edit, head_outputs, residuals, what_if
 from fv_lens.evaluation.decoding import decode, log_probs
-from fv_lens.evaluation.evaluate import evaluate
+from fv_lens.evaluation.evaluate import Controls, evaluate
 from fv_lens.ground.errors import InputError, ParityError
 from fv_lens.models.lens import lens_of
 from fv_lens.vectors.function_vector import FunctionVector
@@ -34,7 +34,7 @@ from .. import oracles, tiny
 from ..oracles import EXACT, difference
 
 PROMPTS = oracles.random_prompts(9, 13, 3)  # of one, the third token is the last
-FEW = dict(n_prompts=2, n_shots=3, n_mean_prompts=3, progress=False)
+FEW = dict(n_prompts=2, n_shots=3, n_mean_prompts=3)
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -304,13 +304,13 @@ def test_effects_and_scores_under_a_hook_of_the_user_are_those_of_full_forwards(
     model = tiny.build("llama")
     fv = FunctionVector(noise(32), 1, model=model.cfg.model_name)
     if before:
-        evaluate(model, words, fv, controls=False, progress=False)
+        evaluate(model, words, fv, controls=False)
     remove = HOOKS["hook_resid_post"](model, at_last)
     found = indirect_effects(model, words, **FEW)
     prompts = oracles.unpadded(found.batch)
     expected, _ = oracles.head_effects(model, prompts, found.batch.answer_ids.tolist(), found.mean_z)
     assert difference(found.values.double(), expected) <= EXACT
-    scores = evaluate(model, words, fv, controls=False, progress=False).words
+    scores = evaluate(model, words, fv, controls=False).words
     for word, log_prob in zip(scores.word[:4], scores.log_prob):
         ids, [answer] = oracles.in_words(model, f"Q: {word}\nA:", words.answers[word])
         by_hand = step_by_step(model, ids, list(answer), [Edit(1, fv.vector)]).sum()
@@ -357,13 +357,13 @@ def test_dropout_that_is_switched_on_is_refused(words, switch, before):
     model = dropped()
     if before:
         use(model)
-        finetune(model, words, layer=1, how=Tuning(steps=1), progress=False)
+        finetune(model, words, layer=1, how=Tuning(steps=1))
     switch(model)
     fv = FunctionVector(noise(32), 1, model=model.cfg.model_name)
     for call in (
         lambda: indirect_effects(model, words, **FEW),
-        lambda: finetune(model, words, layer=1, how=Tuning(steps=1), progress=False),
-        lambda: evaluate(model, words, fv, controls=False, progress=False),
+        lambda: finetune(model, words, layer=1, how=Tuning(steps=1)),
+        lambda: evaluate(model, words, fv, controls=False),
     ):
         with pytest.raises(ParityError, match="eval"):
             call()
@@ -517,14 +517,14 @@ def test_a_model_that_was_loaded_in_inference_mode_is_refused_where_gradients_ar
         model = tiny.build("llama")
     assert_exact(model)
     with pytest.raises(InputError, match="loaded in torch.inference_mode"):
-        finetune(model, words, layer=1, how=Tuning(steps=1), progress=False)
+        finetune(model, words, layer=1, how=Tuning(steps=1))
 
 
 def everything(model, words):
     effects = indirect_effects(model, words, **FEW)
     fv = function_vector(model, words, effects.top(2), 1, effects.mean_z)
-    tuned = finetune(model, words, layer=1, how=Tuning(steps=2), progress=False)
-    score = evaluate(model, words, fv, controls=True, mean_z=effects.mean_z, progress=False)
+    tuned = finetune(model, words, layer=1, how=Tuning(steps=2))
+    score = evaluate(model, words, fv, controls=Controls(mean_z=effects.mean_z))
     return (
         effects.values,
         effects.mean_z,

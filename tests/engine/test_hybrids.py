@@ -22,7 +22,7 @@ from fv_lens.vectors.tuning import finetune
 from .. import oracles, tiny
 from ..oracles import EXACT, difference
 
-FEW = dict(n_prompts=2, n_shots=3, n_mean_prompts=3, progress=False)
+FEW = dict(n_prompts=2, n_shots=3, n_mean_prompts=3)
 GROUPED = tiny.GROUPED
 LATENT = dict(
     num_key_value_heads=4, q_lora_rank=16, kv_lora_rank=16, qk_nope_head_dim=8, qk_rope_head_dim=8, v_head_dim=12,
@@ -136,7 +136,7 @@ def test_a_vector_is_tuned_with_the_gradients_of_full_forwards(hybrid, few_words
     expected = oracles.losses_and_gradient(model, oracles.unpadded(prompts), map(list, answers), [0, 1], 1, vectors)
     for a, b in zip(found, expected):
         assert difference(a, b) <= 1e-4 * max(1, b.abs().max())
-    tuned = finetune(model, few_words, layer=1, how=Tuning(steps=2), progress=False)
+    tuned = finetune(model, few_words, layer=1, how=Tuning(steps=2))
     assert len(tuned.training["losses"]) == 2
 
 
@@ -144,7 +144,7 @@ def test_a_vector_is_tuned_with_the_gradients_of_full_forwards(hybrid, few_words
 def test_a_vector_is_scored_as_by_full_forwards(hybrid, few_words):
     model, _ = hybrid
     fv = FunctionVector(noise(32), 1, model=model.cfg.model_name)
-    scores = evaluate(model, few_words, fv, controls=False, progress=False).words
+    scores = evaluate(model, few_words, fv, controls=False).words
     for word, log_prob in zip(scores.word, scores.log_prob):
         ids, [answer] = oracles.in_words(model, f"Q: {word}\nA:", few_words.answers[word])
         expected = oracles.continuation_log_probs(model, ids, list(answer), [oracles.Change(1, fv.vector)]).sum()
@@ -185,7 +185,7 @@ def test_heads_are_chosen_among_those_that_exist(hybrid, few_words):
         effects = indirect_effects(model, few_words, **FEW)
         with np.errstate(all="raise"):
             try:
-                fv = choose(model, few_words, effects, strengths=(1,), progress=False)
+                fv = choose(model, few_words, effects, strengths=(1,))
             except InputError as error:  # post-norm blocks
                 assert "rescales" in str(error)
             else:

@@ -8,7 +8,7 @@ from fv_lens.datasets.prompts import PromptTemplate, with_demonstrations
 from fv_lens.datasets.relations import Relation
 from fv_lens.engine.batches import batch
 from fv_lens.evaluation import evaluate as module
-from fv_lens.evaluation.evaluate import DRAWS, evaluate
+from fv_lens.evaluation.evaluate import Controls, evaluate
 from fv_lens.ground import scores
 from fv_lens.ground.errors import InputError
 from fv_lens.models.lens import lens_of
@@ -96,7 +96,7 @@ def seen(monkeypatch):
 @pytest.mark.parametrize("n_shots", [0, 3])
 def test_a_vector_completes_as_in_full_forwards(llama, several, n_shots):
     values = 3 * noise(32)
-    found = evaluate(llama, several, vector(values), n_shots, strength=1.5, controls=False, seed=2)
+    found = evaluate(llama, several, vector(1.5 * values), n_shots, controls=False, seed=2)
     assert same(found, by_hand(llama, several, [Change(1, 1.5 * values)], n_shots, seed=2))
 
 
@@ -135,10 +135,10 @@ def test_a_list_of_vectors_is_added_together(llama, several):
 def test_a_strength_multiplies_the_vector(llama, several):
     fv = vector(noise(32))
     weak, strong, plain = (
-        evaluate(llama, several, *what, controls=False) for what in ((fv, 0, 2.0), (2.0 * fv,), (None,))
+        evaluate(llama, several, what, controls=False) for what in (fv.strengthened(2.0), 2.0 * fv, None)
     )
     assert weak.words.equals(strong.words) and not weak.words.equals(plain.words)
-    nothing = evaluate(llama, several, fv, strength=0.0, controls=False)
+    nothing = evaluate(llama, several, fv.strengthened(0.0), controls=False)
     assert nothing.words["log_prob"].to_numpy() == pytest.approx(plain.words["log_prob"].to_numpy(), abs=EXACT)
 
 
@@ -194,11 +194,11 @@ def test_a_gain_is_the_paired_difference_to_the_control(llama, words, summed):
 
 @pytest.mark.slow
 def test_random_vectors_have_the_norm_of_the_vector(llama, words, summed, seen):
-    evaluate(llama, words, [summed, vector(3 * noise(32), 2)], strength=2.0, mean_z=noise(3, 4, 8))
+    evaluate(llama, words, [summed.strengthened(2), vector(6 * noise(32), 2)], controls=Controls(mean_z=noise(3, 4, 8)))
     (_, (tested, *drawn)), *_ = seen
     norms = [2 * summed.vector.norm().item(), 6 * noise(32).norm().item()]
     assert [edit.value.norm().item() for edit in tested] == pytest.approx(norms, rel=1e-5)
-    assert len(drawn) == DRAWS and len({float(edits[0].value[0]) for edits in drawn}) == DRAWS
+    assert len(drawn) == Controls.draws and len({float(edits[0].value[0]) for edits in drawn}) == Controls.draws
     for edits in drawn:
         assert [edit.layer for edit in edits] == [1, 2]
         assert [edit.value.norm().item() for edit in edits] == pytest.approx(norms, rel=1e-5)
@@ -209,9 +209,9 @@ def test_random_heads_are_none_of_the_vectors_and_as_many(llama, words, seen):
     """With half of the heads in the vector, the other half is all that can be drawn."""
     z, heads = noise(3, 4, 8), [(layer, head) for layer in range(3) for head in range(4)]
     taken, free = (function_vector(llama, words, half, 1, z) for half in (heads[::2], heads[1::2]))
-    evaluate(llama, words, taken, strength=3.0, mean_z=z)
+    evaluate(llama, words, taken.strengthened(3), controls=Controls(mean_z=z))
     (_, (_, *drawn)), *_ = seen
-    as_they_are, same_norm = drawn[DRAWS : 2 * DRAWS], drawn[2 * DRAWS :]
+    as_they_are, same_norm = drawn[Controls.draws : 2 * Controls.draws], drawn[2 * Controls.draws :]
     for (edit,) in as_they_are:
         assert edit.value.numpy() == pytest.approx(3 * free.vector.numpy(), abs=EXACT)
     for (edit,) in same_norm:
@@ -223,23 +223,24 @@ def test_random_heads_of_a_distributed_vector_write_each_at_its_own_layer(llama,
     """With half of the heads in the list, the other half is all that can be drawn; with more, none can."""
     z, heads = noise(3, 4, 8), [(layer, head) for layer in range(3) for head in range(4)]
     taken, free = (distributed_vectors(llama, words, half, z) for half in (heads[::2], heads[1::2]))
-    found = evaluate(llama, words, taken, strength=3.0, mean_z=z)
+    tripled = [part.strengthened(3) for part in taken]
+    found = evaluate(llama, words, tripled, controls=Controls(mean_z=z))
     assert set(found.controls) == {"zero-shot", "random vector", "random heads"} | PROMPT_CONTROLS
     (_, (_, *drawn)), *_ = seen
-    assert len(drawn) == 2 * DRAWS
-    for edits in drawn[DRAWS:]:
+    assert len(drawn) == 2 * Controls.draws
+    for edits in drawn[Controls.draws :]:
         for edit, own in zip(edits, free, strict=True):
             assert (edit.layer, edit.hook) == (own.layer, own.site)
             assert edit.value.numpy() == pytest.approx(3 * own.vector.numpy(), abs=EXACT)
     for most in (heads[:7], heads):
-        found = evaluate(llama, words, distributed_vectors(llama, words, most, z), mean_z=z)
+        found = evaluate(llama, words, distributed_vectors(llama, words, most, z), controls=Controls(mean_z=z))
         assert set(found.controls) == {"zero-shot", "random vector"} | PROMPT_CONTROLS
 
 
 @pytest.mark.slow
 def test_given_mean_head_outputs_are_not_computed_again(llama, words, summed, monkeypatch):
     monkeypatch.setattr(module, "mean_head_outputs", lambda *args, **kwargs: pytest.fail("computed again"))
-    assert "random heads" in evaluate(llama, words, summed, mean_z=noise(3, 4, 8)).controls
+    assert "random heads" in evaluate(llama, words, summed, controls=Controls(mean_z=noise(3, 4, 8))).controls
 
 
 @pytest.mark.slow
@@ -254,7 +255,7 @@ def test_only_test_words_are_asked_and_only_train_words_are_shown(llama, words, 
     monkeypatch.setattr(
         module, "batch", lambda lens, prompts, *more: drawn.append(prompts) or batch(lens, prompts, *more)
     )
-    evaluate(llama, words, summed, mean_z=noise(3, 4, 8))
+    evaluate(llama, words, summed, controls=Controls(mean_z=noise(3, 4, 8)))
     split = words.split(0)
     assert len(drawn) == 3 and all([shots.word for shots in prompts] == list(split.test.words) for prompts in drawn)
     shown = {word for prompts in drawn for shots in prompts for word, _ in shots.demonstrations}
@@ -263,7 +264,9 @@ def test_only_test_words_are_asked_and_only_train_words_are_shown(llama, words, 
 
 @pytest.mark.slow
 def test_the_same_seed_draws_the_same_controls(llama, words, summed):
-    first, again, other = (evaluate(llama, words, summed, seed=seed, mean_z=noise(3, 4, 8)) for seed in (1, 1, 2))
+    first, again, other = (
+        evaluate(llama, words, summed, seed=seed, controls=Controls(mean_z=noise(3, 4, 8))) for seed in (1, 1, 2)
+    )
     assert first.controls == again.controls
     for name in ("random vector", "random heads", "10-shot"):
         assert first.controls[name] != other.controls[name], name
@@ -272,10 +275,10 @@ def test_the_same_seed_draws_the_same_controls(llama, words, summed):
 # What is refused
 
 
-@pytest.mark.parametrize("strength", [float("nan"), float("inf"), -float("inf")])
-def test_a_strength_that_is_not_finite_is_refused(llama, words, summed, strength):
-    with pytest.raises(InputError, match="strength"):
-        evaluate(llama, words, summed, strength=strength)
+@pytest.mark.parametrize("draws", [0, 2.5])
+def test_draws_that_are_not_a_number_of_them_are_refused(llama, words, summed, draws):
+    with pytest.raises(InputError, match="draws"):
+        evaluate(llama, words, summed, controls=Controls(draws))
 
 
 def test_a_vector_of_another_split_is_refused(llama, words):
@@ -331,6 +334,6 @@ def test_what_is_no_vector_is_refused(llama, words, fv):
 @pytest.mark.slow
 def test_at_strength_zero_no_control_is_right_by_accident(llama, words):
     fv = function_vector(llama, words, [(0, 1)], 1, torch.randn(3, 4, 8))
-    result = evaluate(llama, words, fv, n_shots=2, strength=0, mean_z=torch.randn(3, 4, 8), progress=False)
+    result = evaluate(llama, words, fv.strengthened(0), n_shots=2, controls=Controls(mean_z=torch.randn(3, 4, 8)))
     plain = result.controls["2-shot"].accuracy
     assert result.accuracy == plain == result.controls["random heads, same norm"].accuracy

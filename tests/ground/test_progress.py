@@ -7,7 +7,7 @@ import sys
 import pytest
 from tqdm import tqdm
 
-from fv_lens.ground.progress import progress_bar
+from fv_lens.ground.progress import no_progress, progress_bar
 
 
 class Terminal(io.StringIO):
@@ -61,9 +61,10 @@ def test_terminals_and_notebooks_have_bars(monkeypatch, stream):
 @pytest.mark.parametrize("stream", [Terminal, io.StringIO])
 def test_no_progress_is_shown_where_none_is_wanted(monkeypatch, stream):
     monkeypatch.setattr(sys, "stderr", stream())
-    with progress_bar(total=3, desc="relations", unit="relation", disable=True) as bar:
+    with no_progress(), progress_bar(total=3, desc="relations", unit="relation") as bar:
         bar.update(3)
-    assert list(progress_bar([3, 4], desc="relations", unit="relation", disable=True)) == [3, 4]
+    with no_progress():
+        assert list(progress_bar([3, 4], desc="relations", unit="relation")) == [3, 4]
     assert sys.stderr.getvalue() == ""
 
 

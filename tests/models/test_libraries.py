@@ -75,7 +75,7 @@ def test_decoding_with_a_cache_is_found_exact(name):
 @with_admitted_versions
 @torch.no_grad()
 def test_a_head_map_of_the_default_model_equals_full_forwards(default_model):
-    effects = indirect_effects(default_model, "antonym", n_prompts=1, n_mean_prompts=4, n_shots=4, progress=False)
+    effects = indirect_effects(default_model, "antonym", n_prompts=1, n_mean_prompts=4, n_shots=4)
     assert lens_of(default_model).parity.forms[0] == POSITIONS
     (prompt,), answer = oracles.unpadded(effects.batch), int(effects.batch.answer_ids[0])
     for layer, head in [(0, 0), (14, 5), (29, 8), *effects.top(2)]:
@@ -92,7 +92,7 @@ def test_an_excluded_version_is_refused_at_first_use(words):
     for name in ("llama", "gpt2", "mistral"):
         model = tiny.build(name)
         with pytest.raises(ParityError, match="decodes wrongly with its key-value cache") as refused:
-            indirect_effects(model, words, n_prompts=2, n_shots=3, n_mean_prompts=3, progress=False)
+            indirect_effects(model, words, n_prompts=2, n_shots=3, n_mean_prompts=3)
         assert all(version in str(refused.value) for version in versions) and "pip install" in str(refused.value)
         with pytest.raises(ParityError, match="decodes wrongly"), patch(model, fv):
             model.generate(torch.tensor([[3, 9, 5]]), max_new_tokens=2, verbose=False)

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from fv_lens.analogies.composition import METHODS, Composition, Folded
 from fv_lens.analogies.evaluate import evaluate_analogies
-from fv_lens.analogies.fit import BEST, fit_compositions
+from fv_lens.analogies.fit import BEST, Fitting, fit_compositions
 from fv_lens.analogies.scores import LIBRARIES, PROFILES, PROMPT_ONLY, TRUE, AnalogyScores, Row
 from fv_lens.datasets import question_files
 from fv_lens.datasets.questions import Question
@@ -25,8 +25,9 @@ from fv_lens.models.lens import lens_of
 from fv_lens.plots.analogies import ANALOGY_MEASURES
 from fv_lens.studies import cli
 from fv_lens.studies.analogies import study as module
-from fv_lens.studies.analogies.study import load_library, solve_all, tuned_library
+from fv_lens.studies.analogies.study import Asked, load_library, solve_all, tuned_library
 from fv_lens.studies.folders import LOCK, MARKER, OutputFolder
+from fv_lens.studies.job import Job
 from fv_lens.vectors.function_vector import FunctionVector
 
 from .. import oracles, tiny
@@ -54,10 +55,10 @@ NAMED = {name: METHODS[name] for name in ("posterior", "single best")}
 def quick(fits: list | None = None):
     """Fewer settings, steps and methods than by default; `fits` gets the number of questions of each fit."""
 
-    def fit(model, vectors, train, validation, **settings):
+    def fit(model, vectors, train, validation, how):
         if fits is not None:
             fits.append((len(train), len(validation)))
-        return fit_compositions(model, vectors, train, validation, candidates=FEW, steps=2, **settings)
+        return fit_compositions(model, vectors, train, validation, candidates=FEW, how=replace(how, steps=2))
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(module, "fit_compositions", fit)
@@ -83,9 +84,8 @@ def model():
 def solved(model, out, parts=PARTS, vectors=None, told=None, **settings):
     tell = (lambda line: None) if told is None else told.append
     with OutputFolder(out, "analogies") as folder:
-        return solve_all(
-            model, vectors or vectors_of(model), parts, folder, "fv-lens analogies", tell, progress=False, **settings
-        )
+        asked, job = Asked(*parts, settings.pop("choose_on", ())), Job(folder, "fv-lens analogies", tell)
+        return solve_all(model, vectors or vectors_of(model), asked, job, **settings)
 
 
 def summed_of(model) -> dict[str, FunctionVector]:
@@ -169,7 +169,7 @@ def test_the_page_has_every_number_and_single_analogies(whole):
 @pytest.mark.slow
 def test_saved_settings_are_those_that_were_fitted(model, whole):
     out, *_ = whole
-    expected = fit_compositions(model, vectors_of(model), *PARTS[:2], candidates=FEW, steps=2, progress=False)
+    expected = fit_compositions(model, vectors_of(model), *PARTS[:2], candidates=FEW, how=Fitting(steps=2))
     assert [*expected] == [*FEW, BEST]
     for name, how in expected.items():
         saved = saved_settings(out)[name]
@@ -182,7 +182,7 @@ def test_saved_settings_are_those_that_were_fitted(model, whole):
 def test_scores_are_those_of_evaluate_analogies(model, whole):
     out, found, *_ = whole
     fitted = saved_settings(out)
-    how = dict(methods=NAMED | fitted, summed=summed_of(model), progress=False)
+    how = dict(methods=NAMED | fitted, summed=summed_of(model))
     assert same(found, evaluate_analogies(model, vectors_of(model), QUESTIONS, **how))
 
 
@@ -372,9 +372,7 @@ def of_lines(lines) -> tuple[float, float]:
 def test_the_way_to_choose_is_the_best_on_validation_questions(model, whole):
     out, found, lines, _ = whole
     fitted = saved_settings(out)
-    tried = evaluate_analogies(
-        model, vectors_of(model), CHOOSE_ON, NAMED | fitted, summed=summed_of(model), progress=False
-    )
+    tried = evaluate_analogies(model, vectors_of(model), CHOOSE_ON, NAMED | fitted, summed=summed_of(model))
     ways = {
         (str(row), measure): tried.score(row, measure).value
         for row, measures in tried.values.items() for measure in measures

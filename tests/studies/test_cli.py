@@ -21,6 +21,7 @@ from fv_lens.models import load as models
 from fv_lens.models.lens import lens_of
 from fv_lens.studies import cli
 from fv_lens.studies.folders import LOCK, MARKER, OutputFolder
+from fv_lens.studies.job import Job
 from fv_lens.studies.reproduce import files as outputs
 from fv_lens.studies.reproduce.study import reproduce
 from fv_lens.vectors import mediation, tuning_pairs
@@ -483,7 +484,7 @@ def test_table_prints_what_a_study_left(here, monkeypatch):
     monkeypatch.setattr(outputs, "write_table_report", lambda *args, **more: None)
     study = study_of(studied(), kin()[:2], seeds=1, steps=2, curve=(1,))
     with OutputFolder(here / "fv_lens_study", "reproduce") as folder:
-        frame = reproduce(study, folder, {}, "", lambda line: None, progress=False)
+        frame = reproduce(study, Job(folder, "", lambda line: None), {})
     before = files(here / "fv_lens_study")
     result = call("table")
     assert result.exit_code == 0 and result.stdout == call("table", "fv_lens_study").stdout

@@ -147,7 +147,7 @@ STEPS = {
     "heads": lambda study: protocol.heads(study, False),
     "shots-3": lambda study: protocol.prompting(study, 3, False),
     "difference": lambda study: protocol.mean_difference(study, 1),
-    "tuned-from-zero-1": lambda study: protocol.tuned(study, 1, progress=False),
+    "tuned-from-zero-1": lambda study: protocol.tuned(study, 1),
 }
 
 
@@ -169,7 +169,7 @@ def test_stages_are_those_of_reproduce(folder, studied, tmp_path):
     from fv_lens.studies.reproduce.study import reproduce
 
     with OutputFolder(tmp_path / "out", "reproduce") as out:
-        reproduce(studied, out, {}, "", lambda line: None, progress=False)
+        reproduce(studied, out, {}, "", lambda line: None)
     ran = json.loads((tmp_path / "out" / "summary.json").read_text())["timings_s"]
     assert list(estimate(folder, studied.relations, SMALL).stages) == list(ran)
 

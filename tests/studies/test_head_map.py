@@ -160,7 +160,7 @@ def test_a_head_outside_the_map_is_refused(given):
 
 def measured(model, words) -> HeadEffects:
     lens, made = lens_of(model), made_effects(2, 3, 4)
-    mean_z, share = mean_head_outputs(model, words, 4, 2, progress=False)
+    mean_z, share = mean_head_outputs(model, words, 4, 2)
     record = {"model": lens.name, "processing": lens.processing, "bos": lens.bos}
     return replace(made, mean_z=mean_z, share_right=share, record=record)
 

@@ -19,6 +19,7 @@ from fv_lens.studies.humans import steps as human_study
 from fv_lens.studies.humans import study as human_outputs
 from fv_lens.studies.humans.steps import HALVES, KINDS, compare, human_vectors, typicality
 from fv_lens.studies.humans.study import place, study
+from fv_lens.studies.job import Job
 
 from .. import oracles, tiny
 from .test_report import Page
@@ -53,7 +54,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def vectors(model):
-    return human_vectors(model, RELATIONS, 1, HEADS, steps=3, progress=False)
+    return human_vectors(model, RELATIONS, 1, HEADS, steps=3)
 
 
 @pytest.mark.slow
@@ -93,7 +94,7 @@ def test_typicality_is_that_of_the_vector_which_has_not_seen_the_pair(model, vec
 
 
 def test_every_kind_is_compared(model, vectors):
-    found = compare(model, vectors, RELATIONS, made_ratings(), progress=False)
+    found = compare(model, vectors, RELATIONS, made_ratings())
     assert set(found) == set(KINDS)
     for one in found.values():
         assert -1 <= one.relations.rho <= 1 and 0 < one.relations.p <= 1 and one.relations.n_relations == 5
@@ -125,7 +126,7 @@ def test_what_a_half_says_of_its_own_pairs_does_not_count(model, vectors):
 def test_a_relation_without_vectors_is_named(model, vectors):
     few = {code: RELATIONS[code] for code in CODES[:4]}
     with pytest.raises(InputError, match="People rated relation '5a', of which there is no vector"):
-        compare(model, vectors, few, made_ratings(), progress=False)
+        compare(model, vectors, few, made_ratings())
 
 
 @pytest.mark.slow
@@ -137,8 +138,8 @@ def test_a_run_leaves_numbers_and_figures_and_goes_on(model, tmp_path, monkeypat
 
     def run(layer):
         with OutputFolder(tmp_path, "humans") as folder:
-            given = (RELATIONS, made_ratings(), layer, HEADS, folder, "fv-lens humans", lambda line: None)
-            return study(model, *given, progress=False)
+            given = (RELATIONS, made_ratings(), layer, HEADS, Job(folder, "fv-lens humans", lambda line: None))
+            return study(model, *given)
 
     first = run(1)
     left = {path.name for path in tmp_path.iterdir()} - {LOCK, MARKER}

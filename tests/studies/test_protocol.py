@@ -41,12 +41,12 @@ def study():
 
 @pytest.fixture(scope="module")
 def maps(study):
-    return protocol.heads(study, progress=False)[0]
+    return protocol.heads(study)[0]
 
 
 @pytest.fixture(scope="module")
 def summed(study, maps):
-    return protocol.sums(study, maps, progress=False)
+    return protocol.sums(study, maps)
 
 
 def noise(*shape: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
@@ -84,7 +84,7 @@ def best_strength(study, r: int, whatif_at):
 @pytest.mark.slow
 def test_head_maps_are_each_relations_own(study, maps):
     for relation, effects, mean_z in zip(study.relations, maps["effects"], maps["mean_z"]):
-        one = indirect_effects(study.model, relation, 2, 3, 3, progress=False)
+        one = indirect_effects(study.model, relation, 2, 3, 3)
         assert torch.equal(effects, one.mean) and torch.equal(mean_z, one.mean_z)
 
 
@@ -152,7 +152,7 @@ def test_random_heads_are_as_many_others_the_same_for_all_relations_at_their_bes
 @pytest.mark.slow
 @pytest.mark.parametrize("n", [6, 7])
 def test_random_heads_are_left_out_where_there_are_too_few_others(study, maps, n):
-    tensors, record = protocol.sums(study_of(study.model, head_counts=(n,)), maps, progress=False)
+    tensors, record = protocol.sums(study_of(study.model, head_counts=(n,)), maps)
     assert len(record["heads"]) == n and {"plain", "vectors", "own"} <= tensors.keys()
     assert ("random" in tensors) == (n == 6)
     if n == 6:
@@ -193,7 +193,7 @@ def test_a_whole_word_more_outweighs_any_log_probability(study, maps, monkeypatc
         return Completions(right, np.where(at, -9.0, -1.0) * np.ones((n, 1)), *np.zeros((2, n, rows)))
 
     monkeypatch.setattr(sweeps, "completions", stub)
-    record = protocol.sums(study, maps, progress=False)[1]
+    record = protocol.sums(study, maps)[1]
     assert record["strengths"][0] == STRENGTHS[better], "it has the word that is right"
     assert record["strengths"][1:] == [STRENGTHS[1 - better]] * 4
 
@@ -201,7 +201,7 @@ def test_a_whole_word_more_outweighs_any_log_probability(study, maps, monkeypatc
 @pytest.mark.slow
 def test_a_model_on_which_a_sum_means_nothing_has_none_and_says_why():
     study = study_of(studied("gemma2"))
-    tensors, record = protocol.sums(study, protocol.heads(study, progress=False)[0], progress=False)
+    tensors, record = protocol.sums(study, protocol.heads(study)[0])
     assert "tiny/gemma2 rescales what the heads of layer 0 write" in record["no_sums"]
     assert tensors.keys() == {"distributed"} and "heads" not in record and len(record["distributed_heads"]) in (2, 3)
 
@@ -229,8 +229,8 @@ def test_tuned_vectors_are_those_of_finetune(study, start):
     if start == "vectors":
         values = noise(5, 32, scale=0.3)
         inits = {r.name: FunctionVector.on(study.lens, values[i], 1, r) for i, r in enumerate(study.relations)}
-    step = protocol.tuned(study, 1, list(inits.values()) if start == "vectors" else start, progress=False)
-    how = dict(layer=1, n_pairs=8, n_validation=5, how=Tuning(8, 0.2), progress=False)
+    step = protocol.tuned(study, 1, list(inits.values()) if start == "vectors" else start)
+    how = dict(layer=1, n_pairs=8, n_validation=5, how=Tuning(8, 0.2))
     expected = finetune_all(study.model, study.relations, inits, **how)
     for vector, fv in zip(protocol.unpacked(step), expected.values()):
         assert (vector.vector - fv.vector).norm() <= CLOSE * fv.vector.norm()
@@ -257,7 +257,7 @@ def pairs_of(prompts, model) -> list[tuple[str, str]]:
 
 @pytest.mark.slow
 def test_vectors_of_shuffled_pairs_see_no_right_answer(study, asked):
-    protocol.tuned(study, 1, shuffle=True, progress=False)
+    protocol.tuned(study, 1, shuffle=True)
     for one, relation in zip(asked[0], study.relations):
         for prompts, part in zip((one.train, one.validation), relation.split()):
             assert prompts.words == part.words
@@ -266,7 +266,7 @@ def test_vectors_of_shuffled_pairs_see_no_right_answer(study, asked):
 
 @pytest.mark.slow
 def test_the_pooled_vector_is_tuned_on_all_pairs_each_once(study, asked):
-    tensors, record = protocol.pooled(study, 1, progress=False)
+    tensors, record = protocol.pooled(study, 1)
     ((one,),) = asked
     for prompts, part in ((one.train, 0), (one.validation, 1)):
         listed = [(w, answers[0]) for relation in study.relations for w, answers in relation.split()[part].pairs]
@@ -276,7 +276,7 @@ def test_the_pooled_vector_is_tuned_on_all_pairs_each_once(study, asked):
 
 @pytest.mark.slow
 def test_another_deal_is_tuned_on_its_own_pairs(study, asked):
-    protocol.tuned(study, 1, seed=1, progress=False)
+    protocol.tuned(study, 1, seed=1)
     for one, relation in zip(asked[0], study.relations):
         train, validation = study.pairs(relation, 1)
         assert (one.train.words, one.validation.words) == (train.words, validation.words)
@@ -284,14 +284,14 @@ def test_another_deal_is_tuned_on_its_own_pairs(study, asked):
 
 @pytest.mark.slow
 def test_the_learning_curve_is_tuned_on_the_first_pairs(study, asked):
-    tensors, _ = protocol.curve(study, 1, progress=False)
+    tensors, _ = protocol.curve(study, 1)
     at = iter(asked[0])
     for n, n_validation in ((1, 1), (4, 2)):
         for relation in study.relations:
             one, (train, validation, _) = next(at), relation.split()
             assert (one.train.words, one.validation.words) == (train.words[:n], validation.words[:n_validation])
     assert tensors["vectors"].shape == (2, 5, 32)
-    one = protocol.curve(study_of(study.model, relations()[1:2], curve=(4,)), 1, progress=False)[0]["vectors"]
+    one = protocol.curve(study_of(study.model, relations()[1:2], curve=(4,)), 1)[0]["vectors"]
     assert (one[0, 0] - tensors["vectors"][1, 1]).norm() <= CLOSE * one.norm()
 
 
@@ -308,14 +308,14 @@ def breaking(monkeypatch, name: str):
 
 @pytest.mark.slow
 def test_a_vector_that_breaks_is_nan_with_the_reason_and_the_others_are_the_same(study, monkeypatch):
-    expected = protocol.tuned(study, 1, progress=False)[0]["vectors"]
-    curve = protocol.curve(study, 1, progress=False)[0]["vectors"]
+    expected = protocol.tuned(study, 1)[0]["vectors"]
+    curve = protocol.curve(study, 1)[0]["vectors"]
     breaking(monkeypatch, "b")
-    tensors, record = protocol.tuned(study, 1, progress=False)
+    tensors, record = protocol.tuned(study, 1)
     assert record["broken"].keys() == {"b"} and tensors["vectors"][1].isnan().all()
     assert "The loss of 'b' became NaN, or its vector too large, at step 3" in record["broken"]["b"]
     assert torch.equal(tensors["vectors"][[0, 2, 3, 4]], expected[[0, 2, 3, 4]])
-    tensors, record = protocol.curve(study, 1, progress=False)
+    tensors, record = protocol.curve(study, 1)
     assert record["broken"].keys() == {"b, 1 pairs", "b, 4 pairs"}
     assert (
         torch.equal(tensors["vectors"][:, [0, 2, 3, 4]], curve[:, [0, 2, 3, 4]])
@@ -328,10 +328,10 @@ def test_a_relation_that_cannot_be_shuffled_has_no_such_vector(study):
     validation = relations()[0].split().validation
     same = [(word, "w199" if word in validation.words else listed) for word, listed in relations()[0].pairs]
     one = study_of(study.model, [Relation("a", same), *relations()[1:]])
-    tensors, record = protocol.tuned(one, 1, shuffle=True, progress=False)
+    tensors, record = protocol.tuned(one, 1, shuffle=True)
     assert list(record["broken"]) == ["a"] and "cannot be exchanged" in record["broken"]["a"]
     assert record["records"][0] is None and tensors["vectors"][0].isnan().all()
-    expected = protocol.tuned(study, 1, shuffle=True, progress=False)[0]["vectors"]
+    expected = protocol.tuned(study, 1, shuffle=True)[0]["vectors"]
     assert (tensors["vectors"][1:] - expected[1:]).norm() <= CLOSE * expected[1:].norm()
 
 
@@ -343,7 +343,7 @@ def test_where_no_pairs_can_be_shuffled_there_are_no_vectors_and_the_reasons_are
         for name, relation in zip("ab", relations())
     ]
     two = study_of(study.model, same)
-    tensors, record = protocol.tuned(two, 1, shuffle=True, progress=False)
+    tensors, record = protocol.tuned(two, 1, shuffle=True)
     assert not asked and tensors["vectors"].shape == (2, 32) and record["records"] == [None, None]
     assert tensors["vectors"].isnan().all()
     assert list(record["broken"]) == ["a", "b"]
@@ -369,7 +369,7 @@ def test_scores_equal_each_relation_evaluated_by_itself(study):
         "one": [[study.edit(a, 2, 1)]],
         "two": [[study.edit(b, 2, 0)], [study.edit(c, 2, 2), study.edit(a, 2, 1)]],
     }
-    tensors, record = protocol.scores(study, whatifs, progress=False)
+    tensors, record = protocol.scores(study, whatifs)
     assert record["rows"] == {"zero-shot": [0], "one": [1], "two": [2, 3]}
     for r, relation in enumerate(study.relations):
         own = [[Edit(1, a[r])], [Edit(0, b[r])], [Edit(2, c[r]), Edit(1, a[r])]]
@@ -381,7 +381,7 @@ def test_scores_equal_each_relation_evaluated_by_itself(study):
 @pytest.mark.parametrize("how", [{}, {"shuffled": True}, {"validation": True}], ids=str)
 def test_prompting_equals_single_prompts(study, how):
     grouped = study_of(study.model, n_together=4)
-    tensors, _ = protocol.prompting(grouped, 13, progress=False, **how)
+    tensors, _ = protocol.prompting(grouped, 13, **how)
     place = 0
     for prompts, owners in grouped.few_shot(13, **how):
         for text, word, owner in zip(prompts.texts, prompts.words, owners.tolist()):

@@ -26,6 +26,7 @@ from fv_lens.plots.comparison import FEW_SHOT, KINDS, curve_of, rows_like
 from fv_lens.plots.table import scores_of
 from fv_lens.studies import cli
 from fv_lens.studies.folders import LOCK, MARKER, OutputFolder
+from fv_lens.studies.job import Job
 from fv_lens.studies.reproduce import command as cli_study
 from fv_lens.studies.reproduce import files as outputs
 from fv_lens.studies.reproduce import setup as study_module
@@ -51,7 +52,7 @@ KIN_ROWS = ("mean of FFVs", "another relation's FFV")  # which depend on the vec
 def run(study: Study, out: Path, told: list | None = None, **facts: str) -> pd.DataFrame:
     tell = (lambda line: None) if told is None else told.append
     with OutputFolder(out, "reproduce") as folder:
-        return reproduce(study, folder, facts, "fv-lens reproduce", tell, progress=False)
+        return reproduce(study, Job(folder, "fv-lens reproduce", tell), facts)
 
 
 @pytest.fixture(scope="module")
@@ -291,7 +292,7 @@ def test_the_folder_and_the_library(whole):
 @pytest.mark.slow
 def test_saved_vectors_carry_their_record_and_are_measured_without_complaint(model, whole):
     chosen, frame = summary(whole)["chosen"], table(whole)
-    how = dict(layer=1, n_pairs=8, n_validation=5, how=Tuning(8, 0.2), progress=False)
+    how = dict(layer=1, n_pairs=8, n_validation=5, how=Tuning(8, 0.2))
     finetuned = tuning.finetune(model, relations()[0], **how)
     for relation, cut in zip(relations(), study_of(model).relations):
         train, validation, test = cut.split()
@@ -312,7 +313,7 @@ def test_saved_vectors_carry_their_record_and_are_measured_without_complaint(mod
                 assert len(lines) == 9 and lines[lines.chosen].validation_loss.item() == lines.validation_loss.min()
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
-                found = evaluation.evaluate(model, relation, fv, controls=False, progress=False)
+                found = evaluation.evaluate(model, relation, fv, controls=False)
             words = found.words[found.words.word.isin(test.words)]
             row = {"from-fv": "FFV from FV", "from-zero": "FFV from zero", "summed": "FV", "": chosen["vectors"]}[
                 folder

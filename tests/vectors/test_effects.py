@@ -22,7 +22,7 @@ from fv_lens.vectors.mediation import indirect_effects, mean_head_outputs
 from .. import oracles, tiny
 from ..oracles import EXACT, difference
 
-HOW = dict(n_shots=2, seed=1, progress=False)
+HOW = dict(n_shots=2, seed=1)
 
 
 def measure(model, relation, **how) -> HeadEffects:
@@ -303,7 +303,7 @@ def test_what_is_no_model_is_refused(model, words):
 
 @pytest.mark.slow
 def test_effects_of_other_rules_are_refused(llama, words):
-    found = indirect_effects(llama, words, 2, 3, 3, progress=False)
+    found = indirect_effects(llama, words, 2, 3, 3)
     for name, other in (("model", "another"), ("bos", not found.record["bos"]), ("processing", "centered")):
         changed = dataclasses.replace(found, record=found.record | {name: other})
         with pytest.raises(InputError, match=name):

@@ -150,6 +150,6 @@ def test_mean_head_outputs_are_a_mean_over_a_stacked_cache(model, words):
     with torch.no_grad():
         _, cache = model.run_with_cache(prompts.tokens, attention_mask=prompts.mask)
     mean_z = cache.stack_activation("z")[:, :, -1].mean(1)
-    expected, _ = mean_head_outputs(model, words, n_prompts=6, n_shots=2, progress=False)
+    expected, _ = mean_head_outputs(model, words, n_prompts=6, n_shots=2)
     assert mean_z.shape == expected.shape == (3, 4, model.cfg.d_head)
     assert oracles.difference(mean_z, expected) <= oracles.EXACT

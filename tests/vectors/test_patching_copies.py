@@ -224,7 +224,7 @@ def test_a_wrapper_stands_for_its_model(fresh, name, wrap, uncompiled_again):
         if name == "torch.compile":
             assert torch.equal(wrapped.generate(prompts(), 3, verbose=False, **GREEDY), tokens)
     relation = fv_lens.Relation("shift", [(f"w{i}", f"w{i + 60}") for i in range(60)])
-    few = dict(n_prompts=2, n_shots=2, n_mean_prompts=2, progress=False)
+    few = dict(n_prompts=2, n_shots=2, n_mean_prompts=2)
     of_wrapped, of_model = (fv_lens.indirect_effects(one, relation, **few) for one in (wrapped, fresh))
     torch.testing.assert_close(of_wrapped.values, of_model.values)
 

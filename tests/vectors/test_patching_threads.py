@@ -71,7 +71,7 @@ def test_every_answer_is_as_in_one_thread(name, tokens):
 def test_a_head_map_beside_it_is_refused_cleanly(name):
     model = tiny.build(name)
     relation = fv_lens.Relation("shift", [(f"w{i}", f"w{i + 60}") for i in range(60)])
-    few = dict(n_prompts=2, n_shots=2, n_mean_prompts=2, progress=False)
+    few = dict(n_prompts=2, n_shots=2, n_mean_prompts=2)
 
     def maps():
         for _ in range(10):

@@ -137,7 +137,7 @@ def test_models_that_rescale_what_heads_write_take_distributed_vectors_all_the_s
 def test_evaluating_moves_the_heads(model, words):
     mean_z, template = mean_z_like(model), PromptTemplate()
     vectors = distributed_vectors(model, words, HEADS, mean_z)
-    found = evaluate(model, words, vectors, controls=False, progress=False).words.set_index("word")["log_prob"]
+    found = evaluate(model, words, vectors, controls=False).words.set_index("word")["log_prob"]
     for word in found.index[:3]:
         ids, ((token,),) = oracles.in_words(model, template.prompt(word), (f"w{int(word[1:]) + 1}",))
         expected = with_heads_moved(model, ids, mean_z).log_softmax(-1)[token]

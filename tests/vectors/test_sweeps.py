@@ -48,7 +48,7 @@ def made_up(right, log_probs=None) -> Sweep:
 @pytest.fixture(scope="module")
 def effects(llama, words):
     template = PromptTemplate("{word} :")
-    how = dict(n_prompts=4, n_shots=2, n_mean_prompts=6, progress=False, template=template)
+    how = dict(n_prompts=4, n_shots=2, n_mean_prompts=6, template=template)
     return indirect_effects(llama, words.with_split(1), **how)
 
 
@@ -81,7 +81,7 @@ def test_every_point_equals_full_forwards_of_the_validation_words(llama, words, 
         written = [llama.tokenizer.decode([min(top) for top in some]) for some in tops]
         pairs.append((word, [answer, *(text for text in written if re.fullmatch(r"w\d+ w\d+", text))]))
     relation = Relation("successor", pairs)
-    grid = sweep(llama, relation, vectors, layers=layers, strengths=strengths, progress=False)
+    grid = sweep(llama, relation, vectors, layers=layers, strengths=strengths)
     validation = relation.split(0).validation
     assert grid.right.shape == grid.log_probs.shape == (len(validation), 2, len(layers), len(strengths))
     for right in (grid.right, grid.plain[:, 0]):
@@ -102,14 +102,14 @@ def test_every_point_equals_full_forwards_of_the_validation_words(llama, words, 
 
 @pytest.mark.slow
 def test_layers_are_shares_of_the_depth_where_none_are_named(llama, words):
-    grid = sweep(llama, words, vector(), strengths=[1.0], progress=False)
+    grid = sweep(llama, words, vector(), strengths=[1.0])
     assert grid.layers == (1, 2) == tuple(layer_grid(lens_of(llama))) and grid.right.shape[1:] == (1, 2, 1)
 
 
 @pytest.mark.slow
 def test_template_and_split_are_those_asked_for(llama, words):
     template = PromptTemplate("{word} :", prefix="w3 ")
-    grid = sweep(llama, words.with_split(2), vector(), [1], [1.0], progress=False, template=template)
+    grid = sweep(llama, words.with_split(2), vector(), [1], [1.0], template=template)
     word, answers = words.split(2).validation.pairs[0]
     prompt, listed = oracles.in_words(llama, f"w3 {word} :", answers)
     expected = oracles.completion(llama, prompt, listed, [], [Change(1, vector().vector)])
@@ -118,14 +118,14 @@ def test_template_and_split_are_those_asked_for(llama, words):
 
 @pytest.mark.slow
 def test_only_validation_words_are_looked_at(llama, words, effects, asked):
-    sweep(llama, words, vector(), strengths=[1.0], progress=False)
-    choose(llama, words, effects, [2], [1], [1.0], progress=False)
+    sweep(llama, words, vector(), strengths=[1.0])
+    choose(llama, words, effects, [2], [1], [1.0])
     assert asked == [words.split(0).validation.words, words.split(1).validation.words]
 
 
 @pytest.mark.slow
 def test_whole_numbers_are_strengths_as_well(llama, words):
-    grid = sweep(llama, words, vector(), [1], (1, 2), progress=False)
+    grid = sweep(llama, words, vector(), [1], (1, 2))
     assert grid.strengths == (1.0, 2.0)
 
 
@@ -171,9 +171,9 @@ def test_equal_shares_are_not_told_apart_by_rounding():
 def test_many_relations_are_swept_as_each_alone(llama, words):
     other = Relation("other", [(f"w{i}", f"w{i + 100}") for i in range(30)])
     candidates = [[vector(1), vector(2)], [vector(3), vector(4)]]
-    together = sweep_all(llama, [words, other], candidates, [0, 2], [1.0, 3.0], progress=False)
+    together = sweep_all(llama, [words, other], candidates, [0, 2], [1.0, 3.0])
     for r, (relation, found) in enumerate(zip((words, other), together)):
-        alone = sweep(llama, relation, [own[r] for own in candidates], [0, 2], [1.0, 3.0], progress=False)
+        alone = sweep(llama, relation, [own[r] for own in candidates], [0, 2], [1.0, 3.0])
         assert (found.right == alone.right).all() and found.relation == relation.name
         assert np.abs(found.log_probs - alone.log_probs).max() <= EXACT
 
@@ -191,17 +191,17 @@ def test_the_table_has_a_line_for_each_point():
 
 def test_the_chosen_vector_is_the_sum_times_its_strength(llama, words, effects):
     template = PromptTemplate("{word} :")
-    chosen = choose(llama, words, effects, [3], [1], [4.0], progress=False)
+    chosen = choose(llama, words, effects, [3], [1], [4.0])
     summed = function_vector(llama, words.with_split(1), effects.top(3), 1, effects.mean_z, template=template)
     assert torch.equal(chosen.vector, 4 * summed.vector) and (chosen.strength, chosen.layer) == (4.0, 1)
     assert chosen.heads == tuple(effects.top(3)) and (chosen.split_seed, chosen.template) == (1, template.to_dict())
 
 
 def test_the_choice_is_the_best_of_the_sweep(llama, words, effects):
-    chosen = choose(llama, words, effects, [1, 5], None, STRENGTHS, progress=False)
+    chosen = choose(llama, words, effects, [1, 5], None, STRENGTHS)
     vectors = head_count_vectors(llama, words, effects, [1, 5])
     assert [len(v.heads) for v in vectors] == [1, 5]
-    how = dict(template=PromptTemplate("{word} :"), progress=False)
+    how = dict(template=PromptTemplate("{word} :"))
     best = sweep(llama, words.with_split(1), vectors, None, STRENGTHS, **how).best()
     assert torch.equal(chosen.vector, best.vector) and chosen.record == best.record
 
@@ -210,7 +210,7 @@ def test_the_choice_is_the_best_of_the_sweep(llama, words, effects):
 def test_a_map_over_relations_takes_the_relations_own_means(llama, effects):
     other, heads = Relation("other", [(f"w{i}", f"w{i + 100}") for i in range(40)]), effects.top(3)
     (found,) = head_count_vectors(llama, other, mean_effects([effects]), [3])
-    how = dict(template=PromptTemplate("{word} :"), progress=False)
+    how = dict(template=PromptTemplate("{word} :"))
     # Its own means over 100 prompts of 10 shots, or over as many as the map was made with.
     own = [mean_head_outputs(llama, other.with_split(1), *numbers, **how)[0] for numbers in ((100, 10), (6, 2))]
     sums = [function_vector(llama, other, heads, 0, z).vector for z in (*own, effects.mean_z)]
@@ -220,7 +220,7 @@ def test_a_map_over_relations_takes_the_relations_own_means(llama, effects):
 
 def test_a_map_over_relations_serves_a_relation_too_small_for_ten_shots(llama, words, effects):
     few = Relation("few", [(f"w{i}", f"w{i + 1}") for i in range(0, 20, 2)])
-    chosen = choose(llama, few, mean_effects([effects]), [2], [1], [1.0], progress=False)
+    chosen = choose(llama, few, mean_effects([effects]), [2], [1], [1.0])
     assert chosen.relation == "few" and chosen.heads == tuple(effects.top(2))
 
 
@@ -242,10 +242,10 @@ def test_a_map_over_relations_serves_a_relation_too_small_for_ten_shots(llama, w
 )
 def test_grids_that_cannot_be_are_refused(llama, words, vectors, layers, strengths, message):
     with pytest.raises(InputError, match=message):
-        sweep(llama, words, vectors, layers, strengths, progress=False)
+        sweep(llama, words, vectors, layers, strengths)
 
 
 @pytest.mark.parametrize("head_counts", [[0], [13], [3, -1], []], ids=str)
 def test_head_counts_that_the_model_does_not_have_are_refused(llama, words, effects, head_counts):
     with pytest.raises(InputError):
-        choose(llama, words, effects, head_counts, [1], [1.0], progress=False)
+        choose(llama, words, effects, head_counts, [1], [1.0])

@@ -22,7 +22,7 @@ from .. import oracles, tiny
 from ..oracles import difference
 
 CLOSE = 1e-4  # relative: Adam divides by a gradient's own size, so rounding weighs more than in a loss
-QUICK = dict(layer=1, n_pairs=10, n_validation=4, how=Tuning(6), progress=False)
+QUICK = dict(layer=1, n_pairs=10, n_validation=4, how=Tuning(6))
 
 
 def relation(name: str, shift: int = 0, n: int = 60, length: int = 2) -> Relation:
@@ -182,7 +182,7 @@ def test_no_test_answer_has_a_say(llama):
     permuted = dict(zip(test.words, [answers for _, answers in test.pairs[1:] + test.pairs[:1]]))
     other = Relation("a", [(word, permuted.get(word, answers)) for word, answers in A.pairs])
     assert other.split().test.pairs != test.pairs and other.split().train.pairs == A.split().train.pairs
-    settings = dict(layer=[0, 1, 2], n_pairs=12, n_validation=8, how=Tuning(6, strengths=(0.5, 1, 2)), progress=False)
+    settings = dict(layer=[0, 1, 2], n_pairs=12, n_validation=8, how=Tuning(6, strengths=(0.5, 1, 2)))
     for inits in ("random", {"a": start(llama)}):
         assert identical(*(finetune_all(llama, [one], inits, **settings)["a"] for one in (A, other)))
 

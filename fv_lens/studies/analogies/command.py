@@ -22,6 +22,7 @@ from ..console import (
     quiet,
     tell,
 )
+from ..job import Job
 
 if TYPE_CHECKING:
     from ...analogies.scores import AnalogyScores
@@ -86,7 +87,7 @@ def analogies(
                 )
             notes.print(Text("Loading the libraries and the model", style="bold"))
             from ...models.load import load_model
-            from .study import load_library, solve_all
+            from .study import Asked, load_library, solve_all
 
             loaded, library, summed = load_model(model), None, None
             if not own:
@@ -94,8 +95,9 @@ def analogies(
                 summed = load_library(vectors / "summed") if (vectors / "summed").is_dir() else None
             try:
                 found, chosen = solve_all(
-                    loaded, library, (train, chosen_on, test), folder, shlex.join(map(str, command)), tell,
-                    summed=summed, seed=seed, choices=choices or bool(choose_on), choose_on=choose_on,
+                    loaded, library, Asked(train, chosen_on, test, choose_on),
+                    Job(folder, shlex.join(map(str, command)), tell),
+                    summed=summed, seed=seed, choices=choices or bool(choose_on),
                 )  # fmt: skip
             except BaseException:
                 if folder.claimed and any((out / "vectors").glob("*.safetensors")):

@@ -4,13 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import torch
 
 from ...analogies.composition import METHODS, Folded
 from ...analogies.evaluate import evaluate_analogies
-from ...analogies.fit import BEST, CANDIDATES, fit_compositions
+from ...analogies.fit import BEST, CANDIDATES, Fitting, fit_compositions
 from ...analogies.scores import LIBRARIES, PROMPT_ONLY, SUMMED, TRUE, AnalogyScores, Row
 from ...analogies.solve import solve_analogy
 from ...datasets.questions import Question, digest
@@ -19,11 +20,11 @@ from ...engine.batches import batch
 from ...evaluation import table as results
 from ...ground import storage
 from ...ground.errors import InputError
-from ...models.lens import lens_of
+from ...models.lens import Model, lens_of
 from ...plots.analogies import ANALOGY_MEASURES
 from ...vectors.function_vector import FunctionVector, own_template
 from ...vectors.tuning import finetune_all
-from ..folders import OutputFolder
+from ..job import Job
 from ..stages import Stages
 from .page import write_analogy_report
 
@@ -31,6 +32,22 @@ RESULTS, SUMMARY = "results.csv", "summary.json"
 MEASURES = ("accuracy", "first_token_accuracy", "choice")
 TUNED_HERE = "of the bundled relations, tuned for this run"  # in the plan, which is there before they are
 N_ITEMS = 8  # single analogies on the page
+
+
+class Asked(NamedTuple):
+    """The questions of a study.
+
+    Args:
+        train, validation: that composites are fitted and chosen on; without train questions nothing is fitted.
+        test: that are reported.
+        choose_on: with choices, on which one way to choose is chosen, to be reported on the test questions, whose
+            choices are then asked for too.
+    """
+
+    train: Sequence[Question]
+    validation: Sequence[Question]
+    test: Sequence[Question]
+    choose_on: Sequence[Question] = ()
 
 
 def load_library(folder: Path) -> dict[str, FunctionVector]:
@@ -48,7 +65,7 @@ def load_library(folder: Path) -> dict[str, FunctionVector]:
     return vectors
 
 
-def tuned_library(model: object, folder: Path, tell: Callable[[str], None]) -> dict[str, FunctionVector]:
+def tuned_library(model: Model, folder: Path, tell: Callable[[str], None]) -> dict[str, FunctionVector]:
     """A vector of every bundled relation, tuned from zero and saved in the folder; read where all are there."""
     kept = load_library(folder) if any(folder.glob("*.safetensors")) else {}
     if set(kept) >= set(relation_names()):
@@ -62,17 +79,13 @@ def tuned_library(model: object, folder: Path, tell: Callable[[str], None]) -> d
 
 
 def solve_all(
-    model: object,
+    model: Model,
     vectors: Mapping[str, FunctionVector] | None,
-    parts: Sequence[Sequence[Question]],
-    folder: OutputFolder,
-    command: str,
-    tell: Callable[[str], None],
+    asked: Asked,
+    job: Job,
     summed: Mapping[str, FunctionVector] | None = None,
     choices: bool = False,
-    choose_on: Sequence[Question] = (),
     seed: int = 0,
-    progress: bool = True,
 ) -> tuple[AnalogyScores, list[str]]:
     """Fit composites on train and validation analogies, answer the test ones by every method, and write the results.
 
@@ -80,12 +93,8 @@ def solve_all(
 
     Args:
         vectors: the library; None for that of `tuned_library`, which is kept in `vectors/` of the folder.
-        parts: train, validation and test questions; without train questions nothing is fitted.
         summed: un-tuned vectors, for comparison.
         choices: also choose among answers.
-        choose_on: questions with choices on which one way to choose is chosen, to be reported on the test questions,
-            whose choices are then asked for too.
-        tell: called with a line before each step.
 
     Returns:
         The scores, and a line on what was chosen, if anything was.
@@ -94,13 +103,14 @@ def solve_all(
         InputError: as `fit_compositions` and `evaluate_analogies`; the folder holds a run of other questions or
             vectors.
     """
-    train, validation, test = parts
+    train, validation, test, choose_on = asked
+    folder, tell = job.folder, job.tell
     if choose_on and not any(question.pairs for question in choose_on):
         raise InputError("The validation questions have no choices; give some that have, or none.")
     choices = choices or bool(choose_on)
     libraries = {} if vectors is None else vectors, summed or {}
-    plan = _plan(model, parts, seed, TUNED_HERE if vectors is None else _digests(*libraries))
-    every = [question for part in (*parts, choose_on) for question in part]
+    plan = _plan(model, asked[:3], seed, TUNED_HERE if vectors is None else _digests(*libraries))
+    every = [question for part in asked for question in part]
     # What exceeds the context is told before the fit.
     batch(lens_of(model), [question.asked(1) for question in every], own_template(list(libraries[0].values())))
     made = {"vectors": [f"{name}.safetensors" for name in relation_names()] if vectors is None else []}
@@ -114,10 +124,10 @@ def solve_all(
     if train:
         tell(f"Composites fitted on {len(train)} train and {len(validation)} validation analogies")
         fitted = _unpacked(*stages.run("fit", lambda: _packed(fit_compositions(
-            model, vectors, train, validation, seed=seed, progress=progress))))  # fmt: skip
+            model, vectors, train, validation, how=Fitting(seed=seed)))))  # fmt: skip
     ask = partial(
         evaluate_analogies, model, vectors, methods=METHODS | fitted, libraries=_libraries(vectors, test),
-        summed=summed, seed=seed, progress=progress,
+        summed=summed, seed=seed,
     )  # fmt: skip
     tried = None
     if choose_on:
@@ -127,7 +137,7 @@ def solve_all(
     found = ask(test, choices=choices)
     chosen, lines = _chosen(tried, found) if tried else ({}, [])
     summary = {
-        "command": command, **plan, "vectors": sorted(vectors), "layer": next(iter(vectors.values())).layer,
+        "command": job.command, **plan, "vectors": sorted(vectors), "layer": next(iter(vectors.values())).layer,
         "questions": {"train": len(train), "validation": len(validation), "test": len(found.questions),
                       "left out, for a pair that was tuned on": found.left_out},
         "chance": found.chance, "chosen on validation questions": chosen,
@@ -149,7 +159,7 @@ def solve_all(
     return found, lines
 
 
-def _items(model: object, vectors: Mapping, questions: Sequence[Question], how: object) -> list:
+def _items(model: Model, vectors: Mapping, questions: Sequence[Question], how: object) -> list:
     """Some questions, of as many relations as there are, with their answers by the full library."""
     by_relation: dict[object, list[Question]] = {}
     for question in questions:
@@ -161,7 +171,7 @@ def _items(model: object, vectors: Mapping, questions: Sequence[Question], how: 
     ]
 
 
-def _plan(model: object, parts: Sequence[Sequence[Question]], seed: int, vectors: object) -> dict:
+def _plan(model: Model, parts: Sequence[Sequence[Question]], seed: int, vectors: object) -> dict:
     """What a later start must share to go on."""
     lens = lens_of(model)
     return {

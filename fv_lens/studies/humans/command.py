@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..console import LIBRARY, MOST_SEED, ModelName, console, expanded, notes, output_folder, plain_errors, quiet, tell
+from ..job import Job
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +49,7 @@ def humans(
             loaded = load_model(model)
             layer, heads = place(loaded, vectors)
             line = shlex.join(map(str, command))
-            frame = study(loaded, relations, ratings, layer, heads, results, line, tell, seed)
+            frame = study(loaded, relations, ratings, layer, heads, Job(results, line, tell), seed)
         console.print(_overview(frame))
         files = "\n".join(str(out / name) for name in ("report.html", "results.csv", "summary.json"))
         console.print(Text(files), soft_wrap=True)

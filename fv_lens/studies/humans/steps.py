@@ -27,9 +27,9 @@ from ...evaluation.similarity import (
     similarity_matrix,
 )
 from ...ground.errors import InputError
-from ...ground.progress import progress_bar
+from ...ground.progress import no_progress, progress_bar
 from ...ground.scores import Score, clustered_mean
-from ...models.lens import Lens, lens_of
+from ...models.lens import Lens, Model, lens_of
 from ...vectors.effects import mean_effects
 from ...vectors.function_vector import FunctionVector
 from ...vectors.mediation import indirect_effects, mean_head_outputs
@@ -47,14 +47,13 @@ Vectors = dict[str, dict[str, dict[str, FunctionVector]]]  # kind -> half -> cod
 
 
 def human_vectors(
-    model: object,
+    model: Model,
     relations: Mapping[str, RatedRelation],
     layer: int,
     heads: Sequence | None = None,
     *,
     steps: int = STEPS,
     seed: int = 0,
-    progress: bool = True,
 ) -> Vectors:
     """Tuned vectors (from zero), summed ones and mean differences of each relation, of all its pairs and of each half.
 
@@ -75,18 +74,20 @@ def human_vectors(
 
     lessons = [Lesson(relation, [relation.parts.train], [relation.parts.validation]) for _, _, relation in listed]
     how = Tuning(steps, template=template)
-    for (half, code, _), one in zip(listed, tune_lessons(lens, lessons, [layer], how, "tuning", progress)[layer]):
+    for (half, code, _), one in zip(listed, tune_lessons(lens, lessons, [layer], how, "tuning")[layer]):
         if isinstance(one, InputError):
             raise one
         made["FFV"][half][code] = one
     summed = bool(lens.head_layers) and all(writes_plainly(lens, at) for at in lens.head_layers)
     if summed and heads is None:
-        maps = [indirect_effects(model, name, 10, 10, 20, seed, progress=False) for name in HEADS_FROM]
+        with no_progress():
+            maps = [indirect_effects(model, name, 10, 10, 20, seed) for name in HEADS_FROM]
         heads = mean_effects(maps).top(N_HEADS)
-    for half, code, relation in progress_bar(listed, desc="few-shot prompts", unit="relation", disable=not progress):
+    for half, code, relation in progress_bar(listed, desc="few-shot prompts", unit="relation"):
         shots = min(N_SHOTS, len(relation.parts.train) - 1)
         if summed:
-            mean_z, _ = mean_head_outputs(model, relation, N_PROMPTS, shots, seed, progress=False)
+            with no_progress():
+                mean_z, _ = mean_head_outputs(model, relation, N_PROMPTS, shots, seed)
             made["FV"][half][code] = function_vector(model, relation, heads, layer, mean_z)
         difference = residual_difference(lens, relation.parts.train, N_PROMPTS, shots, layer, template, seed)
         made["mean difference"][half][code] = FunctionVector.on(
@@ -124,12 +125,11 @@ class Comparison:
 
 
 def compare(
-    model: object,
+    model: Model,
     vectors: Vectors,
     relations: Mapping[str, RatedRelation],
     ratings: PairRatings,
     seed: int = 0,
-    progress: bool = True,
 ) -> dict[str, Comparison]:
     """Every kind of vectors against the ratings.
 
@@ -142,9 +142,7 @@ def compare(
     human, placed = ratings.matrix(seed=seed), halves(relations, seed)
     parts = _half_matrices(ratings, placed, human)
     found = {}
-    for kind, made in progress_bar(
-        vectors.items(), desc="against people", unit="kind of vectors", disable=not progress
-    ):
+    for kind, made in progress_bar(vectors.items(), desc="against people", unit="kind of vectors"):
         similarities = {half: similarity_matrix(some) for half, some in made.items()}
         found[kind] = Comparison(
             compare_to_humans(similarities["all"], human, seed),

@@ -1,7 +1,7 @@
 """What `fv-lens humans` leaves in its folder: numbers, vectors and figures; the vectors are a stage that is kept."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +13,11 @@ from ...datasets.semeval import RatedRelation
 from ...evaluation import table as results
 from ...evaluation.similarity import difference, mds, similarity_matrix
 from ...ground import storage
-from ...models.lens import lens_of
+from ...models.lens import Model, lens_of
 from ...vectors.function_vector import FunctionVector
 from ...vectors.sweeps import layer_grid
 from ...vectors.tuning import DEPTHS
-from ..folders import OutputFolder
+from ..job import Job
 from ..stages import Stages
 from .page import write_human_report
 from .steps import HALVES, KINDS, Comparison, Vectors, compare, human_vectors
@@ -25,7 +25,7 @@ from .steps import HALVES, KINDS, Comparison, Vectors, compare, human_vectors
 COLUMNS = ["measure", "vectors", "value", "low", "high", "p", "n"]
 
 
-def place(model: object, folder: Path) -> tuple[int, list | None]:
+def place(model: Model, folder: Path) -> tuple[int, list | None]:
     """The layer of the tuned vectors of a folder and the heads of its summed ones; defaults where there are none."""
     tuned, summed = (sorted(some.glob("*.safetensors")) for some in (folder, folder / "summed"))
     grid = layer_grid(lens_of(model), DEPTHS)
@@ -34,16 +34,13 @@ def place(model: object, folder: Path) -> tuple[int, list | None]:
 
 
 def study(
-    model: object,
+    model: Model,
     relations: Mapping[str, RatedRelation],
     ratings: PairRatings,
     layer: int,
     heads: Sequence | None,
-    folder: OutputFolder,
-    command: str,
-    tell: Callable[[str], None],
+    job: Job,
     seed: int = 0,
-    progress: bool = True,
 ) -> pd.DataFrame:
     """Make the vectors, compare them with people and write `report.html`, `results.csv` and `summary.json`.
 
@@ -53,7 +50,7 @@ def study(
     Raises:
         InputError: people rated a relation without a vector; the folder holds a run of other data or another model.
     """
-    lens = lens_of(model)
+    lens, folder, tell = lens_of(model), job.folder, job.tell
     plan = {
         "model": lens.name, "weights, SHA-256": lens.weights_hash, "dtype": str(lens.dtype), "seed": seed,
         "layer": layer, "heads": heads, "threads": torch.get_num_threads(), "versions": storage.versions(),
@@ -63,17 +60,15 @@ def study(
     out = folder.path
     stages = Stages(out / "stages", plan)
     tell(f"Vectors of {len(relations)} relations, of all their pairs and of each half")
-    tensors, record = stages.run(
-        "vectors", lambda: _packed(human_vectors(model, relations, layer, heads, seed=seed, progress=progress))
-    )
+    tensors, record = stages.run("vectors", lambda: _packed(human_vectors(model, relations, layer, heads, seed=seed)))
     vectors = _unpacked(tensors, record)
     tell(f"{len(ratings)} rated comparisons")
-    found = compare(model, vectors, relations, ratings, seed, progress)
+    found = compare(model, vectors, relations, ratings, seed)
     human = ratings.matrix(seed=seed)
     frame = _frame(found, human)
     with storage.written_whole(out / "results.csv") as partial:
         results.write_csv(frame, partial)
-    summary = {"command": command, **plan, "n_comparisons": len(ratings), "timings_s": stages.timings}
+    summary = {"command": job.command, **plan, "n_comparisons": len(ratings), "timings_s": stages.timings}
     summary["human ceiling"] = human.ceiling
     storage.save_json(out / "summary.json", summary)
     facts = {key: summary[key] for key in ("model", "dtype", "layer", "seed", "n_comparisons", "versions", "command")}

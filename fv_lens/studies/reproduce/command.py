@@ -17,6 +17,7 @@ from ...datasets.relations import Relation
 from ...ground.errors import InputError
 from ..console import MOST_DEALS, STUDY, ModelName, console, expanded, notes, output_folder, plain_errors, quiet, tell
 from ..folders import owner_of
+from ..job import Job
 
 DTYPES = ("float32", "bfloat16", "float16")  # as in `models`, which is slow to import
 
@@ -78,7 +79,7 @@ def reproduce(
             _note_left_out({name: why for name, why in study.left_out.items() if name not in too_small})
 
             facts = {"weights, SHA-256": lens_of(loaded).weights_hash}
-            frame = run_all(study, folder, facts, command, tell)
+            frame = run_all(study, Job(folder, command, tell), facts)
         console.print(_overview(frame))
         names = ("report.html", "results.csv", "summary.json", "vectors")
         console.print(Text("\n".join(str(out / name) for name in names)), soft_wrap=True)

@@ -16,7 +16,7 @@ from ...engine.batches import PromptBatch, batch
 from ...engine.edits import Edit
 from ...ground.errors import InputError
 from ...ground.streams import Stream, generator
-from ...models.lens import lens_of
+from ...models.lens import Model, lens_of
 from ...vectors.optimizer import RATE, STEPS, Tuning
 from ...vectors.tuning_pairs import tuning_pairs
 
@@ -90,7 +90,7 @@ class Study:
         InputError: two relations of one name, or none that can be studied.
     """
 
-    def __init__(self, model: object, relations: Sequence, settings: Settings = Settings()):
+    def __init__(self, model: Model, relations: Sequence, settings: Settings = Settings()):
         self.model, self.lens, self.settings, self.template = model, lens_of(model), settings, PromptTemplate()
         self.relations: list[Relation] = []
         kept, self.left_out = sized(relations, settings)

@@ -18,7 +18,7 @@ from ...engine.completion import Completions, completions, rows_of
 from ...engine.edits import CPU_FLOAT32
 from ...engine.whatif import WhatIf
 from ...ground.errors import InputError
-from ...ground.progress import progress_bar
+from ...ground.progress import no_progress, progress_bar
 from ...ground.streams import Stream, generator
 from ...vectors.choice import choose_of
 from ...vectors.function_vector import FunctionVector
@@ -50,18 +50,19 @@ def unpacked(step: Step) -> list[FunctionVector | InputError]:
     ]
 
 
-def heads(study: Study, progress: bool = True) -> Step:
+def heads(study: Study) -> Step:
     """Each relation's head map from short runs: `effects` `[relation, layer, head]`, `mean_z` `[..., d_head]`."""
     settings, maps = study.settings, []
-    for relation in progress_bar(study.relations, desc="head maps", unit="relation", disable=not progress):
+    for relation in progress_bar(study.relations, desc="head maps", unit="relation"):
         shots = min(settings.n_shots, len(relation.split().train) - 1)
         sizes = (settings.map_prompts, shots, settings.mean_prompts)
-        maps.append(indirect_effects(study.model, relation, *sizes, progress=False))
+        with no_progress():
+            maps.append(indirect_effects(study.model, relation, *sizes))
     tensors = {"effects": torch.stack([m.mean for m in maps]), "mean_z": torch.stack([m.mean_z for m in maps])}
     return tensors, {"share_right": [m.share_right for m in maps]}
 
 
-def sums(study: Study, maps: dict[str, Tensor], progress: bool = True) -> Step:
+def sums(study: Study, maps: dict[str, Tensor]) -> Step:
     """Summed vectors of one set of heads for all relations, and what they are compared with, chosen on validation.
 
     The heads are those of largest mean effect over the relations. Head count and layer are chosen for all relations
@@ -76,9 +77,9 @@ def sums(study: Study, maps: dict[str, Tensor], progress: bool = True) -> Step:
     try:
         candidates = [_summed(study, [ranked[:n]] * len(study), maps["mean_z"]) for n in counts]
     except InputError as error:
-        parts, record = _distributed(study, ranked, counts, maps["mean_z"], progress)
+        parts, record = _distributed(study, ranked, counts, maps["mean_z"])
         return parts, record | {"no_sums": str(error)}
-    choice = choose_of(study.model, relations, candidates, strengths=settings.strengths, progress=progress)
+    choice = choose_of(study.model, relations, candidates, strengths=settings.strengths)
     n, layers = counts[choice.vector], choice.sweeps[0].layers
     rng = generator(settings.split_seed, Stream.RANDOM_HEADS)
     free, draws = ranked[n:], settings.draws if len(ranked) >= 2 * n else 0
@@ -86,7 +87,7 @@ def sums(study: Study, maps: dict[str, Tensor], progress: bool = True) -> Step:
     others = [_summed(study, [_ranked(effects)[:n] for effects in maps["effects"]], maps["mean_z"])]
     others += [_summed(study, [some] * len(study), maps["mean_z"]) for some in drawn]
     layer = layers[choice.layer]
-    beside = sweep_all(study.model, relations, others, [layer], settings.strengths, progress)
+    beside = sweep_all(study.model, relations, others, [layer], settings.strengths)
     scaled = torch.stack([
         torch.stack([one.at(i, 0, int(one.quality[i, 0].argmax())).vector for one in beside])
         for i in range(len(others))
@@ -97,11 +98,11 @@ def sums(study: Study, maps: dict[str, Tensor], progress: bool = True) -> Step:
     record |= {"heads": ranked[:n], "layer": layer, "layers": list(layers), "counts": counts}
     record["strengths"] = [vector.strength for vector in choice.vectors]
     record["grid"] = np.mean([one.accuracy for one in choice.sweeps], axis=0).round(6).tolist()
-    parts, more = _distributed(study, ranked, counts, maps["mean_z"], progress)
+    parts, more = _distributed(study, ranked, counts, maps["mean_z"])
     return tensors | parts, record | more
 
 
-def _distributed(study: Study, ranked: list, counts: Sequence[int], mean_z: Tensor, progress: bool) -> Step:
+def _distributed(study: Study, ranked: list, counts: Sequence[int], mean_z: Tensor) -> Step:
     """The distributed form of the universal heads, count for all and strength for each chosen on validation."""
     made: dict[int, list[list[FunctionVector]]] = {}
     try:
@@ -114,7 +115,7 @@ def _distributed(study: Study, ranked: list, counts: Sequence[int], mean_z: Tens
         [[replace(part, vector=strength * part.vector) for part in parts] for parts in made[n]]
         for n in counts for strength in strengths
     ]  # fmt: skip
-    measured = on_validation(study.lens, study.relations, added, study.template, "distributed vectors", progress)
+    measured = on_validation(study.lens, study.relations, added, study.template, "distributed vectors")
     quality = np.stack([quality_of(of.rows(slice(1, None))).reshape(len(counts), -1) for of in measured])
     best = int(mean_quality(quality.max(-1)).argmax())
     parts, chosen = made[counts[best]], [strengths[i] for i in quality[:, best].argmax(-1)]
@@ -130,7 +131,6 @@ def tuned(
     *,
     seed: int = 0,
     shuffle: bool = False,
-    progress: bool = True,
     description: str = "tuning",
 ) -> Step:
     """One vector per relation, tuned at a layer; `packed`.
@@ -148,20 +148,20 @@ def tuned(
             lessons.append(error)
     how = replace(study.tuning, shuffle=shuffle)
     asked = [lesson for lesson in lessons if isinstance(lesson, Lesson)]
-    made = iter(tune_lessons(study.lens, asked, [layer], how, description, progress)[layer])
+    made = iter(tune_lessons(study.lens, asked, [layer], how, description)[layer])
     vectors = [next(made) if isinstance(lesson, Lesson) else lesson for lesson in lessons]
     return packed(study.names, vectors, study.lens.d_model)
 
 
-def pooled(study: Study, layer: int, progress: bool = True, description: str = "tuning") -> Step:
+def pooled(study: Study, layer: int, description: str = "tuning") -> Step:
     """One vector tuned on the pairs of all relations, `[1, d_model]`; `packed`."""
     parts = zip(*(study.pairs(relation) for relation in study.relations))
     lesson = Lesson(None, *parts)
-    vectors = tune_lessons(study.lens, [lesson], [layer], study.tuning, description, progress)[layer]
+    vectors = tune_lessons(study.lens, [lesson], [layer], study.tuning, description)[layer]
     return packed(["all"], vectors, study.lens.d_model)
 
 
-def curve(study: Study, layer: int, progress: bool = True) -> Step:
+def curve(study: Study, layer: int) -> Step:
     """Vectors tuned from zero on fewer pairs, `vectors` `[size, relation, d_model]`.
 
     Half as many validation pairs stop them. The pairs of a smaller size are among those of the larger ones.
@@ -172,13 +172,13 @@ def curve(study: Study, layer: int, progress: bool = True) -> Step:
             train, validation, _ = relation.split()
             few, fewer = relation.with_pairs(train.pairs[:n]), relation.with_pairs(validation.pairs[: max(1, n // 2)])
             lessons.append(Lesson(relation, [few], [fewer]))
-    vectors = tune_lessons(study.lens, lessons, [layer], study.tuning, "learning curve", progress)[layer]
+    vectors = tune_lessons(study.lens, lessons, [layer], study.tuning, "learning curve")[layer]
     names = [f"{name}, {n} pairs" for n in study.settings.curve for name in study.names]
     tensors, record = packed(names, vectors, study.lens.d_model)
     return {"vectors": tensors["vectors"].unflatten(0, (-1, len(study)))}, {"broken": record["broken"]}
 
 
-def scores(study: Study, whatifs: dict[str, Sequence[WhatIf]], progress: bool = True) -> Step:
+def scores(study: Study, whatifs: dict[str, Sequence[WhatIf]]) -> Step:
     """Zero-shot completion of all test words, plain and under each what-if; a row with several is drawn so often.
 
     Tensors are those of `Completions`, `[word, 1 + what-if]`, and `owners` `[word]`, the relation of each word. The
@@ -186,12 +186,12 @@ def scores(study: Study, whatifs: dict[str, Sequence[WhatIf]], progress: bool = 
     """
     prompts, owners = study.zero_shot(TEST)
     flat = [whatif for several in whatifs.values() for whatif in several]
-    with progress_bar(total=len(prompts), desc="test words, zero-shot", unit="word", disable=not progress) as bar:
+    with progress_bar(total=len(prompts), desc="test words, zero-shot", unit="word") as bar:
         found = completions(study.lens, prompts, flat, bar.update)
     return _measured(found, owners), {"rows": {"zero-shot": [0]} | rows_of(whatifs)}
 
 
-def prompting(study: Study, n_shots: int, progress: bool = True, **how: bool) -> Step:
+def prompting(study: Study, n_shots: int, **how: bool) -> Step:
     """Completion of all test words behind demonstrations, without any vector; tensors as in `scores`, `[word, 1]`.
 
     `how`: `shuffled` or `validation`, as `Study.few_shot` takes them.
@@ -201,7 +201,7 @@ def prompting(study: Study, n_shots: int, progress: bool = True, **how: bool) ->
     # The longest first: the engine checks itself anew on prompts that are longer than all before.
     order = sorted(range(len(asked)), key=lambda i: -asked[i][0].tokens.shape[1])
     total = sum(len(prompts) for prompts, _ in asked)
-    with progress_bar(total=total, desc=f"test words, {n_shots}-shot", unit="word", disable=not progress) as bar:
+    with progress_bar(total=total, desc=f"test words, {n_shots}-shot", unit="word") as bar:
         for i in order:
             found[i] = completions(study.lens, asked[i][0], [], bar.update)
     return _measured(Completions.joined(found), torch.cat([owners for _, owners in asked])), {}

@@ -16,7 +16,7 @@ from ...ground import storage
 from ...ground.streams import Stream, generator
 from ...vectors.sweeps import layer_grid
 from ...vectors.tuning import DEPTHS, best_layer
-from ..folders import OutputFolder
+from ..job import Job
 from ..stages import Stages
 from . import steps as protocol
 from .files import STARTS, Found, table_of, vector_files, write_outputs
@@ -33,11 +33,8 @@ NAMES = {
 
 def reproduce(
     study: Study,
-    folder: OutputFolder,
+    job: Job,
     facts: Mapping,
-    command: str,
-    tell: Callable[[str], None],
-    progress: bool = True,
 ) -> pd.DataFrame:
     """Run the stages of a study that are not yet in its folder, and write the results; returns the table.
 
@@ -45,12 +42,11 @@ def reproduce(
 
     Args:
         facts: what else the summary says, such as the weights' hash; part of the plan that a later start must share.
-        tell: called with a line before each stage, and first with one on the stages that are there already, if any are.
 
     Raises:
         InputError: the folder is of another plan or holds a stage of another, or cannot be written to.
     """
-    plan = _plan(study, facts)
+    plan, folder, tell = _plan(study, facts), job.folder, job.tell
     folder.claim(plan, {"vectors": vector_files(study.names)})
     stages = Stages(folder.path / "stages", plan)
     if n := len(stages.finished):
@@ -60,25 +56,25 @@ def reproduce(
         tell(what)
         return stages.run(name, compute)
 
-    maps = stage("heads", "Head maps", lambda: protocol.heads(study, progress))
+    maps = stage("heads", "Head maps", lambda: protocol.heads(study))
     what = "Summed vectors, chosen on validation"
-    sums = stage("sums", what, lambda: protocol.sums(study, maps[0], progress))
-    layer, losses, tuning = _tuned(study, stage, sums, progress)
-    few, _ = stage("curve", "Tuning on fewer pairs", lambda: protocol.curve(study, layer, progress))
-    rows, owners = _completed(study, stage, sums, tuning, few["vectors"], layer, progress)
+    sums = stage("sums", what, lambda: protocol.sums(study, maps[0]))
+    layer, losses, tuning = _tuned(study, stage, sums)
+    few, _ = stage("curve", "Tuning on fewer pairs", lambda: protocol.curve(study, layer))
+    rows, owners = _completed(study, stage, sums, tuning, few["vectors"], layer)
     said = _read(study, stage, sums, tuning, layer)
     found = Found(layer, losses, maps[1]["share_right"], sums, tuning, rows, owners, said)
     frame = table_of(study, found)
-    write_outputs(study, folder.path, found, frame, plan, command, stages.timings)
+    write_outputs(study, folder.path, found, frame, plan, job.command, stages.timings)
     return frame
 
 
-def _tuned(study: Study, stage: Stage, sums: Step, progress: bool) -> tuple[int, dict[int, float], dict[str, Step]]:
+def _tuned(study: Study, stage: Stage, sums: Step) -> tuple[int, dict[int, float], dict[str, Step]]:
     """The layer of lowest validation loss from zero, the losses of all layers, and every kind of tuned vector."""
     done: dict[str, Step] = {}
 
     def run(name: str, what: str, *args: object, **how: object) -> None:
-        compute = lambda: protocol.tuned(study, *args, progress=progress, description=what, **how)  # noqa: E731
+        compute = lambda: protocol.tuned(study, *args, description=what, **how)  # noqa: E731
         done[name] = stage(f"tuned-{name}", f"Tuning: {what}", compute)
 
     grid = layer_grid(study.lens, DEPTHS)
@@ -92,7 +88,7 @@ def _tuned(study: Study, stage: Stage, sums: Step, progress: bool) -> tuple[int,
     run("from-random", "from random directions", layer, "random")
     run("shuffled", "on shuffled pairs", layer, shuffle=True)
     what = "Tuning: one vector for all"
-    done["pooled"] = stage("tuned-pooled", what, lambda: protocol.pooled(study, layer, progress, what))
+    done["pooled"] = stage("tuned-pooled", what, lambda: protocol.pooled(study, layer, what))
     for seed in range(1, study.settings.seeds):
         run(f"from-zero-seed-{seed}", f"from zero, deal {seed}", layer, seed=seed)
         if summed:
@@ -101,19 +97,19 @@ def _tuned(study: Study, stage: Stage, sums: Step, progress: bool) -> tuple[int,
 
 
 def _completed(
-    study: Study, stage: Stage, sums: Step, tuning: Mapping[str, Step], few: Tensor, layer: int, progress: bool
+    study: Study, stage: Stage, sums: Step, tuning: Mapping[str, Step], few: Tensor, layer: int
 ) -> tuple[dict, np.ndarray]:
     """Every row of the table, name -> measure -> `[draw, word]`, and which relation each test word is of."""
     vectors = {name: tensors["vectors"] for name, (tensors, _) in tuning.items()}
     whatifs, missing = _rows(study, *sums, vectors, few, layer)
     what = "Test words, zero-shot with each vector"
-    zero, record = stage("scores", what, lambda: protocol.scores(study, whatifs, progress))
+    zero, record = stage("scores", what, lambda: protocol.scores(study, whatifs))
     owners = zero["owners"].numpy()
     rows = rows_of(zero, record["rows"])
     rows |= {name: without(rows[name], owners, broken) for name, broken in missing.items()}
     for row, how in study.settings.prompting.items():
         name = f"shots-{how['n_shots']}{'-shuffled' if how.get('shuffled') else ''}"
-        compute = lambda how=how: protocol.prompting(study, progress=progress, **how)  # noqa: E731
+        compute = lambda how=how: protocol.prompting(study, **how)  # noqa: E731
         rows |= rows_of(stage(name, f"Test words, {row}", compute)[0], {row: [0]})
     return rows, owners
 

@@ -18,7 +18,8 @@ from rich.text import Text
 
 from ...datasets.relations import Relation
 from ...ground.errors import InputError
-from ..folders import OutputFolder
+from ...models.lens import Model
+from ..job import Job
 
 REPORT, SUMMARY, EFFECTS = "report.html", "summary.json", "effects.safetensors"
 VECTOR, TUNED = "vector.safetensors", "tuned.safetensors"
@@ -30,8 +31,8 @@ MEANING = (
 
 
 def run(
-    relation: Relation, model_name: str, folder: OutputFolder, n_prompts: int, seed: int, command: str,
-    saved: list[Path], console: Console, notes: Console,
+    relation: Relation, model_name: str, n_prompts: int, seed: int, job: Job, saved: list[Path], console: Console,
+    notes: Console,
 ) -> None:  # fmt: skip
     """Measure the head map, choose a summed vector, tune it, and evaluate both beside their controls.
 
@@ -42,7 +43,8 @@ def run(
         InputError: the folder is of another run, or cannot be written to; what `indirect_effects`, `sweep` and
             `evaluate` raise.
     """
-    timings, results, out, relation = {}, {}, folder.path, relation.with_split(seed)
+    folder, out, relation = job.folder, job.folder.path, relation.with_split(seed)
+    timings, results = {}, {}
     folder.claim({
         "relation": relation.name, "relation, SHA-256": relation.hash, "model": model_name, "prompts": n_prompts,
         "seed": seed,
@@ -54,7 +56,7 @@ def run(
         return _stage(notes, what, timings, name)
 
     with stage("Loading the libraries and the model", "load"):
-        from ...evaluation.evaluate import evaluate
+        from ...evaluation.evaluate import Controls, evaluate
         from ...evaluation.head_words import head_words
         from ...models.load import load_model
         from ...vectors.choice import head_count_vectors
@@ -74,8 +76,8 @@ def run(
                 saved.append(out / file)
         facts = {"timings, s": dict(timings), "peak memory, MB": _peak_memory()}
         title = f"Function vector of {relation.name} in {results['effects'].record['model']}"
-        write_report(out / REPORT, title=title, summary=facts, command=command, **results)
-        _write_summary(out / SUMMARY, command, timings, results)
+        write_report(out / REPORT, title=title, summary=facts, command=job.command, **results)
+        _write_summary(out / SUMMARY, job.command, timings, results)
         saved.extend(out / file for file in (REPORT, SUMMARY) if out / file not in saved)
 
     with stage(f"Indirect effect of every head on {relation.name}, {n_prompts} prompts", "effects"):
@@ -91,7 +93,7 @@ def run(
     save(sweep=grid, vector=best)
 
     with stage("The chosen vector and its controls, on test words", "evaluate"):
-        result = evaluate(model, relation, best, mean_z=effects.mean_z, seed=seed)
+        result = evaluate(model, relation, best, controls=Controls(mean_z=effects.mean_z), seed=seed)
     save(evaluation=result)
 
     with stage("Tuning the vector, and its controls", "tune"):
@@ -115,7 +117,7 @@ def run(
         console.print(Text(f"{path}{'  <- open this first' * (path.name == REPORT)}"), soft_wrap=True)
 
 
-def _check_prompts(model: object, relation: Relation, n_prompts: int, seed: int) -> None:
+def _check_prompts(model: Model, relation: Relation, n_prompts: int, seed: int) -> None:
     """Make the prompts of every stage: one that exceeds the model's context is told before the first of them."""
     from ...datasets.prompts import corrupted, with_demonstrations
     from ...engine.batches import batch
@@ -127,7 +129,7 @@ def _check_prompts(model: object, relation: Relation, n_prompts: int, seed: int)
         batch(lens_of(model), prompts)
 
 
-def _tuned(model: object, relation: Relation, fv, seed: int, notes: Console) -> tuple:
+def _tuned(model: Model, relation: Relation, fv, seed: int, notes: Console) -> tuple:
     """The vector tuned from `fv`, and what is measured beside it: other starts, and shuffled pairs.
 
     A relation that is too small to tune on has none, and a control that it is too small for is left out, with a note.
@@ -153,7 +155,7 @@ def _tuned(model: object, relation: Relation, fv, seed: int, notes: Console) -> 
     return tuned, beside
 
 
-def _words(model: object, relation: Relation, vectors: Mapping):
+def _words(model: Model, relation: Relation, vectors: Mapping):
     """The strongest tokens of each vector, inserted into neutral prompts."""
     import pandas as pd
 

@@ -1,0 +1,21 @@
+"""What a command hands to the study behind it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .folders import OutputFolder
+
+
+@dataclass(frozen=True)
+class Job:
+    """Where a study leaves its results, and how it was asked for.
+
+    Args:
+        folder: for the results.
+        command: the command line, for the record.
+        tell: called with a line before each step.
+    """
+
+    folder: OutputFolder
+    command: str
+    tell: Callable[[str], None]
