@@ -38,10 +38,16 @@ class Controls:
         draws: of each random control, over which its scores are averaged.
         mean_z: mean head outputs `[layer, head, d_head]` for sums of random heads, such as `effects.mean_z`; computed
             if they are needed and left out.
+
+    Raises:
+        InputError: draws that are not a whole number of at least 1.
     """
 
     draws: int = 5
     mean_z: Float[Tensor, "layer head d_head"] | None = None
+
+    def __post_init__(self) -> None:
+        whole_number("draws", self.draws, least=1)
 
 
 @dataclass(frozen=True)
@@ -201,7 +207,7 @@ def _random_controls(
 ) -> dict[str, list[WhatIf]]:
     """What-ifs with something random where the vector under test is, several draws of each."""
     rng, model, mean_z = generator(seed, Stream.CONTROLS), lens.model, how.mean_z
-    draws = range(whole_number("draws", how.draws, least=1))
+    draws = range(how.draws)
 
     def directions(vector: FunctionVector) -> list[Tensor]:
         drawn = torch.from_numpy(rng.standard_normal((len(draws), len(vector.vector)))).float()
