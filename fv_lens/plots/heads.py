@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from ..ground import scores
 from ..ground.errors import InputError, whole_number
 from ..ground.markup import colour_limit, decimals
+from ..ground.scores import Score
 from ..vectors.effects import HeadEffects
 from .style import DIVERGING, GRID, INK, finish, whole_ticks
 
@@ -42,10 +43,8 @@ def head_effects(effects: HeadEffects, chosen: Sequence = (), measure: object = 
     def hover(at: int, head: int) -> str:
         if np.isnan(mean[at, head]):
             return f"layer {at} has no heads"
-        shown = f"<b>L{at}H{head}</b>: {mean[at, head]:+.{places}f}"
-        if n == 1:
-            return f"{shown} ({unit}, no interval from {over})"
-        return f"{shown} [{low[at, head]:.{places}f}, {high[at, head]:.{places}f}]<br>{unit}, 95 % over {over}"
+        score = Score(*(float(values[at, head]) for values in (mean, low, high)), n)
+        return f"<b>L{at}H{head}</b>: {score:+.{places}f}<br>{unit}, {'95 % over ' * score.known}{over}"
 
     bar_title = "<br>".join(textwrap.wrap(unit, 15, break_on_hyphens=False))
     heatmap = go.Heatmap(

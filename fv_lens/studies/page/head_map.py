@@ -8,6 +8,7 @@ import numpy as np
 
 from ...ground import scores
 from ...ground.markup import colour_limit, decimals, minus
+from ...ground.scores import Score
 from ...plots.heads import UNITS, checked_head, outlined
 from ...vectors.effects import HeadEffects
 from .parts import N_SHADES, embedded, text
@@ -86,10 +87,9 @@ def _shown(mean: float, low: float, high: float, n: int, places: int) -> str:
     """A head's mean effect as its name says it; a sign is told only where the interval shows it."""
     if mean != mean:
         return "no head there"
-    if n == 1:
-        return minus(f"{mean:+.{places}f} (no interval)")
+    score = Score(mean, low, high, n)
     kind = "writer" if low > 0 else "canceller" if high < 0 else "not shown to differ from 0"
-    return minus(f"{mean:+.{places}f} [{low:.{places}f}, {high:.{places}f}], {kind}")
+    return minus(f"{score:+.{places}f}{f', {kind}' if score.known else ''}")
 
 
 def _colour(shade: int | None) -> str:

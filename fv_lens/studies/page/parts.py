@@ -110,7 +110,7 @@ def cell(score: Score | None, gain: bool) -> str:
     """The score above its interval; a `gain` has its sign and is called not shown where its interval holds 0."""
     if score is None:
         return "<td></td>"
-    value, interval = (score.signed if gain else str(score)).split(" ", 1)
+    value, interval = score.written("+" * gain)
     note = "<small>not shown</small>" if gain and not score.differs() else ""
     return f"<td>{text(value)}<small>{text(interval)}</small>{note}</td>"
 

@@ -150,6 +150,8 @@ def split_names(text: str) -> list[str]:
 
 def _overview(frame: object) -> Table:
     """The mean over relations of every row, with its interval."""
+    from ...ground.scores import Score
+
     means = frame[(frame.part == "score") & (frame.group == "all")]
     n, families = int(means.n.max()), bool(means.low.notna().any())  # one family says nothing of the spread
     title = f"Mean over {n} relation{'s' * (n > 1)}" + ", 95 % intervals over families of relations" * families
@@ -159,5 +161,5 @@ def _overview(frame: object) -> Table:
     for row, some in means.groupby("row", sort=False):
         shown = some.set_index("measure")
         cells = [shown.loc[name] for name in ("accuracy", "first_token_accuracy", "log_prob") if name in shown.index]
-        table.add_row(Text(row), *(f"{x.value:.2f}" + f" [{x.low:.2f}, {x.high:.2f}]" * families for x in cells))
+        table.add_row(Text(row), *(" ".join(Score.of(x).written()[: 1 + families]) for x in cells))
     return table

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from ...ground.scores import Score
+
 DIFFERENCES = (  # as regular expressions: a study's settings say of how many shots its prompts are
     "FFV from FV - FV", "FFV from FV - FV, strength 1", r"FFV from FV - \d+-shot", "FFV from FV - pooled FFV",
     "FFV from FV - FFV of shuffled pairs", "FFV from FV - FFV from zero", "FFV from zero - FV",
@@ -68,11 +70,10 @@ def _shown(frame: pd.DataFrame, row: str, measure: str, signed: bool = False) ->
     found = frame[(frame.row == row) & (frame.measure == measure)]
     if not len(found):
         return ""
-    value, low, high = (found.iloc[0][name] for name in ("value", "low", "high"))
-    shown = f"{value:+.2f}" if signed else f"{value:.2f}"
-    sure = signed and (low > 0 or high < 0)
-    shown = f"**{shown}**" if sure else shown
-    return shown if pd.isna(low) else f"{shown} [{low:.2f}, {high:.2f}]"
+    score = Score.of(found.iloc[0])
+    value, interval = score.written("+" * signed)
+    value = f"**{value}**" if signed and score.differs() else value
+    return f"{value} {interval}" if score.known else value
 
 
 def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:

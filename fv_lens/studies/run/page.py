@@ -122,11 +122,11 @@ def _in_short(
         )
     if effects is not None:
         (layer, head), n = effects.top(1)[0], len(effects.values)
-        low, high = (bound[layer, head] for bound in effects.confidence_interval())
-        effect = f"{effects.mean[layer, head]:+.3g}" + (f" [{low:.3g}, {high:.3g}]" if n > 1 else " (no interval)")
+        low, high = (bound[layer, head].item() for bound in effects.confidence_interval())
+        effect = Score(effects.mean[layer, head].item(), low, high, n)
         line = (
             f"Of {effects.n_heads} heads, L{layer}H{head} has the largest mean indirect effect on the answer's "
-            f"probability, {effect} over {effects.over}"
+            f"probability, {effect:+.3g} over {effects.over}"
         )
         if effects.batch is not None and (n_intact := effects.record.get("n_mean_prompts")):
             right = scores.proportion(np.arange(n_intact) < round(effects.share_right * n_intact))
