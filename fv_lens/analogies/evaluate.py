@@ -15,13 +15,14 @@ from ..engine.batches import batch
 from ..engine.completion import completions
 from ..engine.rows import WhatIf
 from ..ground.errors import InputError
+from ..ground.measures import COMPLETED
 from ..ground.progress import progress_bar
 from ..models.lens import Lens, lens_of
 from ..vectors.function_vector import FunctionVector
 from .compose import Composer
 from .composition import METHODS, Composition, Folded, composition
 from .library import Library, allowed
-from .scores import COMPLETED, LIBRARIES, PROFILES, PROMPT_ONLY, SUMMED, TIE, TRUE, AnalogyScores, Row
+from .scores import LIBRARIES, PROFILES, PROMPT_ONLY, SUMMED, TIE, TRUE, AnalogyScores, Row
 from .solve import SENTENCE, choice_scores
 from .unseen import unseen
 

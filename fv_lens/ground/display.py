@@ -24,12 +24,12 @@ from .markup import (
     table,
     tint,
 )
+from .measures import MEASURES
 from .scores import Score
 
 FEW = 12  # vectors whose matrix is shown with its numbers
 LISTED = 5  # heads of either sign, or pairs of vectors
 MOST_LAYERS = 25  # of a sweep, about the best
-MEASURES = {"accuracy": "whole word completed right", "choice": "right answer chosen"}
 
 
 def scored(score: Score | None, signed: bool = False) -> Html:
@@ -182,7 +182,7 @@ def analogies(frame: pd.DataFrame, chance: float | None, n_questions: int, left_
         frame: method, library, prompt, measure, value, low, high, n.
     """
     parts = []
-    for measure, heading in MEASURES.items():
+    for measure in ("accuracy", "choice"):
         mine = frame[frame.measure == measure]
         libraries, found = list(dict.fromkeys(mine.library)), {}
         for line in mine.itertuples():
@@ -191,7 +191,7 @@ def analogies(frame: pd.DataFrame, chance: float | None, n_questions: int, left_
         lines = [(name, *map(scored, cells.values())) for name, cells in found.items()]
         if measure == "choice" and chance is not None and lines:
             lines.append(("by guessing", number(chance), *[""] * (len(libraries) - 1)))
-        parts.append(table([heading, *(name or "no library" for name in libraries)], lines, most=40))
+        parts.append(table([MEASURES[measure].heading, *(name or "no library" for name in libraries)], lines, most=40))
     out = f" {left_out} left out, of whose pairs a vector was tuned on one." if left_out else ""
     note = f"{n_questions} questions, 95 % intervals over groups of kin.{out} to_frame() has the other measures."
     return card("AnalogyScores", "analogies", *parts, note=note)

@@ -9,19 +9,12 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from ..ground.errors import InputError, finite_number
+from ..ground.measures import MEASURES
 from ..ground.scores import Score
 from .style import ACCENT, CONTROL, INK, LIGHT, escaped, finish, tint
-from .table import MEASURES, bars, lanes, share_axis
+from .table import bars, lanes, share_axis
 
 COLUMNS = ("method", "library", "prompt", "measure", "value", "low", "high", "n")
-ANALOGY_MEASURES = {  # what is measured, and its unit
-    "accuracy": ("Analogies completed with the whole word", "share of analogies"),
-    "first_token_accuracy": ("First tokens of analogies right", "share of analogies"),
-    "log_prob": MEASURES["log_prob"],
-    "choice": ("Right choices", "share of analogies"),
-    "choice_minus_plain": ("Right choices by what the vector adds", "share of analogies"),
-    "choice_both_ways": ("Right choices, both directions summed", "share of analogies"),
-}
 LOOKS = {  # by prompt; the symbols tell them apart without any colour
     "zero-shot": (ACCENT, "circle"), "one-shot": (CONTROL, "diamond"), "sentence": (LIGHT, "square"),
     "": ("#5b4b8a", "triangle-up"),
@@ -76,7 +69,8 @@ def analogies(
     for method, place in places.items():
         labels[place] = _wrapped(method, 15)
 
-    what, unit = ANALOGY_MEASURES.get(measure, (measure, measure))
+    what = MEASURES[measure].heading if measure in MEASURES else measure
+    unit = MEASURES[measure].unit("analogies") if measure in MEASURES else measure
     prompts = sorted({row[2] for row in scores}, key=lambda p: (list(LOOKS).index(p) if p in LOOKS else len(LOOKS), p))
     heights = {}  # the prompts of a method are spread about its place
     for method, place in places.items():

@@ -7,14 +7,9 @@ import pandas as pd
 
 from ..evaluation.table import COLUMNS
 from ..ground.errors import InputError
+from ..ground.measures import COMPLETED, MEASURES
 from ..ground.scores import Score
 from .style import escaped
-
-MEASURES = {  # what is measured, and its unit
-    "accuracy": ("Whole answers right", "share of words"),
-    "first_token_accuracy": ("First tokens of answers right", "share of words"),
-    "log_prob": ("Log-probability of the answer", "nats"),
-}
 
 
 def scores_of(frame: pd.DataFrame, **where: str) -> dict[str, dict[str, Score]]:
@@ -53,9 +48,9 @@ def checked(scores: Mapping, rows: Sequence[str], what: str) -> None:
 
 def measured(measure: str) -> tuple[str, str]:
     """What is measured and its unit, as titles and axes say it."""
-    if measure not in MEASURES:
-        raise InputError(f"measure is {measure!r}; give one of {', '.join(map(repr, MEASURES))}")
-    return MEASURES[measure]
+    if measure not in COMPLETED:
+        raise InputError(f"measure is {measure!r}; give one of {', '.join(map(repr, COMPLETED))}")
+    return MEASURES[measure].heading, MEASURES[measure].unit()
 
 
 def extent(frame: pd.DataFrame) -> str:
@@ -98,6 +93,7 @@ def share_axis(measure: str, scores: Sequence[Score]) -> dict:
     """An axis that holds all intervals: a share's begins at 0, and none leaves more room than is needed."""
     ends = np.array([[score.low, score.value, score.high] for score in scores])
     least, most = np.nanmin(ends), np.nanmax(ends)
-    least = least if measure == "log_prob" else min(0.0, least)
+    share = measure not in MEASURES or MEASURES[measure].share
+    least = min(0.0, least) if share else least
     room = 0.03 * ((most - least) or 1.0)
     return dict(range=[float(least - room), float(most + room)], nticks=7)

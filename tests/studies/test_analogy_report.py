@@ -155,7 +155,7 @@ def test_without_choices_nothing_is_said_of_choosing(write):
 @pytest.mark.slow
 def test_the_tables_have_every_row_in_every_library(write):
     made = made_scores()
-    found = dict(rows_of(write(made), "Analogies completed with the whole word"))
+    found = dict(rows_of(write(made), "Whole answers right"))
     assert set(found) == {f"{row.method}, {row.prompt}" for row in made.values}
     for row in made.values:
         columns = [row.library] if row.library else LIBRARIES

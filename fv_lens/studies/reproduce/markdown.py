@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from ...ground.measures import COMPLETED, MEASURES
 from ...ground.scores import Score
 
 DIFFERENCES = (  # as regular expressions: a study's settings say of how many shots its prompts are
@@ -12,7 +13,6 @@ DIFFERENCES = (  # as regular expressions: a study's settings say of how many sh
     "FFV from FV - FFV of shuffled pairs", "FFV from FV - FFV from zero", "FFV from zero - FV",
     "FFV from zero - pooled FFV", "FFV from zero - FFV of shuffled pairs",
 )  # fmt: skip
-MEASURES = ("accuracy", "first_token_accuracy", "log_prob")  # as in `results`, which is slow to import
 
 
 def markdown(frame: pd.DataFrame, summary: Mapping) -> str:
@@ -27,16 +27,17 @@ def markdown(frame: pd.DataFrame, summary: Mapping) -> str:
     scores = frame[frame.part == "score"]
     categories = [name for name in scores[scores.group == "category"].name.unique() if name != "other"]
     by_category = " / ".join(name[0].upper() for name in categories)
+    accuracy, first_token, log_prob = (MEASURES[measure].column for measure in COMPLETED)
     lines = [_made(frame, summary), ""]
     lines += _table(
-        ["prompt, and what is added", "whole answer", by_category, "first token"],
+        ["prompt, and what is added", accuracy, by_category, first_token],
         [_score_line(scores, row, categories) for row in scores.row.unique()],
     )
     found = frame[(frame.part == "difference") & (frame.group == "all")]
     told = [row for known in DIFFERENCES for row in found.row.unique() if re.fullmatch(known, row)]
     lines += ["", *_table(
-        ["difference, paired over relations", "whole answer", "first token", "log-probability, nats"],
-        [[row.replace(" - ", " − "), *(_shown(found, row, of, signed=True) for of in MEASURES)] for row in told],
+        ["difference, paired over relations", accuracy, first_token, log_prob],
+        [[row.replace(" - ", " − "), *(_shown(found, row, of, signed=True) for of in COMPLETED)] for row in told],
     )]  # fmt: skip
     said = frame[(frame.part == "decoding") & (frame.group == "all")]
     readings = [name for name in said.measure.unique() if name.startswith("name score")]
