@@ -69,9 +69,14 @@ class HeadCells:
         value, low, high = (float(of[layer, head]) for of in (self.mean, *self.interval))
         return None if np.isnan(value) else Score(value, low, high, len(self.values))
 
+    @cached_property
+    def form(self) -> str:
+        """The format of the map's scores: signed, with as many decimals as show three figures of the largest effect."""
+        return f"+.{decimals(float(np.nanmax(np.abs(self.mean))))}f"
+
     def written(self, score: Score) -> str:
-        """A head's score, with as many decimals as show three figures of the largest effect."""
-        return f"{score:+.{self._places}f}"
+        """A head's score in the map's format."""
+        return format(score, self.form)
 
     def shades(self, n: int) -> list[int | None]:
         """The place of each head's colour among `n` of the scale, layer by layer; None where a layer has no heads."""
@@ -83,10 +88,6 @@ class HeadCells:
         """The numbers, counted layer by layer, of the `k` heads of largest absolute effect."""
         size = np.abs(self.mean).ravel()
         return set(size.argsort()[: np.isfinite(size).sum()][::-1][:k].tolist())  # NaN are last in numpy's order
-
-    @cached_property
-    def _places(self) -> int:
-        return decimals(float(np.nanmax(np.abs(self.mean))))
 
 
 def outlined(heads: Sequence) -> list[str]:
