@@ -1,6 +1,5 @@
 """Ways to answer analogies, beside each other, with libraries from which more and more is left out."""
 
-import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +10,7 @@ from plotly.subplots import make_subplots
 from ..ground.errors import InputError, finite_number
 from ..ground.measures import MEASURES
 from ..ground.scores import Score
-from .style import ACCENT, CONTROL, INK, LIGHT, escaped, finish, tint
+from .style import ACCENT, CONTROL, INK, LIGHT, escaped, finish, tint, wrapped
 from .table import bars, lanes, share_axis
 
 COLUMNS = ("method", "library", "prompt", "measure", "value", "low", "high", "n")
@@ -65,9 +64,7 @@ def analogies(
     ordered = sorted(uses, key=lambda method: -best[method])
     groups = {WITH: [m for m in ordered if uses[m]], WITHOUT: [m for m in ordered if not uses[m]]}
     groups = {group: methods for group, methods in groups.items() if methods}
-    places, ticks, labels = lanes(groups if known else {"": ordered})
-    for method, place in places.items():
-        labels[place] = _wrapped(method, 15)
+    places, ticks, labels, end = lanes(groups if known else {"": ordered}, 15, height=32)
 
     what = MEASURES[measure].heading if measure in MEASURES else measure
     unit = MEASURES[measure].unit("analogies") if measure in MEASURES else measure
@@ -76,7 +73,8 @@ def analogies(
     for method, place in places.items():
         mine = [prompt for prompt in prompts if any(row[::2] == (method, prompt) for row in scores)]
         heights |= {(method, prompt): place + 0.22 * (i - (len(mine) - 1) / 2) for i, prompt in enumerate(mine)}
-    titles = [_wrapped(name, 10) for name in panels]
+    titles = ["<br>".join(wrapped(name, 10)) for name in panels]
+    n_lines = max(2, *(title.count("<br>") + 1 for title in titles))
     figure = make_subplots(1, len(panels), shared_yaxes=True, horizontal_spacing=0.03, subplot_titles=titles)
     for prompt in prompts:  # in full colour, whichever panel has it
         colour, symbol = LOOKS.get(prompt, OTHER)
@@ -89,12 +87,12 @@ def analogies(
             _dots(figure, scores, of, prompt, heights, unit, dict(row=1, col=column))
         if chance is not None:
             figure.add_scatter(
-                x=[chance] * 2, y=[-0.6, len(ticks) - 0.4], mode="lines", line=dict(color=INK, dash="dash", width=1.5),
+                x=[chance] * 2, y=[-0.6, end - 0.4], mode="lines", line=dict(color=INK, dash="dash", width=1.5),
                 name=f"chance {chance:.2f}", text=f"<b>chance</b>: {chance:.3f}", hoverinfo="text",
                 legendgroup="chance", showlegend=column == 1, row=1, col=column,
             )  # fmt: skip
     figure.update_annotations(font=dict(size=13, color=INK), yanchor="bottom")
-    figure.update_yaxes(tickvals=ticks, range=[len(ticks) - 0.4, -0.6])
+    figure.update_yaxes(tickvals=ticks, range=[end - 0.4, -0.6])
     figure.update_yaxes(ticktext=labels, tickfont_size=12, col=1)
     drawn = [*scores.values(), *([] if chance is None else [Score(chance, np.nan, np.nan, 1)])]
     ticks_fit = dict(nticks=4 if len(panels) > 1 else 7, tickangle=0, tickfont_size=11)
@@ -103,7 +101,7 @@ def analogies(
     most = max(score.n for score in scores.values())
     details = [f"{most:,} analogies, 95 % intervals{'; columns: the library' * bool(known)}"]
     n_labels = len(prompts) + (chance is not None)
-    return finish(figure, what, details, 32 * len(ticks) + 60, 860, n_labels, above=36)
+    return finish(figure, what, details, round(32 * end) + 60, 860, n_labels, above=18 * n_lines)
 
 
 def _scores(frame: pd.DataFrame, measure: str) -> dict[tuple[str, str, str], Score]:
@@ -141,7 +139,3 @@ def _hover(row: tuple[str, str, str], score: Score, unit: str) -> str:
     where = ", ".join(part for part in (f"library: {library}" if library else "no library", prompt) if part)
     head = f"<b>{escaped(method)}</b>: {score}<br>{escaped(where)}"
     return f"{head}<br>{unit}, 95 %, {score.n:,} analogies"
-
-
-def _wrapped(name: str, width: int) -> str:
-    return "<br>".join(escaped(line) for line in textwrap.wrap(name, width, max_lines=2, placeholder="…"))

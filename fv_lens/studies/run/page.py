@@ -14,6 +14,7 @@ from ... import plots
 from ...datasets.prompts import PromptTemplate
 from ...evaluation.evaluate import Evaluation
 from ...ground import scores
+from ...ground.measures import MEASURES
 from ...ground.scores import Score
 from ...plots.head_cells import HeadCells
 from ...vectors.effects import HeadEffects
@@ -200,7 +201,7 @@ def _strongest(effects: HeadEffects | None) -> str:
     for layer, head in effects.top(min(LISTED, effects.n_heads)):
         scores = [of.score(layer, head) for of in cells]
         rows[f"L{layer}H{head}"] = [page.cell(score, True, of.form) for of, score in zip(cells, scores)]
-    columns = [of.unit for of in cells]
+    columns = ["probability", MEASURES["log_prob"].column]
     return "<h3>Strongest writers</h3>" + page.table(columns, rows, "", first_bold=False, name="Strongest writers")
 
 
