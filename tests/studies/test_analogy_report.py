@@ -109,7 +109,11 @@ def assert_like_harmless(write, page_of) -> str:
     assert harmless.text.count("harmless") > 20
     assert Page(text).text == harmless.text.replace("harmless", WORST)
     tags = [(tag, {k: v and v.replace("harmless", WORST) for k, v in parts.items()}) for tag, parts in harmless.tags]
-    assert Page(text).tags == tags
+
+    def but_heights(tags):  # a longer name takes more lines of a figure
+        return re.sub(r"height: \d+px", "height", str(tags))
+
+    assert but_heights(Page(text).tags) == but_heights(tags)
     for name in figures(text):
         assert "&lt;script" in str(embedded(text)[name]) and "<script" not in str(embedded(text)[name])
     return text

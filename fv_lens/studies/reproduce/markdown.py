@@ -28,24 +28,24 @@ def markdown(frame: pd.DataFrame, summary: Mapping) -> str:
     categories = [name for name in scores[scores.group == "category"].name.unique() if name != "other"]
     by_category = " / ".join(name[0].upper() for name in categories)
     accuracy, first_token, log_prob = (MEASURES[measure].column for measure in COMPLETED)
-    lines = [_made(frame, summary), ""]
-    lines += _table(
+    rows = _table(
         ["prompt, and what is added", accuracy, by_category, first_token],
         [_score_line(scores, row, categories) for row in scores.row.unique()],
     )
     found = frame[(frame.part == "difference") & (frame.group == "all")]
     told = [row for known in DIFFERENCES for row in found.row.unique() if re.fullmatch(known, row)]
-    lines += ["", *_table(
+    differences = _table(
         ["difference, paired over relations", accuracy, first_token, log_prob],
         [[row.replace(" - ", " − "), *(_shown(found, row, of, signed=True) for of in COMPLETED)] for row in told],
-    )]  # fmt: skip
+    )
+    parts = [_made(frame, summary), rows, differences]
     said = frame[(frame.part == "decoding") & (frame.group == "all")]
     readings = [name for name in said.measure.unique() if name.startswith("name score")]
     if readings:
         heads = ["vector", *(name.removeprefix("name score, ") for name in readings)]
         body = [[kind, *(_shown(said, kind, name) for name in readings)] for kind in said.row.unique()]
-        lines += ["", *_table(heads, body)]
-    return "\n".join(lines) + "\n"
+        parts.append(_table(heads, body))
+    return "\n\n".join(parts) + "\n"
 
 
 def _made(frame: pd.DataFrame, summary: Mapping) -> str:
@@ -77,5 +77,6 @@ def _shown(frame: pd.DataFrame, row: str, measure: str, signed: bool = False) ->
     return f"{value} {interval}" if score.known else value
 
 
-def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *body)]
+def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    frame = pd.DataFrame(body, columns=head, dtype=str)
+    return frame.to_markdown(index=False, tablefmt="github", disable_numparse=True)

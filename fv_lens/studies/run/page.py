@@ -153,9 +153,8 @@ def _tuning(tuned: FunctionVector, evaluation: Evaluation) -> str:
     rows, pairs = evaluation.controls, f"{tuned.training['n_pairs']} pairs"
     before, shuffled = rows.get("FV"), rows.get("FFV of shuffled pairs")
     if before is not None and before.accuracy_gain is not None:
-        line = (
-            f"Fine-tuning on {pairs} {_verb(before.accuracy_gain)} it from {before.accuracy} to {evaluation.accuracy}"
-        )
+        change = f"accuracy from {before.accuracy} to {evaluation.accuracy}"
+        line = f"Fine-tuning on {pairs} {_verb(before.accuracy_gain)} {change}"
     else:
         line = f"Fine-tuned on {pairs}, the vector completes {evaluation.accuracy} of {evaluation.accuracy.n} words"
     if shuffled is not None:
