@@ -96,7 +96,7 @@ def proportion(right: np.ndarray) -> Score:
     """Share of ones in `right`, `[word]` or `[draw, word]`, with Wilson's interval; draws do not count as words."""
     right = np.atleast_2d(right).astype(float)
     share, n, z = float(right.mean()), right.shape[1], stats.norm.ppf(0.975)
-    # scipy's own takes whole counts only, and a mean over draws is none.
+    # scipy's own takes whole counts only, and a mean over draws is not a whole count.
     centre, half = share + z**2 / (2 * n), z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     low, high = (centre - half) / (1 + z**2 / n), (centre + half) / (1 + z**2 / n)
     return Score(share, max(0.0, round(float(low), 12)), min(1.0, round(float(high), 12)), n)
@@ -111,7 +111,7 @@ def mean(values: np.ndarray, seed: int = 0) -> Score:
 def clustered_mean(
     values: np.ndarray, groups: Sequence | np.ndarray, seed: int = 0, within: tuple[float, float] = ANY
 ) -> Score:
-    """Mean of `values` `[value]` with an interval over whole groups, for values of a group are no independent ones.
+    """Mean of `values` `[value]` with an interval over whole groups, as the values of a group are not independent.
 
     Groups are drawn with replacement; where they are fewer than ten, of which draws show too little, the interval is
     Student's with the cluster-robust standard error. One group, or groups that are all alike, say nothing of spread:

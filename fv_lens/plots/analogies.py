@@ -40,7 +40,7 @@ def analogies(
         library: the libraries to show, in their order; all of the frame if None.
 
     Raises:
-        InputError: a column, measure or library that the frame lacks; a chance that is no number.
+        InputError: a column, measure or library that the frame lacks; a chance that is not a number.
 
     Example:
         >>> analogies(scores.to_frame(), "choice", chance=scores.chance, library=["full", "family left out"]).show()
@@ -105,7 +105,7 @@ def analogies(
 
 
 def _scores(frame: pd.DataFrame, measure: str) -> dict[tuple[str, str, str], Score]:
-    """(method, library, prompt) -> score; an end that is infinite is no end, for an axis has none."""
+    """(method, library, prompt) -> score; an infinite end becomes NaN, since an axis cannot show it."""
     if missing := [column for column in COLUMNS if column not in frame]:
         raise InputError(f"the frame lacks the column {missing[0]!r}; give one with the columns {', '.join(COLUMNS)}")
     lines = frame[(frame.measure == measure) & frame.value.notna()]

@@ -36,7 +36,7 @@ def relation_map(points: pd.DataFrame, categories: Mapping[str, str]) -> go.Figu
         categories: relation -> category, in the order to show; a relation that is not in it comes under "other".
 
     Raises:
-        InputError: no points, a column that is missing, or a coordinate that is no finite number.
+        InputError: no points, a column that is missing, or a coordinate that is not a finite number.
 
     Example:
         >>> relation_map(pd.DataFrame({"x": [0, 1], "y": [1, 0]}, index=["antonym", "synonym"]), {}).show()

@@ -100,7 +100,7 @@ def _check(title: str, matrix: pd.DataFrame) -> None:
     if not matrix.index.is_unique:
         raise InputError(f"{what} has {matrix.index[matrix.index.duplicated()][0]!r} twice; give each name once")
     if not all(pd.api.types.is_numeric_dtype(dtype) for dtype in matrix.dtypes):
-        raise InputError(f"{what} holds something that is no number; give numbers, NaN where one is not known")
+        raise InputError(f"{what} holds something that is not a number; give numbers, NaN where one is not known")
 
 
 def _leaf_order(matrices: Sequence[np.ndarray]) -> list[int]:

@@ -322,7 +322,7 @@ def test_a_matrix_that_cannot_be_drawn_is_refused():
         (good.iloc[:2], "'FV' is not square with the same names on both sides"),
         (good[list("cab")], "'FV' is not square with the same names on both sides"),
         (made_matrix(list("aba")), "'FV' has 'a' twice"),
-        (good.astype(str), "'FV' holds something that is no number"),
+        (good.astype(str), "'FV' holds something that is not a number"),
         (made_matrix(list("abd")), "'FV' lacks 'c'"),
     ):
         with pytest.raises(InputError, match=message):

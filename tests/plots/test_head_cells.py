@@ -34,7 +34,7 @@ def test_figure_and_page_give_a_head_the_same_effect_and_interval(measure, n):
         for head in range(4):
             score = re.search(r"</b>: (.*?)<br>", hovers[layer][head])[1]
             assert of_page[4 * layer + head].startswith(score)
-    assert of_page[4:8] == ["no head there"] * 4 and set(hovers[1]) == {"layer 1 has no heads"}
+    assert of_page[4:8] == ["the layer has no heads"] * 4 and set(hovers[1]) == {"layer 1 has no heads"}
 
 
 def test_figure_and_page_end_their_colours_at_the_same_effect_and_outline_the_same_heads():

@@ -1,6 +1,8 @@
 """The Markdown of a study holds every row, the paired differences and the names, whatever the settings were."""
 
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -56,3 +58,9 @@ def test_what_has_no_interval_is_shown_without():
     text = markdown(frame, SUMMARY)
     assert not re.search(r"\bnan\b", text) and "1 relation, 20 test words" in text
     assert lines(text)["FV"][0] == f"{pick('FV').value:.2f}"
+
+
+@pytest.mark.slow
+def test_the_table_comes_without_torch():
+    code = "import sys; from fv_lens.studies.reproduce import markdown; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

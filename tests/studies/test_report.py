@@ -239,5 +239,5 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 def test_a_vector_that_belongs_to_other_results_is_refused(write, everything):
     with pytest.raises(InputError, match="outside the map"):
         write(effects=made_effects(layers=1, heads=1), vector=everything["vector"])
-    with pytest.raises(InputError, match="no vector of"):
+    with pytest.raises(InputError, match="not a vector of"):
         write(sweep=everything["sweep"], vector=everything["vector"].strengthened(3.0))

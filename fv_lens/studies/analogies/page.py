@@ -161,7 +161,7 @@ def _choices(question: Question, answer: AnalogyAnswer) -> str:
     """The choices with their scores, the right one and those that were chosen named."""
     if not answer.choices:
         return ""
-    rows = []  # no mapping: the same wrong choice may stand twice
+    rows = []  # not a mapping: the same wrong choice may stand twice
     for i, (choice, score, plain) in enumerate(zip(question.pairs, answer.scores, answer.plain_scores)):
         marks = ["right"] * (i == question.right) + ["chosen"] * (i == answer.choice)
         marks += ["chosen without"] * (i == answer.plain_choice)

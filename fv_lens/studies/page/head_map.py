@@ -72,7 +72,7 @@ def _measure(cells: HeadCells) -> dict:
 def _shown(cells: HeadCells, layer: int, head: int) -> str:
     """A head's mean effect as its name says it; writer or canceller only where the interval shows the sign."""
     if (score := cells.score(layer, head)) is None:
-        return "no head there"
+        return "the layer has no heads"
     kind = "writer" if score.low > 0 else "canceller" if score.high < 0 else "not shown to differ from 0"
     return minus(cells.written(score) + (f", {kind}" if score.known else ""))
 

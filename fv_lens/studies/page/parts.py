@@ -166,7 +166,7 @@ def _downloads(frames: Mapping[str, pd.DataFrame]) -> str:
 
 
 def _unbroken(line: str) -> str:
-    """With intervals that stay on one line."""
+    """The line, its intervals kept from breaking over two lines."""
     return re.sub(r"\[[^\]]*\]", lambda interval: interval[0].replace(" ", "&nbsp;"), line)
 
 

@@ -1,6 +1,6 @@
 """One HTML page of the table of results: many relations, prompting and every vector, and what of it is shown to differ.
 
-The page stands alone, as that of a single run does (report.py).
+The page stands alone, as the page of a single run does.
 """
 
 import os
@@ -21,7 +21,7 @@ CAPTIONS = {
     "comparison": "Zero-shot prompts with each vector added, beside prompting and controls. Relations weigh the same; "
     "intervals are over relations. Test words had no part in any vector or choice.",
     "relations": "Hover for the numbers of a relation. A relation's interval is over its test words.",
-    "learning": "Vectors fine-tuned from zero on so many pairs of each relation, without any prompt of several shots.",
+    "learning": "Vectors fine-tuned from zero on the given number of pairs of each relation; prompts are zero-shot.",
     "training": "A vector's step is chosen by its loss on validation words. Hover for the relation of a line.",
     "decoding": "Words stand in the order of the centred reading: by how much more probable than with the mean of all "
     "relations' vectors they become when the vector is inserted into neutral prompts. Bars and numbers are the plain "
@@ -179,7 +179,7 @@ def _plain_table(frame: pd.DataFrame, part: str) -> str:
         "decoding": "Name score: the share of other relations' vectors that speak less of a relation's names than its "
         f"own vector does; {CHANCE} is chance. Rank: of the best name, where 0 is the strongest token.",
         "stability": "Vectors of one relation tuned on several deals of its pairs: each seed deals train and "
-        "validation pairs anew among themselves, and test words stay unseen.",
+        "validation pairs again among themselves, and test words stay unseen.",
     }[part]
     heading = {"decoding": "Names of relations in vectors", "stability": "Stability over deals of pairs"}[part]
     return _table(heading, _measures(frame, part), note)
