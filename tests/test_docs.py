@@ -144,7 +144,7 @@ def scored(method: str, library: str, prompt: str, value: float, measure: str = 
 
 
 def row(page: str, label: str) -> list[str]:
-    line = next(line for line in page.splitlines() if line.startswith(f"| {label} |"))
+    line = next(line for line in page.splitlines() if re.match(rf"\| {re.escape(label)} +\|", line))
     return [cell.strip() for cell in line.split(" | ")][1:]
 
 

@@ -16,13 +16,14 @@ from ..engine.batches import batch
 from ..engine.completion import completions
 from ..engine.edits import WhatIf
 from ..ground.errors import InputError
+from ..ground.measures import COMPLETED
 from ..ground.progress import progress_bar
 from ..models.lens import Lens, Model, lens_of
 from ..vectors.function_vector import FunctionVector
 from .compose import Composer, weights_of
 from .composition import METHODS, Composition, CompositionLike, Folded, composition
 from .library import Exclusion, Library, allowed
-from .scores import COMPLETED, LIBRARIES, PROFILES, PROMPT_ONLY, SUMMED, TIE, TRUE, AnalogyScores, LibraryName, Row
+from .scores import LIBRARIES, PROFILES, PROMPT_ONLY, SUMMED, TIE, TRUE, AnalogyScores, LibraryName, Row
 from .solve import SENTENCE, choice_scores
 from .unseen import unseen
 

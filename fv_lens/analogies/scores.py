@@ -10,6 +10,7 @@ import pandas as pd
 from ..datasets.questions import Question
 from ..ground import display, scores
 from ..ground.errors import InputError
+from ..ground.measures import MEASURES
 from ..ground.scores import Score
 from .library import Exclusion
 
@@ -20,8 +21,6 @@ LIBRARIES: dict[LibraryName, Exclusion | None] = {
 PROMPT_ONLY, TRUE, PROFILES = "prompt only", "true relation", "weight profiles"
 SUMMED = "summed vectors, posterior"
 TIE = 1e-5  # scores that are nearer than rounding can tell apart
-COMPLETED = ("accuracy", "first_token_accuracy", "log_prob")
-CHOSEN = ("choice", "choice_minus_plain", "choice_both_ways")
 
 
 class Row(NamedTuple):
@@ -90,4 +89,4 @@ class AnalogyScores:
     def _mean(self, values: np.ndarray, measure: str, within: tuple[float, float] = scores.SHARE) -> Score:
         known = ~np.isnan(values)
         groups = [group for group, asked in zip(self.groups, known) if asked]
-        return scores.clustered_mean(values[known], groups, within=scores.ANY if measure == "log_prob" else within)
+        return scores.clustered_mean(values[known], groups, within=within if MEASURES[measure].share else scores.ANY)

@@ -120,13 +120,18 @@ class HumanComparison:
     n_cells: int
     ceiling: float | None = None
 
+    @property
+    def score(self) -> Score:
+        """Rho with its interval."""
+        return Score(self.rho, self.low, self.high, self.n_cells)
+
     def __str__(self) -> str:
         ceiling = "" if self.ceiling is None else f"; people with themselves {self.ceiling:.2f}"
-        return f"rho {self.rho:.2f} [{self.low:.2f}, {self.high:.2f}], Mantel p {self.p:.4f}{ceiling}"
+        return f"rho {self.score}, Mantel p {self.p:.4f}{ceiling}"
 
     def _repr_html_(self) -> str:
         known = {
-            "Spearman's rho": display.scored(Score(self.rho, self.low, self.high, self.n_cells)),
+            "Spearman's rho": display.scored(self.score),
             "Mantel's p, one-sided": f"{self.p:.4f}",
             "people with themselves": None if self.ceiling is None else f"{self.ceiling:.2f}",
             "relations": self.n_relations,

@@ -14,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..ground import scores
+from ..ground.measures import COMPLETED, MEASURES
 from ..ground.scores import ANY, GAIN, SHARE, Score
 
-MEASURES = ("accuracy", "first_token_accuracy", "log_prob")
 COLUMNS = ("part", "group", "name", "row", "measure", "value", "low", "high", "n")
 DIFFERENCES = (
     ("FFV from FV", "FV"), ("FFV from FV", "FV, strength 1"), ("FFV from FV", "{shots}-shot"),
@@ -54,16 +54,16 @@ class Table:
         """
         values = {}
         for row, measured in rows.items():
-            for measure in [measure for measure in MEASURES if measure in measured]:
-                kind = scores.mean if measure == "log_prob" else scores.proportion
+            for measure in [measure for measure in COMPLETED if measure in measured]:
+                share = MEASURES[measure].share
+                kind = scores.proportion if share else scores.mean
                 of = [measured[measure][:, owners == r] for r in range(len(self.names))]
                 own = [None if np.isnan(x).any() else kind(x) for x in of]
                 for name, score in zip(self.names, own):
                     if score is not None:
                         self._add(part, "relation", name, row, measure, score)
                 values[row, measure] = np.array([np.nan if s is None else s.value for s in own])
-                within = ANY if measure == "log_prob" else SHARE
-                self.groups(part, row, measure, values[row, measure], within)
+                self.groups(part, row, measure, values[row, measure], within=SHARE if share else ANY)
         return values
 
     def groups(
@@ -85,10 +85,10 @@ class Table:
         shots = dict(shots=n_shots, pairs=n_pairs, all=n_all)
         # Two rows of prompts may show as many pairs, and are then one.
         for one, other in dict.fromkeys(tuple(row.format(**shots) for row in two) for two in DIFFERENCES):
-            for measure in MEASURES:
+            for measure in COMPLETED:
                 if (one, measure) in values and (other, measure) in values and one != other:
                     gap = values[one, measure] - values[other, measure]
-                    within = ANY if measure == "log_prob" else GAIN
+                    within = GAIN if MEASURES[measure].share else ANY
                     self.groups("difference", f"{one} - {other}", measure, gap, within)
 
     def relations(self, part: str, row: str, measure: str, values: Mapping[str, float | int]) -> None:

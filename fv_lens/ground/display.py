@@ -24,19 +24,19 @@ from .markup import (
     table,
     tint,
 )
+from .measures import MEASURES
 from .scores import Score
 
 FEW = 12  # vectors whose matrix is shown with its numbers
 LISTED = 5  # heads of either sign, or pairs of vectors
 MOST_LAYERS = 25  # of a sweep, about the best
-MEASURES = {"accuracy": "whole word completed right", "choice": "right answer chosen"}
 
 
 def scored(score: Score | None, signed: bool = False) -> Html:
-    """A score above its interval; of a gain (`signed`) it is told where none is shown."""
+    """A score above its interval; a gain (`signed`) whose interval holds 0 is marked "not shown"."""
     if score is None:
         return Html("")
-    value, interval = map(Html, minus(score.signed if signed else score).split(" ", 1))
+    value, interval = map(minus, score.written("+" * signed))
     unsure = f"<br>{small('not shown')}" if signed and not score.differs() else ""
     return Html(f"{value}<br>{small(interval)}{unsure}")
 
@@ -50,17 +50,17 @@ def effects(frame: pd.DataFrame, relation: object, about: str, over: str) -> str
     """
     values = frame.pivot(index="layer", columns="head", values="effect").to_numpy(float)
     limit, places = colour_limit(values), decimals(float(np.nanmax(np.abs(values))))
-    form, marked, columns = f"+.{places}f", {}, []
+    marked, columns = {}, []
     for kind, sign, side_of in (("writers", 1, "low"), ("cancellers", -1, "high")):
         rows = []
         strongest = frame[sign * frame.effect > 0].sort_values("effect", ascending=sign < 0, kind="stable")
         for line in strongest.head(LISTED).itertuples():
-            known = math.isfinite(line.low)
-            interval = f"[{number(line.low, form[1:])}, {number(line.high, form[1:])}]" if known else "(no interval)"
+            score = Score(line.effect, line.low, line.high, 1)
+            value, interval = map(minus, score.written(f"+.{places}f"))
             sure = sign * getattr(line, side_of) > 0
             name, unsure = f"L{line.layer}H{line.head}", "" if sure else " not shown"
-            rows.append((name, number(line.effect, form), Html(f"{interval}{small(unsure)}")))
-            marked[line.layer, line.head] = f"{name}: {number(line.effect, form)} {interval}{unsure}"
+            rows.append((name, value, Html(f"{interval}{small(unsure)}")))
+            marked[line.layer, line.head] = f"{name}: {value} {interval}{unsure}"
         columns.append(table([kind, "effect", "95 % interval"], rows))
     n_heads = int(frame.effect.notna().sum())
     label = f"Mean indirect effect of each head, {len(values)} layers by {values.shape[1]} heads"
@@ -182,7 +182,7 @@ def analogies(frame: pd.DataFrame, chance: float | None, n_questions: int, left_
         frame: method, library, prompt, measure, value, low, high, n.
     """
     parts = []
-    for measure, heading in MEASURES.items():
+    for measure in ("accuracy", "choice"):
         mine = frame[frame.measure == measure]
         libraries, found = list(dict.fromkeys(mine.library)), {}
         for line in mine.itertuples():
@@ -191,7 +191,7 @@ def analogies(frame: pd.DataFrame, chance: float | None, n_questions: int, left_
         lines = [(name, *map(scored, cells.values())) for name, cells in found.items()]
         if measure == "choice" and chance is not None and lines:
             lines.append(("by guessing", number(chance), *[""] * (len(libraries) - 1)))
-        parts.append(table([heading, *(name or "no library" for name in libraries)], lines, most=40))
+        parts.append(table([MEASURES[measure].heading, *(name or "no library" for name in libraries)], lines, most=40))
     out = f" {left_out} left out, of whose pairs a vector was tuned on one." if left_out else ""
     note = f"{n_questions} questions, 95 % intervals over groups of kin.{out} to_frame() has the other measures."
     return card("AnalogyScores", "analogies", *parts, note=note)

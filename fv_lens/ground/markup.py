@@ -1,7 +1,7 @@
 """Pieces of HTML by which results show themselves in notebooks: small, escaped, without scripts.
 
 Text takes the notebook's colour and every background lets the notebook's own show through, so that light and dark ones
-can be read alike. What is no `Html` yet is escaped, whatever piece it is given to.
+can be read alike. Whatever is not yet `Html` is escaped by every piece.
 """
 
 import html
@@ -72,7 +72,7 @@ def small(value: object) -> Html:
 
 
 def card(kind: str, title: object, *parts: object, note: object = "") -> str:
-    """A whole result: its title and kind, its parts (a paragraph each where they are no HTML), and a note below."""
+    """A whole result: its title and kind, its parts (a paragraph each, unless they are `Html`), and a note below."""
     drawn = "".join(
         part if isinstance(part, Html) else f"<p>{escape(part, 1000)}</p>" for part in (*parts, note) if part
     )
@@ -145,7 +145,7 @@ def grid(
 ) -> Html:
     """A map of `values` `[row][column]`, row 0 at the bottom: orange above 0, blue below, full colour at `limit`.
 
-    Of a large map the cells of the largest numbers are drawn; the others would hardly be seen.
+    In a large map only the cells with the largest numbers are drawn; the others would hardly be visible.
 
     Args:
         label: what the map shows, for those who do not see it.
@@ -158,7 +158,9 @@ def grid(
     weakest = largest[MOST_CELLS - 1] if len(largest) > MOST_CELLS else 0.0
     strokes: dict[int, list[str]] = {}
     for row, line in enumerate(values):
-        shades = [_shade(x, limit) if abs(x) >= weakest else 0 for x in line]  # NaN: no head there, and no colour
+        shades = [
+            _shade(x, limit) if abs(x) >= weakest else 0 for x in line
+        ]  # NaN: the layer has no heads, and the cell no colour
         start = 0
         for column in range(1, n_columns + 1):
             if column == n_columns or shades[column] != shades[start]:
@@ -193,7 +195,7 @@ def grid(
 
 
 def colour_limit(mean: np.ndarray) -> float:
-    """The absolute effect at which the colours of a map end; NaN where there is no head."""
+    """The absolute effect at which the colours of a map end; cells that are NaN do not count."""
     return float(np.nanquantile(np.abs(mean), CLIP)) or float(np.nanmax(np.abs(mean))) or 1.0
 
 
@@ -219,7 +221,7 @@ def _colour(sign: Real, opacity: Real) -> str:
 
 
 def _ticks(n: int, size: int, room: int) -> range:
-    """Every so many cells that their labels, which take `room` pixels, do not touch."""
+    """The labelled cells, far enough apart that labels of `room` pixels do not touch."""
     step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500, n) if step * size >= room or step >= n)
     return range(0, n, step)
 

@@ -6,6 +6,7 @@ the truth less often than they say.
 Source: Hesterberg 2015, What teachers should know about the bootstrap, section 3.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,10 +24,15 @@ ANY, SHARE, GAIN = (-np.inf, np.inf), (0.0, 1.0), (-1.0, 1.0)  # what a mean, a 
 class Score:
     """A number with its 95 % interval and the number of words it was measured on; converts to `float`.
 
+    As text it is "value [low, high]". A format may begin with "+", which gives the value its sign, and end with a
+    precision, as numbers have it: `.4f` or `.3g`.
+
     Example:
         >>> score = proportion(np.array([1, 0, 1, 1]))
         >>> float(score), score.n
         (0.75, 4)
+        >>> f"{score}", f"{score:+}", f"{score:.3f}"
+        ('0.75 [0.30, 0.95]', '+0.75 [0.30, 0.95]', '0.750 [0.301, 0.954]')
     """
 
     value: float
@@ -36,14 +42,26 @@ class Score:
 
     @classmethod
     def of(cls, line: object) -> "Score":
-        """That of a line of a table, whose `value`, `low`, `high` and `n` it has."""
+        """The score in a line of a table, which has the columns `value`, `low`, `high` and `n`."""
         return cls(float(line.value), float(line.low), float(line.high), int(line.n))
 
     def __float__(self) -> float:
         return self.value
 
     def __str__(self) -> str:
-        return f"{self.value:.2f} {self._interval}"
+        return format(self)
+
+    def __format__(self, form: str) -> str:
+        return " ".join(self.written(form))
+
+    def written(self, form: str = "") -> tuple[str, str]:
+        """The value and the interval apart, for a table's cell; `form` as in the class's description."""
+        match = re.fullmatch(r"(\+?)((?:\.\d+[fg])?)", form)
+        if match is None:
+            raise ValueError(f"the format of a score is {form!r}; give '+', a precision such as '.3f', or both: '+.3f'")
+        sign, precision = match[1], match[2] or ".2f"
+        low, high = (format(end, precision) for end in (self.low, self.high))
+        return format(self.value, sign + precision), f"[{low}, {high}]" if self.known else "(no interval)"
 
     def _repr_html_(self) -> str:
         return f"<span>{minus(self)}</span> <small>n = {self.n}</small>"
@@ -51,11 +69,11 @@ class Score:
     @property
     def signed(self) -> str:
         """As a difference is written: "+0.55 [0.46, 0.65]"."""
-        return f"{self.value:+.2f} {self._interval}"
+        return f"{self:+}"
 
     @property
     def unsigned(self) -> str:
-        """The size of a difference whose sign words have told."""
+        """The size of a difference, for a sentence whose words give its sign."""
         low, high = sorted((abs(self.low), abs(self.high)))
         return str(Score(abs(self.value), low, high, self.n))
 
@@ -73,16 +91,12 @@ class Score:
         """Whether the whole interval lies on one side of `than`; without an interval nothing is shown."""
         return self.known and (self.low > than or self.high < than)
 
-    @property
-    def _interval(self) -> str:
-        return f"[{self.low:.2f}, {self.high:.2f}]" if self.known else "(no interval)"
-
 
 def proportion(right: np.ndarray) -> Score:
     """Share of ones in `right`, `[word]` or `[draw, word]`, with Wilson's interval; draws do not count as words."""
     right = np.atleast_2d(right).astype(float)
     share, n, z = float(right.mean()), right.shape[1], stats.norm.ppf(0.975)
-    # scipy's own takes whole counts only, and a mean over draws is none.
+    # scipy's own takes whole counts only, and a mean over draws is not a whole count.
     centre, half = share + z**2 / (2 * n), z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     low, high = (centre - half) / (1 + z**2 / n), (centre + half) / (1 + z**2 / n)
     return Score(share, max(0.0, round(float(low), 12)), min(1.0, round(float(high), 12)), n)
@@ -97,7 +111,7 @@ def mean(values: np.ndarray, seed: int = 0) -> Score:
 def clustered_mean(
     values: np.ndarray, groups: Sequence | np.ndarray, seed: int = 0, within: tuple[float, float] = ANY
 ) -> Score:
-    """Mean of `values` `[value]` with an interval over whole groups, for values of a group are no independent ones.
+    """Mean of `values` `[value]` with an interval over whole groups, as the values of a group are not independent.
 
     Groups are drawn with replacement; where they are fewer than ten, of which draws show too little, the interval is
     Student's with the cluster-robust standard error. One group, or groups that are all alike, say nothing of spread:

@@ -1,6 +1,5 @@
 """Ways to answer analogies, beside each other, with libraries from which more and more is left out."""
 
-import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,19 +8,12 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from ..ground.errors import InputError, finite_number
+from ..ground.measures import MEASURES
 from ..ground.scores import Score
-from .style import ACCENT, CONTROL, INK, LIGHT, escaped, finish, tint
-from .table import MEASURES, bars, lanes, share_axis
+from .style import ACCENT, CONTROL, INK, LIGHT, escaped, finish, tint, wrapped
+from .table import bars, lanes, share_axis
 
 COLUMNS = ("method", "library", "prompt", "measure", "value", "low", "high", "n")
-ANALOGY_MEASURES = {  # what is measured, and its unit
-    "accuracy": ("Analogies completed with the whole word", "share of analogies"),
-    "first_token_accuracy": ("First tokens of analogies right", "share of analogies"),
-    "log_prob": MEASURES["log_prob"],
-    "choice": ("Right choices", "share of analogies"),
-    "choice_minus_plain": ("Right choices by what the vector adds", "share of analogies"),
-    "choice_both_ways": ("Right choices, both directions summed", "share of analogies"),
-}
 LOOKS = {  # by prompt; the symbols tell them apart without any colour
     "zero-shot": (ACCENT, "circle"), "one-shot": (CONTROL, "diamond"), "sentence": (LIGHT, "square"),
     "": ("#5b4b8a", "triangle-up"),
@@ -48,7 +40,7 @@ def analogies(
         library: the libraries to show, in their order; all of the frame if None.
 
     Raises:
-        InputError: a column, measure or library that the frame lacks; a chance that is no number.
+        InputError: a column, measure or library that the frame lacks; a chance that is not a number.
 
     Example:
         >>> analogies(scores.to_frame(), "choice", chance=scores.chance, library=["full", "family left out"]).show()
@@ -72,17 +64,17 @@ def analogies(
     ordered = sorted(uses, key=lambda method: -best[method])
     groups = {WITH: [m for m in ordered if uses[m]], WITHOUT: [m for m in ordered if not uses[m]]}
     groups = {group: methods for group, methods in groups.items() if methods}
-    places, ticks, labels = lanes(groups if known else {"": ordered})
-    for method, place in places.items():
-        labels[place] = _wrapped(method, 15)
+    places, ticks, labels, end = lanes(groups if known else {"": ordered}, 15, height=32)
 
-    what, unit = ANALOGY_MEASURES.get(measure, (measure, measure))
+    what = MEASURES[measure].heading if measure in MEASURES else measure
+    unit = MEASURES[measure].unit("analogies") if measure in MEASURES else measure
     prompts = sorted({row[2] for row in scores}, key=lambda p: (list(LOOKS).index(p) if p in LOOKS else len(LOOKS), p))
     heights = {}  # the prompts of a method are spread about its place
     for method, place in places.items():
         mine = [prompt for prompt in prompts if any(row[::2] == (method, prompt) for row in scores)]
         heights |= {(method, prompt): place + 0.22 * (i - (len(mine) - 1) / 2) for i, prompt in enumerate(mine)}
-    titles = [_wrapped(name, 10) for name in panels]
+    titles = ["<br>".join(wrapped(name, 10)) for name in panels]
+    n_lines = max(2, *(title.count("<br>") + 1 for title in titles))
     figure = make_subplots(1, len(panels), shared_yaxes=True, horizontal_spacing=0.03, subplot_titles=titles)
     for prompt in prompts:  # in full colour, whichever panel has it
         colour, symbol = LOOKS.get(prompt, OTHER)
@@ -95,12 +87,12 @@ def analogies(
             _dots(figure, scores, of, prompt, heights, unit, dict(row=1, col=column))
         if chance is not None:
             figure.add_scatter(
-                x=[chance] * 2, y=[-0.6, len(ticks) - 0.4], mode="lines", line=dict(color=INK, dash="dash", width=1.5),
+                x=[chance] * 2, y=[-0.6, end - 0.4], mode="lines", line=dict(color=INK, dash="dash", width=1.5),
                 name=f"chance {chance:.2f}", text=f"<b>chance</b>: {chance:.3f}", hoverinfo="text",
                 legendgroup="chance", showlegend=column == 1, row=1, col=column,
             )  # fmt: skip
     figure.update_annotations(font=dict(size=13, color=INK), yanchor="bottom")
-    figure.update_yaxes(tickvals=ticks, range=[len(ticks) - 0.4, -0.6])
+    figure.update_yaxes(tickvals=ticks, range=[end - 0.4, -0.6])
     figure.update_yaxes(ticktext=labels, tickfont_size=12, col=1)
     drawn = [*scores.values(), *([] if chance is None else [Score(chance, np.nan, np.nan, 1)])]
     ticks_fit = dict(nticks=4 if len(panels) > 1 else 7, tickangle=0, tickfont_size=11)
@@ -109,11 +101,11 @@ def analogies(
     most = max(score.n for score in scores.values())
     details = [f"{most:,} analogies, 95 % intervals{'; columns: the library' * bool(known)}"]
     n_labels = len(prompts) + (chance is not None)
-    return finish(figure, what, details, 32 * len(ticks) + 60, 860, n_labels, above=36)
+    return finish(figure, what, details, round(32 * end) + 60, 860, n_labels, above=18 * n_lines)
 
 
 def _scores(frame: pd.DataFrame, measure: str) -> dict[tuple[str, str, str], Score]:
-    """(method, library, prompt) -> score; an end that is infinite is no end, for an axis has none."""
+    """(method, library, prompt) -> score; an infinite end becomes NaN, since an axis cannot show it."""
     if missing := [column for column in COLUMNS if column not in frame]:
         raise InputError(f"the frame lacks the column {missing[0]!r}; give one with the columns {', '.join(COLUMNS)}")
     lines = frame[(frame.measure == measure) & frame.value.notna()]
@@ -147,7 +139,3 @@ def _hover(row: tuple[str, str, str], score: Score, unit: str) -> str:
     where = ", ".join(part for part in (f"library: {library}" if library else "no library", prompt) if part)
     head = f"<b>{escaped(method)}</b>: {score}<br>{escaped(where)}"
     return f"{head}<br>{unit}, 95 %, {score.n:,} analogies"
-
-
-def _wrapped(name: str, width: int) -> str:
-    return "<br>".join(escaped(line) for line in textwrap.wrap(name, width, max_lines=2, placeholder="…"))

@@ -41,13 +41,13 @@ def comparison(frame: pd.DataFrame, measure: str = "accuracy") -> go.Figure:
     groups = {kind: [row for known in rows for row in rows_like(known, scores)] for kind, rows in KINDS.items()}
     groups["other"] = [row for row in scores if not any(row in rows for rows in groups.values())]
     groups = {kind: rows for kind, rows in groups.items() if rows}
-    places, ticks, labels = lanes(groups)
+    rows_of = lanes(groups)
 
     figure = go.Figure()
     for kind, rows in groups.items():
         (colour, symbol), line = LOOKS.get(kind, OTHER), [scores[row] for row in rows]
         figure.add_scatter(
-            x=[score.value for score in line], y=[places[row] for row in rows], mode="markers", name=kind,
+            x=[score.value for score in line], y=[rows_of.places[row] for row in rows], mode="markers", name=kind,
             marker=dict(size=10, color=colour, symbol=symbol), showlegend=False, hoverinfo="text",
             error_x=dict(bars(line), thickness=2, width=0, color=colour),
             text=[
@@ -55,10 +55,10 @@ def comparison(frame: pd.DataFrame, measure: str = "accuracy") -> go.Figure:
                 for row, score in zip(rows, line)
             ],
         )  # fmt: skip
-    figure.update_yaxes(tickvals=ticks, ticktext=labels, range=[len(ticks) - 0.4, -0.6])
+    figure.update_yaxes(tickvals=rows_of.ticks, ticktext=rows_of.labels, range=rows_of.range)
     figure.update_xaxes(title=unit, **share_axis(measure, list(scores.values())))
     details = [extent(frame), "mean over relations, with 95 % intervals"]
-    return finish(figure, what, details, 25 * len(ticks) + 60, 860)
+    return finish(figure, what, details, round(25 * rows_of.end) + 60, 860)
 
 
 def learning_curve(frame: pd.DataFrame) -> go.Figure:

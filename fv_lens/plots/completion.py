@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 from ..evaluation.evaluate import Evaluation, Result
 from ..ground.scores import Score
 from .style import ACCENT, CONTROL, escaped, finish
-from .table import bars
+from .table import bars, lanes
 
 
 def evaluation(evaluation: Evaluation, vector: str = "") -> go.Figure:
@@ -20,6 +20,7 @@ def evaluation(evaluation: Evaluation, vector: str = "") -> go.Figure:
     """
     rows = evaluation.rows
     n, hovers = evaluation.accuracy.n, [_row_hover(evaluation.name, name, row) for name, row in rows.items()]
+    below = lanes({"": list(rows)}, height=38)
     marks = (
         ("first token alone", "first_token_accuracy", 0.2, 0.4, 8, "diamond"),
         ("accuracy (whole answers)", "accuracy", -0.1, 1, 11, "circle"),
@@ -30,18 +31,17 @@ def evaluation(evaluation: Evaluation, vector: str = "") -> go.Figure:
         # Two traces, as the error bars of one trace have one colour.
         for some, colour in ((slice(1, None), CONTROL), (slice(0, 1), ACCENT)):
             figure.add_scatter(
-                x=[s.value for s in line[some]], y=np.arange(len(rows))[some] + shift, mode="markers", opacity=opacity,
+                x=[s.value for s in line[some]], y=np.array(below.ticks)[some] + shift, mode="markers", opacity=opacity,
                 error_x=dict(bars(line[some]), thickness=2, width=0, color=colour),
                 marker=dict(size=size, color=colour, symbol=symbol), text=hovers[some], hoverinfo="text",
                 name=label, legendgroup=part, showlegend=colour == ACCENT,
             )  # fmt: skip
-    names = [escaped(name) for name in rows]
-    figure.update_yaxes(tickvals=np.arange(len(rows)), ticktext=[f"<b>{names[0]}</b>", *names[1:]])
-    figure.update_yaxes(range=[len(rows) - 0.4, -0.6], showgrid=False)
+    labels = [f"<b>{below.labels[0]}</b>", *below.labels[1:]]
+    figure.update_yaxes(tickvals=below.ticks, ticktext=labels, range=below.range, showgrid=False)
     figure.update_xaxes(title="share of words", range=[-0.03, 1.03], dtick=0.2)
     figure.update_layout(legend_traceorder="reversed")
     heading = ", ".join(filter(None, (f"Words completed right: {evaluation.relation}", vector)))
-    return finish(figure, heading, [f"{n} test words, 95 % intervals"], 38 * len(rows) + 60, 860, n_labels=2)
+    return finish(figure, heading, [f"{n} test words, 95 % intervals"], round(38 * below.end) + 60, 860, n_labels=2)
 
 
 def _row_hover(tested: str, name: str, row: Result) -> str:

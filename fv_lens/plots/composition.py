@@ -26,13 +26,14 @@ def composition(fv: FunctionVector, k: int = 12) -> go.Figure:
     shares = sorted(fv.weights.items(), key=lambda share: -share[1])
     top, rest = shares[:k], shares[k:]
     names, weights = [name for name, _ in top], [weight for _, weight in top]
-    labels, hovers = lanes({"": names})[2], [f"<b>{escaped(name)}</b>: {_shown(weight)}" for name, weight in top]
+    hovers = [f"<b>{escaped(name)}</b>: {_shown(weight)}" for name, weight in top]
     if rest:
         weights.append(sum(weight for _, weight in rest))
-        labels.append(f"{len(rest)} other{'s' * (len(rest) > 1)}")
-        hovers.append(f"<b>{labels[-1]}</b>: {_shown(weights[-1])} in all<br>the largest {_shown(rest[0][1])}")
+        others = f"{len(rest)} other{'s' * (len(rest) > 1)}"
+        hovers.append(f"<b>{others}</b>: {_shown(weights[-1])} in all<br>the largest {_shown(rest[0][1])}")
 
-    places, least, most = list(range(len(weights))), min(0.0, *weights), max(0.0, *weights)
+    rows = lanes({"": [*names, *([others] if rest else [])]})
+    places, least, most = list(rows.ticks), min(0.0, *weights), max(0.0, *weights)
     room = 0.16 * ((most - least) or 1.0)  # for the numbers at the ends of the bars
     figure = go.Figure(
         go.Bar(
@@ -41,12 +42,12 @@ def composition(fv: FunctionVector, k: int = 12) -> go.Figure:
             marker=dict(color=[ACCENT] * len(top) + [tint(MUTED, 0.5)] * bool(rest), line_width=0),
         )
     )  # fmt: skip
-    figure.update_yaxes(tickvals=places, ticktext=labels, range=[len(places) - 0.4, -0.6], showgrid=False)
+    figure.update_yaxes(tickvals=places, ticktext=rows.labels, range=rows.range, showgrid=False)
     figure.update_xaxes(title="weight", range=[least - room * (least < 0), most + room], nticks=6)
     heading = " : ".join(fv.source) or fv.relation or "Composite vector"
     total = sum(weight for _, weight in shares)
     details = [f"weights of {number(len(shares), 'relation')}, in all {total:.2f}"]
-    return finish(figure, heading, details, 25 * len(places) + 60, 640)
+    return finish(figure, heading, details, round(25 * rows.end) + 60, 640)
 
 
 def _shown(weight: float) -> str:

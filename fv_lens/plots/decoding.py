@@ -7,9 +7,10 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from ..ground.errors import InputError, whole_number
-from .style import ACCENT, CONTROL, INK, MUTED, escaped, finish, tint
+from .style import ACCENT, CONTROL, INK, MUTED, escaped, finish, tint, wrapped
 
 COLUMNS = ("relation", "vector", "token", "probability", "is_name")
+LINE = 20  # letters of a token in a line, as many as half a phone holds
 
 
 def decoding(words: pd.DataFrame, relations: Sequence[str] | None = None, k: int = 10) -> go.Figure:
@@ -40,7 +41,8 @@ def decoding(words: pd.DataFrame, relations: Sequence[str] | None = None, k: int
         if relation not in known:
             raise InputError(f"there are no words of relation {relation!r}; there are of {', '.join(map(repr, known))}")
 
-    n, heading, height = len(relations), 46, 22 * k
+    n_lines = max(len(wrapped(_plain(token), LINE)) for token in words.token)
+    n, heading, height = len(relations), 46, max(22, 15 * n_lines) * k
     figure = make_subplots(
         n, len(vectors), horizontal_spacing=0.04, vertical_spacing=heading / (n * (height + heading)) if n > 1 else 0,
         subplot_titles=[_title(relation, vector) for relation in relations for vector in vectors],
@@ -74,12 +76,13 @@ def _panel(figure: go.Figure, top: pd.DataFrame, vector: str, at: dict) -> None:
         ],
         **at,
     )  # fmt: skip
+    labels = ["<br>".join(wrapped(_plain(token), LINE)) for token in top.token]
     # Over the bars, however short they are.
     figure.add_scatter(
         x=[0] * len(top), y=places, mode="text", textposition="middle right", showlegend=False, hoverinfo="skip",
         text=[
-            f"{f'<b>{token}</b>' if name else token} <span style='color:{MUTED};font-size:11px'>{p:.2g}</span>"
-            for token, p, name in zip(tokens, top.probability, names)
+            f"{f'<b>{label}</b>' if name else label} <span style='color:{MUTED};font-size:11px'>{p:.2g}</span>"
+            for label, p, name in zip(labels, top.probability, names)
         ],
         **at,
     )  # fmt: skip

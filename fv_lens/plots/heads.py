@@ -3,16 +3,12 @@
 import textwrap
 from collections.abc import Sequence
 
-import numpy as np
 import plotly.graph_objects as go
 
-from ..ground import scores
-from ..ground.errors import InputError, whole_number
-from ..ground.markup import colour_limit, decimals
+from ..ground.errors import InputError
 from ..vectors.effects import HeadEffects
+from .head_cells import UNITS, HeadCells, checked_head, outlined
 from .style import DIVERGING, GRID, INK, finish, whole_ticks
-
-UNITS = {"probability": "change in probability", "log_prob": "change in log-probability (nats)"}
 
 
 def head_effects(effects: HeadEffects, chosen: Sequence = (), measure: object = "probability") -> go.Figure:
@@ -32,26 +28,21 @@ def head_effects(effects: HeadEffects, chosen: Sequence = (), measure: object = 
     """
     if measure not in UNITS:
         raise InputError(f"measure is {measure!r}; give 'probability' or 'log_prob'.")
-    values = (effects.values if measure == "probability" else effects.log_prob_values).numpy()
-    (n, n_layers, n_heads), mean, (low, high) = values.shape, values.mean(0), scores.interval(values)
+    cells = HeadCells.of(effects, measure)
+    n_layers, n_heads = cells.mean.shape
     chosen = [checked_head(head, n_layers, n_heads) for head in chosen]
-    limit, largest = colour_limit(mean), float(np.nanmax(np.abs(mean)))
+    record, over = effects.record, effects.over
 
-    record, unit, over, places = effects.record, UNITS[measure], effects.over, decimals(largest)
+    def hover(layer: int, head: int) -> str:
+        if (score := cells.score(layer, head)) is None:
+            return f"layer {layer} has no heads"
+        return f"<b>L{layer}H{head}</b>: {cells.written(score)}<br>{cells.unit}, {'95 % over ' * score.known}{over}"
 
-    def hover(at: int, head: int) -> str:
-        if np.isnan(mean[at, head]):
-            return f"layer {at} has no heads"
-        shown = f"<b>L{at}H{head}</b>: {mean[at, head]:+.{places}f}"
-        if n == 1:
-            return f"{shown} ({unit}, no interval from {over})"
-        return f"{shown} [{low[at, head]:.{places}f}, {high[at, head]:.{places}f}]<br>{unit}, 95 % over {over}"
-
-    bar_title = "<br>".join(textwrap.wrap(unit, 15, break_on_hyphens=False))
+    bar_title = "<br>".join(textwrap.wrap(cells.unit, 15, break_on_hyphens=False))
     heatmap = go.Heatmap(
-        z=mean, zmin=-limit, zmax=limit, zmid=0, colorscale=DIVERGING,
+        z=cells.mean, zmin=-cells.limit, zmax=cells.limit, zmid=0, colorscale=DIVERGING,
         xgap=int(n_heads <= 40), ygap=int(n_layers <= 40),
-        text=[[hover(at, head) for head in range(n_heads)] for at in range(n_layers)], hoverinfo="text",
+        text=[[hover(layer, head) for head in range(n_heads)] for layer in range(n_layers)], hoverinfo="text",
         colorbar=dict(title=dict(text=bar_title, font_size=13), thickness=12, tickformat=".2~g", nticks=9),
     )  # fmt: skip
     outlines = [
@@ -60,13 +51,13 @@ def head_effects(effects: HeadEffects, chosen: Sequence = (), measure: object = 
     ]
     figure = go.Figure(heatmap)
     across = dict(type="rect", x0=-0.5, x1=n_heads - 0.5, fillcolor=GRID, line_width=0, layer="below")
-    absent = [dict(across, y0=at - 0.5, y1=at + 0.5) for at in np.flatnonzero(np.isnan(mean).all(1)).tolist()]
+    absent = [dict(across, y0=at - 0.5, y1=at + 0.5) for at in cells.absent]
     figure.update_layout(shapes=[*absent, *outlines])
     figure.update_xaxes(title="head", **whole_ticks(n_heads), showgrid=False, constrain="domain")
     figure.update_yaxes(title="layer (0 is the first)", **whole_ticks(n_layers), showgrid=False)
     notes, of = outlined(chosen), over if effects.of_relations else record.get("relation")
-    if largest > limit:
-        notes.append(f"Colours end at {limit:.2g}, the 99.5th percentile.")
+    if cells.clipped:
+        notes.append(f"Colours end at {cells.limit:.2g}, the 99.5th percentile.")
     if absent:
         notes.append("Grey: layers without heads.")
     cell_height = min(36, max(7, 600 / n_layers))
@@ -78,19 +69,3 @@ def head_effects(effects: HeadEffects, chosen: Sequence = (), measure: object = 
         height=max(200, round(cell_height * n_layers + 60)),
         width=max(460, round(cell_width * n_heads + 180)),
     )
-
-
-def outlined(chosen: Sequence) -> list[str]:
-    """What the outlines mean, in a sentence; none where nothing is outlined."""
-    some = f"the {len(chosen)} chosen heads" if len(chosen) > 1 else "the chosen head"
-    return [f"Outlined: {some}."] if chosen else []
-
-
-def checked_head(head: object, n_layers: int, n_heads: int) -> tuple[int, int]:
-    """(layer, head) as whole numbers, or an InputError where it is none of the map's."""
-    if not isinstance(head, Sequence) or len(head) != 2:
-        raise InputError(f"{head!r} is not a head; heads are (layer, head).")
-    layer, index = whole_number("layer", head[0], least=0), whole_number("head", head[1], least=0)
-    if layer >= n_layers or index >= n_heads:
-        raise InputError(f"Head ({layer}, {index}) is outside the map of {n_layers} layers x {n_heads} heads.")
-    return layer, index

@@ -22,7 +22,7 @@ def layer_sweep(sweep: Sweep, best: FunctionVector | None = None) -> go.Figure:
         best: the vector chosen from this sweep, such as `sweep.best()`; its point gets a star.
 
     Raises:
-        InputError: `best` is no vector of the sweep at one of its layers and strengths.
+        InputError: `best` is not a vector of the sweep at one of its layers and strengths.
 
     Example:
         >>> layer_sweep(grid, grid.best()).show()
@@ -87,4 +87,4 @@ def _point(sweep: Sweep, best: FunctionVector) -> tuple[int, int, int]:
         if best.layer == sweep.layers[layer] and len(vector) == len(best.vector):
             if torch.allclose(sweep.strengths[s] * vector, best.vector, rtol=1e-4):
                 return v, layer, s
-    raise InputError(f"{best} is no vector of {sweep} at one of its layers and strengths; pass sweep.best().")
+    raise InputError(f"{best} is not a vector of {sweep} at one of its layers and strengths; pass sweep.best().")

@@ -8,8 +8,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ..ground.errors import InputError
-from .style import ACCENT, CONTROL, GRID, INK, escaped, finish
-from .table import lanes, number
+from .style import ACCENT, CONTROL, GRID, INK, escaped, finish, wrapped
+from .table import number
 
 COLOURS = (CONTROL, ACCENT, "#1b7f5c", "#8a4f9e", "#8a6a00", "#1f7fa6", "#c2457a", INK, "#6d4c41", "#6b7280")
 SYMBOLS = (
@@ -36,7 +36,7 @@ def relation_map(points: pd.DataFrame, categories: Mapping[str, str]) -> go.Figu
         categories: relation -> category, in the order to show; a relation that is not in it comes under "other".
 
     Raises:
-        InputError: no points, a column that is missing, or a coordinate that is no finite number.
+        InputError: no points, a column that is missing, or a coordinate that is not a finite number.
 
     Example:
         >>> relation_map(pd.DataFrame({"x": [0, 1], "y": [1, 0]}, index=["antonym", "synonym"]), {}).show()
@@ -50,8 +50,8 @@ def relation_map(points: pd.DataFrame, categories: Mapping[str, str]) -> go.Figu
     for name, place in zip(names, at):
         if not np.isfinite(place).all():
             raise InputError(f"the point {name!r} is at {tuple(place.tolist())}; give finite numbers")
-    short = lanes({"": names}, 22)[2]
-    sides = _sides(at, [len(html.unescape(label)) for label in short])
+    labels = [wrapped(name, 22) for name in names]
+    sides = _sides(at, labels)
 
     kinds = [categories.get(name, "other") for name in names]
     present = [kind for kind in dict.fromkeys([*categories.values(), "other"]) if kind in kinds]
@@ -60,7 +60,8 @@ def relation_map(points: pd.DataFrame, categories: Mapping[str, str]) -> go.Figu
         mine = [i for i, of in enumerate(kinds) if of == kind]
         colour, turn = COLOURS[which % len(COLOURS)], which // len(COLOURS)
         figure.add_scatter(
-            x=at[mine, 0], y=at[mine, 1], mode="markers+text", name=escaped(kind), text=[short[i] for i in mine],
+            x=at[mine, 0], y=at[mine, 1], mode="markers+text", name=escaped(kind),
+            text=["<br>".join(labels[i]) for i in mine],
             textposition=[sides[i] for i in mine], textfont=dict(size=FONT_SIZE, color=colour), cliponaxis=False,
             marker=dict(size=MARKER, color=colour, symbol=SYMBOLS[(which + turn) % len(SYMBOLS)]), hoverinfo="text",
             hovertext=[f"<b>{escaped(names[i])}</b><br>{escaped(kind)}" for i in mine],
@@ -80,13 +81,14 @@ def _frame(at: np.ndarray) -> np.ndarray:
     return np.stack([least - room, most + room])
 
 
-def _sides(at: np.ndarray, lengths: Sequence[int]) -> list[str]:
+def _sides(at: np.ndarray, labels: Sequence[Sequence[str]]) -> list[str]:
     """The side of each point on which its label covers least; one label after another moves, until all stay.
 
     A map is drawn in more than one size (on a page, on a phone), so what is covered is summed over `SIZES`.
     """
-    widths = 0.56 * FONT_SIZE * np.array(lengths) + 4
-    label = np.stack([widths, np.full(len(at), FONT_SIZE + 2.0)], 1)
+    letters = np.array([max(len(html.unescape(line)) for line in lines) for lines in labels])
+    heights = (FONT_SIZE + 2.0) * np.array([len(lines) for lines in labels])
+    label = np.stack([0.56 * FONT_SIZE * letters + 4, heights], 1)
     away = (label / 2 + MARKER / 1.6 + 1)[:, None] * np.array(list(SIDES.values()))  # plotly's own distance
     frame, chosen, every = _frame(at), np.zeros(len(at), int), np.arange(len(at))
 

@@ -53,7 +53,7 @@ def relations(
     for name in sorted(names, key=names.__getitem__, reverse=True):
         groups[categories.get(name, "other")].append(name)
     groups = {category: members for category, members in groups.items() if members}
-    places, ticks, labels = lanes(groups)
+    places, ticks, labels, end = lanes(groups, height=26)
     start = 1.4  # the mean stands at 0
 
     figure, drawn = go.Figure(), []
@@ -76,12 +76,12 @@ def relations(
         )  # fmt: skip
     figure.update_yaxes(
         tickvals=[0, *(start + tick for tick in ticks)], ticktext=[f"<b>{MEAN}</b>", *labels],
-        range=[start + len(ticks) - 0.4, -0.7], gridcolor=GRID, fixedrange=True,
+        range=[start + end - 0.4, -0.7], gridcolor=GRID, fixedrange=True,
     )  # fmt: skip
     figure.update_xaxes(title=unit, side="top", title_standoff=6, **share_axis(measure, drawn))
     figure.add_hline(0.75, line=dict(color=INK, width=1))
     details = [extent(frame), f"95 % intervals; by category, best {rows[-1]} first"]
-    return finish(figure, f"{what}, by relation", details, 26 * len(ticks) + 80, 860, len(rows), above=30)
+    return finish(figure, f"{what}, by relation", details, round(26 * end) + 80, 860, len(rows), above=30)
 
 
 def main_rows(scores: Mapping) -> list[str]:

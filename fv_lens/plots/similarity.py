@@ -11,8 +11,8 @@ from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 
 from ..ground.errors import InputError
-from .style import DIVERGING, INK, MUTED, escaped, finish
-from .table import lanes, number
+from .style import DIVERGING, INK, MUTED, escaped, finish, wrapped
+from .table import number
 
 BLANK = "#a3a3a3"  # of cells without a number; no colour of the scale is like it
 TINY = f"font-size:11px;color:{MUTED}"
@@ -78,11 +78,14 @@ def similarity(matrices: Mapping[str, pd.DataFrame], order: Sequence[str] | None
                 tickfont_size=11,
             ),
         )  # fmt: skip
+    labels = [wrapped(name, 28) for name in names]
     cell = 30 if n <= 12 else 20 if n <= 25 else 13
     figure.update_annotations(font=dict(size=12, color=INK))
     figure.update_xaxes(showticklabels=False, showgrid=False)
     figure.update_yaxes(tickvals=list(range(n)), range=[n - 0.5, -0.5], showgrid=False)
-    figure.update_yaxes(ticktext=lanes({"": names}, 20)[2], tickfont_size=min(13, cell - 2), col=1)
+    figure.update_yaxes(ticktext=["<br>".join(lines) for lines in labels], col=1)
+    size = (cell - 2) / max(map(len, labels))  # letters are small rather than on one another
+    figure.update_yaxes(tickfont_size=max(4, min(13, size)), col=1)
     figure.update_layout(plot_bgcolor=BLANK)
     details = [f"{number(n, 'relation')}, columns in the order of the rows; middle colour: mean off the diagonal"]
     if any(np.isnan(of).any() for of in values.values()):
@@ -97,7 +100,7 @@ def _check(title: str, matrix: pd.DataFrame) -> None:
     if not matrix.index.is_unique:
         raise InputError(f"{what} has {matrix.index[matrix.index.duplicated()][0]!r} twice; give each name once")
     if not all(pd.api.types.is_numeric_dtype(dtype) for dtype in matrix.dtypes):
-        raise InputError(f"{what} holds something that is no number; give numbers, NaN where one is not known")
+        raise InputError(f"{what} holds something that is not a number; give numbers, NaN where one is not known")
 
 
 def _leaf_order(matrices: Sequence[np.ndarray]) -> list[int]:

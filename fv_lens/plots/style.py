@@ -38,8 +38,8 @@ def finish(
 
     `n_labels` are in the legend, and `above` pixels are kept for an axis over the plot.
     """
-    lines = [escaped(line) for line in textwrap.wrap(heading, 36)]
-    small = [escaped(line) for detail in details for line in textwrap.wrap(detail, 52)]
+    lines = wrapped(heading, 36)
+    small = [line for detail in filter(None, details) for line in wrapped(detail, 52)]
     title = "<br>".join([f"<b>{'<br>'.join(lines)}</b>", *(f'<span style="{SMALL}">{line}</span>' for line in small)])
     titled = 20 + 21 * len(lines) + 18 * len(small)
     top = titled + 10 + (30 + 22 * math.ceil(n_labels / 3)) * bool(n_labels) + above
@@ -59,6 +59,11 @@ def finish(
 def escaped(text: str) -> str:
     """Text for a figure. Plotly reads it as HTML, but knows few entities: `&quot;` would be shown as it is."""
     return html.escape(text, quote=False)
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """The lines of a text, escaped; none of it is cut, and a word longer than a line is broken."""
+    return [escaped(line) for line in textwrap.wrap(text, width)] or [""]
 
 
 def shades(n: int, dark: bool = False) -> list[str]:

@@ -1,20 +1,16 @@
 """The tidy table of results that several figures read: one measured number with its interval in each row."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from ..evaluation.table import COLUMNS
 from ..ground.errors import InputError
+from ..ground.measures import COMPLETED, MEASURES
 from ..ground.scores import Score
-from .style import escaped
-
-MEASURES = {  # what is measured, and its unit
-    "accuracy": ("Whole answers right", "share of words"),
-    "first_token_accuracy": ("First tokens of answers right", "share of words"),
-    "log_prob": ("Log-probability of the answer", "nats"),
-}
+from .style import wrapped
 
 
 def scores_of(frame: pd.DataFrame, **where: str) -> dict[str, dict[str, Score]]:
@@ -53,9 +49,9 @@ def checked(scores: Mapping, rows: Sequence[str], what: str) -> None:
 
 def measured(measure: str) -> tuple[str, str]:
     """What is measured and its unit, as titles and axes say it."""
-    if measure not in MEASURES:
-        raise InputError(f"measure is {measure!r}; give one of {', '.join(map(repr, MEASURES))}")
-    return MEASURES[measure]
+    if measure not in COMPLETED:
+        raise InputError(f"measure is {measure!r}; give one of {', '.join(map(repr, COMPLETED))}")
+    return MEASURES[measure].heading, MEASURES[measure].unit()
 
 
 def extent(frame: pd.DataFrame) -> str:
@@ -81,23 +77,46 @@ def bars(scores: Sequence[Score]) -> dict:
     return dict(type="data", array=above, arrayminus=below)
 
 
-def lanes(groups: Mapping[str, Sequence[str]], longest: int = 24) -> tuple[dict[str, int], list[int], list[str]]:
-    """One under the other, each group below its name in bold: places of the members, all ticks, and their labels."""
-    places, labels = {}, []
+class Lanes(NamedTuple):
+    """Rows of a figure, one under the other: the places of the members, all ticks with their labels, and the end."""
+
+    places: dict[str, float]
+    ticks: list[float]
+    labels: list[str]
+    end: float
+
+    @property
+    def range(self) -> list[float]:
+        """The range of the axis, the first row on top."""
+        return [self.end - 0.4, -0.6]
+
+
+def lanes(groups: Mapping[str, Sequence[str]], width: int = 24, height: int = 25) -> Lanes:
+    """Rows of the members, each group below its name in bold; long names are wrapped, and take more room.
+
+    Args:
+        width: letters in a line of a label.
+        height: pixels of a row, which may hold more than one line.
+    """
+    places, ticks, labels, end = {}, [], [], 0.0
     for group, members in groups.items():
-        if group:
-            labels.append(f"<b>{escaped(group)}</b>")
-        for member in members:
-            places[member] = len(labels)
-            short = member if len(member) <= longest else member[: longest - 1] + "…"
-            labels.append(escaped(short))
-    return places, list(range(len(labels))), labels
+        for name in [None, *members] if group else members:
+            lines = wrapped(group if name is None else name, width)
+            extra = max(0.0, 17 * len(lines) / height - 1)  # of a row's height
+            ticks.append(end + extra / 2)
+            label = "<br>".join(lines)
+            labels.append(f"<b>{label}</b>" if name is None else label)
+            if name is not None:
+                places[name] = ticks[-1]
+            end += 1 + extra
+    return Lanes(places, ticks, labels, end)
 
 
 def share_axis(measure: str, scores: Sequence[Score]) -> dict:
     """An axis that holds all intervals: a share's begins at 0, and none leaves more room than is needed."""
     ends = np.array([[score.low, score.value, score.high] for score in scores])
     least, most = np.nanmin(ends), np.nanmax(ends)
-    least = least if measure == "log_prob" else min(0.0, least)
+    share = measure not in MEASURES or MEASURES[measure].share
+    least = min(0.0, least) if share else least
     room = 0.03 * ((most - least) or 1.0)
     return dict(range=[float(least - room), float(most + room)], nticks=7)

@@ -12,8 +12,6 @@ from fv_lens.analogies.compose import compose
 from fv_lens.analogies.composition import METHODS, Composition, Folded
 from fv_lens.analogies.evaluate import evaluate_analogies  # fmt: skip
 from fv_lens.analogies.scores import (
-    CHOSEN,
-    COMPLETED,
     LIBRARIES,
     PROFILES,
     PROMPT_ONLY,
@@ -25,6 +23,7 @@ from fv_lens.analogies.scores import (
 from fv_lens.datasets.questions import Question
 from fv_lens.ground import scores
 from fv_lens.ground.errors import InputError
+from fv_lens.ground.measures import CHOSEN, COMPLETED
 from fv_lens.models.lens import lens_of
 from fv_lens.vectors.function_vector import FunctionVector
 from fv_lens.vectors.patching import patch

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 import torch
 
-from fv_lens.evaluation.table import COLUMNS, DIFFERENCES, MEASURES, Table, cosines, rows_of, without, write_csv
+from fv_lens.evaluation.table import COLUMNS, DIFFERENCES, Table, cosines, rows_of, without, write_csv
 from fv_lens.ground import scores
+from fv_lens.ground.measures import COMPLETED
 
 NAMES = ["a", "b", "c", "d", "e"]
 CATEGORIES = ["one", "two", "one", "two", "two"]
@@ -69,7 +70,7 @@ def frame():
 @pytest.mark.slow
 def test_a_relations_score_is_over_its_own_words(frame):
     for name, measured in ROWS.items():
-        for measure in MEASURES:
+        for measure in COMPLETED:
             for r, relation in enumerate(NAMES):
                 kind = scores.mean if measure == "log_prob" else scores.proportion
                 line = pick(frame, part="score", group="relation", name=relation, row=name, measure=measure)
@@ -112,7 +113,7 @@ def test_one_family_says_nothing_of_the_spread(frame):
 
 def test_every_row_has_a_line_for_every_relation_category_and_all_together(frame):
     lines = frame[frame.part == "score"]
-    assert len(lines) == len(ROWS) * len(MEASURES) * (5 + 2 + 1) and tuple(frame) == COLUMNS
+    assert len(lines) == len(ROWS) * len(COMPLETED) * (5 + 2 + 1) and tuple(frame) == COLUMNS
     assert list(lines.row.unique()) == list(ROWS) and not lines.duplicated(["group", "name", "row", "measure"]).any()
 
 
@@ -211,7 +212,7 @@ def test_rows_are_the_columns_of_their_draws():
     assert rows["zero-shot"]["first_token_accuracy"].tolist() == [[1, 0]]
     assert rows["random"]["log_prob"].tolist() == [[-3, -6], [-2, -5]]
     assert rows["random"]["first_token_accuracy"].tolist() == [[1, 1], [0, 1]]
-    assert set(rows["random"]) == set(MEASURES)
+    assert set(rows["random"]) == set(COMPLETED)
 
 
 # Cosines

@@ -15,6 +15,37 @@ def test_a_score_is_a_number_that_shows_its_interval():
     assert float(score) == 0.75 and str(score) == "0.75 [0.30, 0.95]"
 
 
+GAINED, LOST = Score(0.5512, 0.4631, 0.6478, 20), Score(-0.0312, -0.0622, -0.0104, 20)
+
+
+@pytest.mark.parametrize(
+    "score, form, text",
+    [
+        (GAINED, "", "0.55 [0.46, 0.65]"),
+        (GAINED, "+", "+0.55 [0.46, 0.65]"),
+        (GAINED, ".3f", "0.551 [0.463, 0.648]"),
+        (GAINED, "+.4f", "+0.5512 [0.4631, 0.6478]"),
+        (LOST, "+", "-0.03 [-0.06, -0.01]"),
+        (LOST, ".2g", "-0.031 [-0.062, -0.01]"),
+        (Score(0.5, -np.inf, np.inf, 1), "+", "+0.50 (no interval)"),
+        (Score(0.5, np.nan, np.nan, 1), ".1f", "0.5 (no interval)"),
+    ],
+)
+def test_a_format_gives_the_sign_to_the_value_and_its_precision_to_all_three_numbers(score, form, text):
+    assert f"{score:{form}}" == text == " ".join(score.written(form))
+
+
+def test_a_signed_and_an_unsigned_score_are_formats_of_it():
+    assert GAINED.signed == f"{GAINED:+}" and str(GAINED) == f"{GAINED}" == GAINED.unsigned
+    assert LOST.unsigned == "0.03 [0.01, 0.06]"
+
+
+@pytest.mark.parametrize("form", ["d", "-", "+.f", ".2", ".2e", "10", ">20", "s"])
+def test_a_format_that_scores_do_not_have_is_quoted(form):
+    with pytest.raises(ValueError, match=f"the format of a score is {form!r}".replace("+", r"\+")):
+        format(LOST, form)
+
+
 @pytest.mark.parametrize(
     "count, n, low, high",
     [(8, 10, 0.4902, 0.9433), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (45, 60, 0.6277, 0.8422)],

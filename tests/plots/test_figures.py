@@ -92,7 +92,8 @@ def test_chosen_heads_are_outlined_and_counted():
 
 def test_one_prompt_has_no_interval():
     figure = plots.head_effects(made_effects(n=1))
-    assert "no interval from 1 corrupted prompt of 10 shots)" in figure.data[0].text[0][0]
+    text = figure.data[0].text[0][0]
+    assert "(no interval)" in text and "1 corrupted prompt of 10 shots" in text and "95 %" not in text
     assert "[" not in str(figure.data[0].text[0][0])
 
 

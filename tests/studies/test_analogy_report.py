@@ -109,7 +109,11 @@ def assert_like_harmless(write, page_of) -> str:
     assert harmless.text.count("harmless") > 20
     assert Page(text).text == harmless.text.replace("harmless", WORST)
     tags = [(tag, {k: v and v.replace("harmless", WORST) for k, v in parts.items()}) for tag, parts in harmless.tags]
-    assert Page(text).tags == tags
+
+    def but_heights(tags):  # a longer name takes more lines of a figure
+        return re.sub(r"height: \d+px", "height", str(tags))
+
+    assert but_heights(Page(text).tags) == but_heights(tags)
     for name in figures(text):
         assert "&lt;script" in str(embedded(text)[name]) and "<script" not in str(embedded(text)[name])
     return text
@@ -155,7 +159,7 @@ def test_without_choices_nothing_is_said_of_choosing(write):
 @pytest.mark.slow
 def test_the_tables_have_every_row_in_every_library(write):
     made = made_scores()
-    found = dict(rows_of(write(made), "Analogies completed with the whole word"))
+    found = dict(rows_of(write(made), "Whole answers right"))
     assert set(found) == {f"{row.method}, {row.prompt}" for row in made.values}
     for row in made.values:
         columns = [row.library] if row.library else LIBRARIES

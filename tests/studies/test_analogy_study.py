@@ -20,9 +20,9 @@ from fv_lens.analogies.scores import LIBRARIES, PROFILES, PROMPT_ONLY, TRUE, Ana
 from fv_lens.datasets import question_files
 from fv_lens.datasets.questions import Question
 from fv_lens.ground.errors import InputError
+from fv_lens.ground.measures import MEASURES
 from fv_lens.models import load as models
 from fv_lens.models.lens import lens_of
-from fv_lens.plots.analogies import ANALOGY_MEASURES
 from fv_lens.studies import cli
 from fv_lens.studies.analogies import study as module
 from fv_lens.studies.analogies.study import Asked, load_library, solve_all, tuned_library
@@ -384,7 +384,7 @@ def test_the_way_to_choose_is_the_best_on_validation_questions(model, whole):
     assert chosen["validation"] == best == ways[chosen["row"], chosen["measure"]]
     row = next(row for row in found.values if str(row) == chosen["row"])
     score = found.score(row, chosen["measure"])
-    title = ANALOGY_MEASURES[chosen["measure"]][0].lower()
+    title = MEASURES[chosen["measure"]].heading.lower()
     assert lines[0] == f"Chosen on validation: {row} ({title}): {score}; chance {found.chance:.2f}."
     plain = max((way for way in ways if way[0].startswith(PROMPT_ONLY)), key=ways.get)
     assert lines[1].startswith(f"Over the best prompt alone there, {plain[0]} (") and len(lines) == 2
@@ -423,7 +423,7 @@ def test_the_gain_told_is_that_of_the_chosen_way_over_the_best_prompt(
     given = iter([fake(questions, tried), fake(questions, found)])
     monkeypatch.setattr(module, "evaluate_analogies", lambda *args, **settings: next(given))
     _, lines = solved(model, tmp_path, ([], [], questions), choose_on=questions, choices=True)
-    title = ANALOGY_MEASURES[measure][0].lower()
+    title = MEASURES[measure].heading.lower()
     assert lines[0].startswith(f"Chosen on validation: {POSTERIOR} ({title}): 0.80 [")
     assert lines[1].startswith(f"Over the best prompt alone there, {PLAIN} (")
     assert of_lines(lines) == (0.8, 0.6), "0.8 right, of which the prompt alone has 0.2"
@@ -649,7 +649,7 @@ def test_the_command_answers_a_file_and_chooses_on_others(here, command, tmp_pat
     told = summary(here / "mine")
     assert told["questions"]["test"] == 6 and told["chance"] == pytest.approx(1 / 3) and told["seed"] == 3
     chosen = told["chosen on validation questions"]
-    said, title = " ".join(result.stdout.split()), ANALOGY_MEASURES[chosen["measure"]][0].lower()
+    said, title = " ".join(result.stdout.split()), MEASURES[chosen["measure"]].heading.lower()
     assert f"Chosen on validation: {chosen['row']} ({title}): " in said
     assert "Over the best prompt alone there, " in said and "Right choices; chance 0.33" in result.stdout
     assert "6 validation questions, by every method" in result.stderr

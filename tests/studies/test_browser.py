@@ -174,12 +174,30 @@ def test_nothing_of_the_data_is_markup(visit):
     assert page.evaluate("[...document.scripts].every(script => !script.textContent.startsWith('alert'))")
 
 
-@pytest.mark.parametrize("width", [390, 900, 1600])
+@pytest.mark.parametrize("width", [390, 900, 1100, 1600])
 def test_the_page_never_scrolls_sideways(visit, width):
     page = visit(width)
     cell(page, 2, 1).click()
     page.locator(".panel summary").click()
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize("width", [1100, 1600])
+def test_a_wide_page_has_the_opened_head_beside_the_map_and_figures_two_abreast(visit, width):
+    page = visit(width)
+    cell(page, 2, 1).click()
+    grid, panel = page.locator(".map").bounding_box(), page.locator(".panel").bounding_box()
+    assert panel["x"] >= grid["x"] + grid["width"] and panel["y"] < grid["y"] + grid["height"]
+    first, second = (page.locator(f"figure:has(#{name})").bounding_box() for name in ("layers", "completion"))
+    assert second["x"] >= first["x"] + first["width"] and abs(first["y"] - second["y"]) < 2
+    main = page.locator("main").bounding_box()
+    assert main["width"] > 0.75 * width
+
+
+def test_a_narrow_page_has_one_figure_below_the_other(visit):
+    page = visit(390)
+    first, second = (page.locator(f"figure:has(#{name})").bounding_box() for name in ("layers", "completion"))
+    assert second["y"] >= first["y"] + first["height"] and first["width"] > 0.85 * 390
 
 
 def test_the_theme_is_the_systems_until_it_is_chosen_and_figures_follow(visit):
@@ -207,7 +225,7 @@ def test_the_theme_is_the_systems_until_it_is_chosen_and_figures_follow(visit):
 
 
 def test_paper_is_light_and_wide_enough_and_shows_what_is_folded(visit):
-    page = visit(1600, "dark")
+    page = visit(1000, "dark")
     cell(page, 2, 1).click()
     page.evaluate("""addEventListener("beforeprint", () => {
         const graph = document.querySelector("#completion");

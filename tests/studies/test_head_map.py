@@ -200,7 +200,9 @@ def test_layers_without_heads_have_no_colour_and_no_number():
     effects = without_heads()
     text = head_map(effects, effects.top(2))
     for (layer, _), parts in cells(text).items():
-        assert ("no head there" in parts["aria-label"]) == (layer == 1) == ("background:none" in parts["style"])
+        assert (
+            ("the layer has no heads" in parts["aria-label"]) == (layer == 1) == ("background:none" in parts["style"])
+        )
     assert "Cells without a colour: layers without heads" in text and "largest of 8 heads" in text
     for measure in data(text)["measures"].values():
         assert [shade is None for shade in measure["shades"]] == [False] * 4 + [True] * 4 + [False] * 4

@@ -92,37 +92,88 @@ def test_the_page_is_the_same_when_written_again(write, everything):
     assert write(**everything) == write(**everything)
 
 
-def test_a_gain_is_told_with_its_intervals(write, everything):
-    text = Page(write(**everything)).text.replace("\N{NO-BREAK SPACE}", " ")
+def sentences(text):
+    """The sentences on top of the page."""
+    short = re.search(r'<section class="short">(.*?)</section>', text, re.S)
+    return (
+        [Page(line).text.replace("\xa0", " ").strip() for line in re.findall(r"<p>.*?</p>", short[1])] if short else []
+    )
+
+
+def tuned_from(vector):
+    training = dict(
+        n_pairs=20, n_validation=10, chosen_step=0, validation_loss=1.0, losses=[2.0], validation_losses=[[0, 1.0]]
+    )
+    return replace(vector, method="tuned", heads=(), training=training)
+
+
+def test_the_page_opens_with_three_sentences_at_most_and_one_where_there_is_one_result(write, everything):
+    tuning = dict(
+        tuned=tuned_from(everything["vector"]),
+        tuned_evaluation=made_evaluation((25, 18, 3), controls=("FV", "FFV of shuffled pairs")),
+    )
+    for results, n in (
+        (everything | tuning, 3), (everything, 3), (dict(effects=everything["effects"]), 1),
+        (dict(evaluation=made_evaluation((9, 2), controls=("zero-shot",))), 1), (dict(sweep=everything["sweep"]), 0),
+    ):  # fmt: skip
+        found = sentences(write(**results))
+        assert len(found) == n and all(len(line) < 230 and line.endswith(".") for line in found)
+
+
+def test_every_number_on_top_has_its_interval(write, everything):
+    for line in sentences(write(**everything)):
+        numbers = re.findall(r"[+-]?\d\.\d+", line)
+        assert len(numbers) % 3 == 0 and len(numbers) == 3 * line.count("[")
+
+
+def test_a_change_is_told_with_both_accuracies(write, everything):
     tested, plain = everything["evaluation"], everything["evaluation"].controls["zero-shot"]
-    layer = everything["vector"].layer
-    assert f"Added at layer {layer}, the summed vector lifts accuracy on 30 unseen words" in text
-    assert f"from {plain.accuracy} to {tested.accuracy}, a gain of +0.53 [" in text
-    assert f"10-shot prompting reaches {tested.controls['10-shot'].accuracy}" in text
+    first, second = sentences(write(**everything))[:2]
+    change = f"accuracy on 30 unseen words from {plain.accuracy} to {tested.accuracy}."
+    assert first == f"Added at layer {everything['vector'].layer}, the summed vector raises {change}"
+    assert second == f"10-shot prompting reaches {tested.controls['10-shot'].accuracy}."
 
 
 @pytest.mark.slow(but=1)
-@pytest.mark.parametrize(
-    "right, said",
-    [((18, 2), "lifts"), ((2, 18), "lowers"), ((5, 5), "a gain is not shown (+0.00 [0.00, 0.00])")],
-)
-def test_what_a_gain_is_called_depends_on_its_interval(write, right, said):
-    assert said in Page(write(evaluation=made_evaluation(right, controls=("zero-shot",)))).text.replace("\xa0", " ")
-
-
-def test_the_best_random_control_is_told(write):
-    controls = ("zero-shot", "random vector", "random heads")
-    text = Page(write(evaluation=made_evaluation((18, 1, 2, 17), controls=controls))).text.replace("\xa0", " ")
-    assert "The best random control (random heads) reaches 0.57 [" in text
-    assert "over it, a gain is not shown (+0.03 [0.00, 0.10])" in text
-
-
-def test_a_plain_evaluation_is_told_without_a_gain(write):
-    evaluation = replace(made_evaluation((15, 3), controls=("10-shot",)), name="zero-shot")
-    text = Page(write(evaluation=evaluation)).text.replace("\xa0", " ")
+@pytest.mark.parametrize("right, verb", [((18, 2), "raises"), ((2, 18), "lowers"), ((5, 5), "is not shown to change")])
+def test_what_a_change_is_called_depends_on_its_interval(write, right, verb):
     assert (
-        "Without a vector, zero-shot prompts complete 0.50 [" in text and "; 10-shot prompting reaches 0.10 [" in text
+        f"The vector {verb} accuracy" in sentences(write(evaluation=made_evaluation(right, controls=("zero-shot",))))[0]
     )
+    tuned = dict(tuned=tuned_from(made_sweep().best()), tuned_evaluation=made_evaluation(right, controls=("FV",)))
+    assert f"Fine-tuning on 20 pairs {verb} accuracy from " in sentences(write(**tuned))[0]
+
+
+def test_a_start_that_did_better_is_told(write):
+    tuned = tuned_from(made_sweep().best())
+    for right, told in ((20, True), (17, False)):
+        evaluation = made_evaluation((18, 5, right), controls=("FV", "FFV from zero"))
+        line = sentences(write(tuned=tuned, tuned_evaluation=evaluation))[0]
+        assert (f"; tuned from zero, one reaches {evaluation.controls['FFV from zero'].accuracy}" in line) == told
+
+
+@pytest.mark.parametrize("right, doubted", [(17, True), (3, False)])
+def test_the_best_random_control_is_told_and_whether_the_vector_is_shown_to_exceed_it(write, right, doubted):
+    controls = ("zero-shot", "random vector", "random heads")
+    line = sentences(write(evaluation=made_evaluation((18, 1, 2, right), controls=controls)))[1]
+    assert line.startswith("The best random control (random heads) reaches 0.")
+    assert line.endswith("], which the vector is not shown to exceed.") == doubted
+
+
+def test_a_plain_evaluation_is_told_without_a_change(write):
+    evaluation = replace(made_evaluation((15, 3), controls=("10-shot",)), name="zero-shot")
+    first, second = sentences(write(evaluation=evaluation))
+    assert first.startswith("Without a vector, zero-shot prompts complete 0.50 [")
+    assert second.startswith("10-shot prompting reaches 0.10 [")
+
+
+def test_the_strongest_heads_stand_in_a_table_with_both_effects(write):
+    effects = made_effects()
+    text = Page(write(effects=effects)).text
+    low, high = effects.confidence_interval()
+    for layer, head in effects.top(5):
+        at = layer, head
+        assert f"L{layer}H{head} {effects.mean[at]:+.5f} [{low[at]:.5f}, {high[at]:.5f}]" in text
 
 
 @pytest.mark.slow
@@ -188,5 +239,5 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 def test_a_vector_that_belongs_to_other_results_is_refused(write, everything):
     with pytest.raises(InputError, match="outside the map"):
         write(effects=made_effects(layers=1, heads=1), vector=everything["vector"])
-    with pytest.raises(InputError, match="no vector of"):
+    with pytest.raises(InputError, match="not a vector of"):
         write(sweep=everything["sweep"], vector=everything["vector"].strengthened(3.0))

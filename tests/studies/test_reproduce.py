@@ -18,9 +18,10 @@ from typer.testing import CliRunner
 
 from fv_lens.datasets.relations import Relation
 from fv_lens.evaluation import evaluate as evaluation
-from fv_lens.evaluation.table import COLUMNS, DIFFERENCES, MEASURES
+from fv_lens.evaluation.table import COLUMNS, DIFFERENCES
 from fv_lens.ground import storage
 from fv_lens.ground.errors import InputError
+from fv_lens.ground.measures import COMPLETED
 from fv_lens.models import load as models
 from fv_lens.plots.comparison import FEW_SHOT, KINDS, curve_of, rows_like
 from fv_lens.plots.table import scores_of
@@ -330,7 +331,7 @@ def test_the_table_has_every_part_and_the_columns_that_the_figures_read(whole):
     assert tuple(frame) == COLUMNS and set(frame.part) == {"score", "difference", "curve", "stability", "decoding"}
     assert set(frame.group) == {"relation", "category", "all"} and set(frame.name) == {*KIN, "one", "two", "all"}
     scores = frame[frame.part == "score"]
-    assert (scores.groupby(["row", "measure"]).size() == 8).all() and set(scores.measure) == set(MEASURES)
+    assert (scores.groupby(["row", "measure"]).size() == 8).all() and set(scores.measure) == set(COMPLETED)
     assert set(scores[scores.group == "relation"].n) == {6} and set(scores[scores.group == "all"].n) == {5}
     assert list(curve_of(frame)) == [1, 4, 8] and not frame.value.isna().any()
     by_hand = scores_of(frame, part="score", group="relation", measure="log_prob")
@@ -398,7 +399,7 @@ def test_one_relation_alone_works_without_the_rows_of_others(model, tmp_path):
     assert {"FFV from zero", "FFV from FV", "FV", "pooled FFV", "random vector", "3-shot"} <= names(frame)
     assert not {*KIN_ROWS, "FV of random heads"} & names(frame)
     assert not [row for row in names(frame, "difference") if any(kin in row for kin in KIN_ROWS)]
-    cosines = set(frame[frame.part == "stability"].measure) - set(MEASURES)
+    cosines = set(frame[frame.part == "stability"].measure) - set(COMPLETED)
     assert cosines == {"cosine over deals of pairs", "cosine of the two"}, "nothing is left of one vector when centred"
     assert not frame.value.isna().any() and frame[frame.group == "all"].low.isna().all()
     said = pd.DataFrame(stages(tmp_path)["readings"][1]["record"]["words"])

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ...ground.errors import InputError
+from ...ground.measures import MEASURES
 from ..console import (
     LIBRARY,
     MOST_EACH,
@@ -127,8 +128,8 @@ def _overview(scores: "AnalogyScores", measure: str) -> Table:
     from ...analogies.scores import LIBRARIES, Row
 
     title = {
-        "accuracy": f"Whole answers right, {len(scores.questions)} analogies",
-        "choice": f"Right choices; chance {scores.chance or 0:.2f}",
+        "accuracy": f"{MEASURES['accuracy'].heading}, {len(scores.questions)} analogies",
+        "choice": f"{MEASURES['choice'].heading}; chance {scores.chance or 0:.2f}",
     }[measure]
     table = Table("", "prompt", title=Text(f"{title}; 95 % intervals"), title_justify="left", box=None, pad_edge=False)
     table.columns[1].no_wrap = True

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 
 from ... import plots
-from ...analogies.scores import CHOSEN, LIBRARIES, PROMPT_ONLY, TRUE, AnalogyScores, Row
+from ...analogies.scores import LIBRARIES, PROMPT_ONLY, TRUE, AnalogyScores, Row
 from ...analogies.solve import AnalogyAnswer
 from ...datasets.questions import Question
+from ...ground.measures import CHOSEN, MEASURES
 from ...ground.scores import Score
-from ...plots.analogies import ANALOGY_MEASURES
 from ..page import parts as page
 
 LEFT_OUT = (
@@ -61,7 +61,7 @@ def write_analogy_report(
         for measure, chance in (("accuracy", None), ("choice", scores.chance))
         if (levels.measure == measure).any()
     }
-    tables = {m: _table(scores, m) for m in ANALOGY_MEASURES if (levels.measure == m).any()}
+    tables = {m: _table(scores, m) for m in MEASURES if (levels.measure == m).any()}
     words = " ".join(said for part, said in WORDS.items() if any(part in row.method for row in scores.values))
     parts = [
         page.in_short([*_in_short(scores, best), *lines]),
@@ -116,7 +116,7 @@ def _table(scores: AnalogyScores, measure: str) -> str:
         cells = [scores.score(row, measure) if row and measure in scores.values[row] else None for row in found]
         if any(cells):
             rows[f"{method}, {prompt}" if prompt else method] = [page.cell(one, False) for one in cells]
-    what, unit = ANALOGY_MEASURES[measure]
+    what, unit = MEASURES[measure].heading, MEASURES[measure].unit("analogies")
     chance = f" Chance is {scores.chance:.2f}." if measure in CHOSEN and scores.chance is not None else ""
     note = f"{unit.capitalize()}, 95 % intervals over families of relations.{chance}"
     return f"<h3>{page.text(what)}</h3>" + page.table(libraries, rows, note, first_bold=False, name=what)
@@ -161,7 +161,7 @@ def _choices(question: Question, answer: AnalogyAnswer) -> str:
     """The choices with their scores, the right one and those that were chosen named."""
     if not answer.choices:
         return ""
-    rows = []  # no mapping: the same wrong choice may stand twice
+    rows = []  # not a mapping: the same wrong choice may stand twice
     for i, (choice, score, plain) in enumerate(zip(question.pairs, answer.scores, answer.plain_scores)):
         marks = ["right"] * (i == question.right) + ["chosen"] * (i == answer.choice)
         marks += ["chosen without"] * (i == answer.plain_choice)

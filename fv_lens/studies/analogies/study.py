@@ -20,8 +20,8 @@ from ...engine.batches import batch
 from ...evaluation import table as results
 from ...ground import storage
 from ...ground.errors import InputError
+from ...ground.measures import MEASURES
 from ...models.lens import Model, lens_of
-from ...plots.analogies import ANALOGY_MEASURES
 from ...vectors.function_vector import FunctionVector, own_template
 from ...vectors.tuning import finetune_all
 from ..job import Job
@@ -29,7 +29,6 @@ from ..stages import Stages
 from .page import write_analogy_report
 
 RESULTS, SUMMARY = "results.csv", "summary.json"
-MEASURES = ("accuracy", "first_token_accuracy", "choice")
 TUNED_HERE = "of the bundled relations, tuned for this run"  # in the plan, which is there before they are
 N_ITEMS = 8  # single analogies on the page
 
@@ -207,7 +206,7 @@ def _chosen(tried: AnalogyScores, found: AnalogyScores) -> tuple[dict, list[str]
 
 
 def _title(measure: str) -> str:
-    return ANALOGY_MEASURES[measure][0].lower()
+    return MEASURES[measure].heading.lower()
 
 
 def _write(out: Path, frame: pd.DataFrame, fitted: Mapping[str, Folded], summary: Mapping) -> None:
@@ -250,7 +249,7 @@ def _differences(found: AnalogyScores) -> pd.DataFrame:
         others = [Row(PROMPT_ONLY, "", "one-shot")]
         others += [Row(name, row.library, row.prompt) for name in ("single best", "uniform", "shared alone")]
         for other in others:
-            for measure in (*MEASURES, "log_prob"):
+            for measure in ("accuracy", "first_token_accuracy", "choice", "log_prob"):
                 if other != row and all(measure in found.values.get(one, {}) for one in (row, other)):
                     score = found.difference(row, other, measure)
                     name = f"{row.method} - {other.method}"

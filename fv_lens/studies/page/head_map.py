@@ -4,11 +4,8 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
-from ...ground import scores
-from ...ground.markup import colour_limit, decimals, minus
-from ...plots.heads import UNITS, checked_head, outlined
+from ...ground.markup import minus
+from ...plots.head_cells import HeadCells, checked_head, outlined
 from ...vectors.effects import HeadEffects
 from .parts import N_SHADES, embedded, text
 
@@ -42,10 +39,7 @@ def head_map(
     chosen = sorted({checked_head(head, n_layers, n_heads) for head in chosen})
     words = {checked_head(head, n_layers, n_heads): list(of) for head, of in (words or {}).items()}
     start = effects.mean.abs().nan_to_num().argmax().item()  # the cell that the tab key comes to
-    measures = {
-        "probability": _measure(effects.values.numpy(), "probability"),
-        "log_prob": _measure(effects.log_prob_values.numpy(), "log_prob"),
-    }
+    measures = {measure: _measure(HeadCells.of(effects, measure)) for measure in NAMES}
     data = {
         "layers": n_layers, "heads": n_heads, "measures": measures, "of": _kind(effects), "asked": _asked(effects),
         "chosen": [layer * n_heads + head for layer, head in chosen],
@@ -63,33 +57,24 @@ def head_map(
     )
 
 
-def _measure(values: np.ndarray, measure: str) -> dict:
+def _measure(cells: HeadCells) -> dict:
     """What the map shows of one measure; lists run over the heads, layer by layer."""
-    (n, *_), mean, (low, high) = values.shape, values.mean(0), scores.interval(values)
-    limit, largest = colour_limit(mean), float(np.nanmax(np.abs(mean)))
-    places, middle = decimals(largest), N_SHADES // 2
-    kept = max(1, EMBEDDED // n)
-    absent = np.isnan(mean).ravel()
-    ranked = np.abs(mean).ravel().argsort()[: (~absent).sum()][::-1]  # NaN are last in numpy's order
-    strongest = set(ranked[:kept].tolist())
-    shades = middle + np.rint(middle * np.clip(np.nan_to_num(mean) / limit, -1, 1)).astype(int)
-    each, listed = values.reshape(n, -1).T, (ends.ravel().tolist() for ends in (mean, low, high))
+    n, n_layers, n_heads = cells.values.shape
+    each, strongest = cells.values.reshape(n, -1).T, cells.strongest(max(1, EMBEDDED // n))
     return {
-        "name": NAMES[measure], "unit": UNITS[measure], "limit": f"{limit:.2g}", "past": bool(largest > limit),
-        "shown": [_shown(*head, n, places) for head in zip(*listed)],
-        "shades": [None if gone else shade for gone, shade in zip(absent, shades.ravel().tolist())],
+        "name": NAMES[cells.measure], "unit": cells.unit, "limit": f"{cells.limit:.2g}", "past": cells.clipped,
+        "shown": [_shown(cells, layer, head) for layer in range(n_layers) for head in range(n_heads)],
+        "shades": cells.shades(N_SHADES),
         "each": [[float(f"{x:.3g}") for x in of] if i in strongest else None for i, of in enumerate(each)],
     }  # fmt: skip
 
 
-def _shown(mean: float, low: float, high: float, n: int, places: int) -> str:
-    """A head's mean effect as its name says it; a sign is told only where the interval shows it."""
-    if mean != mean:
-        return "no head there"
-    if n == 1:
-        return minus(f"{mean:+.{places}f} (no interval)")
-    kind = "writer" if low > 0 else "canceller" if high < 0 else "not shown to differ from 0"
-    return minus(f"{mean:+.{places}f} [{low:.{places}f}, {high:.{places}f}], {kind}")
+def _shown(cells: HeadCells, layer: int, head: int) -> str:
+    """A head's mean effect as its name says it; writer or canceller only where the interval shows the sign."""
+    if (score := cells.score(layer, head)) is None:
+        return "the layer has no heads"
+    kind = "writer" if score.low > 0 else "canceller" if score.high < 0 else "not shown to differ from 0"
+    return minus(cells.written(score) + (f", {kind}" if score.known else ""))
 
 
 def _colour(shade: int | None) -> str:

@@ -106,11 +106,14 @@ def table(
     return box + (f'<p class="note">{text(note)}</p>' if note else "")
 
 
-def cell(score: Score | None, gain: bool) -> str:
-    """The score above its interval; a `gain` has its sign and is called not shown where its interval holds 0."""
+def cell(score: Score | None, gain: bool, form: str = "") -> str:
+    """The score above its interval; a `gain` has its sign and is called not shown where its interval holds 0.
+
+    `form`: the score's format, if another than its own.
+    """
     if score is None:
         return "<td></td>"
-    value, interval = (score.signed if gain else str(score)).split(" ", 1)
+    value, interval = score.written(form or "+" * gain)
     note = "<small>not shown</small>" if gain and not score.differs() else ""
     return f"<td>{text(value)}<small>{text(interval)}</small>{note}</td>"
 
@@ -163,7 +166,7 @@ def _downloads(frames: Mapping[str, pd.DataFrame]) -> str:
 
 
 def _unbroken(line: str) -> str:
-    """With intervals that stay on one line."""
+    """The line, its intervals kept from breaking over two lines."""
     return re.sub(r"\[[^\]]*\]", lambda interval: interval[0].replace(" ", "&nbsp;"), line)
 
 

@@ -15,6 +15,7 @@ from rich.text import Text
 from ...datasets.relation_files import load_relation, relation_names
 from ...datasets.relations import Relation
 from ...ground.errors import InputError
+from ...ground.measures import COMPLETED, MEASURES
 from ..console import MOST_DEALS, STUDY, ModelName, console, expanded, notes, output_folder, plain_errors, quiet, tell
 from ..folders import owner_of
 from ..job import Job
@@ -156,14 +157,16 @@ def split_names(text: str) -> list[str]:
 
 def _overview(frame: "pd.DataFrame") -> Table:
     """The mean over relations of every row, with its interval."""
+    from ...ground.scores import Score
+
     means = frame[(frame.part == "score") & (frame.group == "all")]
     n, families = int(means.n.max()), bool(means.low.notna().any())  # one family says nothing of the spread
     title = f"Mean over {n} relation{'s' * (n > 1)}" + ", 95 % intervals over families of relations" * families
     table = Table("", title=Text(title), title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in ("whole answer", "first token", "log-prob, nats"):
-        table.add_column(heading, no_wrap=True)
+    for measure in COMPLETED:
+        table.add_column(MEASURES[measure].column, no_wrap=True)
     for row, some in means.groupby("row", sort=False):
         shown = some.set_index("measure")
-        cells = [shown.loc[name] for name in ("accuracy", "first_token_accuracy", "log_prob") if name in shown.index]
-        table.add_row(Text(row), *(f"{x.value:.2f}" + f" [{x.low:.2f}, {x.high:.2f}]" * families for x in cells))
+        cells = [shown.loc[name] for name in COMPLETED if name in shown.index]
+        table.add_row(Text(row), *(" ".join(Score.of(x).written()[: 1 + families]) for x in cells))
     return table

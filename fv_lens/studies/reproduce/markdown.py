@@ -5,12 +5,14 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from ...ground.measures import COMPLETED, MEASURES
+from ...ground.scores import Score
+
 DIFFERENCES = (  # as regular expressions: a study's settings say of how many shots its prompts are
     "FFV from FV - FV", "FFV from FV - FV, strength 1", r"FFV from FV - \d+-shot", "FFV from FV - pooled FFV",
     "FFV from FV - FFV of shuffled pairs", "FFV from FV - FFV from zero", "FFV from zero - FV",
     "FFV from zero - pooled FFV", "FFV from zero - FFV of shuffled pairs",
 )  # fmt: skip
-MEASURES = ("accuracy", "first_token_accuracy", "log_prob")  # as in `results`, which is slow to import
 
 
 def markdown(frame: pd.DataFrame, summary: Mapping) -> str:
@@ -25,24 +27,25 @@ def markdown(frame: pd.DataFrame, summary: Mapping) -> str:
     scores = frame[frame.part == "score"]
     categories = [name for name in scores[scores.group == "category"].name.unique() if name != "other"]
     by_category = " / ".join(name[0].upper() for name in categories)
-    lines = [_made(frame, summary), ""]
-    lines += _table(
-        ["prompt, and what is added", "whole answer", by_category, "first token"],
+    accuracy, first_token, log_prob = (MEASURES[measure].column for measure in COMPLETED)
+    rows = _table(
+        ["prompt, and what is added", accuracy, by_category, first_token],
         [_score_line(scores, row, categories) for row in scores.row.unique()],
     )
     found = frame[(frame.part == "difference") & (frame.group == "all")]
     told = [row for known in DIFFERENCES for row in found.row.unique() if re.fullmatch(known, row)]
-    lines += ["", *_table(
-        ["difference, paired over relations", "whole answer", "first token", "log-probability, nats"],
-        [[row.replace(" - ", " − "), *(_shown(found, row, of, signed=True) for of in MEASURES)] for row in told],
-    )]  # fmt: skip
+    differences = _table(
+        ["difference, paired over relations", accuracy, first_token, log_prob],
+        [[row.replace(" - ", " − "), *(_shown(found, row, of, signed=True) for of in COMPLETED)] for row in told],
+    )
+    parts = [_made(frame, summary), rows, differences]
     said = frame[(frame.part == "decoding") & (frame.group == "all")]
     readings = [name for name in said.measure.unique() if name.startswith("name score")]
     if readings:
         heads = ["vector", *(name.removeprefix("name score, ") for name in readings)]
         body = [[kind, *(_shown(said, kind, name) for name in readings)] for kind in said.row.unique()]
-        lines += ["", *_table(heads, body)]
-    return "\n".join(lines) + "\n"
+        parts.append(_table(heads, body))
+    return "\n\n".join(parts) + "\n"
 
 
 def _made(frame: pd.DataFrame, summary: Mapping) -> str:
@@ -68,12 +71,12 @@ def _shown(frame: pd.DataFrame, row: str, measure: str, signed: bool = False) ->
     found = frame[(frame.row == row) & (frame.measure == measure)]
     if not len(found):
         return ""
-    value, low, high = (found.iloc[0][name] for name in ("value", "low", "high"))
-    shown = f"{value:+.2f}" if signed else f"{value:.2f}"
-    sure = signed and (low > 0 or high < 0)
-    shown = f"**{shown}**" if sure else shown
-    return shown if pd.isna(low) else f"{shown} [{low:.2f}, {high:.2f}]"
+    score = Score.of(found.iloc[0])
+    value, interval = score.written("+" * signed)
+    value = f"**{value}**" if signed and score.differs() else value
+    return f"{value} {interval}" if score.known else value
 
 
-def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *body)]
+def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    frame = pd.DataFrame(body, columns=head, dtype=str)
+    return frame.to_markdown(index=False, tablefmt="github", disable_numparse=True)

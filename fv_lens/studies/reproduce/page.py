@@ -1,6 +1,6 @@
 """One HTML page of the table of results: many relations, prompting and every vector, and what of it is shown to differ.
 
-The page stands alone, as that of a single run does (report.py).
+The page stands alone, as the page of a single run does.
 """
 
 import os
@@ -10,17 +10,18 @@ import pandas as pd
 
 from ... import plots
 from ...evaluation.names import CHANCE
+from ...ground.measures import MEASURES
 from ...ground.scores import Score
 from ...plots.comparison import curve_of
 from ...plots.relations import main_rows
-from ...plots.table import MEASURES, extent, number, scores_of
+from ...plots.table import extent, number, scores_of
 from ..page import parts as page
 
 CAPTIONS = {
     "comparison": "Zero-shot prompts with each vector added, beside prompting and controls. Relations weigh the same; "
     "intervals are over relations. Test words had no part in any vector or choice.",
     "relations": "Hover for the numbers of a relation. A relation's interval is over its test words.",
-    "learning": "Vectors fine-tuned from zero on so many pairs of each relation, without any prompt of several shots.",
+    "learning": "Vectors fine-tuned from zero on the given number of pairs of each relation; prompts are zero-shot.",
     "training": "A vector's step is chosen by its loss on validation words. Hover for the relation of a line.",
     "decoding": "Words stand in the order of the centred reading: by how much more probable than with the mean of all "
     "relations' vectors they become when the vector is inserted into neutral prompts. Bars and numbers are the plain "
@@ -39,7 +40,6 @@ WORDS = (
     "relations. n-shot: the prompt shows n pairs, and nothing is added."
 )
 SLOPES = ("FV", "FFV from FV")
-SHORT = {"accuracy": "whole answers", "first_token_accuracy": "first tokens", "log_prob": "log-prob (nats)"}
 
 
 def write_table_report(
@@ -118,7 +118,7 @@ def _in_short(frame: pd.DataFrame) -> Iterator[str]:
     """Sentences of measured numbers with their intervals; a difference whose interval holds 0 is called not shown."""
     levels = _overall(frame, "score", "accuracy")
     if told := [f"{row} {levels[row]}" for row in main_rows(levels)]:
-        yield f"Whole answers right, mean over {extent(frame)}: {'; '.join(told)}."
+        yield f"{MEASURES['accuracy'].heading}, mean over {extent(frame)}: {'; '.join(told)}."
     differences = _overall(frame, "difference", "accuracy")
     subject = next(iter(differences), "").partition(" - ")[0]  # the table below has those of other rows
     differences = {row: gain for row, gain in differences.items() if row.startswith(f"{subject} - ")}
@@ -179,7 +179,7 @@ def _plain_table(frame: pd.DataFrame, part: str) -> str:
         "decoding": "Name score: the share of other relations' vectors that speak less of a relation's names than its "
         f"own vector does; {CHANCE} is chance. Rank: of the best name, where 0 is the strongest token.",
         "stability": "Vectors of one relation tuned on several deals of its pairs: each seed deals train and "
-        "validation pairs anew among themselves, and test words stay unseen.",
+        "validation pairs again among themselves, and test words stay unseen.",
     }[part]
     heading = {"decoding": "Names of relations in vectors", "stability": "Stability over deals of pairs"}[part]
     return _table(heading, _measures(frame, part), note)
@@ -189,7 +189,7 @@ def _table(heading: str, columns: Mapping[str, Mapping[str, Score]], note: str, 
     """A column for each measure, or nothing where there is none."""
     names = dict.fromkeys(row for scores in columns.values() for row in scores)
     rows = {_minus(row): [page.cell(scores.get(row), gain) for scores in columns.values()] for row in names}
-    labels = [SHORT.get(measure, measure) for measure in columns]
+    labels = [MEASURES[measure].column if measure in MEASURES else measure for measure in columns]
     title = f"<h3>{heading}</h3>" if heading else ""
     return title + page.table(labels, rows, note, first_bold=False, name=heading or "Differences") if rows else ""
 
@@ -205,5 +205,7 @@ def _by_category(frame: pd.DataFrame) -> str:
     rows = {row: [page.cell(of_row.get(name), False) for name in counts] for row, of_row in scores.items()}
     rows |= {_minus(row): [page.cell(of_row.get(name), True) for name in counts] for row, of_row in gains.items()}
     labels = [f"{name} ({n})" for name, n in counts.items()]
-    note = f"{MEASURES['accuracy'][0]}, mean over the relations of a category, whose number stands beside its name."
+    note = (
+        f"{MEASURES['accuracy'].heading}, mean over the relations of a category, whose number stands beside its name."
+    )
     return "<h3>By category</h3>" + page.table(labels, rows, note, first_bold=False, name="By category")

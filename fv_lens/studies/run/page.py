@@ -5,7 +5,7 @@ The page stands alone: plotly.js is in it once, and nothing is loaded from elsew
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,9 @@ from ... import plots
 from ...datasets.prompts import PromptTemplate
 from ...evaluation.evaluate import Evaluation
 from ...ground import scores
+from ...ground.measures import MEASURES
 from ...ground.scores import Score
+from ...plots.head_cells import HeadCells
 from ...vectors.effects import HeadEffects
 from ...vectors.function_vector import FunctionVector
 from ...vectors.sweeps import Sweep
@@ -24,6 +26,7 @@ from ..page.head_map import head_map
 
 NAMES_SHOWN = "Names of the relation are in bold."
 NO_NAMES = "Names of the relation, of which a file of pairs can give some, would be in bold; here is none."
+LISTED = 5  # heads
 CAPTIONS = {
     "heads": "A head's indirect effect: how much more probable the right answer becomes when the head's output at the "
     "last token of a prompt with shuffled answers is replaced by its mean over intact prompts.",
@@ -91,11 +94,11 @@ def write_report(
     if effects is not None:
         drawn["heads"] = f'<div id="heads">{head_map(effects, vector.heads if vector else (), head_words)}</div>'
 
-    short = [*_tuning(tuned, tuned_evaluation), *_in_short(effects, sweep, evaluation, vector)]
-    facts = {**_origin(effects, vector, tuned), **summary, **({"command": command} if command else {})}
+    short = _in_short(effects, evaluation, vector, tuned, tuned_evaluation)
+    facts = {**_origin(effects, sweep, vector, tuned), **summary, **({"command": command} if command else {})}
     parts = [
         page.in_short(short),
-        page.section("Effect of each head", drawn.get("heads", ""), note=CAPTIONS["heads"]),
+        page.section("Effect of each head", drawn.get("heads", ""), _strongest(effects), note=CAPTIONS["heads"]),
         page.section("Layer and strength", drawn.get("layers", "")),
         page.section("Words completed", drawn.get("completion", "")),
         page.section("Fine-tuning", drawn.get("tuned", ""), drawn.get("training", "")),
@@ -108,82 +111,97 @@ def write_report(
 
 
 def _in_short(
-    effects: HeadEffects | None, sweep: Sweep | None, evaluation: Evaluation | None, vector: FunctionVector | None
-) -> Iterator[str]:
-    """Sentences of measured numbers with their intervals; a gain whose interval holds 0 is called not shown."""
+    effects: HeadEffects | None,
+    evaluation: Evaluation | None,
+    vector: FunctionVector | None,
+    tuned: FunctionVector | None,
+    tuned_evaluation: Evaluation | None,
+) -> list[str]:
+    """Three sentences to repeat, of whichever results there are; all else stands in the tables."""
+    sentences: list[str] = []
     if evaluation is not None:
-        yield from _completion(evaluation, vector)
-    if sweep is not None and vector is not None:
-        tried = np.prod(sweep.right.shape[1:])
-        heads = f", of {len(vector.heads)} heads," if vector.heads else ""
-        yield (
-            f"The {_called(vector)}{heads} was chosen, with its layer ({vector.layer}) and strength "
-            f"({vector.strength:g}), among {tried} combinations on {len(sweep.right)} validation words."
-        )
-    if effects is not None:
-        (layer, head), n = effects.top(1)[0], len(effects.values)
-        low, high = (bound[layer, head] for bound in effects.confidence_interval())
-        effect = f"{effects.mean[layer, head]:+.3g}" + (f" [{low:.3g}, {high:.3g}]" if n > 1 else " (no interval)")
-        line = (
+        sentences.append(_completion(evaluation, vector))
+    if tuned is not None and tuned_evaluation is not None:
+        sentences.append(_tuning(tuned, tuned_evaluation))
+    if evaluation is not None and (controls := _controls(evaluation)):
+        sentences.append(controls)
+    if effects is not None and len(sentences) < 3:
+        cells, (layer, head) = HeadCells.of(effects, "probability"), effects.top(1)[0]
+        effect = cells.written(cells.score(layer, head))
+        sentences.append(
             f"Of {effects.n_heads} heads, L{layer}H{head} has the largest mean indirect effect on the answer's "
-            f"probability, {effect} over {effects.over}"
+            f"probability: {effect} over {effects.over}."
         )
-        if effects.batch is not None and (n_intact := effects.record.get("n_mean_prompts")):
-            right = scores.proportion(np.arange(n_intact) < round(effects.share_right * n_intact))
-            line += (
-                f"; of {n_intact} intact prompts, {right} have a right answer's first token as the most probable one"
-            )
-        yield line + "."
+    return sentences
 
 
-def _tuning(tuned: FunctionVector | None, evaluation: Evaluation | None) -> Iterator[str]:
-    if tuned is None or evaluation is None:
-        return
-    rows, n = evaluation.controls, evaluation.accuracy.n
-    line = f"Fine-tuned on {tuned.training['n_pairs']} pairs, the vector completes {evaluation.accuracy} of {n} words"
-    if (before := rows.get("FV")) is not None and before.accuracy_gain:
-        line += f"; before, {before.accuracy}: {_gain(before.accuracy_gain)}"
-        if (more := before.log_prob_gain) is not None and more.differs():
-            line += f", in log-probability {_gain(more)} nats"
-    if (shuffled := rows.get("FFV of shuffled pairs")) is not None and shuffled.accuracy_gain:
-        line += f". Tuned on shuffled pairs, one reaches {shuffled.accuracy}: over it, {_gain(shuffled.accuracy_gain)}"
-    yield line + "."
-    for name in ("FFV from zero", "FFV from random"):  # a start that did better is not passed over in silence
-        if (other := rows.get(name)) is not None and other.accuracy.value > evaluation.accuracy.value:
-            start = name.removeprefix("FFV ")
-            yield f"Tuned {start}, a vector reaches {other.accuracy}: over it, {_gain(other.accuracy_gain)}."
-
-
-def _completion(evaluation: Evaluation, vector: FunctionVector | None) -> Iterator[str]:
+def _completion(evaluation: Evaluation, vector: FunctionVector | None) -> str:
+    """What the vector does to the accuracy of prompts without one."""
     plain = evaluation.name.removesuffix(" + vector")
     control, n = evaluation.controls.get(plain), evaluation.accuracy.n
     subject = f"Added at layer {vector.layer}, the {_called(vector)}" if vector else "The vector"
     if plain == evaluation.name:
-        line = f"Without a vector, {plain} prompts complete {evaluation.accuracy} of {n} unseen words right"
-    elif control is None or control.accuracy_gain is None:
-        line = f"{subject} completes {evaluation.accuracy} of {n} unseen words right"
+        return f"Without a vector, {plain} prompts complete {evaluation.accuracy} of {n} unseen words right."
+    if control is None or control.accuracy_gain is None:
+        return f"{subject} completes {evaluation.accuracy} of {n} unseen words right."
+    change = f"accuracy on {n} unseen words from {control.accuracy} to {evaluation.accuracy}"
+    return f"{subject} {_verb(control.accuracy_gain)} {change}."
+
+
+def _tuning(tuned: FunctionVector, evaluation: Evaluation) -> str:
+    """What fine-tuning does to the vector, beside shuffled pairs and any start that did better."""
+    rows, pairs = evaluation.controls, f"{tuned.training['n_pairs']} pairs"
+    before, shuffled = rows.get("FV"), rows.get("FFV of shuffled pairs")
+    if before is not None and before.accuracy_gain is not None:
+        change = f"accuracy from {before.accuracy} to {evaluation.accuracy}"
+        line = f"Fine-tuning on {pairs} {_verb(before.accuracy_gain)} {change}"
     else:
-        gain, change = control.accuracy_gain, f"from {control.accuracy} to {evaluation.accuracy}"
-        verb = "lifts" if gain.low > 0 else "lowers" if gain.high < 0 else "moves"
-        line = f"{subject} {verb} accuracy on {n} unseen words {change}, {_gain(gain)}"
-    for name, row in evaluation.controls.items():
-        if re.fullmatch(r"\d+-shot", name) and name != plain:
-            line += f"; {name} prompting reaches {row.accuracy}"
-    yield line + "."
+        line = f"Fine-tuned on {pairs}, the vector completes {evaluation.accuracy} of {evaluation.accuracy.n} words"
+    if shuffled is not None:
+        line += f"; on shuffled pairs, a vector reaches {shuffled.accuracy}"
+    for name in ("FFV from zero", "FFV from random"):  # a start that did better is not passed over in silence
+        if (other := rows.get(name)) is not None and other.accuracy.value > evaluation.accuracy.value:
+            line += f"; tuned {name.removeprefix('FFV ')}, one reaches {other.accuracy}"
+    return line + "."
+
+
+def _controls(evaluation: Evaluation) -> str:
+    """The best prompt of several shots, and the best random control."""
+    plain = evaluation.name.removesuffix(" + vector")
+    shots = {
+        name: row for name, row in evaluation.controls.items() if re.fullmatch(r"\d+-shot", name) and name != plain
+    }
     random = {name: row for name, row in evaluation.controls.items() if name.startswith("random")}
-    if random:
-        name, row = max(random.items(), key=lambda item: item[1].accuracy.value)
-        yield f"The best random control ({name}) reaches {row.accuracy}; over it, {_gain(row.accuracy_gain)}."
+    told = []
+    for rows, call in ((shots, "{} prompting"), (random, "the best random control ({})")):
+        if rows:
+            name, row = max(rows.items(), key=lambda item: item[1].accuracy.value)
+            told.append(f"{call.format(name)} reaches {row.accuracy}")
+            if rows is random and row.accuracy_gain is not None and not row.accuracy_gain.low > 0:
+                told[-1] += ", which the vector is not shown to exceed"
+    line = "; ".join(told)
+    return f"{line[0].upper()}{line[1:]}." if line else ""
 
 
 def _called(vector: FunctionVector) -> str:
     return "summed vector" if vector.heads else "vector"
 
 
-def _gain(gain: Score) -> str:
-    if not gain.differs():
-        return f"a gain is not shown ({gain.signed})"
-    return f"a gain of {gain.signed}" if gain.value > 0 else f"a loss of {gain.unsigned}"
+def _verb(gain: Score) -> str:
+    return "raises" if gain.low > 0 else "lowers" if gain.high < 0 else "is not shown to change"
+
+
+def _strongest(effects: HeadEffects | None) -> str:
+    """The heads of largest mean effect in a table, for those who do not open the map."""
+    if effects is None:
+        return ""
+    cells = [HeadCells.of(effects, measure) for measure in ("probability", "log_prob")]
+    rows = {}
+    for layer, head in effects.top(min(LISTED, effects.n_heads)):
+        scores = [of.score(layer, head) for of in cells]
+        rows[f"L{layer}H{head}"] = [page.cell(score, True, of.form) for of, score in zip(cells, scores)]
+    columns = ["probability", MEASURES["log_prob"].column]
+    return "<h3>Strongest writers</h3>" + page.table(columns, rows, "", first_bold=False, name="Strongest writers")
 
 
 def _table(heading: str, evaluation: Evaluation | None) -> str:
@@ -206,7 +224,9 @@ def _table(heading: str, evaluation: Evaluation | None) -> str:
     return page.section(heading, page.table(columns, rows, note, name=heading))
 
 
-def _origin(effects: HeadEffects | None, vector: FunctionVector | None, tuned: FunctionVector | None) -> dict:
+def _origin(
+    effects: HeadEffects | None, sweep: Sweep | None, vector: FunctionVector | None, tuned: FunctionVector | None
+) -> dict:
     """What the results' own records say about how they came about."""
     record = {**(vector.record if vector else {}), **(effects.record if effects else {})}
     names = {
@@ -217,6 +237,9 @@ def _origin(effects: HeadEffects | None, vector: FunctionVector | None, tuned: F
     facts = {label: record[name] for name, label in names.items() if record.get(name) is not None}
     if effects is not None and effects.batch is not None:
         facts["corrupted prompts"] = len(effects.batch)
+        if n_intact := record.get("n_mean_prompts"):
+            right = scores.proportion(np.arange(n_intact) < round(effects.share_right * n_intact))
+            facts["intact prompts whose most probable token begins a right answer"] = str(right)
     if record.get("template"):
         example = PromptTemplate.from_dict(record["template"]).prompt("{word}", [("{word}", "{answer}")])
         facts["prompt, of one shot"] = example
@@ -227,6 +250,9 @@ def _origin(effects: HeadEffects | None, vector: FunctionVector | None, tuned: F
         }  # fmt: skip
         if vector.heads:
             facts["heads"] = " ".join(f"L{layer}H{head}" for layer, head in vector.heads)
+    if sweep is not None:
+        tried = f"{np.prod(sweep.right.shape[1:])} combinations of heads, layer and strength"
+        facts["vector chosen among"] = f"{tried}, on {len(sweep.right)} validation words"
     if tuned is not None:
         names = {"n_pairs": "pairs", "chosen_step": "step kept", "learning_rate": "learning rate"}
         told = {label: tuned.training[name] for name, label in names.items() if name in tuned.training}
