@@ -38,10 +38,16 @@ class Controls:
         draws: of each random control, over which its scores are averaged.
         mean_z: mean head outputs `[layer, head, d_head]` for sums of random heads, such as `effects.mean_z`; computed
             if they are needed and left out.
+
+    Raises:
+        InputError: draws below 1, or not a whole number.
     """
 
     draws: int = 5
     mean_z: Float[Tensor, "layer head d_head"] | None = None
+
+    def __post_init__(self) -> None:
+        whole_number("draws", self.draws, least=1)
 
 
 @dataclass(frozen=True)
@@ -149,8 +155,8 @@ def evaluate(
     """
     lens, relation = lens_of(model), load_relation(relation)
     vectors = [] if fv is None else as_vectors(fv)
-    beside = {row: as_vectors(other) for row, other in (beside or {}).items()}
-    for vector in [*vectors, *chain.from_iterable(beside.values())]:
+    others = {row: as_vectors(other) for row, other in (beside or {}).items()}
+    for vector in [*vectors, *chain.from_iterable(others.values())]:
         vector.check(lens)
         vector.check_split(relation)
     template = template or own_template(vectors)
@@ -161,17 +167,17 @@ def evaluate(
     if controls and vectors:
         how = Controls() if controls is True else controls
         drawn = _random_controls(lens, relation, vectors, how, seed, template)
-    drawn = {row: [edits_of(other)] for row, other in beside.items()} | drawn
-    others = _prompt_controls(split.test, split.train, n_shots, seed) if controls else {}
-    others.pop(name, None)
+    drawn = {row: [edits_of(other)] for row, other in others.items()} | drawn
+    asides = _prompt_controls(split.test, split.train, n_shots, seed) if controls else {}
+    asides.pop(name, None)
     title = f"{name} + vector" if vectors else name
     whatifs = ({title: [edits_of(vectors)]} if vectors else {}) | drawn
     places = rows_of(whatifs)
-    total = len(asked) * (1 + len(others))
+    total = len(asked) * (1 + len(asides))
     with progress_bar(total=total, desc="evaluation on test", unit="prompt") as bar:
         measured = completions(lens, asked, list(chain.from_iterable(whatifs.values())), bar.update)
         rows = {name: measured.rows([0])} if vectors and controls else {}
-        for control, prompts in others.items():
+        for control, prompts in asides.items():
             rows[control] = completions(lens, batch(lens, prompts, template), [], bar.update)
     tested = measured.rows(places.get(title, [0]))
     rows |= {control: measured.rows(places[control]) for control in drawn}
@@ -201,14 +207,16 @@ def _random_controls(
 ) -> dict[str, list[WhatIf]]:
     """What-ifs with something random where the vector under test is, several draws of each."""
     rng, model, mean_z = generator(seed, Stream.CONTROLS), lens.model, how.mean_z
-    draws = range(whole_number("draws", how.draws, least=1))
+    draws = range(how.draws)
 
     def directions(vector: FunctionVector) -> list[Tensor]:
         drawn = torch.from_numpy(rng.standard_normal((len(draws), len(vector.vector)))).float()
         return [vector.vector.norm() * direction / direction.norm() for direction in drawn]
 
     placed = [(vector, directions(vector)) for vector in vectors]
-    controls = {"random vector": [[Edit(v.layer, d[i], site=v.site) for v, d in placed] for i in draws]}
+    controls: dict[str, list[WhatIf]] = {
+        "random vector": [[Edit(v.layer, d[i], site=v.site) for v, d in placed] for i in draws]
+    }
     if all(vector.heads for vector in vectors):
         if mean_z is None:
             shots = min(CONTROL_SHOTS, len(relation.split().train) - 1)
@@ -245,7 +253,7 @@ def _random_controls(
 def _prompt_controls(test: Relation, train: Relation, n_shots: int, seed: int) -> dict[str, Sequence[FewShot]]:
     """Prompts to ask without any vector, by name: zero-shot, n-shot, n-shot with shuffled answers."""
     shots = n_shots or min(CONTROL_SHOTS, len(train) - 1)
-    prompts = {"zero-shot": with_demonstrations(test, train, 0, seed)}
+    prompts: dict[str, Sequence[FewShot]] = {"zero-shot": with_demonstrations(test, train, 0, seed)}
     if shots > 0:
         prompts[f"{shots}-shot"] = with_demonstrations(test, train, shots, seed)
     if shots > 1:
@@ -255,14 +263,14 @@ def _prompt_controls(test: Relation, train: Relation, n_shots: int, seed: int) -
 
 def result(values: Completions, tested: Completions | None = None) -> Result:
     """Scores over the prompts of `values`, each row of it a draw; `tested`: the one row of what is under test."""
-    measures = _measures(values)
-    kinds = (scores.proportion, scores.proportion, scores.proportion, scores.mean)
+    right, first, top, log_prob = _measures(values)
     gains = {}
     if tested is not None:
         own = _measures(tested)
-        gains["accuracy_gain"] = scores.gain(own[0], measures[0])
-        gains["log_prob_gain"] = scores.paired_difference(own[-1], measures[-1])
-    return Result(*(score(measure) for score, measure in zip(kinds, measures)), **gains)
+        gains["accuracy_gain"] = scores.gain(own[0], right)
+        gains["log_prob_gain"] = scores.paired_difference(own[-1], log_prob)
+    whole, begun, listed = map(scores.proportion, (right, first, top))
+    return Result(whole, begun, listed, scores.mean(log_prob), **gains)
 
 
 def _measures(values: Completions) -> list[np.ndarray]:
