@@ -11,7 +11,8 @@ Example:
 
 import ast
 import importlib
-from typing import TYPE_CHECKING
+import pkgutil
+from typing import TYPE_CHECKING, Any
 
 # The public names, in the order of the pipeline. Each is imported when it is first used: torch, TransformerLens and
 # plotly take seconds, and not every use needs them all. Type checkers read this block, and so does `_homes`.
@@ -92,16 +93,18 @@ if TYPE_CHECKING:
 
 def _homes() -> dict[str, str]:
     """The module of each public name, from the block above."""
-    source = __spec__.loader.get_source(__name__)
+    source = pkgutil.get_data(__name__, "__init__.py")
+    assert source is not None  # what imports it can read files, too
     block = next(node for node in ast.parse(source).body if isinstance(node, ast.If))
-    return {alias.name: node.module or "" for node in block.body for alias in node.names}
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    return {alias.name: node.module or "" for node in imports for alias in node.names}
 
 
 _HOMES = _homes()
 __all__ = list(_HOMES)
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'fv_lens' has no attribute {name!r}; public are {', '.join(__all__)}")
     module = importlib.import_module(f".{_HOMES[name] or name}", __name__)

@@ -40,7 +40,7 @@ class Controls:
             if they are needed and left out.
 
     Raises:
-        InputError: draws that are not a whole number of at least 1.
+        InputError: draws below 1, or not a whole number.
     """
 
     draws: int = 5
@@ -155,8 +155,8 @@ def evaluate(
     """
     lens, relation = lens_of(model), load_relation(relation)
     vectors = [] if fv is None else as_vectors(fv)
-    beside = {row: as_vectors(other) for row, other in (beside or {}).items()}
-    for vector in [*vectors, *chain.from_iterable(beside.values())]:
+    others = {row: as_vectors(other) for row, other in (beside or {}).items()}
+    for vector in [*vectors, *chain.from_iterable(others.values())]:
         vector.check(lens)
         vector.check_split(relation)
     template = template or own_template(vectors)
@@ -167,17 +167,17 @@ def evaluate(
     if controls and vectors:
         how = Controls() if controls is True else controls
         drawn = _random_controls(lens, relation, vectors, how, seed, template)
-    drawn = {row: [edits_of(other)] for row, other in beside.items()} | drawn
-    others = _prompt_controls(split.test, split.train, n_shots, seed) if controls else {}
-    others.pop(name, None)
+    drawn = {row: [edits_of(other)] for row, other in others.items()} | drawn
+    asides = _prompt_controls(split.test, split.train, n_shots, seed) if controls else {}
+    asides.pop(name, None)
     title = f"{name} + vector" if vectors else name
     whatifs = ({title: [edits_of(vectors)]} if vectors else {}) | drawn
     places = rows_of(whatifs)
-    total = len(asked) * (1 + len(others))
+    total = len(asked) * (1 + len(asides))
     with progress_bar(total=total, desc="evaluation on test", unit="prompt") as bar:
         measured = completions(lens, asked, list(chain.from_iterable(whatifs.values())), bar.update)
         rows = {name: measured.rows([0])} if vectors and controls else {}
-        for control, prompts in others.items():
+        for control, prompts in asides.items():
             rows[control] = completions(lens, batch(lens, prompts, template), [], bar.update)
     tested = measured.rows(places.get(title, [0]))
     rows |= {control: measured.rows(places[control]) for control in drawn}
@@ -214,7 +214,9 @@ def _random_controls(
         return [vector.vector.norm() * direction / direction.norm() for direction in drawn]
 
     placed = [(vector, directions(vector)) for vector in vectors]
-    controls = {"random vector": [[Edit(v.layer, d[i], site=v.site) for v, d in placed] for i in draws]}
+    controls: dict[str, list[WhatIf]] = {
+        "random vector": [[Edit(v.layer, d[i], site=v.site) for v, d in placed] for i in draws]
+    }
     if all(vector.heads for vector in vectors):
         if mean_z is None:
             shots = min(CONTROL_SHOTS, len(relation.split().train) - 1)
@@ -251,7 +253,7 @@ def _random_controls(
 def _prompt_controls(test: Relation, train: Relation, n_shots: int, seed: int) -> dict[str, Sequence[FewShot]]:
     """Prompts to ask without any vector, by name: zero-shot, n-shot, n-shot with shuffled answers."""
     shots = n_shots or min(CONTROL_SHOTS, len(train) - 1)
-    prompts = {"zero-shot": with_demonstrations(test, train, 0, seed)}
+    prompts: dict[str, Sequence[FewShot]] = {"zero-shot": with_demonstrations(test, train, 0, seed)}
     if shots > 0:
         prompts[f"{shots}-shot"] = with_demonstrations(test, train, shots, seed)
     if shots > 1:
@@ -261,14 +263,14 @@ def _prompt_controls(test: Relation, train: Relation, n_shots: int, seed: int) -
 
 def result(values: Completions, tested: Completions | None = None) -> Result:
     """Scores over the prompts of `values`, each row of it a draw; `tested`: the one row of what is under test."""
-    measures = _measures(values)
-    kinds = (scores.proportion, scores.proportion, scores.proportion, scores.mean)
+    right, first, top, log_prob = _measures(values)
     gains = {}
     if tested is not None:
         own = _measures(tested)
-        gains["accuracy_gain"] = scores.gain(own[0], measures[0])
-        gains["log_prob_gain"] = scores.paired_difference(own[-1], measures[-1])
-    return Result(*(score(measure) for score, measure in zip(kinds, measures)), **gains)
+        gains["accuracy_gain"] = scores.gain(own[0], right)
+        gains["log_prob_gain"] = scores.paired_difference(own[-1], log_prob)
+    whole, begun, listed = map(scores.proportion, (right, first, top))
+    return Result(whole, begun, listed, scores.mean(log_prob), **gains)
 
 
 def _measures(values: Completions) -> list[np.ndarray]:

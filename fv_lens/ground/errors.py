@@ -4,7 +4,7 @@ import math
 import numbers
 import operator
 from contextlib import suppress
-from typing import SupportsIndex
+from typing import SupportsFloat, SupportsIndex
 
 
 class InputError(ValueError):
@@ -29,7 +29,7 @@ def whole_number(name: str, value: SupportsIndex, least: int) -> int:
     raise InputError(f"{name} is {value!r}; give a whole number of at least {least}")
 
 
-def finite_number(name: str, value: numbers.Real | float) -> float:
+def finite_number(name: str, value: SupportsFloat) -> float:
     """`value` as a float, where it is a finite real number; an InputError that calls it `name` otherwise."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
         raise InputError(f"{name} is {value!r}; give a finite number")

@@ -130,7 +130,7 @@ def bar(share: Real, width: Real = 8) -> Html:
     return Html(f'<span class="bar" style="width: {length:.2f}em; background: {_colour(share, 1)}"></span>')
 
 
-def bars(shares: Mapping[str, Real], heading: str, most: int = 6) -> Html:
+def bars(shares: Mapping[str, float | int], heading: str, most: int = 6) -> Html:
     """A bar for each of the first shares, with its number."""
     rows = [(name, Html(f"{bar(share)} {number(share)}")) for name, share in shares.items()]
     return table([heading, "weight"], rows, words=True, most=most)

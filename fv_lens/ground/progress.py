@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Never, TypeVar, overload
 
 from tqdm.auto import tqdm
 
@@ -27,6 +27,18 @@ def no_progress() -> Iterator[None]:
         yield
     finally:
         _hidden.reset(token)
+
+
+@overload
+def progress_bar(
+    iterable: None = None, *, total: int | None = None, desc: str = "", unit: str = "it"
+) -> "tqdm[Never] | _Line[Never]": ...
+
+
+@overload
+def progress_bar(
+    iterable: Iterable[T], *, total: int | None = None, desc: str = "", unit: str = "it"
+) -> "tqdm[T] | _Line[T]": ...
 
 
 def progress_bar(

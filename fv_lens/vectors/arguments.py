@@ -3,7 +3,7 @@
 `given` is the call's arguments by name, whatever the library that runs it calls them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,12 +13,12 @@ INPUTS = ("input", "input_ids", "inputs", "inputs_embeds")  # what forward and g
 CACHES = ("past_key_values", "past_kv_cache", "cache", "cache_params")
 
 
-def input_of(given: dict) -> Any:
+def input_of(given: Mapping[str, Any]) -> Any:
     """The prompts, as text, token ids or embeddings; None where there are none."""
     return next((given[name] for name in INPUTS if given.get(name) is not None), None)
 
 
-def past_of(given: dict) -> int | None:
+def past_of(given: Mapping[str, Any]) -> int | None:
     """How many tokens the cache holds, Hugging Face's or HookedTransformer's; None where it does not say."""
     position = given.get("cache_position")
     if isinstance(position, Tensor) and position.numel():
@@ -35,7 +35,7 @@ def past_of(given: dict) -> int | None:
     return None if keys is None else keys.shape[1]
 
 
-def side_of(given: dict) -> str | None:
+def side_of(given: Mapping[str, Any]) -> str | None:
     """On which side the caller wants prompts padded, "left" or "right"; None where the call does not say."""
     side = given.get("padding_side")
     return side if side in ("left", "right") else None  # HookedTransformer has a value of its own for "not given"
@@ -43,7 +43,7 @@ def side_of(given: dict) -> str | None:
 
 def shape_of(tokens: Tensor) -> tuple[int, int]:
     """`[batch, pos]` of token ids or embeddings; ids of a single prompt may come without a batch."""
-    return (1, len(tokens)) if tokens.dim() == 1 else tuple(tokens.shape[:2])
+    return (1, len(tokens)) if tokens.dim() == 1 else (tokens.shape[0], tokens.shape[1])
 
 
 def begins_twice(bos: int | None, tokens: Tensor, mask: Tensor | None) -> bool:
@@ -51,8 +51,7 @@ def begins_twice(bos: int | None, tokens: Tensor, mask: Tensor | None) -> bool:
     if bos is None or tokens.is_floating_point() or tokens.shape[-1] < 2:
         return False
     ids = tokens[None] if tokens.dim() == 1 else tokens
-    masked = mask is not None and mask.shape == ids.shape
-    first = mask.long().argmax(1) if masked else torch.zeros_like(ids[:, 0])
+    first = mask.long().argmax(1) if mask is not None and mask.shape == ids.shape else torch.zeros_like(ids[:, 0])
     first = first.clamp(max=ids.shape[1] - 2)[:, None].to(ids.device)
     # Every one: where padding is the BOS too, shorter prompts begin with several, but not the longest.
     return bool(((ids.gather(1, first) == bos) & (ids.gather(1, first + 1) == bos)).all())

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -32,6 +32,21 @@ LOCKED = ("run_with_hooks", "run_with_cache")  # others' hooks are on the model 
 
 log = logging.getLogger("fv_lens")
 
+Run = Callable[[], Any]  # the call as it was made
+Given = dict[str, Any]  # its arguments, by name
+
+
+@runtime_checkable
+class Hooked(Protocol):
+    """What the watch puts on a model and takes off: a `Patch`."""
+
+    @property
+    def at(self) -> Tensor | None: ...
+
+    def add_hooks(self) -> None: ...
+
+    def remove_hooks(self) -> None: ...
+
 
 @dataclass(eq=False)
 class _Generation:
@@ -41,23 +56,25 @@ class _Generation:
     tokens does not count, for the pad token may be one of the prompt's. `prompts`: None until they are tokens.
     """
 
-    patches: dict  # patch -> its `at`
+    patches: dict[Hooked, Tensor | None]  # patch -> its `at`
     masked: bool
     prompts: Prompts | None = None
     rows: int = 0
     seen: int = 0  # tokens that its forwards have run
-    ends: dict = field(default_factory=dict)
+    ends: dict[Hooked, Prompts] = field(default_factory=dict)
 
 
 class _Calls(threading.local):
     """What a thread's call is at: the forward that runs, the texts it was given, the generating method around it."""
 
-    def __init__(self):
-        self.now: dict | None = None  # patch -> (its tokens, the generated ones), both [batch, pos]
+    def __init__(self) -> None:
+        # Patch -> (its tokens, the generated ones), both [batch, pos].
+        self.now: dict[Hooked, tuple[Tensor, Tensor]] | None = None
         self.texts: Prompts | None = None
         self.generation: _Generation | None = None
         self.inside = False
-        self.reached: set = set()  # patches whose vectors were added, or found nothing to be added at, in the forward
+        # Patches whose vectors were added, or found nothing to be added at, in the forward.
+        self.reached: set[Hooked] = set()
 
 
 class Watch:
@@ -66,7 +83,7 @@ class Watch:
     def __init__(self, lens: Lens):
         self.reference, self.state = weakref.ref(lens.model), lens.state
         self.calls = _Calls()
-        self.held: dict[Any, int] = {}  # patch -> how many want it on the model
+        self.held: dict[Hooked, int] = {}  # patch -> how many want it on the model
         self.wraps = ExitStack()
         self.on_their_way: set[int] = set()  # threads in whose forward the first patch came
 
@@ -80,11 +97,11 @@ class Watch:
         """Where every call ends: on a Bridge the Hugging Face model, else the model itself."""
         return getattr(self.model, "original_model", self.model)
 
-    def tokens_of(self, patch: Any) -> tuple[Tensor, Tensor] | None:
+    def tokens_of(self, patch: Hooked) -> tuple[Tensor, Tensor] | None:
         """The tokens of the forward that runs in this thread that get a patch's vectors, and the generated ones."""
         return None if self.calls.now is None else self.calls.now.get(patch)
 
-    def hold(self, patches: Iterable) -> None:
+    def hold(self, patches: Iterable[Hooked]) -> None:
         """Put patches on the model, or count one more reason for them to be there."""
         if not self.held:
             self._open()
@@ -93,7 +110,7 @@ class Watch:
             if self.held[patch] == 1:
                 patch.add_hooks()
 
-    def release(self, patches: Iterable) -> None:
+    def release(self, patches: Iterable[Hooked]) -> None:
         """Take back one reason of `hold` for each patch; with its last reason a patch leaves the model."""
         for patch in patches:
             self.held[patch] -= 1
@@ -126,14 +143,14 @@ class Watch:
             if hasattr(network, "generate_batch"):
                 self._wrap(network, "generate_batch", partial(self._refuse, "generate_batch"))
 
-    def _wrap(self, owner: Any, name: str, replacement: Callable) -> None:
-        def through(run: Callable, given: dict) -> Any:
+    def _wrap(self, owner: Any, name: str, replacement: Callable[[Run, Given], Any]) -> None:
+        def through(run: Run, given: Given) -> Any:
             return run() if is_aside() else replacement(run, given)
 
         self.wraps.callback(replace_method(owner, name, through))
 
     @contextmanager
-    def _during(self, **now) -> Iterator[None]:
+    def _during(self, **now: Any) -> Iterator[None]:
         """The model for this thread alone, with what its call is at."""
         with self.state.lock:
             before = {name: getattr(self.calls, name) for name in now}
@@ -143,11 +160,11 @@ class Watch:
             finally:
                 self.calls.__dict__.update(before)
 
-    def _locked(self, run: Callable, given: dict) -> Any:
+    def _locked(self, run: Run, given: Given) -> Any:
         with self._during():
             return run()
 
-    def _outer_forward(self, run: Callable, given: dict) -> Any:
+    def _outer_forward(self, run: Run, given: Given) -> Any:
         """Strings padded on the right reach the network without a mask; here it is still known how long each is."""
         with self._during(inside=True):
             texts, prompts = input_of(given), None
@@ -166,13 +183,14 @@ class Watch:
             with self._during(texts=prompts):
                 return run()
 
-    def _forward(self, run: Callable, given: dict) -> Any:
+    def _forward(self, run: Run, given: Given) -> Any:
         with self._during():
-            tokens, past, mask = self._as_tokens(input_of(given), given), past_of(given), given.get("attention_mask")
-            if tokens is None:
+            texts, past, mask = input_of(given), past_of(given), given.get("attention_mask")
+            if texts is None:
                 raise InputError(
                     f"This forward was given {sorted(given)}; while patched, give token ids or embeddings."
                 )
+            tokens = self._as_tokens(texts, given)
             shape, generation = shape_of(tokens), self.calls.generation
             if generation is None:
                 if not self.calls.inside:
@@ -203,7 +221,7 @@ class Watch:
                 self._check_reached(columns, given)
                 return result
 
-    def _check_reached(self, patches: Iterable, given: dict) -> None:
+    def _check_reached(self, patches: Iterable[Hooked], given: Given) -> None:
         """Raise a ParityError where a whole forward has passed a patch's hook points by: an edit that did nothing."""
         parts = [given.get(name) for name in ("start_at_layer", "stop_at_layer")]
         if any(part is not None for part in parts):
@@ -225,7 +243,7 @@ class Watch:
             )
         return prompts.at(at, rows, past or 0)
 
-    def _generate(self, run: Callable, given: dict) -> Any:
+    def _generate(self, run: Run, given: Given) -> Any:
         with self._during():
             self.refuse_copies()
             if given.get("use_past_kv_cache", True) and given.get("use_cache", True):
@@ -239,7 +257,7 @@ class Watch:
                 result = run()
         return self._stream(result, generation) if inspect.isgenerator(result) else result
 
-    def _stream(self, stream: Iterator, generation: _Generation) -> Iterator:
+    def _stream(self, stream: Iterator[Any], generation: _Generation) -> Iterator[Any]:
         """The stream is at work while it is asked for its next piece; calls between two pieces are their own.
 
         It goes on as it was begun, also where its patches have been removed since.
@@ -255,7 +273,7 @@ class Watch:
                     self.release(generation.patches)
             yield piece
 
-    def _refuse(self, name: str, run: Callable, given: dict) -> Any:
+    def _refuse(self, name: str, run: Run, given: Given) -> Any:
         raise InputError(
             f"{name} has no last prompt token that a patch could know of. Remove the patch first, or use generate, "
             "generate_stream or hf_generate."
@@ -292,7 +310,7 @@ class Watch:
         self.on_their_way.discard(threading.get_ident())
         return method_at_work(sys._getframe(), [self.model], ["forward"]) is not None
 
-    def _check_cache(self, given: dict | None = None) -> None:
+    def _check_cache(self, given: Given | None = None) -> None:
         """Raise a ParityError where decoding with a cache is wrong, before anything of a call is at work."""
         if given is None or any(given.get(name) is not None for name in CACHES):
             check_cached_steps(lens_of(self.model))
@@ -308,8 +326,8 @@ class Watch:
                 bos,
             )
 
-    def _as_tokens(self, tokens: Any, given: dict) -> Tensor | None:
+    def _as_tokens(self, tokens: Any, given: Given) -> Tensor:
         """Strings as the model's forward will tokenise them; a tensor as it is."""
-        if tokens is None or isinstance(tokens, Tensor):
+        if isinstance(tokens, Tensor):
             return tokens
         return self.model.to_tokens(tokens, **{k: given[k] for k in ("prepend_bos", "padding_side") if k in given})

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from torch import Tensor
 from ..engine.batches import PromptBatch
 from ..ground import display, scores, storage
 from ..ground.errors import InputError, whole_number
+from ..ground.text_files import FilePath
 from ..models.lens import Lens
 from .records import Effects
 
@@ -44,9 +46,9 @@ class HeadEffects:
     mean_z: Float[Tensor, "layer head d_head"]
     share_right: float
     batch: PromptBatch | None
-    record: dict = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         absent = self.mean_z.isnan().all(2)
         for values in (self.values, self.log_prob_values):
             right = torch.where(absent, values.isnan(), values.isfinite())
@@ -145,7 +147,7 @@ class HeadEffects:
                     f"The effects were measured with {name} {then!r}; this model has {now!r}. Measure them again."
                 )
 
-    def save(self, path) -> None:
+    def save(self, path: FilePath) -> None:
         """Write everything to a safetensors file."""
         tensors = {name: getattr(self, name) for name in ("values", "log_prob_values", "base", "mean_z")}
         record = dict(self.record, share_right=self.share_right)
@@ -155,14 +157,14 @@ class HeadEffects:
         storage.save_checked(path, Effects, tensors, record)
 
     @classmethod
-    def load(cls, path) -> "HeadEffects":
+    def load(cls, path: FilePath) -> "HeadEffects":
         """Read saved effects; an InputError names a file that is missing, damaged or something else, and the field."""
         tensors, record = storage.load(path, Effects)
         share_right, texts, prompts = record.pop("share_right"), record.pop("batch", None), None
         if texts is not None:
             answers = tuple(tuple(tuple(ids) for ids in listed) for listed in texts.pop("answers"))
-            parts = {name: tensors.pop(f"batch.{name}") for name in ("tokens", "mask", "answer_ids")}
-            prompts = PromptBatch(**parts, answers=answers, **{name: tuple(x) for name, x in texts.items()})
+            tokens, mask, first = (tensors.pop(f"batch.{name}") for name in ("tokens", "mask", "answer_ids"))
+            prompts = PromptBatch(tokens, mask, first, answers, tuple(texts["texts"]), tuple(texts["words"]))
         with storage.naming(path):
             return cls(**tensors, share_right=share_right, batch=prompts, record=record)
 

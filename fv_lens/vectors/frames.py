@@ -5,13 +5,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 
-def method_at_work(frame: Any, owners: Sequence, names: Sequence[str]) -> str | None:
+def method_at_work(frame: Any, owners: Sequence[Any], names: Sequence[str]) -> str | None:
     """Which of the owners' own methods is at work in a frame, or in one that it was called from."""
     at_work = methods_at_work(frame, owners, names)
     return next((name for one, name in at_work if any(one is owner for owner in owners)), None)
 
 
-def methods_at_work(frame: Any, kinds: Sequence, names: Sequence[str]) -> Iterator[tuple[Any, str]]:
+def methods_at_work(frame: Any, kinds: Sequence[Any], names: Sequence[str]) -> Iterator[tuple[Any, str]]:
     """Objects of the same kinds whose methods are at work in a frame and those it was called from, innermost first."""
     methods = [inspect.unwrap(getattr(type(o), name)) for o in kinds for name in names if hasattr(type(o), name)]
     codes = {method.__code__ for method in methods}

@@ -4,9 +4,9 @@ import json
 import numbers
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, SupportsFloat
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import pandas as pd
 import torch
@@ -17,10 +17,15 @@ from ..datasets.relations import Relation
 from ..ground import storage
 from ..ground.errors import InputError, finite_number, whole_number
 from ..ground.markup import bars, card, facts, side
+from ..ground.text_files import FilePath
+from ..models.base import Hook
 from ..models.lens import Lens, Model, check_layer, lens_of
 from ..models.sites import check_site
 from .positions import At, Prompts, as_at
 from .records import Vector
+
+if TYPE_CHECKING:
+    from transformer_lens.hook_points import HookPoint
 
 TOKENS, PROCESSING = ("last",), ("raw", "centered")
 
@@ -67,19 +72,19 @@ class FunctionVector:
     relation: str | None = None
     data_hash: str | None = None
     split_seed: int | None = None
-    template: Mapping | None = None
-    heads: Sequence = ()
+    template: Mapping[str, str] | None = None
+    heads: Sequence[tuple[int, int]] = ()
     method: str = "sum"
     strength: float = 1.0
-    parents: Sequence = ()
-    training: Mapping | None = None
-    weights: Mapping | None = None
-    source: Sequence = ()
-    versions: Mapping = field(default_factory=storage.versions)
+    parents: Sequence[tuple[float, Mapping[str, Any]]] = ()
+    training: Mapping[str, Any] | None = None
+    weights: Mapping[str, float] | None = None
+    source: Sequence[str] = ()
+    versions: Mapping[str, str] = field(default_factory=storage.versions)
 
     __array_ufunc__ = None  # numpy's numbers leave `scale * vector` to __rmul__
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         vector = torch.as_tensor(self.vector, device="cpu").detach().to("cpu", torch.float32, copy=True)
         if vector.dim() != 1:
             raise InputError(f"A function vector is [d_model]; got the shape {list(vector.shape)}.")
@@ -153,7 +158,7 @@ class FunctionVector:
         return pd.DataFrame(lines, columns=["kind", "part", "weight"])
 
     @property
-    def record(self) -> dict:
+    def record(self) -> dict[str, Any]:
         """Everything but the numbers, as plain JSON data."""
         parts = {part.name: getattr(self, part.name) for part in fields(self) if part.name != "vector"}
         return json.loads(json.dumps(parts))
@@ -185,13 +190,15 @@ class FunctionVector:
     def __sub__(self, other: "FunctionVector") -> "FunctionVector":
         return self + (-other) if isinstance(other, FunctionVector) else NotImplemented
 
-    def _combined(self, vector: Tensor, parents: tuple) -> "FunctionVector":
+    def _combined(self, vector: Tensor, parents: "Sequence[tuple[float, FunctionVector]]") -> "FunctionVector":
         same = {name: getattr(self, name) for name in ("relation", "data_hash", "split_seed", "template", "model")}
         same = {k: v if all(getattr(parent, k) == v for _, parent in parents) else None for k, v in same.items()}
         same["model"] = same["model"] or self.model
-        records = tuple((weight, parent.record) for weight, parent in parents)
-        blank = {"heads": (), "strength": 1.0, "training": None, "weights": None, "source": ()}
-        return replace(self, vector=vector, method="combination", parents=records, **blank, **same)
+        return replace(
+            self, vector=vector, method="combination", heads=(), strength=1.0,
+            parents=tuple((weight, parent.record) for weight, parent in parents),
+            training=None, weights=None, source=(), **same,
+        )  # fmt: skip
 
     def strengthened(self, strength: SupportsFloat) -> "FunctionVector":
         """The same vector, `strength` times as strong, with that recorded instead of a parent."""
@@ -209,7 +216,7 @@ class FunctionVector:
         *,
         strength: SupportsFloat = 1.0,
         at: At = None,
-    ) -> list[tuple[str, Callable]]:
+    ) -> list[Hook]:
         """The vector as `fwd_hooks` of TransformerLens: `[(hook_name, hook)]`, which adds it at the last position.
 
         In `run_with_hooks` this is what `patch` does in a forward of unpadded or left-padded prompts, to the last bit,
@@ -234,7 +241,7 @@ class FunctionVector:
         self.check(lens_of(model))
         strength, at = finite_number("strength", strength), as_at(at)
 
-        def add(x: Tensor, hook) -> Tensor | None:
+        def add(x: Tensor, hook: "HookPoint") -> Tensor | None:
             if strength == 0:
                 return None
             rows, length, _ = x.shape
@@ -289,27 +296,29 @@ class FunctionVector:
                 f"Give the relation it was made from, .with_split({seed}); if the words are new, rename the relation."
             )
 
-    def save(self, path) -> None:
+    def save(self, path: FilePath) -> None:
         """Write the vector and its record to a safetensors file."""
         storage.save_checked(path, Vector, {"vector": self.vector}, self.record)
 
     @classmethod
-    def load(cls, path) -> "FunctionVector":
+    def load(cls, path: FilePath) -> "FunctionVector":
         """Read a saved vector; an InputError names a file that is missing, damaged or something else, and the field."""
         tensors, record = storage.load(path, Vector)
         with storage.naming(path):
             return cls.of_parts(tensors["vector"], record)
 
     @classmethod
-    def of_parts(cls, vector: Tensor, record: Mapping) -> "FunctionVector":
+    def of_parts(cls, vector: Tensor, record: Mapping[str, Any]) -> "FunctionVector":
         """The vector of these numbers and this `record`; an InputError names a field that is not what it may be."""
         Vector.check({"vector": vector}, record)
-        return cls(vector, **record)
+        heads = [(layer, head) for layer, head in record["heads"]]
+        parents = [(weight, parent) for weight, parent in record["parents"]]
+        return cls(vector, **{**record, "heads": heads, "parents": parents})
 
 
 def as_vectors(fv: "FunctionVector | Sequence[FunctionVector]") -> list[FunctionVector]:
     """One vector or several as a list; an InputError for anything else, or for none."""
-    vectors = list(fv) if isinstance(fv, list | tuple) else [fv]
+    vectors: list[Any] = list(fv) if isinstance(fv, list | tuple) else [fv]  # of whatever was given
     if not vectors:
         raise InputError("fv is an empty list; give a FunctionVector or a list of them.")
     for vector in vectors:
@@ -325,7 +334,7 @@ def own_template(vectors: Sequence[FunctionVector]) -> PromptTemplate:
     return PromptTemplate.from_dict(known[0]) if agreed else PromptTemplate()
 
 
-def _terms(record: Mapping) -> Iterator[tuple[float, str]]:
+def _terms(record: Mapping[str, Any]) -> Iterator[tuple[float, str]]:
     """(weight, what it is) of the vectors that one was made from, through all combinations of combinations."""
     scale = record["strength"] if record["method"] == "combination" else 1.0
     for weight, parent in record["parents"]:
@@ -336,7 +345,7 @@ def _terms(record: Mapping) -> Iterator[tuple[float, str]]:
             yield scale * weight, f"{parent['method']}{of}"
 
 
-def _with_parents(record: Mapping) -> Iterator[Mapping]:
+def _with_parents(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     yield record
     for _, parent in record["parents"]:
         yield from _with_parents(parent)

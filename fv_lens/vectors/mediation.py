@@ -62,7 +62,7 @@ def indirect_effects(
     edits = [[Edit(layer, mean_z[layer, head], head)] for layer, head in heads]
     answer = prompts.answer_ids.to(lens.device)
 
-    def log_prob(logits, prompt):
+    def log_prob(logits: Tensor, prompt: Tensor) -> Tensor:
         logits = logits[:, 0]
         return logits.gather(1, answer[prompt, None])[:, 0] - logits.logsumexp(-1)
 
@@ -71,7 +71,8 @@ def indirect_effects(
     after = after.double()  # differences of small probabilities
     before = after[:, :1]
     after, measured = after.new_full((n_prompts, lens.n_layers, lens.n_heads), torch.nan), after[:, 1:]
-    after[:, *zip(*heads)] = measured
+    layers, columns = torch.tensor(heads, device="cpu").T
+    after[:, layers, columns] = measured
     before = before[:, :, None]
     record = {
         "relation": relation.name, "data_hash": relation.hash, "model": lens.name, "processing": lens.processing,

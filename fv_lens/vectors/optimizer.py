@@ -5,7 +5,7 @@ The step at which the loss of a vector's own validation prompts is lowest is kep
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import SupportsFloat
+from typing import Any, SupportsFloat
 
 import numpy as np
 import torch
@@ -52,7 +52,7 @@ class Tuning:
     shuffle: bool = False
     template: PromptTemplate | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         rate = finite_number("learning_rate", self.learning_rate)
         if not 0 < rate <= MOST_RATE:
             raise InputError(f"learning_rate is {self.learning_rate!r}; give a number above 0 and at most {MOST_RATE}.")
@@ -94,7 +94,7 @@ class Result:
         """The validation loss of the chosen step."""
         return float(self.validation_losses[self.step]) if self.vector is not None else np.nan
 
-    def record(self, task: Task, how: Tuning, seed: int = 0) -> dict:
+    def record(self, task: Task, how: Tuning, seed: int = 0) -> dict[str, Any]:
         """What the vector's `training` says, as plain JSON data."""
         seen = [[i, round(float(x), 6)] for i, x in enumerate(self.validation_losses) if np.isfinite(x)]
         return {
@@ -117,13 +117,13 @@ def tune(
     """Tune one vector for each task, all in one batch."""
     train = _rows(lens, [one.train for one in tasks], layer, how.first_token)
     check = _rows(lens, [one.validation for one in tasks], layer, how.first_token)
-    steps, rate, unit = how.steps, how.learning_rate, train.residual_rms
+    steps, rate, unit = how.steps, float(how.learning_rate), train.residual_rms
     starts = [torch.zeros(lens.d_model, **CPU_FLOAT32) if one.start is None else one.start for one in tasks]
     starts = [start * size if one.in_rms else start for one, start, size in zip(tasks, starts, unit)]
-    strengths = how.strengths if any(start.any() for start in starts) else [1.0]
+    strengths = [float(s) for s in how.strengths] if any(start.any() for start in starts) else [1.0]
     at_strength = torch.stack([mean_by_owner(check, check.losses(s * torch.stack(starts))) for s in strengths])
-    chosen = at_strength.nan_to_num(nan=torch.inf).argmin(0)
-    chosen = [strengths[i] if start.any() else 1.0 for i, start in zip(chosen.tolist(), starts)]
+    lowest = at_strength.nan_to_num(nan=torch.inf).argmin(0).tolist()
+    chosen = [strengths[i] if start.any() else 1.0 for i, start in zip(lowest, starts)]
     vectors = torch.stack([s * start for s, start in zip(chosen, starts)])
     best, best_loss = vectors.clone(), torch.full((len(tasks),), torch.inf, **CPU_FLOAT32)
     best_step, broken = (torch.full((len(tasks),), at, dtype=torch.long, device="cpu") for at in (0, -1))
@@ -158,8 +158,11 @@ def tune(
 
 def task(lens: Lens, train: Sequence[Relation], validation: Sequence[Relation], template: PromptTemplate) -> Task:
     """The zero-shot prompts of the pairs of some relations, to tune one vector on."""
-    parts = ([one for part in parts for one in with_demonstrations(part, part, 0)] for parts in (train, validation))
-    return Task(*(batch(lens, prompts, template) for prompts in parts))
+
+    def prompts(parts: Sequence[Relation]) -> PromptBatch:
+        return batch(lens, [one for part in parts for one in with_demonstrations(part, part, 0)], template)
+
+    return Task(prompts(train), prompts(validation))
 
 
 def mean_by_owner(rows: Rows, losses: Tensor) -> Tensor:

@@ -4,12 +4,12 @@ A hook adds the vector; which tokens get it, `calls` and `positions` say.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, SupportsFloat
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..ground.errors import InputError, ParityError, finite_number
 from ..models.lens import Lens, Model, lens_of
@@ -125,7 +125,7 @@ class Patch:
     def __init__(self, lens: Lens, vectors: list[FunctionVector], strength: float, every: bool, at: Tensor | None):
         self.lens, self.vectors, self.strength, self.every = lens, vectors, strength, every
         self._at, self._own = at, threading.local()
-        self._undo: list = []
+        self._undo: list[Callable[[], None]] = []
         with lens.state.lock:
             self.watch = lens.state.watch = lens.state.watch or Watch(lens)
             self.watch.hold([self])
@@ -156,7 +156,7 @@ class Patch:
     def __enter__(self) -> "Patch":
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.remove()
 
     def add_hooks(self) -> None:
@@ -171,7 +171,7 @@ class Patch:
         while self._undo:
             self._undo.pop()()
 
-    def _add(self, name: str, vector: Tensor, module, inputs, x: Tensor) -> Tensor | None:
+    def _add(self, name: str, vector: Tensor, module: nn.Module, inputs: tuple[Any, ...], x: Tensor) -> Tensor | None:
         tokens = self.watch.tokens_of(self)
         if tokens is None:  # a block that is called by itself runs no prompt
             self.watch.refuse_copies()

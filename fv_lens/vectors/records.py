@@ -17,6 +17,7 @@ from ..ground.schema import (
     Record,
     Schema,
     Seed,
+    Shape,
     Share,
     Text,
     Versions,
@@ -26,7 +27,8 @@ from ..ground.schema import (
     validated,
 )
 
-LATER = {"training": None, "weights": None, "source": []}  # fields that the first vectors did not have
+# Fields that the first vectors did not have.
+LATER: dict[str, list[str] | None] = {"training": None, "weights": None, "source": []}
 
 
 class Template(Schema):
@@ -124,7 +126,7 @@ class Vector(Record):
             validated(cls, part, place).of_tensors(tensors)
 
     @classmethod
-    def completed(cls, record: dict) -> dict:
+    def completed(cls, record: dict[str, Any]) -> dict[str, Any]:
         return LATER | record
 
 
@@ -168,7 +170,7 @@ class Effects(Record):
         return "relations" in self.model_fields_set
 
     def of_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        spec = {name: (REAL, ("prompt", "layer", "head")) for name in ("values", "log_prob_values")}
+        spec: dict[str, Shape] = {name: (REAL, ("prompt", "layer", "head")) for name in ("values", "log_prob_values")}
         spec |= {"base": (REAL, ("prompt",)), "mean_z": (REAL, ("layer", "head", "d_head"))}
         if self.batch is not None:
             spec |= {f"batch.{name}": (WHOLE, ("prompt", "pos")) for name in ("tokens", "mask")}
@@ -180,22 +182,22 @@ class Effects(Record):
         if not ((tensors["base"] >= 0) & (tensors["base"] <= 1.001)).all():
             raise InputError("tensor 'base' has numbers that are not probabilities")
         if self.batch is not None:
-            self._of_prompts(tensors, sizes["prompt"])
+            self._of_prompts(self.batch, tensors, sizes["prompt"])
 
-    def _of_prompts(self, tensors: Mapping[str, Tensor], n: int) -> None:
+    def _of_prompts(self, prompts: Prompts, tensors: Mapping[str, Tensor], n: int) -> None:
         for name in Prompts.model_fields:
-            if len(listed := getattr(self.batch, name)) != n:
+            if len(listed := getattr(prompts, name)) != n:
                 raise InputError(f"field 'batch.{name}' has {len(listed)} items for {n} prompts")
         tokens, mask, first = (tensors[f"batch.{name}"] for name in ("tokens", "mask", "answer_ids"))
         if (tokens < 0).any():
             raise InputError("tensor 'batch.tokens' has negative token ids")
         if not ((mask == 0) | (mask == 1)).all() or (mask.diff(dim=1) < 0).any() or not mask[:, -1].all():
             raise InputError("tensor 'batch.mask' is not 0 for padding on the left and 1 for the prompt behind it")
-        if first.tolist() != [listed[0][0] for listed in self.batch.answers]:
+        if first.tolist() != [listed[0][0] for listed in prompts.answers]:
             raise InputError("tensor 'batch.answer_ids' is not the first token of each prompt's first answer")
 
 
-def _with_parents(record: dict) -> Iterator[tuple[str, Any]]:
+def _with_parents(record: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """The record of a vector and those of all it was made from, each with its place and without its parents' fields.
 
     Not by recursion: a long sum nests more deeply than pydantic goes.

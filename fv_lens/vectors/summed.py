@@ -4,6 +4,7 @@ Summed in one vector (`function_vector`), or in one for each layer (`distributed
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -13,13 +14,18 @@ from ..datasets.prompts import FewShot, PromptTemplate, few_shot
 from ..datasets.relation_files import RelationLike, load_relation
 from ..datasets.relations import Relation
 from ..engine.batches import batch
-from ..engine.edits import HEAD_OUTPUT, RESIDUAL
+from ..engine.edits import RESIDUAL
 from ..engine.whatif import residuals
 from ..ground.errors import InputError, whole_number
+from ..models.base import HEAD_OUTPUT, HookFunction
 from ..models.lens import Lens, Model, check_layer, lens_of
 from .function_vector import FunctionVector
 from .mediation import mean_head_outputs
 
+if TYPE_CHECKING:
+    from transformer_lens.hook_points import HookPoint
+
+Heads = Sequence[tuple[int, int]]  # (layer, head)
 # The first is before a post-attention norm or multiplier where the model has one, but not every model has the first.
 ATTENTION_OUTPUTS = ("attn.hook_out", "hook_attn_out")
 
@@ -27,7 +33,7 @@ ATTENTION_OUTPUTS = ("attn.hook_out", "hook_attn_out")
 def function_vector(
     model: Model,
     relation: RelationLike,
-    heads: Sequence,
+    heads: Heads,
     layer: int,
     mean_z: Tensor | None = None,
     *,
@@ -67,7 +73,7 @@ def function_vector(
 def distributed_vectors(
     model: Model,
     relation: RelationLike,
-    heads: Sequence,
+    heads: Heads,
     mean_z: Tensor | None = None,
     *,
     template: PromptTemplate = PromptTemplate(),
@@ -121,7 +127,7 @@ def _checked(mean_z: Tensor | None, lens: Lens, model: Model, relation: Relation
     return mean_z
 
 
-def head_sum(lens: Lens, heads: Sequence, mean_z: Tensor) -> Float[Tensor, " d_model"]:
+def head_sum(lens: Lens, heads: Heads, mean_z: Tensor) -> Float[Tensor, " d_model"]:
     """What all the heads write on average, each through its own layer's output projection; float32 on the CPU."""
     vector = torch.zeros(lens.d_model, dtype=torch.float32, device="cpu")
     for layer in sorted({at for at, _ in heads}):
@@ -147,7 +153,7 @@ def residual_difference(
     return few - none
 
 
-def check_heads(lens: Lens, heads: Sequence) -> tuple[tuple[int, int], ...]:
+def check_heads(lens: Lens, heads: Heads) -> tuple[tuple[int, int], ...]:
     """`heads` as a tuple of (layer, head), or an InputError that names what is wrong with them."""
     heads = tuple(heads)
     if not heads:
@@ -186,15 +192,15 @@ def _plain_in(lens: Lens, layer: int) -> bool:
     names = [n for n in (f"blocks.{layer}.hook_resid_mid", f"blocks.{layer}.hook_resid_post") if n in lens.points]
 
     def residuals(shift: Tensor) -> dict[str, Tensor]:
-        seen = {}
+        seen: dict[str, Tensor] = {}
 
-        def edit(z, hook):
+        def edit(z: Tensor, hook: "HookPoint") -> Tensor:
             z = z.clone()
             z[:, -1, 0] += shift.to(z)
             return z
 
-        def see(name):
-            return lambda x, hook: seen.update({name: x[:, -1].float().cpu()})
+        def see(name: str) -> HookFunction:
+            return lambda x, hook: seen.__setitem__(name, x[:, -1].float().cpu())
 
         lens.logits(ids, torch.ones_like(ids), [(f"blocks.{layer}.{HEAD_OUTPUT}", edit), *((n, see(n)) for n in names)])
         return seen
@@ -221,13 +227,14 @@ def _site_of(lens: Lens, layer: int) -> str:
     known = lens.parity.attention_outputs
     if layer not in known:
         known[layer] = _attention_output(lens, layer)
-    if known[layer] is None:
+    site = known[layer]
+    if site is None:
         raise InputError(
             f"{lens.name} has no hook point in layer {layer} between the output projection and the norm or multiplier "
             "behind it, so what its heads write cannot be added there. A vector tuned from zero works on any model: "
             "finetune(..., 'zero')."
         )
-    return known[layer]
+    return site
 
 
 @torch.no_grad()
@@ -240,10 +247,10 @@ def _attention_output(lens: Lens, layer: int) -> str | None:
     ids = (torch.arange(1, 6, device=lens.device) % lens.cfg.d_vocab).expand(1 + len(edits), -1)
 
     def residuals(scale: float | Tensor) -> Tensor:
-        seen = {}
+        seen: dict[str, Tensor] = {}
 
-        def adds(row, value):
-            def edit(x, hook):
+        def adds(row: int, value: Tensor) -> HookFunction:
+            def edit(x: Tensor, hook: "HookPoint") -> Tensor:
                 x = x.clone()
                 x[row, -1] += (scale * value).to(x)
                 return x

@@ -131,8 +131,8 @@ def sweep_all(
     """`sweep` for many relations at once; each candidate has a vector for each relation, in their order."""
     lens = lens_of(model)
     layers = tuple(check_layer(lens, layer) for layer in (layer_grid(lens) if layers is None else layers))
-    strengths = tuple(finite_number("strength", strength) for strength in strengths)
-    for values, what in ((candidates, "vectors"), (layers, "layers"), (strengths, "strengths")):
+    factors = tuple(finite_number("strength", strength) for strength in strengths)
+    for values, what in ((candidates, "vectors"), (layers, "layers"), (factors, "strengths")):
         if not values:
             raise InputError(f"There are no {what} to sweep over; give at least one.")
     for vectors in candidates:
@@ -143,17 +143,17 @@ def sweep_all(
     template = template or own_template([vector for vectors in candidates for vector in vectors])
     grid = [
         [[replace(vector, layer=layer, vector=strength * vector.vector)] for vector in vectors]
-        for vectors in candidates for layer in layers for strength in strengths
+        for vectors in candidates for layer in layers for strength in factors
     ]  # fmt: skip
     measured = on_validation(lens, relations, grid, template, "sweep")
-    shape = (len(candidates), len(layers), len(strengths))
+    shape = (len(candidates), len(layers), len(factors))
     sweeps = []
     for r, (relation, of) in enumerate(zip(relations, measured)):
         vectors = tuple(own[r] for own in candidates)
         names = tuple(f"{len(v.heads)} heads" if v.heads else f"{v.method} {i}" for i, v in enumerate(vectors))
         right, log_probs = (x[:, 1:].reshape(len(x), *shape) for x in (of.right, of.log_prob))
         plain = np.stack([of.right[:, 0], of.log_prob[:, 0]], 1)
-        sweeps.append(Sweep(right, log_probs, plain, vectors, names, layers, strengths, relation.name))
+        sweeps.append(Sweep(right, log_probs, plain, vectors, names, layers, factors, relation.name))
     return sweeps
 
 

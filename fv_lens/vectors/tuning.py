@@ -7,6 +7,7 @@ make the answers of the train pairs probable; the step at which the validation p
 put together.
 """
 
+import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -83,8 +84,10 @@ def finetune(
         value = repr(init) if isinstance(init, str) else type(init).__name__
         raise InputError(f"init is {value}; give 'zero', 'random' or a FunctionVector.")
     inits = {relation.name: init} if isinstance(init, FunctionVector) else init
-    settings = {"layer": layer, "n_pairs": n_pairs, "n_validation": n_validation, "seed": seed, "how": how}
-    return finetune_all(model, [relation], inits, **settings)[relation.name]
+    tuned = finetune_all(
+        model, [relation], inits, layer=layer, n_pairs=n_pairs, n_validation=n_validation, seed=seed, how=how
+    )
+    return tuned[relation.name]
 
 
 def finetune_all(
@@ -173,6 +176,7 @@ class Lesson:
 
     def shuffled(self) -> "Lesson":
         """The control: the same words with each other's answers, none of which is right."""
+        assert self.relation is not None  # what answers are right of several relations together, no one says
         parts = [[shuffled(part, self.relation, self.seed) for part in some] for some in (self.train, self.validation)]
         return replace(self, train=parts[0], validation=parts[1])
 
@@ -244,31 +248,39 @@ def mean_validation_losses(kinds: Sequence[Sequence[FunctionVector | InputError]
     A kind in which hard relations broke thus gains nothing by it. One that shares no relation with those in which more
     are whole is not compared: its loss is infinite.
     """
-    whole = [{r for r, vector in enumerate(kind) if isinstance(vector, FunctionVector)} for kind in kinds]
-    shared = max(whole, key=len)
+    whole = [
+        {r: _training(vector)["validation_loss"] for r, vector in enumerate(kind) if isinstance(vector, FunctionVector)}
+        for kind in kinds
+    ]
+    shared = max((set(some) for some in whole), key=len)
     for some in sorted(whole, key=len, reverse=True):
-        shared = shared & some or shared
-    losses = [[kind[r].training["validation_loss"] for r in sorted(shared & some)] for some, kind in zip(whole, kinds)]
+        shared = shared & some.keys() or shared
+    losses = [[some[r] for r in sorted(shared & some.keys())] for some in whole]
     return [round(float(np.mean(of)), 6) if of else np.inf for of in losses]
 
 
 def _with_layer_losses(vector: FunctionVector, losses: Mapping[int, float]) -> FunctionVector:
-    return replace(vector, training={**vector.training, "layer_losses": {str(at): x for at, x in losses.items()}})
+    return replace(vector, training={**_training(vector), "layer_losses": {str(at): x for at, x in losses.items()}})
 
 
 def training_frame(fv: FunctionVector) -> pd.DataFrame:
     """One line per step of a tuned vector's training: step, loss, validation_loss (NaN where not looked at), chosen."""
+    training = _training(fv)
+    seen = dict(training["validation_losses"])
+    losses = [*training["losses"], np.nan]
+    lines = [(i, loss, seen.get(i, np.nan), i == training["chosen_step"]) for i, loss in enumerate(losses)]
+    return pd.DataFrame(lines, columns=["step", "loss", "validation_loss", "chosen"])
+
+
+def _training(fv: FunctionVector) -> Mapping[str, Any]:
     if fv.training is None:
         raise InputError(f"{fv} was not tuned, so it has no training record.")
-    seen = dict(fv.training["validation_losses"])
-    losses = [*fv.training["losses"], np.nan]
-    lines = [(i, loss, seen.get(i, np.nan), i == fv.training["chosen_step"]) for i, loss in enumerate(losses)]
-    return pd.DataFrame(lines, columns=["step", "loss", "validation_loss", "chosen"])
+    return fv.training
 
 
 def _named(relations: Relations) -> dict[str, Relation]:
     given = relations.values() if isinstance(relations, Mapping) else relations
-    if isinstance(given, str | Relation):
+    if isinstance(given, str | os.PathLike | Relation):
         given = [given]
     loaded = [load_relation(relation) for relation in given]
     named = {relation.name: relation for relation in loaded}

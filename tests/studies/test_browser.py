@@ -14,6 +14,7 @@ import torch
 from fv_lens.engine.batches import PromptBatch
 from fv_lens.ground import scores
 from fv_lens.plots.style import DARK, INK
+from fv_lens.studies.run.findings import Findings
 from fv_lens.studies.run.page import write_report
 from fv_lens.vectors.effects import HeadEffects
 
@@ -36,11 +37,11 @@ def made_report(path) -> HeadEffects:
     effects = replace(made_effects(n, LAYERS, HEADS, HOSTILE), batch=asked)
     grid = made_sweep(heads=(2, 3))
     words = {"relation": "antonym", "vector": "FV", "token": [" white", HOSTILE], "probability": [0.5, 0.1]}
-    write_report(
-        path, title=f"a title {HOSTILE}", summary={"threads": 2}, effects=effects, sweep=grid,
-        vector=replace(grid.best(), heads=CHOSEN), evaluation=made_evaluation(controls=(HOSTILE, "10-shot")),
-        words=pd.DataFrame(words | {"is_name": [False, True]}), head_words=HEAD_WORDS, command=HOSTILE,
+    findings = Findings(
+        effects, HEAD_WORDS, grid, replace(grid.best(), heads=CHOSEN), made_evaluation(controls=(HOSTILE, "10-shot")),
+        words=pd.DataFrame(words | {"is_name": [False, True]}),
     )  # fmt: skip
+    write_report(path, findings, title=f"a title {HOSTILE}", summary={"threads": 2}, command=HOSTILE)
     return effects
 
 
@@ -150,9 +151,8 @@ def test_the_switch_recolours_and_renames_every_head_and_goes_back(visit, writte
 
 def test_the_switch_colours_by_the_measure_that_it_names(browser, tmp_path):
     effects = made_effects(4, 2, 2)
-    write_report(
-        tmp_path / "page.html", title="t", summary={}, effects=replace(effects, log_prob_values=-effects.values)
-    )
+    findings = Findings(replace(effects, log_prob_values=-effects.values))
+    write_report(tmp_path / "page.html", findings, title="t", summary={})
     page = browser.new_page()
     page.goto((tmp_path / "page.html").as_uri())
     strongest = page.locator('[role=gridcell][tabindex="0"]')

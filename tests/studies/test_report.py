@@ -8,6 +8,7 @@ import pytest
 
 from fv_lens.ground.errors import InputError
 from fv_lens.ground.storage import written_whole
+from fv_lens.studies.run.findings import Findings
 from fv_lens.studies.run.page import write_report
 
 from ..plots.test_figures import HOSTILE, made_effects, made_evaluation, made_sweep
@@ -36,9 +37,9 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def write(tmp_path):
-    def write(**results):
+    def write(title="a title", summary=None, command=None, **results):
         path = tmp_path / "report.html"
-        write_report(path, **dict(title="a title", summary={}) | results)
+        write_report(path, Findings(**results), title=title, summary=summary or {}, command=command)
         return path.read_text(encoding="utf-8")
 
     return write
@@ -232,7 +233,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "missing" / "report.html", tmp_path / "file" / "report.html", tmp_path):
         with pytest.raises(InputError, match=re.escape(str(path))):
-            write_report(path, title="a title", summary={})
+            write_report(path, Findings(), title="a title", summary={})
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from fv_lens.ground.errors import InputError
-from fv_lens.studies.reproduce.page import write_table_report
+from fv_lens.studies.reproduce.page import Portrait, write_table_report
 
 from ..plots.test_figures import HOSTILE
 from ..plots.test_table import DIFFERENCES, FRAME, LEVELS, made_categories, made_training, made_words, pick
@@ -16,9 +16,11 @@ from .test_report import Page
 
 @pytest.fixture
 def write(tmp_path):
-    def write(frame=FRAME, **results):
-        path = tmp_path / "table.html"
-        write_table_report(path, frame, made_categories(), **dict(title="a title", summary={}) | results)
+    def write(frame=FRAME, title="a title", summary=None, command=None, **drawn):
+        path, categories = tmp_path / "table.html", made_categories()
+        write_table_report(
+            path, frame, categories, Portrait(**drawn), title=title, summary=summary or {}, command=command
+        )
         return path.read_text(encoding="utf-8")
 
     return write
@@ -28,8 +30,8 @@ def write(tmp_path):
 def whole(tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "table.html"
     write_table_report(
-        path, FRAME, made_categories(), title="a title", summary={"model": "a model", "seeds": [0, 1]},
-        training=made_training(), decoding=made_words(), command="fv-lens reproduce --seed -1",
+        path, FRAME, made_categories(), Portrait(made_training(), made_words()), title="a title",
+        summary={"model": "a model", "seeds": [0, 1]}, command="fv-lens reproduce --seed -1",
     )  # fmt: skip
     return path.read_text(encoding="utf-8")
 
@@ -229,5 +231,5 @@ def test_a_missing_column_or_folder_is_named(write, tmp_path):
     with pytest.raises(InputError, match="lacks the column 'measure'"):
         write(FRAME.drop(columns="measure"))
     with pytest.raises(InputError, match="missing"):
-        write_table_report(tmp_path / "missing" / "t.html", FRAME, {}, title="a title", summary={})
+        write_table_report(tmp_path / "missing" / "t.html", FRAME, {}, Portrait(), title="a title", summary={})
     assert not list(tmp_path.iterdir())

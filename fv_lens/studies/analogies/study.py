@@ -4,16 +4,17 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
+from torch import Tensor
 
-from ...analogies.composition import METHODS, Folded
+from ...analogies.composition import METHODS, CompositionLike, Folded
 from ...analogies.evaluate import evaluate_analogies
 from ...analogies.fit import BEST, CANDIDATES, Fitting, fit_compositions
-from ...analogies.scores import LIBRARIES, PROMPT_ONLY, SUMMED, TRUE, AnalogyScores, Row
-from ...analogies.solve import solve_analogy
+from ...analogies.scores import LIBRARIES, PROMPT_ONLY, SUMMED, TRUE, AnalogyScores, LibraryName, Row
+from ...analogies.solve import AnalogyAnswer, solve_analogy
 from ...datasets.questions import Question, digest
 from ...datasets.relation_files import load_relation, relation_names
 from ...engine.batches import batch
@@ -25,7 +26,7 @@ from ...models.lens import Model, lens_of
 from ...vectors.function_vector import FunctionVector, own_template
 from ...vectors.tuning import finetune_all
 from ..job import Job
-from ..stages import Stages
+from ..stages import Stages, Step
 from .page import write_analogy_report
 
 RESULTS, SUMMARY = "results.csv", "summary.json"
@@ -124,8 +125,9 @@ def solve_all(
         tell(f"Composites fitted on {len(train)} train and {len(validation)} validation analogies")
         fitted = _unpacked(*stages.run("fit", lambda: _packed(fit_compositions(
             model, vectors, train, validation, how=Fitting(seed=seed)))))  # fmt: skip
+    methods: dict[str, CompositionLike] = {**METHODS, **fitted}
     ask = partial(
-        evaluate_analogies, model, vectors, methods=METHODS | fitted, libraries=_libraries(vectors, test),
+        evaluate_analogies, model, vectors, methods=methods, libraries=_libraries(vectors, test),
         summed=summed, seed=seed,
     )  # fmt: skip
     tried = None
@@ -145,7 +147,7 @@ def solve_all(
     }  # fmt: skip
     best = BEST if fitted else "posterior"
     tell(f"{N_ITEMS} single analogies")
-    items = _items(model, vectors, found.questions, fitted[best].whole if fitted else best)
+    items = _items(model, vectors, found.questions, fitted[best].whole if fitted else "posterior")
     frame = pd.concat([found.to_frame().assign(part="score"), _differences(found)], ignore_index=True)
     _write(out, frame, fitted, summary)
     facts = {
@@ -158,19 +160,22 @@ def solve_all(
     return found, lines
 
 
-def _items(model: Model, vectors: Mapping, questions: Sequence[Question], how: object) -> list:
+def _items(
+    model: Model, vectors: Mapping[str, FunctionVector], questions: Sequence[Question], how: CompositionLike
+) -> list[tuple[Question, AnalogyAnswer]]:
     """Some questions, of as many relations as there are, with their answers by the full library."""
-    by_relation: dict[object, list[Question]] = {}
+    by_relation: dict[str | None, list[Question]] = {}
     for question in questions:
         by_relation.setdefault(question.relation, []).append(question)
     rounds = [question for some in zip_longest(*by_relation.values()) for question in some if question is not None]
     return [
-        (question, solve_analogy(model, vectors, question.source, question.target, question.choices or None, how=how))
+        (question, solve_analogy(model, vectors, (a, b), question.target, question.choices or None, how=how))
         for question in rounds[:N_ITEMS]
+        for a, b in [question.source]
     ]
 
 
-def _plan(model: Model, parts: Sequence[Sequence[Question]], seed: int, vectors: object) -> dict:
+def _plan(model: Model, parts: Sequence[Sequence[Question]], seed: int, vectors: str | list[str]) -> dict[str, Any]:
     """What a later start must share to go on."""
     lens = lens_of(model)
     return {
@@ -185,11 +190,11 @@ def _digests(*libraries: Mapping[str, FunctionVector]) -> list[str]:
     return [digest(sorted(map(_identity, some, some.values()))) for some in libraries]
 
 
-def _identity(name: str, fv: FunctionVector) -> list:
+def _identity(name: str, fv: FunctionVector) -> list[Any]:
     return [name, fv.relation or "", fv.layer, fv.site, fv.vector.tolist()]
 
 
-def _chosen(tried: AnalogyScores, found: AnalogyScores) -> tuple[dict, list[str]]:
+def _chosen(tried: AnalogyScores, found: AnalogyScores) -> tuple[dict[str, Any], list[str]]:
     """The way to choose that was best on validation, and its test score beside that of the best prompt there."""
 
     def best(method: str | None = None) -> tuple[Row, str]:
@@ -209,7 +214,7 @@ def _title(measure: str) -> str:
     return MEASURES[measure].heading.lower()
 
 
-def _write(out: Path, frame: pd.DataFrame, fitted: Mapping[str, Folded], summary: Mapping) -> None:
+def _write(out: Path, frame: pd.DataFrame, fitted: Mapping[str, Folded], summary: Mapping[str, Any]) -> None:
     with storage.written_whole(out / RESULTS) as partial:
         results.write_csv(frame, partial)
     storage.save_json(out / SUMMARY, summary)
@@ -222,11 +227,11 @@ def _file_name(composite: str) -> str:
     return f"{composite.replace(' + ', '-').replace(' ', '-')}.safetensors"
 
 
-def _libraries(vectors: Mapping[str, FunctionVector], questions: Sequence[Question]) -> list[str]:
+def _libraries(vectors: Mapping[str, FunctionVector], questions: Sequence[Question]) -> list[LibraryName]:
     """The full library, and those with something left out where a question has kin in it."""
     family = {name: load_relation(name).family or name for name in relation_names()}
     kin = {family.get(fv.relation or name, fv.relation or name) for name, fv in vectors.items()}
-    known = any({q.relation, q.family, family.get(q.relation)} & (kin | set(vectors)) - {None} for q in questions)
+    known = any({q.relation, q.family, family.get(q.relation or "")} & (kin | set(vectors)) - {None} for q in questions)
     return list(LIBRARIES) if known else ["full"]
 
 
@@ -258,15 +263,16 @@ def _differences(found: AnalogyScores) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=columns).assign(part="difference")
 
 
-def _packed(fitted: Mapping[str, Folded]) -> tuple[dict, dict]:
-    tensors, record = {}, {}
+def _packed(fitted: Mapping[str, Folded]) -> Step:
+    tensors: dict[str, Tensor] = {}
+    record: dict[str, Any] = {}
     for name, how in fitted.items():
         own, record[name] = how.parts()
         tensors |= {f"{name}/{key}": value for key, value in own.items()}
     return tensors, record
 
 
-def _unpacked(tensors: Mapping, record: Mapping) -> dict[str, Folded]:
+def _unpacked(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> dict[str, Folded]:
     return {
         name: Folded.of_parts(
             {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}, saved

@@ -4,7 +4,7 @@ Every vector is made twice, on either half of a relation's pairs, and only compa
 half (cross-fitting); beside it stands the comparison of vectors made on all pairs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +16,7 @@ from ...analogies.composition import Composition
 from ...analogies.library import Library, explained, pairs_batch
 from ...datasets.prompts import PromptTemplate
 from ...datasets.ratings import HumanMatrix, PairRatings
+from ...datasets.relations import Relation
 from ...datasets.semeval import RatedRelation, halves
 from ...engine.completion import completions
 from ...evaluation.similarity import (
@@ -34,7 +35,7 @@ from ...vectors.effects import mean_effects
 from ...vectors.function_vector import FunctionVector
 from ...vectors.mediation import indirect_effects, mean_head_outputs
 from ...vectors.optimizer import STEPS, Tuning
-from ...vectors.summed import function_vector, residual_difference, writes_plainly
+from ...vectors.summed import Heads, function_vector, residual_difference, writes_plainly
 from ...vectors.tuning import Lesson, tune_lessons
 
 KINDS = ("FFV", "FV", "mean difference")
@@ -44,13 +45,15 @@ N_HEADS, N_SHOTS, N_PROMPTS = 10, 8, 8
 PROFILE = Composition("posterior", temperature=2.0)  # of pairs; the temperature of an earlier look at the same ratings
 
 Vectors = dict[str, dict[str, dict[str, FunctionVector]]]  # kind -> half -> code -> vector
+Made = Mapping[str, Mapping[str, FunctionVector]]  # of one kind
+Halves = Mapping[str, Mapping[tuple[str, str], int]]  # code -> pair -> 0 or 1
 
 
 def human_vectors(
     model: Model,
     relations: Mapping[str, RatedRelation],
     layer: int,
-    heads: Sequence | None = None,
+    heads: Heads | None = None,
     *,
     steps: int = STEPS,
     seed: int = 0,
@@ -72,31 +75,35 @@ def human_vectors(
     listed = [(half, code, relation) for half, some in parts.items() for code, relation in some.items()]
     made: Vectors = {kind: {half: {} for half in HALVES} for kind in KINDS}
 
-    lessons = [Lesson(relation, [relation.parts.train], [relation.parts.validation]) for _, _, relation in listed]
+    splits = [relation.split() for _, _, relation in listed]
+    lessons = [Lesson(relation, [of.train], [of.validation]) for (_, _, relation), of in zip(listed, splits)]
     how = Tuning(steps, template=template)
     for (half, code, _), one in zip(listed, tune_lessons(lens, lessons, [layer], how, "tuning")[layer]):
         if isinstance(one, InputError):
             raise one
         made["FFV"][half][code] = one
     summed = bool(lens.head_layers) and all(writes_plainly(lens, at) for at in lens.head_layers)
-    if summed and heads is None:
+    if not summed:
+        heads = None
+    elif heads is None:
         with no_progress():
             maps = [indirect_effects(model, name, 10, 10, 20, seed) for name in HEADS_FROM]
         heads = mean_effects(maps).top(N_HEADS)
     for half, code, relation in progress_bar(listed, desc="few-shot prompts", unit="relation"):
-        shots = min(N_SHOTS, len(relation.parts.train) - 1)
-        if summed:
+        train = relation.split().train
+        shots = min(N_SHOTS, len(train) - 1)
+        if heads is not None:
             with no_progress():
                 mean_z, _ = mean_head_outputs(model, relation, N_PROMPTS, shots, seed)
             made["FV"][half][code] = function_vector(model, relation, heads, layer, mean_z)
-        difference = residual_difference(lens, relation.parts.train, N_PROMPTS, shots, layer, template, seed)
+        difference = residual_difference(lens, train, N_PROMPTS, shots, layer, template, seed)
         made["mean difference"][half][code] = FunctionVector.on(
             lens, difference, layer, relation, template, method="difference"
         )
     return {kind: some for kind, some in made.items() if all(some.values())}
 
 
-def _parts(relations: Mapping[str, RatedRelation], half: str, seed: int) -> dict:
+def _parts(relations: Mapping[str, RatedRelation], half: str, seed: int) -> dict[str, Relation]:
     if half == "all":
         return {code: one.relation(seed=seed) for code, one in relations.items()}
     other, placed = 1 - int(half[-1]), halves(relations, seed)
@@ -154,7 +161,7 @@ def compare(
     return found
 
 
-def _half_matrices(ratings: PairRatings, halves: Mapping, human: HumanMatrix) -> list[HumanMatrix]:
+def _half_matrices(ratings: PairRatings, halves: Halves, human: HumanMatrix) -> list[HumanMatrix]:
     """Human matrices of the comparisons whose pairs are both in one half, for either half."""
     frame = ratings.frame
     places = [
@@ -164,16 +171,17 @@ def _half_matrices(ratings: PairRatings, halves: Mapping, human: HumanMatrix) ->
     return [ratings.select((places[0] == h) & (places[1] == h)).matrix(list(human.names)) for h in (0, 1)]
 
 
-def _half_of(halves: Mapping, code: str, pair: tuple[str, str]) -> int:
+def _half_of(halves: Halves, code: str, pair: tuple[str, str]) -> int:
     """The half of a pair; one that the relation's list does not hold was tuned on in neither, so either will do."""
     return halves[code].get(pair, 0)
 
 
-def _pair_level(lens: Lens, made: Mapping, ratings: PairRatings, halves: Mapping) -> dict:
+def _pair_level(lens: Lens, made: Made, ratings: PairRatings, halves: Halves) -> dict[str, dict[str, Score]]:
     """Predicted similarity of two pairs: cosine of their weight profiles, and of their centred composites."""
     items = ratings.pairs
     place = {item: i for i, item in enumerate(items)}
-    profiles, composites = [None] * len(items), [None] * len(items)
+    profiles: dict[int, np.ndarray] = {}
+    composites: dict[int, np.ndarray] = {}
     for h in (0, 1):
         mine = [i for i, (code, pair) in enumerate(items) if _half_of(halves, code, pair) == h]
         if not mine:
@@ -189,7 +197,8 @@ def _pair_level(lens: Lens, made: Mapping, ratings: PairRatings, halves: Mapping
     columns = [frame[name].to_numpy() for name in ("rating", "relation1", "relation2")]
     within = columns[1] == columns[2]
     found = {}
-    for name, rows in (("weight profiles", np.stack(profiles)), ("composites", np.stack(composites))):
+    for name, parts in (("weight profiles", profiles), ("composites", composites)):
+        rows = np.stack([parts[i] for i in range(len(items))])
         unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
         predicted = (unit[ends[0]] * unit[ends[1]]).sum(1)
         found[name] = {
@@ -201,9 +210,9 @@ def _pair_level(lens: Lens, made: Mapping, ratings: PairRatings, halves: Mapping
 
 def typicality(
     lens: Lens,
-    made: Mapping[str, Mapping[str, FunctionVector]],
+    made: Made,
     relations: Mapping[str, RatedRelation],
-    halves: Mapping,
+    halves: Halves,
 ) -> tuple[Score, Score]:
     """Mean over relations of Spearman's rho between log P(B | A) and rated typicality, with a vector and without.
 
@@ -219,4 +228,5 @@ def typicality(
     for code, one in relations.items():
         for column, found in zip((1, 0), rhos):
             found.append(float(spearmanr(log_probs[codes == code, column], one.ratings).statistic))
-    return tuple(clustered_mean(np.array(found), list(relations)) for found in rhos)
+    with_vector, plain = (clustered_mean(np.array(found), list(relations)) for found in rhos)
+    return with_vector, plain

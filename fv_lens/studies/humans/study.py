@@ -1,12 +1,14 @@
 """What `fv-lens humans` leaves in its folder: numbers, vectors and figures; the vectors are a stage that is kept."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from ...datasets.ratings import HumanMatrix, PairRatings
 from ...datasets.semeval import RatedRelation
@@ -15,17 +17,18 @@ from ...evaluation.similarity import difference, mds, similarity_matrix
 from ...ground import storage
 from ...models.lens import Model, lens_of
 from ...vectors.function_vector import FunctionVector
+from ...vectors.summed import Heads
 from ...vectors.sweeps import layer_grid
 from ...vectors.tuning import DEPTHS
 from ..job import Job
-from ..stages import Stages
+from ..stages import Stages, Step
 from .page import write_human_report
 from .steps import HALVES, KINDS, Comparison, Vectors, compare, human_vectors
 
 COLUMNS = ["measure", "vectors", "value", "low", "high", "p", "n"]
 
 
-def place(model: Model, folder: Path) -> tuple[int, list | None]:
+def place(model: Model, folder: Path) -> tuple[int, list[tuple[int, int]] | None]:
     """The layer of the tuned vectors of a folder and the heads of its summed ones; defaults where there are none."""
     tuned, summed = (sorted(some.glob("*.safetensors")) for some in (folder, folder / "summed"))
     grid = layer_grid(lens_of(model), DEPTHS)
@@ -38,7 +41,7 @@ def study(
     relations: Mapping[str, RatedRelation],
     ratings: PairRatings,
     layer: int,
-    heads: Sequence | None,
+    heads: Heads | None,
     job: Job,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -97,7 +100,9 @@ def _frame(found: Mapping[str, Comparison], human: HumanMatrix) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
-def _drawn(found: Mapping, vectors: Vectors, relations: Mapping, human: HumanMatrix) -> dict:
+def _drawn(
+    found: Mapping[str, Comparison], vectors: Vectors, relations: Mapping[str, RatedRelation], human: HumanMatrix
+) -> dict[str, Any]:
     """What the page draws: matrices of the rated relations, and the map of all."""
     titles = {code: f"{code} {relations[code].name}" for code in human.names}
     matrices = {"people": human.to_frame()} | {kind: one.similarity.to_frame() for kind, one in found.items()}
@@ -108,8 +113,9 @@ def _drawn(found: Mapping, vectors: Vectors, relations: Mapping, human: HumanMat
     return {"matrices": matrices, "points": points.rename(index=names), "categories": categories}
 
 
-def _packed(vectors: Vectors) -> tuple[dict, dict]:
-    tensors, record = {}, {}
+def _packed(vectors: Vectors) -> Step:
+    tensors: dict[str, Tensor] = {}
+    record: dict[str, Any] = {}
     for kind, made in vectors.items():
         for half, some in made.items():
             tensors[f"{kind}/{half}"] = torch.stack([fv.vector for fv in some.values()])
@@ -117,7 +123,7 @@ def _packed(vectors: Vectors) -> tuple[dict, dict]:
     return tensors, record
 
 
-def _unpacked(tensors: Mapping, record: Mapping) -> Vectors:
+def _unpacked(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> Vectors:
     made: Vectors = {}
     for kind in KINDS:
         for half in HALVES:

@@ -51,6 +51,7 @@ def reproduce(
     with plain_errors(saved, goes_on=True), quiet():
         if dtype not in DTYPES:
             raise InputError(f"--dtype is {dtype!r}; give one of {', '.join(DTYPES)}")
+        weights: Any = dtype  # one of DTYPES, as was checked
         chosen = _chosen_relations(relations, bats)
         options = {"--relations": relations, "--bats": bats, "--model": model, "--dtype": dtype, "--seeds": seeds}
         given = [str(part) for option in options.items() if option[1] is not None for part in option]
@@ -61,7 +62,7 @@ def reproduce(
         if dry_run:
             from .estimate import estimate
 
-            console.print(Text(str(estimate(model, chosen, settings, dtype))))
+            console.print(Text(str(estimate(model, chosen, settings, weights))))
             return
         with output_folder(out, "reproduce", saved) as folder:
             too_small = sized(chosen, settings)[1]  # before the model is loaded
@@ -72,7 +73,6 @@ def reproduce(
             from .setup import Study
             from .study import reproduce as run_all
 
-            weights: Any = dtype  # one of DTYPES, as was checked
             loaded = load_model(model, dtype=weights)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # small parts were warned of above

@@ -108,11 +108,11 @@ class Shape:
     ) -> Cost:
         """`n` prompts completed as they are and under what-ifs, so many behind the same demonstrations."""
         length, shared = words.prompt + n_shots * words.shown, n_shots * words.shown
-        how = {"shared": shared, "together": together} if shared >= WORTH else {}
+        shared, together = (shared, together) if shared >= WORTH else (0, 1)
         few, other = len(births) <= FEW, FOUND * words.several
-        asked = self.what_ifs(n, length, births, 1 + words.answer * few, **how)
+        asked = self.what_ifs(n, length, births, 1 + words.answer * few, shared, together)
         again = other if few else other + words.long + (1 - words.long) * FOUND
-        more = self.what_ifs(again * n, length, births, 1 + words.answer, **how)
+        more = self.what_ifs(again * n, length, births, 1 + words.answer, shared, together)
         return asked + Cost(0, more.tokens, more.flop)
 
     def checked(self, length: Number) -> Cost:

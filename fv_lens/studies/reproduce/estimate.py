@@ -15,13 +15,15 @@ import torch
 import transformers
 
 from ...datasets.prompts import PromptTemplate
+from ...datasets.relation_files import RelationLike
 from ...datasets.relations import Relation
 from ...engine.chunks import CPU_BYTES, MOST_ROWS, MOST_ROWS_GPU, bytes_held
 from ...engine.whatif import MAX_ROWS, ON_GPU, TILE
 from ...evaluation.decoding import NEUTRAL_PROMPTS
 from ...ground.errors import InputError
+from ...ground.text_files import FilePath
 from ...models.default_model import DEFAULT, default_folder, quiet
-from ...models.load import checked_device, checked_dtype, first_line, model_folder, quoting
+from ...models.load import Dtype, checked_device, checked_dtype, first_line, model_folder, quoting
 from ...models.onednn import through_onednn
 from .costs import Cost, Number, Shape, Words, stage_costs
 from .setup import Settings, sized
@@ -99,7 +101,9 @@ class Estimate:
         return "\n".join(lines)
 
 
-def estimate(model_name: object, relations: Iterable, settings: Settings, dtype: object = "float32") -> Estimate:
+def estimate(
+    model_name: FilePath, relations: Iterable[RelationLike], settings: Settings, dtype: Dtype | None = "float32"
+) -> Estimate:
     """What a study of the relations will take on a model; half a second of matmuls is all that is run.
 
     Args:
@@ -113,7 +117,7 @@ def estimate(model_name: object, relations: Iterable, settings: Settings, dtype:
         >>> estimate("smollm2-135m", ["antonym"], Settings()).shape.n_parameters
         134515008
     """
-    dtype, device = checked_dtype(dtype), checked_device(None)
+    kind, device = checked_dtype(dtype), checked_device(None)
     kept, left_out = sized(relations, settings)
     source = default_folder() if model_name == DEFAULT else model_folder(model_name) or model_name
     shape = _shape(model_name, source)
@@ -121,10 +125,10 @@ def estimate(model_name: object, relations: Iterable, settings: Settings, dtype:
     sizes = [[len(part) for part in relation.split()] for relation in kept]
     available = _available(device)
     return Estimate(
-        model=str(model_name), dtype=str(dtype).removeprefix("torch."), device=device.type, shape=shape, words=words,
+        model=str(model_name), dtype=str(kind).removeprefix("torch."), device=device.type, shape=shape, words=words,
         n_relations=len(kept), left_out=left_out, stages=stage_costs(shape, words, settings, sizes),
-        rate=matmul_rate(shape.matrix, dtype, device), available=available,
-        memory=_memory(shape, words, sizes, dtype.itemsize, available if device.type == "cuda" else None),
+        rate=matmul_rate(shape.matrix, kind, device), available=available,
+        memory=_memory(shape, words, sizes, kind.itemsize, available if device.type == "cuda" else None),
     )  # fmt: skip
 
 
@@ -154,7 +158,7 @@ def matmul_rate(matrix: Sequence[int], dtype: torch.dtype, device: torch.device,
     return 2 * 256 * weights.numel() / best
 
 
-def _shape(name: object, source: Path | str) -> Shape:
+def _shape(name: FilePath, source: FilePath) -> Shape:
     local = isinstance(source, Path)
     try:
         with quiet():
@@ -173,7 +177,7 @@ def _shape(name: object, source: Path | str) -> Shape:
     if not lists:
         raise InputError(f"{name!r} has no list of {n_layers} blocks, so its cost cannot be counted.")
     blocks = max(lists, key=_n_weights)
-    matrices = [tuple(weight.shape) for weight in blocks[0].parameters() if weight.dim() == 2]
+    matrices = [(weight.shape[0], weight.shape[1]) for weight in blocks[0].parameters() if weight.dim() == 2]
     return Shape(
         blocks=tuple(map(_n_weights, blocks)), unembedding=network.get_output_embeddings().weight.numel(),
         n_parameters=_n_weights(network), d_model=d_model, d_mlp=d_mlp if isinstance(d_mlp, int) else 4 * d_model,
@@ -187,7 +191,7 @@ def _n_weights(module: torch.nn.Module) -> int:
     return sum(weight.numel() for weight in module.parameters())
 
 
-def _words(source: Path | str, relations: Sequence[Relation], bos: bool) -> Words:
+def _words(source: FilePath, relations: Sequence[Relation], bos: bool) -> Words:
     try:
         with quiet():
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, local_files_only=isinstance(source, Path))

@@ -5,20 +5,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from ...evaluation import table as results
 from ...evaluation.similarity import mds, similarity_matrix
-from ...evaluation.table import Table
+from ...evaluation.table import Row, Table
 from ...ground import storage
 from ...vectors.function_vector import FunctionVector
 from ...vectors.tuning import mean_validation_losses, training_frame
-from .page import write_table_report
+from ..stages import Step
+from .page import Portrait, write_table_report
 from .readings import add_readings
 from .setup import Study
-from .steps import Step, unpacked
+from .steps import unpacked
 
 RESULTS, SUMMARY, REPORT, VECTORS = "results.csv", "summary.json", "report.html", "vectors"
 STARTS = {"from-fv": "FFV from FV", "from-zero": "FFV from zero"}
@@ -41,9 +44,9 @@ class Found:
     share_right: list[float]
     sums: Step
     tuning: Mapping[str, Step]
-    rows: Mapping
+    rows: Mapping[str, Row]
     owners: np.ndarray
-    said: Mapping
+    said: Mapping[str, Any]
 
     @property
     def library(self) -> str:
@@ -69,8 +72,9 @@ def table_of(study: Study, found: Found) -> pd.DataFrame:
 
 
 def write_outputs(
-    study: Study, out: Path, found: Found, frame: pd.DataFrame, plan: Mapping, command: str, timings: Mapping
-) -> None:
+    study: Study, out: Path, found: Found, frame: pd.DataFrame, plan: Mapping[str, Any], command: str,
+    timings: Mapping[str, float],
+) -> None:  # fmt: skip
     """Write `results.csv`, `summary.json`, `vectors/` and `report.html`, each whole or not at all."""
     with storage.written_whole(out / RESULTS) as partial:
         results.write_csv(frame, partial)
@@ -85,14 +89,13 @@ def write_outputs(
     vectors = _vectors(study, found)
     _save_vectors(out / VECTORS, vectors, found.library, dict(zip(study.names, _file_names(study.names))))
     write_table_report(
-        out / REPORT, frame, {r.name: r.category or "other" for r in study.relations},
+        out / REPORT, frame, {r.name: r.category or "other" for r in study.relations}, _portrait(found, vectors),
         title=f"{len(study)} relations in {study.lens.name}", summary=_shown(study, plan, chosen, timings),
-        training={name: training_frame(vector) for name, vector in vectors[found.library].items()},
-        decoding=pd.DataFrame(found.said["words"]), command=command, **_together(vectors, found.library),
+        command=command,
     )  # fmt: skip
 
 
-def _chosen(found: Found) -> dict:
+def _chosen(found: Found) -> dict[str, Any]:
     record = found.sums[1]
     return {
         "layer": found.layer, "vectors": STARTS[found.library],
@@ -102,20 +105,26 @@ def _chosen(found: Found) -> dict:
     }  # fmt: skip
 
 
-def _together(vectors: Mapping[str, Mapping[str, FunctionVector]], library: str) -> dict:
-    """How alike the relations are as vectors of each kind, and the map of the library; nothing of two relations."""
+def _portrait(found: Found, vectors: Mapping[str, Mapping[str, FunctionVector]]) -> Portrait:
+    """Training and map of the library, the words of all, and how alike the relations are as vectors of each kind.
+
+    Two relations are not compared.
+    """
+    library = vectors[found.library]
     kinds = {"FV": vectors.get("summed", {}), **{STARTS[key]: vectors[key] for key in STARTS if key in vectors}}
-    shared = [name for name in vectors[library] if all(name in some for some in kinds.values() if some)]
-    drawn: dict = {}
-    if len(shared) > 2:
-        alike = {kind: similarity_matrix({name: some[name] for name in shared}) for kind, some in kinds.items() if some}
-        drawn["similarities"] = {kind: one.to_frame() for kind, one in alike.items()}
-    if len(vectors[library]) > 2:
-        drawn["points"] = mds(similarity_matrix(vectors[library]))
-    return drawn
+    shared = [name for name in library if all(name in some for some in kinds.values() if some)]
+    alike = {kind: {name: some[name] for name in shared} for kind, some in kinds.items() if some}
+    return Portrait(
+        training={name: training_frame(vector) for name, vector in library.items()},
+        decoding=pd.DataFrame(found.said["words"]),
+        similarities={kind: similarity_matrix(some).to_frame() for kind, some in alike.items()}
+        if len(shared) > 2
+        else None,
+        points=mds(similarity_matrix(library)) if len(library) > 2 else None,
+    )
 
 
-def _stability(table: Table, vectors: Mapping, seeds: int) -> None:
+def _stability(table: Table, vectors: Mapping[str, Tensor], seeds: int) -> None:
     for key, row in STARTS.items():
         others = [vectors[f"{key}-seed-{seed}"] for seed in range(1, seeds) if f"{key}-seed-{seed}" in vectors]
         for centred in (False, True):
@@ -143,7 +152,9 @@ def vector_files(names: Sequence[str]) -> set[str]:
     return {f"{kind}{file}" for file in _file_names(names) for kind in ("", "summed/", *(f"{key}/" for key in STARTS))}
 
 
-def _save_vectors(folder: Path, vectors: Mapping, library: str, files: Mapping[str, str]) -> None:
+def _save_vectors(
+    folder: Path, vectors: Mapping[str, Mapping[str, FunctionVector]], library: str, files: Mapping[str, str]
+) -> None:
     """The library as NAME.safetensors, and every kind in a folder of its own."""
     for key, some in vectors.items():
         (folder / key).mkdir(parents=True, exist_ok=True)
@@ -162,7 +173,9 @@ def _file_names(names: Sequence[str]) -> list[str]:
     return [f"{name}.safetensors" for name in used]
 
 
-def _shown(study: Study, plan: Mapping, chosen: Mapping, timings: Mapping) -> dict:
+def _shown(
+    study: Study, plan: Mapping[str, Any], chosen: Mapping[str, Any], timings: Mapping[str, float]
+) -> dict[str, Any]:
     """The facts of the page."""
     heads = chosen["summed vectors"].get("heads", [])
     return {

@@ -5,6 +5,7 @@ The page stands alone, as the page of a single run does.
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -42,17 +43,31 @@ WORDS = (
 SLOPES = ("FV", "FFV from FV")
 
 
+@dataclass(frozen=True, eq=False)
+class Portrait:
+    """What is drawn of a study's vectors, beside their scores; None where there is nothing to draw.
+
+    Args:
+        training: relation -> training record, as `plots.training` takes it.
+        decoding: the top words of vectors, as `plots.decoding` takes them.
+        similarities, points: matrices and map of the relations' vectors, as `plots.similarity` and `plots.relation_map`
+            take them.
+    """
+
+    training: Mapping[str, pd.DataFrame] | None = None
+    decoding: pd.DataFrame | None = None
+    similarities: Mapping[str, pd.DataFrame] | None = None
+    points: pd.DataFrame | None = None
+
+
 def write_table_report(
     path: str | os.PathLike,
     frame: pd.DataFrame,
     categories: Mapping[str, str],
+    vectors: Portrait,
     *,
     title: str,
     summary: Mapping,
-    training: Mapping[str, pd.DataFrame] | None = None,
-    decoding: pd.DataFrame | None = None,
-    similarities: Mapping[str, pd.DataFrame] | None = None,
-    points: pd.DataFrame | None = None,
     command: str | None = None,
 ) -> None:
     """Write the page from whichever parts the table has; it appears whole or not at all.
@@ -61,18 +76,16 @@ def write_table_report(
         frame: the table of results, with the columns `plots.table.COLUMNS`: a number, its interval and what it is of.
         categories: relation -> category, in the order to show.
         summary: facts for "How it was made", name -> value, such as model and timings; a value may be a mapping itself.
-        training: relation -> training record, as `plots.training` takes it.
-        decoding: the top words of vectors, as `plots.decoding` takes them.
-        similarities, points: matrices and map of the relations' vectors, as `plots.similarity` and `plots.relation_map`
-            take them.
+        vectors: what else is drawn of them.
         command: the command line that made the results.
 
     Raises:
         InputError: a column that `frame`, a record or `decoding` lacks; the folder does not exist or cannot be written.
 
     Example:
-        >>> write_table_report("table.html", frame, {"antonym": "lexicographic"}, title="47 relations", summary={})
+        >>> write_table_report("table.html", frame, {"antonym": "lexicographic"}, Portrait(), title="one", summary={})
     """
+    training, decoding, similarities, points = vectors.training, vectors.decoding, vectors.similarities, vectors.points
     everywhere = scores_of(frame, part="score", group="all", measure="accuracy")
     of_relations = scores_of(frame, part="score", group="relation", measure="accuracy")
     figures = {}

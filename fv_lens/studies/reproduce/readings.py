@@ -1,12 +1,15 @@
 """What the vectors of a study say through the vocabulary: scores of the relations' names, and the strongest words."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ...datasets.relations import Relation
 from ...evaluation.decoding import name_tokens
 from ...evaluation.names import all_readings, choose_reading, halves, name_scores, rank_test
 from ...evaluation.table import Table
@@ -19,13 +22,13 @@ SHOWN = "model, centred"  # the reading whose words people can read; of one rela
 N_WORDS = 8
 
 
-def readings(study: Study, kinds: Mapping[str, tuple[Float[Tensor, "relation d_model"], int]]) -> dict:
+def readings(study: Study, kinds: Mapping[str, tuple[Float[Tensor, "relation d_model"], int]]) -> dict[str, Any]:
     """Name scores and strongest words of each kind of vector: kind -> (vectors, the layer they are added at).
 
     Returns plain JSON data: `scores`, a line per kind, reading and relation; `halves`, for each kind the reading chosen
     on half of the families and the scores of the other half; `words`, the strongest tokens; `tests`, of the ranks.
     """
-    found = {"scores": [], "halves": {}, "words": [], "tests": {}}
+    found: dict[str, Any] = {"scores": [], "halves": {}, "words": [], "tests": {}}
     scored = {}
     for kind, (vectors, layer) in kinds.items():
         whole = [r for r in range(len(study)) if not vectors[r].isnan().any()]
@@ -58,7 +61,7 @@ def readings(study: Study, kinds: Mapping[str, tuple[Float[Tensor, "relation d_m
     return found
 
 
-def add_readings(table: Table, found: Mapping) -> None:
+def add_readings(table: Table, found: Mapping[str, Any]) -> None:
     """The lines of part "decoding", and the difference of the name scores on the half that chose nothing."""
     lines = pd.DataFrame(found["scores"])
     for (kind, reading), some in lines.groupby(["kind", "reading"], sort=False) if len(lines) else ():
@@ -75,13 +78,13 @@ def add_readings(table: Table, found: Mapping) -> None:
             table.groups("difference", f"{kind} - FV", "name score, other half", values - confirmed["FV"], GAIN)
 
 
-def _by_relation(table: Table, values: Mapping[str, float]):
+def _by_relation(table: Table, values: Mapping[str, float]) -> np.ndarray:
     return torch.tensor(
         [values.get(name, torch.nan) for name in table.names], dtype=torch.float64, device="cpu"
     ).numpy()
 
 
-def _words(study: Study, kind: str, relations: list, read: Mapping[str, Tensor]) -> list[dict]:
+def _words(study: Study, kind: str, relations: Sequence[Relation], read: Mapping[str, Tensor]) -> list[dict[str, Any]]:
     """The strongest tokens of each relation's vector, with their probability in the reading through the model."""
     lines = []
     shown = read[SHOWN if len(relations) > 1 else "model"]

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -10,10 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...datasets.prompts import FewShot, PromptTemplate, corrupted, with_demonstrations
-from ...datasets.relation_files import load_relation
+from ...datasets.relation_files import RelationLike, load_relation
 from ...datasets.relations import Relation
 from ...engine.batches import PromptBatch, batch
-from ...engine.edits import Edit
+from ...engine.edits import RESIDUAL, Edit
 from ...ground.errors import InputError
 from ...ground.streams import Stream, generator
 from ...models.lens import Model, lens_of
@@ -21,6 +22,14 @@ from ...vectors.optimizer import RATE, STEPS, Tuning
 from ...vectors.tuning_pairs import tuning_pairs
 
 TRAIN, VALIDATION, TEST = range(3)
+
+
+class Shots(TypedDict):
+    """Which demonstrations a prompt shows: arguments of `Study.few_shot`."""
+
+    n_shots: int
+    shuffled: NotRequired[bool]
+    validation: NotRequired[bool]
 
 
 @dataclass(frozen=True)
@@ -63,15 +72,15 @@ class Settings:
         return self.n_shots, self.n_pairs, self.n_pairs + self.n_validation
 
     @property
-    def prompting(self) -> dict[str, dict]:
-        """The prompts that are asked without any vector: row of the table -> arguments of `Study.few_shot`."""
+    def prompting(self) -> dict[str, Shots]:
+        """The prompts that are asked without any vector, by the row of the table."""
         usual, pairs, everything = self.shots
         return {
             f"{usual}-shot": {"n_shots": usual}, f"{usual}-shot, shuffled": {"n_shots": usual, "shuffled": True},
             f"{pairs}-shot": {"n_shots": pairs}, f"{everything}-shot": {"n_shots": everything, "validation": True},
         }  # fmt: skip
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """The settings by name."""
         return asdict(self)
 
@@ -90,7 +99,7 @@ class Study:
         InputError: two relations of one name, or none that can be studied.
     """
 
-    def __init__(self, model: Model, relations: Sequence, settings: Settings = Settings()):
+    def __init__(self, model: Model, relations: Sequence[RelationLike], settings: Settings = Settings()):
         self.model, self.lens, self.settings, self.template = model, lens_of(model), settings, PromptTemplate()
         self.relations: list[Relation] = []
         kept, self.left_out = sized(relations, settings)
@@ -159,9 +168,9 @@ class Study:
             owners, device="cpu"
         )
 
-    def edit(self, vectors: Float[Tensor, "relation d_model"], part: int, layer: int, **site: str) -> Edit:
+    def edit(self, vectors: Float[Tensor, "relation d_model"], part: int, layer: int, site: str = RESIDUAL) -> Edit:
         """Each relation's vector on its own prompts of a part; zeros where it has none (NaN)."""
-        return Edit(layer, vectors.nan_to_num(0.0)[self.zero_shot(part)[1]], **site)
+        return Edit(layer, vectors.nan_to_num(0.0)[self.zero_shot(part)[1]], site=site)
 
     def pairs(self, relation: Relation, seed: int = 0) -> tuple[Relation, Relation]:
         """Train and validation pairs; a seed above 0 deals both anew among themselves, so test words stay unseen."""
@@ -195,7 +204,7 @@ class Study:
         return strangers or [q for q in range(len(self)) if q != r]
 
 
-def sized(relations: Iterable, settings: Settings) -> tuple[list[Relation], dict[str, str]]:
+def sized(relations: Iterable[RelationLike], settings: Settings) -> tuple[list[Relation], dict[str, str]]:
     """The relations with as many pairs in each part as a study takes, and why others are left out: too few pairs.
 
     Needs no model, so it tells before one is loaded. Parts smaller than the settings ask for are warned of.
@@ -203,7 +212,9 @@ def sized(relations: Iterable, settings: Settings) -> tuple[list[Relation], dict
     Raises:
         InputError: two relations of one name, or none that is large enough.
     """
-    kept, left_out, parts = [], {}, (settings.n_pairs, settings.n_validation)
+    kept: list[Relation] = []
+    left_out: dict[str, str] = {}
+    parts = settings.n_pairs, settings.n_validation
     loaded = [load_relation(relation).with_split(settings.split_seed) for relation in relations]
     _check_names([relation.name for relation in loaded], left_out)
     for relation in loaded:

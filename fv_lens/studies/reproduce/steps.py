@@ -5,7 +5,7 @@ name and a record of plain JSON data. Choices (head count, layer, strength, step
 pairs; test words are met in `scores` and `prompting`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -23,12 +23,13 @@ from ...ground.streams import Stream, generator
 from ...vectors.choice import choose_of
 from ...vectors.function_vector import FunctionVector
 from ...vectors.mediation import indirect_effects
-from ...vectors.summed import distributed_vectors, function_vector, residual_difference
+from ...vectors.summed import Heads, distributed_vectors, function_vector, residual_difference
 from ...vectors.sweeps import mean_quality, on_validation, quality_of, sweep_all
 from ...vectors.tuning import Lesson, tune_lessons
+from ..stages import Step
 from .setup import TEST, Study
 
-Step = tuple[dict[str, Tensor], dict]
+Starts = Sequence[FunctionVector] | Literal["zero", "random"]  # a vector for each relation, or what all start from
 DIFFERENCE_PROMPTS = 8  # few-shot prompts of a relation in its mean difference, and as many zero-shot
 
 
@@ -48,6 +49,16 @@ def unpacked(step: Step) -> list[FunctionVector | InputError]:
         InputError(next(why)) if saved is None else FunctionVector.of_parts(vector, saved)
         for vector, saved in zip(tensors["vectors"], record["records"])
     ]
+
+
+def whole(step: Step) -> list[FunctionVector]:
+    """As `unpacked`, where every relation has a vector; the error of the first that has none otherwise."""
+    vectors = []
+    for vector in unpacked(step):
+        if isinstance(vector, InputError):
+            raise vector
+        vectors.append(vector)
+    return vectors
 
 
 def heads(study: Study) -> Step:
@@ -102,7 +113,7 @@ def sums(study: Study, maps: dict[str, Tensor]) -> Step:
     return tensors | parts, record | more
 
 
-def _distributed(study: Study, ranked: list, counts: Sequence[int], mean_z: Tensor) -> Step:
+def _distributed(study: Study, ranked: Heads, counts: Sequence[int], mean_z: Tensor) -> Step:
     """The distributed form of the universal heads, count for all and strength for each chosen on validation."""
     made: dict[int, list[list[FunctionVector]]] = {}
     try:
@@ -127,7 +138,7 @@ def _distributed(study: Study, ranked: list, counts: Sequence[int], mean_z: Tens
 def tuned(
     study: Study,
     layer: int,
-    starts: Sequence[FunctionVector] | Literal["zero", "random"] = "zero",
+    starts: Starts = "zero",
     *,
     seed: int = 0,
     shuffle: bool = False,
@@ -155,8 +166,8 @@ def tuned(
 
 def pooled(study: Study, layer: int, description: str = "tuning") -> Step:
     """One vector tuned on the pairs of all relations, `[1, d_model]`; `packed`."""
-    parts = zip(*(study.pairs(relation) for relation in study.relations))
-    lesson = Lesson(None, *parts)
+    parts = [study.pairs(relation) for relation in study.relations]
+    lesson = Lesson(None, [train for train, _ in parts], [validation for _, validation in parts])
     vectors = tune_lessons(study.lens, [lesson], [layer], study.tuning, description)[layer]
     return packed(["all"], vectors, study.lens.d_model)
 
@@ -178,7 +189,7 @@ def curve(study: Study, layer: int) -> Step:
     return {"vectors": tensors["vectors"].unflatten(0, (-1, len(study)))}, {"broken": record["broken"]}
 
 
-def scores(study: Study, whatifs: dict[str, Sequence[WhatIf]]) -> Step:
+def scores(study: Study, whatifs: Mapping[str, Sequence[WhatIf]]) -> Step:
     """Zero-shot completion of all test words, plain and under each what-if; a row with several is drawn so often.
 
     Tensors are those of `Completions`, `[word, 1 + what-if]`, and `owners` `[word]`, the relation of each word. The
@@ -191,20 +202,22 @@ def scores(study: Study, whatifs: dict[str, Sequence[WhatIf]]) -> Step:
     return _measured(found, owners), {"rows": {"zero-shot": [0]} | rows_of(whatifs)}
 
 
-def prompting(study: Study, n_shots: int, **how: bool) -> Step:
+def prompting(study: Study, n_shots: int, shuffled: bool = False, validation: bool = False) -> Step:
     """Completion of all test words behind demonstrations, without any vector; tensors as in `scores`, `[word, 1]`.
 
-    `how`: `shuffled` or `validation`, as `Study.few_shot` takes them.
+    `shuffled` and `validation` are as in `Study.few_shot`.
     """
-    asked = list(study.few_shot(n_shots, **how))
-    found: list[Completions | None] = [None] * len(asked)
+    asked = list(study.few_shot(n_shots, shuffled, validation))
+    found: dict[int, Completions] = {}
     # The longest first: the engine checks itself anew on prompts that are longer than all before.
     order = sorted(range(len(asked)), key=lambda i: -asked[i][0].tokens.shape[1])
     total = sum(len(prompts) for prompts, _ in asked)
     with progress_bar(total=total, desc=f"test words, {n_shots}-shot", unit="word") as bar:
         for i in order:
             found[i] = completions(study.lens, asked[i][0], [], bar.update)
-    return _measured(Completions.joined(found), torch.cat([owners for _, owners in asked])), {}
+    return _measured(
+        Completions.joined([found[i] for i in range(len(asked))]), torch.cat([owners for _, owners in asked])
+    ), {}
 
 
 def mean_difference(study: Study, layer: int) -> Float[Tensor, "relation d_model"]:
@@ -232,6 +245,6 @@ def _ranked(effects: Float[Tensor, "layer head"]) -> list[tuple[int, int]]:
     return [divmod(index, effects.shape[1]) for index in order.tolist()]
 
 
-def _summed(study: Study, chosen: Sequence[list], mean_z: Tensor) -> list[FunctionVector]:
+def _summed(study: Study, chosen: Sequence[Heads], mean_z: Tensor) -> list[FunctionVector]:
     """Each relation's sum of its chosen heads."""
     return [function_vector(study.model, r, own, 0, z) for r, own, z in zip(study.relations, chosen, mean_z)]

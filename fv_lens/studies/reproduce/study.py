@@ -5,24 +5,26 @@
 
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from ...evaluation.table import rows_of, without
+from ...engine.whatif import WhatIf
+from ...evaluation.table import Row, rows_of, without
 from ...ground import storage
 from ...ground.streams import Stream, generator
 from ...vectors.sweeps import layer_grid
 from ...vectors.tuning import DEPTHS, best_layer
 from ..job import Job
-from ..stages import Stages
+from ..stages import Stages, Step
 from . import steps as protocol
 from .files import STARTS, Found, table_of, vector_files, write_outputs
 from .readings import readings
 from .setup import TEST, Study
-from .steps import Step, unpacked
+from .steps import Starts, unpacked, whole
 
 Stage = Callable[[str, str, Callable[[], Step]], Step]
 NAMES = {
@@ -34,7 +36,7 @@ NAMES = {
 def reproduce(
     study: Study,
     job: Job,
-    facts: Mapping,
+    facts: Mapping[str, Any],
 ) -> pd.DataFrame:
     """Run the stages of a study that are not yet in its folder, and write the results; returns the table.
 
@@ -73,8 +75,8 @@ def _tuned(study: Study, stage: Stage, sums: Step) -> tuple[int, dict[int, float
     """The layer of lowest validation loss from zero, the losses of all layers, and every kind of tuned vector."""
     done: dict[str, Step] = {}
 
-    def run(name: str, what: str, *args: object, **how: object) -> None:
-        compute = lambda: protocol.tuned(study, *args, description=what, **how)  # noqa: E731
+    def run(name: str, what: str, at: int, starts: Starts = "zero", *, seed: int = 0, shuffle: bool = False) -> None:
+        compute = lambda: protocol.tuned(study, at, starts, seed=seed, shuffle=shuffle, description=what)  # noqa: E731
         done[name] = stage(f"tuned-{name}", f"Tuning: {what}", compute)
 
     grid = layer_grid(study.lens, DEPTHS)
@@ -82,7 +84,7 @@ def _tuned(study: Study, stage: Stage, sums: Step) -> tuple[int, dict[int, float
         run(f"from-zero-{at}", f"from zero, layer {at}", at)
     layer, losses = best_layer({at: unpacked(done[f"from-zero-{at}"]) for at in grid})
     done["from-zero"] = done[f"from-zero-{layer}"]
-    summed = unpacked(sums) if "vectors" in sums[0] else None
+    summed = whole(sums) if "vectors" in sums[0] else None
     if summed:
         run("from-fv", "from the summed vectors", layer, summed)
     run("from-random", "from random directions", layer, "random")
@@ -98,7 +100,7 @@ def _tuned(study: Study, stage: Stage, sums: Step) -> tuple[int, dict[int, float
 
 def _completed(
     study: Study, stage: Stage, sums: Step, tuning: Mapping[str, Step], few: Tensor, layer: int
-) -> tuple[dict, np.ndarray]:
+) -> tuple[dict[str, Row], np.ndarray]:
     """Every row of the table, name -> measure -> `[draw, word]`, and which relation each test word is of."""
     vectors = {name: tensors["vectors"] for name, (tensors, _) in tuning.items()}
     whatifs, missing = _rows(study, *sums, vectors, few, layer)
@@ -114,7 +116,7 @@ def _completed(
     return rows, owners
 
 
-def _read(study: Study, stage: Stage, sums: Step, tuning: Mapping[str, Step], layer: int) -> dict:
+def _read(study: Study, stage: Stage, sums: Step, tuning: Mapping[str, Step], layer: int) -> dict[str, Any]:
     """What the vectors say, beside two controls: mean differences of residuals, and random directions."""
     what = "Mean residual differences"
     difference, _ = stage("difference", what, lambda: ({"vectors": protocol.mean_difference(study, layer)}, {}))
@@ -125,7 +127,7 @@ def _read(study: Study, stage: Stage, sums: Step, tuning: Mapping[str, Step], la
     return stage("readings", "Reading the vectors", lambda: ({}, readings(study, kinds)))[1]
 
 
-def _plan(study: Study, facts: Mapping) -> dict:
+def _plan(study: Study, facts: Mapping[str, Any]) -> dict[str, Any]:
     lens = study.lens
     return {
         "model": lens.name, "processing": lens.processing, "bos": lens.bos, "dtype": str(lens.dtype),
@@ -136,13 +138,21 @@ def _plan(study: Study, facts: Mapping) -> dict:
     }  # fmt: skip
 
 
-def _rows(study: Study, sums: Mapping, record: Mapping, vectors: Mapping, few: Tensor, layer: int) -> tuple[dict, dict]:
+def _rows(
+    study: Study,
+    sums: Mapping[str, Tensor],
+    record: Mapping[str, Any],
+    vectors: Mapping[str, Tensor],
+    few: Tensor,
+    layer: int,
+) -> tuple[dict[str, list[WhatIf]], dict[str, list[int]]]:
     """Every row that is asked zero-shot with a vector: name -> what-ifs, one per draw.
 
     Also name -> numbers of the relations that have no vector there: it broke, or that of another relation did, or there
     is no other relation.
     """
-    rows, missing = {}, {}
+    rows: dict[str, list[WhatIf]] = {}
+    missing: dict[str, list[int]] = {}
 
     def add(name: str, *draws: Tensor, where: int = layer) -> None:
         rows[name] = [[study.edit(drawn, TEST, where)] for drawn in draws]

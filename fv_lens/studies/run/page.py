@@ -5,10 +5,9 @@ The page stands alone: plotly.js is in it once, and nothing is loaded from elsew
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
-import pandas as pd
 
 from ... import plots
 from ...datasets.prompts import PromptTemplate
@@ -23,6 +22,7 @@ from ...vectors.sweeps import Sweep
 from ...vectors.tuning import training_frame
 from ..page import parts as page
 from ..page.head_map import head_map
+from .findings import Findings
 
 NAMES_SHOWN = "Names of the relation are in bold."
 NO_NAMES = "Names of the relation, of which a file of pairs can give some, would be in bold; here is none."
@@ -43,26 +43,16 @@ CAPTIONS = {
 
 def write_report(
     path: str | os.PathLike,
+    findings: Findings,
     *,
     title: str,
     summary: Mapping,
-    effects: HeadEffects | None = None,
-    sweep: Sweep | None = None,
-    evaluation: Evaluation | None = None,
-    vector: FunctionVector | None = None,
-    tuned: FunctionVector | None = None,
-    tuned_evaluation: Evaluation | None = None,
-    words: pd.DataFrame | None = None,
-    head_words: Mapping[tuple[int, int], Sequence[str]] | None = None,
     command: str | None = None,
 ) -> None:
     """Write the page of a run from whichever results there are; it appears whole or not at all.
 
     Args:
         summary: further facts for "How it was made", name -> value, such as timings; a value may be a mapping itself.
-        tuned, tuned_evaluation: the vector fine-tuned from `vector`, and how well it does beside its controls.
-        words: what both vectors are read as, as `plots.decoding` takes it.
-        head_words: (layer, head) -> what the head promotes, as the function of that name gives it.
         command: the command line that made the results.
 
     Raises:
@@ -70,8 +60,11 @@ def write_report(
             one of `sweep`'s.
 
     Example:
-        >>> write_report("run.html", title="antonym", summary={}, effects=effects, vector=vector, evaluation=score)
+        >>> write_report("run.html", Findings(effects, vector=vector), title="antonym", summary={})
     """
+    effects, sweep, vector, evaluation = findings.effects, findings.sweep, findings.vector, findings.evaluation
+    tuned, tuned_evaluation = findings.tuned, findings.tuned_evaluation
+    words, head_words = findings.words, findings.head_words
     figures, downloads = {}, {}
     if effects is not None:
         downloads["heads"] = effects.to_frame()

@@ -9,8 +9,9 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -18,8 +19,16 @@ from rich.text import Text
 
 from ...datasets.relations import Relation
 from ...ground.errors import InputError
-from ...models.lens import Model
 from ..job import Job
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ...evaluation.evaluate import Evaluation
+    from ...models.lens import Model
+    from ...vectors.function_vector import FunctionVector
+    from ...vectors.tuning import Start
+    from .findings import Findings
 
 REPORT, SUMMARY, EFFECTS = "report.html", "summary.json", "effects.safetensors"
 VECTOR, TUNED = "vector.safetensors", "tuned.safetensors"
@@ -44,7 +53,7 @@ def run(
             `evaluate` raise.
     """
     folder, out, relation = job.folder, job.folder.path, relation.with_split(seed)
-    timings, results = {}, {}
+    timings: dict[str, float] = {}
     folder.claim({
         "relation": relation.name, "relation, SHA-256": relation.hash, "model": model_name, "prompts": n_prompts,
         "seed": seed,
@@ -52,7 +61,7 @@ def run(
     if folder.has_results:
         notes.print(Text(f"{out} holds an equal run, whose files are replaced."))
 
-    def stage(what: str, name: str):
+    def stage(what: str, name: str) -> AbstractContextManager[None]:
         return _stage(notes, what, timings, name)
 
     with stage("Loading the libraries and the model", "load"):
@@ -62,22 +71,22 @@ def run(
         from ...vectors.choice import head_count_vectors
         from ...vectors.mediation import indirect_effects
         from ...vectors.sweeps import sweep
+        from .findings import Findings
         from .page import write_report
 
         model = load_model(model_name)
     _check_prompts(model, relation, n_prompts, seed)
 
-    def save(**parts: object) -> None:
-        """Add results to the folder, so that whatever stops the run leaves a whole report of what it had."""
-        results.update(parts)
-        for name, file in (("effects", EFFECTS), ("vector", VECTOR), ("tuned", TUNED)):
-            if parts.get(name) is not None:
-                results[name].save(out / file)
+    def save(findings: Findings) -> None:
+        """Add what was found to the folder, so that whatever stops the run leaves a whole report of what it had."""
+        for part, file in ((findings.effects, EFFECTS), (findings.vector, VECTOR), (findings.tuned, TUNED)):
+            if part is not None and out / file not in saved:
+                part.save(out / file)
                 saved.append(out / file)
         facts = {"timings, s": dict(timings), "peak memory, MB": _peak_memory()}
-        title = f"Function vector of {relation.name} in {results['effects'].record['model']}"
-        write_report(out / REPORT, title=title, summary=facts, command=job.command, **results)
-        _write_summary(out / SUMMARY, job.command, timings, results)
+        title = f"Function vector of {relation.name} in {effects.record['model']}"
+        write_report(out / REPORT, findings, title=title, summary=facts, command=job.command)
+        _write_summary(out / SUMMARY, job.command, timings, findings)
         saved.extend(out / file for file in (REPORT, SUMMARY) if out / file not in saved)
 
     with stage(f"Indirect effect of every head on {relation.name}, {n_prompts} prompts", "effects"):
@@ -85,16 +94,19 @@ def run(
     with stage("The words of each head", "head words"):
         spoken = head_words(model, effects)
     _empty(out)
-    save(effects=effects, head_words=spoken)
+    findings = Findings(effects, spoken)
+    save(findings)
 
     with stage("Vectors at some layers, on validation words", "sweep"):
         grid = sweep(model, relation, head_count_vectors(model, relation, effects))
         best = grid.best()
-    save(sweep=grid, vector=best)
+    findings = dataclasses.replace(findings, sweep=grid, vector=best)
+    save(findings)
 
     with stage("The chosen vector and its controls, on test words", "evaluate"):
         result = evaluate(model, relation, best, controls=Controls(mean_z=effects.mean_z), seed=seed)
-    save(evaluation=result)
+    findings = dataclasses.replace(findings, evaluation=result)
+    save(findings)
 
     with stage("Tuning the vector, and its controls", "tune"):
         tuned, beside = _tuned(model, relation, best, seed, notes)
@@ -103,13 +115,13 @@ def run(
             after = evaluate(model, relation, tuned, beside=beside, seed=seed)
         with stage("Reading both vectors through the vocabulary", "decode"):
             words = _words(model, relation, {"FV": best, "FFV": tuned})
-        save(tuned=tuned, tuned_evaluation=after, words=words)
+        save(dataclasses.replace(findings, tuned=tuned, tuned_evaluation=after, words=words))
 
     console.print(_scores(result, _origin(best)))
     if tuned is not None:
-        console.print(
-            _scores(after, f"the vector (FV) tuned on {tuned.training['n_pairs']} pairs (FFV), layer {tuned.layer}")
-        )
+        assert tuned.training is not None  # it was tuned
+        n_pairs = tuned.training["n_pairs"]
+        console.print(_scores(after, f"the vector (FV) tuned on {n_pairs} pairs (FFV), layer {tuned.layer}"))
         for kind, some in words.groupby("vector", sort=False):
             console.print(Text(f"{kind} in words: {'  '.join(json.dumps(x, ensure_ascii=False) for x in some.token)}"))
     console.print(Text(MEANING), style="dim")
@@ -117,7 +129,7 @@ def run(
         console.print(Text(f"{path}{'  <- open this first' * (path.name == REPORT)}"), soft_wrap=True)
 
 
-def _check_prompts(model: Model, relation: Relation, n_prompts: int, seed: int) -> None:
+def _check_prompts(model: "Model", relation: Relation, n_prompts: int, seed: int) -> None:
     """Make the prompts of every stage: one that exceeds the model's context is told before the first of them."""
     from ...datasets.prompts import corrupted, with_demonstrations
     from ...engine.batches import batch
@@ -129,7 +141,9 @@ def _check_prompts(model: Model, relation: Relation, n_prompts: int, seed: int) 
         batch(lens_of(model), prompts)
 
 
-def _tuned(model: Model, relation: Relation, fv, seed: int, notes: Console) -> tuple:
+def _tuned(
+    model: "Model", relation: Relation, fv: "FunctionVector", seed: int, notes: Console
+) -> "tuple[FunctionVector | None, dict[str, FunctionVector]]":
     """The vector tuned from `fv`, and what is measured beside it: other starts, and shuffled pairs.
 
     A relation that is too small to tune on has none, and a control that it is too small for is left out, with a note.
@@ -143,8 +157,11 @@ def _tuned(model: Model, relation: Relation, fv, seed: int, notes: Console) -> t
         notes.print(Text(f"Note: not tuned: {error}"))
         return None, {}
     beside = {"FV": fv}
-    controls = {"FFV from zero": ("zero", Tuning()), "FFV from random": ("random", Tuning())}
-    controls["FFV of shuffled pairs"] = ("zero", Tuning(shuffle=True))
+    controls: dict[str, tuple[Start, Tuning]] = {
+        "FFV from zero": ("zero", Tuning()),
+        "FFV from random": ("random", Tuning()),
+        "FFV of shuffled pairs": ("zero", Tuning(shuffle=True)),
+    }
     for row, (init, how) in controls.items():
         try:
             with warnings.catch_warnings():
@@ -155,7 +172,7 @@ def _tuned(model: Model, relation: Relation, fv, seed: int, notes: Console) -> t
     return tuned, beside
 
 
-def _words(model: Model, relation: Relation, vectors: Mapping):
+def _words(model: "Model", relation: Relation, vectors: "Mapping[str, FunctionVector]") -> "pd.DataFrame":
     """The strongest tokens of each vector, inserted into neutral prompts."""
     import pandas as pd
 
@@ -188,32 +205,36 @@ def _empty(out: Path) -> None:
         raise InputError(f"Cannot write to {str(out)!r}: {error.strerror or error}. Choose another --out.") from None
 
 
-def _write_summary(path: Path, command: str, timings: Mapping, results: Mapping) -> None:
+def _write_summary(path: Path, command: str, timings: Mapping[str, float], findings: "Findings") -> None:
     from ...ground.storage import save_json
 
-    effects, vector, evaluation = (results.get(name) for name in ("effects", "vector", "evaluation"))
+    effects, vector, tuned = findings.effects, findings.vector, findings.tuned
+    assert effects is not None  # they are found first
     names = ("relation", "data_hash", "model", "n_shots", "n_mean_prompts", "seed", "split_seed", "versions")
     summary = {"command": command} | {name: effects.record[name] for name in names}
     summary |= {"n_prompts": len(effects.values), "share_right": effects.share_right}
     if vector:
         summary["vector"] = {name: getattr(vector, name) for name in ("layer", "strength", "heads", "method")}
-    if results.get("tuned") is not None:
-        summary["tuned"] = {name: getattr(results["tuned"], name) for name in ("layer", "method", "training")}
-        rows = results["tuned_evaluation"].rows
-        summary["tuned_scores"] = {name: dataclasses.asdict(row) for name, row in rows.items()}
-        summary["words"] = results["words"].to_dict("records")
-    if evaluation:
-        summary["scores"] = {name: dataclasses.asdict(row) for name, row in evaluation.rows.items()}
+    if tuned is not None:
+        summary["tuned"] = {name: getattr(tuned, name) for name in ("layer", "method", "training")}
+    if findings.tuned_evaluation is not None:
+        summary["tuned_scores"] = {
+            name: dataclasses.asdict(row) for name, row in findings.tuned_evaluation.rows.items()
+        }
+    if findings.words is not None:
+        summary["words"] = findings.words.to_dict("records")
+    if findings.evaluation is not None:
+        summary["scores"] = {name: dataclasses.asdict(row) for name, row in findings.evaluation.rows.items()}
     summary |= {"timings_s": timings, "peak_memory_mb": _peak_memory()}
     save_json(path, summary)
 
 
-def _origin(vector: object) -> str:
+def _origin(vector: "FunctionVector") -> str:
     heads = " ".join(f"L{layer}H{head}" for layer, head in vector.heads)
     return f"the sum of {len(vector.heads)} heads (FV), layer {vector.layer}, strength {vector.strength:g}: {heads}"
 
 
-def _scores(evaluation: object, what: str) -> Table:
+def _scores(evaluation: "Evaluation", what: str) -> Table:
     title = f"{evaluation.relation}, {what}\n{evaluation.accuracy.n} test words, 95 % intervals"
     table = Table("", title=Text(title), title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("accuracy", "log-prob, nats", "gain in accuracy"):
