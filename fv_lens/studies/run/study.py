@@ -19,13 +19,13 @@ from rich.text import Text
 
 from ...datasets.relations import Relation
 from ...ground.errors import InputError
-from ...models.lens import Model
 from ..job import Job
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from ...evaluation.evaluate import Evaluation
+    from ...models.lens import Model
     from ...vectors.function_vector import FunctionVector
     from ...vectors.tuning import Start
     from .findings import Findings
@@ -129,7 +129,7 @@ def run(
         console.print(Text(f"{path}{'  <- open this first' * (path.name == REPORT)}"), soft_wrap=True)
 
 
-def _check_prompts(model: Model, relation: Relation, n_prompts: int, seed: int) -> None:
+def _check_prompts(model: "Model", relation: Relation, n_prompts: int, seed: int) -> None:
     """Make the prompts of every stage: one that exceeds the model's context is told before the first of them."""
     from ...datasets.prompts import corrupted, with_demonstrations
     from ...engine.batches import batch
@@ -142,7 +142,7 @@ def _check_prompts(model: Model, relation: Relation, n_prompts: int, seed: int) 
 
 
 def _tuned(
-    model: Model, relation: Relation, fv: "FunctionVector", seed: int, notes: Console
+    model: "Model", relation: Relation, fv: "FunctionVector", seed: int, notes: Console
 ) -> "tuple[FunctionVector | None, dict[str, FunctionVector]]":
     """The vector tuned from `fv`, and what is measured beside it: other starts, and shuffled pairs.
 
@@ -172,7 +172,7 @@ def _tuned(
     return tuned, beside
 
 
-def _words(model: Model, relation: Relation, vectors: "Mapping[str, FunctionVector]") -> "pd.DataFrame":
+def _words(model: "Model", relation: Relation, vectors: "Mapping[str, FunctionVector]") -> "pd.DataFrame":
     """The strongest tokens of each vector, inserted into neutral prompts."""
     import pandas as pd
 
