@@ -144,8 +144,8 @@ class Counting(TorchDispatchMode):
 
 
 STEPS = {
-    "heads": lambda study: protocol.heads(study, False),
-    "shots-3": lambda study: protocol.prompting(study, 3, False),
+    "heads": lambda study: protocol.heads(study),
+    "shots-3": lambda study: protocol.prompting(study, 3),
     "difference": lambda study: protocol.mean_difference(study, 1),
     "tuned-from-zero-1": lambda study: protocol.tuned(study, 1),
 }
@@ -166,10 +166,11 @@ def test_stages_take_the_operations_that_torch_counts(name, folder, studied, mon
 @pytest.mark.slow
 def test_stages_are_those_of_reproduce(folder, studied, tmp_path):
     from fv_lens.studies.folders import OutputFolder
+    from fv_lens.studies.job import Job
     from fv_lens.studies.reproduce.study import reproduce
 
     with OutputFolder(tmp_path / "out", "reproduce") as out:
-        reproduce(studied, out, {}, "", lambda line: None)
+        reproduce(studied, Job(out, "", lambda line: None), {})
     ran = json.loads((tmp_path / "out" / "summary.json").read_text())["timings_s"]
     assert list(estimate(folder, studied.relations, SMALL).stages) == list(ran)
 

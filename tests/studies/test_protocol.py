@@ -248,6 +248,10 @@ def test_vectors_that_were_packed_are_the_same_with_their_records_and_errors(stu
     vector, *errors = protocol.unpacked(step)
     assert torch.equal(vector.vector, vectors[0].vector) and vector.record == vectors[0].record
     assert list(map(str, errors)) == ["too few", "broke"]
+    with pytest.raises(InputError, match="too few"):
+        protocol.whole(step)
+    (alone,) = protocol.whole(protocol.packed("a", vectors[:1], 32))
+    assert alone.record == vectors[0].record
 
 
 def pairs_of(prompts, model) -> list[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """Tuned vectors: Adam by hand, what may and may not have a say in them, and what is refused."""
 
+import json
 import math
 import warnings
 
@@ -149,6 +150,12 @@ def test_relations_come_as_a_list_a_mapping_or_one(llama):
     expected = finetune(llama, A, **QUICK)
     for relations in ([A], {"any": A}, A):
         assert identical(finetune_all(llama, relations, **QUICK)["a"], expected)
+
+
+def test_relations_may_be_the_path_of_one(llama, tmp_path):
+    file = tmp_path / "of-a-file.json"
+    file.write_text(json.dumps({"name": "a", "pairs": A.pairs}), encoding="utf-8")
+    assert list(finetune_all(llama, file, **QUICK)) == ["a"]
 
 
 @pytest.mark.slow
