@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from markupsafe import Markup
 
 from .markup import (
-    Html,
     bars,
     card,
     colour_limit,
@@ -32,13 +32,13 @@ LISTED = 5  # heads of either sign, or pairs of vectors
 MOST_LAYERS = 25  # of a sweep, about the best
 
 
-def scored(score: Score | None, signed: bool = False) -> Html:
+def scored(score: Score | None, signed: bool = False) -> Markup:
     """A score above its interval; a gain (`signed`) whose interval holds 0 is marked "not shown"."""
     if score is None:
-        return Html("")
+        return Markup("")
     value, interval = map(minus, score.written("+" * signed))
-    unsure = f"<br>{small('not shown')}" if signed and not score.differs() else ""
-    return Html(f"{value}<br>{small(interval)}{unsure}")
+    unsure = Markup("<br>") + small("not shown") if signed and not score.differs() else ""
+    return value + Markup("<br>") + small(interval) + unsure
 
 
 def effects(frame: pd.DataFrame, relation: object, about: str, over: str) -> str:
@@ -59,7 +59,7 @@ def effects(frame: pd.DataFrame, relation: object, about: str, over: str) -> str
             value, interval = map(minus, score.written(f"+.{places}f"))
             sure = sign * getattr(line, side_of) > 0
             name, unsure = f"L{line.layer}H{line.head}", "" if sure else " not shown"
-            rows.append((name, value, Html(f"{interval}{small(unsure)}")))
+            rows.append((name, value, interval + small(unsure)))
             marked[line.layer, line.head] = f"{name}: {value} {interval}{unsure}"
         columns.append(table([kind, "effect", "95 % interval"], rows))
     n_heads = int(frame.effect.notna().sum())
@@ -138,10 +138,10 @@ def decoding(frame: pd.DataFrame, of: str, layer: int, model: str, units: str, p
     for part, heading in (("top", "top"), ("suppressed", "suppressed"), ("name", "names")):
         lines = []
         for line in frame[frame.part == part].itertuples():
-            token = Html(f"<code>{escape(json.dumps(line.token, ensure_ascii=False))}</code>")
+            token = Markup("<code>{}</code>").format(escape(json.dumps(line.token, ensure_ascii=False)))
             if part == "name":
-                piece = f" {small('a piece of the name')}" if line.name in pieces else ""
-                token = Html(f"{escape(line.name)}: {token}{piece}")
+                piece = Markup(" ") + small("a piece of the name") if line.name in pieces else ""
+                token = escape(line.name) + ": " + token + piece
             values = (number(line.rank, "d"), number(line.probability, ".2g"), number(line.change, "+.2f"))
             lines.append((token, *values[: len(numbers)]))
         parts.append(table([heading, *numbers], lines, most=12))
@@ -216,7 +216,7 @@ def similarity(frame: pd.DataFrame, metric: str, centered: bool) -> str:
     ]
     drawn = grid(shares[::-1].tolist(), 1.0, about)  # the first name on top
     note = f"Map: in the order of names, from {names[0]} to {names[-1]}. Mean off the diagonal: {number(apart.mean())}."
-    return card("Similarity", "how alike vectors are", about, side(drawn, Html("".join(ends))), note=note)
+    return card("Similarity", "how alike vectors are", about, side(drawn, Markup("").join(ends)), note=note)
 
 
 def tuned(frame: pd.DataFrame, errors: Mapping[str, object]) -> str:
@@ -238,5 +238,5 @@ def tuned(frame: pd.DataFrame, errors: Mapping[str, object]) -> str:
     )  # fmt: skip
 
 
-def _marked(value: float, best: bool) -> Html:
-    return Html(f"{'<b>★ ' * best}{number(value)}{'</b>' * best}")
+def _marked(value: float, best: bool) -> Markup:
+    return Markup("<b>★ {}</b>").format(number(value)) if best else number(value)

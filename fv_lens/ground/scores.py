@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from markupsafe import Markup
 from scipy import stats
 
 from .markup import minus
@@ -64,7 +65,7 @@ class Score:
         return format(self.value, sign + precision), f"[{low}, {high}]" if self.known else "(no interval)"
 
     def _repr_html_(self) -> str:
-        return f"<span>{minus(self)}</span> <small>n = {self.n}</small>"
+        return str(Markup("<span>{}</span> <small>n = {}</small>").format(minus(self), self.n))
 
     @property
     def signed(self) -> str:

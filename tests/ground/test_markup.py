@@ -1,6 +1,5 @@
 """Results in notebooks: well-formed, small HTML that says what the object says, and in which words are only words."""
 
-import html
 import math
 import re
 from dataclasses import replace
@@ -10,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from markupsafe import escape
 
 from fv_lens.analogies.composition import METHODS, Composition, Folded
 from fv_lens.analogies.scores import LIBRARIES, AnalogyScores, Row
@@ -151,7 +151,7 @@ def test_words_of_the_data_are_text_in_well_formed_html(which):
     seen = Balanced(drawn)
     assert not {"script", "img", "link", "iframe"} & {tag for tag, _ in seen.seen} and HOSTILE not in drawn
     assert not any(name.startswith("on") or name in ("src", "href") for _, of in seen.seen for name in of)
-    assert (html.escape(HOSTILE) in drawn or html.escape(HOSTILE.replace('"', '\\"')) in drawn) != (which in NAMELESS)
+    assert (escape(HOSTILE) in drawn or escape(HOSTILE.replace('"', '\\"')) in drawn) != (which in NAMELESS)
 
 
 @pytest.mark.slow
@@ -350,7 +350,7 @@ def test_tuned_vectors_are_listed_with_their_losses_and_with_why_others_are_miss
 
 def test_what_is_html_is_not_escaped_again_and_what_is_not_is_everywhere():
     safe = markup.escape(HOSTILE)
-    assert safe == html.escape(HOSTILE) and markup.escape(safe) is safe
+    assert safe == escape(HOSTILE) and markup.escape(safe) is safe
     pieces = (
         markup.small(HOSTILE), markup.tint(HOSTILE, 0.5), markup.bars({HOSTILE: 1}, HOSTILE),
         markup.card("a", HOSTILE, HOSTILE), markup.table([HOSTILE], [[HOSTILE, HOSTILE]]),
@@ -358,7 +358,7 @@ def test_what_is_html_is_not_escaped_again_and_what_is_not_is_everywhere():
         markup.scale("1", HOSTILE, HOSTILE, HOSTILE),
     )  # fmt: skip
     for piece in pieces:
-        assert HOSTILE not in piece and html.escape(HOSTILE) in piece
+        assert HOSTILE not in piece and escape(HOSTILE) in piece
         Balanced(piece)
 
 

@@ -46,10 +46,10 @@ def test_the_dark_scale_moves_away_from_the_page_as_the_light_one_does():
 
 
 def test_a_section_has_its_heading_note_and_an_id_and_is_nothing_when_empty():
-    drawn = page.section("Which heads, & why?", "<p>a</p>", "<p>b</p>", note="of 10 < 20")
+    drawn = page.section("Which heads, & why?", page.paragraph("a < -1"), "<b>", note="of 10 < 20")
     assert drawn == (
         '<section id="section-which-heads-why"><h2>Which heads, &amp; why?</h2><p class="note">of 10 &lt; 20</p>'
-        "<p>a</p><p>b</p></section>"
+        "<p>a &lt; −1</p>&lt;b&gt;</section>"
     )
     assert page.section("Heads", "", "", note="a note") == ""
 
@@ -74,7 +74,7 @@ def test_a_figure_lets_the_page_show_through_but_keeps_a_background_that_means_s
 
 
 def test_a_table_can_be_reached_and_has_a_name():
-    box = Page(page.table(["accuracy"], {"FV": ["<td>1</td>"]}, "", name="All & <sundry>")).tags[0][1]
+    box = Page(page.table(["accuracy"], {"FV": [page.plain_cell("1")]}, "", name="All & <sundry>")).tags[0][1]
     assert box["tabindex"] == "0" and box["role"] == "region" and box["aria-label"] == "All & <sundry>"
     assert Page(page.table(["accuracy", "loss"], {}, "")).tags[0][1]["aria-label"] == "Table of accuracy, loss"
 

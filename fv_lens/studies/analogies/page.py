@@ -119,7 +119,7 @@ def _table(scores: AnalogyScores, measure: str) -> str:
     what, unit = MEASURES[measure].heading, MEASURES[measure].unit("analogies")
     chance = f" Chance is {scores.chance:.2f}." if measure in CHOSEN and scores.chance is not None else ""
     note = f"{unit.capitalize()}, 95 % intervals over families of relations.{chance}"
-    return f"<h3>{page.text(what)}</h3>" + page.table(libraries, rows, note, first_bold=False, name=what)
+    return page.titled(what, page.table(libraries, rows, note, first_bold=False, name=what))
 
 
 def _differences(frame: pd.DataFrame) -> str:
@@ -144,17 +144,16 @@ def _item(question: Question, answer: AnalogyAnswer) -> str:
         chosen = " : ".join(question.pairs[answer.choice])
         head += f" {chosen}, " + ("right" if answer.choice == question.right else "wrong")
     rows = [
-        (name, [f"<td>{w:.2f}</td>", f'<td><meter aria-hidden="true" value="{max(0.0, w):.3f}"></meter></td>'])
-        for name, w in list(answer.weights.items())[:N_WEIGHTS]
+        (name, [page.plain_cell(f"{w:.2f}"), page.meter(w)]) for name, w in list(answer.weights.items())[:N_WEIGHTS]
     ]
     weights = page.table(["weight", ""], rows, "", first_bold=False, name=f"Weights, {head}") if rows else ""
     ways = {"With the composite": answer.completions, "Without": answer.plain_completions}
-    said = "".join(
-        f"<p>{way}: {page.text(', '.join(f'{word} {np.exp(value):.2f}' for word, value in found))}.</p>"
-        for way, found in ways.items()
-        if found
-    )
-    return f"<details><summary>{page.text(head)}</summary>{weights}{said}{_choices(question, answer)}</details>"
+    said = [
+        page.paragraph(f"{way}: {', '.join(f'{word} {np.exp(value):.2f}' for word, value in words)}.")
+        for way, words in ways.items()
+        if words
+    ]
+    return page.opening(head, weights, *said, _choices(question, answer))
 
 
 def _choices(question: Question, answer: AnalogyAnswer) -> str:
@@ -166,6 +165,6 @@ def _choices(question: Question, answer: AnalogyAnswer) -> str:
         marks = ["right"] * (i == question.right) + ["chosen"] * (i == answer.choice)
         marks += ["chosen without"] * (i == answer.plain_choice)
         cells = (f"{score:.2f}", f"{plain:.2f}", ", ".join(marks))
-        rows.append((" : ".join(choice), [f"<td>{page.text(cell)}</td>" for cell in cells]))
+        rows.append((" : ".join(choice), list(map(page.plain_cell, cells))))
     columns = ["log P(D | C), nats", "without the composite", ""]
     return page.table(columns, rows, "", first_bold=False, name=f"Choices of {' : '.join(question.source)}")

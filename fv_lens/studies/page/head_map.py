@@ -4,10 +4,12 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 
+from markupsafe import Markup
+
 from ...ground.markup import minus
 from ...plots.head_cells import HeadCells, checked_head, outlined
 from ...vectors.effects import HeadEffects
-from .parts import N_SHADES, embedded, text
+from .parts import N_SHADES, embedded, templates
 
 EMBEDDED = 50_000  # effects of one prompt each that a page holds at most in each measure
 NAMES = {"probability": "probability", "log_prob": "log-probability"}
@@ -17,7 +19,7 @@ def head_map(
     effects: HeadEffects,
     chosen: Sequence = (),
     words: Mapping[tuple[int, int], Sequence[str]] | None = None,
-) -> str:
+) -> Markup:
     """Mean indirect effects, layer by head, as a grid of coloured cells for a page (see `page.write_page`).
 
     Orange heads raise the answer's probability (writers), blue ones lower it (cancellers); colours end at the 99.5th
@@ -46,15 +48,12 @@ def head_map(
         "words": {layer * n_heads + head: of for (layer, head), of in words.items()} if words else None,
     }  # fmt: skip
     called = f"map-{zlib.crc32(json.dumps(data).encode()):08x}"  # the same whenever it is written
-    height = min(28, max(14, 640 // n_layers))
-    return (
-        f'<div class="heads" style="--heads: {n_heads}; --height: {height}px"><p class="note">{_what(effects, chosen)}'
-        f"</p>{_switch(called)}{_scale(measures['probability'])}"
-        f'<div class="split"><div class="map"><div>{_grid(data, start, called)}</div></div>'
-        f'<section class="panel needs-script" tabindex="-1" aria-label="The open head"></section></div>'
-        f'<p class="note" id="{called}-note">{_note(n, effects.n_heads, _kind(effects), measures)}</p>'
-        f"{embedded(data)}</div>"
-    )
+    return Markup(templates().get_template("head_map.html").render(
+        called=called, n_layers=n_layers, n_heads=n_heads, height=min(28, max(14, 640 // n_layers)), names=NAMES,
+        what=_what(effects, chosen), note=_note(n, effects.n_heads, _kind(effects), measures),
+        shown=measures["probability"], stops=", ".join(f"var(--shade-{i})" for i in range(N_SHADES)),
+        chosen=set(data["chosen"]), start=start, data=embedded(data),
+    ))  # fmt: skip
 
 
 def _measure(cells: HeadCells) -> dict:
@@ -77,10 +76,6 @@ def _shown(cells: HeadCells, layer: int, head: int) -> str:
     return minus(cells.written(score) + (f", {kind}" if score.known else ""))
 
 
-def _colour(shade: int | None) -> str:
-    return "background:none" if shade is None else f"background:var(--shade-{shade})"
-
-
 def _kind(effects: HeadEffects) -> str:
     return "relation" if effects.of_relations else "prompt"
 
@@ -96,7 +91,7 @@ def _asked(effects: HeadEffects) -> list[str] | None:
 def _what(effects: HeadEffects, chosen: Sequence) -> str:
     known = ("model",) if effects.of_relations else ("relation", "model")  # a mean's relation is a long list
     said = "".join(f"{effects.record[name]}, " for name in known if effects.record.get(name))
-    return text(" ".join([f"{said}mean over {effects.over}.", *outlined(chosen)]))
+    return " ".join([f"{said}mean over {effects.over}.", *outlined(chosen)])
 
 
 def _note(n: int, n_heads: int, kind: str, measures: Mapping) -> str:
@@ -113,47 +108,4 @@ def _note(n: int, n_heads: int, kind: str, measures: Mapping) -> str:
     if n_heads > sum(each is not None for each in measures["probability"]["each"]):
         kept = sum(each is not None for each in measures["probability"]["each"])
         lines.append(f"Effects {kind} by {kind} are kept of the {kept} strongest heads.")
-    return text(" ".join(lines))
-
-
-def _switch(called: str) -> str:
-    radios = "".join(
-        f'<label><input type="radio" name="{called}" value="{measure}"{" checked" * (not i)}>{name}</label>'
-        for i, (measure, name) in enumerate(NAMES.items())
-    )
-    return f'<fieldset class="measure needs-script"><legend>Effect on the answer\'s</legend>{radios}</fieldset>'
-
-
-def _scale(measure: Mapping) -> str:
-    stops = ", ".join(f"var(--shade-{i})" for i in range(N_SHADES))
-    limit, unit = measure["limit"], measure["unit"]
-    return (
-        f'<p class="scale"><span>cancellers</span><b class="low">\N{MINUS SIGN}{limit}</b>'
-        f'<i style="background: linear-gradient(to right, {stops})"></i>'
-        f'<b class="high">+{limit}</b><span>writers</span><span class="unit">{unit}</span></p>'
-    )
-
-
-def _grid(data: Mapping, start: int, called: str) -> str:
-    """Rows from the last layer down, as the residual stream is drawn; head numbers below."""
-    n_layers, n_heads, measure = data["layers"], data["heads"], data["measures"]["probability"]
-    chosen = set(data["chosen"])
-
-    def cell(layer: int, head: int) -> str:
-        at = layer * n_heads + head
-        name = f"layer {layer}, head {head}: {measure['shown'][at]}{', chosen' * (at in chosen)}"
-        return (
-            f'<span role="gridcell"{" class=chosen" * (at in chosen)} tabindex="{0 if at == start else -1}" '
-            f'aria-label="{name}" style="{_colour(measure["shades"][at])}"></span>'
-        )
-
-    def row(layer: int) -> str:
-        cells = "".join(cell(layer, head) for head in range(n_heads))
-        return f'<div role="row"><span role="rowheader" aria-label="layer {layer}">{layer}</span>{cells}</div>'
-
-    heads = "".join(f'<span role="columnheader" aria-label="head {head}">{head}</span>' for head in range(n_heads))
-    return (
-        f'<div role="grid" aria-label="Mean indirect effect of each head" aria-describedby="{called}-note">'
-        f"{''.join(map(row, reversed(range(n_layers))))}"
-        f'<div role="row"><span role="columnheader" aria-label="layer">layer / head</span>{heads}</div></div>'
-    )
+    return " ".join(lines)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
+from markupsafe import Markup
 
 from ... import plots
 from ...evaluation.names import CHANCE
@@ -110,8 +111,8 @@ def write_table_report(
         captions["decoding"] = CAPTIONS["decoding, alone"]
     drawn = {name: page.figure(name, of, captions[name]) for name, of in figures.items()}
 
-    def some(*names: str) -> str:
-        return "".join(drawn.get(name, "") for name in names)
+    def some(*names: str) -> Markup:
+        return Markup("").join(drawn[name] for name in names if name in drawn)
 
     facts = {**summary, **({"command": command} if command else {})}
     parts = [
@@ -203,8 +204,10 @@ def _table(heading: str, columns: Mapping[str, Mapping[str, Score]], note: str, 
     names = dict.fromkeys(row for scores in columns.values() for row in scores)
     rows = {_minus(row): [page.cell(scores.get(row), gain) for scores in columns.values()] for row in names}
     labels = [MEASURES[measure].column if measure in MEASURES else measure for measure in columns]
-    title = f"<h3>{heading}</h3>" if heading else ""
-    return title + page.table(labels, rows, note, first_bold=False, name=heading or "Differences") if rows else ""
+    if not rows:
+        return ""
+    drawn = page.table(labels, rows, note, first_bold=False, name=heading or "Differences")
+    return page.titled(heading, drawn) if heading else drawn
 
 
 def _by_category(frame: pd.DataFrame) -> str:
@@ -221,4 +224,4 @@ def _by_category(frame: pd.DataFrame) -> str:
     note = (
         f"{MEASURES['accuracy'].heading}, mean over the relations of a category, whose number stands beside its name."
     )
-    return "<h3>By category</h3>" + page.table(labels, rows, note, first_bold=False, name="By category")
+    return page.titled("By category", page.table(labels, rows, note, first_bold=False, name="By category"))

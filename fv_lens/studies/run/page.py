@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 
 import numpy as np
+from markupsafe import Markup
 
 from ... import plots
 from ...datasets.prompts import PromptTemplate
@@ -85,7 +86,8 @@ def write_report(
         captions["words"] += f" {NAMES_SHOWN if words.is_name.any() else NO_NAMES}"
     drawn = {name: page.figure(name, figure, captions[name]) for name, figure in figures.items()}
     if effects is not None:
-        drawn["heads"] = f'<div id="heads">{head_map(effects, vector.heads if vector else (), head_words)}</div>'
+        shown = head_map(effects, vector.heads if vector else (), head_words)
+        drawn["heads"] = Markup('<div id="heads">{}</div>').format(shown)
 
     short = _in_short(effects, evaluation, vector, tuned, tuned_evaluation)
     facts = {**_origin(effects, sweep, vector, tuned), **summary, **({"command": command} if command else {})}
@@ -194,7 +196,8 @@ def _strongest(effects: HeadEffects | None) -> str:
         scores = [of.score(layer, head) for of in cells]
         rows[f"L{layer}H{head}"] = [page.cell(score, True, of.form) for of, score in zip(cells, scores)]
     columns = ["probability", MEASURES["log_prob"].column]
-    return "<h3>Strongest writers</h3>" + page.table(columns, rows, "", first_bold=False, name="Strongest writers")
+    name = "Strongest writers"
+    return page.titled(name, page.table(columns, rows, first_bold=False, name=name))
 
 
 def _table(heading: str, evaluation: Evaluation | None) -> str:
