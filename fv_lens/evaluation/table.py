@@ -5,7 +5,9 @@ relation or category, or "all"), `row`, `measure`, `value`, `low`, `high` (95 %)
 for a group). Intervals over relations resample whole families, since siblings share an answer form.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,13 +43,15 @@ class Table:
 
     def __init__(self, names: Sequence[str], categories: Sequence[str], families: Sequence[str]):
         self.names, self.categories, self.families = list(names), list(categories), list(families)
-        self.lines: list[tuple] = []
+        self.lines: list[tuple[Any, ...]] = []
 
     def frame(self) -> pd.DataFrame:
         """All lines so far."""
         return pd.DataFrame(self.lines, columns=list(COLUMNS))
 
-    def scores(self, rows: Mapping[str, Row], owners: np.ndarray, part: str = "score") -> dict:
+    def scores(
+        self, rows: Mapping[str, Row], owners: np.ndarray, part: str = "score"
+    ) -> dict[tuple[str, str], np.ndarray]:
         """Add every row's scores; returns the value of each relation, (row, measure) -> `[relation]`.
 
         Words whose numbers are NaN (of a vector that broke) are left out, and their relation with them.
@@ -67,7 +71,12 @@ class Table:
         return values
 
     def groups(
-        self, part: str, row: str, measure: str, values: Float[np.ndarray, " relation"], within: tuple = ANY
+        self,
+        part: str,
+        row: str,
+        measure: str,
+        values: Float[np.ndarray, " relation"],
+        within: tuple[float, float] = ANY,
     ) -> Score | None:
         """Add the mean over all relations, and over those of each category; returns the first. See `clustered_mean`."""
         known = ~np.isnan(values)
@@ -80,7 +89,7 @@ class Table:
                 self._add(part, group, name, row, measure, score)
         return overall
 
-    def differences(self, values: Mapping, n_shots: int, n_pairs: int, n_all: int) -> None:
+    def differences(self, values: Mapping[tuple[str, str], np.ndarray], n_shots: int, n_pairs: int, n_all: int) -> None:
         """Add what each row of `DIFFERENCES` has over its control, paired over relations."""
         shots = dict(shots=n_shots, pairs=n_pairs, all=n_all)
         # Two rows of prompts may show as many pairs, and are then one.
@@ -136,6 +145,6 @@ def cosines(
     return torch.cosine_similarity(a.double(), b.double(), dim=1).numpy()
 
 
-def write_csv(frame: pd.DataFrame, path) -> None:
+def write_csv(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     """The frame as CSV, numbers to six digits, so that equal results give equal bytes."""
     frame.to_csv(path, index=False, float_format="%.6g", lineterminator="\n", encoding="utf-8")

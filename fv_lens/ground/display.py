@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -149,7 +150,10 @@ def decoding(frame: pd.DataFrame, of: str, layer: int, model: str, units: str, p
 
 
 def answer(
-    question: str, weights: Mapping[str, float], columns: Mapping[str, Sequence], choices: Sequence[tuple]
+    question: str,
+    weights: Mapping[str, float],
+    columns: Mapping[str, Sequence[Any]],
+    choices: Sequence[tuple[Any, ...]],
 ) -> str:
     """AnalogyAnswer: weights, completions with and without the vector, choices with the chosen one marked.
 
@@ -184,7 +188,8 @@ def analogies(frame: pd.DataFrame, chance: float | None, n_questions: int, left_
     parts = []
     for measure in ("accuracy", "choice"):
         mine = frame[frame.measure == measure]
-        libraries, found = list(dict.fromkeys(mine.library)), {}
+        libraries: list[str] = list(dict.fromkeys(mine.library))
+        found: dict[str, dict[str, Any]] = {}
         for line in mine.itertuples():
             cells = found.setdefault(", ".join(filter(None, (line.method, line.prompt))), dict.fromkeys(libraries))
             cells[line.library] = Score.of(line)

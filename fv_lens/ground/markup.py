@@ -7,8 +7,7 @@ can be read alike. Whatever is not yet `Markup` is escaped by every piece; the p
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import cache
-from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsFloat
 
 import numpy as np
 from markupsafe import Markup
@@ -47,7 +46,7 @@ def escape(value: Any, most: int = LONGEST) -> Markup:
     return escaped(text if len(text) <= most else text[: most - 1] + "…")
 
 
-def number(value: Real | None, form: str = "z.2f") -> Markup:
+def number(value: SupportsFloat | None, form: str = "z.2f") -> Markup:
     """As `format` writes it, with a true minus; nothing for None or NaN."""
     known = value is not None and value == value
     return minus(format(value, form)) if known else Markup("")
@@ -100,15 +99,17 @@ def side(*parts: Markup) -> Markup:
     return Markup(_pieces().side(parts))
 
 
-def tint(content: Any, share: Real) -> Markup:
+def tint(content: Any, share: SupportsFloat) -> Markup:
     """A table's cell in orange, as strong as `share` of 1; in blue below 0."""
+    share = float(share)
     strength = min(1.0, abs(share)) if share == share else 0.0
     return Markup(_pieces().tint(content, _colour(share, 0.6 * strength)))
 
 
-def bar(share: Real, width: Real = 8) -> Markup:
+def bar(share: SupportsFloat, width: SupportsFloat = 8) -> Markup:
     """A bar of `share` of `width` (in letters); blue below 0."""
-    length = width * min(1.0, abs(share)) if share == share else 0.0
+    share = float(share)
+    length = float(width) * min(1.0, abs(share)) if share == share else 0.0
     return Markup(_pieces().bar(f"{length:.2f}", _colour(share, 1)))
 
 
@@ -152,8 +153,8 @@ class _Map(NamedTuple):
 
 
 def grid(
-    values: Sequence[Sequence[Real]],
-    limit: Real,
+    values: Sequence[Sequence[float | int]],
+    limit: float | int,
     label: str,
     axes: tuple[str, str] | None = None,
     marked: Mapping[tuple[int, int], str] = {},
@@ -171,7 +172,7 @@ def grid(
     wide, high = min(20, max(4, 420 // n_columns)), min(14, max(3, 320 // n_rows))
     width, height = n_columns * wide, n_rows * high
     outlines = [_Outline(column * wide, (n_rows - 1 - row) * high, text) for (row, column), text in marked.items()]
-    texts = []
+    texts: list[tuple[float, float, str, Any]] = []
     if axes:
         texts = [(-6, (n_rows - 1 - row + 0.5) * high + 4, "end", row) for row in _ticks(n_rows, high, 14)]
         texts += [((column + 0.5) * wide, height + 14, "middle", column) for column in _ticks(n_columns, wide, 24)]
@@ -182,7 +183,7 @@ def grid(
     return Markup(_pieces().grid(drawn))
 
 
-def _strokes(values: Sequence[Sequence[Real]], limit: Real) -> list[tuple[str, str]]:
+def _strokes(values: Sequence[Sequence[float | int]], limit: float | int) -> list[tuple[str, str]]:
     """(colour, path) of the cells of each shade: one stroke for all of them, so that large maps are small files."""
     n_rows, n_columns = len(values), len(values[0])
     largest = sorted((abs(x) for row in values for x in row if x == x), reverse=True)
@@ -215,11 +216,11 @@ def scale(limit: str, below: str, above: str, unit: str) -> Markup:
     return Markup(_pieces().scale(f"{below} \N{MINUS SIGN}{limit}", f"+{limit} {above}", colours, unit))
 
 
-def _shade(value: Real, limit: Real) -> int:
+def _shade(value: float | int, limit: float | int) -> int:
     return round(SHADES * max(-1.0, min(1.0, value / limit))) if value == value else 0
 
 
-def _colour(sign: Real, opacity: Real) -> str:
+def _colour(sign: float, opacity: float) -> str:
     return f"rgba({COOL if sign < 0 else WARM}, {opacity:.2g})"
 
 

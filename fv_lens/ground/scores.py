@@ -9,6 +9,7 @@ Source: Hesterberg 2015, What teachers should know about the bootstrap, section 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -42,7 +43,7 @@ class Score:
     n: int
 
     @classmethod
-    def of(cls, line: object) -> "Score":
+    def of(cls, line: Any) -> "Score":
         """The score in a line of a table, which has the columns `value`, `low`, `high` and `n`."""
         return cls(float(line.value), float(line.low), float(line.high), int(line.n))
 
@@ -110,7 +111,7 @@ def mean(values: np.ndarray, seed: int = 0) -> Score:
 
 
 def clustered_mean(
-    values: np.ndarray, groups: Sequence | np.ndarray, seed: int = 0, within: tuple[float, float] = ANY
+    values: np.ndarray, groups: Sequence[Any] | np.ndarray, seed: int = 0, within: tuple[float, float] = ANY
 ) -> Score:
     """Mean of `values` `[value]` with an interval over whole groups, as the values of a group are not independent.
 

@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
 from ... import plots
 from ...analogies.scores import LIBRARIES, PROMPT_ONLY, TRUE, AnalogyScores, Row
@@ -32,7 +34,7 @@ N_WEIGHTS = 5  # of an item
 
 
 def write_analogy_report(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     scores: AnalogyScores,
     frame: pd.DataFrame,
     items: Sequence[tuple[Question, AnalogyAnswer]],
@@ -40,7 +42,7 @@ def write_analogy_report(
     title: str,
     lines: Sequence[str] = (),
     best: str = "",
-    facts: Mapping = {},
+    facts: Mapping[str, Any] = {},
 ) -> None:
     """Write the page; it appears whole or not at all.
 
@@ -106,8 +108,8 @@ def _in_short(scores: AnalogyScores, best: str) -> Iterator[str]:
 
 def _table(scores: AnalogyScores, measure: str) -> str:
     """A line for each method and prompt, a column for each library; without a library in all of them."""
-    libraries = [name for name in LIBRARIES if any(row.library == name for row in scores.values)] or [""]
-    rows: dict[str, list[str]] = {}
+    libraries: list[str] = [name for name in LIBRARIES if any(row.library == name for row in scores.values)] or [""]
+    rows: dict[str, list[Markup]] = {}
     for method, prompt in dict.fromkeys((row.method, row.prompt) for row in scores.values):
         found = [
             next((row for row in (Row(method, library, prompt), Row(method, "", prompt)) if row in scores.values), None)
@@ -140,7 +142,7 @@ def _item(question: Question, answer: AnalogyAnswer) -> str:
     if answer.completions:
         first = answer.completions[0][0]
         head += f" {first}, " + ("right" if first in answers else f"not {answers[0]}")
-    elif answer.choices:
+    elif answer.choice is not None:
         chosen = " : ".join(question.pairs[answer.choice])
         head += f" {chosen}, " + ("right" if answer.choice == question.right else "wrong")
     rows = [

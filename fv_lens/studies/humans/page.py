@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -24,7 +25,7 @@ WORDS = (
 
 
 def write_human_report(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     frame: pd.DataFrame,
     *,
     title: str,
@@ -32,7 +33,7 @@ def write_human_report(
     points: pd.DataFrame,
     categories: Mapping[str, str],
     ceiling: float | None = None,
-    facts: Mapping = {},
+    facts: Mapping[str, Any] = {},
 ) -> None:
     """Write the page; it appears whole or not at all.
 

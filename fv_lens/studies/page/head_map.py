@@ -3,12 +3,14 @@
 import json
 import zlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from markupsafe import Markup
 
 from ...ground.markup import minus
 from ...plots.head_cells import HeadCells, checked_head, outlined
 from ...vectors.effects import HeadEffects
+from ...vectors.summed import Heads
 from .parts import N_SHADES, embedded, templates
 
 EMBEDDED = 50_000  # effects of one prompt each that a page holds at most in each measure
@@ -17,7 +19,7 @@ NAMES = {"probability": "probability", "log_prob": "log-probability"}
 
 def head_map(
     effects: HeadEffects,
-    chosen: Sequence = (),
+    chosen: Heads = (),
     words: Mapping[tuple[int, int], Sequence[str]] | None = None,
 ) -> Markup:
     """Mean indirect effects, layer by head, as a grid of coloured cells for a page (see `page.write_page`).
@@ -52,11 +54,11 @@ def head_map(
         called=called, n_layers=n_layers, n_heads=n_heads, height=min(28, max(14, 640 // n_layers)), names=NAMES,
         what=_what(effects, chosen), note=_note(n, effects.n_heads, _kind(effects), measures),
         shown=measures["probability"], stops=", ".join(f"var(--shade-{i})" for i in range(N_SHADES)),
-        chosen=set(data["chosen"]), start=start, data=embedded(data),
+        chosen={layer * n_heads + head for layer, head in chosen}, start=start, data=embedded(data),
     ))  # fmt: skip
 
 
-def _measure(cells: HeadCells) -> dict:
+def _measure(cells: HeadCells) -> dict[str, Any]:
     """What the map shows of one measure; lists run over the heads, layer by layer."""
     n, n_layers, n_heads = cells.values.shape
     each, strongest = cells.values.reshape(n, -1).T, cells.strongest(max(1, EMBEDDED // n))
@@ -88,13 +90,13 @@ def _asked(effects: HeadEffects) -> list[str] | None:
     return None if relations is None else list(map(str, relations))
 
 
-def _what(effects: HeadEffects, chosen: Sequence) -> str:
+def _what(effects: HeadEffects, chosen: Heads) -> str:
     known = ("model",) if effects.of_relations else ("relation", "model")  # a mean's relation is a long list
     said = "".join(f"{effects.record[name]}, " for name in known if effects.record.get(name))
     return " ".join([f"{said}mean over {effects.over}.", *outlined(chosen)])
 
 
-def _note(n: int, n_heads: int, kind: str, measures: Mapping) -> str:
+def _note(n: int, n_heads: int, kind: str, measures: Mapping[str, Any]) -> str:
     lines = []
     if any(measure["past"] for measure in measures.values()):
         lines.append("Colours end at the 99.5th percentile of the absolute effects.")

@@ -45,7 +45,7 @@ def _part(name: str, *values: Any) -> Markup:
 
 
 def write_page(
-    path: str | os.PathLike, title: str, parts: Iterable[str], *, downloads: Mapping[str, pd.DataFrame] = {}
+    path: str | os.PathLike[str], title: str, parts: Iterable[str], *, downloads: Mapping[str, pd.DataFrame] = {}
 ) -> None:
     """Write the `parts` under the title; the page appears whole or not at all.
 
@@ -148,7 +148,7 @@ def cell(score: Score | None, gain: bool, form: str = "") -> Markup:
     return _part("score", *score.written(form or "+" * gain), gain and not score.differs())
 
 
-def how_made(facts: Mapping) -> Markup:
+def how_made(facts: Mapping[str, Any]) -> Markup:
     """The list of facts, name -> value, where a value may be a mapping itself."""
     known = []
     for name, value in facts.items():

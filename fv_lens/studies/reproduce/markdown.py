@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -15,7 +16,7 @@ DIFFERENCES = (  # as regular expressions: a study's settings say of how many sh
 )  # fmt: skip
 
 
-def markdown(frame: pd.DataFrame, summary: Mapping) -> str:
+def markdown(frame: pd.DataFrame, summary: Mapping[str, Any]) -> str:
     """Three tables of a study: every row, the paired differences, the names in vectors; a line on how they were made.
 
     The second column of numbers in the first table is the share of whole answers by category, each by its first letter.
@@ -48,7 +49,7 @@ def markdown(frame: pd.DataFrame, summary: Mapping) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _made(frame: pd.DataFrame, summary: Mapping) -> str:
+def _made(frame: pd.DataFrame, summary: Mapping[str, Any]) -> str:
     of = frame[(frame.part == "score") & (frame.group == "relation") & (frame.measure == "accuracy")]
     n, words = of.name.nunique(), int(of[of.row == of.row.iloc[0]].n.sum())
     versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())

@@ -6,6 +6,7 @@ The page stands alone, as the page of a single run does.
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
@@ -62,13 +63,13 @@ class Portrait:
 
 
 def write_table_report(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     frame: pd.DataFrame,
     categories: Mapping[str, str],
     vectors: Portrait,
     *,
     title: str,
-    summary: Mapping,
+    summary: Mapping[str, Any],
     command: str | None = None,
 ) -> None:
     """Write the page from whichever parts the table has; it appears whole or not at all.
@@ -107,7 +108,7 @@ def write_table_report(
     if points is not None and len(points) > 2:
         figures["map"] = plots.relation_map(points, categories)
     captions = dict(CAPTIONS)
-    if "decoding" in figures and decoding.relation.nunique() == 1:
+    if decoding is not None and "decoding" in figures and decoding.relation.nunique() == 1:
         captions["decoding"] = CAPTIONS["decoding, alone"]
     drawn = {name: page.figure(name, of, captions[name]) for name, of in figures.items()}
 

@@ -6,6 +6,7 @@ The page stands alone: plotly.js is in it once, and nothing is loaded from elsew
 import os
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -43,11 +44,11 @@ CAPTIONS = {
 
 
 def write_report(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     findings: Findings,
     *,
     title: str,
-    summary: Mapping,
+    summary: Mapping[str, Any],
     command: str | None = None,
 ) -> None:
     """Write the page of a run from whichever results there are; it appears whole or not at all.
@@ -82,7 +83,7 @@ def write_report(
     if words is not None and len(words):
         figures["words"], downloads["words"] = plots.decoding(words), words
     captions = dict(CAPTIONS)
-    if "words" in figures:
+    if words is not None and "words" in figures:
         captions["words"] += f" {NAMES_SHOWN if words.is_name.any() else NO_NAMES}"
     drawn = {name: page.figure(name, figure, captions[name]) for name, figure in figures.items()}
     if effects is not None:
@@ -122,11 +123,11 @@ def _in_short(
         sentences.append(controls)
     if effects is not None and len(sentences) < 3:
         cells, (layer, head) = HeadCells.of(effects, "probability"), effects.top(1)[0]
-        effect = cells.written(cells.score(layer, head))
-        sentences.append(
-            f"Of {effects.n_heads} heads, L{layer}H{head} has the largest mean indirect effect on the answer's "
-            f"probability: {effect} over {effects.over}."
-        )
+        if (effect := cells.score(layer, head)) is not None:
+            sentences.append(
+                f"Of {effects.n_heads} heads, L{layer}H{head} has the largest mean indirect effect on the answer's "
+                f"probability: {cells.written(effect)} over {effects.over}."
+            )
     return sentences
 
 
@@ -145,7 +146,8 @@ def _completion(evaluation: Evaluation, vector: FunctionVector | None) -> str:
 
 def _tuning(tuned: FunctionVector, evaluation: Evaluation) -> str:
     """What fine-tuning does to the vector, beside shuffled pairs and any start that did better."""
-    rows, pairs = evaluation.controls, f"{tuned.training['n_pairs']} pairs"
+    rows, training = evaluation.controls, tuned.training or {}
+    pairs = f"{training.get('n_pairs', 'some')} pairs"
     before, shuffled = rows.get("FV"), rows.get("FFV of shuffled pairs")
     if before is not None and before.accuracy_gain is not None:
         change = f"accuracy from {before.accuracy} to {evaluation.accuracy}"
@@ -222,7 +224,7 @@ def _table(heading: str, evaluation: Evaluation | None) -> str:
 
 def _origin(
     effects: HeadEffects | None, sweep: Sweep | None, vector: FunctionVector | None, tuned: FunctionVector | None
-) -> dict:
+) -> dict[str, Any]:
     """What the results' own records say about how they came about."""
     record = {**(vector.record if vector else {}), **(effects.record if effects else {})}
     names = {
@@ -251,6 +253,7 @@ def _origin(
         facts["vector chosen among"] = f"{tried}, on {len(sweep.right)} validation words"
     if tuned is not None:
         names = {"n_pairs": "pairs", "chosen_step": "step kept", "learning_rate": "learning rate"}
-        told = {label: tuned.training[name] for name, label in names.items() if name in tuned.training}
+        training = tuned.training or {}
+        told = {label: training[name] for name, label in names.items() if name in training}
         facts["fine-tuned vector"] = {"layer": tuned.layer, "norm": float(tuned.vector.norm()), **told}
     return facts | ({"versions": record["versions"]} if "versions" in record else {})
