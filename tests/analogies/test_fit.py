@@ -173,7 +173,7 @@ def test_shared_vectors_are_adams_on_the_families_not_left_out(model):
     """In the one-shot prompt, and the start of pair parts in the zero-shot prompt."""
     train, validation = ([q for q in part if q.relation in "cd"] for part in (TRAIN, VALIDATION))
     how, families = {"moved": [Composition("none", pair_steps=1)]}, (None, "g", "h")
-    settings = dict(candidates=how, steps=2)
+    settings = dict(candidates=how, how=Fitting(steps=2))
     found = fit_compositions(model, vectors_of(model), train, validation, **settings)["moved"]
     assert found.fold_of.keys() == {"g", "h"} and len(found.folds) == 2
     for family in families:
