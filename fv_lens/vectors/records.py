@@ -131,7 +131,7 @@ class Vector(Record):
 
 
 class Prompts(Schema):
-    """The parts of a `PromptBatch` that are no tensors."""
+    """The parts of a `PromptBatch` that are not tensors."""
 
     answers: list[Annotated[list[Annotated[list[Index], Field(min_length=1)]], Field(min_length=1)]]
     texts: list[Text]

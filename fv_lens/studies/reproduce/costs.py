@@ -18,7 +18,7 @@ from ...vectors.tuning import DEPTHS
 from .setup import Settings
 from .steps import DIFFERENCE_PROMPTS
 
-FOUND = 0.5  # assumed: in so many rows the most probable token begins an answer
+FOUND = 0.5  # assumed: the share of rows whose most probable token begins an answer
 CHECKED = 14  # full forwards, about, that the engine is checked by where longer prompts are met than before
 KINDS = 5  # of vectors that are read
 
@@ -106,7 +106,7 @@ class Shape:
     def completed(
         self, n: Number, words: Words, births: Sequence[int] = (), n_shots: int = 0, together: int = 1
     ) -> Cost:
-        """`n` prompts completed as they are and under what-ifs, so many behind the same demonstrations."""
+        """`n` prompts completed as they are and under what-ifs, `together` of them behind the same demonstrations."""
         length, shared = words.prompt + n_shots * words.shown, n_shots * words.shown
         shared, together = (shared, together) if shared >= WORTH else (0, 1)
         few, other = len(births) <= FEW, FOUND * words.several

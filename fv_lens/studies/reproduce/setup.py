@@ -37,10 +37,10 @@ class Settings:
     """The sizes of a study.
 
     Args:
-        n_pairs, n_validation, n_test: at most so many pairs of each relation to tune and demonstrate, choose, score.
+        n_pairs, n_validation, n_test: the most pairs of each relation to tune and demonstrate, choose, score.
         n_shots: demonstrations of the usual prompt; more are shown in rows of their own (n_pairs, and those with the
             validation pairs).
-        n_together: so many test words are asked behind the same demonstrations, which then are run once.
+        n_together: how many test words are asked behind the same demonstrations, which are run once for them.
         map_prompts, mean_prompts: corrupted and intact prompts of each relation's head map.
         head_counts, strengths: what summed vectors are tried with on validation.
         draws: of each random control, over which its scores are averaged.
@@ -173,7 +173,7 @@ class Study:
         return Edit(layer, vectors.nan_to_num(0.0)[self.zero_shot(part)[1]], site=site)
 
     def pairs(self, relation: Relation, seed: int = 0) -> tuple[Relation, Relation]:
-        """Train and validation pairs; a seed above 0 deals both anew among themselves, so test words stay unseen."""
+        """Train and validation pairs; a seed above 0 deals both again among themselves, so test words stay unseen."""
         train, validation, _ = relation.split()
         if seed == 0:
             return train, validation

@@ -209,7 +209,7 @@ def prompting(study: Study, n_shots: int, shuffled: bool = False, validation: bo
     """
     asked = list(study.few_shot(n_shots, shuffled, validation))
     found: dict[int, Completions] = {}
-    # The longest first: the engine checks itself anew on prompts that are longer than all before.
+    # The longest first: the engine checks itself again on prompts that are longer than all before.
     order = sorted(range(len(asked)), key=lambda i: -asked[i][0].tokens.shape[1])
     total = sum(len(prompts) for prompts, _ in asked)
     with progress_bar(total=total, desc=f"test words, {n_shots}-shot", unit="word") as bar:
