@@ -134,7 +134,7 @@ def estimate(
 
 @through_onednn
 def matmul_rate(matrix: Sequence[int], dtype: torch.dtype, device: torch.device, seconds: float = 0.5) -> float:
-    """Operations per second of products of 256 rows with a matrix `[out, in]`, the fastest seen within that many seconds."""
+    """Operations per second of products of 256 rows with a matrix `[out, in]`: the fastest seen in `seconds`."""
     weights, rows = (torch.ones(size, dtype=dtype, device=device) for size in (tuple(matrix), (256, matrix[1])))
 
     def timed(n: int) -> float:
