@@ -220,7 +220,7 @@ def _shade(value: float | int, limit: float | int) -> int:
     return round(SHADES * max(-1.0, min(1.0, value / limit))) if value == value else 0
 
 
-def _colour(sign: float, opacity: float) -> str:
+def _colour(sign: float | int, opacity: float | int) -> str:
     return f"rgba({COOL if sign < 0 else WARM}, {opacity:.2g})"
 
 

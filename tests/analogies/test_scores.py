@@ -24,6 +24,7 @@ from fv_lens.datasets.questions import Question
 from fv_lens.ground import scores
 from fv_lens.ground.errors import InputError
 from fv_lens.ground.measures import CHOSEN, COMPLETED
+from fv_lens.ground.progress import no_progress
 from fv_lens.models.lens import lens_of
 from fv_lens.vectors.function_vector import FunctionVector
 from fv_lens.vectors.patching import patch
@@ -610,7 +611,8 @@ def test_what_cannot_be_evaluated_is_refused(llama):
 
 @pytest.mark.slow
 def test_progress_is_told_unless_not_wanted(llama, capsys):
-    evaluated(llama, QUESTIONS[1:2], choices=False)
+    with no_progress():
+        evaluate_analogies(llama, vectors_of(llama), QUESTIONS[1:2], {}, choices=False)
     assert capsys.readouterr().err == ""
     evaluate_analogies(llama, vectors_of(llama), QUESTIONS[1:2], {}, choices=False)
     assert "analogies" in capsys.readouterr().err
