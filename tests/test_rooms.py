@@ -1,5 +1,7 @@
 """Imports run one way, from room to room and from module to module."""
 
+import ast
+
 import pytest
 
 from . import house
@@ -37,3 +39,14 @@ def test_an_import_that_goes_up_and_a_circle_are_found():
     assert house.upward(wrong) == ["engine.whatif -> vectors.patching"]
     with pytest.raises(RecursionError):
         house.floors(wrong | {"vectors.patching": {"engine.whatif"}})
+
+
+def test_models_alone_imports_transformer_lens():
+    """Also for type checkers: what other rooms need of it has its name there."""
+    importing = [
+        name
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom) and "transformer_lens" in ast.unparse(node)
+    ]
+    assert importing and {house.room(name) for name in importing} == {"models"}

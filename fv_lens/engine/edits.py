@@ -17,7 +17,7 @@ from ..models.base import HEAD_OUTPUT, Hook, HookFunction
 from ..models.lens import Lens
 
 if TYPE_CHECKING:
-    from transformer_lens.hook_points import HookPoint
+    from ..models.base import HookPoint
 
 RESIDUAL = "hook_resid_post"
 

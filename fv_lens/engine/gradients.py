@@ -28,7 +28,7 @@ from .parity import measured
 from .whatif import TILE, clean_logits, without_patches
 
 if TYPE_CHECKING:
-    from transformer_lens.hook_points import HookPoint
+    from ..models.base import HookPoint
 
 log = logging.getLogger("fv_lens")
 

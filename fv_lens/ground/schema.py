@@ -101,6 +101,7 @@ def check_shapes(
 
 
 def validated(schema: type[S], record: Any, place: str = "") -> S:
+    """The record as its schema has it; an InputError names the first field that is wrong, behind its `place`."""
     try:
         return schema.model_validate_json(json.dumps(record), strict=True)
     except ValidationError as error:
@@ -114,5 +115,6 @@ def validated(schema: type[S], record: Any, place: str = "") -> S:
 
 
 def short(value: Any) -> str:
+    """The value as errors quote it."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:80]}..."

@@ -24,7 +24,7 @@ from .model import Model
 from .state import Parity, State, UserHook, conditions, user_hooks
 
 if TYPE_CHECKING:
-    from transformer_lens.hook_points import HookPoint
+    from transformer_lens.hook_points import HookPoint as HookPoint  # for the rooms above
 
 HEAD_OUTPUT = "attn.hook_z"
 

@@ -25,7 +25,7 @@ from .positions import At, Prompts, as_at
 from .records import Vector
 
 if TYPE_CHECKING:
-    from transformer_lens.hook_points import HookPoint
+    from ..models.base import HookPoint
 
 TOKENS, PROCESSING = ("last",), ("raw", "centered")
 

@@ -23,7 +23,7 @@ from .function_vector import FunctionVector
 from .mediation import mean_head_outputs
 
 if TYPE_CHECKING:
-    from transformer_lens.hook_points import HookPoint
+    from ..models.base import HookPoint
 
 Heads = Sequence[tuple[int, int]]  # (layer, head)
 # The first is before a post-attention norm or multiplier where the model has one, but not every model has the first.

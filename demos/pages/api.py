@@ -1,4 +1,4 @@
-"""Build the API pages from the docstrings, with every warning of pdoc an error: python docs/api.py [folder]
+"""Build the API pages from the docstrings, with every warning of pdoc an error: python demos/pages/api.py [folder]
 
 The pages are those of `fv_lens`, whose public names stand in the order of the pipeline, and of `fv_lens.plots`.
 """

@@ -1,8 +1,8 @@
 """Fill the tables of demos/results.md from the folders that the commands left.
 
-    python docs/tables.py study=fv_lens_study study-bats=bats_study
-    python docs/tables.py analogies=fv_lens_analogies analogies-bats=bats_analogies
-    python docs/tables.py u2=u2 google=google bats=bats humans=fv_lens_humans
+    python demos/pages/tables.py study=fv_lens_study study-bats=bats_study
+    python demos/pages/tables.py analogies=fv_lens_analogies analogies-bats=bats_analogies
+    python demos/pages/tables.py u2=u2 google=google bats=bats humans=fv_lens_humans
 
 A block of the page is filled where all of its folders are given; the others stay as they are.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-PAGE = Path(__file__).parents[1] / "demos" / "results.md"
+PAGE = Path(__file__).parents[1] / "results.md"
 ANALOGIES = {  # line of the table -> method and prompt in results.csv
     "prompt alone, one-shot": ("prompt only", "one-shot"),
     "posterior, zero-shot": ("posterior", "zero-shot"),
