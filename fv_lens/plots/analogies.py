@@ -1,6 +1,6 @@
 """Ways to answer analogies, beside each other, with libraries from which more and more is left out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ LOOKS = {  # by prompt; the symbols tell them apart without any colour
     "": ("#5b4b8a", "triangle-up"),
 }  # fmt: skip
 OTHER = (INK, "cross")
+Row = tuple[str, str, str]  # method, library, prompt
 WITH, WITHOUT = "with the library", "without (paler)"
 
 
@@ -56,23 +57,11 @@ def analogies(
             raise InputError(f"there is no library {name!r}; there are {', '.join(map(repr, known)) or 'none'}")
     scores = {row: score for row, score in scores.items() if row[1] in ("", *panels)}
 
-    uses = {method: False for method, _, _ in scores} | {method: True for method, of, _ in scores if of}
-    best = dict.fromkeys(uses, -np.inf)  # in the first panel
-    for (method, of, _), score in scores.items():
-        if of in ("", panels[0]):
-            best[method] = max(best[method], score.value)
-    ordered = sorted(uses, key=lambda method: -best[method])
-    groups = {WITH: [m for m in ordered if uses[m]], WITHOUT: [m for m in ordered if not uses[m]]}
-    groups = {group: methods for group, methods in groups.items() if methods}
-    places, ticks, labels, end = lanes(groups if known else {"": ordered}, 15, height=32)
-
+    rows = lanes(_groups(scores, panels[0]), 15, height=32)
     what = MEASURES[measure].heading if measure in MEASURES else measure
     unit = MEASURES[measure].unit("analogies") if measure in MEASURES else measure
     prompts = sorted({row[2] for row in scores}, key=lambda p: (list(LOOKS).index(p) if p in LOOKS else len(LOOKS), p))
-    heights = {}  # the prompts of a method are spread about its place
-    for method, place in places.items():
-        mine = [prompt for prompt in prompts if any(row[::2] == (method, prompt) for row in scores)]
-        heights |= {(method, prompt): place + 0.22 * (i - (len(mine) - 1) / 2) for i, prompt in enumerate(mine)}
+    heights = _heights(scores, rows.places, prompts)
     titles = ["<br>".join(wrapped(name, 10)) for name in panels]
     n_lines = max(2, *(title.count("<br>") + 1 for title in titles))
     figure = make_subplots(1, len(panels), shared_yaxes=True, horizontal_spacing=0.03, subplot_titles=titles)
@@ -87,13 +76,13 @@ def analogies(
             _dots(figure, scores, of, prompt, heights, unit, dict(row=1, col=column))
         if chance is not None:
             figure.add_scatter(
-                x=[chance] * 2, y=[-0.6, end - 0.4], mode="lines", line=dict(color=INK, dash="dash", width=1.5),
+                x=[chance] * 2, y=rows.range[::-1], mode="lines", line=dict(color=INK, dash="dash", width=1.5),
                 name=f"chance {chance:.2f}", text=f"<b>chance</b>: {chance:.3f}", hoverinfo="text",
                 legendgroup="chance", showlegend=column == 1, row=1, col=column,
             )  # fmt: skip
     figure.update_annotations(font=dict(size=13, color=INK), yanchor="bottom")
-    figure.update_yaxes(tickvals=ticks, range=[end - 0.4, -0.6])
-    figure.update_yaxes(ticktext=labels, tickfont_size=12, col=1)
+    figure.update_yaxes(tickvals=rows.ticks, range=rows.range)
+    figure.update_yaxes(ticktext=rows.labels, tickfont_size=12, col=1)
     drawn = [*scores.values(), *([] if chance is None else [Score(chance, np.nan, np.nan, 1)])]
     ticks_fit = dict(nticks=4 if len(panels) > 1 else 7, tickangle=0, tickfont_size=11)
     figure.update_xaxes(**share_axis(measure, drawn) | ticks_fit)
@@ -101,10 +90,36 @@ def analogies(
     most = max(score.n for score in scores.values())
     details = [f"{most:,} analogies, 95 % intervals{'; columns: the library' * bool(known)}"]
     n_labels = len(prompts) + (chance is not None)
-    return finish(figure, what, details, round(32 * end) + 60, 860, n_labels, above=18 * n_lines)
+    return finish(figure, what, details, round(32 * rows.end) + 60, 860, n_labels, above=18 * n_lines)
 
 
-def _scores(frame: pd.DataFrame, measure: str) -> dict[tuple[str, str, str], Score]:
+def _groups(scores: Mapping[Row, Score], first: str) -> dict[str, list[str]]:
+    """Methods with and without the library, each group by its best number in the first panel."""
+    uses = {method: False for method, _, _ in scores} | {method: True for method, of, _ in scores if of}
+    best = dict.fromkeys(uses, -np.inf)
+    for (method, of, _), score in scores.items():
+        if of in ("", first):
+            best[method] = max(best[method], score.value)
+    ordered = sorted(uses, key=lambda method: -best[method])
+    if not any(uses.values()):
+        return {"": ordered}
+    groups = {WITH: [m for m in ordered if uses[m]], WITHOUT: [m for m in ordered if not uses[m]]}
+    return {group: methods for group, methods in groups.items() if methods}
+
+
+def _heights(
+    scores: Mapping[Row, Score], places: Mapping[str, float], prompts: Sequence[str]
+) -> dict[tuple[str, str], float]:
+    """(method, prompt) -> height of its dots: the prompts of a method are spread about its place."""
+    heights = {}
+    for method, place in places.items():
+        of_method = [prompt for prompt in prompts if any(row[::2] == (method, prompt) for row in scores)]
+        for i, prompt in enumerate(of_method):
+            heights[method, prompt] = place + 0.22 * (i - (len(of_method) - 1) / 2)
+    return heights
+
+
+def _scores(frame: pd.DataFrame, measure: str) -> dict[Row, Score]:
     """(method, library, prompt) -> score; an infinite end becomes NaN, since an axis cannot show it."""
     if missing := [column for column in COLUMNS if column not in frame]:
         raise InputError(f"the frame lacks the column {missing[0]!r}; give one with the columns {', '.join(COLUMNS)}")
@@ -115,12 +130,20 @@ def _scores(frame: pd.DataFrame, measure: str) -> dict[tuple[str, str, str], Sco
     scores = {}
     for line in lines.itertuples():
         low, high = (float(end) if np.isfinite(end) else np.nan for end in (line.low, line.high))
-        row = tuple("" if pd.isna(part) else str(part) for part in (line.method, line.library, line.prompt))
-        scores[row] = Score(float(line.value), low, high, int(line.n))
+        method, library, prompt = ("" if pd.isna(x) else str(x) for x in (line.method, line.library, line.prompt))
+        scores[method, library, prompt] = Score(float(line.value), low, high, int(line.n))
     return scores
 
 
-def _dots(figure: go.Figure, scores: dict, of: str, prompt: str, heights: dict, unit: str, at: dict) -> None:
+def _dots(
+    figure: go.Figure,
+    scores: Mapping[Row, Score],
+    of: str,
+    prompt: str,
+    heights: Mapping[tuple[str, str], float],
+    unit: str,
+    at: dict[str, int],
+) -> None:
     """One prompt's dots in one panel: with its library, and paler without any."""
     colour, symbol = LOOKS.get(prompt, OTHER)
     for library in dict.fromkeys([of, ""]):
@@ -134,7 +157,7 @@ def _dots(figure: go.Figure, scores: dict, of: str, prompt: str, heights: dict, 
         )  # fmt: skip
 
 
-def _hover(row: tuple[str, str, str], score: Score, unit: str) -> str:
+def _hover(row: Row, score: Score, unit: str) -> str:
     method, library, prompt = row
     where = ", ".join(part for part in (f"library: {library}" if library else "no library", prompt) if part)
     head = f"<b>{escaped(method)}</b>: {score}<br>{escaped(where)}"

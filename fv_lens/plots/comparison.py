@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import pandas as pd
 import plotly.graph_objects as go
 
+from ..ground.scores import Score
 from .style import ACCENT, CONTROL, INK, LIGHT, MUTED, escaped, finish, tint
 from .table import bars, checked, extent, lanes, measured, number, scores_of, share_axis
 
@@ -118,8 +119,8 @@ def usual_shots(rows: Iterable[str]) -> list[str]:
     return sorted(rows_like(FEW_SHOT, rows), key=lambda row: int(row.split("-")[0]))[:1]
 
 
-def curve_of(frame: pd.DataFrame) -> dict:
+def curve_of(frame: pd.DataFrame) -> dict[int, Score]:
     """Number of pairs -> score over all relations, in rising order."""
     rows = scores_of(frame, part="curve", name="all", measure="accuracy")
-    found = {int(match[1]): rows[row]["all"] for row in rows if (match := re.fullmatch(r"(\d+) pairs?", row))}
-    return dict(sorted(found.items()))
+    scores = {int(match[1]): rows[row]["all"] for row in rows if (match := re.fullmatch(r"(\d+) pairs?", row))}
+    return dict(sorted(scores.items()))

@@ -47,7 +47,7 @@ def evaluation(evaluation: Evaluation, vector: str = "") -> go.Figure:
 def _row_hover(tested: str, name: str, row: Result) -> str:
     lines = [f"<b>{escaped(name)}</b>", f"accuracy {row.accuracy}"]
     lines += [f"first token alone {row.first_token_accuracy}", f"log-probability {row.log_prob} nats"]
-    if row.accuracy_gain:  # what was tested has none over itself
+    if row.accuracy_gain and row.log_prob_gain:  # what was tested has none over itself
         lines += [f"gain of {escaped(tested)}, paired:", f"accuracy {row.accuracy_gain.signed}"]
         lines.append(f"log-probability {row.log_prob_gain.signed} nats")
     return "<br>".join(lines)

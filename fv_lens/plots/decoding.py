@@ -64,7 +64,7 @@ def decoding(words: pd.DataFrame, relations: Sequence[str] | None = None, k: int
     return finish(figure, "The words that vectors are read as", details, total, 340 * len(vectors) + 60, above=heading)
 
 
-def _panel(figure: go.Figure, top: pd.DataFrame, vector: str, at: dict) -> None:
+def _panel(figure: go.Figure, top: pd.DataFrame, vector: str, at: dict[str, int]) -> None:
     places, names = list(range(len(top))), top.is_name.astype(bool)
     tokens = [escaped(_plain(token)) for token in top.token]
     figure.add_bar(

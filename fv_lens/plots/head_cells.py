@@ -90,13 +90,13 @@ class HeadCells:
         return set(size.argsort()[: np.isfinite(size).sum()][::-1][:k].tolist())  # NaN are last in numpy's order
 
 
-def outlined(heads: Sequence) -> list[str]:
+def outlined(heads: Sequence[tuple[int, int]]) -> list[str]:
     """What the outlines mean, in a sentence; none where nothing is outlined."""
     which = f"the {len(heads)} chosen heads" if len(heads) > 1 else "the chosen head"
     return [f"Outlined: {which}."] if heads else []
 
 
-def checked_head(head: object, n_layers: int, n_heads: int) -> tuple[int, int]:
+def checked_head(head: Sequence[int], n_layers: int, n_heads: int) -> tuple[int, int]:
     """(layer, head) as whole numbers.
 
     Raises:

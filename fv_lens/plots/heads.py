@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
+from typing import Literal
 
 import plotly.graph_objects as go
 
@@ -11,7 +12,11 @@ from .head_cells import UNITS, HeadCells, checked_head, outlined
 from .style import DIVERGING, GRID, INK, finish, whole_ticks
 
 
-def head_effects(effects: HeadEffects, chosen: Sequence = (), measure: object = "probability") -> go.Figure:
+def head_effects(
+    effects: HeadEffects,
+    chosen: Sequence[tuple[int, int]] = (),
+    measure: Literal["probability", "log_prob"] = "probability",
+) -> go.Figure:
     """Heat map of the mean indirect effects, layer by head, white at 0; hovering shows a head's interval.
 
     Colours end at the 99.5th percentile of the absolute effects, so that one strong head does not make the rest pale.

@@ -1,6 +1,7 @@
 """Every relation beside the others."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -49,7 +50,7 @@ def relations(
 
     best = scores[rows[-1]]
     names = {name: best[name].value if name in best else float("-inf") for row in rows for name in scores[row]}
-    groups = {category: [] for category in [*dict.fromkeys(categories.values()), "other"]}
+    groups: dict[str, list[str]] = {category: [] for category in [*dict.fromkeys(categories.values()), "other"]}
     for name in sorted(names, key=names.__getitem__, reverse=True):
         groups[categories.get(name, "other")].append(name)
     groups = {category: members for category, members in groups.items() if members}
@@ -84,17 +85,21 @@ def relations(
     return finish(figure, f"{what}, by relation", details, round(26 * end) + 80, 860, len(rows), above=30)
 
 
-def main_rows(scores: Mapping) -> list[str]:
+def main_rows(scores: Mapping[str, Any]) -> list[str]:
     """The rows that most readers look for, as far as they are there; few-shot prompts are those of fewest shots."""
     return [row for row in ("zero-shot", *usual_shots(scores), "FV", "FFV from FV") if row in scores]
 
 
 def _hover(
-    name: str | None, scores: Mapping[str, Mapping[str, Score]], categories: Mapping, rows: Sequence, unit: str
+    name: str | None,
+    scores: Mapping[str, Mapping[str, Score]],
+    categories: Mapping[str, str],
+    rows: Sequence[str],
+    unit: str,
 ) -> str:
     """What pointing at a relation says, or at the mean (None)."""
     key, over = ("all", "relations") if name is None else (name, "words")
     title = MEAN if name is None else f"{name} ({categories.get(name, 'other')})"
-    found = {row: scores[row][key] for row in rows if key in scores.get(row, {})}
-    lines = [f"<b>{escaped(title)}</b>", *(f"{escaped(row)}: {s}" for row, s in found.items())]
-    return "<br>".join([*lines, f"{unit}, 95 % over {next(iter(found.values())).n:,} {over}"])
+    shown = {row: scores[row][key] for row in rows if key in scores.get(row, {})}
+    lines = [f"<b>{escaped(title)}</b>", *(f"{escaped(row)}: {s}" for row, s in shown.items())]
+    return "<br>".join([*lines, f"{unit}, 95 % over {next(iter(shown.values())).n:,} {over}"])

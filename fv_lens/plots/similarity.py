@@ -36,18 +36,7 @@ def similarity(matrices: Mapping[str, pd.DataFrame], order: Sequence[str] | None
     Example:
         >>> similarity({"people": ratings, "FFV": cosines}).show()
     """
-    if not matrices:
-        raise InputError("matrices is empty; give at least one, title -> square DataFrame")
-    for title, matrix in matrices.items():
-        _check(title, matrix)
-    names = list(next(iter(matrices.values())).index if order is None else order)
-    if not names:
-        raise InputError("there are no names to show; give at least one")
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise InputError(f"{twice[0]!r} is named twice; give each name once")
-    for title, matrix in matrices.items():
-        if lost := [name for name in names if name not in matrix.index]:
-            raise InputError(f"the matrix {title!r} lacks {lost[0]!r}; give matrices of the same names, or an `order`")
+    names = _names(matrices, order)
     values = {title: matrix.loc[names, names].to_numpy(float) for title, matrix in matrices.items()}
     values = {title: np.where(np.isfinite(of), of, np.nan) for title, of in values.items()}
     if order is None:
@@ -91,6 +80,23 @@ def similarity(matrices: Mapping[str, pd.DataFrame], order: Sequence[str] | None
     if any(np.isnan(of).any() for of in values.values()):
         details.append("grey: not known")
     return finish(figure, "How alike relations are", details, cell * n + 60, 960, above=44)
+
+
+def _names(matrices: Mapping[str, pd.DataFrame], order: Sequence[str] | None) -> list[str]:
+    """The names to show, which every matrix has."""
+    if not matrices:
+        raise InputError("matrices is empty; give at least one, title -> square DataFrame")
+    for title, matrix in matrices.items():
+        _check(title, matrix)
+    names = list(next(iter(matrices.values())).index if order is None else order)
+    if not names:
+        raise InputError("there are no names to show; give at least one")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"{twice[0]!r} is named twice; give each name once")
+    for title, matrix in matrices.items():
+        if missing := [name for name in names if name not in matrix.index]:
+            raise InputError(f"the matrix {title!r} lacks {missing[0]!r}; give matrices of the same names, or `order`")
+    return names
 
 
 def _check(title: str, matrix: pd.DataFrame) -> None:

@@ -1,11 +1,12 @@
 """Every relation before and after: two columns of points, a line for each relation."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from ..ground.scores import Score
 from .relations import MEAN
 from .style import ACCENT, CONTROL, INK, escaped, finish
 from .table import bars, checked, extent, measured, scores_of, share_axis
@@ -40,7 +41,8 @@ def slopes(
     checked(scores, rows, f"scores of relations in {measure}")
     before, after = (scores[row] for row in rows)
     names = [name for name in before if name in after]
-    overall = [scores_of(frame, part="score", group="all", measure=measure).get(row, {}).get("all") for row in rows]
+    everywhere = scores_of(frame, part="score", group="all", measure=measure)
+    overall = [everywhere[row]["all"] for row in rows if "all" in everywhere.get(row, {})]
 
     figure = go.Figure()
     kinds = list(dict.fromkeys(categories.get(name, "other") for name in names))
@@ -53,7 +55,7 @@ def slopes(
             line=dict(color=colour, width=1.25, dash=dash), marker=dict(size=6, color=colour),
             text=[_hover(name, kind, ends, rows, unit)] * 2, hoverinfo="text",
         )  # fmt: skip
-    if all(overall):
+    if len(overall) == len(rows):
         figure.add_scatter(
             x=[0, 1], y=[end.value for end in overall], mode="lines+markers", name=f"{MEAN}, 95 % interval",
             line=dict(color=INK, width=3.5), marker=dict(size=10, color=INK), hoverinfo="text",
@@ -61,7 +63,7 @@ def slopes(
             text=[_hover(MEAN, _counted(overall), overall, rows, unit)] * 2,
         )  # fmt: skip
     figure.update_xaxes(tickvals=[0, 1], ticktext=[f"<b>{escaped(row)}</b>" for row in rows], range=[-0.2, 1.2])
-    shown = [*before.values(), *after.values(), *filter(None, overall)]
+    shown = [*before.values(), *after.values(), *overall]
     figure.update_yaxes(title=unit, title_standoff=6, **share_axis(measure, shown))
     up = np.sign([after[name].value - before[name].value for name in names])
     details = [extent(frame), f"higher after in {(up > 0).sum()} relations, lower in {(up < 0).sum()}"]
@@ -69,11 +71,11 @@ def slopes(
     return finish(figure, heading, details, 460, 640, n_labels=len({trace.name for trace in figure.data}))
 
 
-def _counted(means: list) -> str:
+def _counted(means: Sequence[Score]) -> str:
     """Over how many relations; at either end where these differ."""
     return f"{' and '.join(dict.fromkeys(str(mean.n) for mean in means))} relations"
 
 
-def _hover(name: str, of: str, ends: list, rows: tuple[str, str], unit: str) -> str:
-    told = [f"{escaped(row)}: {end}" for row, end in zip(rows, ends)]
-    return "<br>".join([f"<b>{escaped(name)}</b> ({escaped(of)})", *told, unit])
+def _hover(name: str, of: str, ends: Sequence[Score], rows: tuple[str, str], unit: str) -> str:
+    lines = [f"{escaped(row)}: {end}" for row, end in zip(rows, ends)]
+    return "<br>".join([f"<b>{escaped(name)}</b> ({escaped(of)})", *lines, unit])

@@ -74,7 +74,7 @@ def shades(n: int, dark: bool = False) -> list[str]:
     return [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in zip(*sampled)]
 
 
-def whole_ticks(n: int) -> dict:
+def whole_ticks(n: int) -> dict[str, int]:
     """Ticks at whole numbers on an axis of `n` of them; on longer axes plotly's own choice, which fits the width."""
     return dict(dtick=1) if n <= 12 else {}
 

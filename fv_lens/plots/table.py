@@ -1,7 +1,7 @@
 """The tidy table of results that several figures read: one measured number with its interval in each row."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -38,7 +38,7 @@ def scores_of(frame: pd.DataFrame, **where: str) -> dict[str, dict[str, Score]]:
     return scores
 
 
-def checked(scores: Mapping, rows: Sequence[str], what: str) -> None:
+def checked(scores: Mapping[Any, Any], rows: Sequence[str], what: str) -> None:
     """Raises an InputError where the table has no scores at all, or one of the `rows` is not in it."""
     if not scores:
         raise InputError(f"the table has no {what}; give one that has")
@@ -70,7 +70,7 @@ def number(n: int, what: str) -> str:
     return f"{n:,} {what}{'s' * (n != 1)}"
 
 
-def bars(scores: Sequence[Score]) -> dict:
+def bars(scores: Sequence[Score]) -> dict[str, Any]:
     """Lengths of plotly's error bars; none where there is no interval."""
     ends = np.array([[score.high - score.value, score.value - score.low] for score in scores]).reshape(-1, 2)
     above, below = np.where(np.isfinite(ends), ends.clip(0), 0).T
@@ -112,7 +112,7 @@ def lanes(groups: Mapping[str, Sequence[str]], width: int = 24, height: int = 25
     return Lanes(places, ticks, labels, end)
 
 
-def share_axis(measure: str, scores: Sequence[Score]) -> dict:
+def share_axis(measure: str, scores: Sequence[Score]) -> dict[str, Any]:
     """An axis that holds all intervals: a share's begins at 0, and none leaves more room than is needed."""
     ends = np.array([[score.low, score.value, score.high] for score in scores])
     least, most = np.nanmin(ends), np.nanmax(ends)
