@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from .vectors.optimizer import Tuning as Tuning
     from .vectors.tuning import finetune as finetune
     from .vectors.tuning import finetune_all as finetune_all
-    from .vectors.tuning import training_frame as training_frame
+    from .vectors.lessons import training_frame as training_frame
 
     # what a vector does and says
     from .evaluation.evaluate import Controls as Controls
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from .evaluation.evaluate import evaluate as evaluate
     from .evaluation.decoding import Decoding as Decoding
     from .evaluation.decoding import decode as decode
-    from .evaluation.decoding import log_probs as log_probs
+    from .evaluation.readings import log_probs as log_probs
     from .evaluation.names import all_readings as all_readings
     from .evaluation.names import name_scores as name_scores
     from .evaluation.names import choose_reading as choose_reading
@@ -78,7 +78,7 @@ if TYPE_CHECKING:
     from .datasets.semeval import load_semeval as load_semeval
     from .evaluation.similarity import Similarity as Similarity
     from .evaluation.similarity import similarity_matrix as similarity_matrix
-    from .evaluation.similarity import compare_to_humans as compare_to_humans
+    from .evaluation.humans import compare_to_humans as compare_to_humans
 
     # studies, figures, numbers, errors
     from .studies.reproduce.setup import Study as Study

@@ -22,7 +22,7 @@ from ..ground.errors import InputError
 from ..ground.scores import SHARE, Score
 from ..models.lens import Model, lens_of
 from ..vectors.function_vector import FunctionVector, as_vectors
-from .decoding import NEUTRAL_PROMPTS, log_probs, name_tokens, rank
+from .readings import NEUTRAL_PROMPTS, log_probs, name_tokens, rank
 
 CHANCE = 0.5  # of the score
 

@@ -12,7 +12,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformer_lens.model_bridge import TransformerBridge
 
 from fv_lens.datasets.relation_files import load_relation
-from fv_lens.evaluation.decoding import NEUTRAL_PROMPTS, decode, log_probs, name_tokens, rank
+from fv_lens.evaluation.decoding import decode
+from fv_lens.evaluation.readings import NEUTRAL_PROMPTS, log_probs, name_tokens, rank
 from fv_lens.ground.errors import InputError, ParityError
 from fv_lens.models.lens import lens_of
 from fv_lens.vectors.function_vector import FunctionVector

@@ -8,8 +8,8 @@ import torch
 from scipy import stats
 
 from fv_lens.datasets.relations import Relation
-from fv_lens.evaluation.decoding import log_probs
 from fv_lens.evaluation.names import all_readings, choose_reading, name_scores, rank_test
+from fv_lens.evaluation.readings import log_probs
 from fv_lens.ground import scores
 from fv_lens.ground.errors import InputError
 from fv_lens.models.lens import lens_of

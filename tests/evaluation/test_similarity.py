@@ -9,19 +9,9 @@ import torch
 from scipy import stats
 
 from fv_lens.datasets.ratings import COLUMNS, HumanMatrix, load_ratings
-from fv_lens.evaluation.similarity import (
-    Similarity,
-    clustered_rho,
-    compare_to_humans,
-    crossed,
-    difference,
-    mantel_p,
-    matrix_rho,
-    mds,
-    rho_interval,
-    similarity_matrix,
-    stability,
-)
+from fv_lens.evaluation.humans import compare_to_humans, crossed, difference
+from fv_lens.evaluation.rank_correlation import clustered_rho, mantel_p, matrix_rho, rho_interval
+from fv_lens.evaluation.similarity import Similarity, mds, similarity_matrix, stability
 from fv_lens.ground import scores
 from fv_lens.ground.errors import InputError
 from fv_lens.vectors.function_vector import FunctionVector

@@ -17,7 +17,8 @@ from fv_lens.analogies.solve import AnalogyAnswer
 from fv_lens.datasets.questions import Question
 from fv_lens.datasets.relations import Relation
 from fv_lens.evaluation.decoding import Decoding, Token
-from fv_lens.evaluation.similarity import HumanComparison, similarity_matrix
+from fv_lens.evaluation.humans import HumanComparison
+from fv_lens.evaluation.similarity import similarity_matrix
 from fv_lens.ground import markup
 from fv_lens.ground.errors import InputError
 from fv_lens.ground.scores import Score

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from fv_lens.datasets.relation_files import FORMAT, OPTIONAL, relation_names
 from fv_lens.evaluation import evaluate as evaluation
-from fv_lens.evaluation.decoding import decode, log_probs
+from fv_lens.evaluation.decoding import decode
+from fv_lens.evaluation.readings import log_probs
 from fv_lens.ground.errors import InputError, ParityError
 from fv_lens.models import load as models
 from fv_lens.models.lens import lens_of

@@ -8,7 +8,7 @@ from fv_lens.ground.errors import InputError
 from fv_lens.studies.reproduce.files import Found, _file_names
 from fv_lens.studies.reproduce.steps import packed
 from fv_lens.vectors.function_vector import FunctionVector
-from fv_lens.vectors.tuning import mean_validation_losses
+from fv_lens.vectors.lessons import mean_validation_losses
 
 
 def tuned(losses: list[float | None]) -> list[FunctionVector | InputError]:

@@ -38,8 +38,8 @@ from fv_lens.studies.reproduce.study import reproduce
 from fv_lens.studies.stages import StageRecord
 from fv_lens.vectors import optimizer, tuning
 from fv_lens.vectors.function_vector import FunctionVector
+from fv_lens.vectors.lessons import training_frame
 from fv_lens.vectors.optimizer import Tuning
-from fv_lens.vectors.tuning import training_frame
 
 from .test_protocol import breaking
 from .test_report import Page

@@ -14,9 +14,10 @@ from fv_lens.engine.gradients import Rows
 from fv_lens.ground.errors import InputError
 from fv_lens.models.lens import lens_of
 from fv_lens.vectors.function_vector import FunctionVector
+from fv_lens.vectors.lessons import training_frame
 from fv_lens.vectors.optimizer import EVERY, RATE, Tuning
 from fv_lens.vectors.sweeps import layer_grid
-from fv_lens.vectors.tuning import DEPTHS, finetune, finetune_all, training_frame
+from fv_lens.vectors.tuning import DEPTHS, finetune, finetune_all
 from fv_lens.vectors.tuning_pairs import shuffled, tuning_pairs
 
 from .. import oracles, tiny

@@ -19,24 +19,19 @@ from ...datasets.ratings import HumanMatrix, PairRatings
 from ...datasets.relations import Relation
 from ...datasets.semeval import RatedRelation, halves
 from ...engine.completion import completions
-from ...evaluation.similarity import (
-    HumanComparison,
-    Similarity,
-    clustered_rho,
-    compare_to_humans,
-    crossed,
-    similarity_matrix,
-)
+from ...evaluation.humans import HumanComparison, compare_to_humans, crossed
+from ...evaluation.rank_correlation import clustered_rho
+from ...evaluation.similarity import Similarity, similarity_matrix
 from ...ground.errors import InputError
 from ...ground.progress import no_progress, progress_bar
 from ...ground.scores import Score, clustered_mean
 from ...models.lens import Lens, Model, lens_of
 from ...vectors.effects import mean_effects
 from ...vectors.function_vector import FunctionVector
+from ...vectors.lessons import Lesson, tune_lessons
 from ...vectors.mediation import indirect_effects, mean_head_outputs
 from ...vectors.optimizer import STEPS, Tuning
 from ...vectors.summed import Heads, function_vector, residual_difference, writes_plainly
-from ...vectors.tuning import Lesson, tune_lessons
 
 KINDS = ("FFV", "FV", "mean difference")
 HALVES = ("all", "half 0", "half 1")

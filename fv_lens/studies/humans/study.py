@@ -13,7 +13,8 @@ from torch import Tensor
 from ...datasets.ratings import HumanMatrix, PairRatings
 from ...datasets.semeval import RatedRelation
 from ...evaluation import table as results
-from ...evaluation.similarity import difference, mds, similarity_matrix
+from ...evaluation.humans import difference
+from ...evaluation.similarity import mds, similarity_matrix
 from ...ground import storage
 from ...models.lens import Model, lens_of
 from ...vectors.function_vector import FunctionVector

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...engine.completion import FEW
 from ...engine.prefixes import WORTH
-from ...evaluation.decoding import NEUTRAL_PROMPTS
+from ...evaluation.readings import NEUTRAL_PROMPTS
 from ...vectors.optimizer import EVERY, STRENGTHS
 from ...vectors.sweeps import DEPTHS as SWEPT
 from ...vectors.tuning import DEPTHS

@@ -19,7 +19,7 @@ from ...datasets.relation_files import RelationLike
 from ...datasets.relations import Relation
 from ...engine.chunks import CPU_BYTES, MOST_ROWS, MOST_ROWS_GPU, bytes_held
 from ...engine.whatif import MAX_ROWS, ON_GPU, TILE
-from ...evaluation.decoding import NEUTRAL_PROMPTS
+from ...evaluation.readings import NEUTRAL_PROMPTS
 from ...ground.errors import InputError
 from ...ground.text_files import FilePath
 from ...models.default_model import DEFAULT, default_folder, quiet

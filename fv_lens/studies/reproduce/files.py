@@ -16,7 +16,7 @@ from ...evaluation.similarity import mds, similarity_matrix
 from ...evaluation.table import Row, Table
 from ...ground import storage
 from ...vectors.function_vector import FunctionVector
-from ...vectors.tuning import mean_validation_losses, training_frame
+from ...vectors.lessons import mean_validation_losses, training_frame
 from ..stages import Step
 from .page import Portrait, write_table_report
 from .readings import add_readings

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...datasets.relations import Relation
-from ...evaluation.decoding import name_tokens
 from ...evaluation.names import all_readings, choose_reading, halves, name_scores, rank_test
+from ...evaluation.readings import name_tokens
 from ...evaluation.table import Table
 from ...ground.errors import InputError
 from ...ground.scores import GAIN, SHARE

@@ -22,10 +22,10 @@ from ...ground.progress import no_progress, progress_bar
 from ...ground.streams import Stream, generator
 from ...vectors.choice import choose_of
 from ...vectors.function_vector import FunctionVector
+from ...vectors.lessons import Lesson, tune_lessons
 from ...vectors.mediation import indirect_effects
 from ...vectors.summed import Heads, distributed_vectors, function_vector, residual_difference
 from ...vectors.sweeps import mean_quality, on_validation, quality_of, sweep_all
-from ...vectors.tuning import Lesson, tune_lessons
 from ..stages import Step
 from .setup import TEST, Study
 

@@ -16,8 +16,9 @@ from ...engine.whatif import WhatIf
 from ...evaluation.table import Row, rows_of, without
 from ...ground import storage
 from ...ground.streams import Stream, generator
+from ...vectors.lessons import best_layer
 from ...vectors.sweeps import layer_grid
-from ...vectors.tuning import DEPTHS, best_layer
+from ...vectors.tuning import DEPTHS
 from ..job import Job
 from ..stages import Stages, Step
 from . import steps as protocol

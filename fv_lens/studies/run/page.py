@@ -20,8 +20,8 @@ from ...ground.scores import Score
 from ...plots.head_cells import HeadCells
 from ...vectors.effects import HeadEffects
 from ...vectors.function_vector import FunctionVector
+from ...vectors.lessons import training_frame
 from ...vectors.sweeps import Sweep
-from ...vectors.tuning import training_frame
 from ..page import parts as page
 from ..page.head_map import head_map
 from .findings import Findings

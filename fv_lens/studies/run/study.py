@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ...evaluation.evaluate import Evaluation
     from ...models.lens import Model
     from ...vectors.function_vector import FunctionVector
-    from ...vectors.tuning import Start
+    from ...vectors.lessons import Start
     from .findings import Findings
 
 REPORT, SUMMARY, EFFECTS = "report.html", "summary.json", "effects.safetensors"

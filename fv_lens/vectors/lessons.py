@@ -1,0 +1,149 @@
+"""Lessons: what vectors are tuned on and where they start, tuned in one batch, and the layer that serves them best."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ..datasets.prompts import PromptTemplate
+from ..datasets.relations import Relation
+from ..ground.errors import InputError
+from ..ground.streams import Stream, generator
+from ..models.lens import Lens, check_layer
+from .function_vector import FunctionVector
+from .optimizer import Result, Task, Tuning, task, tune
+from .tuning_pairs import shuffled
+
+Start = FunctionVector | Literal["zero", "random"]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What one vector is tuned on, and where it starts.
+
+    Args:
+        relation: what the vector is of, for its record; None for several relations.
+        train, validation: pairs to learn, and pairs to stop by: one part, or one of each of several relations.
+        start: "zero"; "random", a direction as long as the residual stream is at the layer; or a FunctionVector.
+        seed: of the draw of the pairs, and of a random direction.
+    """
+
+    relation: Relation | None
+    train: Sequence[Relation]
+    validation: Sequence[Relation]
+    start: Start = "zero"
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.relation.name if self.relation else "all"
+
+    def shuffled(self) -> "Lesson":
+        """The control: the same words with each other's answers, none of which is right."""
+        assert self.relation is not None  # what answers are right of several relations together, no one says
+        parts = [[shuffled(part, self.relation, self.seed) for part in some] for some in (self.train, self.validation)]
+        return replace(self, train=parts[0], validation=parts[1])
+
+    def task(self, lens: Lens, template: PromptTemplate) -> Task:
+        """The lesson as prompts, and its start as numbers."""
+        made = task(lens, self.train, self.validation, template)
+        if isinstance(self.start, FunctionVector):
+            made.start = self.start.vector
+        elif self.start == "random":  # it does not depend on what is tuned beside it
+            rng = generator(self.seed, Stream.START, self.name.encode())
+            direction = torch.from_numpy(rng.standard_normal(lens.d_model)).float()
+            made.start, made.in_rms = direction / direction.square().mean().sqrt(), True
+        return made
+
+
+def tune_lessons(
+    lens: Lens,
+    lessons: Sequence[Lesson],
+    layers: Sequence[int],
+    how: Tuning = Tuning(),
+    description: str | None = None,
+) -> dict[int, list[FunctionVector | InputError]]:
+    """Layer -> the vector of each lesson, all tuned in one batch; an InputError for one that cannot be tuned.
+
+    What a lesson gives does not depend on the lessons beside it.
+    """
+    layers, template = [check_layer(lens, layer) for layer in layers], how.template or PromptTemplate()
+    tasks: dict[int, Task] = {}
+    errors: dict[int, InputError] = {}
+    for i, lesson in enumerate(lessons):
+        try:
+            tasks[i] = lesson.task(lens, template)
+        except InputError as error:
+            errors[i] = error
+    made = {}
+    for layer in layers:
+        title = description or _title(lessons, how, layer, layers)
+        results = tune(lens, list(tasks.values()), layer, how, title) if tasks else []
+        vectors = {i: _vector(lens, lessons[i], tasks[i], result, layer, how) for i, result in zip(tasks, results)}
+        made[layer] = [(errors | vectors)[i] for i in range(len(lessons))]
+    return made
+
+
+def best_layer(found: Mapping[int, Sequence[FunctionVector | InputError]]) -> tuple[int, dict[int, float]]:
+    """The layer of lowest mean validation loss, and the losses of all; see `mean_validation_losses`."""
+    losses = dict(zip(found, mean_validation_losses(list(found.values()))))
+    return min(losses, key=lambda at: losses[at]), losses
+
+
+def mean_validation_losses(kinds: Sequence[Sequence[FunctionVector | InputError]]) -> list[float]:
+    """Mean validation loss of each kind of tuned vectors at their chosen steps, over relations whole in all of them.
+
+    A kind in which hard relations broke thus gains nothing by it. One that shares no relation with those in which more
+    are whole is not compared: its loss is infinite.
+    """
+    whole = [
+        {i: training_of(fv)["validation_loss"] for i, fv in enumerate(kind) if isinstance(fv, FunctionVector)}
+        for kind in kinds
+    ]
+    shared = max((set(some) for some in whole), key=len)
+    for some in sorted(whole, key=len, reverse=True):
+        shared = shared & some.keys() or shared
+    losses = [[some[r] for r in sorted(shared & some.keys())] for some in whole]
+    return [round(float(np.mean(of)), 6) if of else np.inf for of in losses]
+
+
+def training_frame(fv: FunctionVector) -> pd.DataFrame:
+    """One line per step of a tuned vector's training: step, loss, validation_loss (NaN where not looked at), chosen."""
+    training = training_of(fv)
+    seen = dict(training["validation_losses"])
+    losses = [*training["losses"], np.nan]
+    lines = [(i, loss, seen.get(i, np.nan), i == training["chosen_step"]) for i, loss in enumerate(losses)]
+    return pd.DataFrame(lines, columns=["step", "loss", "validation_loss", "chosen"])
+
+
+def training_of(fv: FunctionVector) -> Mapping[str, Any]:
+    """The training record of a tuned vector."""
+    if fv.training is None:
+        raise InputError(f"{fv} was not tuned, so it has no training record.")
+    return fv.training
+
+
+def _vector(
+    lens: Lens, lesson: Lesson, of: Task, result: Result, layer: int, how: Tuning
+) -> FunctionVector | InputError:
+    if result.vector is None:
+        return InputError(
+            f"The loss of {lesson.name!r} became NaN, or its vector too large, at step {result.step}; lower "
+            f"learning_rate (now {how.learning_rate:g}) or the strength of its start."
+        )
+    start = lesson.start
+    return FunctionVector.on(
+        lens, result.vector, layer, lesson.relation, how.template or PromptTemplate(), method="tuned",
+        parents=[(result.strength, start.record)] if isinstance(start, FunctionVector) else (),
+        training=result.record(of, how, lesson.seed),
+    )  # fmt: skip
+
+
+def _title(lessons: Sequence[Lesson], how: Tuning, layer: int, layers: Sequence[int]) -> str:
+    """What a progress bar says."""
+    start = lessons[0].start if isinstance(lessons[0].start, str) else "a vector"
+    tried = f" ({list(layers).index(layer) + 1} of {len(layers)})" if len(layers) > 1 else ""
+    return f"tuning from {start}{', shuffled pairs' * how.shuffle}, layer {layer}{tried}"
