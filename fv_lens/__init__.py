@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from .vectors.lessons import training_frame as training_frame
 
     # what a vector does and says
-    from .evaluation.evaluate import Controls as Controls
+    from .evaluation.controls import Controls as Controls
     from .evaluation.evaluate import Evaluation as Evaluation
     from .evaluation.evaluate import evaluate as evaluate
     from .evaluation.decoding import Decoding as Decoding

@@ -9,7 +9,8 @@ from fv_lens.engine.batches import batch
 from fv_lens.engine.chunks import most_rows
 from fv_lens.engine.forms import POSITIONS
 from fv_lens.engine.gradients import Rows
-from fv_lens.evaluation.evaluate import Controls, evaluate
+from fv_lens.evaluation.controls import Controls
+from fv_lens.evaluation.evaluate import evaluate
 from fv_lens.models.lens import lens_of
 from fv_lens.vectors.function_vector import FunctionVector
 from fv_lens.vectors.mediation import indirect_effects

@@ -6,48 +6,21 @@ from itertools import chain
 
 import numpy as np
 import pandas as pd
-import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from ..datasets.prompts import FewShot, PromptTemplate, with_demonstrations
+from ..datasets.prompts import PromptTemplate, with_demonstrations
 from ..datasets.relation_files import RelationLike, load_relation
-from ..datasets.relations import Relation
 from ..engine.batches import batch
 from ..engine.completion import Completions, completions, rows_of
-from ..engine.whatif import Edit, WhatIf
+from ..engine.whatif import WhatIf
 from ..ground import display, scores
 from ..ground.errors import whole_number
-from ..ground.progress import no_progress, progress_bar
+from ..ground.progress import progress_bar
 from ..ground.scores import Score
-from ..ground.streams import Stream, generator
-from ..models.lens import Lens, Model, lens_of
+from ..models.lens import Model, lens_of
 from ..vectors.function_vector import FunctionVector, as_vectors, own_template
-from ..vectors.mediation import mean_head_outputs
-from ..vectors.summed import distributed_vectors, function_vector
+from .controls import Controls, edits_of, prompt_controls, random_controls
 
 TOP_K = 5
-CONTROL_SHOTS = 10
-
-
-@dataclass(frozen=True)
-class Controls:
-    """Random vectors that are measured in the place of the one under test.
-
-    Args:
-        draws: of each random control, over which its scores are averaged.
-        mean_z: mean head outputs `[layer, head, d_head]` for sums of random heads, such as `effects.mean_z`; computed
-            if they are needed and left out.
-
-    Raises:
-        InputError: draws below 1, or not a whole number.
-    """
-
-    draws: int = 5
-    mean_z: Float[Tensor, "layer head d_head"] | None = None
-
-    def __post_init__(self) -> None:
-        whole_number("draws", self.draws, least=1)
 
 
 @dataclass(frozen=True)
@@ -166,9 +139,9 @@ def evaluate(
     drawn: dict[str, list[WhatIf]] = {}
     if controls and vectors:
         how = Controls() if controls is True else controls
-        drawn = _random_controls(lens, relation, vectors, how, seed, template)
+        drawn = random_controls(lens, relation, vectors, how, seed, template)
     drawn = {row: [edits_of(other)] for row, other in others.items()} | drawn
-    asides = _prompt_controls(split.test, split.train, n_shots, seed) if controls else {}
+    asides = prompt_controls(split.test, split.train, n_shots, seed) if controls else {}
     asides.pop(name, None)
     title = f"{name} + vector" if vectors else name
     whatifs = ({title: [edits_of(vectors)]} if vectors else {}) | drawn
@@ -190,75 +163,6 @@ def evaluate(
         relation=relation.name,
         words=pd.DataFrame(words | {"rank": tested.rank[:, 0].astype(int)}),
     )  # fmt: skip
-
-
-def edits_of(vectors: Sequence[FunctionVector]) -> WhatIf:
-    """The what-if that adds all the vectors, each at its own layer and site."""
-    return [Edit(vector.layer, vector.vector, site=vector.site) for vector in vectors]
-
-
-def _random_controls(
-    lens: Lens,
-    relation: Relation,
-    vectors: Sequence[FunctionVector],
-    how: Controls,
-    seed: int,
-    template: PromptTemplate,
-) -> dict[str, list[WhatIf]]:
-    """What-ifs with something random where the vector under test is, several draws of each."""
-    rng, model, mean_z = generator(seed, Stream.CONTROLS), lens.model, how.mean_z
-    draws = range(how.draws)
-
-    def directions(vector: FunctionVector) -> list[Tensor]:
-        drawn = torch.from_numpy(rng.standard_normal((len(draws), len(vector.vector)))).float()
-        return [vector.vector.norm() * direction / direction.norm() for direction in drawn]
-
-    placed = [(vector, directions(vector)) for vector in vectors]
-    controls: dict[str, list[WhatIf]] = {
-        "random vector": [[Edit(v.layer, d[i], site=v.site) for v, d in placed] for i in draws]
-    }
-    if all(vector.heads for vector in vectors):
-        if mean_z is None:
-            shots = min(CONTROL_SHOTS, len(relation.split().train) - 1)
-            with no_progress():
-                mean_z, _ = mean_head_outputs(model, relation, n_shots=shots, seed=seed, template=template)
-        taken = {head for vector in vectors for head in vector.heads}
-        free = [(at, head) for at in range(lens.n_layers) for head in range(lens.n_heads) if (at, head) not in taken]
-
-        def picked(n: int) -> list[list[tuple[int, int]]]:
-            return [[free[i] for i in rng.permutation(len(free))[:n]] for _ in draws]
-
-        if all(vector.method == "distributed" for vector in vectors):
-            if len(free) >= len(taken):
-                parts = [distributed_vectors(model, relation, heads, mean_z) for heads in picked(len(taken))]
-                controls["random heads"] = [edits_of([part * vectors[0].strength for part in drawn]) for drawn in parts]
-            return controls
-
-        def sums(vector: FunctionVector) -> list[Tensor]:
-            return [
-                vector.strength * function_vector(model, relation, heads, vector.layer, mean_z).vector
-                for heads in picked(len(vector.heads))
-            ]
-
-        if len(free) >= max(len(vector.heads) for vector in vectors):
-            placed = [(vector, sums(vector)) for vector in vectors]
-            controls["random heads"] = [[Edit(v.layer, d[i], site=v.site) for v, d in placed] for i in draws]
-            controls["random heads, same norm"] = [
-                [Edit(v.layer, d[i] * v.vector.norm() / d[i].norm().clamp(min=1e-30), site=v.site) for v, d in placed]
-                for i in draws
-            ]
-    return controls
-
-
-def _prompt_controls(test: Relation, train: Relation, n_shots: int, seed: int) -> dict[str, Sequence[FewShot]]:
-    """Prompts to ask without any vector, by name: zero-shot, n-shot, n-shot with shuffled answers."""
-    shots = n_shots or min(CONTROL_SHOTS, len(train) - 1)
-    prompts: dict[str, Sequence[FewShot]] = {"zero-shot": with_demonstrations(test, train, 0, seed)}
-    if shots > 0:
-        prompts[f"{shots}-shot"] = with_demonstrations(test, train, shots, seed)
-    if shots > 1:
-        prompts[f"{shots}-shot, shuffled"] = with_demonstrations(test, train, shots, seed, shuffled=True)
-    return prompts
 
 
 def result(values: Completions, tested: Completions | None = None) -> Result:

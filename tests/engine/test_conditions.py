@@ -20,8 +20,9 @@ from fv_lens.engine import whatif
 from fv_lens.engine.forms import ALONE
 from fv_lens.engine.gradients import Rows
 from fv_lens.engine.whatif import Edit, head_outputs, residuals, what_if
+from fv_lens.evaluation.controls import Controls
 from fv_lens.evaluation.decoding import decode
-from fv_lens.evaluation.evaluate import Controls, evaluate
+from fv_lens.evaluation.evaluate import evaluate
 from fv_lens.evaluation.readings import log_probs
 from fv_lens.ground.errors import InputError, ParityError
 from fv_lens.models.lens import lens_of

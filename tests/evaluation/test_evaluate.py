@@ -7,8 +7,10 @@ import torch
 from fv_lens.datasets.prompts import PromptTemplate, with_demonstrations
 from fv_lens.datasets.relations import Relation
 from fv_lens.engine.batches import batch
+from fv_lens.evaluation import controls as controls_module
 from fv_lens.evaluation import evaluate as module
-from fv_lens.evaluation.evaluate import Controls, evaluate
+from fv_lens.evaluation.controls import Controls
+from fv_lens.evaluation.evaluate import evaluate
 from fv_lens.ground import scores
 from fv_lens.ground.errors import InputError
 from fv_lens.models.lens import lens_of
@@ -239,7 +241,7 @@ def test_random_heads_of_a_distributed_vector_write_each_at_its_own_layer(llama,
 
 @pytest.mark.slow
 def test_given_mean_head_outputs_are_not_computed_again(llama, words, summed, monkeypatch):
-    monkeypatch.setattr(module, "mean_head_outputs", lambda *args, **kwargs: pytest.fail("computed again"))
+    monkeypatch.setattr(controls_module, "mean_head_outputs", lambda *args, **kwargs: pytest.fail("computed again"))
     assert "random heads" in evaluate(llama, words, summed, controls=Controls(mean_z=noise(3, 4, 8))).controls
 
 

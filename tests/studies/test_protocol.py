@@ -13,7 +13,7 @@ from fv_lens.datasets.relations import Relation
 from fv_lens.engine.batches import batch
 from fv_lens.engine.completion import Completions, completions
 from fv_lens.engine.whatif import Edit
-from fv_lens.evaluation.evaluate import edits_of
+from fv_lens.evaluation.controls import edits_of
 from fv_lens.ground.errors import InputError
 from fv_lens.studies.reproduce import steps as protocol
 from fv_lens.vectors import sweeps, tuning

@@ -1,0 +1,121 @@
+"""Controls: what is measured beside a vector, on the same words, to show what its score would be without it.
+
+`random_controls` are what-ifs that stand in the vector's place, `prompt_controls` other prompts without any vector. A
+control that is added to one of them has a row wherever `evaluate` is read: tables, figures and pages.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..datasets.prompts import FewShot, PromptTemplate, with_demonstrations
+from ..datasets.relations import Relation
+from ..engine.whatif import Edit, WhatIf
+from ..ground.errors import whole_number
+from ..ground.progress import no_progress
+from ..ground.streams import Stream, generator
+from ..models.lens import Lens
+from ..vectors.function_vector import FunctionVector
+from ..vectors.mediation import mean_head_outputs
+from ..vectors.summed import distributed_vectors, function_vector
+
+CONTROL_SHOTS = 10
+
+
+@dataclass(frozen=True)
+class Controls:
+    """Random vectors that are measured in the place of the one under test.
+
+    Args:
+        draws: of each random control, over which its scores are averaged.
+        mean_z: mean head outputs `[layer, head, d_head]` for sums of random heads, such as `effects.mean_z`; computed
+            if they are needed and left out.
+
+    Raises:
+        InputError: draws below 1, or not a whole number.
+    """
+
+    draws: int = 5
+    mean_z: Float[Tensor, "layer head d_head"] | None = None
+
+    def __post_init__(self) -> None:
+        whole_number("draws", self.draws, least=1)
+
+
+def random_controls(
+    lens: Lens,
+    relation: Relation,
+    vectors: Sequence[FunctionVector],
+    controls: Controls,
+    seed: int,
+    template: PromptTemplate,
+) -> dict[str, list[WhatIf]]:
+    """What-ifs with something random where the vectors under test are, several draws of each, by the name of their row.
+
+    Random heads are drawn from those that the vectors do not use; vectors that were not summed from heads have none.
+    """
+    rng = generator(seed, Stream.CONTROLS)
+    whatifs = {"random vector": in_place_of(vectors, [_random_directions(v, rng, controls.draws) for v in vectors])}
+    if not all(vector.heads for vector in vectors):
+        return whatifs
+    mean_z = controls.mean_z
+    if mean_z is None:
+        shots = min(CONTROL_SHOTS, len(relation.split().train) - 1)
+        with no_progress():
+            mean_z, _ = mean_head_outputs(lens.model, relation, n_shots=shots, seed=seed, template=template)
+    taken = {head for vector in vectors for head in vector.heads}
+    heads = [(layer, head) for layer in range(lens.n_layers) for head in range(lens.n_heads)]
+    free = [head for head in heads if head not in taken]
+
+    def drawn(n: int) -> list[list[tuple[int, int]]]:
+        return [[free[i] for i in rng.permutation(len(free))[:n]] for _ in range(controls.draws)]
+
+    if all(vector.method == "distributed" for vector in vectors):
+        if len(free) >= len(taken):
+            draws = [distributed_vectors(lens.model, relation, some, mean_z) for some in drawn(len(taken))]
+            whatifs["random heads"] = [edits_of([part * vectors[0].strength for part in parts]) for parts in draws]
+    elif len(free) >= max(len(vector.heads) for vector in vectors):
+        sums = [
+            [
+                vector.strength * function_vector(lens.model, relation, some, vector.layer, mean_z).vector
+                for some in drawn(len(vector.heads))
+            ]
+            for vector in vectors
+        ]
+        whatifs["random heads"] = in_place_of(vectors, sums)
+        whatifs["random heads, same norm"] = in_place_of(vectors, [
+            [total * vector.vector.norm() / total.norm().clamp(min=1e-30) for total in totals]
+            for vector, totals in zip(vectors, sums)
+        ])  # fmt: skip
+    return whatifs
+
+
+def prompt_controls(test: Relation, train: Relation, n_shots: int, seed: int) -> dict[str, Sequence[FewShot]]:
+    """Prompts to ask without any vector, by the name of their row: zero-shot, n-shot, n-shot with shuffled answers."""
+    shots = n_shots or min(CONTROL_SHOTS, len(train) - 1)
+    prompts: dict[str, Sequence[FewShot]] = {"zero-shot": with_demonstrations(test, train, 0, seed)}
+    if shots > 0:
+        prompts[f"{shots}-shot"] = with_demonstrations(test, train, shots, seed)
+    if shots > 1:
+        prompts[f"{shots}-shot, shuffled"] = with_demonstrations(test, train, shots, seed, shuffled=True)
+    return prompts
+
+
+def edits_of(vectors: Sequence[FunctionVector]) -> WhatIf:
+    """The what-if that adds all the vectors, each at its own layer and site."""
+    return [Edit(vector.layer, vector.vector, site=vector.site) for vector in vectors]
+
+
+def in_place_of(vectors: Sequence[FunctionVector], others: Sequence[Sequence[Tensor]]) -> list[WhatIf]:
+    """What-ifs, one a draw, with other numbers at the places of the vectors: `others` holds the draws for each."""
+    return [[Edit(v.layer, draws[i], site=v.site) for v, draws in zip(vectors, others)] for i in range(len(others[0]))]
+
+
+def _random_directions(vector: FunctionVector, rng: np.random.Generator, draws: int) -> list[Tensor]:
+    """Random directions of the vector's norm."""
+    directions = torch.from_numpy(rng.standard_normal((draws, len(vector.vector)))).float()
+    return [vector.vector.norm() * direction / direction.norm() for direction in directions]
