@@ -26,8 +26,11 @@ from ..console import (
 from ..job import Job
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ...analogies.scores import AnalogyScores
     from ...datasets.questions import Question
+    from ...vectors.function_vector import FunctionVector
 
 
 def analogies(
@@ -62,17 +65,9 @@ def analogies(
     """Solve analogies A:B :: C:? with composites of tuned vectors, beside prompts and simpler vectors."""
     saved: list[Path] = []
     with plain_errors(saved, goes_on=True), quiet():
-        from ...datasets.question_files import load_questions
-        from ...datasets.question_split import split_questions
-
         if file and bats:
             raise InputError(f"FILE is {str(file)!r} and --bats {str(bats)!r}; give one of them.")
-        train, chosen_on, test = _of_bats(bats, seed, each) if bats else split_questions(load_questions(), seed)
-        for path in (*([file] if file else ()), *(validation or ())):
-            if not load_questions(path):
-                raise InputError(f"{str(path)!r} yields no question: no two of its lines make an analogy.")
-        test = load_questions(file) if file else test
-        choose_on = [question for path in validation or () for question in load_questions(path)]
+        train, chosen_on, test, choose_on = _questions(file, bats, validation or (), each, seed)
         if (choices or choose_on) and not any(question.pairs for question in test):
             raise InputError(f"{str(file or bats)!r} gives no choices; leave --choices out to complete the analogies.")
         command = ["fv-lens", "analogies", *([file] if file else []), *["--choices"] * choices]
@@ -80,36 +75,56 @@ def analogies(
         for path in validation or ():
             command += ["--validation", path]
         command += ["--vectors", vectors, "--model", model, "--out", out, "--seed", seed]
+        choices = choices or bool(choose_on)
         with output_folder(out, "analogies", saved) as folder:
-            own = not any(vectors.glob("*.safetensors"))
-            if own and vectors != LIBRARY:
+            if vectors != LIBRARY and not any(vectors.glob("*.safetensors")):
                 raise InputError(
                     f"{str(vectors)!r} has no vectors (*.safetensors); give the `vectors` folder of a study."
                 )
             notes.print(Text("Loading the libraries and the model", style="bold"))
             from ...models.load import load_model
-            from .study import Asked, load_library, solve_all
+            from .study import Asked, solve_all
 
-            loaded, library, summed = load_model(model), None, None
-            if not own:
-                library = load_library(vectors)
-                summed = load_library(vectors / "summed") if (vectors / "summed").is_dir() else None
+            loaded, (library, summed) = load_model(model), _libraries(vectors)
             try:
-                found, chosen = solve_all(
+                scores, chosen = solve_all(
                     loaded, library, Asked(train, chosen_on, test, choose_on),
-                    Job(folder, shlex.join(map(str, command)), tell),
-                    summed=summed, seed=seed, choices=choices or bool(choose_on),
+                    Job(folder, shlex.join(map(str, command)), tell), summed=summed, seed=seed, choices=choices,
                 )  # fmt: skip
             except BaseException:
                 if folder.claimed and any((out / "vectors").glob("*.safetensors")):
                     saved[:] = [out / "vectors"]  # what was tuned, until there are stages
                 raise
-        for measure in ("accuracy", *(["choice"] if found.chance is not None and (choices or choose_on) else [])):
-            console.print(_overview(found, measure))
+        for measure in ("accuracy", *(["choice"] if choices and scores.chance is not None else [])):
+            console.print(_overview(scores, measure))
         for line in chosen:
             console.print(Text(line), soft_wrap=True)
         files = "\n".join(str(out / name) for name in ("report.html", "results.csv", "summary.json"))
         console.print(Text(files), soft_wrap=True)
+
+
+def _questions(
+    file: Path | None, bats: Path | None, validation: "Sequence[Path]", each: int, seed: int
+) -> "tuple[list[Question], list[Question], list[Question], list[Question]]":
+    """Questions to fit composites on, to choose them on, to report, and to choose a way to choose on."""
+    from ...datasets.question_files import load_questions
+    from ...datasets.question_split import split_questions
+
+    train, chosen_on, test = _of_bats(bats, seed, each) if bats else split_questions(load_questions(), seed)
+    for path in (*([file] if file else ()), *validation):
+        if not load_questions(path):
+            raise InputError(f"{str(path)!r} yields no question: no two of its lines make an analogy.")
+    test = load_questions(file) if file else test
+    return train, chosen_on, test, [question for path in validation for question in load_questions(path)]
+
+
+def _libraries(folder: Path) -> "tuple[dict[str, FunctionVector] | None, dict[str, FunctionVector] | None]":
+    """The tuned vectors of a folder and the summed ones in it, where there are any."""
+    from .study import load_library
+
+    if not any(folder.glob("*.safetensors")):
+        return None, None
+    return load_library(folder), load_library(folder / "summed") if (folder / "summed").is_dir() else None
 
 
 def _of_bats(folder: Path, seed: int, each: int) -> "list[list[Question]]":
