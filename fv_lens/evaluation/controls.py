@@ -1,6 +1,6 @@
 """Controls: what is measured beside a vector, on the same words, to show what its score would be without it.
 
-`random_controls` are what-ifs that stand in the vector's place, `prompt_controls` other prompts without any vector. A
+`vector_controls` are what-ifs that stand in the vector's place, `prompt_controls` other prompts without any vector. A
 control that is added to one of them has a row wherever `evaluate` is read: tables, figures and pages.
 """
 
@@ -24,6 +24,7 @@ from ..vectors.mediation import mean_head_outputs
 from ..vectors.summed import distributed_vectors, function_vector
 
 CONTROL_SHOTS = 10
+RANDOM_VECTOR, RANDOM_HEADS, SAME_NORM = RANDOM = ("random vector", "random heads", "random heads, same norm")
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Controls:
         whole_number("draws", self.draws, least=1)
 
 
-def random_controls(
+def vector_controls(
     lens: Lens,
     relation: Relation,
     vectors: Sequence[FunctionVector],
@@ -54,12 +55,12 @@ def random_controls(
     seed: int,
     template: PromptTemplate,
 ) -> dict[str, list[WhatIf]]:
-    """What-ifs with something random where the vectors under test are, several draws of each, by the name of their row.
+    """What-ifs with something else where the vectors under test are, a what-if for each draw, by the name of their row.
 
     Random heads are drawn from those that the vectors do not use; vectors that were not summed from heads have none.
     """
     rng = generator(seed, Stream.CONTROLS)
-    whatifs = {"random vector": in_place_of(vectors, [_random_directions(v, rng, controls.draws) for v in vectors])}
+    whatifs = {RANDOM_VECTOR: in_place_of(vectors, [_random_directions(v, rng, controls.draws) for v in vectors])}
     if not all(vector.heads for vector in vectors):
         return whatifs
     mean_z = controls.mean_z
@@ -77,7 +78,7 @@ def random_controls(
     if all(vector.method == "distributed" for vector in vectors):
         if len(free) >= len(taken):
             draws = [distributed_vectors(lens.model, relation, some, mean_z) for some in drawn(len(taken))]
-            whatifs["random heads"] = [edits_of([part * vectors[0].strength for part in parts]) for parts in draws]
+            whatifs[RANDOM_HEADS] = [edits_of([part * vectors[0].strength for part in parts]) for parts in draws]
     elif len(free) >= max(len(vector.heads) for vector in vectors):
         sums = [
             [
@@ -86,8 +87,8 @@ def random_controls(
             ]
             for vector in vectors
         ]
-        whatifs["random heads"] = in_place_of(vectors, sums)
-        whatifs["random heads, same norm"] = in_place_of(vectors, [
+        whatifs[RANDOM_HEADS] = in_place_of(vectors, sums)
+        whatifs[SAME_NORM] = in_place_of(vectors, [
             [total * vector.vector.norm() / total.norm().clamp(min=1e-30) for total in totals]
             for vector, totals in zip(vectors, sums)
         ])  # fmt: skip

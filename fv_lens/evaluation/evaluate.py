@@ -13,12 +13,12 @@ from ..engine.batches import batch
 from ..engine.completion import Completions, completions, rows_of
 from ..engine.whatif import WhatIf
 from ..ground import display, scores
-from ..ground.errors import whole_number
+from ..ground.errors import InputError, whole_number
 from ..ground.progress import progress_bar
 from ..ground.scores import Score
 from ..models.lens import Model, lens_of
 from ..vectors.function_vector import FunctionVector, as_vectors, own_template
-from .controls import Controls, edits_of, prompt_controls, random_controls
+from .controls import Controls, edits_of, prompt_controls, vector_controls
 
 TOP_K = 5
 
@@ -122,7 +122,8 @@ def evaluate(
         template: the prompts' form; None for the vector's own, or the default.
 
     Raises:
-        InputError: too few pairs, a vector that does not fit the model or was made on another split, bad numbers.
+        InputError: too few pairs, a vector that does not fit the model or was made on another split, bad numbers, a
+            name in `beside` that another row has.
 
     Source: word completion as in Todd et al. 2024, section 3. Intervals of gains resample words, and draws with them.
     """
@@ -139,11 +140,13 @@ def evaluate(
     drawn: dict[str, list[WhatIf]] = {}
     if controls and vectors:
         how = Controls() if controls is True else controls
-        drawn = random_controls(lens, relation, vectors, how, seed, template)
-    drawn = {row: [edits_of(other)] for row, other in others.items()} | drawn
+        drawn = vector_controls(lens, relation, vectors, how, seed, template)
     asides = prompt_controls(split.test, split.train, n_shots, seed) if controls else {}
     asides.pop(name, None)
     title = f"{name} + vector" if vectors else name
+    if taken := [row for row in others if row in {title, name, *drawn, *asides}]:
+        raise InputError(f"beside names a row {taken[0]!r}, which this evaluation has itself; give it another name.")
+    drawn = {row: [edits_of(other)] for row, other in others.items()} | drawn
     whatifs = ({title: [edits_of(vectors)]} if vectors else {}) | drawn
     places = rows_of(whatifs)
     total = len(asked) * (1 + len(asides))

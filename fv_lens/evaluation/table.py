@@ -18,19 +18,9 @@ from torch import Tensor
 from ..ground import scores
 from ..ground.measures import COMPLETED, MEASURES
 from ..ground.scores import ANY, GAIN, SHARE, Score
+from .rows import COMPARISONS
 
 COLUMNS = ("part", "group", "name", "row", "measure", "value", "low", "high", "n")
-DIFFERENCES = (
-    ("FFV from FV", "FV"), ("FFV from FV", "FV, strength 1"), ("FFV from FV", "{shots}-shot"),
-    ("FFV from FV", "{pairs}-shot"), ("FFV from FV", "{all}-shot"), ("FFV from FV", "pooled FFV"),
-    ("FFV from FV", "FFV of shuffled pairs"), ("FFV from FV", "mean of FFVs"), ("FFV from FV", "FFV from zero"),
-    ("FFV from zero", "FV"), ("FFV from zero", "FV, strength 1"), ("FFV from zero", "{shots}-shot"),
-    ("FFV from zero", "{pairs}-shot"), ("FFV from zero", "{all}-shot"), ("FFV from zero", "pooled FFV"),
-    ("FFV from zero", "FFV of shuffled pairs"), ("FFV from zero", "mean of FFVs"),
-    ("FFV from zero", "another relation's FFV"), ("FFV from zero", "FFV from random"),
-    ("FV", "FV of random heads"), ("FV", "FV of own heads"), ("distributed FV", "FV"),
-    ("{shots}-shot", "{shots}-shot, shuffled"),
-)  # fmt: skip
 Row = Mapping[str, np.ndarray]  # measure -> [draw, word]
 
 
@@ -90,10 +80,9 @@ class Table:
         return overall
 
     def differences(self, values: Mapping[tuple[str, str], np.ndarray], n_shots: int, n_pairs: int, n_all: int) -> None:
-        """Add what each row of `DIFFERENCES` has over its control, paired over relations."""
-        shots = dict(shots=n_shots, pairs=n_pairs, all=n_all)
+        """Add the `COMPARISONS` of rows, paired over relations."""
         # Two rows of prompts may show as many pairs, and are then one.
-        for one, other in dict.fromkeys(tuple(row.format(**shots) for row in two) for two in DIFFERENCES):
+        for one, other in dict.fromkeys(comparison.names(n_shots, n_pairs, n_all) for comparison in COMPARISONS):
             for measure in COMPLETED:
                 if (one, measure) in values and (other, measure) in values and one != other:
                     gap = values[one, measure] - values[other, measure]

@@ -2,21 +2,16 @@
 
 import re
 from collections.abc import Iterable
+from typing import get_args
 
 import pandas as pd
 import plotly.graph_objects as go
 
+from ..evaluation.rows import FEW_SHOT, Kind, matching, of_kind
 from ..ground.scores import Score
 from .style import ACCENT, CONTROL, INK, LIGHT, MUTED, escaped, finish, tint
 from .table import bars, checked, extent, lanes, measured, number, scores_of, share_axis
 
-FEW_SHOT = r"\d+-shot"  # a row of intact prompts; a study's settings say of how many shots
-KINDS = {  # rows, as regular expressions
-    "prompting": ("zero-shot", FEW_SHOT, f"{FEW_SHOT}, shuffled"),
-    "function vector": ("FV, strength 1", "FV", "distributed FV", "FV of own heads"),
-    "fine-tuned": ("FFV from FV", "FFV from zero", "FFV from random", "mean of FFVs", "pooled FFV"),
-    "control": ("FFV of shuffled pairs", "another relation's FFV", "FV of random heads", "random vector"),
-}
 LOOKS = {
     "prompting": (CONTROL, "diamond"), "function vector": (LIGHT, "square"), "fine-tuned": (ACCENT, "circle"),
 }  # fmt: skip
@@ -39,7 +34,7 @@ def comparison(frame: pd.DataFrame, measure: str = "accuracy") -> go.Figure:
     what, unit = measured(measure)
     scores = {row: of["all"] for row, of in scores_of(frame, part="score", group="all", measure=measure).items()}
     checked(scores, (), f"scores over all relations in {measure}")
-    groups = {kind: [row for known in rows for row in rows_like(known, scores)] for kind, rows in KINDS.items()}
+    groups = {kind: of_kind(kind, scores) for kind in get_args(Kind)}
     groups["other"] = [row for row in scores if not any(row in rows for rows in groups.values())]
     groups = {kind: rows for kind, rows in groups.items() if rows}
     rows_of = lanes(groups)
@@ -109,14 +104,9 @@ def learning_curve(frame: pd.DataFrame) -> go.Figure:
     return finish(figure, f"{what} after few pairs", details, 320, 860, n_labels=1 + len(drawn))
 
 
-def rows_like(pattern: str, rows: Iterable[str]) -> list[str]:
-    """The rows that match a regular expression as a whole, in their order."""
-    return [row for row in rows if re.fullmatch(pattern, row)]
-
-
 def usual_shots(rows: Iterable[str]) -> list[str]:
     """The row of intact prompts of fewest shots, if there is one."""
-    return sorted(rows_like(FEW_SHOT, rows), key=lambda row: int(row.split("-")[0]))[:1]
+    return sorted(matching(FEW_SHOT, rows), key=lambda row: int(row.split("-")[0]))[:1]
 
 
 def curve_of(frame: pd.DataFrame) -> dict[int, Score]:

@@ -123,8 +123,7 @@ class HeadEffects:
             raise InputError(f"k is {k}; there are {self.n_heads} heads.")
         if sign not in (1, -1):
             raise InputError(f"sign is {sign!r}; give +1 for writers or -1 for cancellers.")
-        order = (sign * mean).nan_to_num(nan=-torch.inf).flatten().argsort(descending=True, stable=True)[:k]
-        return [divmod(index, mean.shape[1]) for index in order.tolist()]
+        return ranked(sign * mean)[:k]
 
     def to_frame(self) -> pd.DataFrame:
         """One line per head: layer, head, effect with interval, and the effect on the log-probability.
@@ -195,3 +194,10 @@ def mean_effects(effects: Sequence[HeadEffects]) -> HeadEffects:
         record=effects[0].record
         | {"relation": " + ".join(map(str, relations)), "relations": relations, "data_hash": None},
     )
+
+
+def ranked(effects: Float[Tensor, "layer head"]) -> list[tuple[int, int]]:
+    """All heads that have an effect, `[(layer, head), ...]`, the largest first; a layer without heads has NaN."""
+    order = effects.flatten().nan_to_num(nan=-torch.inf).argsort(descending=True, stable=True)
+    order = order[: int((~effects.isnan()).sum())]
+    return [divmod(index, effects.shape[1]) for index in order.tolist()]

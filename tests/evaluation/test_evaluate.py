@@ -1,5 +1,7 @@
 """Word completion against full forwards of single prompts, and the controls that stand beside it."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from fv_lens.datasets.relations import Relation
 from fv_lens.engine.batches import batch
 from fv_lens.evaluation import controls as controls_module
 from fv_lens.evaluation import evaluate as module
-from fv_lens.evaluation.controls import Controls
+from fv_lens.evaluation.controls import RANDOM, RANDOM_HEADS, RANDOM_VECTOR, SAME_NORM, Controls, vector_controls
 from fv_lens.evaluation.evaluate import evaluate
 from fv_lens.ground import scores
 from fv_lens.ground.errors import InputError
@@ -22,7 +24,6 @@ from ..oracles import EXACT, Change
 
 HEADS = [(0, 1), (1, 2)]
 PROMPT_CONTROLS = {"10-shot", "10-shot, shuffled"}
-RANDOM_CONTROLS = {"random vector", "random heads", "random heads, same norm"}
 ENDINGS = oracles.some_endings()
 
 
@@ -91,6 +92,10 @@ def seen(monkeypatch):
     return calls
 
 
+def drawn_controls(model, relation, vectors):
+    return vector_controls(lens_of(model), relation, vectors, Controls(mean_z=noise(3, 4, 8)), 0, PromptTemplate())
+
+
 # The same numbers as full forwards
 
 
@@ -149,7 +154,7 @@ def test_a_strength_multiplies_the_vector(llama, several):
 
 def test_a_vector_has_its_controls_beside_it(llama, words, summed):
     found = evaluate(llama, words, summed)
-    assert set(found.controls) == {"zero-shot"} | PROMPT_CONTROLS | RANDOM_CONTROLS
+    assert set(found.controls) == {"zero-shot"} | PROMPT_CONTROLS | set(RANDOM)
     assert found.name == "zero-shot + vector" and list(found.to_frame().index) == [found.name, *found.controls]
     assert all(name in str(found) for name in found.controls)
     assert all(str(score) in str(found) for score in (found.accuracy, found.first_token_accuracy, found.log_prob))
@@ -158,7 +163,7 @@ def test_a_vector_has_its_controls_beside_it(llama, words, summed):
 @pytest.mark.slow
 def test_a_vector_in_few_shot_prompts_has_those_and_zero_shot_beside_it(llama, words, summed):
     found = evaluate(llama, words, summed, 3)
-    assert set(found.controls) == {"zero-shot", "3-shot", "3-shot, shuffled"} | RANDOM_CONTROLS
+    assert set(found.controls) == {"zero-shot", "3-shot", "3-shot, shuffled"} | set(RANDOM)
 
 
 @pytest.mark.slow
@@ -167,10 +172,20 @@ def test_a_plain_prompt_has_the_other_prompts_beside_it(llama, words):
     assert set(evaluate(llama, words, n_shots=3).controls) == {"zero-shot", "3-shot, shuffled"}
 
 
+def test_a_vector_beside_cannot_take_the_name_of_another_row(llama, words, summed):
+    settings = dict(controls=Controls(mean_z=noise(3, 4, 8)))
+    for name in ("zero-shot + vector", "zero-shot", "random vector", "10-shot"):
+        with pytest.raises(InputError, match=re.escape(repr(name))):
+            evaluate(llama, words, summed, beside={"mine": summed, name: vector(noise(32))}, **settings)
+    rows = evaluate(llama, words, summed, controls=False, beside={"random vector": vector(noise(32))}).rows
+    assert list(rows) == ["zero-shot + vector", "random vector"], "where there are no controls, their names are free"
+
+
 @pytest.mark.slow
 def test_a_vector_without_heads_has_no_random_heads(llama, words):
     found = evaluate(llama, words, vector(noise(32)))
-    assert set(found.controls) == {"zero-shot", "random vector"} | PROMPT_CONTROLS
+    assert {"zero-shot", RANDOM_VECTOR} | PROMPT_CONTROLS <= set(found.controls)
+    assert not {RANDOM_HEADS, SAME_NORM} & set(found.controls)
 
 
 @pytest.mark.slow
@@ -195,11 +210,9 @@ def test_a_gain_is_the_paired_difference_to_the_control(llama, words, summed):
 
 
 @pytest.mark.slow
-def test_random_vectors_have_the_norm_of_the_vector(llama, words, summed, seen):
-    evaluate(llama, words, [summed.strengthened(2), vector(6 * noise(32), 2)], controls=Controls(mean_z=noise(3, 4, 8)))
-    (_, (tested, *drawn)), *_ = seen
+def test_random_vectors_have_the_norm_of_the_vector(llama, words, summed):
+    drawn = drawn_controls(llama, words, [summed.strengthened(2), vector(6 * noise(32), 2)])[RANDOM_VECTOR]
     norms = [2 * summed.vector.norm().item(), 6 * noise(32).norm().item()]
-    assert [edit.value.norm().item() for edit in tested] == pytest.approx(norms, rel=1e-5)
     assert len(drawn) == Controls.draws and len({float(edits[0].value[0]) for edits in drawn}) == Controls.draws
     for edits in drawn:
         assert [edit.layer for edit in edits] == [1, 2]
@@ -207,36 +220,32 @@ def test_random_vectors_have_the_norm_of_the_vector(llama, words, summed, seen):
 
 
 @pytest.mark.slow
-def test_random_heads_are_none_of_the_vectors_and_as_many(llama, words, seen):
+def test_random_heads_are_none_of_the_vectors_and_as_many(llama, words):
     """With half of the heads in the vector, the other half is all that can be drawn."""
     z, heads = noise(3, 4, 8), [(layer, head) for layer in range(3) for head in range(4)]
     taken, free = (function_vector(llama, words, half, 1, z) for half in (heads[::2], heads[1::2]))
-    evaluate(llama, words, taken.strengthened(3), controls=Controls(mean_z=z))
-    (_, (_, *drawn)), *_ = seen
-    as_they_are, same_norm = drawn[Controls.draws : 2 * Controls.draws], drawn[2 * Controls.draws :]
-    for (edit,) in as_they_are:
+    drawn = drawn_controls(llama, words, [taken.strengthened(3)])
+    assert len(drawn[RANDOM_HEADS]) == len(drawn[SAME_NORM]) == Controls.draws
+    for (edit,) in drawn[RANDOM_HEADS]:
         assert edit.value.numpy() == pytest.approx(3 * free.vector.numpy(), abs=EXACT)
-    for (edit,) in same_norm:
+    for (edit,) in drawn[SAME_NORM]:
         assert edit.value.norm().item() == pytest.approx(3 * taken.vector.norm().item(), rel=1e-5)
 
 
 @pytest.mark.slow
-def test_random_heads_of_a_distributed_vector_write_each_at_its_own_layer(llama, words, seen):
+def test_random_heads_of_a_distributed_vector_write_each_at_its_own_layer(llama, words):
     """With half of the heads in the list, the other half is all that can be drawn; with more, none can."""
     z, heads = noise(3, 4, 8), [(layer, head) for layer in range(3) for head in range(4)]
     taken, free = (distributed_vectors(llama, words, half, z) for half in (heads[::2], heads[1::2]))
-    tripled = [part.strengthened(3) for part in taken]
-    found = evaluate(llama, words, tripled, controls=Controls(mean_z=z))
-    assert set(found.controls) == {"zero-shot", "random vector", "random heads"} | PROMPT_CONTROLS
-    (_, (_, *drawn)), *_ = seen
-    assert len(drawn) == 2 * Controls.draws
-    for edits in drawn[Controls.draws :]:
+    drawn = drawn_controls(llama, words, [part.strengthened(3) for part in taken])
+    assert len(drawn[RANDOM_HEADS]) == Controls.draws and SAME_NORM not in drawn
+    for edits in drawn[RANDOM_HEADS]:
         for edit, own in zip(edits, free, strict=True):
             assert (edit.layer, edit.hook) == (own.layer, own.site)
             assert edit.value.numpy() == pytest.approx(3 * own.vector.numpy(), abs=EXACT)
     for most in (heads[:7], heads):
-        found = evaluate(llama, words, distributed_vectors(llama, words, most, z), controls=Controls(mean_z=z))
-        assert set(found.controls) == {"zero-shot", "random vector"} | PROMPT_CONTROLS
+        drawn = drawn_controls(llama, words, distributed_vectors(llama, words, most, z))
+        assert RANDOM_VECTOR in drawn and RANDOM_HEADS not in drawn
 
 
 @pytest.mark.slow

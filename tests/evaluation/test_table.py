@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from fv_lens.evaluation.table import COLUMNS, DIFFERENCES, Table, cosines, rows_of, without, write_csv
+from fv_lens.evaluation.rows import COMPARISONS
+from fv_lens.evaluation.table import COLUMNS, Table, cosines, rows_of, without, write_csv
 from fv_lens.ground import scores
 from fv_lens.ground.measures import COMPLETED
 
@@ -195,7 +196,8 @@ def test_controls_are_named_by_their_numbers_of_shots_and_none_is_compared_with_
     found = list(made.frame()[made.frame().part == "difference"].row.unique())
     assert not made.frame().duplicated().any()
     assert found == ["FFV from FV - 4-shot", "FFV from FV - 9-shot", "4-shot - 4-shot, shuffled"]
-    assert len(set(DIFFERENCES)) == len(DIFFERENCES) and all(one != other for one, other in DIFFERENCES)
+    pairs = [(comparison.row, comparison.other) for comparison in COMPARISONS]
+    assert len(set(pairs)) == len(pairs) and all(row != other for row, other in pairs)
 
 
 # Rows of a step

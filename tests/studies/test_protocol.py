@@ -16,7 +16,7 @@ from fv_lens.engine.whatif import Edit
 from fv_lens.evaluation.controls import edits_of
 from fv_lens.ground.errors import InputError
 from fv_lens.studies.reproduce import steps as protocol
-from fv_lens.vectors import sweeps, tuning
+from fv_lens.vectors import lessons, sweeps
 from fv_lens.vectors.function_vector import FunctionVector
 from fv_lens.vectors.mediation import indirect_effects
 from fv_lens.vectors.optimizer import Tuning
@@ -212,13 +212,13 @@ def test_a_model_on_which_a_sum_means_nothing_has_none_and_says_why():
 @pytest.fixture
 def asked(monkeypatch):
     """The tasks that are tuned, in the order asked for."""
-    seen, tune = [], tuning.tune
+    seen, tune = [], lessons.tune
 
     def spy(lens, tasks, *how):
         seen.append(tasks)
         return tune(lens, tasks, *how)
 
-    monkeypatch.setattr(tuning, "tune", spy)
+    monkeypatch.setattr(lessons, "tune", spy)
     return seen
 
 
@@ -301,13 +301,13 @@ def test_the_learning_curve_is_tuned_on_the_first_pairs(study, asked):
 
 def breaking(monkeypatch, name: str):
     """Tuning breaks for one relation."""
-    make = tuning._vector
+    make = lessons._vector
 
     def broken(lens, lesson, of, result, *more):
         result = replace(result, vector=None, step=3) if lesson.name == name else result
         return make(lens, lesson, of, result, *more)
 
-    monkeypatch.setattr(tuning, "_vector", broken)
+    monkeypatch.setattr(lessons, "_vector", broken)
 
 
 @pytest.mark.slow

@@ -18,17 +18,19 @@ from typer.testing import CliRunner
 
 from fv_lens.datasets.relations import Relation
 from fv_lens.evaluation import evaluate as evaluation
-from fv_lens.evaluation.table import COLUMNS, DIFFERENCES
+from fv_lens.evaluation.rows import COMPARISONS, FEW_SHOT, ROWS, matching
+from fv_lens.evaluation.table import COLUMNS
 from fv_lens.ground import storage
 from fv_lens.ground.errors import InputError
 from fv_lens.ground.measures import COMPLETED
 from fv_lens.models import load as models
-from fv_lens.plots.comparison import FEW_SHOT, KINDS, curve_of, rows_like
+from fv_lens.plots.comparison import curve_of
 from fv_lens.plots.table import scores_of
 from fv_lens.studies import cli
 from fv_lens.studies.folders import LOCK, MARKER, OutputFolder
 from fv_lens.studies.job import Job
 from fv_lens.studies.reproduce import command as cli_study
+from fv_lens.studies.reproduce import costs
 from fv_lens.studies.reproduce import files as outputs
 from fv_lens.studies.reproduce import setup as study_module
 from fv_lens.studies.reproduce import steps as protocol
@@ -342,12 +344,12 @@ def test_the_table_has_every_part_and_the_columns_that_the_figures_read(whole):
 @pytest.mark.slow
 def test_the_names_of_rows_are_those_that_figures_and_differences_know(whole):
     rows = names(table(whole))
-    found = {known: rows_like(known, rows) for listed in KINDS.values() for known in listed}
-    assert all(found.values()) and rows - {row for some in found.values() for row in some} <= {"random vector"}
+    found = {known.name: matching(known.name, rows) for known in ROWS}
+    assert all(found.values()) and rows == {row for some in found.values() for row in some}
     assert sorted(found[FEW_SHOT]) == ["13-shot", "3-shot", "8-shot"]
-    sizes = dict(shots=3, pairs=8, all=13)
-    assert {row.format(**sizes) for pair in DIFFERENCES for row in pair} <= rows
-    differences = {" - ".join(pair).format(**sizes) for pair in DIFFERENCES}
+    compared = [comparison.names(3, 8, 13) for comparison in COMPARISONS]
+    assert {row for pair in compared for row in pair} <= rows
+    differences = {" - ".join(pair) for pair in compared}
     of_names = {f"{kind} - FV" for kind in ("FFV from FV", "FFV from zero", "mean difference", "random")}
     assert names(table(whole), "difference") == differences | of_names
 
@@ -357,6 +359,14 @@ def test_the_page_is_written_and_names_its_command(whole):
     page = (whole / "report.html").read_text(encoding="utf-8")
     assert all(f'id="{name}"' in page for name in ("comparison", "relations", "learning", "training", "decoding"))
     assert "5 relations in tiny/llama" in page and "fv-lens reproduce" in page
+
+
+@pytest.mark.slow
+def test_every_row_is_in_the_estimate(model, small):
+    study, (tensors, _) = small_study(model), stages(small)["scores"]
+    shape, words = costs.Shape((1, 1, 1), *[1] * 8, (1, 1)), costs.Words(1, 1, 1, 0, 0, "")
+    sizes = [[len(part) for part in relation.split()] for relation in study.relations]
+    assert costs.stage_costs(shape, words, study.settings, sizes)["scores"].rows == tensors["right"].numel()
 
 
 # Studies that lack something

@@ -12,6 +12,7 @@ import numpy as np
 from ...engine.completion import FEW
 from ...engine.prefixes import WORTH
 from ...evaluation.readings import NEUTRAL_PROMPTS
+from ...evaluation.rows import ROWS
 from ...vectors.optimizer import EVERY, STRENGTHS
 from ...vectors.sweeps import DEPTHS as SWEPT
 from ...vectors.tuning import DEPTHS
@@ -167,8 +168,9 @@ def stage_costs(shape: Shape, words: Words, settings: Settings, sizes: Sequence[
     fewer = sum(min(max(1, n // 2), validation) for n in settings.curve for _, validation, _ in sizes)
     stages["curve"] = shape.tuned(few, fewer, words, layer, settings.steps)
 
-    n_tuned = 4 + 2 + 2 * draws + len(settings.curve) + 2 * (settings.seeds - 1)  # and means, rivals, random ones
-    births = [half] * (3 + draws) + places[:1] + [layer] * n_tuned
+    added = {"summed": half, "heads": places[0], "tuned": layer}
+    births = [added[row.place] for row in ROWS if row.place for _ in range(draws if row.drawn else 1)]
+    births += [layer] * (len(settings.curve) + 2 * (settings.seeds - 1))  # and the other deals
     stages["scores"] = shape.completed(n_test, words, births)
     shots = {f"{settings.n_shots}": settings.n_shots, f"{settings.n_shots}-shuffled": settings.n_shots}
     shots |= {f"{n}": n for n in (settings.n_pairs, settings.n_pairs + settings.n_validation)}

@@ -12,6 +12,7 @@ import pandas as pd
 from torch import Tensor
 
 from ...evaluation import table as results
+from ...evaluation.rows import TUNED, is_deal
 from ...evaluation.similarity import mds, similarity_matrix
 from ...evaluation.table import Row, Table
 from ...ground import storage
@@ -24,7 +25,7 @@ from .setup import Study
 from .steps import unpacked
 
 RESULTS, SUMMARY, REPORT, VECTORS = "results.csv", "summary.json", "report.html", "vectors"
-STARTS = {"from-fv": "FFV from FV", "from-zero": "FFV from zero"}
+STARTS = {key: TUNED[key] for key in ("from-fv", "from-zero")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +62,7 @@ def table_of(study: Study, found: Found) -> pd.DataFrame:
     settings, rows = study.settings, dict(found.rows)
     table = Table(study.names, [relation.category or "other" for relation in study.relations], study.families)
     curve = {f"{n} pairs": rows.pop(f"{n} pairs") for n in settings.curve}
-    deals = {row: rows.pop(row) for row in list(rows) if ", deal " in row}
+    deals = {row: rows.pop(row) for row in list(rows) if is_deal(row)}
     values = table.scores(rows, found.owners)
     table.differences(values, *settings.shots)
     table.scores(curve | {f"{settings.n_pairs} pairs": rows["FFV from zero"]}, found.owners, "curve")

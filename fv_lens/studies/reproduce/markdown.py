@@ -1,19 +1,13 @@
 """The results of a study as Markdown, for a README or a note: what was measured, with intervals, model and versions."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from ...evaluation.rows import COMPARISONS, matching
 from ...ground.measures import COMPLETED, MEASURES
 from ...ground.scores import Score
-
-DIFFERENCES = (  # as regular expressions: a study's settings say of how many shots its prompts are
-    "FFV from FV - FV", "FFV from FV - FV, strength 1", r"FFV from FV - \d+-shot", "FFV from FV - pooled FFV",
-    "FFV from FV - FFV of shuffled pairs", "FFV from FV - FFV from zero", "FFV from zero - FV",
-    "FFV from zero - pooled FFV", "FFV from zero - FFV of shuffled pairs",
-)  # fmt: skip
 
 
 def markdown(frame: pd.DataFrame, summary: Mapping[str, Any]) -> str:
@@ -33,11 +27,12 @@ def markdown(frame: pd.DataFrame, summary: Mapping[str, Any]) -> str:
         ["prompt, and what is added", accuracy, by_category, first_token],
         [_score_line(scores, row, categories) for row in scores.row.unique()],
     )
-    found = frame[(frame.part == "difference") & (frame.group == "all")]
-    told = [row for known in DIFFERENCES for row in found.row.unique() if re.fullmatch(known, row)]
+    compared = frame[(frame.part == "difference") & (frame.group == "all")]
+    shown = [row for known in COMPARISONS if known.short for row in matching(known.pattern, compared.row.unique())]
+    shown = list(dict.fromkeys(shown))
     differences = _table(
         ["difference, paired over relations", accuracy, first_token, log_prob],
-        [[row.replace(" - ", " − "), *(_shown(found, row, of, signed=True) for of in COMPLETED)] for row in told],
+        [[row.replace(" - ", " − "), *(_shown(compared, row, of, signed=True) for of in COMPLETED)] for row in shown],
     )
     parts = [_made(frame, summary), rows, differences]
     said = frame[(frame.part == "decoding") & (frame.group == "all")]
@@ -69,10 +64,10 @@ def _score_line(scores: pd.DataFrame, row: str, categories: Sequence[str]) -> li
 
 
 def _shown(frame: pd.DataFrame, row: str, measure: str, signed: bool = False) -> str:
-    found = frame[(frame.row == row) & (frame.measure == measure)]
-    if not len(found):
+    lines = frame[(frame.row == row) & (frame.measure == measure)]
+    if not len(lines):
         return ""
-    score = Score.of(found.iloc[0])
+    score = Score.of(lines.iloc[0])
     value, interval = score.written("+" * signed)
     value = f"**{value}**" if signed and score.differs() else value
     return f"{value} {interval}" if score.known else value

@@ -21,6 +21,7 @@ from ...ground.errors import InputError
 from ...ground.progress import no_progress, progress_bar
 from ...ground.streams import Stream, generator
 from ...vectors.choice import choose_of
+from ...vectors.effects import ranked
 from ...vectors.function_vector import FunctionVector
 from ...vectors.lessons import Lesson, tune_lessons
 from ...vectors.mediation import indirect_effects
@@ -83,19 +84,19 @@ def sums(study: Study, maps: dict[str, Tensor]) -> Step:
     no sums, and one with fewer than as many other heads no `random`.
     """
     settings, relations = study.settings, study.relations
-    ranked = _ranked(maps["effects"].mean(0))
-    counts = sorted({min(count, len(ranked)) for count in settings.head_counts})
+    heads = ranked(maps["effects"].mean(0))
+    counts = sorted({min(count, len(heads)) for count in settings.head_counts})
     try:
-        candidates = [_summed(study, [ranked[:n]] * len(study), maps["mean_z"]) for n in counts]
+        candidates = [_summed(study, [heads[:n]] * len(study), maps["mean_z"]) for n in counts]
     except InputError as error:
-        parts, record = _distributed(study, ranked, counts, maps["mean_z"])
+        parts, record = _distributed(study, heads, counts, maps["mean_z"])
         return parts, record | {"no_sums": str(error)}
     choice = choose_of(study.model, relations, candidates, strengths=settings.strengths)
     n, layers = counts[choice.vector], choice.sweeps[0].layers
     rng = generator(settings.split_seed, Stream.RANDOM_HEADS)
-    free, draws = ranked[n:], settings.draws if len(ranked) >= 2 * n else 0
+    free, draws = heads[n:], settings.draws if len(heads) >= 2 * n else 0
     drawn = [[free[i] for i in rng.permutation(len(free))[:n]] for _ in range(draws)]
-    others = [_summed(study, [_ranked(effects)[:n] for effects in maps["effects"]], maps["mean_z"])]
+    others = [_summed(study, [ranked(effects)[:n] for effects in maps["effects"]], maps["mean_z"])]
     others += [_summed(study, [some] * len(study), maps["mean_z"]) for some in drawn]
     layer = layers[choice.layer]
     beside = sweep_all(study.model, relations, others, [layer], settings.strengths)
@@ -106,19 +107,19 @@ def sums(study: Study, maps: dict[str, Tensor]) -> Step:
     tensors, record = packed(study.names, choice.vectors, study.lens.d_model)
     tensors |= {"plain": torch.stack([vector.vector for vector in choice.plain]), "own": scaled[0]}
     tensors |= {"random": scaled[1:]} if drawn else {}
-    record |= {"heads": ranked[:n], "layer": layer, "layers": list(layers), "counts": counts}
+    record |= {"heads": heads[:n], "layer": layer, "layers": list(layers), "counts": counts}
     record["strengths"] = [vector.strength for vector in choice.vectors]
     record["grid"] = np.mean([one.accuracy for one in choice.sweeps], axis=0).round(6).tolist()
-    parts, more = _distributed(study, ranked, counts, maps["mean_z"])
+    parts, more = _distributed(study, heads, counts, maps["mean_z"])
     return tensors | parts, record | more
 
 
-def _distributed(study: Study, ranked: Heads, counts: Sequence[int], mean_z: Tensor) -> Step:
+def _distributed(study: Study, heads: Heads, counts: Sequence[int], mean_z: Tensor) -> Step:
     """The distributed form of the universal heads, count for all and strength for each chosen on validation."""
     made: dict[int, list[list[FunctionVector]]] = {}
     try:
         for n in counts:
-            made[n] = [distributed_vectors(study.model, r, ranked[:n], z) for r, z in zip(study.relations, mean_z)]
+            made[n] = [distributed_vectors(study.model, r, heads[:n], z) for r, z in zip(study.relations, mean_z)]
     except InputError as error:
         return {}, {"no_distributed": str(error)}
     strengths = study.settings.strengths
@@ -132,7 +133,7 @@ def _distributed(study: Study, ranked: Heads, counts: Sequence[int], mean_z: Ten
     parts, chosen = made[counts[best]], [strengths[i] for i in quality[:, best].argmax(-1)]
     scaled = [torch.stack([s * own[i].vector for s, own in zip(chosen, parts)]) for i in range(len(parts[0]))]
     record = {"distributed_places": [(part.layer, part.site) for part in parts[0]], "distributed_strengths": chosen}
-    return {"distributed": torch.stack(scaled)}, record | {"distributed_heads": ranked[: counts[best]]}
+    return {"distributed": torch.stack(scaled)}, record | {"distributed_heads": heads[: counts[best]]}
 
 
 def tuned(
@@ -237,12 +238,6 @@ def mean_difference(study: Study, layer: int) -> Float[Tensor, "relation d_model
 def _measured(found: Completions, owners: Tensor) -> dict[str, Tensor]:
     parts = {name: torch.from_numpy(getattr(found, name)) for name in found.__dataclass_fields__}
     return {name: x.to(torch.uint8) if name == "right" else x.float() for name, x in parts.items()} | {"owners": owners}
-
-
-def _ranked(effects: Float[Tensor, "layer head"]) -> list[tuple[int, int]]:
-    order = effects.flatten().nan_to_num(nan=-torch.inf).argsort(descending=True, stable=True)
-    order = order[: int((~effects.isnan()).sum())]  # layers without heads have no effects
-    return [divmod(index, effects.shape[1]) for index in order.tolist()]
 
 
 def _summed(study: Study, chosen: Sequence[Heads], mean_z: Tensor) -> list[FunctionVector]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...engine.whatif import WhatIf
+from ...evaluation.rows import ROWS, TUNED, deal
 from ...evaluation.table import Row, rows_of, without
 from ...ground import storage
 from ...ground.streams import Stream, generator
@@ -28,10 +29,6 @@ from .setup import TEST, Study
 from .steps import Starts, unpacked, whole
 
 Stage = Callable[[str, str, Callable[[], Step]], Step]
-NAMES = {
-    "from-zero": "FFV from zero", "from-fv": "FFV from FV", "from-random": "FFV from random",
-    "shuffled": "FFV of shuffled pairs",
-}  # fmt: skip
 
 
 def reproduce(
@@ -135,6 +132,7 @@ def _plan(study: Study, facts: Mapping[str, Any]) -> dict[str, Any]:
         "device": lens.device.type, "template": study.template.to_dict(), "settings": study.settings.to_dict(),
         "relations": {relation.name: relation.hash for relation in study.relations},
         "names and kin": {r.name: [r.category, r.family, *r.names] for r in study.relations},
+        "rows": [row.name for row in ROWS],
         "threads": torch.get_num_threads(), "versions": storage.versions(), **facts,
     }  # fmt: skip
 
@@ -169,7 +167,7 @@ def _rows(
     if "distributed" in sums:
         parts = zip(sums["distributed"], record["distributed_places"])
         rows["distributed FV"] = [[study.edit(part, TEST, at, site=site) for part, (at, site) in parts]]
-    for key, name in NAMES.items():
+    for key, name in TUNED.items():
         if key in vectors:
             add(name, vectors[key])
     zero, draws = vectors["from-zero"], study.settings.draws
@@ -182,8 +180,8 @@ def _rows(
     for n, some in zip(study.settings.curve, few):
         add(f"{n} pairs", some)
     for key in vectors:
-        if found := re.fullmatch(r"(from-\w+)-seed-(\d+)", key):
-            add(f"{STARTS[found[1]]}, deal {found[2]}", vectors[key])
+        if match := re.fullmatch(r"(from-\w+)-seed-(\d+)", key):
+            add(deal(TUNED[match[1]], int(match[2])), vectors[key])
     return rows, missing
 
 

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from ... import plots
 from ...datasets.prompts import PromptTemplate
+from ...evaluation.controls import RANDOM
 from ...evaluation.evaluate import Evaluation
 from ...ground import scores
 from ...ground.measures import MEASURES
@@ -168,7 +169,7 @@ def _controls(evaluation: Evaluation) -> str:
     shots = {
         name: row for name, row in evaluation.controls.items() if re.fullmatch(r"\d+-shot", name) and name != plain
     }
-    random = {name: row for name, row in evaluation.controls.items() if name.startswith("random")}
+    random = {name: row for name, row in evaluation.controls.items() if name in RANDOM}
     told = []
     for rows, call in ((shots, "{} prompting"), (random, "the best random control ({})")):
         if rows:

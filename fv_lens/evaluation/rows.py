@@ -1,0 +1,120 @@
+"""The rows of a study's table: how figures head each, where its vectors are added, and what it is compared with.
+
+A row stands here once. Table, figures, pages and the estimate of what a study costs read it from here.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+Kind = Literal["prompting", "function vector", "fine-tuned", "control"]
+Place = Literal["summed", "heads", "tuned"]
+
+
+class StudyRow(NamedTuple):
+    """A row of the table.
+
+    Args:
+        name: a regular expression where the study's settings say of how many shots a prompt is, else the name itself.
+        kind: the heading under which figures draw it.
+        place: where its vectors are added: at the layer of the summed vectors, at their heads' own layers, or at that
+            of the tuned ones; None for prompts without a vector.
+        drawn: whether several draws of the vectors are averaged.
+    """
+
+    name: str
+    kind: Kind
+    place: Place | None = None
+    drawn: bool = False
+
+
+class Comparison(NamedTuple):
+    """A difference between two rows, paired over relations: `row` minus `other`, either with a number of shots in it.
+
+    `short`: whether it is among the few that a short table shows.
+    """
+
+    row: str
+    other: str
+    short: bool = False
+
+    def names(self, shots: int, pairs: int, all_pairs: int) -> tuple[str, str]:
+        """Both rows in a study with `shots` demonstrations, and with as many as tuning sees, train and all."""
+        row, other = (name.format(shots=shots, pairs=pairs, all=all_pairs) for name in (self.row, self.other))
+        return row, other
+
+    @property
+    def pattern(self) -> str:
+        """A regular expression of its name in the table, "row - other"."""
+        return re.sub(r"\{\w+\}", r"\\d+", f"{self.row} - {self.other}")
+
+
+FEW_SHOT = r"\d+-shot"
+ROWS = (
+    StudyRow("zero-shot", "prompting"),
+    StudyRow(FEW_SHOT, "prompting"),
+    StudyRow(f"{FEW_SHOT}, shuffled", "prompting"),
+    StudyRow("FV, strength 1", "function vector", "summed"),
+    StudyRow("FV", "function vector", "summed"),
+    StudyRow("distributed FV", "function vector", "heads"),
+    StudyRow("FV of own heads", "function vector", "summed"),
+    StudyRow("FFV from FV", "fine-tuned", "tuned"),
+    StudyRow("FFV from zero", "fine-tuned", "tuned"),
+    StudyRow("FFV from random", "fine-tuned", "tuned"),
+    StudyRow("mean of FFVs", "fine-tuned", "tuned"),
+    StudyRow("pooled FFV", "fine-tuned", "tuned"),
+    StudyRow("FFV of shuffled pairs", "control", "tuned"),
+    StudyRow("another relation's FFV", "control", "tuned", drawn=True),
+    StudyRow("FV of random heads", "control", "summed", drawn=True),
+    StudyRow("random vector", "control", "tuned", drawn=True),
+)
+TUNED = {  # a study's stage -> the row of its vectors
+    "from-zero": "FFV from zero", "from-fv": "FFV from FV", "from-random": "FFV from random",
+    "shuffled": "FFV of shuffled pairs",
+}  # fmt: skip
+COMPARISONS = (
+    Comparison("FFV from FV", "FV", short=True),
+    Comparison("FFV from FV", "FV, strength 1", short=True),
+    Comparison("FFV from FV", "{shots}-shot", short=True),
+    Comparison("FFV from FV", "{pairs}-shot", short=True),
+    Comparison("FFV from FV", "{all}-shot", short=True),
+    Comparison("FFV from FV", "pooled FFV", short=True),
+    Comparison("FFV from FV", "FFV of shuffled pairs", short=True),
+    Comparison("FFV from FV", "mean of FFVs"),
+    Comparison("FFV from FV", "FFV from zero", short=True),
+    Comparison("FFV from zero", "FV", short=True),
+    Comparison("FFV from zero", "FV, strength 1"),
+    Comparison("FFV from zero", "{shots}-shot"),
+    Comparison("FFV from zero", "{pairs}-shot"),
+    Comparison("FFV from zero", "{all}-shot"),
+    Comparison("FFV from zero", "pooled FFV", short=True),
+    Comparison("FFV from zero", "FFV of shuffled pairs", short=True),
+    Comparison("FFV from zero", "mean of FFVs"),
+    Comparison("FFV from zero", "another relation's FFV"),
+    Comparison("FFV from zero", "FFV from random"),
+    Comparison("FV", "FV of random heads"),
+    Comparison("FV", "FV of own heads"),
+    Comparison("distributed FV", "FV"),
+    Comparison("{shots}-shot", "{shots}-shot, shuffled"),
+)
+
+
+def of_kind(kind: Kind, names: Iterable[str]) -> list[str]:
+    """Those of the names that are rows of a kind, in the order of `ROWS`."""
+    names = list(names)
+    return [name for row in ROWS if row.kind == kind for name in matching(row.name, names)]
+
+
+def matching(pattern: str, names: Iterable[str]) -> list[str]:
+    """The names that match a regular expression as a whole, in their order."""
+    return [name for name in names if re.fullmatch(pattern, name)]
+
+
+def deal(row: str, seed: int) -> str:
+    """The name of a row whose pairs were dealt again, with another seed."""
+    return f"{row}, deal {seed}"
+
+
+def is_deal(name: str) -> bool:
+    """Whether a name is one that `deal` gives."""
+    return re.search(r", deal \d+$", name) is not None
