@@ -161,7 +161,8 @@ def _short(number: float, form: str = ".2f") -> str:
 
 
 def _table(head: list[str], lines: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *lines))
+    frame = pd.DataFrame(lines, columns=head, dtype=str)
+    return frame.to_markdown(index=False, tablefmt="github", disable_numparse=True)
 
 
 def main(arguments: list[str]) -> None:
