@@ -12,9 +12,8 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +23,7 @@ from ..models.cached import check_cached_steps, is_aside
 from ..models.lens import Lens, lens_of
 from ..models.replaced import has_hooks_of_others, replace_method, uncompiled
 from .arguments import CACHES, begins_twice, input_of, past_of, shape_of, side_of
+from .call_state import Calls, Generation, Hooked
 from .frames import method_at_work, methods_at_work, shared_parts
 from .positions import Prompts
 
@@ -36,53 +36,12 @@ Run = Callable[[], Any]  # the call as it was made
 Given = dict[str, Any]  # its arguments, by name
 
 
-@runtime_checkable
-class Hooked(Protocol):
-    """What the watch puts on a model and takes off: a `Patch`."""
-
-    @property
-    def at(self) -> Tensor | None: ...
-
-    def add_hooks(self) -> None: ...
-
-    def remove_hooks(self) -> None: ...
-
-
-@dataclass(eq=False)
-class _Generation:
-    """A generating method at work, under the patches that it was begun under.
-
-    `masked`: whether the caller said where padding is, by a mask or a side. A mask that a method makes up from pad
-    tokens does not count, for the pad token may be one of the prompt's. `prompts`: None until they are tokens.
-    """
-
-    patches: dict[Hooked, Tensor | None]  # patch -> its `at`
-    masked: bool
-    prompts: Prompts | None = None
-    rows: int = 0
-    seen: int = 0  # tokens that its forwards have run
-    ends: dict[Hooked, Prompts] = field(default_factory=dict)
-
-
-class _Calls(threading.local):
-    """What a thread's call is at: the forward that runs, the texts it was given, the generating method around it."""
-
-    def __init__(self) -> None:
-        # Patch -> (its tokens, the generated ones), both [batch, pos].
-        self.now: dict[Hooked, tuple[Tensor, Tensor]] | None = None
-        self.texts: Prompts | None = None
-        self.generation: _Generation | None = None
-        self.inside = False
-        # Patches whose vectors were added, or found nothing to be added at, in the forward.
-        self.reached: set[Hooked] = set()
-
-
 class Watch:
     """Follows the calls of one model while `held`. Kept with what else fv_lens keeps on a model, and holds no model."""
 
     def __init__(self, lens: Lens):
         self.reference, self.state = weakref.ref(lens.model), lens.state
-        self.calls = _Calls()
+        self.calls = Calls()
         self.held: dict[Hooked, int] = {}  # patch -> how many want it on the model
         self.wraps = ExitStack()
         self.on_their_way: set[int] = set()  # threads in whose forward the first patch came
@@ -250,14 +209,14 @@ class Watch:
                 self._check_cache()
             tokens, mask = input_of(given), given.get("attention_mask")
             patches = {patch: patch.at for patch in self.state.patches}
-            generation = _Generation(patches, masked=mask is not None or side_of(given) is not None)
+            generation = Generation(patches, masked=mask is not None or side_of(given) is not None)
             if isinstance(tokens, Tensor) and side_of(given) is None:
                 generation.prompts, generation.rows = Prompts.of(shape_of(tokens), 0, mask), shape_of(tokens)[0]
             with self._during(generation=generation):
                 result = run()
         return self._stream(result, generation) if inspect.isgenerator(result) else result
 
-    def _stream(self, stream: Iterator[Any], generation: _Generation) -> Iterator[Any]:
+    def _stream(self, stream: Iterator[Any], generation: Generation) -> Iterator[Any]:
         """The stream is at work while it is asked for its next piece; calls between two pieces are their own.
 
         It goes on as it was begun, also where its patches have been removed since.

@@ -4,7 +4,7 @@ import json
 import numbers
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
@@ -22,7 +22,7 @@ from ..models.base import Hook
 from ..models.lens import Lens, Model, check_layer, lens_of
 from ..models.sites import check_site
 from .positions import At, Prompts, as_at
-from .records import Vector
+from .records import Vector, terms, lineage
 
 if TYPE_CHECKING:
     from ..models.base import HookPoint
@@ -136,7 +136,7 @@ class FunctionVector:
             "heads": ", ".join(f"L{layer}H{head}" for layer, head in self.heads),
         }  # fmt: skip
         if self.parents and self.weights is None:
-            known["from"] = " + ".join(f"{weight:.2g} × {name}" for weight, name in _terms(self.record))
+            known["from"] = " + ".join(f"{weight:.2g} × {name}" for weight, name in terms(self.record))
         if tuned := self.training:
             known["tuned"] = f"{tuned['n_pairs']} pairs, step {tuned['chosen_step']} of {len(tuned['losses'])}"
             known["validation loss"] = f"{tuned['validation_loss']:.2f} nats per answer"
@@ -154,7 +154,7 @@ class FunctionVector:
         elif self.heads:
             lines = [("head", f"L{layer}H{head}", self.strength) for layer, head in self.heads]
         else:
-            lines = [("vector", name, weight) for weight, name in _terms(self.record)]
+            lines = [("vector", name, weight) for weight, name in terms(self.record)]
         return pd.DataFrame(lines, columns=["kind", "part", "weight"])
 
     @property
@@ -286,7 +286,7 @@ class FunctionVector:
 
     def check_split(self, relation: Relation) -> None:
         """Raise an InputError if the vector, or one it was combined from, may have seen the words it is measured on."""
-        for record in _with_parents(self.record):
+        for record in lineage(self.record):
             seed, same_pairs = record["split_seed"], record["data_hash"] in (None, relation.hash)
             if record["relation"] != relation.name or seed is None or (seed == relation.split_seed and same_pairs):
                 continue
@@ -332,23 +332,6 @@ def own_template(vectors: Sequence[FunctionVector]) -> PromptTemplate:
     known = [vector.template for vector in vectors if vector.template]
     agreed = known and all(template == known[0] for template in known)
     return PromptTemplate.from_dict(known[0]) if agreed else PromptTemplate()
-
-
-def _terms(record: Mapping[str, Any]) -> Iterator[tuple[float, str]]:
-    """(weight, what it is) of the vectors that one was made from, through all combinations of combinations."""
-    scale = record["strength"] if record["method"] == "combination" else 1.0
-    for weight, parent in record["parents"]:
-        if parent["method"] == "combination" and parent["parents"]:
-            yield from ((scale * weight * inner, name) for inner, name in _terms(parent))
-        else:
-            of = f" of {parent['relation']}" if parent["relation"] else ""
-            yield scale * weight, f"{parent['method']}{of}"
-
-
-def _with_parents(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    yield record
-    for _, parent in record["parents"]:
-        yield from _with_parents(parent)
 
 
 def _two_models(name: str | None, other: str | None) -> bool:

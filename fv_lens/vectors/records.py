@@ -211,3 +211,21 @@ def _with_parents(record: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             waiting += [(f"{place}parents.{i}.1.", pair[1]) for i, pair in enumerate(pairs) if pair]
             part = part | {"parents": [[pair[0], {}] if pair else parents[i] for i, pair in enumerate(pairs)]}
         yield place, part
+
+
+def terms(record: Mapping[str, Any]) -> Iterator[tuple[float, str]]:
+    """(weight, what it is) of the vectors that one was made from, through all combinations of combinations."""
+    scale = record["strength"] if record["method"] == "combination" else 1.0
+    for weight, parent in record["parents"]:
+        if parent["method"] == "combination" and parent["parents"]:
+            yield from ((scale * weight * inner, name) for inner, name in terms(parent))
+        else:
+            of = f" of {parent['relation']}" if parent["relation"] else ""
+            yield scale * weight, f"{parent['method']}{of}"
+
+
+def lineage(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """A vector's record, and those of all that it was made from."""
+    yield record
+    for _, parent in record["parents"]:
+        yield from lineage(parent)
