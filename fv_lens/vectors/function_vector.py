@@ -22,7 +22,7 @@ from ..models.base import Hook
 from ..models.lens import Lens, Model, check_layer, lens_of
 from ..models.sites import check_site
 from .positions import At, Prompts, as_at
-from .records import Vector, terms, lineage
+from .records import Vector, lineage, terms
 
 if TYPE_CHECKING:
     from ..models.base import HookPoint
