@@ -1,4 +1,4 @@
-"""What `fv-lens` and `python -m fv_lens` start."""
+"""Entry point of `fv-lens` and `python -m fv_lens`."""
 
 import sys
 

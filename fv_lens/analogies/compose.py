@@ -1,8 +1,8 @@
 """Composite function vectors: a library of tuned vectors, mixed to fit one pair of words A:B.
 
 `composite = scale * sum_r w_r v_r + shared + pair_scale * pair part`. The weights say how well each vector of the
-library explains the pair; `shared` is one vector for all analogies, fitted on those of other relations; the pair part
-is what a few gradient steps on the pair itself add. Every part but the weighted sum may be left out.
+library explains the pair; `shared` is one vector for all analogies, fitted on analogies of other relations; the pair
+part is what a few gradient steps on the pair itself add. `shared` and the pair part are optional.
 
 Source: Kang et al. 2026 (arXiv 2601.08169) mix fine-tuned vectors for analogies. Their exact weights are not given
 there; centring, the shared vector beside it and the pair part are ours.
@@ -36,10 +36,10 @@ def weights_of(
     how: Composition,
     allowed: Bool[Tensor, "pair vector"] | None = None,
 ) -> Float[Tensor, "pair vector"]:
-    """The weights that `explained`'s log-probabilities give, each pair's over the vectors `allowed` it; sums are 1.
+    """Weights from the log-probabilities of `explained`, for each pair over the vectors it is `allowed`; they sum to 1.
 
     Raises:
-        InputError: a pair that may use no vector.
+        InputError: a pair that is allowed no vector.
     """
     plain, scores = log_probs[:, :1], log_probs[:, 1:]
     allowed = torch.ones_like(scores, dtype=torch.bool) if allowed is None else allowed
@@ -59,7 +59,7 @@ def weights_of(
 
 def _check_some(allowed: Bool[Tensor, "pair vector"]) -> None:
     if not allowed.any(1).all():
-        raise InputError("The library has no vector left for a pair once its own are left out; give more relations.")
+        raise InputError("Without a pair's own relation or family no vector is left; give more relations.")
 
 
 @torch.inference_mode(False)
@@ -67,7 +67,7 @@ def _check_some(allowed: Bool[Tensor, "pair vector"]) -> None:
 def fitted_weights(
     lens: Lens, library: Library, sources: PromptBatch, allowed: Bool[Tensor, "pair vector"]
 ) -> Float[Tensor, "pair vector"]:
-    """Weights in a softmax, from uniform ones by Adam to the loss of each pair's B; each pair has its own."""
+    """Softmax weights of each pair, moved by Adam from uniform ones to lower the loss of its B."""
     logits = torch.zeros(allowed.shape, **CPU_FLOAT32).masked_fill(~allowed, -torch.inf).requires_grad_()
     adam = torch.optim.Adam([logits], lr=WEIGHT_RATE)
     rows = Rows(lens, sources, range(len(sources)), library.first.layer)
@@ -85,7 +85,7 @@ def fitted_weights(
 def pair_parts(
     lens: Lens, sources: PromptBatch, layer: int, starts: Float[Tensor, "pair d_model"], steps: int
 ) -> Float[Tensor, "step pair d_model"]:
-    """What Adam's steps to each pair's own loss have added to its start, after 0, 1, ... `steps` of them.
+    """The change from its start of each pair's vector, after 0, 1, ... `steps` Adam steps on the pair's own loss.
 
     All pairs are in one batch, one vector each.
     """
@@ -105,8 +105,8 @@ class Composer:
     """Composites of many source pairs from one library; what several settings share is computed once.
 
     Args:
-        pairs: the source pairs A:B; one that comes several times is scored once.
-        pair_steps: the most steps of a pair part that will be asked for; fewer are then on the way.
+        pairs: the source pairs A:B; a repeated pair is scored once.
+        pair_steps: the most steps of a pair part that will be needed; fewer steps then cost nothing more.
     """
 
     def __init__(self, lens: Lens, library: Library, pairs: Sequence[Sequence[str]], pair_steps: int = 0):
@@ -145,7 +145,7 @@ class Composer:
     def coefficients(
         self, how: Composition, allowed: Bool[Tensor, "pair vector"] | None = None
     ) -> Float[Tensor, "pair vector"]:
-        """How much of each vector of the library a composite holds: weights, centred where asked for, times scale."""
+        """Coefficient of each library vector in a composite: the weight, perhaps centred, times scale."""
         weights = self.weights(how, allowed)
         if weights is None:
             return torch.zeros(len(self.place), len(self.library), **CPU_FLOAT32)
@@ -182,7 +182,7 @@ class Composer:
     def _pair_parts(
         self, starts: Sequence[Tensor | None], which: Sequence[int], steps: int
     ) -> Float[Tensor, "pair d_model"]:
-        """`pair_parts` of some of the pairs, each from its start; a pair and start that were asked before are known."""
+        """`pair_parts` of some of the pairs, each from its start, cached by pair and start."""
         begun = [torch.zeros(self.lens.d_model, **CPU_FLOAT32) if start is None else start for start in starts]
         keys = [(int(self.place[i]), start.numpy().tobytes()) for i, start in zip(which, begun)]
         new = {
@@ -213,7 +213,7 @@ def compose(
         model: a HookedTransformer or TransformerBridge.
         vectors: the library, relation -> FunctionVector, as `finetune_all` returns it.
         pair: A and B.
-        how: a `Composition`, a name of `METHODS`, or what `fit_composition` returned (of which `whole` is taken).
+        how: a `Composition`, a name of `METHODS`, or what `fit_composition` returned (its `whole` is used).
 
     Returns:
         A FunctionVector of method "composite" with `.weights` (relation -> weight, largest first) and `.source`. Its

@@ -1,4 +1,4 @@
-"""How composites are made: settings, those with a name, and those fitted in folds over families of relations."""
+"""Settings of composites: single ones, the named ones, and those fitted in folds over families of relations."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -22,20 +22,20 @@ VALIDATION = {"validation accuracy": "accuracy", "validation log-prob, nats": "l
 
 @dataclass(frozen=True, eq=False)
 class Composition:
-    """How a composite is made; `METHODS` has those with a name, and `fit_composition` chooses one.
+    """Settings of a composite; `METHODS` holds the named ones, and `fit_composition` chooses one.
 
     Args:
         weighting: "posterior", `softmax(log P(B | A, +v_r) / temperature)` over the library; "gain", in proportion to
             what a vector gains over none in log P(B | A); "single", the best vector alone; "uniform"; "gradient",
             weights in a softmax moved by Adam to make B probable; "none", no library.
         temperature: of the posterior.
-        center: the mean over the library is taken off every vector first.
+        center: subtract the mean over the library from every vector first.
         scale: multiplies the weighted sum.
         shared: `[d_model]`, added to every composite; None for nothing.
         pair_steps: Adam steps on the pair alone, from `start`; 0 for no pair part.
         pair_scale: multiplies what those steps added to `start`.
-        start: `[d_model]`, where they begin: None for zero.
-        n_shots: 1 if the composite is for the prompt that shows A:B, 0 for the one that asks for C alone.
+        start: `[d_model]`, where those steps begin; None for zero.
+        n_shots: 1 for the prompt that shows A:B, 0 for the prompt that asks for C only.
 
     Raises:
         InputError: an unknown weighting, a temperature that is not above 0, or numbers that are not finite.
@@ -67,14 +67,14 @@ class Composition:
         return f"Composition({self._in_short})"
 
     def _repr_html_(self) -> str:
-        return card("Composition", self.weighting, facts(self._told()), note="What is not listed is as by default.")
+        return card("Composition", self.weighting, facts(self._told()), note="Settings not listed are the defaults.")
 
     @property
     def _in_short(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self._told().items())
 
     def _told(self) -> dict[str, Any]:
-        """The weighting, and what is not as by default; of vectors their shape."""
+        """The weighting and the settings that differ from the defaults; vectors by their shape."""
         settings = {part.name: (getattr(self, part.name), part.default) for part in fields(self)}
         told = {name: value for name, (value, default) in settings.items() if value is not default and value != default}
         shapes = {name: list(value.shape) for name, value in told.items() if isinstance(value, Tensor)}
@@ -116,8 +116,7 @@ METHODS = {
 class Folded:
     """Settings fitted once on analogies of all families (`whole`), and in folds that leave families out.
 
-    `fold_of`: family -> the fold that has not seen it. A family that none has seen takes `whole`. `record`: how they
-    were chosen.
+    `fold_of`: family -> the fold fitted without it; a family in no fold uses `whole`. `record`: how they were chosen.
     """
 
     whole: Composition
@@ -185,7 +184,7 @@ CompositionLike = Composition | Folded | Method
 
 
 def composition(how: CompositionLike) -> Composition:
-    """Settings as they are, the `whole` ones of folds, or those of a name."""
+    """The `Composition` that `how` means: itself, the `whole` of folds, or a named one."""
     if isinstance(how, Composition | Folded):
         return how.whole if isinstance(how, Folded) else how
     if not isinstance(how, str) or how not in METHODS:

@@ -1,4 +1,4 @@
-"""Analogies by the hundred: every way to answer them, from libraries with and without the analogy's own relation."""
+"""Evaluation on many analogies: every method, with libraries with and without the analogy's own relation."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
@@ -41,22 +41,22 @@ def evaluate_analogies(
     choices: bool = True,
     seed: int = 0,
 ) -> AnalogyScores:
-    """Answer all questions by all methods, in the zero-shot and the one-shot prompt, beside prompts alone.
+    """Answer all questions by all methods, in zero-shot and one-shot prompts, and by prompts alone.
 
     Args:
         model: a HookedTransformer or TransformerBridge.
         vectors: the library, relation -> FunctionVector. Questions with a pair it was tuned on are left out.
         questions: see `load_questions`; completion is always measured.
         methods: name -> `Composition`, name of `METHODS` or what `fit_composition` returned; all of `METHODS` if None.
-            A method with a `shared` vector is asked in the prompt it was fitted for alone.
-        libraries: "full", and what is left out of it for each question: "relation left out", "family left out".
-        summed: un-tuned vectors, to be mixed as "posterior" does, for comparison.
+            A method with a `shared` vector is used only in the prompt it was fitted for.
+        libraries: "full", "relation left out" and "family left out": what the library holds for each question.
+        summed: untuned vectors, mixed as by "posterior", for comparison.
         choices: also choose among the answers of the questions that have choices.
-        seed: of the order in which choices stand.
+        seed: seed of the order of choices.
 
     Raises:
-        InputError: something else than questions, or none left, an empty library, vectors of two models or layers, an
-            unknown method or library.
+        InputError: not questions, or none left; an empty library; vectors of two models or layers; an unknown method or
+            library.
 
     Source: analogies from composite vectors follow Kang et al. 2026 (arXiv 2601.08169).
     """
@@ -86,7 +86,7 @@ def evaluate_analogies(
 
 
 class _Asker:
-    """Asks questions by every method; what they have in common is made once."""
+    """Runs questions by every method; what methods have in common is computed once."""
 
     def __init__(
         self,
@@ -225,7 +225,7 @@ class _Asker:
         return profiles
 
     def _known(self, row: Row, questions: Sequence[Question]) -> np.ndarray:
-        """Which questions a row can answer: the true relation's vector those whose relation has one, others all."""
+        """Mask of the questions that a row can answer: for "true relation" those whose relation is in the library."""
         return np.array([row.method != TRUE or question.relation in self.library.names for question in questions])
 
     def _template(self, prompt: str) -> PromptTemplate:

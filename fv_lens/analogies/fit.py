@@ -1,7 +1,7 @@
 """Composites fitted on analogies: one shared vector, scales, temperatures, in folds over families of relations.
 
-The shared vector is tuned on train analogies, and stopped and everything else chosen on validation analogies. Each
-family of relations has a shared vector, and a choice of settings, that none of its analogies had a direct part in.
+The shared vector is tuned on train analogies; early stopping and every other choice use validation analogies. For each
+family of relations there are a shared vector and settings in which none of its analogies had a direct part.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ from .composition import Composition, Folded
 from .library import Exclusion, Library, allowed
 
 N_FOLDS = 5
-SHARED_STEPS = 24  # more make a vector of the families it was tuned on, and no better one for others
+SHARED_STEPS = 24  # more steps overfit the families it is tuned on
 LIBRARY = [Composition("posterior", t, scale=s) for t, s in product((0.5, 1.0, 2.0), (0.25, 0.5, 1.0))]
 CENTRED = [Composition("posterior", t, center=True, scale=s) for t, s in product((1.0, 2.0, 4.0), (0.25, 0.5, 1.0))]
 PAIR = [Composition("none", pair_steps=n, pair_scale=s) for n, s in product((4, 8, 12), (0.25, 0.5, 0.75, 1.0))]
@@ -52,9 +52,9 @@ class Fitting:
     """How composites are fitted.
 
     Args:
-        n_folds: how many groups of families are left out in turn; fewer where there are fewer families. 0 for none.
-        steps: of tuning shared vectors, see `Tuning`.
-        seed: of the folds.
+        n_folds: number of groups of families that are left out in turn, at most the number of families; 0 for none.
+        steps: steps of tuning shared vectors, see `Tuning`.
+        seed: seed of the folds.
 
     Raises:
         InputError: a number of folds or a seed below 0, or steps below 1.
@@ -148,7 +148,7 @@ def fit_compositions(
     tuned = {
         shots: _shared(lens, library, (train, validation), shots, folds, how.steps) for shots in sorted({0, n_shots})
     }
-    shared, starts = list(tuned[n_shots]), list(tuned[0])  # a tensor each, by whose identity pair parts are known
+    shared, starts = list(tuned[n_shots]), list(tuned[0])  # one tensor per fold, shared by all settings
 
     def placed(how: Composition, fold: int) -> Composition:
         start = starts[fold] if how.pair_steps else None
@@ -175,7 +175,7 @@ def fit_compositions(
 
 
 def folds_of(questions: Sequence[Question], n_folds: int, seed: int = 0) -> dict[str, int]:
-    """Family -> fold, with about as many questions in each fold; none where fewer than two families are known."""
+    """Family -> fold, with about equally many questions per fold; empty if fewer than two families are known."""
     counts: dict[str, int] = {}
     for question in questions:
         if (family := question.kin) is not None:

@@ -63,7 +63,7 @@ class Library:
 
     @property
     def first(self) -> FunctionVector:
-        """A vector that stands for the place of all."""
+        """The first vector, whose layer and site are those of all."""
         return self.vectors[0]
 
     @property
@@ -91,7 +91,7 @@ def check_pair(pair: Sequence[str]) -> tuple[str, str]:
 
 
 def check_words(lens: Lens, words: Sequence[str]) -> None:
-    """Raise an InputError for a word that is not text, is empty, or that the tokenizer makes nothing of."""
+    """Raise an InputError for a word that is not text, is empty, or has no tokens."""
     nothing = len(lens.tokens(""))
     for word in words:
         if not isinstance(word, str):
@@ -102,7 +102,7 @@ def check_words(lens: Lens, words: Sequence[str]) -> None:
 
 
 def explained(lens: Lens, library: Library, sources: PromptBatch) -> Float[Tensor, "pair row"]:
-    """log P(B | A) of the whole B, in nats: without a vector in row 0, and with each of the library behind it."""
+    """log P(B | A) of the whole B, in nats: without a vector in row 0, then with each library vector."""
     whatifs = [library.edit(vector) for vector in library.matrix]
     return torch.from_numpy(completions(lens, sources, whatifs).log_prob).float()
 
@@ -114,13 +114,13 @@ def allowed(
     families: Mapping[str, str] | None = None,
     own: Sequence[str | None] = (),
 ) -> Bool[Tensor, "pair vector"]:
-    """Which vectors each pair may use, by the relation it is known to have (None: all of them).
+    """Mask of the vectors that each pair may use, given its relation (None if unknown: all of them).
 
     `exclude`: None for all, "relation" to leave out the pair's own, "family" its siblings too. `families`: relation ->
-    family; those of the bundled relations are known. `own`: each pair's family, where it is known without a relation.
+    family; the bundled relations' are known. `own`: each pair's family, for pairs without a known relation.
 
     Raises:
-        InputError: another `exclude`.
+        InputError: an unknown `exclude`.
     """
     if exclude not in EXCLUSIONS:
         raise InputError(f"exclude is {exclude!r}; give None, 'relation' or 'family'.")

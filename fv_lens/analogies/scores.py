@@ -1,4 +1,4 @@
-"""How well each way answers analogies: a number for each question, with intervals and paired differences over them."""
+"""Scores of every method on analogies: one number per question, with intervals and paired differences over them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ TIE = 1e-5  # scores that are nearer than rounding can tell apart
 
 
 class Row(NamedTuple):
-    """One way to answer: the method, the library it may use ("" where it uses none), and the prompt."""
+    """A row of the results: the method, the library it may use ("" if it uses none), and the prompt."""
 
     method: str
     library: str = ""
@@ -36,7 +36,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class AnalogyScores:
-    """How well each way answers the questions.
+    """Scores of every method on the questions.
 
     `values`: `Row` -> measure -> one number per question, NaN where the measure does not apply to it. Measures of
     completion: `accuracy` (the whole word), `first_token_accuracy`, `log_prob` of the usual answer in nats; of choice:
@@ -83,7 +83,7 @@ class AnalogyScores:
     def _of(self, row: tuple[str, ...], measure: str) -> np.ndarray:
         row = Row(*row)
         if measure not in self.values.get(row, {}):
-            raise InputError(f"There is no {measure!r} of {str(row)!r}; `to_frame()` lists what there is.")
+            raise InputError(f"There is no {measure!r} of {str(row)!r}; `to_frame()` lists all rows and measures.")
         return self.values[row][measure]
 
     def _mean(self, values: np.ndarray, measure: str, within: tuple[float, float] = scores.SHARE) -> Score:

@@ -34,7 +34,7 @@ SENTENCE = PromptTemplate(question="{word}", separator=" ")  # asks "A is to B a
 
 @dataclass(frozen=True)
 class AnalogyAnswer:
-    """What an analogy was answered, each also without the vector (`plain_...`).
+    """The answer to an analogy, with the vector and without it (`plain_...`).
 
     `completions`: the likeliest words with the log-probability of each, in nats. `weights`: relation -> weight, largest
     first. `scores`: of each choice, log P(D | C) in nats; `choice`: the index of the best, in the order given.
@@ -122,8 +122,8 @@ def solve_analogy(
             `n_shots` says whether the prompt shows A:B.
 
     Raises:
-        InputError: what is not a word or has no tokens, an empty library, vectors of two models or layers, a single
-            choice, choices that do not fit the target.
+        InputError: a word that is not text or has no tokens; an empty library; vectors of two models or layers; a
+            single choice; choices that do not fit the target.
 
     Example:
         >>> answer = solve_analogy(model, vectors, ("hot", "cold"), "big")

@@ -13,19 +13,19 @@ from ..vectors.function_vector import FunctionVector
 def unseen(
     questions: Iterable[Question], vectors: Iterable[FunctionVector], relations: Iterable[Relation] = ()
 ) -> tuple[list[Question], list[Question]]:
-    """Part questions into those to keep and those that a vector may have learnt from, to be left out.
+    """Separate the questions to keep from those that a vector may have learnt from, which are to be left out.
 
     Tuned vectors record the first words of their train and validation pairs, not the answers, and the names of their
-    relations; so do the parents of combined ones. The careful rule is therefore: a question is left out if A or C is
-    among the words of a vector of the question's relation, or, where the question or the vector has no known relation,
-    of any. Where the answers are known too, a question of any relation is left out if A:B or C:D is a pair that a
-    vector was tuned on, in either direction: without that a pair under another relation's name would pass. Letter case
+    relations; so do the parents of combined ones. The rule therefore errs on the side of leaving out: a question is
+    left out if A or C is among the words of a vector of the question's relation, or of any vector if the relation of
+    either is unknown. If the answers are known too, a question of any relation is left out if A:B or C:D is a pair that
+    a vector was tuned on, in either direction: otherwise a pair under another relation's name would pass. Letter case
     is ignored. Untuned vectors leave out nothing.
 
     Args:
         questions: kept and left out in their order.
         vectors: such as the values of a library.
-        relations: what the vectors were tuned on, where it is not bundled, so that the answers are known.
+        relations: the relations that the vectors were tuned on, unless bundled, so that the answers are known.
 
     Example:
         >>> kept, left_out = unseen(load_questions(), vectors.values())

@@ -2,7 +2,8 @@
 
 Gladkova, Drozd & Matsuoka (2016), Analogy-based detection of morphological and semantic relations with word
 embeddings: what works and what doesn't (doi 10.18653/v1/N16-2002). The set is not bundled; it is a folder of files
-such as `3_Encyclopedic_semantics/E05 [name - occupation].txt`, whose lines are a word, a tab and answers parted by "/".
+such as `3_Encyclopedic_semantics/E05 [name - occupation].txt`, with a word, a tab and answers separated by "/" in each
+line.
 """
 
 import json
@@ -30,9 +31,9 @@ def load_bats(folder: FilePath, max_answers: int = 20) -> dict[str, Relation]:
     families shared with the bundled relations.
 
     Underscores become spaces. Repeated answers are kept once, a word's own form is not an answer, and a line without
-    answers is dropped. A word that comes twice gets all its answers. E01 is turned round, to be country -> capital as
-    its name says; a capital with several countries (england/uk/britain) goes with the first alone, or a split could
-    show in train what it asks in test.
+    answers is dropped. A word that occurs twice gets all its answers. E01 is reversed, to be country -> capital as its
+    name says; a capital with several countries (england/uk/britain) is kept for the first only, as a split could
+    otherwise show in train what it asks in test.
 
     Args:
         folder: the folder BATS_3.0, or one with some of its files.

@@ -1,4 +1,4 @@
-"""Prompts in words: the template, and few-shot and corrupted draws from a relation; `batches` makes tokens of them."""
+"""Prompts as text: the template, and few-shot and corrupted draws from a relation; `batches` tokenises them."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,8 +22,8 @@ class PromptTemplate:
         question: the part before an answer, with `{word}` in it. It should end where the answer's own token begins, so
             the space before the answer belongs to `answer`.
         answer: the answer, with `{answer}` in it.
-        separator: stands after each demonstration.
-        prefix: stands before all else.
+        separator: the text after each demonstration.
+        prefix: the text before everything else.
 
     Raises:
         InputError: a field that is missing, unknown or not plain (`{word!r}`), or a brace that is not doubled.
@@ -84,12 +84,12 @@ class FewShot:
 
 
 def few_shot(relation: Relation, n_prompts: int, n_shots: int, seed: int = 0) -> tuple[FewShot, ...]:
-    """Draw `n_prompts` intact prompts from a relation, as a rule from its train part.
+    """Draw `n_prompts` intact prompts from a relation, normally its train part.
 
-    The queries are a random permutation of the words, over and over where there are fewer words than prompts.
-    Demonstrations are drawn without replacement and show their first answer. The query is never among them; a pair that
-    would give its answer away (one that has the query among its answers, or whose word answers the query) is among them
-    only when the other pairs are too few.
+    The queries are a random permutation of the words, repeated if there are fewer words than prompts. Demonstrations
+    are drawn without replacement and show their first answer. They never include the query; a pair that would give its
+    answer away (one that has the query among its answers, or whose word answers the query) is used only when there are
+    too few other pairs.
 
     Raises:
         InputError: `n_prompts` below 1, `n_shots` below 0, or fewer than `n_shots` pairs beside the query.
@@ -166,7 +166,7 @@ def _draw(pair: Pair, relation: Relation, n_shots: int, rng: np.random.Generator
     others = [relation.pairs[i] for i in rng.permutation(len(relation)) if relation.pairs[i][0] != query]
     if len(others) < n_shots:
         raise InputError(
-            f"relation {relation.name!r} has {len(others)} pairs beside the query {query!r} and {n_shots} shots need "
+            f"relation {relation.name!r} has {len(others)} pairs besides the query {query!r}, and {n_shots} shots need "
             f"{n_shots}; give more pairs or fewer shots (vectors are made from the train part, two fifths of a "
             f"relation's pairs, so {n_shots} shots take {pairs_for(n_shots + 1)} pairs or more)"
         )

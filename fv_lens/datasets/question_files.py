@@ -1,9 +1,9 @@
-"""Analogy questions in files: the bundled set, published multiple-choice sets, tables of one's own, SCAN.
+"""Analogy questions in files: the bundled set, published multiple-choice sets, the user's own tables, SCAN.
 
-A file is JSON (an object in each line, or a list of them) or a CSV. An object has `source`, `target`, `answers` and
-`foils` as the bundled set has them, or `stem`, `choice`, `answer` and `prefix` as U2, SAT, Google and BATS questions
-have them (Ushio et al. 2021, BERT is to NLP what AlexNet is to CV, 2021.acl-long.280). A CSV has columns a, b, c, d and
-foils, or is that of SCAN.
+A file is JSON (one object per line, or a list of them) or a CSV. An object has `source`, `target`, `answers` and
+`foils` as in the bundled set, or `stem`, `choice`, `answer` and `prefix` as in the U2, SAT, Google and BATS questions
+(Ushio et al. 2021, BERT is to NLP what AlexNet is to CV, 2021.acl-long.280). A CSV has columns a, b, c, d and foils, or
+those of SCAN.
 """
 
 import json
@@ -39,17 +39,17 @@ def load_questions(source: FilePath | None = None) -> list[Question]:
       1, "prefix": "grade4"}. `prefix`, or the last part of a path, becomes the label where it is a school grade, a
       level or a test's number, else the relation, spelt as `load_bats` spells names (its family is known for BATS and
       for bundled relations).
-    - A CSV with columns a, b, c, d, in any letter case; d may hold several answers, parted by "/". Columns that begin
-      with "foil" are wrong choices (empty ones are skipped); `relation` and `family` may be there too.
-    - SCAN's CSV (Czinczoll et al. 2022, arXiv 2211.15268): every two rows of one domain pair, both ways round, make a
+    - A CSV with columns a, b, c, d, in any letter case; d may hold several answers, separated by "/". Columns that
+      begin with "foil" are wrong choices (empty ones are skipped); `relation` and `family` are optional.
+    - SCAN's CSV (Czinczoll et al. 2022, arXiv 2211.15268): every two rows of one domain pair, in either order, make a
       question with A:B from the source domain and C:D from the target domain (sun:planet :: nucleus:electron), except
-      those with a word twice. Rows of one source word give one question with several answers. `alternatives` are other
-      words of the source domain, so no answers. The label is the type of analogy.
+      those that use a word twice. Rows with the same source word give one question with several answers.
+      `alternatives` are other words of the source domain, not answers. The label is the type of analogy.
 
     Raises:
-        InputError: a file that is missing, a folder, empty, not UTF-8 or of another format; a line that makes no
-            question, or that of an earlier line again (but in SCAN, where domains share pairs); a foil listed twice
-            (but in published sets). The message names the file and the line.
+        InputError: a file that is missing, a folder, empty, not UTF-8 or of another format; a line that is not a
+            question, or repeats that of an earlier line (except in SCAN, where domains share pairs); a foil listed
+            twice (except in published sets). The message names the file and the line.
 
     Example:
         >>> questions = load_questions("my_analogies.csv")
@@ -77,11 +77,11 @@ def _parse(text: str) -> list[Question]:
         return _distinct([(place, _at(place, _from_json, item)) for place, item in _json_items(text)])
     (line, columns), rows = table_records(text)
     if not rows:
-        raise InputError(f"this file has a header and no line below it; {_EXPECTED}")
+        raise InputError(f"this file has a header and no rows; {_EXPECTED}")
     if set(_SCAN) <= set(columns):
         return _from_scan(rows)
     if missing := [name for name in "abcd" if name not in columns]:
-        raise InputError(f"line {line} is {','.join(columns)!r}, without {', '.join(missing)}; {_EXPECTED}")
+        raise InputError(f"line {line}, the header {','.join(columns)!r}, lacks {', '.join(missing)}; {_EXPECTED}")
     return _distinct([(f"line {number}", _at(f"line {number}", _from_cells, cells)) for number, cells in rows])
 
 
@@ -107,12 +107,12 @@ def _at(place: str, parse: Callable[[Any], T], text: Any) -> T:
 
 
 def _distinct(questions: list[tuple[str, Question]]) -> list[Question]:
-    """The questions, or an InputError that names two places of one: counted twice, it would weigh twice."""
+    """The questions; an InputError names both places of a repeated one, which would count twice."""
     first: dict[tuple[Any, ...], str] = {}
     for place, question in questions:
         same = (question.source, question.completion[0], frozenset(question.answers), frozenset(question.pairs))
         if (other := first.setdefault(same, place)) != place:
-            raise InputError(f"{place} has the question of {other} again, {':'.join(question.source)}; keep one")
+            raise InputError(f"{place} repeats the question of {other}, {':'.join(question.source)}; keep one")
     return [question for _, question in questions]
 
 
@@ -176,7 +176,7 @@ def _from_cells(cells: dict[str, str]) -> Question:
 
 
 def _choices(target: str, answers: list[Any], wrong: list[Any]) -> list[tuple[Any, Any]]:  # `Question` checks the words
-    """The usual answer and the wrong ones as pairs; none where only completion is asked."""
+    """The usual answer and the wrong ones as pairs; empty for questions that are only completed."""
     if repeated := [word for place, word in enumerate(wrong) if word in wrong[:place]]:
         raise InputError(f"the foil {repeated[0]!r} is listed twice; keep one of them, or another wrong answer")
     return [(target, word) for word in (answers[0], *wrong)] if wrong else []

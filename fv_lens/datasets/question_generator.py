@@ -22,15 +22,15 @@ def generate(
     part: Literal["train", "validation", "test"] = "test",
     n_choices: int | None = None,
 ) -> list[Question]:
-    """Questions from two pairs each of one relation: `n_each` per relation, all different, the same for one seed.
+    """Questions that each combine two pairs of one relation: `n_each` per relation, all different, fixed by the seed.
 
-    The words of a question, with all answers for C, are all different; B is the usual answer of A. The family of a
-    relation that names none is its name.
+    The words of a question, with all answers for C, are all different; B is the usual answer of A. A relation without a
+    family counts as a family of its own.
 
     Args:
-        relations: Relations, or what `load_relation` takes; of a mapping, its values.
-        n_each: how many questions of each relation.
-        seed: of the relations' split, and of which pairs meet.
+        relations: Relations, or what `load_relation` takes; a mapping gives its values.
+        n_each: questions per relation.
+        seed: seed of the relations' split, and of which pairs are combined.
         part: the part of the split whose pairs are used: "train", "validation" or "test".
         n_choices: how many words to choose from; None for questions without choices. About half of the wrong ones are
             answers to other words of the relation ("other"); the rest come from relations of other families: words

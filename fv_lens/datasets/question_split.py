@@ -19,11 +19,11 @@ class Questions(NamedTuple):
 
 
 def split_questions(questions: Sequence[Question], seed: int = 0) -> Questions:
-    """Deal questions to train, validation and test, about 2 : 1 : 2 within each relation, and over those of none.
+    """Split questions into train, validation and test, about 2 : 1 : 2 in each relation and in those without one.
 
-    Questions that share a pair, A:B or C:D in either direction, come into the same part; such a group counts for the
-    first of its relations. Which part depends on the seed (SHA-256) and on which questions there are, not on their
-    order, and each part keeps the order given. Where there are few questions, a part may be empty.
+    Questions that share a pair, A:B or C:D in either direction, go to the same part; such a group counts for the first
+    of its relations. The part depends on the seed (SHA-256) and on the set of questions, not on their order, and each
+    part keeps the order given. With few questions a part may be empty.
     """
     seed = whole_number("seed", seed, least=0)
     groups = defaultdict(list)
@@ -33,7 +33,7 @@ def split_questions(questions: Sequence[Question], seed: int = 0) -> Questions:
     part_of, owed = {}, [0.0, 0.0, 0.0]
     for relation in sorted(groups):
         n = sum(len(group) for *_, group in groups[relation])
-        # What earlier relations left uneven is made up, by one question at most: else single ones all went to train.
+        # Carry over what earlier relations left uneven, by one question at most: else single ones all go to train.
         missing = [share * n + min(max(debt, -1), 1) for share, debt in zip(SHARES, owed)]
         owed = [debt + share * n for share, debt in zip(SHARES, owed)]
         for size, _, group in sorted(groups[relation]):
@@ -45,7 +45,7 @@ def split_questions(questions: Sequence[Question], seed: int = 0) -> Questions:
 
 
 def families_of(questions: Iterable[Question]) -> dict[str, str]:
-    """The relations of known family, with it."""
+    """Relation -> family, for the questions that name both."""
     return {question.relation: question.family for question in questions if question.relation and question.family}
 
 

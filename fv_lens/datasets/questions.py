@@ -1,7 +1,7 @@
-"""Analogy questions A:B :: C:D: what a question is.
+"""The `Question` type: an analogy A:B :: C:D.
 
-They are read from files by `question_files`, made from relations by `question_generator`, and dealt to parts without
-a pair in common by `question_split`.
+Questions are read from files by `question_files`, made from relations by `question_generator`, and split into parts
+without a pair in common by `question_split`.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from .relation_files import load_relation, relation_names
 
 @dataclass(frozen=True)
 class Question:
-    """An analogy question A:B :: C:D, to be completed, and with choices also to be chosen.
+    """An analogy question A:B :: C:D, to be completed or, if it has choices, answered by choosing.
 
     Sequences are kept as tuples.
 
@@ -88,7 +88,7 @@ class Question:
                         f"{this} has {':'.join(pair)}, a right answer, among its wrong choices; remove it."
                     )
         if self.kinds and len(self.kinds) != len(pairs):
-            raise InputError(f"{this} has {len(self.kinds)} kinds and {len(pairs)} choices; give a kind of each.")
+            raise InputError(f"{this} has {len(self.kinds)} kinds and {len(pairs)} choices; give one kind per choice.")
         if not all(isinstance(kind, str) for kind in self.kinds):
             raise InputError(f"{this} has kinds {self.kinds!r}; give text.")
         for name in ("relation", "family"):
@@ -127,13 +127,13 @@ class Question:
         return self.family or self.relation
 
     def asked(self, n_shots: int) -> FewShot:
-        """The prompt in words that asks for D, behind A:B if `n_shots` is 1."""
+        """The prompt that asks for D, with A:B as its demonstration if `n_shots` is 1."""
         target, answers = self.completion
         return FewShot(target, answers, ((self.source[0], self.source[1]),) if n_shots else ())
 
     @property
     def identity(self) -> tuple[Any, ...]:
-        """What is asked and what is right, without the choices: orders by hash are made of it."""
+        """Relation, source and completion, without the choices: the key by which questions are ordered (hashed)."""
         return self.relation, self.source, self.completion
 
     @cached_property
@@ -161,11 +161,11 @@ class Question:
     def as_pairs(self) -> "Question":
         """The question with pairs C:D to choose from, and D:C as one more that is "reversed".
 
-        D:C is not added where it stands already, or where it is right as well: where the bundled list of the relation
-        holds a pair in both directions (antonym).
+        D:C is not added if it is a choice already, or if it is right as well because the bundled list of the relation
+        has pairs in both directions (antonym).
         """
         if not self.pairs:
-            raise InputError(f"The question {':'.join(self.source)} has no choices; make pairs of one that has.")
+            raise InputError(f"The question {':'.join(self.source)} has no choices; use a question that has some.")
         back = self._right_pair[::-1]
         if back in self.pairs or (self.relation is not None and _symmetric(self.relation)):
             return self

@@ -31,10 +31,9 @@ Cells = dict[tuple[int, int], list[float]]  # the ratings of two relations, the 
 class HumanMatrix:
     """Mean ratings of relation against relation, `values` `[relation, relation]`, symmetric, NaN where none were asked.
 
-    `counts`: the comparisons behind each cell. `ceiling`: Spearman's rho between two halves of the comparisons of the
-    cells off the diagonal, stepped up to their whole number (Spearman-Brown), mean over random halves: the reliability
-    of the matrix, as far as comparisons differ (a perfect model of the true means reaches about its square root).
-    Judges are not resampled. None where a cell has a single comparison.
+    `counts`: the number of comparisons in each cell. `ceiling`: split-half reliability of the cells off the diagonal,
+    Spearman's rho with the Spearman-Brown correction, mean over random halves of the comparisons (a perfect model of
+    the true means reaches about its square root). Judges are not resampled. None if a cell has a single comparison.
     """
 
     names: tuple[str, ...]
@@ -129,7 +128,7 @@ def _comparisons(text: str) -> list[dict[str, Any]]:
     if missing := [name for name in COLUMNS if name not in columns]:
         raise InputError(f"this file has no column {missing[0]!r}; it needs {', '.join(COLUMNS)}")
     if not rows:
-        raise InputError("there is no line below the header, so no rating")
+        raise InputError("this file has a header and no ratings")
     comparisons: list[dict[str, Any]] = []
     first: dict[frozenset[Any], int] = {}
     for number, cells in rows:
@@ -141,7 +140,7 @@ def _comparisons(text: str) -> list[dict[str, Any]]:
         if n < 1 or n != int(n):
             raise InputError(f"line {number} has num_ratings {n:g}; expected a whole number of people, at least 1")
         sides = [(cells[f"relation{i}"], (cells[f"pair{i}_word1"], cells[f"pair{i}_word2"])) for i in (1, 2)]
-        # Who is compared with whom has no order, or a matrix of relations would not be symmetric.
+        # A comparison is unordered, so that the matrix of relations is symmetric.
         if (other := first.setdefault(frozenset(sides), number)) != number:
             raise InputError(f"lines {other} and {number} both rate {' and '.join(':'.join(p) for _, p in sides)}")
         (relation1, pair1), (relation2, pair2) = sides

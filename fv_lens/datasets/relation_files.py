@@ -2,7 +2,7 @@
 
 Formats: our own JSON, `{"name": "antonym", "pairs": [["hot", "cold"], ["big", ["small", "little"]]]}` with "names",
 "category" and "family" where wanted; the JSON of Todd et al. 2024 (github.com/ericwtodd/function_vectors),
-`[{"input": "hot", "output": "cold"}, ...]`; and tables of two columns, word and answer, as CSV or TSV.
+`[{"input": "hot", "output": "cold"}, ...]`; and two-column tables of word and answer, as CSV or TSV.
 """
 
 import difflib
@@ -87,12 +87,12 @@ def _find(source: FilePath) -> Traversable:
     if isinstance(source, os.PathLike) or path.name != source or path.suffix or os.path.exists(source):
         return path
     near = _near(source)
-    hint = f"near names: {', '.join(near)}; " if near else ""
-    raise InputError(f"no bundled relation is called {source!r}; {hint}`fv-lens relations` lists all")
+    hint = f"did you mean {', '.join(near)}? " if near else ""
+    raise InputError(f"there is no bundled relation {source!r}; {hint}`fv-lens relations` lists all")
 
 
 def _near(name: str) -> list[str]:
-    """Bundled relations whose name is like this one, then those of a like `names` entry ("opposits" -> antonym)."""
+    """Bundled relations with a similar name, then those with a similar entry in `names` ("opposits" -> antonym)."""
     spoken: dict[str, list[str]] = {}
     for relation in map(_bundled, relation_names()):
         for word in relation.names:
@@ -122,8 +122,8 @@ def _read_json(file: Traversable) -> Any:
         lines = [line for line in text.split("\n") if line.strip()]
         if len(lines) > 1 and _is_json(lines[0]) and _is_json(lines[1]):
             raise InputError(
-                'this file has JSON on every line; a relation is one JSON value: put the lines in a list, "[" before '
-                'the first, "," between two and "]" behind the last. Analogy questions are read by `load_questions`'
+                'this file has JSON on every line; a relation is one JSON value: put the lines in a list: "[" before '
+                'the first, "," between lines and "]" after the last. Analogy questions are read by `load_questions`'
             ) from None
         raise InputError(f"{error}; give a JSON file such as {FORMAT}, or a .csv of words and answers") from None
 
@@ -146,7 +146,7 @@ def _parse_relation(content: Any, name: str) -> Relation:
         content = {"name": name, "pairs": [[item["input"], item["output"]] for item in content]}
     if not isinstance(content, dict) or not {"name", "pairs"} <= content.keys():
         raise InputError(
-            f'the file should hold {FORMAT}, where wanted with {OPTIONAL}; or a list of {{"input": ..., "output": ...}}'
+            f'the file should hold {FORMAT}, optionally with {OPTIONAL}; or a list of {{"input": ..., "output": ...}}'
         )
     kinds = {"name": str, "pairs": list, "names": list, "category": str | None, "family": str | None}
     for key, kind in kinds.items():

@@ -105,15 +105,15 @@ class Relation:
 
     @property
     def hash(self) -> str:
-        """SHA-256, in hexadecimal, of the name and the pairs in their order: tells which data a result came from.
+        """SHA-256, in hexadecimal, of the name and the pairs in order, which identifies the data of a result.
 
-        A relation that was cut by `limited` has that of the whole one, of whose split its parts are.
+        A relation cut by `limited` has the hash of the whole one, whose split its parts come from.
         """
         parts = {"name": self.name, "pairs": self.pairs}
         return self.cut_from or _sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")))
 
     def with_split(self, seed: int) -> "Relation":
-        """The relation dealt in another way: everything made from it uses the parts of `split(seed)`.
+        """The relation with another split: everything made from it uses the parts of `split(seed)`.
 
         Raises:
             InputError: the relation has parts of its own, of another split.
@@ -124,8 +124,8 @@ class Relation:
         """
         if self.parts is not None and seed != self.split_seed:
             raise InputError(
-                f"relation {self.name!r} is cut to parts of split {self.split_seed} and cannot be dealt in split "
-                f"{seed}; deal the whole relation, then cut it"
+                f"relation {self.name!r} is cut to parts of split {self.split_seed} and cannot be split with seed "
+                f"{seed}; call with_split on the whole relation, then cut it"
             )
         return replace(self, split_seed=seed)
 
@@ -217,9 +217,9 @@ class Split(NamedTuple):
 
 
 def pairs_for(n_train: int) -> int:
-    """How many pairs a relation needs for a train part of `n_train` (see `Relation.split`).
+    """Number of pairs that a relation needs for a train part of `n_train` (see `Relation.split`).
 
-    Kin that must stay together may take a few more.
+    Pairs that must stay with their reversals may take a few more.
 
     Example:
         >>> pairs_for(11)

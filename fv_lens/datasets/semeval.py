@@ -30,7 +30,7 @@ class RatedRelation:
 
     `code` is "1a"; `category` the class ("CLASS-INCLUSION"), `definition` a phrase of X and Y. `ratings` of `pairs`:
     percent of judges who chose the pair as most illustrative minus percent who chose it as least, -100 to 100. Pairs
-    that the makers turned round on purpose are left out; there were `n_reversed`.
+    that the authors reversed on purpose are left out; there were `n_reversed`.
     """
 
     code: str
@@ -65,7 +65,7 @@ class RatedRelation:
             whole.with_pairs([pair for pair in whole.pairs if pair[0] in some])
             for some in (set(words[:n_train]), set(words[n_train:]))
         )
-        # Never scored on words: the test part stands in for the field only.
+        # Never scored on words: validation fills the test part, which a Split must have.
         parts = Split(train, validation, validation)
         return Relation(whole.name, whole.pairs, (), whole.category, whole.family, parts)
 
@@ -73,8 +73,8 @@ class RatedRelation:
 def halves(relations: Mapping[str, RatedRelation], seed: int = 0) -> dict[str, dict[tuple[str, str], int]]:
     """Code -> pair -> 0 or 1: vectors tuned on one half of every relation are scored on the other.
 
-    Together go a relation's pairs of one first word, and one pair (or its reversal) wherever it is listed, for the
-    library that scores it holds all relations' vectors. Each reversal of a relation's pair has that pair's half too.
+    A relation's pairs with one first word go together, and so does one pair (or its reversal) wherever it is listed,
+    because the library that scores it holds all relations' vectors. The reversal of a pair has the pair's half too.
     """
     group = {(code, a): {(code, a)} for code, one in relations.items() for a, _ in one.pairs}
     seen: dict[frozenset[str], tuple[str, str]] = {}
@@ -135,7 +135,7 @@ def load_semeval(folder: FilePath) -> dict[str, RatedRelation]:
         for text, what in zip(parts, ("number", "letter", "class", "name", "phrase")):
             check_text(text, f"{definitions}: line {number} has the {what}")
         if code in relations:
-            raise InputError(f"{definitions}: line {number} is for relation {code}, as an earlier line; keep one")
+            raise InputError(f"{definitions}: line {number} is for relation {code}, like an earlier line; keep one")
         if code in files:
             rated = _ratings(files[code])
             pairs = [pair for pair in rated if pair not in turned.get(code, ())]
@@ -143,7 +143,7 @@ def load_semeval(folder: FilePath) -> dict[str, RatedRelation]:
             left_out = len(rated) - len(pairs)
             relations[code] = RatedRelation(code, parts[3], parts[2], parts[4], tuple(pairs), ratings, left_out)
     if missing := sorted(files.keys() - relations.keys()):
-        raise InputError(f"{definitions} has no line for {missing[0]}, of which there are ratings")
+        raise InputError(f"{definitions} has no line for relation {missing[0]}, which has ratings; get all files")
     return relations
 
 
@@ -180,7 +180,7 @@ def _lines(file: Path) -> list[tuple[int, str]]:
 def _find(folder: Path, name: str) -> Path:
     files = sorted(folder.rglob(name))
     if not files:
-        raise InputError(f"{str(folder)!r} has no {name}, also not in its sub-folders; get the whole data package")
+        raise InputError(f"{str(folder)!r} has no {name}, nor do its sub-folders; get the whole data package")
     return files[0]
 
 

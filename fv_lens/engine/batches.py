@@ -17,7 +17,7 @@ from ..ground.errors import InputError, whole_number
 
 @runtime_checkable
 class Tokens(Protocol):
-    """What makes tokens of text: a `Lens`, or whatever puts BOS where the model wants it and knows these numbers."""
+    """The tokeniser that `batch` needs: a `Lens`, or anything else that applies the model's BOS rule."""
 
     n_ctx: int
 
@@ -51,7 +51,7 @@ class PromptBatch:
         return len(self.texts)
 
     def select(self, indices: Iterable[int] | Tensor) -> "PromptBatch":
-        """The prompts at `indices`, in the order given; columns that hold nothing but padding then are dropped.
+        """The prompts at `indices`, in the order given; columns that then hold nothing but padding are dropped.
 
         Raises:
             InputError: no indices, or one outside the batch.
@@ -65,7 +65,7 @@ class PromptBatch:
             for index in torch.as_tensor(indices, device="cpu").tolist()
         ]
         if not rows or max(rows) >= len(self):
-            raise InputError(f"prompts {rows} are to be selected; give at least one index, all in 0..{len(self) - 1}")
+            raise InputError(f"the indices of prompts are {rows}; give at least one, all in 0..{len(self) - 1}")
         longest = int(self.mask[rows].sum(dim=1).max())
         return PromptBatch(
             tokens=self.tokens[rows, -longest:],

@@ -1,4 +1,4 @@
-"""Chunks of rows that run together on the way back through a model: as many as memory holds."""
+"""Chunks of rows that share one backward pass: as many as memory holds."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from ..models.lens import Lens, Prefix
 from ..models.state import Parity
 from .batches import PromptBatch
 
-CPU_BYTES = 2**29  # what the rows of one chunk may hold for the way back, beside weights and prefixes
+CPU_BYTES = 2**29  # activations that one chunk may hold for the backward pass, besides weights and prefixes
 MOST_ROWS, MOST_ROWS_GPU = 448, 8192  # matmuls gain nothing from more
 
 
 @dataclass(frozen=True, eq=False)
 class Begun:
-    """What rows meet in the blocks above the layer that their vectors are added after.
+    """The input of the blocks above the injection layer, for the rows of a chunk.
 
     `prefix`: keys and values of the tokens before the new ones. `residual`: what leaves the layer.
     `tuples`: whether blocks return tuples.
@@ -32,8 +32,8 @@ class Begun:
 class Chunk:
     """Rows that run together: `rows` are their places among all, `new` the tokens from the last prompt token on.
 
-    `owners`: which vector each row is of. `targets`: `[row, new]`, the token to predict at each of the new tokens, -1
-    behind an answer's end. `above`: what the blocks above start from; None where every step is a full forward.
+    `owners`: index of each row's vector. `targets`: `[row, new]`, the token to predict at each of the new tokens, -1
+    after an answer's end. `above`: what the blocks above start from; None if every step is a full forward.
     """
 
     rows: Int[Tensor, " row"]
@@ -59,8 +59,8 @@ def groups(
 ) -> Iterator[list[int]]:
     """Rows of equal answer length and similar prompt length, as many as memory allows.
 
-    On a GPU answers of all lengths go together: there, more chunks cost more than tokens behind shorter answers.
-    With hooks of the user's on the model each row is in a group of its own.
+    On a GPU answers of all lengths go together: there more chunks cost more than padding after shorter answers. If the
+    user has hooks on the model, each row is a group of its own.
     """
     if lens.one_by_one:
         yield from ([row] for row in range(len(prompts)))
@@ -83,7 +83,7 @@ def groups(
 
 
 def most_rows(lens: Lens, layer: int, exact: bool, length: int, new: int) -> int:
-    """How many rows of `length` prompt and `new` answer tokens the memory at hand can keep the way back for.
+    """Number of rows of `length` prompt and `new` answer tokens whose backward pass fits the available memory.
 
     `exact`: whether the blocks above `layer` run alone, on the new tokens, and not whole forwards.
     """
@@ -110,6 +110,6 @@ def bytes_held(
 
 
 def gpu_bytes(device: torch.device) -> int:
-    """What of a GPU's memory can be taken: what is free there, and what torch took before and keeps to use again."""
+    """Available GPU memory in bytes: what is free, and what torch has reserved but does not use."""
     kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + kept

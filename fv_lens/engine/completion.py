@@ -1,4 +1,4 @@
-"""What a model completes prompts with, under any what-ifs: is the whole answer right, and how probable is it?
+"""Completion of prompts under any what-ifs: whether the whole answer is right, and how probable it is.
 
 Right means that an answer's tokens are the most probable ones, one after the other, and that the next most probable
 token begins with a newline or ends the text: " smaller" is not " small". Any listed answer will do.
@@ -17,8 +17,8 @@ from .batches import PromptBatch
 from .prefixes import shared_tokens
 from .whatif import Read, WhatIf, what_if
 
-FEW = 4  # what-ifs, at most, for which first listed answers are run without looking first whether any row begins one
-TOGETHER = 1024  # answers times what-ifs that are run in one go
+FEW = 4  # up to this many what-ifs, first listed answers are run at once, whether or not any row begins one
+TOGETHER = 1024  # answers times what-ifs in one run
 
 
 Which = int | slice | Sequence[int] | np.ndarray  # as numpy takes them
@@ -26,7 +26,7 @@ Which = int | slice | Sequence[int] | np.ndarray  # as numpy takes them
 
 @dataclass(frozen=True, eq=False)
 class Completions:
-    """How prompts are completed, each `[prompt, row]`, the plain prompt in row 0 and the what-ifs behind it.
+    """Completions of prompts, each field `[prompt, row]`, with the plain prompt in row 0 and the what-ifs after it.
 
     `right`: an answer is completed as a whole. `log_prob`: of the whole first listed answer, in nats. `rank`: of the
     best answer's first token, 0 = most probable. `first_log_prob`: that the next token begins any answer.
@@ -56,8 +56,8 @@ def completions(
 ) -> Completions:
     """Complete each prompt as it is and under each what-if; `progress` is called with the number of prompts begun.
 
-    Only answers that some row's most probable token begins are run on, and only for such rows. (The first listed answer
-    is, if it has several tokens, run for all rows: its log-probability is reported.)
+    An answer is run only if its first token is some row's most probable one, and only for such rows. (The first listed
+    answer, if it has several tokens, is run for all rows: its log-probability is reported.)
 
     Raises:
         InputError, ParityError: as `what_if`.
@@ -90,7 +90,7 @@ def completions(
 
 
 def rows_of(whatifs: Mapping[str, Sequence[WhatIf]]) -> dict[str, list[int]]:
-    """Name -> the rows of its what-ifs in `completions` that are asked all of them, one name after the other."""
+    """Name -> the rows of its what-ifs in `completions`, when these are given all of them, one name after the other."""
     ends = np.cumsum([1, *map(len, whatifs.values())]).tolist()
     return {name: list(range(start, end)) for name, start, end in zip(whatifs, ends, ends[1:])}
 
@@ -98,7 +98,7 @@ def rows_of(whatifs: Mapping[str, Sequence[WhatIf]]) -> dict[str, list[int]]:
 def _open(
     prompts: PromptBatch, top: np.ndarray, done: bool
 ) -> Iterator[tuple[list[int], list[tuple[int, ...]], list[int]]]:
-    """(prompt indices, answers, rows) still to be asked, in groups of one answer length; `done`: first answers are."""
+    """(prompt indices, answers, rows) still to be run, by answer length; `done`: whether first answers are done."""
     wanted = []
     for i, listed in enumerate(prompts.answers):
         for place, answer in enumerate(dict.fromkeys(listed)):
@@ -129,9 +129,9 @@ def _ask(
     whatifs: Sequence[WhatIf],
     read: Read,
 ) -> np.ndarray:
-    """What `read` makes of the logits behind each prompt and each token of its answer, `[prompt, 1 + what-if, ...]`."""
+    """`read` of the logits after each prompt and each token of its answer, `[prompt, 1 + what-if, ...]`."""
     part = prompts.select(members)
-    behind = _padded(answers).clamp(min=0)  # what stands behind a shorter answer is seen by nothing that is read
+    behind = _padded(answers).clamp(min=0)  # whatever follows a shorter answer is never read
     tokens, mask = torch.cat([part.tokens, behind], 1), torch.cat([part.mask, torch.ones_like(behind)], 1)
     chosen = torch.tensor(members, device="cpu")
     of_members = [[edit.for_prompts(chosen) for edit in whatif] for whatif in whatifs]

@@ -1,7 +1,7 @@
-"""Edits of the last prompt token: an `Edit`, those that act together (a `WhatIf`), and the `Plan` of many as rows.
+"""Edits at the last prompt token: an `Edit`, several that act together (a `WhatIf`), and the `Plan` that makes rows.
 
-The row of a what-if is a copy of the clean row, born in the layer of its first edit, so no layer computes a row that is
-still equal to the clean one.
+The row of a what-if is a copy of the clean row, born in the layer of its first edit, so no layer computes a row that
+still equals the clean one.
 """
 
 from collections import defaultdict
@@ -88,7 +88,7 @@ class Plan:
 
     @staticmethod
     def _editor(edits: Sequence[RowEdit], view: View) -> HookFunction:
-        # values: [edit, prompt, d]; those of a layer go to the model's device together, one by one they keep it waiting
+        # values: [edit, prompt, d]; moved to the device in one transfer, as single transfers would stall it
         values = torch.stack([value.to(edits[0][2]) for _, _, value in edits])
         rows = torch.tensor([row for row, _, _ in edits], device="cpu")
         listed = [head for _, head, _ in edits if head is not None]  # all of them, or none
@@ -96,7 +96,7 @@ class Plan:
 
         def edit(x: Tensor, hook: "HookPoint") -> Tensor:
             x = x.clone()
-            if heads is None:  # accumulates: one row may be given several vectors in one layer
+            if heads is None:  # accumulates: several vectors may be added to one row in one layer
                 view(x).index_put_((rows.to(x.device),), values.to(x), accumulate=True)
             else:
                 view(x)[rows, :, heads] = values.to(x)

@@ -1,6 +1,6 @@
-"""The forms that rows may run in, fastest first; `parity` finds out which of them are exact on a model.
+"""The forms in which rows may run, fastest first; `parity` measures which of them are exact on a model.
 
-Rows come back as `[row, prompt, token, ...]`, row 0 clean: what enters the unembedding, or logits in the full forms.
+Every form returns `[row, prompt, token, ...]`, row 0 clean: what enters the unembedding, or logits in the full forms.
 """
 
 from collections.abc import Callable
@@ -33,14 +33,14 @@ def as_positions(lens: Lens, prefix: Prefix, ids: Tensor, mask: Tensor, plan: Pl
     born: list[Hook] = [(f"blocks.{layer}.hook_resid_pre", birth(n)) for layer, n in enumerate(plan.born) if n]
     hooks = [*born, *own, *plan.hooks(lambda x: x.transpose(0, 1))]
     rows = lens.step(prefix, ids[:, -1:], mask, attend, hooks, alone=True)
-    rows = rows.reshape(len(ids), plan.n_rows, -1)  # some models fold what they take for a batch of single tokens
+    rows = rows.reshape(len(ids), plan.n_rows, -1)  # some models flatten what looks like a batch of single tokens
     return rows.transpose(0, 1)[:, :, None]
 
 
 def as_batch(lens: Lens, prefix: Prefix, ids: Tensor, mask: Tensor, plan: Plan) -> Tensor:
     """Rows are elements of the batch of an ordinary decode step; nothing about attention is assumed."""
     n_prompts, tail = len(ids), slice(prefix.length, None)
-    # More rows than a tensor that all rows share can have heads or positions; those beyond the plan never live.
+    # More rows than heads or positions, so that the batch dimension is recognised by its size; surplus rows never run.
     n_rows = max(plan.n_rows * n_prompts, lens.n_heads + 1, ids.shape[1] + 1)
     prompt = torch.arange(n_rows, device=ids.device) % n_prompts
     alive = 0
@@ -74,7 +74,7 @@ def as_batch(lens: Lens, prefix: Prefix, ids: Tensor, mask: Tensor, plan: Plan) 
 
 
 def in_full(lens: Lens, prefix: Prefix, ids: Tensor, mask: Tensor, plan: Plan) -> Tensor:
-    """Rows are whole prompts, run through the whole model with the edit in a hook: the slow truth. Logits come back."""
+    """Rows are whole prompts, run through the whole model with the edit in a hook: the slow reference, as logits."""
     n_prompts, tail = len(ids), ids.shape[1] - prefix.length
     prompt = torch.arange(plan.n_rows * n_prompts, device=ids.device) % n_prompts
     hooks = plan.hooks(lambda x: x.unflatten(0, (-1, n_prompts))[:, :, -tail])
@@ -82,10 +82,10 @@ def in_full(lens: Lens, prefix: Prefix, ids: Tensor, mask: Tensor, plan: Plan) -
 
 
 def one_by_one(lens: Lens, prefix: Prefix, ids: Tensor, mask: Tensor, plan: Plan) -> Tensor:
-    """Rows are prompts without padding, each in a forward of its own that ends in the token read: what users would do.
+    """Rows are prompts without padding, each in its own forward that ends in the token read: what users would do.
 
-    Where hooks of the user's are on the model, rows, batches and padding would move what their positions mean. A
-    continuation is run once for each of its tokens, so that its last position is the last token, as in decoding.
+    The user's hooks may depend on positions, which rows, batches and padding would shift. A continuation is run once
+    for each of its tokens, so that its last position is the last token, as in decoding.
     """
     tail = ids.shape[1] - prefix.length
     rows = []

@@ -1,8 +1,8 @@
-"""Losses of whole answers under added vectors, and their gradients: the engine's rows that learn.
+"""Losses of whole answers under added vectors, and their gradients: the engine's trainable rows.
 
 A row is a prompt with its answer, and a vector added at the prompt's last token after one block. Nothing up to that
 block depends on the vector, nor does any earlier token: keys, values and residuals there are computed once. A step runs
-the blocks above on the row's own tokens, as an element of the batch of a decode step, and goes back through them alone.
+only the blocks above, forward and backward, on the row's own tokens, as an element of the batch of a decode step.
 """
 
 import logging
@@ -34,7 +34,7 @@ log = logging.getLogger("fv_lens")
 
 
 class Rows:
-    """Prompts whose first listed answer is to be made probable, each by one of several vectors.
+    """Prompts with their first listed answers as targets, each under one of several vectors.
 
     Args:
         prompts: the prompts; of each, the first listed answer counts, all its tokens or `first_token` alone.
@@ -55,7 +55,7 @@ class Rows:
         self.lens, self.layer = lens, check_layer(lens, layer)
         self.owners = torch.as_tensor(owners, device="cpu").clone()
         if self.owners.shape != (len(prompts),):
-            raise InputError(f"There are {len(self.owners)} owners of {len(prompts)} prompts; give one for each.")
+            raise InputError(f"There are {len(self.owners)} owners for {len(prompts)} prompts; give one for each.")
         counts = torch.bincount(self.owners)
         self.shares = 1 / counts[self.owners].float()  # of each row in the mean loss of its vector
         answers = [listed[0][:1] if first_token else listed[0] for listed in prompts.answers]
@@ -138,7 +138,7 @@ class Rows:
         return torch.zeros(len(rows), dtype=torch.float32, device=rows.device).index_add_(0, row, torch.cat(losses))
 
     def _above(self, chunk: Chunk, added: Tensor) -> Tensor:
-        """What enters the unembedding (or logits), `[row, new, ...]`, by the blocks above the layer alone."""
+        """What enters the unembedding (or logits), `[row, new, ...]`, from running only the blocks above the layer."""
         begun = chunk.begun
         first = begun.residual[:, :1] + added[:, None].to(begun.residual)
         residual = torch.cat([first, begun.residual[:, 1:]], 1)
@@ -157,7 +157,7 @@ class Rows:
             return self.lens.step(begun.prefix, ids, mask, attend, [], alone=False)
 
     def _in_full(self, chunk: Chunk, added: Tensor) -> Tensor:
-        """Logits `[row, new, vocab]` by full forwards with the vector added in a hook: the slow truth."""
+        """Logits `[row, new, vocab]` by full forwards with the vector added in a hook: the slow reference."""
         at = chunk.ids.shape[1] - chunk.new
 
         def add(x: Tensor, hook: "HookPoint") -> Tensor:
@@ -201,8 +201,8 @@ class Rows:
     def _probe(self, parity: Parity, prompts: PromptBatch, answers: Sequence[tuple[int, ...]]) -> bool:
         """Whether running the blocks above alone equals full forwards here, in losses and gradients.
 
-        Kept per layer, for single tokens and for answers of several, and found out again for longer prompts. Compared
-        on the longest prompt at hand, before the longest answer, and on the shortest.
+        Kept per layer and for answers of one or of several tokens, and measured again for longer prompts. Compared on
+        the longest of these prompts, with the longest answer, and on the shortest.
         """
         lens, lengths, longest = self.lens, prompts.mask.sum(1), max(answers, key=len)
         if lens.one_by_one:
@@ -245,7 +245,7 @@ class Rows:
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """No parameter of the model asks for a gradient meanwhile; each is left as it was."""
+    """Freeze the model's parameters in this block; `requires_grad` is restored at its end."""
     on = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in on:
         parameter.requires_grad_(False)

@@ -1,8 +1,8 @@
-"""Parity: which forms of rows are exact on a model, found out by comparing them with full forwards.
+"""Parity: which forms of rows are exact on a model, measured against full forwards.
 
-Compared are prompts at hand, when rows are first asked for and again for longer prompts: plain rows, rows with edits at
-another site, rows of several tokens, and prompts whose shared beginning is run once. Each kind falls back by itself.
-With hooks of the user's on the model there is one form, full forwards of one prompt at a time.
+The comparison uses the caller's own prompts, on first use and again for longer prompts, for each kind of rows: plain
+rows, rows with edits at another site, rows of several tokens, and prompts whose shared beginning is run once. Each kind
+falls back on its own. If the user has hooks on the model, there is one form: full forwards of one prompt at a time.
 """
 
 import logging
@@ -28,9 +28,9 @@ log = logging.getLogger("fv_lens")
 
 
 def measured(lens: Lens, tokens: Tensor, mask: Tensor, tail: int = 1) -> Parity:
-    """The model's parity under its present conditions, measured on these prompts where no others were as long.
+    """The model's parity under its present conditions, measured on these prompts unless others were at least as long.
 
-    Looks at the model first: what was found under other conditions (hooks, adapters, train mode, ...) does not count.
+    Inspects the model first: results under other conditions (hooks, adapters, train mode, ...) do not count.
     """
     lens.renew()
     length = int(mask.sum(1).max())
@@ -58,9 +58,9 @@ def form_for(lens: Lens, tokens: Tensor, mask: Tensor, tail: int, whatifs: Seque
 
 
 def _probe(lens: Lens, tokens: Tensor, mask: Tensor, length: int) -> None:
-    """Compare every form with full forwards on two of the prompts at hand, and keep the exact ones.
+    """Compare every form with full forwards on two of these prompts, and keep the exact ones.
 
-    A model whose logits differ from run to run or are not finite, or on which an edit changes nothing, raises.
+    Raises if the model's logits differ from run to run or are not finite, or if an edit changes nothing.
     """
     ids, seen = _two_prompts(tokens, mask)
     edits = _some_edits(lens)
@@ -76,7 +76,7 @@ def _probe(lens: Lens, tokens: Tensor, mask: Tensor, length: int) -> None:
         )
     before, once = lens.logits(ids[:1], seen[:1], last=2).float().split(1, 1)
     if _differ(lens, once, lens.logits(ids[:1], seen[:1]).float(), truth):
-        raise ParityError(f"{lens.name} gives other logits on the same tokens (dropout?). Call model.eval() first.")
+        raise ParityError(f"{lens.name} gives different logits for equal tokens (dropout?). Call model.eval() first.")
     if not lens.user_hooks and _differ(lens, before, lens.logits(ids[:1, :-1], seen[:1, :-1]).float(), truth):
         raise ParityError(
             f"In {lens.name} the last token changes the logits of those before it: it is not causal, or not run so by "
@@ -97,7 +97,7 @@ def _probe(lens: Lens, tokens: Tensor, mask: Tensor, length: int) -> None:
 
 def _tell_of_lone_prompts(lens: Lens, length: int) -> None:
     """One warning, why prompts are run one by one."""
-    reason = f"{lens.name}: a prompt has other logits in a batch with padded ones than by itself."
+    reason = f"{lens.name}: a prompt's logits differ between a padded batch and a forward of its own."
     if lens.user_hooks:
         where = places(lens.user_hooks, lens.network, lens.model)
         shown = ", ".join(where[:3]) + f" and {len(where) - 3} more" * (len(where) > 3)
@@ -155,7 +155,7 @@ def sharing_is_exact(lens: Lens, tokens: Tensor, mask: Tensor, shared: int, form
         problem = _disagreement(lens, rows, _truth(lens, ids, seen, []))
         exact = problem is None
         if not exact:
-            instead = "running all tokens of each prompt, exact as well."
+            instead = "running all tokens of each prompt instead, which is exact."
             log.warning("%s: running what prompts share once is not exact here (%s); %s", lens.name, problem, instead)
         lens.parity.sharing = length, exact
     return exact
@@ -178,7 +178,7 @@ def _two_prompts(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """The longest prompt and the shortest, the second one padded."""
     pick = mask.sum(1).sort(descending=True).indices[[0, -1]]
     ids, seen = trimmed(tokens[pick], mask[pick])
-    if seen.all() and ids.shape[1] > 4:  # prompts of one length: without padding among them, its harm would not show
+    if seen.all() and ids.shape[1] > 4:  # prompts of one length: pad one, so that an effect of padding would show
         seen = seen.clone()
         seen[1, : ids.shape[1] // 4] = 0
     return ids, seen
@@ -232,10 +232,10 @@ def _exact_forms(
 def _tell_of_forms(lens: Lens, refused: Mapping[Form, str], exact: Sequence[Form], where: str, length: int) -> None:
     wrong, problems = " and ".join(refused), " and ".join(dict.fromkeys(refused.values()))
     if exact:
-        instead = f"running them {exact[0]}, exact as well."
+        instead = f"running them {exact[0]} instead, which is exact."
     else:
         instead = (
-            f"running them {SLOW}: exact as well, and about {length} times slower. Please report this line, with "
+            f"running them {SLOW} instead: exact, but about {length} times slower. Please report this line, with "
             f"{type(lens.network).__name__}, {_installed()}."
         )
     log.warning("%s: rows %s are not exact %s (%s); %s", lens.name, wrong, where, problems, instead)
@@ -246,7 +246,7 @@ def _installed() -> str:
 
 
 def _disagreement(lens: Lens, rows: Callable[[], Tensor], truth: Tensor) -> str | None:
-    """What is wrong with the rows that a function makes: what it raised, or how far off they are; None if nothing."""
+    """The fault of a function's rows, in words: the error it raised, or how far off the logits are; None if exact."""
     try:
         logits = lens.readout(rows()).float()
     except torch.OutOfMemoryError:

@@ -1,4 +1,4 @@
-"""Prefixes of prompts that begin alike: the tokens they share are run once, and each prompt's own go on from there."""
+"""Shared prefixes: the first tokens that prompts have in common are run once, and each prompt continues from there."""
 
 import torch
 from jaxtyping import Int
@@ -17,9 +17,9 @@ def trimmed(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def shared_tokens(ids: Int[Tensor, "prompt pos"], mask: Int[Tensor, "prompt pos"]) -> int:
-    """How many first tokens all of the left-padded prompts share; 0 where a run of their own is not worth it.
+    """Number of first tokens that all left-padded prompts share; 0 if too few for a separate run to be worth it.
 
-    Each prompt is left with a token of its own at least.
+    Each prompt keeps at least one token of its own.
     """
     if len(ids) < 2:
         return 0
@@ -35,8 +35,8 @@ def shared_tokens(ids: Int[Tensor, "prompt pos"], mask: Int[Tensor, "prompt pos"
 def prefix_of(lens: Lens, ids: Int[Tensor, "prompt pos"], mask: Int[Tensor, "prompt pos"], shared: int) -> Prefix:
     """Keys and values of all the tokens of left-padded prompts; the `shared` first ones, fewer than any has, run once.
 
-    The same as `lens.prefix` gives, to float tolerance, except at padding, which nothing sees. (A model on which it is
-    not is noticed in `parity`.)
+    Equal to `lens.prefix` to float tolerance, except at padding, which nothing attends to. (`parity` checks that this
+    holds on the model.)
     """
     if not shared:
         return lens.prefix(ids, mask)

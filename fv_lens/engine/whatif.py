@@ -1,8 +1,8 @@
 """The engine: one prompt, many what-ifs at its last token.
 
 Attention is causal, so an edit at the last prompt token changes no earlier token. The keys and values of the prefix are
-computed once, and every what-if is one more row that meets them and itself. Any head, layer, strength or vector is such
-a row; head maps, sweeps and evaluations are sets of rows.
+computed once, and every what-if is one more row that attends to them and to itself. Any head, layer, strength or vector
+is such a row; head maps, sweeps and evaluations are sets of rows.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,9 +27,9 @@ __all__ = ["Edit", "WhatIf", "head_outputs", "residuals", "what_if"]
 P = ParamSpec("P")
 R = TypeVar("R")
 Read = Callable[[Tensor, Tensor], Tensor]
-PREFIX_TOKENS = 1024  # about this many tokens in prompts that share one prefix run
-MAX_ROWS = 2560  # that run together, if not told otherwise
-ON_GPU = 4  # times as much runs together: a GPU waits for its orders, not for the arithmetic
+PREFIX_TOKENS = 1024  # about this many prompt tokens in one prefix run
+MAX_ROWS = 2560  # rows that run together by default
+ON_GPU = 4  # times as many rows together: a GPU is bound by kernel launches, not by arithmetic
 FULL = (SLOW, ALONE)  # forms whose rows are logits
 TILE = 128  # rows unembedded at a time: logits of a tile stay small enough for memory to be reused
 
@@ -146,7 +146,7 @@ def residuals(
 
 @without_patches
 def clean_logits(lens: Lens, ids: Tensor, mask: Tensor, hooks: Sequence[Hook]) -> Tensor:
-    """Logits `[prompt, vocab]` at the last token, by a full forward in which hooks look on."""
+    """Logits `[prompt, vocab]` at the last token, by a full forward with read-only hooks."""
     return lens.logits(ids, mask, hooks)[:, 0]
 
 
@@ -184,7 +184,7 @@ def _times(lens: Lens) -> int:
 def _groups(lens: Lens, parity: Parity, mask: Tensor, most: int, shared: int = 0) -> Iterator[Tensor]:
     """Indices of prompts of similar length; of equal length where the model does not take padding exactly.
 
-    `shared`: the number of first tokens run once for a group; still, each prompt holds its own copy of their keys.
+    `shared`: the number of first tokens run once for a group; each prompt still holds its own copy of their keys.
     """
     lengths = mask.sum(1)
     group: list[int] = []

@@ -1,7 +1,7 @@
-"""Controls: what is measured beside a vector, on the same words, to show what its score would be without it.
+"""Controls, measured on the same words as a vector, to show what the score would be without it.
 
-`vector_controls` are what-ifs that stand in the vector's place, `prompt_controls` other prompts without any vector. A
-control that is added to one of them has a row wherever `evaluate` is read: tables, figures and pages.
+`vector_controls` are what-ifs in place of the vector, `prompt_controls` are other prompts without any vector. A control
+added to one of them gets a row in every table, figure and page of an evaluation.
 """
 
 from collections.abc import Sequence
@@ -29,10 +29,10 @@ RANDOM_VECTOR, RANDOM_HEADS, SAME_NORM = RANDOM = ("random vector", "random head
 
 @dataclass(frozen=True)
 class Controls:
-    """Random vectors that are measured in the place of the one under test.
+    """Random vectors that are measured in place of the one under test.
 
     Args:
-        draws: of each random control, over which its scores are averaged.
+        draws: number of draws of each random control, over which its scores are averaged.
         mean_z: mean head outputs `[layer, head, d_head]` for sums of random heads, such as `effects.mean_z`; computed
             if they are needed and left out.
 
@@ -55,9 +55,9 @@ def vector_controls(
     seed: int,
     template: PromptTemplate,
 ) -> dict[str, list[WhatIf]]:
-    """What-ifs with something else where the vectors under test are, a what-if for each draw, by the name of their row.
+    """What-ifs with random vectors in place of those under test, one per draw: name of the row -> its what-ifs.
 
-    Random heads are drawn from those that the vectors do not use; vectors that were not summed from heads have none.
+    Random heads are drawn from those that the vectors do not use; vectors not summed from heads have no such control.
     """
     rng = generator(seed, Stream.CONTROLS)
     whatifs = {RANDOM_VECTOR: in_place_of(vectors, [_random_directions(v, rng, controls.draws) for v in vectors])}
@@ -96,7 +96,7 @@ def vector_controls(
 
 
 def prompt_controls(test: Relation, train: Relation, n_shots: int, seed: int) -> dict[str, Sequence[FewShot]]:
-    """Prompts to ask without any vector, by the name of their row: zero-shot, n-shot, n-shot with shuffled answers."""
+    """Prompts without any vector, by the name of their row: zero-shot, n-shot, n-shot with shuffled answers."""
     shots = n_shots or min(CONTROL_SHOTS, len(train) - 1)
     prompts: dict[str, Sequence[FewShot]] = {"zero-shot": with_demonstrations(test, train, 0, seed)}
     if shots > 0:
@@ -112,7 +112,7 @@ def edits_of(vectors: Sequence[FunctionVector]) -> WhatIf:
 
 
 def in_place_of(vectors: Sequence[FunctionVector], others: Sequence[Sequence[Tensor]]) -> list[WhatIf]:
-    """What-ifs, one a draw, with other numbers at the places of the vectors: `others` holds the draws for each."""
+    """What-ifs, one per draw, with other vectors in place of the given ones: `others` holds the draws for each."""
     return [[Edit(v.layer, draws[i], site=v.site) for v, draws in zip(vectors, others)] for i in range(len(others[0]))]
 
 

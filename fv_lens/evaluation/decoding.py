@@ -1,4 +1,4 @@
-"""Vocabulary decoding: the tokens that a vector speaks for, and where its relation's names stand among them."""
+"""Vocabulary decoding: the tokens that a vector promotes and suppresses, and the ranks of its relation's names."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,9 +19,9 @@ from .readings import NEUTRAL_PROMPTS, Reading, checked_prompts, name_tokens, ra
 class Token(NamedTuple):
     """A token in a reading.
 
-    `rank`: how many tokens are read more strongly, ties included (0 = the strongest). `probability`, `log_prob` (nats):
-    of the reading itself; over several prompts the mean log-probability, and its exponential. `change`: `log_prob`
-    minus that of the same prompts with the centre's vector, or with none; None where the vector was unembedded.
+    `rank`: number of tokens that are at least as strong (0 = the strongest). `probability`, `log_prob` (nats): in the
+    reading itself; over several prompts the mean log-probability and its exponential. `change`: `log_prob` minus that
+    after the same prompts with the centre's vector, or with none; None if the vector was unembedded.
     """
 
     token: str
@@ -113,13 +113,13 @@ def decode(
         k: how many tokens to list at either end.
         through: "unembed", the final norm and unembedding alone; "model", the next token after neutral prompts with
             the vector inserted at its layer, mean log-probability over the prompts.
-        center: what vectors of all relations share, taken away so that what is the relation's own shows: a
-            FunctionVector (such as the mean of the vectors of many relations), or `[d_model]`, which is inserted where
-            `fv` is. With "unembed" it is subtracted from the vector. With "model" its own log-probabilities, read the
-            same way, are subtracted from the vector's before tokens are ranked.
+        center: what the vectors of all relations share, to be removed: a FunctionVector (such as the mean of the
+            vectors of many relations), or `[d_model]`, which is inserted where `fv` is. With "unembed" it is subtracted
+            from the vector. With "model" its log-probabilities, read the same way, are subtracted from the vector's
+            before tokens are ranked.
         names: words that name the relation; by default those of the bundled relation that the vector is of. A name
             counts as the first token of its best spelling: as given, lower case, capitalised or upper case, with and
-            without a space before it. Of a long name that token may be a piece that names nothing: `token` shows it.
+            without a space before it. For a long name that token may be a meaningless piece, which `token` shows.
         prompts: a prompt or several, of at least two tokens each; used with "model".
 
     Returns:

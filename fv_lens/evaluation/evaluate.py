@@ -25,9 +25,9 @@ TOP_K = 5
 
 @dataclass(frozen=True)
 class Result:
-    """Scores of one way to ask, and what the vector under test gains over it (paired over words; None for itself).
+    """Scores of a prompt or vector, and what the vector under test gains over it (paired over words; None for itself).
 
-    `accuracy`: a right answer is completed as a whole, token by token, and the text then ends or goes on in a new line.
+    `accuracy`: a right answer is completed as a whole, token by token, and the text then ends or a new line begins.
     `first_token_accuracy`: the most probable next token begins a right answer. `top_k`: one of the five most probable
     does. `log_prob`: of the whole first listed answer, in nats.
     """
@@ -78,7 +78,7 @@ class Evaluation:
 
     @property
     def rows(self) -> dict[str, Result]:
-        """What was evaluated, first, and every control, by name."""
+        """Results by name: what was evaluated, then every control."""
         own = Result(self.accuracy, self.first_token_accuracy, self.top_k, self.log_prob)
         return {self.name: own, **self.controls}
 
@@ -114,10 +114,10 @@ def evaluate(
         relation: a Relation, a bundled name or a path.
         fv: the FunctionVector, or a list to add together; None for the plain prompt.
         n_shots: demonstrations (from the train part) in the prompts under test; 0 asks "Q: word\\nA:".
-        controls: also measure the prompts without the vector, with 10 demonstrations, with 10 shuffled ones, and in the
-            vector's place random ones: of the same norm, and sums over as many random heads (as they are and, unless
-            the vector is distributed, at the same norm). `Controls` says how many draws of each.
-        seed: of the draws.
+        controls: also measure the prompts without the vector, with 10 demonstrations and with 10 shuffled ones, and
+            random vectors in its place: of the same norm, and sums over as many random heads (as they are and, unless
+            the vector is distributed, at the same norm). `Controls` sets the number of draws.
+        seed: seed of the draws.
         beside: other vectors (or lists of them) to measure on the same prompts, by the name of their row.
         template: the prompts' form; None for the vector's own, or the default.
 

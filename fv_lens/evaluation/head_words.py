@@ -1,4 +1,4 @@
-"""What each head says by itself: the words that its mean output promotes."""
+"""Words of single heads: the tokens that each head's mean output promotes."""
 
 import torch
 
@@ -12,8 +12,8 @@ from ..vectors.summed import writes_plainly
 def head_words(model: Model, effects: HeadEffects, k: int = 8) -> dict[tuple[int, int], tuple[str, ...]]:
     """The `k` tokens that each head's mean output promotes most, the strongest first, as `decode` shows tokens.
 
-    What a head's mean output becomes in the output projection is read through the model's own final norm and
-    unembedding, one layer at a time. What a head writes for other heads to read says little here.
+    Each head's mean write is read through the model's own final norm and unembedding, one layer at a time. What a head
+    writes for later heads, rather than for the output, hardly shows here.
 
     Returns:
         (layer, head) -> tokens; without the layers that have no heads, or rescale what a head writes (a norm or
@@ -22,7 +22,7 @@ def head_words(model: Model, effects: HeadEffects, k: int = 8) -> dict[tuple[int
     Raises:
         InputError: effects of another model; `k` outside 1..vocabulary.
 
-    Source: Todd et al. 2024, section 3.2, who read function vectors so; here each head's part.
+    Source: Todd et al. 2024, section 3.2, decode function vectors this way; here it is done for each head.
 
     Example:
         >>> head_words(model, effects)[effects.top(1)[0]][:2]

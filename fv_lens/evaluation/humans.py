@@ -19,7 +19,7 @@ from .similarity import Metric, Similarity, similarity_matrix
 class HumanComparison:
     """Spearman's rho between vectors and people over the cells that people rated, off the diagonal.
 
-    `p`: Mantel's, one-sided. `low`, `high`: a 95 % interval over relations. `ceiling`: rho of people with themselves.
+    `p`: of a one-sided Mantel test. `low`, `high`: a 95 % interval over relations. `ceiling`: split-half reliability.
     """
 
     rho: float
@@ -81,8 +81,8 @@ def compare_to_humans(
     if len(human.names) < 4:
         raise InputError(f"People rated {len(human.names)} relations; a rank correlation over them takes four or more.")
     rho = matrix_rho(mine, theirs)
-    if np.isnan(rho):  # no permutation beats NaN: p would look as small as it gets
-        raise InputError("There is no rho: the vectors, or the ratings of their relations, are all alike or missing.")
+    if np.isnan(rho):  # no permutation beats NaN, so that p would be the smallest possible
+        raise InputError("Spearman's rho is undefined: the vectors or the ratings are all alike or missing.")
     p = mantel_p(mine, theirs, n_permutations, seed)
     low, high = rho_interval(mine, theirs)
     n_cells = int(np.isfinite(theirs[np.triu_indices(len(theirs), 1)]).sum())

@@ -1,7 +1,7 @@
-"""Naming: how often a relation's vector speaks of its own relation's names more than the vectors of others do.
+"""Name scores: how often a relation's names are stronger in its own vector's reading than in those of others.
 
-The fair form of "the names rank high": a frequent word ranks high in every reading, so a name is compared with itself
-in the readings of other relations. Chance is one half.
+This is a fair form of "the names rank high": a frequent word ranks high in every reading, so a name is compared with
+itself in the readings of other relations. Chance is one half.
 """
 
 import hashlib
@@ -45,7 +45,7 @@ class NameScores:
 
 
 class RankTest(NamedTuple):
-    """Relations whose best name came to rank higher (`improved`), lower (`worse`), the same; two-sided sign test."""
+    """Counts of relations whose best name now ranks higher (`improved`), lower (`worse`) or the same; sign test `p`."""
 
     improved: int
     worse: int
@@ -66,10 +66,10 @@ def name_scores(
 ) -> NameScores:
     """Score readings of many relations' vectors by the relations' names.
 
-    A relation's names are as strong in a reading as the mean over names of the best spelling's value. The relation's
+    The strength of a relation's names in a reading is the mean over names of the best spelling's value. The relation's
     score is the share of rivals in whose readings its names are weaker than in its own (a tie counts one half). Rivals
     are all relations of other families, with names or without; siblings, which share names (three forms of the past
-    tense), are none. A relation without a family is one of its own.
+    tense), are not rivals. A relation without a family is a family of its own.
 
     Args:
         model: whose tokenizer the names are spelled with.
@@ -127,8 +127,8 @@ def all_readings(
 ) -> dict[str, Tensor]:
     """Four readings `[vector, vocab]` of the vectors of many relations, for `choose_reading`.
 
-    "unembed" and "model" as in `decode`. Centred: the mean vector is taken from each before it is unembedded; the mean
-    of the log-probabilities is taken from each vector's own after they were read through the model.
+    "unembed" and "model" are as in `decode`. Centred, "unembed" subtracts the mean vector before unembedding, and
+    "model" subtracts the mean of all vectors' log-probabilities.
 
     Raises:
         InputError: as `log_probs`.

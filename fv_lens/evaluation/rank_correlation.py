@@ -22,7 +22,7 @@ def matrix_rho(mine: np.ndarray, theirs: np.ndarray) -> float:
 
 
 def mantel_p(mine: np.ndarray, theirs: np.ndarray, n_permutations: int = 10_000, seed: int = 0) -> float:
-    """One-sided p of as large a rho when the relations of one matrix are permuted.
+    """One-sided p value of a Mantel test: how often permuting the relations gives as large a rho.
 
     Unrated cells stay where they are in `theirs`.
     """
@@ -65,7 +65,7 @@ def clustered_rho(
     """
     names = sorted({*first.tolist(), *second.tolist()})
     if (n := len(names)) < 3:
-        raise InputError(f"An interval over relations takes three or more; the comparisons are of {n}.")
+        raise InputError(f"The comparisons are of {n} relations; an interval over relations needs three or more.")
 
     def z(kept: np.ndarray) -> float:
         return fisher_z(_spearman(predicted[kept][None], rated[kept][None])[0])
@@ -89,7 +89,7 @@ def jackknife(
     whole = of(z(np.arange(n)))
     without = np.array([of(z(np.delete(np.arange(n), i))) for i in range(n)])
     # Each relation stands in n - 1 cells, and leaving one out changes what is left of all others' cells as well: with
-    # the jackknife's usual (n - 1) / n intervals hold the truth too often.
+    # the jackknife's usual (n - 1) / n, intervals would be too wide.
     error = (n - 2) * np.sqrt(((without - without.mean()) ** 2).sum() / (n * (n - 1)))
     half = stats.norm.ppf((1 + level) / 2) * error
     return whole - half, whole + half

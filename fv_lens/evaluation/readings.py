@@ -56,7 +56,7 @@ def log_probs(
 
 
 def name_tokens(lens: Lens, names: str | Sequence[str], strict: bool = True) -> dict[str, list[int]]:
-    """First tokens of all spellings of each name; a name without any is left out, or an InputError where strict."""
+    """First tokens of all spellings of each name; a name without any is left out, or with `strict` an InputError."""
     names = [names] if isinstance(names, str) else names
     if not isinstance(names, list | tuple) or (strict and not names):
         raise InputError(f"names is {names!r}; give a word or several that name the relation, such as ['opposite']")
@@ -100,7 +100,7 @@ def through_model(lens: Lens, vectors: Sequence[FunctionVector], prompts: Sequen
 
 
 def checked_prompts(lens: Lens, through: Reading, prompts: str | Sequence[str]) -> tuple[str, ...]:
-    """The prompts that `through` reads: none for "unembed"."""
+    """The prompts used by the reading `through`: none for "unembed"."""
     if through not in READINGS:
         raise InputError(f"through is {through!r}; give 'unembed' or 'model'")
     prompts = [prompts] if isinstance(prompts, str) else prompts

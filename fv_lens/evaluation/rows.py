@@ -1,6 +1,6 @@
-"""The rows of a study's table: how figures head each, where its vectors are added, and what it is compared with.
+"""The rows of a study's table: the heading of each in figures, where its vectors are added, and its comparisons.
 
-A row stands here once. Table, figures, pages and the estimate of what a study costs read it from here.
+Every row is listed once, here; table, figures, pages and the cost estimate read this list.
 """
 
 import re
@@ -15,7 +15,7 @@ class StudyRow(NamedTuple):
     """A row of the table.
 
     Args:
-        name: a regular expression where the study's settings say of how many shots a prompt is, else the name itself.
+        name: the name, or a regular expression if it holds a number of shots, which the study's settings decide.
         kind: the heading under which figures draw it.
         place: where its vectors are added: at the layer of the summed vectors, at their heads' own layers, or at that
             of the tuned ones; None for prompts without a vector.
@@ -29,9 +29,9 @@ class StudyRow(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """A difference between two rows, paired over relations: `row` minus `other`, either with a number of shots in it.
+    """A difference of two rows, paired over relations: `row` minus `other`, whose names may hold a number of shots.
 
-    `short`: whether it is among the few that a short table shows.
+    `short`: whether short tables show it.
     """
 
     row: str
@@ -100,7 +100,7 @@ COMPARISONS = (
 
 
 def of_kind(kind: Kind, names: Iterable[str]) -> list[str]:
-    """Those of the names that are rows of a kind, in the order of `ROWS`."""
+    """The names of rows of a kind, in the order of `ROWS`."""
     names = list(names)
     return [name for row in ROWS if row.kind == kind for name in matching(row.name, names)]
 
@@ -111,7 +111,7 @@ def matching(pattern: str, names: Iterable[str]) -> list[str]:
 
 
 def deal(row: str, seed: int) -> str:
-    """The name of a row whose pairs were dealt again, with another seed."""
+    """The name of a row whose pairs were divided again, with another seed."""
     return f"{row}, deal {seed}"
 
 

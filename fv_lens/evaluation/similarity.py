@@ -22,10 +22,10 @@ METRICS = get_args(Metric)
 
 @dataclass(frozen=True, eq=False)
 class Similarity:
-    """How alike vectors are, `values` `[vector, vector]`, higher being more alike.
+    """Similarity of vectors, `values` `[vector, vector]`; higher is more alike.
 
-    `centered`: their mean was taken off first. Without that, what all share (the form of an answer) is most of a
-    cosine.
+    `centered`: the mean vector was subtracted first. Without that, what all vectors share (the form of an answer) makes
+    up most of a cosine.
     """
 
     names: tuple[str, ...]
@@ -54,12 +54,12 @@ class Similarity:
 def similarity_matrix(
     vectors: Mapping[str, FunctionVector], metric: Metric = "cosine", center: bool = True
 ) -> Similarity:
-    """How alike the vectors of a mapping are.
+    """Pairwise similarity of the vectors of a mapping.
 
     Args:
         vectors: name -> FunctionVector, all of one model at one place.
         metric: "cosine", or "euclidean" (the negative distance).
-        center: take the mean over the vectors off each first.
+        center: subtract the mean over the vectors from each first.
 
     Raises:
         InputError: fewer than two vectors, vectors of two models or layers, an unknown metric.

@@ -25,10 +25,10 @@ Row = Mapping[str, np.ndarray]  # measure -> [draw, word]
 
 
 class Table:
-    """Lines of the tidy frame, collected part by part.
+    """The tidy frame of a study, collected part by part.
 
     Args:
-        names, categories, families: of the relations, in the order of their numbers.
+        names, categories, families: of the relations, in order; rows are assigned to relations by index.
     """
 
     def __init__(self, names: Sequence[str], categories: Sequence[str], families: Sequence[str]):
@@ -81,7 +81,7 @@ class Table:
 
     def differences(self, values: Mapping[tuple[str, str], np.ndarray], n_shots: int, n_pairs: int, n_all: int) -> None:
         """Add the `COMPARISONS` of rows, paired over relations."""
-        # Two rows of prompts may show as many pairs, and are then one.
+        # Two prompting rows with the same number of pairs are one row.
         for one, other in dict.fromkeys(comparison.names(n_shots, n_pairs, n_all) for comparison in COMPARISONS):
             for measure in COMPLETED:
                 if (one, measure) in values and (other, measure) in values and one != other:
@@ -125,9 +125,9 @@ def without(row: Row, owners: np.ndarray, broken: Sequence[int]) -> Row:
 def cosines(
     a: Float[Tensor, "relation d_model"], b: Float[Tensor, "relation d_model"], centred: bool
 ) -> Float[np.ndarray, " relation"]:
-    """Cosine of each relation's two vectors; `centred`: the mean over relations is taken from either set first.
+    """Cosine of each relation's two vectors; `centred`: the mean over relations is subtracted from both sets first.
 
-    Centred, a set of one vector has nothing left, and the cosine is NaN.
+    A centred set of one vector is zero, and its cosine NaN.
     """
     if centred:
         a, b = (x - x.nanmean(0) if (~x.isnan().any(1)).sum() > 1 else x * torch.nan for x in (a, b))

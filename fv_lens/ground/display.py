@@ -1,4 +1,4 @@
-"""How each result lays itself out in a notebook, from plain numbers, frames and texts; the pieces are `markup`'s."""
+"""Notebook layouts of the results, from plain numbers, frames and texts; the pieces of HTML come from `markup`."""
 
 import json
 import math
@@ -28,13 +28,13 @@ from .markup import (
 from .measures import MEASURES
 from .scores import Score
 
-FEW = 12  # vectors whose matrix is shown with its numbers
+FEW = 12  # the most vectors whose similarity matrix is shown with its numbers
 LISTED = 5  # heads of either sign, or pairs of vectors
-MOST_LAYERS = 25  # of a sweep, about the best
+MOST_LAYERS = 25  # the most layers of a sweep shown, centred on the best
 
 
 def scored(score: Score | None, signed: bool = False) -> Markup:
-    """A score above its interval; a gain (`signed`) whose interval holds 0 is marked "not shown"."""
+    """A score with its interval on the line below; a gain (`signed`) whose interval holds 0 is marked "not shown"."""
     if score is None:
         return Markup("")
     value, interval = map(minus, score.written("+" * signed))
@@ -47,7 +47,8 @@ def effects(frame: pd.DataFrame, relation: object, about: str, over: str) -> str
 
     Args:
         frame: layer, head, effect, low, high; a line for each head, layer by layer.
-        about: where they were measured; `over`: what they are means over.
+        about: where they were measured.
+        over: what the means are taken over.
     """
     values = frame.pivot(index="layer", columns="head", values="effect").to_numpy(float)
     limit, places = colour_limit(values), decimals(float(np.nanmax(np.abs(values))))
@@ -78,7 +79,7 @@ def effects(frame: pd.DataFrame, relation: object, about: str, over: str) -> str
 
 
 def evaluation(relation: str, rows: Mapping[str, Sequence[Score | None]], n_words: int) -> str:
-    """Evaluation: rows by name, what was evaluated first; each its four scores and two gains."""
+    """Evaluation: one row per name, the evaluated vector first, with four scores and two gains each."""
     columns = ["", "accuracy", "first token", "top 5", "log-prob, nats", "gain in accuracy", "gain in log-prob"]
     lines = [(name, *map(scored, some[:4]), *(scored(gain, True) for gain in some[4:])) for name, some in rows.items()]
     note = f"{n_words} test words, 95 % intervals."
@@ -100,7 +101,9 @@ def sweep(
     """Sweep: accuracy by layer and strength of the vector that holds the best, and the best of each vector.
 
     Args:
-        best: the place of the best; `score`: its accuracy; `plain`: that without a vector.
+        best: indices of the best vector, layer and strength.
+        score: the accuracy there.
+        plain: the accuracy without a vector.
     """
     vector, at, strength = best
     first = max(0, min(at - MOST_LAYERS // 2, len(layers) - MOST_LAYERS))
@@ -128,7 +131,7 @@ def sweep(
 
 
 def decoding(frame: pd.DataFrame, of: str, layer: int, model: str, units: str, pieces: Sequence[str]) -> str:
-    """Decoding: the strongest and most suppressed tokens, and where names stand.
+    """Decoding: the most promoted and most suppressed tokens, and the ranks of names.
 
     Args:
         frame: part ("top", "suppressed", "name"), name, token, rank, probability, change.
@@ -159,7 +162,7 @@ def answer(
 
     Args:
         columns: "with the vector" and "without" -> (word, log-probability) of each completion.
-        choices: (choice, score, plain score, chosen, plainly chosen) of each.
+        choices: (choice, score, score without the vector, whether chosen, whether chosen without the vector) of each.
     """
     completed = [
         table([f"completed {how}", "probability"], [(word, number(math.exp(x))) for word, x in some], most=12)
@@ -180,7 +183,7 @@ def answer(
 
 
 def analogies(frame: pd.DataFrame, chance: float | None, n_questions: int, left_out: int) -> str:
-    """AnalogyScores: of completion and of choice a table each, method and prompt by library.
+    """AnalogyScores: one table of completion and one of choice, method and prompt by library.
 
     Args:
         frame: method, library, prompt, measure, value, low, high, n.
@@ -197,7 +200,7 @@ def analogies(frame: pd.DataFrame, chance: float | None, n_questions: int, left_
         if measure == "choice" and chance is not None and lines:
             lines.append(("by guessing", number(chance), *[""] * (len(libraries) - 1)))
         parts.append(table([MEASURES[measure].heading, *(name or "no library" for name in libraries)], lines, most=40))
-    out = f" {left_out} left out, of whose pairs a vector was tuned on one." if left_out else ""
+    out = f" {left_out} left out: a vector was tuned on one of their pairs." if left_out else ""
     note = f"{n_questions} questions, 95 % intervals over groups of kin.{out} to_frame() has the other measures."
     return card("AnalogyScores", "analogies", *parts, note=note)
 
@@ -210,7 +213,7 @@ def similarity(frame: pd.DataFrame, metric: str, centered: bool) -> str:
     limit = float(np.abs(apart).max(initial=0)) or 1.0
     shares = values / limit if metric == "cosine" else 1 + values / limit
     about = f"{len(names)} vectors, {'cosine' if metric == 'cosine' else 'negative euclidean distance'}"
-    about += ", their mean taken off first" if centered else ""
+    about += ", mean-centred" if centered else ""
     if len(names) <= FEW:
         lines = [(name, *(tint(number(x), s) for x, s in zip(*row))) for name, row in zip(names, zip(values, shares))]
         return card("Similarity", "how alike vectors are", about, table(["", *names], lines))

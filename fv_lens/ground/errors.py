@@ -16,7 +16,7 @@ class ParityError(RuntimeError):
 
 
 def whole_number(name: str, value: SupportsIndex, least: int) -> int:
-    """`value` as an int, where it is a whole number of at least `least`; an InputError that calls it `name` otherwise.
+    """`value` as an int; an InputError that calls it `name` unless it is a whole number of at least `least`.
 
     Example:
         >>> whole_number("n_shots", 10, least=0)
@@ -30,7 +30,7 @@ def whole_number(name: str, value: SupportsIndex, least: int) -> int:
 
 
 def finite_number(name: str, value: SupportsFloat) -> float:
-    """`value` as a float, where it is a finite real number; an InputError that calls it `name` otherwise."""
+    """`value` as a float; an InputError that calls it `name` unless it is a finite real number."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
         raise InputError(f"{name} is {value!r}; give a finite number")
     return float(value)

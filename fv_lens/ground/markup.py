@@ -23,7 +23,7 @@ CLIP = 0.995  # the quantile of absolute effects at which the colours of a map e
 @cache
 def _pieces() -> Any:
     """The macros of notebook.html."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # of use only once something is shown
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # needed only once something is shown
 
     loader = PackageLoader("fv_lens.ground")
     environment = Environment(
@@ -47,7 +47,7 @@ def escape(value: Any, most: int = LONGEST) -> Markup:
 
 
 def number(value: SupportsFloat | None, form: str = "z.2f") -> Markup:
-    """As `format` writes it, with a true minus; nothing for None or NaN."""
+    """The number as `format` writes it, with a true minus sign; empty for None and NaN."""
     known = value is not None and value == value
     return minus(format(value, form)) if known else Markup("")
 
@@ -78,10 +78,10 @@ def table(
     """A table whose first column names the lines; numbers stand on the right.
 
     Args:
-        columns: their headings; none for a table without.
-        words: whether it holds words, which stand on the left and are wrapped.
+        columns: the headings; empty for a table without any.
+        words: whether cells hold words, which are left-aligned and wrapped.
         strong: the lines in bold.
-        most: of what is longer the first lines are shown.
+        most: lines shown; longer tables are cut after them.
     """
     rows = list(rows)
     if not rows:
@@ -164,8 +164,8 @@ def grid(
     In a large map only the cells with the largest numbers are drawn; the others would hardly be visible.
 
     Args:
-        label: what the map shows, for those who do not see it.
-        axes: what rows and columns are, which are then numbered.
+        label: what the map shows, for screen readers.
+        axes: names of rows and columns, which are numbered if these are given.
         marked: (row, column) -> what pointing at the outlined cell says.
     """
     n_rows, n_columns = len(values), len(values[0])
@@ -206,7 +206,7 @@ def colour_limit(mean: np.ndarray) -> float:
 
 
 def decimals(largest: float) -> int:
-    """How many show three figures of the largest effect, and two at least."""
+    """Decimals that show three significant figures of the largest effect; at least two."""
     return max(2, 2 - math.floor(math.log10(largest or 1.0)))
 
 

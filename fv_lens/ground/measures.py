@@ -1,4 +1,4 @@
-"""What is measured of completed words and of choices: how titles and columns call it, and in which unit it counts."""
+"""Measures of completed words and of choices: the title, column heading and unit of each."""
 
 from typing import NamedTuple
 

@@ -16,7 +16,7 @@ _hidden = ContextVar("hidden", default=False)
 
 @contextmanager
 def no_progress() -> Iterator[None]:
-    """No progress bars in this block; TQDM_DISABLE=1 in the environment hides them everywhere.
+    """Hide progress bars in this block; TQDM_DISABLE=1 in the environment hides them everywhere.
 
     Example:
         >>> with fv_lens.no_progress():
@@ -48,7 +48,7 @@ def progress_bar(
     desc: str = "",
     unit: str = "it",
 ) -> "tqdm[T] | _Line[T]":
-    """A tqdm bar, or what stands in for it where standard error can draw none; arguments are tqdm's."""
+    """A tqdm bar, or its one-line stand-in where standard error is no terminal or notebook; arguments are tqdm's."""
     disable = _hidden.get() or os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
     if disable or _draws(sys.stderr):
         return tqdm(iterable, total=total, desc=desc, unit=unit, disable=disable)
@@ -61,7 +61,7 @@ def _draws(stream: Any) -> bool:
 
 
 class _Line(Generic[T]):
-    """Counts, and writes one line at the end; none where an error ended it."""
+    """A counter that prints one line at the end, unless an error ended the loop."""
 
     def __init__(self, iterable: Iterable[T] | None, total: int | None, desc: str):
         self.iterable: Iterable[T] = () if iterable is None else iterable

@@ -1,4 +1,4 @@
-"""What saved files may hold: the schemas of their records, checked before anything is made of a file's content.
+"""Schemas of the records in saved files, checked before any of a file's content is used.
 
 Each kind of file has a `Record` beside what it saves; its fields are made of the types below.
 """
@@ -22,7 +22,7 @@ LogProb = Annotated[float, Field(le=0.001)]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-Shape = tuple[torch.dtype, tuple[str, ...]]  # "layer" is as long in every tensor that has it
+Shape = tuple[torch.dtype, tuple[str, ...]]  # dtype and named dimensions; a name has one size in all tensors
 REAL, WHOLE = torch.float32, torch.int64
 
 
@@ -36,7 +36,7 @@ S = TypeVar("S", bound=Schema)
 
 
 class Versions(Schema):
-    """`storage.versions()`; other libraries may be among them."""
+    """The versions that `storage.versions()` gives; more libraries may be listed."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Text]
@@ -70,9 +70,9 @@ class Record(Schema):
 
 
 def unlike(values: list[Any]) -> list[Any]:
-    """The values, none of which may stand twice; a ValueError otherwise."""
+    """The values; a ValueError if one of them occurs twice."""
     if len({json.dumps(value) for value in values}) < len(values):
-        raise ValueError("it lists something twice")
+        raise ValueError("it lists a value twice; expected each value once")
     return values
 
 
@@ -81,7 +81,7 @@ def check_shapes(
 ) -> dict[str, int]:
     """The size of each named dimension; an InputError where tensors are not those of `spec`."""
     for missing in sorted(spec.keys() - tensors.keys()):
-        raise InputError(f"the tensor {missing!r} is missing; it has {sorted(tensors) or 'none'}")
+        raise InputError(f"the tensor {missing!r} is missing; found {sorted(tensors) or 'none'}")
     for unknown in sorted(tensors.keys() - spec.keys()):
         raise InputError(f"it has a tensor {unknown!r}; expected {', '.join(sorted(spec)) or 'none'}")
     sizes: dict[str, int] = {}
@@ -96,12 +96,12 @@ def check_shapes(
                 raise InputError(f"tensor {name!r} has {dim} = {size}; other tensors have {sizes[dim]}")
         bad = tensor.isinf() if name in may_be_nan else ~tensor.isfinite()
         if bad.any():
-            raise InputError(f"tensor {name!r} has {int(bad.sum())} of {tensor.numel()} numbers NaN or infinite")
+            raise InputError(f"{int(bad.sum())} of {tensor.numel()} numbers in tensor {name!r} are NaN or infinite")
     return sizes
 
 
 def validated(schema: type[S], record: Any, place: str = "") -> S:
-    """The record as its schema has it; an InputError names the first field that is wrong, behind its `place`."""
+    """The record parsed by its schema; an InputError names the first wrong field, prefixed with `place`."""
     try:
         return schema.model_validate_json(json.dumps(record), strict=True)
     except ValidationError as error:
@@ -115,6 +115,6 @@ def validated(schema: type[S], record: Any, place: str = "") -> S:
 
 
 def short(value: Any) -> str:
-    """The value as errors quote it."""
+    """The `repr` of a value, shortened for error messages."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:80]}..."

@@ -18,7 +18,7 @@ from scipy import stats
 from .markup import minus
 
 RESAMPLES = 2000
-ENOUGH_GROUPS = 10  # for an interval by drawing groups
+ENOUGH_GROUPS = 10  # for a bootstrap over groups
 ANY, SHARE, GAIN = (-np.inf, np.inf), (0.0, 1.0), (-1.0, 1.0)  # what a mean, a share, a difference of shares can be
 
 
@@ -57,7 +57,7 @@ class Score:
         return " ".join(self.written(form))
 
     def written(self, form: str = "") -> tuple[str, str]:
-        """The value and the interval apart, for a table's cell; `form` as in the class's description."""
+        """The value and the interval as two strings, for a table cell; `form` as described for the class."""
         match = re.fullmatch(r"(\+?)((?:\.\d+[fg])?)", form)
         if match is None:
             raise ValueError(f"the format of a score is {form!r}; give '+', a precision such as '.3f', or both: '+.3f'")
@@ -70,7 +70,7 @@ class Score:
 
     @property
     def signed(self) -> str:
-        """As a difference is written: "+0.55 [0.46, 0.65]"."""
+        """The score with its sign, as differences are written: "+0.55 [0.46, 0.65]"."""
         return f"{self:+}"
 
     @property
@@ -81,7 +81,7 @@ class Score:
 
     @property
     def known(self) -> bool:
-        """Whether there is an interval: values that were too few, or all alike, have none."""
+        """Whether there is an interval: too few values, or values that are all alike, have none."""
         return bool(np.isfinite([self.low, self.high]).all())
 
     @property
@@ -115,9 +115,9 @@ def clustered_mean(
 ) -> Score:
     """Mean of `values` `[value]` with an interval over whole groups, as the values of a group are not independent.
 
-    Groups are drawn with replacement; where they are fewer than ten, of which draws show too little, the interval is
-    Student's with the cluster-robust standard error. One group, or groups that are all alike, say nothing of spread:
-    then there is no interval.
+    Groups are resampled with replacement. With fewer than ten groups, too few to resample, the interval is Student's
+    with the cluster-robust standard error. One group, or groups that are all alike, say nothing about the spread: then
+    there is no interval.
 
     Args:
         groups: the group of each value.

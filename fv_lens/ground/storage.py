@@ -1,6 +1,6 @@
 """Results on disk: safetensors files whose metadata is one JSON record. Nothing is ever unpickled.
 
-`load` takes a file only if it is whole, as it was written, and what its kind may hold (`schema`).
+`load` accepts a file only if it is complete, unchanged since it was written, and valid for its kind (`schema`).
 """
 
 import hashlib
@@ -31,7 +31,7 @@ def versions() -> dict[str, str]:
 
 @contextmanager
 def written_whole(path: FilePath) -> Iterator[Path]:
-    """A temporary path beside `path`, to write to; the file takes its place when whole, or goes with the first error.
+    """A temporary path beside `path` to write to; it replaces `path` when complete, and is removed on an error.
 
     Raises:
         InputError: the folder does not exist or cannot be written to, or the disk is full.
@@ -40,7 +40,7 @@ def written_whole(path: FilePath) -> Iterator[Path]:
     partial = whole.with_name(f".{whole.name}.{os.getpid()}.part")
     try:
         try:
-            partial.touch()  # with the permissions that the user's files have, which safetensors' own have not
+            partial.touch()  # for the permissions of the user's files, which safetensors does not set
             permissions = partial.stat().st_mode
             yield partial
             partial.chmod(permissions)
@@ -60,7 +60,7 @@ def save_json(path: FilePath, data: Any) -> None:
 
 @contextmanager
 def naming(path: FilePath) -> Iterator[None]:
-    """What is wrong with a file's content is said with its name."""
+    """Prefix errors about a file's content with the file's name."""
     try:
         yield
     except InputError as error:
@@ -80,7 +80,7 @@ def save(path: FilePath, kind: str, tensors: Mapping[str, Tensor], record: Mappi
 
 
 def save_checked(path: FilePath, kind: type[Record], tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
-    """`save`, where `load` will take the content; an InputError that names the field otherwise."""
+    """`save`, after a check that `load` will accept the content; an InputError names the wrong field."""
     try:
         kind.check(tensors, json.loads(json.dumps(record)))
     except InputError as error:
@@ -92,8 +92,8 @@ def load(path: FilePath, kind: type[Record]) -> tuple[dict[str, Tensor], dict[st
     """Read what `save` wrote.
 
     Raises:
-        InputError: the file is missing, cut short, no safetensors file, or holds something else than a `kind`; a field
-            or tensor is missing or not what it may be; or the content is not what was written.
+        InputError: the file is missing, truncated, not a safetensors file, or holds something other than a `kind`; a
+            field or tensor is missing or invalid; or the content differs from what was written.
     """
     path = own_path(path)
     try:
@@ -109,11 +109,11 @@ def load(path: FilePath, kind: type[Record]) -> tuple[dict[str, Tensor], dict[st
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
         raise InputError(
-            f"{str(path)!r} is not a whole safetensors file ({error}); it may be cut short, or another file."
+            f"{str(path)!r} is not a complete safetensors file ({error}); it may be truncated. Copy or save it again."
         ) from None
     held = text.get("kind", "a safetensors file that fv_lens did not write")
     if held != f"fv_lens.{kind.kind}":
-        raise InputError(f"{str(path)!r} holds {held}, not fv_lens.{kind.kind}.")
+        raise InputError(f"{str(path)!r} holds {held}, not fv_lens.{kind.kind}; give the path of a saved {kind.kind}.")
     if text.get("format") != FORMAT:
         raise InputError(
             f"{str(path)!r} has format {text.get('format')!r}; this version reads {FORMAT!r}. Update fv_lens."
@@ -125,7 +125,7 @@ def load(path: FilePath, kind: type[Record]) -> tuple[dict[str, Tensor], dict[st
         if "sha256" not in text and isinstance(record, dict):
             record = kind.completed(record)
         kind.check(tensors, record)
-        # Files of before there was a digest have none.
+        # Files written before the digest was introduced have none.
         if text.get("sha256", digest := _digest(kind.kind, tensors, text["record"])) != digest:
             raise InputError("its content is not what was written: the SHA-256 differs")
     return tensors, record
@@ -141,7 +141,7 @@ def _digest(kind: str, tensors: Mapping[str, Tensor], record: str) -> str:
 
 
 def _sort_header(path: Path) -> None:
-    """Put the metadata of a safetensors file in order: the library writes it in another one each time."""
+    """Put the metadata of a safetensors file in order: the library writes it in a different order each time."""
     with path.open("r+b") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))

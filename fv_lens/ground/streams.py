@@ -1,4 +1,4 @@
-"""Streams of random numbers: what is drawn under a seed does not depend on what else is drawn under it."""
+"""Named streams of random numbers: what one stream draws under a seed does not depend on the other streams."""
 
 from collections.abc import Iterable
 from enum import IntEnum
@@ -9,7 +9,7 @@ from .errors import whole_number
 
 
 class Stream(IntEnum):
-    """What is drawn. Saved results depend on these numbers, so they stay as they are."""
+    """What each stream is for. Saved results depend on these numbers, so never change them."""
 
     FEW_SHOT = 0
     DEMONSTRATIONS = 1

@@ -1,4 +1,4 @@
-"""Text files as their owners wrote them, read in one place and strictly: UTF-8, JSON, tables of rows."""
+"""Strict readers of users' text files: UTF-8, JSON, tables of rows."""
 
 import csv
 import json
@@ -27,7 +27,7 @@ def own_path(path: FilePath) -> Path:
 
 
 def check_file(path: Path) -> None:
-    """An InputError, for the caller to name the file, unless this is a file: reading a pipe could wait for ever."""
+    """Raise an InputError (the caller names the file) unless this is a regular file: reading a pipe could block."""
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -53,10 +53,10 @@ def read_text(file: Traversable) -> str:
 
 
 def parse_json(text: str, what: str = "this", constants: bool = False) -> Any:
-    """What a JSON text says; NaN and Infinity, which are not JSON, only with `constants`.
+    """The value of a JSON text; NaN and Infinity, which are not JSON, are accepted only with `constants`.
 
     Raises:
-        InputError: not JSON, or a key that stands twice in one object, of which Python's reader keeps the last.
+        InputError: not JSON, or a key that occurs twice in one object, where Python's reader would keep the last.
     """
     try:
         return json.loads(text, object_pairs_hook=_once, parse_constant=None if constants else _refuse)
@@ -106,14 +106,14 @@ def table_records(text: str) -> tuple[tuple[int, list[str]], list[tuple[int, dic
         cells = [cell.strip() for cell in cells]
         if any(cells[len(columns) :]):
             raise InputError(
-                f"line {number}: this has {len(cells)} cells, the header {len(columns)}; quote cells that hold commas"
+                f"line {number} has {len(cells)} cells, but the header has {len(columns)}; quote cells that hold commas"
             )
         records.append((number, dict(zip(columns, cells + [""] * len(columns)))))
     return (line, columns), records
 
 
 def _lines(text: str) -> list[str]:
-    """The lines with their ends; not splitlines(), which also parts at rarer characters, as no editor does."""
+    """The lines with their ends; not by splitlines(), which also splits at rarer characters, unlike editors."""
     return [line for line in _LINE.findall(text) if line]
 
 
@@ -147,7 +147,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     for key, value in pairs:
         if key in members:
             raise InputError(
-                f"the key {key!r} stands twice in one object, with {members[key]!r} and {value!r}; keep one"
+                f"the key {key!r} occurs twice in one object, with {members[key]!r} and {value!r}; keep one"
             )
         members[key] = value
     return members

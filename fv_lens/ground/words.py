@@ -1,4 +1,4 @@
-"""What a word may be, wherever it comes from: text that a person can see and a tokenizer takes."""
+"""The check that every word passes, whatever its source: text that a person can see and a tokenizer accepts."""
 
 import re
 import unicodedata
@@ -15,14 +15,14 @@ _VIRAMA = 9  # combining class
 
 
 def check_text(text: str, where: str) -> str:
-    """`text`, where it can stand for a word or a name; an InputError otherwise: "`where` ''; give a string ...".
+    """`text` if it can be a word or a name; an InputError otherwise: "`where` ''; give a string ...".
 
-    It is a string of valid Unicode, neither empty nor with whitespace at its ends, without control characters or others
-    that nobody sees, so that words that look alike are alike. Combining marks and variation selectors are taken. The
-    two joiners, zero-width as they are, are spelling in some scripts: the non-joiner parts the stems of Persian words,
-    the joiner shapes letters of Indic scripts and puts emoji together. They are taken behind a virama, and between two
-    marks, symbols or letters of a script without capitals, and nowhere else: between Latin letters they are left-overs
-    of a web page.
+    A word is a string of valid Unicode, neither empty nor with whitespace at its ends, without control characters or
+    others that cannot be seen, so that words that look alike are alike. Combining marks and variation selectors are
+    accepted. The two zero-width joiners are part of the spelling in some scripts: the non-joiner separates the stems of
+    Persian words, the joiner shapes letters of Indic scripts and combines emoji. They are accepted after a virama, and
+    between two marks, symbols or letters of a script without capitals, and nowhere else: between Latin letters they are
+    left-overs from a web page.
 
     Example:
         >>> check_text("naïve", "a word is")

@@ -1,10 +1,10 @@
-"""The seam: what fv_lens asks of TransformerLens, said once for HookedTransformer and TransformerBridge.
+"""The adapter: what fv_lens needs from TransformerLens, stated once for HookedTransformer and TransformerBridge.
 
-The verbs are few: `tokens` (text to ids under the model's BOS rule), `logits` (a full forward, the slow truth),
+The verbs are few: `tokens` (text to ids under the model's BOS rule), `logits` (a full forward, the slow reference),
 `prefix` (keys and values of the tokens before those of a step), `step` (a few tokens over a prefix, with hooks),
 `readout` (logits of what a step returns), `unembed` (logits of any residual), `text` (what a token reads as), `endings`
-(which tokens end an answer) and `writes` (what heads write). Beside this package only `models`, which loads, and
-`calls` and `arguments`, which follow calls from outside, know of TransformerLens.
+(which tokens end an answer) and `writes` (what heads write). No module outside this room imports TransformerLens;
+`vectors.calls` and `vectors.arguments` know the names of its methods and their arguments.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ HEAD_OUTPUT = "attn.hook_z"
 
 @runtime_checkable
 class HookFunction(Protocol):
-    """What a hook point calls with its activation: it returns another in its place, or None."""
+    """A hook function: takes a hook point's activation, returns a replacement or None."""
 
     def __call__(self, x: Tensor, /, hook: "HookPoint") -> Tensor | None: ...
 
@@ -59,7 +59,7 @@ class Prefix:
 
 
 class Lens:
-    """A model of the user's, seen through the verbs above. Get one with `lens_of(model)`."""
+    """The user's model, behind the verbs above. Get one with `lens_of(model)`."""
 
     model: Any  # a Model; the two lines of TransformerLens type their parts differently, or not at all
     parity: Parity
@@ -76,7 +76,7 @@ class Lens:
         self.renew()
 
     def renew(self) -> None:
-        """Look at the model again: `user_hooks` are those on it now, `parity` what was found under these conditions.
+        """Inspect the model again: set `user_hooks` to those on it now and `parity` to what is known of it now.
 
         Called where work begins, never inside `hooks`; patches may be on the model.
         """
@@ -88,7 +88,7 @@ class Lens:
 
     @property
     def one_by_one(self) -> bool:
-        """Whether each prompt has to be in a forward of its own: hooks of the user's, or batches that change logits."""
+        """Whether each prompt needs its own forward: the user has hooks on the model, or batching changes logits."""
         return bool(self.user_hooks) or not self.parity.batches_exact
 
     @property
@@ -103,7 +103,7 @@ class Lens:
 
     @property
     def parameter(self) -> Tensor:
-        """A parameter that stands for the others' dtype and device: not quantised, and not offloaded if any is not."""
+        """A parameter whose dtype and device represent all: not quantised, and not offloaded unless all are."""
         floats = (p for p in self.model.parameters() if p.is_floating_point())
         first = next(floats)
         return first if first.device.type != "meta" else next((p for p in floats if p.device.type != "meta"), first)
@@ -120,7 +120,7 @@ class Lens:
     def full_precision(self) -> bool:
         """Whether products round as float32 does, or better: not in half precision, autocast, or TF32 on a GPU.
 
-        Nor where weights are quantised, whose products are made in whichever precision their kernels have.
+        False also for quantised weights, whose kernels choose their own precision.
         """
         if torch.is_autocast_enabled(self.device.type) or self._quantised:
             return False
@@ -151,7 +151,7 @@ class Lens:
     def processing(self) -> str:
         """'centered' if what is written to the residual stream has zero mean over d_model (a processing mode).
 
-        Else 'raw'. The embeddings tell: every model has them, and the mode centres them with all that writes.
+        Else 'raw'. Judged by the embeddings: every model has them, and the mode centres all weights that write.
         """
         w = self.embedding.detach()[:64].float()
         if w.device.type == "meta":
@@ -160,7 +160,7 @@ class Lens:
 
     @property
     def weights_hash(self) -> str:
-        """SHA-256 of the weights in their order: tells which model a result came from, whatever its name."""
+        """SHA-256 of the weights in order, which identifies the model of a result whatever its name."""
         digest = hashlib.sha256()
         for parameter in self.model.parameters():
             digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
@@ -173,21 +173,21 @@ class Lens:
 
     @torch.no_grad()
     def writes(self, layer: int, z: Float[Tensor, "row head d_head"]) -> Float[Tensor, "row d_model"]:
-        """What head outputs become in the model's own output projection, without its bias; float32 on the CPU.
+        """Head outputs through the model's own output projection, without its bias; float32 on the CPU.
 
-        The projection of each row minus what it makes of zeros: so an adapter on it counts, quantised and transposed
-        weights are used as the model uses them, and no bias is left.
+        Computed as the projection of each row minus that of zeros, so that adapters on it count, quantised and
+        transposed weights are used as the model uses them, and the bias cancels.
 
         Raises:
             InputError: the layer has no output projection, or its heads are not `[n_heads, d_head]`.
-            ParityError: the projection gives other numbers on the same input (dropout).
+            ParityError: the projection gives different numbers for the same input (dropout).
         """
         rows = torch.cat([torch.zeros_like(z[:1]), z]).flatten(1).to(self.device, self.dtype)
         with torch.autocast(self.device.type, enabled=False):
             once, again = (self._project(layer, rows).float() for _ in range(2))
         if not torch.allclose(once, again, rtol=0, atol=0, equal_nan=True):
             raise ParityError(
-                f"The output projection of layer {layer} of {self.name} gives other numbers on the same input "
+                f"The output projection of layer {layer} of {self.name} gives different numbers for the same input "
                 "(dropout of an adapter?). Call model.eval() first."
             )
         return (once[1:] - once[:1]).cpu()
@@ -232,7 +232,7 @@ class Lens:
             return self.model.to_tokens(text, truncate=False, move_to_device=False)[0].tolist()
 
     def text(self, token: int) -> str:
-        """What a token adds to a text, with the space it may begin with."""
+        """The text of a token, with any space it begins with."""
         if self.model.tokenizer is None:
             raise InputError("The model has no tokenizer, so tokens cannot become words. Load it with one.")
         # Some tokenizers drop the space at the start of a text, so the token is read behind another.
@@ -242,7 +242,7 @@ class Lens:
 
     @property
     def endings(self) -> Bool[Tensor, " vocab"]:
-        """Which tokens begin with a newline or end the text: the first that may follow a whole answer."""
+        """Mask of the tokens that begin with a newline or end the text, one of which must follow a whole answer."""
         if self.state.endings is None:
             tokenizer = self.model.tokenizer
             if tokenizer is None:
@@ -259,9 +259,9 @@ class Lens:
 
     @contextmanager
     def hooks(self, hooks: Sequence[Hook]) -> Iterator[None]:
-        """Run with `(name, function)` hooks, which forwards of other threads do not meet.
+        """Run with `(name, function)` hooks, in forwards of this thread only.
 
-        A name that the model does not have raises (a Bridge 3.9 ignores it).
+        A hook name that the model does not have raises a ParityError (a Bridge 3.9 would ignore it).
         """
         for name, _ in hooks:
             if name not in self.points:
@@ -297,9 +297,9 @@ class Lens:
     def logits(
         self, ids: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"], hooks: Sequence[Hook] = (), last: int = 1
     ) -> Float[Tensor, "batch last vocab"]:
-        """Next-token logits of the last positions by a full forward: the slow truth.
+        """Next-token logits of the last positions by a full forward: the slow reference.
 
-        Where hooks of the user's are on the model, all positions reach them, as in any forward of the user's.
+        The user's own hooks see all positions, as in any forward of theirs.
         """
         raise NotImplementedError
 
@@ -316,7 +316,7 @@ class Lens:
         hooks: Sequence[Hook],
         alone: bool,
     ) -> Tensor:
-        """Run a few tokens over a prefix; what enters the unembedding comes back, see `readout`.
+        """Run a few tokens over a prefix; returns what enters the unembedding, see `readout`.
 
         `attend(layer, k, v)` says which keys and values `[row, kv_head, pos, d_head]` the new tokens' queries meet.
         With `alone`, rows are positions that may see the prefix and themselves (`lone_rows`), not a causal sequence.
@@ -340,5 +340,5 @@ class Lens:
         raise NotImplementedError
 
     def own_score(self, layer: int, prefix: Prefix, now: dict[str, Tensor]) -> list[Hook]:
-        """Hooks that leave scores `[batch, head, row, prefix + 1]`, the last column each row's with its own key."""
+        """Hooks that turn scores into `[batch, head, row, prefix + 1]`, with each row's own key in the last column."""
         raise NotImplementedError

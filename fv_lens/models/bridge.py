@@ -1,4 +1,4 @@
-"""The seam to TransformerBridge 3.9 and 4.x: the model under it is Hugging Face's, and so is its cache."""
+"""The adapter for TransformerBridge 3.9 and 4.x: the model under it is Hugging Face's, and so is its cache."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -79,7 +79,7 @@ class BridgeLens(Lens):
             seen = self._open_mask(prefix) if alone else mask
             logits = self._run(ids, seen, _Attending(attend, prefix.length), _positions(mask)[:, -ids.shape[1] :])
         if self.parity.plain_readout is None:
-            # Soft caps and logit scales act after the unembedding, inside the model: then every row must pass there.
+            # Soft caps and logit scales act after the unembedding, inside the model: every row must go through them.
             first = self.model.unembed(kept["rows"][:1, :1])
             self.parity.plain_readout = torch.allclose(first.float(), logits.float(), rtol=1e-4, atol=1e-4)
             if not self.parity.plain_readout:
@@ -106,7 +106,7 @@ class BridgeLens(Lens):
         return torch.cat([self._behind_last_block(partial(_instead, some), len(some)) for some in rows])
 
     def _behind_last_block(self, change: Callable[[Tensor], Tensor], n: int) -> Tensor:
-        """Logits `[n, vocab]` of a forward over `n` tokens, its last block's output `[1, n, d_model]` changed."""
+        """Logits `[n, vocab]` of a forward over `n` tokens, with `change` applied to the last block's output."""
         ids = torch.arange(n, device=self.device)[None] % self.cfg.d_vocab
         with self.hooks([(f"blocks.{self.n_layers - 1}.hook_resid_post", lambda x, hook: change(x))]):
             return self._run(ids, None)[0]
@@ -118,7 +118,8 @@ class BridgeLens(Lens):
         if not (plain.flip(0) - swapped).abs().max() <= tolerance < (plain[0] - plain[1]).abs().max():
             last = self.n_layers - 1
             raise ParityError(
-                f"{self.name} does not make its logits of blocks.{last}.hook_resid_post position by position."
+                f"{self.name} does not compute its logits from blocks.{last}.hook_resid_post position by position, so "
+                "vectors cannot be unembedded on it. Read them through the model instead."
             )
         self.parity.unembeds_rows = True
 

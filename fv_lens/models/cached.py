@@ -32,7 +32,7 @@ _here = threading.local()
 
 @contextmanager
 def aside() -> Iterator[None]:
-    """What follows a patched model's calls lets those of this thread pass meanwhile."""
+    """Exempt this thread's calls from the watch on a patched model."""
     before, _here.aside = is_aside(), True
     try:
         yield
@@ -48,7 +48,7 @@ def is_aside() -> bool:
 def check_cached_steps(lens: Lens) -> None:
     """Compare the model's own `generate` with a full forward on what it wrote, once for the model's conditions.
 
-    Hooks of the user's, patches and train mode are off meanwhile: it is the libraries that are checked.
+    The user's hooks, patches and train mode are off during the check, which is of the libraries.
 
     Raises:
         ParityError: a cached step gives other logits; the message names both versions and the cure.
@@ -82,7 +82,7 @@ def check_libraries(lens: Lens) -> None:
 
 
 def _decode_a_plain_llama(tokenizer: Any) -> bool:
-    """Whether the libraries decode a tiny random Llama right; its tokenizer is another model's and never asked."""
+    """Whether the libraries decode a tiny random Llama correctly; its tokenizer is another model's and never used."""
     sizes: dict[str, Any] = dict(
         vocab_size=64, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
         max_position_embeddings=32,
@@ -122,7 +122,7 @@ def _cached_steps_are_exact(lens: Lens) -> bool:
             full.append(steps[-1][-1])
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # a model that cannot generate, or not with a cache, says so itself when it is asked to
+    except Exception as error:  # a model that cannot generate, or not with a cache, raises on the user's own call
         log.debug("%s: generate raised %r", lens.name, error)
         return True
     finally:

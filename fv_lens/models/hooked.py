@@ -1,4 +1,4 @@
-"""The seam to HookedTransformer (TransformerLens 3.x), whose cache holds keys before rotation."""
+"""The adapter for HookedTransformer (TransformerLens 3.x), whose cache holds keys before rotation."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence

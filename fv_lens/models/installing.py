@@ -1,4 +1,4 @@
-"""No installing while models load, which TransformerLens would begin for models with images."""
+"""A guard against package installs while models load, which TransformerLens starts for models with image input."""
 
 import contextlib
 import os
@@ -11,17 +11,17 @@ from typing import Any
 import torch
 
 _guard = threading.Lock()
-_refused: dict[int, list[list[str]]] = {}  # by thread: what each load that it is in was refused, the innermost last
+_refused: dict[int, list[list[str]]] = {}  # thread -> words of refused installs, one list per nested load
 # What was there before, and what stands there while models are loaded.
 _replaced: tuple[Any, Any] = subprocess.Popen, subprocess.Popen
 
 
 @contextlib.contextmanager
 def without_installing() -> Iterator[None]:
-    """This thread starts no process that installs packages: TransformerLens would, for models with images.
+    """Keep this thread from starting a process that installs packages, as TransformerLens does for image models.
 
-    The torchvision that it gets can replace PyTorch by another build while it is running. TransformerLens then does
-    without the processor of images, and a warning says how to have it.
+    The torchvision it installs can replace PyTorch with another build while Python is running. Without the install
+    TransformerLens does without the image processor, and a warning says how to get it.
     """
     global _replaced
     refused: list[str] = []
@@ -58,7 +58,7 @@ def _refusing(original: Any) -> type[subprocess.Popen[Any]]:
         def __init__(self, args: Any, *more: Any, **settings: Any):
             if loads := _refused.get(threading.get_ident()):
                 if isinstance(args, Iterator):
-                    args = list(args)  # it can be read but once
+                    args = list(args)  # it can be read only once
                 words = _words(args)
                 if "install" in words:
                     loads[-1].extend(words[words.index("install") + 1 :])

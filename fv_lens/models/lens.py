@@ -1,4 +1,4 @@
-"""The seam to TransformerLens, the same for HookedTransformer and TransformerBridge; `lens_of(model)` gives it."""
+"""The adapter for a model, the same for HookedTransformer and TransformerBridge; `lens_of(model)` returns it."""
 
 import threading
 from typing import Any
@@ -12,7 +12,7 @@ from .state import State
 
 __all__ = ["Lens", "Model", "Prefix", "check_layer", "lens_of", "unwrapped"]
 
-# Class -> the names under which it keeps the model it wraps, one behind the other. By name, for not all are installed.
+# Class -> the chain of attributes that leads to the wrapped model. By name, as not all these classes are installed.
 WRAPPERS = {
     "OptimizedModule": ("_orig_mod",),
     "DataParallel": ("module",),
@@ -24,7 +24,7 @@ _lock = threading.Lock()
 
 
 def lens_of(model: Model) -> Lens:
-    """The lens of a model, which keeps what was found out about it. A wrapper stands for the model that it wraps.
+    """The lens of a model, with what is already known about it; a wrapper counts as the model it wraps.
 
     Raises:
         InputError: `model` is neither a HookedTransformer nor a TransformerBridge, nor a wrapper of one.
@@ -47,7 +47,7 @@ def lens_of(model: Model) -> Lens:
 
 
 def check_layer(lens: Lens, layer: int) -> int:
-    """`layer`, or an InputError if the model has none of that number."""
+    """`layer` as an int; an InputError if the model has no such layer."""
     if whole_number("layer", layer, least=0) >= lens.n_layers:
         raise InputError(f"Layer {layer} is outside 0..{lens.n_layers - 1} of {lens.name}.")
     return int(layer)
@@ -67,8 +67,8 @@ def unwrapped(model: Any) -> Any:
             )
         if wrapper == "PeftModel" and getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
             raise InputError(
-                f"This {type(model).__name__} puts virtual tokens before the prompts, so columns are not where they "
-                "seem. Give the model inside, model.get_base_model(), or use an adapter such as LoRA."
+                f"This {type(model).__name__} puts virtual tokens before the prompts, which shifts all token "
+                "positions. Give the model inside, model.get_base_model(), or use an adapter such as LoRA."
             )
         for name in WRAPPERS[wrapper]:
             model = model._modules[name]

@@ -1,4 +1,4 @@
-"""Loading models: the default one with no hub at hand, any other from a folder or by its Hugging Face name."""
+"""Loading models: the default one without the Hugging Face hub, any other from a folder or by its hub name."""
 
 import contextlib
 import importlib.metadata
@@ -108,7 +108,7 @@ def model_folder(name: str | os.PathLike[str]) -> Path | None:
     """The folder that `name` is a path of, or None where it is a name on the hub; see `load_model`.
 
     Raises:
-        InputError: `name` is neither string nor path, or a path of something else than a model folder.
+        InputError: `name` is neither a string nor a path, or is the path of something other than a model folder.
     """
     if not isinstance(name, str | os.PathLike):
         raise InputError(
@@ -207,7 +207,7 @@ def _hooked_transformer() -> Any:
 
 
 def checked_device(device: Device | None) -> torch.device:
-    """The device, "cuda" where there is one for None; an InputError where it cannot be used."""
+    """The device, by default "cuda" if available; an InputError if it cannot be used."""
     device = device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.zeros(1, device=device).item()
@@ -227,19 +227,19 @@ def checked_dtype(dtype: Dtype | None) -> torch.dtype:
 
 @contextlib.contextmanager
 def quoting(name: str) -> Iterator[None]:
-    """Whatever the libraries underneath raise on a model becomes an InputError that quotes it."""
+    """Turn whatever the underlying libraries raise on a model into an InputError that quotes it."""
     try:
         yield
     except InputError:
         raise
     except Exception as error:
         raise InputError(
-            f"{name!r} cannot be loaded: {first_line(error)} Possible are {DEFAULT!r}, the path of a model folder, "
-            "and a name on the Hugging Face hub of an architecture that TransformerLens supports."
+            f"{name!r} cannot be loaded: {first_line(error)} Give {DEFAULT!r}, the path of a model folder, or a "
+            "Hugging Face name of an architecture that TransformerLens supports."
         ) from error
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, cut to its first line."""
+    """First line of an error's message, shortened to 300 characters."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return line if len(line) <= 300 else line[:300] + " ..."

@@ -1,4 +1,4 @@
-"""What a model is to those who read types and to tools that check them: one of TransformerLens' two classes."""
+"""The `Model` type, for readers and type checkers: either of TransformerLens' two model classes."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
     class HookedTransformer(Protocol):
-        """The class of TransformerLens 3, told by what it has: 4 lacks it, and with a missing class all would pass."""
+        """Structural type of TransformerLens 3's class: 4 lacks it, and a missing class would accept anything."""
 
         cfg: Any
 

@@ -1,4 +1,4 @@
-"""Linear maps on a CPU through oneDNN, which torch carries but leaves aside for float32.
+"""Linear maps on a CPU through oneDNN, which torch ships but does not use for float32.
 
 torch gives float32 products to the BLAS it was built with, which is mostly MKL. On an AMD EPYC with AVX-512 oneDNN
 multiplies 2.0 to 2.4 times faster, at 8 rows and more. Both round in float32; only the order of the sums differs.
@@ -15,14 +15,14 @@ from torch.overrides import TorchFunctionMode
 
 P = ParamSpec("P")
 R = TypeVar("R")
-LEAST_ROWS = 8  # below, a product waits for memory, and either takes as long
+LEAST_ROWS = 8  # with fewer, products are memory-bound, and both take equally long
 
 # The operator torch.compile uses for linear layers; where a build of torch lacks it, torch's own way stays.
 _product: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 
 
 def through_onednn(verb: Callable[P, R]) -> Callable[P, R]:
-    """Run a verb of the lens with its linear maps, and their way back, through oneDNN where that is exact float32."""
+    """Run a verb of the lens with its linear maps, and their gradients, through oneDNN where that is exact float32."""
 
     @wraps(verb)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -1,8 +1,8 @@
-"""What fv_lens puts on a model's own objects for a while: methods and hooks that no copy of the object takes along.
+"""Temporary methods and hooks of fv_lens on a model's own objects, which no copy of the object takes along.
 
 `copy.deepcopy` and pickle give a copy its owner's `__dict__`, and with it methods that are bound to the owner. So while
-something of fv_lens is on an object, `__getstate__` stands there too, which leaves it out. A shallow copy shares the
-parts that carry the hooks; it is told to say so when it is called.
+something of fv_lens is on an object, so is a `__getstate__` that leaves it out. A shallow copy shares the parts that
+carry the hooks, so calling it raises an error that says so.
 """
 
 import copy
@@ -57,7 +57,7 @@ def replace_method(owner: nn.Module, name: str, replacement: Replacement) -> Cal
 
 
 def add_hook(module: nn.Module, hook: Callable[..., Any], owner: Any) -> Callable[[], None]:
-    """Register a forward hook; returns a function that removes it. A hook of PyTorch: `reset_hooks()` lets it be.
+    """Register a forward hook; returns a function that removes it. `reset_hooks()` does not, as it is PyTorch's own.
 
     `owner` is who put it there, see `has_hooks_of_others`.
     """
@@ -133,7 +133,7 @@ class _Refusal:
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise InputError(
-            f"This {self.kind} is a shallow copy of a patched model and shares its layers with it. Ask the patched "
+            f"This {self.kind} is a shallow copy of a patched model and shares its layers with it. Call the patched "
             "model itself, or copy it with copy.deepcopy, which gives a model of its own, without the patch."
         )
 

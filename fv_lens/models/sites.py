@@ -1,7 +1,7 @@
 """Whether a vector that is added at a hook point reaches the residual stream.
 
-Not every hook point lies on a way there: TransformerBridge's `hook_resid_mid` is the input of the MLP's norm, so that
-what is added there is seen by the MLP alone.
+Not every hook point lies on a path to it: TransformerBridge's `hook_resid_mid` is the input of the MLP's norm, so
+only the MLP sees what is added there.
 """
 
 from typing import TYPE_CHECKING
@@ -47,9 +47,9 @@ def check_site(lens: Lens, layer: int, site: str) -> None:
 
 @torch.no_grad()
 def _reaches_stream(lens: Lens, layer: int, site: str) -> bool:
-    """Two large vectors, added and taken away: the stream moves by them, or by the same multiple of each number."""
+    """Whether the stream moves by what is added, or by a fixed multiple of each component; two large vectors tell."""
     point, points = f"blocks.{layer}.{site}", lens.points
-    # Where a norm follows attention, what it does stands pure before the MLP adds to it.
+    # Where a norm follows attention, its effect is seen alone before the MLP adds to the stream.
     names = [f"blocks.{layer}.{name}" for name in (MIDDLE, STREAM) if f"blocks.{layer}.{name}" in points]
     names = [name for name in names if points[name] is not points[point]]
     generator = torch.Generator("cpu").manual_seed(0)

@@ -1,7 +1,7 @@
-"""What fv_lens keeps on a model: what comparisons with full forwards showed, under which conditions, and its patches.
+"""State that fv_lens keeps on a model: its patches, and results of comparisons with full forwards by condition.
 
-Whether a fast form is exact depends on more than weights: on dropout that is switched on, on hooks and adapters of the
-user's own, on autocast. So findings belong to the `conditions` they were made under, and are made again under others.
+Whether a fast form is exact depends on more than weights: on active dropout, on the user's own hooks and adapters, on
+autocast. So results are kept with the `conditions` they were measured under, and are measured again under others.
 """
 
 import itertools
@@ -41,10 +41,10 @@ _numbers: weakref.WeakKeyDictionary[Callable[..., Any], int] = weakref.WeakKeyDi
 
 @dataclass
 class Parity:
-    """What comparisons with full forwards showed, under one set of conditions; see `forms` and `gradients`.
+    """Results of comparisons with full forwards under one set of conditions; see `engine.forms` and `.gradients`.
 
     Args:
-        length: tokens of the longest prompt compared; 0 where nothing was yet.
+        length: tokens of the longest prompt compared; 0 before the first comparison.
         forms: the exact forms of rows, fastest first.
         padding: whether left padding changes nothing.
         batches_exact: whether a prompt has the same logits beside others, padded ones, as by itself.
@@ -79,10 +79,10 @@ class Parity:
 
 
 class State:
-    """Stands in the model's `__dict__`. A deep copy or pickle of the model gets a state that knows nothing.
+    """The state in a model's `__dict__`. A deep copy or pickle of the model gets an empty one.
 
-    A shallow copy has the same `__dict__` entries, so the state knows whose it is. It does so by a weak reference, so
-    that the model goes as soon as its last user does.
+    A shallow copy has the same `__dict__` entries, so the state remembers its model, by a weak reference that does not
+    keep the model alive.
     """
 
     def __init__(self, model: nn.Module | None = None):
@@ -96,7 +96,7 @@ class State:
         self.lock = threading.RLock()  # one thread at a time has hooks of fv_lens on the model
 
     def parity_under(self, key: int) -> Parity:
-        """What was found under conditions; of the many that come and go (hooks, mostly) the latest are kept."""
+        """The parity under the conditions of this hash; results of the `KEPT` latest conditions are kept."""
         parity = self.parities.pop(key, None) or Parity()
         self.parities[key] = parity
         while len(self.parities) > KEPT:
@@ -129,11 +129,11 @@ def conditions(model: nn.Module, network: nn.Module, hooks: Sequence[UserHook], 
 
 
 def user_hooks(*roots: nn.Module) -> list[UserHook]:
-    """The hooks that are neither fv_lens's nor a library's own, forwards that were replaced, and modules put between.
+    """The user's own hooks, replaced forwards and inserted modules: those of neither fv_lens nor a library.
 
-    Modules count that neither a library nor the package of the model itself has made: such as wrappers that steer.
+    A module counts if neither a library nor the package of the model itself defines it, such as a steering wrapper.
 
-    Each with its module (None: every one), its kind, and the number that PyTorch gave it, which it gives no other.
+    Returns each with its module (None: every module), its kind, and the unique number that PyTorch gave it.
     """
     hooks: list[UserHook] = []
     packages = LIBRARIES.union(map(_package_of, roots))
@@ -204,7 +204,7 @@ def _is_own(hook: Callable[..., Any]) -> bool:
 
 
 def _is_foreign(hook: Callable[..., Any]) -> bool:
-    """Whether a hook is the user's: libraries have functions of their own as hooks, to take notes or make weights."""
+    """Whether a hook is the user's: libraries register hooks of their own, to record activations or compute weights."""
     if _is_own(hook) or type(hook).__module__.startswith("torch.nn.utils."):  # those of weight_norm and its kin
         return False
     return not isinstance(hook, FunctionType) or not _of_library(hook)
@@ -233,7 +233,7 @@ def modules(*roots: nn.Module) -> Iterator[nn.Module]:
 
 
 def _settings(module: nn.Module) -> tuple[Any, ...]:
-    """A module's kind and settings. Of TransformerLens' modules the train flag alone: they note what passes."""
+    """A module's kind and settings; of TransformerLens' modules only the train flag, as they store activations."""
     kind, settings = type(module), module.__dict__
     forward = settings.get("forward")
     replaced = 0 if forward is None or _is_own(forward) else _number_of(forward)
@@ -243,7 +243,7 @@ def _settings(module: nn.Module) -> tuple[Any, ...]:
 
 
 def _number_of(function: Callable[..., Any]) -> int:
-    """A number that is a function's as long as it lives, and no other's after it."""
+    """A number unique to a function, never reused once the function is gone."""
     try:
         return _numbers.setdefault(function, next(_count))
     except TypeError:  # what cannot be referred to weakly

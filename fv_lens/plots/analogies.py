@@ -1,4 +1,4 @@
-"""Ways to answer analogies, beside each other, with libraries from which more and more is left out."""
+"""Methods on analogies side by side, with libraries from which more and more is left out."""
 
 from collections.abc import Mapping, Sequence
 
@@ -37,7 +37,7 @@ def analogies(
     Args:
         frame: the columns `COLUMNS`, as `AnalogyScores.to_frame` gives them; `library` is "" where none is used.
         measure: one of the frame's, such as "accuracy" (of whole words), "choice" or "log_prob" (nats).
-        chance: where guessing would be, as `AnalogyScores.chance` says; a dashed line.
+        chance: the score of guessing, such as `AnalogyScores.chance`, drawn as a dashed line.
         library: the libraries to show, in their order; all of the frame if None.
 
     Raises:
@@ -65,7 +65,7 @@ def analogies(
     titles = ["<br>".join(wrapped(name, 10)) for name in panels]
     n_lines = max(2, *(title.count("<br>") + 1 for title in titles))
     figure = make_subplots(1, len(panels), shared_yaxes=True, horizontal_spacing=0.03, subplot_titles=titles)
-    for prompt in prompts:  # in full colour, whichever panel has it
+    for prompt in prompts:  # legend entries, in full colour
         colour, symbol = LOOKS.get(prompt, OTHER)
         figure.add_scatter(
             x=[None], y=[None], mode="markers", marker=dict(size=8, color=colour, symbol=symbol),
@@ -126,7 +126,7 @@ def _scores(frame: pd.DataFrame, measure: str) -> dict[Row, Score]:
     lines = frame[(frame.measure == measure) & frame.value.notna()]
     if not len(lines):
         known = ", ".join(map(repr, frame.measure.unique())) or "none"
-        raise InputError(f"measure is {measure!r}, of which the frame has no number; it has {known}")
+        raise InputError(f"measure is {measure!r}, which the frame does not have; choose from {known}")
     scores = {}
     for line in lines.itertuples():
         low, high = (float(end) if np.isfinite(end) else np.nan for end in (line.low, line.high))

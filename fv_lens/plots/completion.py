@@ -10,8 +10,9 @@ from .table import bars, lanes
 
 
 def evaluation(evaluation: Evaluation, vector: str = "") -> go.Figure:
-    """Accuracy, of whole answers and fainter of their first tokens, with intervals: of what was evaluated and of every
-    control. Hovering shows the gains.
+    """Accuracy with intervals of what was evaluated and of every control, for whole answers and first tokens.
+
+    Hovering shows the gains.
 
     `vector`: what to call the vector in the title, such as "fine-tuned vector".
 

@@ -1,4 +1,4 @@
-"""Words that vectors are read as, side by side."""
+"""Top tokens of vectors, side by side."""
 
 from collections.abc import Sequence
 
@@ -39,7 +39,7 @@ def decoding(words: pd.DataFrame, relations: Sequence[str] | None = None, k: int
         raise InputError("there are no words to show; give those of at least one relation")
     for relation in relations:
         if relation not in known:
-            raise InputError(f"there are no words of relation {relation!r}; there are of {', '.join(map(repr, known))}")
+            raise InputError(f"there are no words of relation {relation!r}; choose from {', '.join(map(repr, known))}")
 
     n_lines = max(len(wrapped(_plain(token), LINE)) for token in words.token)
     n, heading, height = len(relations), 46, max(22, 15 * n_lines) * k

@@ -1,4 +1,4 @@
-"""What a map of heads shows, for the figure and for the page: each head's effect, interval and shade, and what to note.
+"""Cells of a head map, for the figure and for the page: each head's effect, interval and shade, and the notes.
 
 `HeadCells` computes it; `plots.heads` and the studies' `page.head_map` only draw it.
 """
@@ -79,13 +79,13 @@ class HeadCells:
         return format(score, self.form)
 
     def shades(self, n: int) -> list[int | None]:
-        """The place of each head's colour among `n` of the scale, layer by layer; None where a layer has no heads."""
+        """Index of each head's colour in a scale of `n`, layer by layer; None if a layer has no heads."""
         middle, mean = n // 2, self.mean.ravel()
         places = middle + np.rint(middle * np.clip(np.nan_to_num(mean) / self.limit, -1, 1)).astype(int)
         return [None if gone else place for gone, place in zip(np.isnan(mean), places.tolist())]
 
     def strongest(self, k: int) -> set[int]:
-        """The numbers, counted layer by layer, of the `k` heads of largest absolute effect."""
+        """Flat indices (layer by layer) of the `k` heads of largest absolute effect."""
         size = np.abs(self.mean).ravel()
         return set(size.argsort()[: np.isfinite(size).sum()][::-1][:k].tolist())  # NaN are last in numpy's order
 
@@ -103,7 +103,7 @@ def checked_head(head: Sequence[int], n_layers: int, n_heads: int) -> tuple[int,
         InputError: not a head, or one outside the map.
     """
     if not isinstance(head, Sequence) or len(head) != 2:
-        raise InputError(f"{head!r} is not a head; heads are (layer, head).")
+        raise InputError(f"{head!r} is not a head; give (layer, head).")
     layer, index = whole_number("layer", head[0], least=0), whole_number("head", head[1], least=0)
     if layer >= n_layers or index >= n_heads:
         raise InputError(f"Head ({layer}, {index}) is outside the map of {n_layers} layers x {n_heads} heads.")

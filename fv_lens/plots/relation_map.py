@@ -21,15 +21,15 @@ SIDES = {
     "top right": (1, 1), "bottom right": (1, -1), "top left": (-1, 1), "bottom left": (-1, -1),
 }  # fmt: skip
 FONT_SIZE, MARKER = 11, 9
-SIZES = {(650, 520): 1.0, (360, 520): 0.1}  # of the map in pixels: how much it counts where labels are placed
-ROOM = (0.13, 0.04)  # beside the outermost points, of the larger extent
+SIZES = {(650, 520): 1.0, (360, 520): 0.1}  # size of the map in pixels -> its weight in placing labels
+ROOM = (0.13, 0.04)  # margins, as shares of the larger extent
 PASSES = 10
 
 
 def relation_map(points: pd.DataFrame, categories: Mapping[str, str]) -> go.Figure:
     """Points with their names, coloured by category; only distances mean anything, so both axes have one scale.
 
-    Labels are put at the side of their point where they cover least of other labels and points.
+    Labels go to the side of their point where they overlap least with other labels and points.
 
     Args:
         points: name -> `x`, `y`, as multidimensional scaling gives them.

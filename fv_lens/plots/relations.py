@@ -23,9 +23,9 @@ def relations(
     rows: Sequence[str] | None = None,
     measure: str = "accuracy",
 ) -> go.Figure:
-    """A point with its interval for each relation and row, by category, and within it by the last row, best first.
+    """A point with its interval for each relation and row, grouped by category and sorted by the last row, best first.
 
-    The mean over relations stands on top. The figure grows with the number of relations.
+    The mean over relations is on top. The figure grows with the number of relations.
 
     Args:
         frame: the table of results (see `plots.table.scores_of`), its part "score".
@@ -86,7 +86,7 @@ def relations(
 
 
 def main_rows(scores: Mapping[str, Any]) -> list[str]:
-    """The rows that most readers look for, as far as they are there; few-shot prompts are those of fewest shots."""
+    """The usual rows, if present: zero-shot, the few-shot prompt of fewest shots, FV and FFV."""
     return [row for row in ("zero-shot", *usual_shots(scores), "FV", "FFV from FV") if row in scores]
 
 
@@ -97,7 +97,7 @@ def _hover(
     rows: Sequence[str],
     unit: str,
 ) -> str:
-    """What pointing at a relation says, or at the mean (None)."""
+    """Hover text of a relation, or of the mean (None)."""
     key, over = ("all", "relations") if name is None else (name, "words")
     title = MEAN if name is None else f"{name} ({categories.get(name, 'other')})"
     shown = {row: scores[row][key] for row in rows if key in scores.get(row, {})}

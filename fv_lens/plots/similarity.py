@@ -1,4 +1,4 @@
-"""How alike relations are, to people and as vectors: matrices side by side."""
+"""Similarity of relations, as rated by people and as vectors: matrices side by side."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -27,8 +27,8 @@ def similarity(matrices: Mapping[str, pd.DataFrame], order: Sequence[str] | None
     Args:
         matrices: title -> frame `[name, name]`, such as "people", "FV" and "FFV"; NaN where a number is not known,
             which leaves the cell grey.
-        order: names to show, in their order; if None those of the first matrix, like beside like: the optimal leaf
-            order of an average-linkage clustering of the first matrix without NaN (as they stand where none is).
+        order: names to show, in order; None for those of the first matrix, in the optimal leaf order of an
+            average-linkage clustering of the first matrix without NaN (in their own order if there is none).
 
     Raises:
         InputError: no matrix; one that is not square, not of numbers, or lacks a name; a name twice.

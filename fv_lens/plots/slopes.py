@@ -25,8 +25,8 @@ def slopes(
 
     Args:
         frame: the table of results (see `plots.table.scores_of`), its part "score".
-        categories: relation -> category; a relation that is not in it comes under "other". From the sixth category on
-            colours come again.
+        categories: relation -> category; a relation that is not in it is under "other". Colours repeat after five
+            categories.
         rows: where the lines begin and where they end.
         measure: "accuracy" (of whole answers), "first_token_accuracy" or "log_prob" (nats).
 

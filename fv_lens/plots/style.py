@@ -17,8 +17,8 @@ DIVERGING = list(
         ("#08306b", "#2b6cb0", "#7fb0d9", "#d3e4f2", "#ffffff", "#fde3c4", "#f6a656", "#c2570c", "#6e2a04"),
     )
 )
-# What each colour of the figures becomes on a dark page, there as far from the page as here from white; the scale's
-# middle is the page itself in both.
+# Light colour -> its counterpart on a dark page, with the same contrast to the page; the middle of the diverging
+# scale is the page colour in both.
 DARK = {
     "#ffffff": "#14181d", INK: "#e6ebf0", MUTED: "#a3afbc", GRID: "#2c343d", ACCENT: "#f08a3c", LIGHT: "#f2cd82",
     CONTROL: "#6aaef0", "#08306b": "#cfe6ff", "#7fb0d9": "#33699f", "#d3e4f2": "#1d3147", "#fde3c4": "#3d2917",

@@ -39,9 +39,9 @@ def scores_of(frame: pd.DataFrame, **where: str) -> dict[str, dict[str, Score]]:
 
 
 def checked(scores: Mapping[Any, Any], rows: Sequence[str], what: str) -> None:
-    """Raises an InputError where the table has no scores at all, or one of the `rows` is not in it."""
+    """Raise an InputError if the table has no scores at all, or lacks one of the `rows`."""
     if not scores:
-        raise InputError(f"the table has no {what}; give one that has")
+        raise InputError(f"the table has no {what}; give a table that has them")
     for row in rows:
         if row not in scores:
             raise InputError(f"the table has no row {row!r} among {what}; it has {', '.join(map(repr, scores))}")
@@ -113,7 +113,7 @@ def lanes(groups: Mapping[str, Sequence[str]], width: int = 24, height: int = 25
 
 
 def share_axis(measure: str, scores: Sequence[Score]) -> dict[str, Any]:
-    """An axis that holds all intervals: a share's begins at 0, and none leaves more room than is needed."""
+    """Axis settings that fit all intervals tightly; for shares the axis begins at 0."""
     ends = np.array([[score.low, score.value, score.high] for score in scores])
     least, most = np.nanmin(ends), np.nanmax(ends)
     share = measure not in MEASURES or MEASURES[measure].share

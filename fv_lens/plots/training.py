@@ -15,9 +15,7 @@ COLUMNS = ("step", "loss", "validation_loss", "chosen")
 def training(records: Mapping[str, pd.DataFrame]) -> go.Figure:
     """Loss against steps: validation of each relation (thin) and its mean (thick), the kept steps, the training mean.
 
-    Of a single relation the losses themselves are the thick lines.
-
-    A mean is drawn at the steps that every relation has, so that it is of the same relations throughout.
+    For a single relation the thick lines are its own losses. Means are drawn only at the steps that every relation has.
 
     Args:
         records: relation -> a frame with the columns `step`, `loss` and `validation_loss` (nats; missing where it was

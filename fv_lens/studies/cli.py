@@ -1,6 +1,6 @@
 """The command line: `fv-lens run`, `reproduce`, `table`, `analogies`, `humans`, `relations`, `generate` and `decode`.
 
-What is slow to import (torch, TransformerLens) is imported inside the commands, so that help comes at once.
+Slow imports (torch, TransformerLens) are inside the commands, so that help is instant.
 """
 
 import json
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ..vectors.function_vector import FunctionVector
 
 ENOUGH = pairs_for(N_SHOTS + 1)  # pairs of a relation for `run`: the prompts' own word is of the train part, too
-FILES = f"{ENOUGH} pairs or more: JSON {FORMAT}, where wanted with {OPTIONAL}; or a .csv of words and answers."
+FILES = f"{ENOUGH} pairs or more: JSON {FORMAT}, optionally with {OPTIONAL}; or a .csv of words and answers."
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -68,7 +68,7 @@ def run(
     out: Annotated[Path, typer.Option(callback=expanded, help="Folder for the results.")] = Path("fv_lens_run"),
     prompts: Annotated[int, typer.Option(min=1, max=MOST_PROMPTS, help="Prompts on which effects are measured.")] = 25,
     seed: Annotated[
-        int, typer.Option(min=0, max=MOST_SEED, help="Of every random choice, the split of the words included.")
+        int, typer.Option(min=0, max=MOST_SEED, help="Seed of every random choice, including the split of the words.")
     ] = 0,
 ) -> None:
     """Find the heads of a relation, choose and tune its vector, evaluate it on test words, read it in words."""
@@ -86,7 +86,7 @@ def run(
         given = [str(part) for option in options.items() for part in option]
         command = shlex.join(["fv-lens", "run", relation, *given])
         with output_folder(out, "run", saved) as folder:
-            # A heading that was taken for a pair, or another file than was meant, shows here.
+            # Shows a header that was read as a pair, or a file that was not meant.
             (word, answers), *_ = pairs.pairs
             notes.print(Text(f"{pairs.name}: {len(pairs)} pairs, the first {word} → {answers[0]}"))
             from ..datasets.prompts import corrupted
@@ -137,7 +137,7 @@ def generate(
         ids = torch.tensor([lens.tokens(prompt.replace("\\n", "\n"))], device=lens.device)
         if ids.shape[1] + tokens > lens.n_ctx:
             raise InputError(
-                f"The prompt has {ids.shape[1]} tokens and {tokens} are to follow; the model's context is {lens.n_ctx}."
+                f"The prompt's {ids.shape[1]} tokens and {tokens} new ones exceed the context of {lens.n_ctx}."
             )
 
         def completion() -> Text:
@@ -158,7 +158,7 @@ def decode(
     vector: Annotated[Path, typer.Argument(callback=expanded, help="A saved vector.")],
     model: Annotated[str | None, typer.Option(help="As for run; by default the vector's own model.")] = None,
     through: Annotated[
-        str, typer.Option(help="unembed (at once), or model: inserted into neutral prompts.")
+        str, typer.Option(help="unembed: final norm and unembedding (fast); model: inserted into neutral prompts.")
     ] = "unembed",
     k: Annotated[int, typer.Option("-k", min=1, help="Tokens to list at either end.")] = 10,
 ) -> None:

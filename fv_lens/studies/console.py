@@ -17,11 +17,11 @@ from .folders import OutputFolder
 
 STUDY = Path("fv_lens_study")
 LIBRARY = STUDY / "vectors"
-MOST_PROMPTS, MOST_DEALS, MOST_EACH, MOST_SEED = 10_000, 100, 10_000, 2**32 - 1  # more is a slip of the hand
+MOST_PROMPTS, MOST_DEALS, MOST_EACH, MOST_SEED = 10_000, 100, 10_000, 2**32 - 1  # more is a typing error
 
 
 def expanded(value: Any) -> Any:
-    """A path, or several, with the home folder for `~`, which a shell leaves as it is in --out=~/results."""
+    """A path, or several, with `~` expanded, which a shell does not do in --out=~/results."""
     if isinstance(value, list | tuple):
         return [expanded(one) for one in value]
     return None if value is None else type(value)(os.path.expanduser(value))
@@ -45,9 +45,9 @@ def tell(line: str) -> None:
 
 @contextmanager
 def output_folder(out: Path, command: str, saved: list[Path]) -> Iterator[OutputFolder]:
-    """The folder that a command writes to; where something stops it, `saved` gets the stages that are there.
+    """The folder that a command writes to; if the command is stopped, `saved` gets the finished stages.
 
-    Before the plan is claimed, stages may be another run's, and an error says nothing of them.
+    Before the plan is claimed, stages may be another run's, so an error does not mention them.
     """
     with OutputFolder(out, command) as folder:
         try:
@@ -60,7 +60,7 @@ def output_folder(out: Path, command: str, saved: list[Path]) -> Iterator[Output
 
 @contextmanager
 def plain_errors(saved: Sequence[Path] = (), goes_on: bool = False) -> Iterator[None]:
-    """One line and an exit code for what can be expected to go wrong, and what is on disk by then."""
+    """Turn expected errors into one line, which names what has been saved, and an exit code."""
     try:
         with shell.interruptible():
             yield
@@ -84,7 +84,7 @@ def plain_errors(saved: Sequence[Path] = (), goes_on: bool = False) -> Iterator[
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the libraries' advice; other warnings are shown as notes."""
+    """Silence the libraries' warnings; other warnings are shown as notes."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 

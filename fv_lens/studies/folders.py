@@ -3,8 +3,8 @@
     with OutputFolder("fv_lens_study", "reproduce") as folder:  # locked; another command's folder is refused
         folder.claim(plan)  # another plan's folder is refused; after this, write into folder.path
 
-What a folder is of stands in its `fv_lens_plan.json`, written before anything else. Until a plan is claimed nothing
-is changed, and a folder in which nothing was saved is left as it was found.
+The command and plan of a folder are in its `fv_lens_plan.json`, written before anything else. Until a plan is claimed
+nothing is changed, and a folder in which nothing was saved is left as it was.
 """
 
 import json
@@ -41,7 +41,7 @@ class OutputFolder:
         command: whose results it holds: "run", "reproduce", "analogies" or "humans".
 
     Raises:
-        InputError: on entry, where the folder is of another command, holds files of the user's own that would be
+        InputError: on entry, if the folder belongs to another command, holds the user's own files that would be
             overwritten, is in use by another process or cannot be written to.
     """
 
@@ -88,7 +88,7 @@ class OutputFolder:
         return any(True for _ in self._results())
 
     def claim(self, plan: Mapping[str, Any], makes: Mapping[str, Collection[str]] | None = None) -> None:
-        """Make the folder that of a plan, or find that it is.
+        """Mark the folder as that of a plan, or confirm that it is.
 
         Args:
             plan: plain JSON data that says what is run: model, relations, settings, versions.
@@ -106,7 +106,7 @@ class OutputFolder:
             for file in sorted((self.path / name).rglob("*.safetensors")):
                 if file.relative_to(self.path / name).as_posix() not in (makes or {}).get(name, ()):
                     raise InputError(
-                        f"{str(file)!r} is not of this run, whose vectors it would be taken for. Move it to another "
+                        f"{str(file)!r} is not of this run but would be taken for its result. Move it to another "
                         "folder, or give another --out."
                     )
         try:
@@ -135,9 +135,9 @@ class OutputFolder:
             return
         if owner is None:
             raise InputError(
-                f"{str(self.path)!r} has {first.relative_to(self.path).as_posix()!r} and no {MARKER}: it is not of "
-                f"this version's `fv-lens {self.command}`, which might overwrite it. Give another --out, or move what "
-                "is in the folder to another place."
+                f"{str(self.path)!r} has {first.relative_to(self.path).as_posix()!r} and no {MARKER}: it is not "
+                f"from this version's `fv-lens {self.command}`, which might overwrite it. Give another --out, or move "
+                "the folder's content elsewhere."
             )
         if owner["command"] != self.command:
             raise InputError(
@@ -146,7 +146,7 @@ class OutputFolder:
             )
 
     def _within(self) -> tuple[Path, str] | None:
-        """The folder of results that this one would be a part of, such as its `vectors`, and the command it is of."""
+        """The results folder that this path lies in (such as in its `vectors`), and that folder's command."""
         path = self.path.absolute()
         for above in path.parents:
             if (above / MARKER).is_file() and path.relative_to(above).parts[0] in FOLDERS:
@@ -204,7 +204,7 @@ class OutputFolder:
         self._written.insert(0, path)
 
     def _leave(self) -> None:
-        """Give the lock back; where nothing was saved, take away what was made for it."""
+        """Release the lock; if nothing was saved, remove what was created."""
         with suppress(OSError):
             if self._lock.is_locked and not (self.claimed and self.has_results):
                 for folder in self._inner:

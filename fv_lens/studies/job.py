@@ -8,7 +8,7 @@ from .folders import OutputFolder
 
 @dataclass(frozen=True)
 class Job:
-    """Where a study leaves its results, and how it was asked for.
+    """The output folder, command line and messages of a study.
 
     Args:
         folder: for the results.

@@ -1,6 +1,6 @@
-"""What a command owes the shell: Ctrl-C at any moment, a reader that has gone, a full disk, an old encoding.
+"""Shell manners of the commands: Ctrl-C at any moment, closed pipes, full disks, old encodings.
 
-Imports nothing that takes time: it is at work while everything else is imported.
+Imports nothing slow, as it is active while everything else is imported.
 """
 
 import errno

@@ -26,7 +26,7 @@ class StageRecord(Record):
 
     record: dict[str, Any]
     plan: Any = None
-    seconds: float = Field(0.0, ge=0)  # in stages of before times had a file of their own
+    seconds: float = Field(0.0, ge=0)  # only in stages written before timings had a file of their own
 
     def of_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Any tensors: a step's own."""
@@ -94,8 +94,8 @@ class Stages:
         tensors, saved = storage.load(self._path(name), StageRecord)
         if saved.get("plan") != self._digest(name):
             raise InputError(
-                f"{str(self._path(name))!r} is of another plan or stage than this run's. Delete the file, and the "
-                "stage is computed; or give another --out."
+                f"{str(self._path(name))!r} belongs to another plan or stage than this run's. Delete the file to "
+                "compute the stage again, or give another --out."
             )
         return tensors, saved
 

@@ -1,6 +1,6 @@
-"""What a forward or generating method was given: its prompts, their padding, and how much of them is cached.
+"""Arguments of forward and generating methods: the prompts, their padding, and how many of their tokens are cached.
 
-`given` is the call's arguments by name, whatever the library that runs it calls them.
+`given` holds the call's arguments by name; libraries differ in these names.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What a call of a patched model is at, in its own thread: the forward that runs, and the generation around it."""
+"""State of a patched model's calls, per thread: the running forward, and the generation around it."""
 
 import threading
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from .positions import Prompts
 
 @runtime_checkable
 class Hooked(Protocol):
-    """What the watch puts on a model and takes off: a `Patch`."""
+    """The part of a `Patch` that the watch uses: it puts its hooks on the model and takes them off."""
 
     @property
     def at(self) -> Tensor | None: ...
@@ -23,10 +23,10 @@ class Hooked(Protocol):
 
 @dataclass(eq=False)
 class Generation:
-    """A generating method at work, under the patches that it was begun under.
+    """A running call of a generating method, with the patches that were active when it began.
 
-    `masked`: whether the caller said where padding is, by a mask or a side. A mask that a method makes up from pad
-    tokens does not count, for the pad token may be one of the prompt's. `prompts`: None until they are tokens.
+    `masked`: whether the caller said where padding is, by a mask or a side. A mask that a method infers from pad tokens
+    does not count, as the pad token may be part of the prompt. `prompts`: None until they are tokenised.
     """
 
     patches: dict[Hooked, Tensor | None]  # patch -> its `at`
@@ -38,7 +38,7 @@ class Generation:
 
 
 class Calls(threading.local):
-    """What a thread's call is at: the forward that runs, the texts it was given, the generating method around it."""
+    """State of a thread's current call: the running forward, its texts, and the generating method around it."""
 
     def __init__(self) -> None:
         # Patch -> (its tokens, the generated ones), both [batch, pos].
@@ -46,5 +46,5 @@ class Calls(threading.local):
         self.texts: Prompts | None = None
         self.generation: Generation | None = None
         self.inside = False
-        # Patches whose vectors were added, or found nothing to be added at, in the forward.
+        # Patches whose hooks were called in this forward, whether or not they added anything.
         self.reached: set[Hooked] = set()

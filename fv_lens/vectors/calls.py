@@ -1,8 +1,8 @@
-"""Following the calls of a patched model: which tokens of the forward that is running get which patch's vectors.
+"""Watching the calls of a patched model: which tokens of the current forward get which patch's vectors.
 
-`Watch` stands around the model's forward and its generating methods while a patch is there. What it learns of a call it
-keeps for the calling thread alone, and calls of different threads wait for each other, for TransformerLens notes down
-on its modules what passes.
+`Watch` wraps the model's forward and its generating methods while it is patched. What it learns about a call is kept
+for the calling thread only, and calls of different threads wait for each other, as TransformerLens stores activations
+on its modules.
 """
 
 import inspect
@@ -28,7 +28,7 @@ from .frames import method_at_work, methods_at_work, shared_parts
 from .positions import Prompts
 
 GENERATING = ("generate", "generate_stream")
-LOCKED = ("run_with_hooks", "run_with_cache")  # others' hooks are on the model meanwhile
+LOCKED = ("run_with_hooks", "run_with_cache")  # these put hooks of their own on the model
 
 log = logging.getLogger("fv_lens")
 
@@ -37,18 +37,18 @@ Given = dict[str, Any]  # its arguments, by name
 
 
 class Watch:
-    """Follows the calls of one model while `held`. Kept with what else fv_lens keeps on a model, and holds no model."""
+    """Watches the calls of one model while patches are `held`. Part of the model's `State`, with a weak reference."""
 
     def __init__(self, lens: Lens):
         self.reference, self.state = weakref.ref(lens.model), lens.state
         self.calls = Calls()
         self.held: dict[Hooked, int] = {}  # patch -> how many want it on the model
         self.wraps = ExitStack()
-        self.on_their_way: set[int] = set()  # threads in whose forward the first patch came
+        self.on_their_way: set[int] = set()  # threads that were in a forward when the first patch was put on
 
     @property
     def model(self) -> Any:
-        """The model whose calls are followed; who asks holds it, or is called by it."""
+        """The watched model, which is alive whenever this is called."""
         return self.reference()
 
     @property
@@ -57,7 +57,7 @@ class Watch:
         return getattr(self.model, "original_model", self.model)
 
     def tokens_of(self, patch: Hooked) -> tuple[Tensor, Tensor] | None:
-        """The tokens of the forward that runs in this thread that get a patch's vectors, and the generated ones."""
+        """Masks of the current forward's tokens that get a patch's vectors, and of its generated tokens."""
         return None if self.calls.now is None else self.calls.now.get(patch)
 
     def hold(self, patches: Iterable[Hooked]) -> None:
@@ -110,7 +110,7 @@ class Watch:
 
     @contextmanager
     def _during(self, **now: Any) -> Iterator[None]:
-        """The model for this thread alone, with what its call is at."""
+        """Hold the model for this thread, with `now` as the state of its call."""
         with self.state.lock:
             before = {name: getattr(self.calls, name) for name in now}
             self.calls.__dict__.update(now)
@@ -124,7 +124,7 @@ class Watch:
             return run()
 
     def _outer_forward(self, run: Run, given: Given) -> Any:
-        """Strings padded on the right reach the network without a mask; here it is still known how long each is."""
+        """Record how long each text is: strings padded on the right reach the network without a mask."""
         with self._during(inside=True):
             texts, prompts = input_of(given), None
             if isinstance(texts, list) and given.get("attention_mask") is None:
@@ -134,7 +134,7 @@ class Watch:
                     lengths = [self._as_tokens(text, given).shape[1] for text in texts]
                     if 0 in lengths:
                         raise InputError(
-                            f"The prompt {texts[lengths.index(0)]!r} has no tokens, so it has no last one."
+                            f"The prompt {texts[lengths.index(0)]!r} has no tokens; give prompts of at least one."
                         )
                     prompts = Prompts(past + torch.tensor(lengths) - 1, prompts.end)
             if self.calls.generation is None:
@@ -181,7 +181,7 @@ class Watch:
                 return result
 
     def _check_reached(self, patches: Iterable[Hooked], given: Given) -> None:
-        """Raise a ParityError where a whole forward has passed a patch's hook points by: an edit that did nothing."""
+        """Raise a ParityError if a whole forward did not call a patch's hook points: the edit did nothing."""
         parts = [given.get(name) for name in ("start_at_layer", "stop_at_layer")]
         if any(part is not None for part in parts):
             return
@@ -217,9 +217,9 @@ class Watch:
         return self._stream(result, generation) if inspect.isgenerator(result) else result
 
     def _stream(self, stream: Iterator[Any], generation: Generation) -> Iterator[Any]:
-        """The stream is at work while it is asked for its next piece; calls between two pieces are their own.
+        """The stream under its patches, which are held only while it yields a piece; calls in between are separate.
 
-        It goes on as it was begun, also where its patches have been removed since.
+        It continues as it began, even if its patches have been removed since.
         """
         while True:
             with self._during(generation=generation):
@@ -234,14 +234,14 @@ class Watch:
 
     def _refuse(self, name: str, run: Run, given: Given) -> Any:
         raise InputError(
-            f"{name} has no last prompt token that a patch could know of. Remove the patch first, or use generate, "
+            f"{name} does not say which token is a prompt's last, so a patch cannot act. Remove it, or use generate, "
             "generate_stream or hf_generate."
         )
 
     def refuse_copies(self) -> None:
-        """Raise an InputError where another model's call, a shallow copy's, has come to the layers: it is not followed.
+        """Raise an InputError if the layers were called by another model, a shallow copy, whose calls are not watched.
 
-        For where no call of the watched model is known to be at work.
+        Used where no call of the watched model is known to be running.
         """
         ours = self.model, self.network
         parts = shared_parts(*ours)
@@ -250,12 +250,12 @@ class Watch:
                 return
             if parts & shared_parts(owner):
                 raise InputError(
-                    f"This {type(owner).__name__} shares its layers with a patched model, as a shallow copy does. Ask "
+                    f"This {type(owner).__name__} shares its layers with a patched model, as a shallow copy does. Call "
                     "the patched model itself, remove its patch, or copy it with copy.deepcopy."
                 )
 
     def _refuse_unknown_generation(self) -> None:
-        """Where its prompt ends was not seen, so that every token would be taken for the last of a prompt."""
+        """Refuse a generation whose prompt was not seen: each of its tokens would be taken for a prompt's last."""
         if name := method_at_work(sys._getframe(), [self.model, self.network], GENERATING):
             raise InputError(
                 f"This {name} was begun before the patch, or by a method taken from the model before it, so where its "
@@ -263,14 +263,14 @@ class Watch:
             )
 
     def _begun_before(self) -> bool:
-        """Whether this thread's forward was on its way when the first patch came: what texts it had is not known."""
+        """Whether this thread's forward had begun when the first patch was put on, so that its texts are unknown."""
         if self.calls.inside or threading.get_ident() not in self.on_their_way:
             return False
         self.on_their_way.discard(threading.get_ident())
         return method_at_work(sys._getframe(), [self.model], ["forward"]) is not None
 
     def _check_cache(self, given: Given | None = None) -> None:
-        """Raise a ParityError where decoding with a cache is wrong, before anything of a call is at work."""
+        """Raise a ParityError if decoding with a cache is wrong, before the call does anything."""
         if given is None or any(given.get(name) is not None for name in CACHES):
             check_cached_steps(lens_of(self.model))
 

@@ -1,6 +1,6 @@
-"""Which heads to sum, where and how strongly to add the sum: chosen on validation words, for one relation or for many.
+"""The choice of head count, layer and strength on validation words, for one relation or for many.
 
-Many relations share the number of heads and the layer; the strength is each one's own.
+Many relations share the head count and the layer; the strength is chosen for each.
 """
 
 from collections.abc import Sequence
@@ -55,8 +55,8 @@ def choose(
 ) -> FunctionVector:
     """The summed vector that completes the validation words best, over head counts, layers and strengths.
 
-    Head counts are 5, 10 and 20 if not given, or as many heads as the model has; layers are those of `sweep`. Its
-    strength is multiplied in and recorded. Template and split are those of `effects`; test words are not looked at.
+    Head counts default to 5, 10 and 20 (all heads if the model has fewer), layers to those of `sweep`. The vector's
+    strength is multiplied in and recorded. Template and split are those of `effects`; test words are not used.
 
     Raises:
         InputError: as `function_vector` and `sweep`; a head count that the model does not have.

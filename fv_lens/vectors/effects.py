@@ -71,9 +71,9 @@ class HeadEffects:
                 "a finite number; load the model in float32 or bfloat16."
             )
         if absent.all():
-            raise InputError("Every effect is NaN: there is no head to find.")
+            raise InputError("Every effect is NaN; give finite effects for the heads that the model has.")
         if not self.base.isfinite().all():
-            raise InputError(f"The answers' probabilities `base` hold {self.base[~self.base.isfinite()][0]:g}.")
+            raise InputError(f"base holds {self.base[~self.base.isfinite()][0]:g}; give finite probabilities.")
 
     def __repr__(self) -> str:
         n, layers, heads = self.values.shape
@@ -87,7 +87,7 @@ class HeadEffects:
 
     @property
     def of_relations(self) -> bool:
-        """Whether an effect is a relation's, as `mean_effects` makes them, and no prompt's."""
+        """Whether each row of `values` is a relation, as from `mean_effects`, and not a prompt."""
         return "relations" in self.record
 
     @property
@@ -157,7 +157,7 @@ class HeadEffects:
 
     @classmethod
     def load(cls, path: FilePath) -> "HeadEffects":
-        """Read saved effects; an InputError names a file that is missing, damaged or something else, and the field."""
+        """Read saved effects; an InputError says what is wrong with the file: missing, damaged, of another kind."""
         tensors, record = storage.load(path, Effects)
         share_right, texts, prompts = record.pop("share_right"), record.pop("batch", None), None
         if texts is not None:

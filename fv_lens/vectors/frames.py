@@ -1,4 +1,4 @@
-"""Whose methods are at work: looked up in the frames of a thread, where no argument tells who called."""
+"""Running methods and their owners, looked up in a thread's stack frames when no argument says who called."""
 
 import inspect
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ def methods_at_work(frame: Any, kinds: Sequence[Any], names: Sequence[str]) -> I
 
 
 def shared_parts(*models: Any) -> set[int]:
-    """What tells models that share their layers: the modules they are made of, and the network."""
+    """Ids of the modules that models are made of, by which shared layers are recognised."""
     parts = [*models, *(getattr(model, "original_model", None) for model in models)]
     parts += [part for model in models for part in model._modules.values()]
     return {id(part) for part in parts if part is not None}

@@ -1,4 +1,4 @@
-"""Function vectors: added and scaled, checked against a model and the words they are measured on, saved and loaded."""
+"""The `FunctionVector` type: arithmetic, checks against a model and the words it is measured on, saving and loading."""
 
 import json
 import numbers
@@ -46,15 +46,15 @@ class FunctionVector:
         template: the prompt template, as `PromptTemplate.to_dict` gives it.
         heads: the (layer, head) whose outputs were summed.
         method: "sum", "combination" (of `parents`), or what another module of fv_lens names.
-        strength: what the sum was multiplied with.
-        parents: (weight, record) of the vectors it was combined from, or tuned from.
-        training: of a tuned vector, how it was tuned: pairs, losses of every step, the chosen one (`training_frame`).
+        strength: the factor that the sum was multiplied by.
+        parents: (weight, record) of the vectors it was combined or tuned from.
+        training: how a tuned vector was tuned: pairs, losses of every step, the chosen step (`training_frame`).
         weights, source: of a composite, relation -> weight (largest first), and the pair A, B that it was made for.
         versions: of fv_lens and the libraries below it.
 
     Raises:
-        InputError: a vector that is not one-dimensional, or holds NaN or infinity; a negative layer; a token or
-            processing of another name; a strength that is not finite.
+        InputError: a vector that is not one-dimensional, or holds NaN or infinity; a negative layer; an unknown token
+            rule or processing; a strength that is not finite.
 
     Example:
         >>> mixed = 0.5 * antonym + 0.5 * synonym
@@ -87,10 +87,10 @@ class FunctionVector:
     def __post_init__(self) -> None:
         vector = torch.as_tensor(self.vector, device="cpu").detach().to("cpu", torch.float32, copy=True)
         if vector.dim() != 1:
-            raise InputError(f"A function vector is [d_model]; got the shape {list(vector.shape)}.")
+            raise InputError(f"vector has the shape {list(vector.shape)}; give a one-dimensional vector, [d_model].")
         if not vector.isfinite().all():
             bad = int((~vector.isfinite()).sum())
-            raise InputError(f"{bad} of {len(vector)} numbers of the vector are NaN or infinite; it cannot be used.")
+            raise InputError(f"{bad} of {len(vector)} numbers of the vector are NaN or infinite; give finite numbers.")
         object.__setattr__(self, "vector", vector)
         for name, known in (("token", TOKENS), ("processing", PROCESSING)):
             if getattr(self, name) not in known:
@@ -111,10 +111,10 @@ class FunctionVector:
         template: PromptTemplate | None = None,
         **record: Any,
     ) -> "FunctionVector":
-        """A vector made on a model from a relation: what both say about themselves goes into its record.
+        """A vector made on a model from a relation, whose names, hash and settings go into its record.
 
         Args:
-            record: other fields, by name.
+            record: further fields, by name.
         """
         if relation is not None:
             record |= {"relation": relation.name, "data_hash": relation.hash, "split_seed": relation.split_seed}
@@ -169,9 +169,9 @@ class FunctionVector:
         for name in ("layer", "site", "token", "processing", "bos"):
             mine, others = getattr(self, name), getattr(other, name)
             if mine != others:
-                raise InputError(f"Vectors of {name} {mine!r} and {others!r} do not add up to one vector.")
+                raise InputError(f"Vectors of {name} {mine!r} and {others!r} cannot be added; they must agree.")
         if _two_models(self.model, other.model):
-            raise InputError(f"Vectors of model {self.model!r} and {other.model!r} do not add up to one vector.")
+            raise InputError(f"Vectors of model {self.model!r} and {other.model!r} cannot be added; they must agree.")
         if len(self.vector) != len(other.vector):
             raise InputError(f"Vectors of {len(self.vector)} and {len(other.vector)} numbers cannot be added.")
         return self._combined(self.vector + other.vector, ((1.0, self), (1.0, other)))
@@ -219,10 +219,10 @@ class FunctionVector:
     ) -> list[Hook]:
         """The vector as `fwd_hooks` of TransformerLens: `[(hook_name, hook)]`, which adds it at the last position.
 
-        In `run_with_hooks` this is what `patch` does in a forward of unpadded or left-padded prompts, to the last bit,
-        and other hooks may stand beside it. A hook sees activations, not the attention mask: where prompts are padded
-        on the right, say with `at` where each one ends. In a forward over cached keys and values it sees the new
-        tokens alone. To generate text, use `patch`, which knows the prompt's last token from those that follow.
+        In `run_with_hooks` this is bit for bit what `patch` does in a forward of unpadded or left-padded prompts, and
+        it can be combined with other hooks. A hook sees activations, not the attention mask: for prompts padded on the
+        right, say with `at` where each one ends. In a forward over cached keys and values it sees only the new tokens.
+        To generate text, use `patch`, which tells the prompt's last token from those that follow.
 
         Args:
             model: the HookedTransformer or TransformerBridge that the hooks are for; the vector is checked against it.
@@ -309,7 +309,7 @@ class FunctionVector:
 
     @classmethod
     def of_parts(cls, vector: Tensor, record: Mapping[str, Any]) -> "FunctionVector":
-        """The vector of these numbers and this `record`; an InputError names a field that is not what it may be."""
+        """The vector of these numbers and this `record`; an InputError names an invalid field."""
         Vector.check({"vector": vector}, record)
         heads = [(layer, head) for layer, head in record["heads"]]
         parents = [(weight, parent) for weight, parent in record["parents"]]
@@ -335,6 +335,6 @@ def own_template(vectors: Sequence[FunctionVector]) -> PromptTemplate:
 
 
 def _two_models(name: str | None, other: str | None) -> bool:
-    """Whether two names, where both are known, can not be of one model."""
+    """Whether two known names are of different models; False if either is unknown."""
     last, others = (re.split(r"[/\\]", (one or "").rstrip("/\\").casefold())[-1] for one in (name, other))
     return bool(last and others) and last != others

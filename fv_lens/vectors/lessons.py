@@ -42,8 +42,8 @@ class Lesson:
         return self.relation.name if self.relation else "all"
 
     def shuffled(self) -> "Lesson":
-        """The control: the same words with each other's answers, none of which is right."""
-        assert self.relation is not None  # what answers are right of several relations together, no one says
+        """The control: the same words with exchanged answers, none of which is right."""
+        assert self.relation is not None  # several relations together have no list of right answers
         parts = [[shuffled(part, self.relation, self.seed) for part in some] for some in (self.train, self.validation)]
         return replace(self, train=parts[0], validation=parts[1])
 
@@ -96,8 +96,8 @@ def best_layer(found: Mapping[int, Sequence[FunctionVector | InputError]]) -> tu
 def mean_validation_losses(kinds: Sequence[Sequence[FunctionVector | InputError]]) -> list[float]:
     """Mean validation loss of each kind of tuned vectors at their chosen steps, over relations whole in all of them.
 
-    A kind in which hard relations broke thus gains nothing by it. One that shares no relation with those in which more
-    are whole is not compared: its loss is infinite.
+    So a kind gains nothing from hard relations that broke in it. A kind that shares no relation with those with more
+    whole vectors is not compared: its loss is infinite.
     """
     whole = [
         {i: training_of(fv)["validation_loss"] for i, fv in enumerate(kind) if isinstance(fv, FunctionVector)}

@@ -1,6 +1,6 @@
 """Causal mediation: which heads carry a relation.
 
-Mean head outputs over intact few-shot prompts, and what each does to the answer when it is put into corrupted ones.
+Mean head outputs over intact few-shot prompts, and their effects on the answer when patched into corrupted ones.
 """
 
 import logging

@@ -1,6 +1,6 @@
-"""Training: vectors that move by Adam until the answers of their own train prompts are probable, many in one batch.
+"""Optimisation: many vectors in one batch, each moved by Adam to make the answers of its train prompts probable.
 
-The step at which the loss of a vector's own validation prompts is lowest is kept. `tuning` says what is trained on.
+For each vector the step of lowest loss on its validation prompts is kept. `lessons` says what vectors are tuned on.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from ..ground.progress import progress_bar
 from ..models.lens import Lens
 
 STEPS = 40
-EVERY = 2  # steps between two looks at the validation pairs
+EVERY = 2  # steps between measurements of the validation loss
 MOST_RATE = 100  # root mean squares of the residual stream, in one step
 RATE = 0.05  # Adam's step for each number of the vector, in root mean squares of the residual stream at the layer
 STRENGTHS = (0.5, 1.0, 2.0, 4.0)  # of an initial vector
@@ -33,9 +33,9 @@ class Tuning:
     """How vectors are tuned.
 
     Args:
-        steps: full-batch steps of Adam. Validation is looked at every second step, the start included.
-        learning_rate: Adam's, in root mean squares of the residual stream at the layer over a vector's train prompts.
-        strengths: a start other than zero is multiplied with the one of these whose validation loss is lowest.
+        steps: full-batch steps of Adam. The validation loss is measured at every second step, including the start.
+        learning_rate: of Adam, in root mean squares of the residual stream at the layer over a vector's train prompts.
+        strengths: a start other than zero is multiplied by the one of these with the lowest validation loss.
         first_token: tune on the first token of each answer alone, not on the whole first-listed answer.
         shuffle: a control: the answers of the train pairs, and of the validation pairs, are exchanged so that none is
             right. What such a vector gains is the form of the answers, not the relation.
@@ -78,9 +78,9 @@ class Task:
 
 @dataclass(frozen=True)
 class Result:
-    """A tuned vector `[d_model]` (None if its loss became NaN or its norm infinite at `step`), and how it came about.
+    """A tuned vector `[d_model]` (None if its loss became NaN or its norm infinite at `step`), with its history.
 
-    `losses`, `validation_losses`: nats per answer at each step, the second NaN where validation was not looked at.
+    `losses`, `validation_losses`: nats per answer at each step; the latter NaN at steps where it was not measured.
     """
 
     vector: Float[Tensor, " d_model"] | None
@@ -129,7 +129,7 @@ def tune(
     best_step, broken = (torch.full((len(tasks),), at, dtype=torch.long, device="cpu") for at in (0, -1))
     losses = np.full((steps + 1, len(tasks)), np.nan)
     validation = np.full((steps + 1, len(tasks)), np.nan)
-    # A group for each vector, a view of its row: no vector's steps depend on what is tuned beside it.
+    # One parameter group per vector, a view of its row, so that no vector's steps depend on the others.
     moving = list(vectors)
     adam = torch.optim.Adam([{"params": [one], "lr": rate * size} for one, size in zip(moving, unit.tolist())])
     with progress_bar(total=steps, desc=description, unit="step") as bar:

@@ -1,6 +1,6 @@
 """Patching: add function vectors to a model's activations at the last token of every prompt, or where `at` says.
 
-A hook adds the vector; which tokens get it, `calls` and `positions` say.
+A hook adds the vector; `calls` and `positions` decide which tokens get it.
 """
 
 import threading
@@ -29,22 +29,22 @@ def patch(
     """Add `strength * fv.vector` at the last token of every prompt: to the residual stream after block `fv.layer`, or
     where else in that block the vector's `site` says.
 
-    `patch` *adds* to an activation and keeps what is there, where the activation patching of TransformerLens
-    (`transformer_lens.patching`) *replaces* it by that of another run. The same addition as plain hooks:
+    `patch` *adds* to an activation and keeps what is there, whereas the activation patching of TransformerLens
+    (`transformer_lens.patching`) *replaces* it with that of another run. The same addition as plain hooks:
     `FunctionVector.hooks`.
 
-    The patch is active from the call on, until the `with` block ends, `remove()` is called, or `unpatch(model)` takes
-    all patches off. Several patches add up, and may be removed in any order. What the model is asked, it is asked as
-    before: `run_with_hooks` and `run_with_cache` see the patched model, `reset_hooks()` leaves the patch in place. A
-    copy of the model (`copy.deepcopy`, pickle) is not patched; a compiled one runs uncompiled while patched. Threads
-    may share a patched model: their calls wait for each other.
+    The patch is active from this call until the `with` block ends, `remove()` is called, or `unpatch(model)` takes
+    all patches off. Several patches add up, and may be removed in any order. The model is called as before:
+    `run_with_hooks` and `run_with_cache` see the patched model, `reset_hooks()` leaves the patch in place. A copy of
+    the model (`copy.deepcopy`, pickle) is not patched; a compiled model runs uncompiled while patched. Threads may
+    share a patched model: their calls wait for each other.
 
-    Which token is a prompt's last: with strings, the last of each, on whichever side they are padded; with an
-    `attention_mask`, the last 1 of each row; with other tokens, the last column. `generate`, `generate_stream` and
-    `hf_generate` add the vector at the last prompt token, with and without a cache, and end as they were begun. Outside
-    of them every forward is a prompt, or the end of one where it continues a cache.
+    A prompt's last token is, for strings, the last of each, on whichever side they are padded; with an
+    `attention_mask`, the last 1 of each row; for other tokens, the last column. `generate`, `generate_stream` and
+    `hf_generate` add the vector at the last prompt token, with or without a cache, and finish with the patches they
+    began with. Any other forward is taken as a prompt, or, if it continues a cache, as the end of one.
 
-    Where a forward holds more than the prompts, such as a prompt and its answer, say with `at` where prompts end.
+    If a forward contains more than the prompts, such as a prompt and its answer, say with `at` where prompts end.
 
     Args:
         fv: a FunctionVector, or several that are added each at its own layer and site, such as `distributed_vectors`.
@@ -147,7 +147,7 @@ class Patch:
         self._own.at = as_at(at)
 
     def remove(self) -> None:
-        """Take the vectors off the model; with its last patch goes all else that patching put there."""
+        """Take the vectors off the model; with the last patch, everything that patching put there is removed."""
         with self.lens.state.lock:
             if self in self.lens.patches:
                 self.lens.patches.remove(self)
@@ -160,7 +160,7 @@ class Patch:
         self.remove()
 
     def add_hooks(self) -> None:
-        """Put the vectors on the model; for the watch, which knows when."""
+        """Put the vectors' hooks on the model; called by the watch."""
         for vector in self.vectors:
             name = f"blocks.{vector.layer}.{vector.site}"
             add = partial(self._add, name, vector.vector)

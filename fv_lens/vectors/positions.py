@@ -22,8 +22,8 @@ class Prompts:
     """The ends of a batch of prompts, in columns from the first token on, cached tokens included.
 
     Args:
-        last: column of each prompt's last token; a single one stands for all rows.
-        end: the first column behind the prompts and their padding, where generated tokens begin.
+        last: column of each prompt's last token; a single one applies to all rows.
+        end: the first column after the prompts and their padding, where generated tokens begin.
         marks: the tokens that get vectors, where they are not the last ones: a table over columns `0..end`.
         mask: the caller's attention mask over the last columns, or None where there is none.
 
@@ -52,7 +52,7 @@ class Prompts:
         check_mask(mask, shape, past)
         first = end - mask.shape[1]  # a mask may leave the cached tokens out
         counted = mask.long() * torch.arange(1, mask.shape[1] + 1, device=mask.device)
-        return cls(first + counted.amax(1) - 1, end, mask=mask)  # a row without a 1 has ended in the tokens left out
+        return cls(first + counted.amax(1) - 1, end, mask=mask)  # a row without a 1 ended among the cached tokens
 
     def at(self, at: Tensor | None, rows: int, past: int) -> "Prompts":
         """The same batch of `rows` prompts, `past` tokens of it cached, with vectors where `at` says; see `as_at`.
@@ -102,7 +102,7 @@ class Prompts:
     ) -> tuple[Bool[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
         """Which of `[batch, pos]` tokens behind `past` cached ones get vectors, and which are generated.
 
-        Where a batch has grown (beams, several sequences per prompt), each prompt stands for as many rows in a row.
+        If a batch has grown (beams, several sequences per prompt), each prompt has equally many rows, in sequence.
         """
         rows, length = shape
         column = torch.arange(past, past + length, device=device)
@@ -155,7 +155,7 @@ def check_mask(mask: Any, shape: tuple[int, int], past: int) -> None:
         raise InputError(f"attention_mask holds {wrong[0].item()}; give 1 for a token and 0 for padding.")
     seen = mask.bool()
     for row in (~seen.any(1)).nonzero()[:1, 0].tolist() if mask.shape[1] == past + length else ():
-        raise InputError(f"Row {row} of attention_mask has no 1, so that prompt has no last token.")
+        raise InputError(f"Row {row} of attention_mask has no 1; give a mask with at least one token in every row.")
     own = seen[:, -length:]
     starts = own[:, 0].long() + (own[:, 1:] & ~own[:, :-1]).sum(1)
     for row in (starts > 1).nonzero()[:1, 0].tolist():

@@ -104,9 +104,9 @@ class Vector(Record):
     @model_validator(mode="after")
     def _agrees(self) -> "Vector":
         if len(self.source) not in ((2,) if self.method == "composite" else (0, 2)):
-            raise ValueError("source is not the pair A, B")
+            raise ValueError("source is not a pair of words A, B")
         if (self.weights is None) == (self.method == "composite"):
-            raise ValueError("weights are there for a composite, and for no other method")
+            raise ValueError("weights belong to a composite; expected them if, and only if, method is 'composite'")
         if self.weights is not None and len(self.weights) < len(self.parents):
             raise ValueError("a composite has fewer weights than parents")
         if self.weights and abs(sum(self.weights.values()) - 1) > 0.01:
@@ -214,7 +214,7 @@ def _with_parents(record: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def terms(record: Mapping[str, Any]) -> Iterator[tuple[float, str]]:
-    """(weight, what it is) of the vectors that one was made from, through all combinations of combinations."""
+    """(weight, description) of the vectors that one was made from, through nested combinations."""
     scale = record["strength"] if record["method"] == "combination" else 1.0
     for weight, parent in record["parents"]:
         if parent["method"] == "combination" and parent["parents"]:

@@ -1,6 +1,6 @@
-"""Assembly: the function vector of a set of heads, the sum of what they write on average.
+"""Summed vectors: the function vector of a set of heads, which is the sum of their mean writes.
 
-Summed in one vector (`function_vector`), or in one for each layer (`distributed_vectors`).
+One vector for all heads (`function_vector`), or one for each layer (`distributed_vectors`).
 """
 
 from collections.abc import Sequence
@@ -222,7 +222,7 @@ def _noise(*shape: int) -> Tensor:
 
 
 def _site_of(lens: Lens, layer: int) -> str:
-    """The hook point where adding what heads write does what adding z to their outputs does, in one layer."""
+    """The hook point of a layer where adding the heads' writes equals adding z to their outputs."""
     lens.renew()
     known = lens.parity.attention_outputs
     if layer not in known:
@@ -242,7 +242,7 @@ def _attention_output(lens: Lens, layer: int) -> str | None:
     sites = [site for site in ATTENTION_OUTPUTS if f"blocks.{layer}.{site}" in lens.points]
     z = _noise(lens.n_heads, lens.d_head)
     write = lens.writes(layer, z[None])[0]
-    # The first row stays clean, the second moves by z at `hook_z`, each other one by what z writes at a site.
+    # The first row stays clean, the second has z added at `hook_z`, each other row z's write added at one site.
     edits = [(HEAD_OUTPUT, z), *((site, write) for site in sites)]
     ids = (torch.arange(1, 6, device=lens.device) % lens.cfg.d_vocab).expand(1 + len(edits), -1)
 

@@ -1,7 +1,7 @@
-"""Where and how strongly to insert a vector: sweeps over layers and strengths on validation words, and the choice.
+"""Sweeps over layers and strengths on validation words, and the choice of where and how strongly to add a vector.
 
-One relation or many, the sweep is one: every vector at every layer and strength, in zero-shot prompts of the validation
-words of all relations together.
+One relation or many, there is one sweep: every vector at every layer and strength, in zero-shot prompts of the
+validation words of all relations together.
 """
 
 from collections.abc import Sequence
@@ -64,7 +64,7 @@ class Sweep:
         return self.at(*self._best)
 
     def at(self, vector: int, layer: int, strength: int) -> FunctionVector:
-        """A vector of the grid, by the places of its parts: moved to the layer, the strength multiplied in."""
+        """The vector at these indices of the grid: moved to the layer, with the strength multiplied in."""
         moved = replace(self.vectors[vector], layer=self.layers[layer])
         return moved.strengthened(self.strengths[strength])
 
@@ -134,7 +134,7 @@ def sweep_all(
     factors = tuple(finite_number("strength", strength) for strength in strengths)
     for values, what in ((candidates, "vectors"), (layers, "layers"), (factors, "strengths")):
         if not values:
-            raise InputError(f"There are no {what} to sweep over; give at least one.")
+            raise InputError(f"{what} is empty; give at least one to sweep over.")
     for vectors in candidates:
         for vector, relation in zip(vectors, relations):
             for layer in layers:

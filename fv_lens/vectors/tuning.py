@@ -1,7 +1,7 @@
 """Fine-tuned function vectors: a vector learned on about twenty word pairs, for one relation or for many at once.
 
-The model stays as it is. The vector is added at the last token of "Q: word\\nA:" after one block, and moves by Adam to
-make the answers of the train pairs probable; the step at which the validation pairs' loss is lowest is kept.
+The model stays frozen. The vector is added at the last token of "Q: word\\nA:" after one block, and moved by Adam to
+make the answers of the train pairs probable; the step of lowest loss on the validation pairs is kept.
 
 `finetune` tunes one vector, `finetune_all` one for each of many relations; both put together `lessons`.
 """
@@ -104,12 +104,12 @@ def finetune_all(
         relations: Relations, bundled names or paths, or a mapping whose values are those.
         inits: where the vectors start: "zero"; "random", a direction as long as the residual stream is at the layer; or
             a mapping from relation name to FunctionVector.
-        layer: vectors are added after this block. Several, or None for those at .4, .55 and .7 of the depth: each is
-            tried, and the one whose mean validation loss over relations is lowest serves them all.
-        n_pairs, n_validation: pairs of each relation's train part to tune on, and of its validation part to stop by;
-            None for all. Where the parts have fewer, what is there is used, with a warning, if at least 10 train pairs
-            are.
-        seed: of the draws of pairs (those of a smaller `n_pairs` are among those of a larger) and random directions.
+        layer: the block after which vectors are added, or several to try (None: those at .4, .55 and .7 of the depth),
+            of which the one with the lowest mean validation loss over relations is used for all of them.
+        n_pairs, n_validation: pairs of each relation's train part to tune on, and of its validation part for early
+            stopping; None for all. If the parts have fewer, all of theirs are used, with a warning; below 10 train
+            pairs a relation is refused.
+        seed: seed of the draws of pairs (a smaller `n_pairs` draws a subset of a larger one) and random directions.
         how: steps, learning rate, loss, the form of the prompts; whether the answers are shuffled, as a control.
 
     Returns:

@@ -31,7 +31,7 @@ def tuning_pairs(relation: Relation, n_pairs: int | None = 20, n_validation: int
         )
     split = relation.split()
     if len(split.train) < least:
-        raise InputError(f"{has} {len(split.train)} train pairs and {least} are the fewest to tune on; give more pairs")
+        raise InputError(f"{has} {len(split.train)} train pairs, and tuning needs at least {least}; give more pairs")
     if len(split.train) < n_pairs or len(split.validation) < n_validation:
         warnings.warn(
             f"{relation.name!r} is tuned with {min(n_pairs, len(split.train))} train and "
@@ -53,7 +53,7 @@ def shuffled(relation: Relation, answers: Relation, seed: int = 0) -> Relation:
     for _ in range(40):
         if (exchanged := corrupt(shown, answers.answers, rng)) is not None:
             return relation.with_pairs(list(exchanged.demonstrations))
-    raise InputError(f"The answers of {relation.name!r} cannot be exchanged so that each is wrong; it has too few.")
+    raise InputError(f"The answers of {relation.name!r} cannot be exchanged so that each is wrong; give more of them.")
 
 
 def _drawn(part: Relation, n: int, seed: int) -> Relation:

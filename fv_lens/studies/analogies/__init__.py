@@ -1,1 +1,1 @@
-"""`fv-lens analogies`: a set of analogy questions, every way to answer them."""
+"""`fv-lens analogies`: a set of analogy questions, answered by every method."""

@@ -37,16 +37,16 @@ def analogies(
     file: Annotated[
         Path | None,
         typer.Argument(
-            callback=expanded, help="Questions: jsonl, CSV or SCAN's CSV; by default the bundled test questions."
+            callback=expanded, help="A file of questions: JSON, CSV or SCAN's CSV; by default the bundled test ones."
         ),
     ] = None,
     bats: Annotated[
         Path | None,
-        typer.Option(callback=expanded, help="A folder of BATS 3.0, whose analogies take the place of FILE."),
+        typer.Option(callback=expanded, help="A folder of BATS 3.0, whose analogies are used instead of FILE."),
     ] = None,
     validation: Annotated[
         list[Path] | None,
-        typer.Option(callback=expanded, help="Questions to choose the method on that FILE reports; may be repeated."),
+        typer.Option(callback=expanded, help="Questions to choose the method that FILE reports on; may be repeated."),
     ] = None,
     choices: Annotated[bool, typer.Option("--choices", help="Also choose among the answers of each question.")] = False,
     vectors: Annotated[
@@ -59,7 +59,7 @@ def analogies(
     model: ModelName = "smollm2-135m",
     out: Annotated[Path, typer.Option(callback=expanded, help="Folder for the results.")] = Path("fv_lens_analogies"),
     seed: Annotated[
-        int, typer.Option(min=0, max=MOST_SEED, help="Of the parts of the questions, folds and orders of choices.")
+        int, typer.Option(min=0, max=MOST_SEED, help="Seed of the question split, the folds and the order of choices.")
     ] = 0,
 ) -> None:
     """Solve analogies A:B :: C:? with composites of tuned vectors, beside prompts and simpler vectors."""
@@ -106,14 +106,14 @@ def analogies(
 def _questions(
     file: Path | None, bats: Path | None, validation: "Sequence[Path]", each: int, seed: int
 ) -> "tuple[list[Question], list[Question], list[Question], list[Question]]":
-    """Questions to fit composites on, to choose them on, to report, and to choose a way to choose on."""
+    """Questions for fitting composites, for choosing them, for the report, and for choosing among methods of choice."""
     from ...datasets.question_files import load_questions
     from ...datasets.question_split import split_questions
 
     train, chosen_on, test = _of_bats(bats, seed, each) if bats else split_questions(load_questions(), seed)
     for path in (*([file] if file else ()), *validation):
         if not load_questions(path):
-            raise InputError(f"{str(path)!r} yields no question: no two of its lines make an analogy.")
+            raise InputError(f"{str(path)!r} has no questions: no two of its lines make an analogy; give another.")
     test = load_questions(file) if file else test
     return train, chosen_on, test, [question for path in validation for question in load_questions(path)]
 
@@ -139,7 +139,7 @@ def _of_bats(folder: Path, seed: int, each: int) -> "list[list[Question]]":
 
 
 def _overview(scores: "AnalogyScores", measure: str) -> Table:
-    """One line a method, one column a library; the better of the two prompts, by name."""
+    """One line per method and prompt, one column per library."""
     from ...analogies.scores import LIBRARIES, Row
 
     title = {

@@ -1,4 +1,4 @@
-"""One HTML page of a set of analogies: how well each way answers, what it is compared with, and single items."""
+"""One HTML page of a set of analogies: the scores of every method, comparisons, and single items."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -47,7 +47,7 @@ def write_analogy_report(
     """Write the page; it appears whole or not at all.
 
     Args:
-        frame: `AnalogyScores.to_frame` as part "score", and as part "difference" methods minus what they have to beat.
+        frame: `AnalogyScores.to_frame` as part "score", and methods minus their baselines as part "difference".
         items: single analogies with their answers.
         lines: further sentences for the top of the page.
         best: the method that was chosen on validation, whose numbers the page begins with.
@@ -78,7 +78,7 @@ def write_analogy_report(
 
 
 def _caption(scores: AnalogyScores) -> str:
-    """Of the analogies completed; libraries are explained where something is left out of them."""
+    """Caption of the completion figure, which explains the libraries if something is left out of them."""
     left_out = any(row.library not in ("", "full") for row in scores.values)
     return (LEFT_OUT if left_out else "") + "Intervals are over families."
 

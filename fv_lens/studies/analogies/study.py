@@ -38,10 +38,10 @@ class Asked(NamedTuple):
     """The questions of a study.
 
     Args:
-        train, validation: that composites are fitted and chosen on; without train questions nothing is fitted.
-        test: that are reported.
-        choose_on: with choices, on which one way to choose is chosen, to be reported on the test questions, whose
-            choices are then asked for too.
+        train, validation: questions for fitting and choosing composites; without train questions nothing is fitted.
+        test: questions that are reported.
+        choose_on: questions with choices, for choosing the method of choice that is reported on the test questions,
+            whose choices are then scored too.
     """
 
     train: Sequence[Question]
@@ -111,7 +111,7 @@ def solve_all(
     libraries = {} if vectors is None else vectors, summed or {}
     plan = _plan(model, asked[:3], seed, TUNED_HERE if vectors is None else _digests(*libraries))
     every = [question for part in asked for question in part]
-    # What exceeds the context is told before the fit.
+    # Prompts that exceed the context are refused before the fit.
     batch(lens_of(model), [question.asked(1) for question in every], own_template(list(libraries[0].values())))
     made = {"vectors": [f"{name}.safetensors" for name in relation_names()] if vectors is None else []}
     folder.claim(plan, made | {"composites": list(map(_file_name, (*CANDIDATES, BEST)))})
@@ -176,7 +176,7 @@ def _items(
 
 
 def _plan(model: Model, parts: Sequence[Sequence[Question]], seed: int, vectors: str | list[str]) -> dict[str, Any]:
-    """What a later start must share to go on."""
+    """The plan, which a later start must share to resume."""
     lens = lens_of(model)
     return {
         "model": lens.name, "weights, SHA-256": lens.weights_hash, "dtype": str(lens.dtype), "seed": seed,
@@ -195,7 +195,7 @@ def _identity(name: str, fv: FunctionVector) -> list[Any]:
 
 
 def _chosen(tried: AnalogyScores, found: AnalogyScores) -> tuple[dict[str, Any], list[str]]:
-    """The way to choose that was best on validation, and its test score beside that of the best prompt there."""
+    """The method of choice that was best on validation, and its test score beside that of the best prompt there."""
 
     def best(method: str | None = None) -> tuple[Row, str]:
         return max(_ways(tried, method), key=lambda way: tried.score(*way).value)
@@ -236,7 +236,7 @@ def _libraries(vectors: Mapping[str, FunctionVector], questions: Sequence[Questi
 
 
 def _ways(found: AnalogyScores, method: str | None = None) -> list[tuple[Row, str]]:
-    """Every row with each of its ways to choose; of one method, if given."""
+    """Every row with each of its measures of choice; only those of `method`, if given."""
     return [
         (row, measure)
         for row, measures in found.values.items()

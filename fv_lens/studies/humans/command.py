@@ -26,12 +26,12 @@ def humans(
     vectors: Annotated[
         Path,
         typer.Option(
-            callback=expanded, help="A folder of tuned vectors: gives the layer, and its folder `summed` the heads."
+            callback=expanded, help="A folder of tuned vectors: sets the layer, and its subfolder `summed` the heads."
         ),
     ] = LIBRARY,
     model: ModelName = "smollm2-135m",
     out: Annotated[Path, typer.Option(callback=expanded, help="Folder for the results.")] = Path("fv_lens_humans"),
-    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Of the halves of each relation's pairs.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the halves of each relation's pairs.")] = 0,
 ) -> None:
     """Compare vectors of SemEval's relations with what people say about them."""
     saved: list[Path] = []

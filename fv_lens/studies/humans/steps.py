@@ -1,7 +1,7 @@
 """Vectors of SemEval's relations against people: what `fv-lens humans` measures.
 
-Every vector is made twice, on either half of a relation's pairs, and only compared with what people said of the other
-half (cross-fitting); beside it stands the comparison of vectors made on all pairs.
+Every vector is made twice, once on each half of a relation's pairs, and compared only with ratings of the other half
+(cross-fitting); vectors made on all pairs are compared as well.
 """
 
 from collections.abc import Mapping
@@ -60,7 +60,7 @@ def human_vectors(
         heads: of the summed vectors, added at the same layer; by default the strongest over five bundled ones.
 
     Raises:
-        InputError: a relation with too few pairs; heads that the model has not.
+        InputError: a relation with too few pairs; heads that the model does not have.
 
     Returns:
         kind -> half -> code -> vector; without "FV" on a model that rescales what heads write, where sums mean nothing.
@@ -110,7 +110,7 @@ def _parts(relations: Mapping[str, RatedRelation], half: str, seed: int) -> dict
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What one kind of vectors has in common with people.
+    """Agreement of one kind of vectors with people.
 
     `relations`: of the matrix of all pairs; `crossed`: each half's vectors against the other half's ratings.
     `pairs`: group of comparisons -> Spearman's rho of predicted with rated similarity, cross-fitted. `typicality`: the
@@ -211,7 +211,7 @@ def typicality(
 ) -> tuple[Score, Score]:
     """Mean over relations of Spearman's rho between log P(B | A) and rated typicality, with a vector and without.
 
-    The vector is that of the half which the pair is not in.
+    Each pair is scored with the vector made on the other half.
     """
     items = [(code, pair) for code, one in relations.items() for pair in one.pairs]
     library = Library.of(lens, made["all"])

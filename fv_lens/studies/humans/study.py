@@ -1,4 +1,4 @@
-"""What `fv-lens humans` leaves in its folder: numbers, vectors and figures; the vectors are a stage that is kept."""
+"""The study of `fv-lens humans`: vectors (a resumable stage), comparison with people, and the files it writes."""
 
 import hashlib
 from collections.abc import Mapping

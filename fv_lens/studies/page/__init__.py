@@ -1,1 +1,1 @@
-"""What the pages of all commands are made of."""
+"""Parts that the pages of all commands share."""

@@ -1,4 +1,4 @@
-"""The map of heads as HTML that can be asked: a head opens to its intervals, its prompts and its words."""
+"""The head map as interactive HTML: a head opens to its intervals, its prompts and its words."""
 
 import json
 import zlib

@@ -139,7 +139,7 @@ def meter(share: float) -> Markup:
 
 
 def cell(score: Score | None, gain: bool, form: str = "") -> Markup:
-    """The score above its interval; a `gain` has its sign and is called not shown where its interval holds 0.
+    """A cell with the score above its interval; a `gain` is signed, and marked "not shown" if the interval holds 0.
 
     `form`: the score's format, if another than its own.
     """

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def reproduce(
     relations: Annotated[
-        str | None, typer.Option(help="Names or files (as for run), with commas; default: all bundled.")
+        str | None, typer.Option(help="Comma-separated names or files (as for run); by default all bundled relations.")
     ] = None,
     bats: Annotated[
         Path | None, typer.Option(callback=expanded, help="A folder of BATS 3.0, instead of the bundled relations.")
@@ -39,7 +39,7 @@ def reproduce(
         Path, typer.Option(callback=expanded, help="Folder for the results; a run goes on where it stopped.")
     ] = STUDY,
     seeds: Annotated[
-        int, typer.Option(min=1, max=MOST_DEALS, help="Each deals train and validation pairs once more.")
+        int, typer.Option(min=1, max=MOST_DEALS, help="Number of random divisions into train and validation pairs.")
     ] = 2,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only estimate rows, time and memory.")] = False,
 ) -> None:
@@ -130,9 +130,7 @@ def _note_left_out(left_out: Mapping[str, str]) -> None:
 def _chosen_relations(relations: str | None, bats: Path | None) -> list[Relation]:
     given = None if relations is None else split_names(relations)
     if given == []:
-        raise InputError(
-            f"--relations is {relations!r}; give names or files with commas between, such as antonym,synonym."
-        )
+        raise InputError(f"--relations is {relations!r}; give comma-separated names or files, such as antonym,synonym.")
     if bats is not None:
         from ...datasets.bats import load_bats
 

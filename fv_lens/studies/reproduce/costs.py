@@ -1,7 +1,7 @@
 """The work of a study, counted by stage before anything is run.
 
-Counted as the stages run: 2 operations per weight and token in the blocks that a row is run through, attention's own
-products, the unembedding of what is read. The way back through frozen weights costs as much again.
+Counted per stage: 2 operations per weight and token in the blocks that a row runs through, the products in attention,
+and the unembedding of what is read. The backward pass through frozen weights costs as much again.
 """
 
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ from .setup import Settings
 from .steps import DIFFERENCE_PROMPTS
 
 FOUND = 0.5  # assumed: the share of rows whose most probable token begins an answer
-CHECKED = 14  # full forwards, about, that the engine is checked by where longer prompts are met than before
-KINDS = 5  # of vectors that are read
+CHECKED = 14  # full forwards, about, in the engine's parity check of prompts longer than any before
+KINDS = 5  # kinds of vectors that are decoded
 
 Number = float | int
 
@@ -117,7 +117,7 @@ class Shape:
         return asked + Cost(0, more.tokens, more.flop)
 
     def checked(self, length: Number) -> Cost:
-        """What making sure of the engine on prompts of this length costs."""
+        """Cost of the engine's parity check on prompts of this length."""
         full = self.whole(CHECKED, length)
         return Cost(0, full.tokens, full.flop)
 
@@ -137,8 +137,8 @@ class Shape:
 def stage_costs(shape: Shape, words: Words, settings: Settings, sizes: Sequence[Sequence[int]]) -> dict[str, Cost]:
     """What each stage of `reproduce` costs, by its name, in order.
 
-    What a run finds out is assumed: it tunes at the lowest layer of the grid, which costs most, and sums are added at
-    half the depth.
+    Assumes what a run would measure: tuning at the lowest layer of the grid, which costs most, and sums added at half
+    the depth.
 
     Args:
         sizes: of each relation, how many train, validation and test pairs it has.

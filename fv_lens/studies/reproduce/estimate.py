@@ -1,4 +1,4 @@
-"""What `reproduce` will take on a model, told before anything is run: work by stage, time and memory here.
+"""Estimate of what `reproduce` takes on a model, before anything is run: work by stage, time and memory here.
 
 Of the model only configuration and tokenizer are read; its weights are counted on an empty one.
 """
@@ -220,7 +220,7 @@ def _words(source: FilePath, relations: Sequence[Relation], bos: bool) -> Words:
 
 
 def row_bytes(shape: Shape, length: Number, new: Number, layer: int, itemsize: int) -> Number:
-    """What a tuned row holds for the way back, as `gradients` reckons."""
+    """Bytes that a tuned row holds for the backward pass, as `engine.chunks` counts them."""
     sizes = dict(d_model=shape.d_model, d_mlp=shape.d_mlp, n_heads=shape.n_heads, itemsize=itemsize)
     return bytes_held(new, length + new, len(shape.blocks) - layer, **sizes)
 

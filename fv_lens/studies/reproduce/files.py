@@ -1,4 +1,4 @@
-"""What a study leaves in its folder: the table, the summary, the vectors and the page."""
+"""Files of a study: the table, the summary, the vectors and the page."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -58,7 +58,7 @@ class Found:
 
 
 def table_of(study: Study, found: Found) -> pd.DataFrame:
-    """Every number of the study as a tidy frame, see `results`."""
+    """Every number of the study as a tidy frame, see `evaluation.table`."""
     settings, rows = study.settings, dict(found.rows)
     table = Table(study.names, [relation.category or "other" for relation in study.relations], study.families)
     curve = {f"{n} pairs": rows.pop(f"{n} pairs") for n in settings.curve}

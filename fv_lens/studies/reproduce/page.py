@@ -1,4 +1,4 @@
-"""One HTML page of the table of results: many relations, prompting and every vector, and what of it is shown to differ.
+"""One HTML page of the results: many relations, prompting and every vector, and the differences that are shown.
 
 The page stands alone, as the page of a single run does.
 """
@@ -30,8 +30,8 @@ CAPTIONS = {
     "relations' vectors they become when the vector is inserted into neutral prompts. Bars and numbers are the plain "
     "probability there, so a lower word may have a longer bar.",
     "slopes": "From the summed vector to the one that was fine-tuned from it. Hover for a relation and its intervals.",
-    "similarity": "Cosines of the vectors of relations, the mean vector taken off first: what all share, the form "
-    "of an answer, would otherwise be most of it. All are in the order of the first matrix, like beside like.",
+    "similarity": "Cosines of the relations' vectors after subtracting the mean vector; otherwise what all share, the "
+    "form of an answer, would dominate. All are in the order of the first matrix, similar relations together.",
     "map": "Fine-tuned vectors by multidimensional scaling: near in the map, alike in centred cosine, as well as two "
     "dimensions can show.",
     "decoding, alone": "Words stand in the order of their probability when the vector is inserted into neutral "

@@ -18,7 +18,7 @@ from ...ground.scores import GAIN, SHARE
 from ...vectors.function_vector import FunctionVector
 from .setup import Study
 
-SHOWN = "model, centred"  # the reading whose words people can read; of one relation alone, nothing is left by it
+SHOWN = "model, centred"  # the reading whose words are shown; with one relation, centring leaves nothing
 N_WORDS = 8
 
 

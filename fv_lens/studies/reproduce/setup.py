@@ -37,10 +37,10 @@ class Settings:
     """The sizes of a study.
 
     Args:
-        n_pairs, n_validation, n_test: the most pairs of each relation to tune and demonstrate, choose, score.
-        n_shots: demonstrations of the usual prompt; more are shown in rows of their own (n_pairs, and those with the
-            validation pairs).
-        n_together: how many test words are asked behind the same demonstrations, which are run once for them.
+        n_pairs, n_validation, n_test: the most pairs per relation for tuning and shots, choices, scores.
+        n_shots: demonstrations in the usual few-shot prompt; rows of their own show n_pairs, and these with the
+            validation pairs.
+        n_together: number of test words that share the same demonstrations, which are run once for them.
         map_prompts, mean_prompts: corrupted and intact prompts of each relation's head map.
         head_counts, strengths: what summed vectors are tried with on validation.
         draws: of each random control, over which its scores are averaged.
@@ -88,7 +88,7 @@ class Settings:
 class Study:
     """The relations of a study, cut to size; those that a step would refuse are in `left_out` with the reason.
 
-    A relation is refused that has too few pairs, too few answers to shuffle, or prompts beyond the model's context.
+    A relation is left out if it has too few pairs, too few answers to shuffle, or prompts beyond the model's context.
     `names`, `families`: of the relations that are kept, in the order of `relations`.
 
     Args:
@@ -189,16 +189,16 @@ class Study:
             InputError: the study is of one relation, which has no others.
         """
         if len(self) == 1:
-            raise InputError(f"The study is of {self.names[0]!r} alone, which has no other relation beside it.")
+            raise InputError(f"The study has one relation, {self.names[0]!r}; give two or more to compare.")
         rng, drawn = generator(self.settings.split_seed, Stream.RIVALS), []
         for others in map(self.others, range(len(self))):
             drawn.append(rng.choice(others, draws, replace=len(others) < draws))
         return np.array(drawn).T
 
     def others(self, r: int) -> list[int]:
-        """Numbers of the relations of other families than that of relation `r`; with one family alone, of the others.
+        """Indices of the relations of other families than relation `r`'s; of all others if there is one family.
 
-        None where it is the only relation.
+        Empty if it is the only relation.
         """
         strangers = [q for q, family in enumerate(self.families) if family != self.families[r]]
         return strangers or [q for q in range(len(self)) if q != r]
@@ -207,7 +207,7 @@ class Study:
 def sized(relations: Iterable[RelationLike], settings: Settings) -> tuple[list[Relation], dict[str, str]]:
     """The relations with as many pairs in each part as a study takes, and why others are left out: too few pairs.
 
-    Needs no model, so it tells before one is loaded. Parts smaller than the settings ask for are warned of.
+    Needs no model, so it can run before one is loaded. Warns of parts smaller than the settings ask for.
 
     Raises:
         InputError: two relations of one name, or none that is large enough.

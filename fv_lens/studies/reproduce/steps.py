@@ -2,7 +2,7 @@
 
 Every step computes all relations together, by what serves one relation in a notebook as well, and returns tensors by
 name and a record of plain JSON data. Choices (head count, layer, strength, step) are made on train and validation
-pairs; test words are met in `scores` and `prompting`.
+pairs; test words are used only in `scores` and `prompting`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,7 +53,7 @@ def unpacked(step: Step) -> list[FunctionVector | InputError]:
 
 
 def whole(step: Step) -> list[FunctionVector]:
-    """As `unpacked`, where every relation has a vector; the error of the first that has none otherwise."""
+    """As `unpacked`; raises the error of the first relation that has no vector."""
     vectors = []
     for vector in unpacked(step):
         if isinstance(vector, InputError):
@@ -80,8 +80,8 @@ def sums(study: Study, maps: dict[str, Tensor]) -> Step:
     The heads are those of largest mean effect over the relations. Head count and layer are chosen for all relations
     together, a strength for each. `plain` and `vectors` `[relation, d_model]` are the sum at strength 1 and at its own;
     `own` that of the relation's own heads, `random` `[draw, ...]` of random others, each at its own strength, at the
-    same layer; `distributed` `[place, ...]` the parts of the universal heads. A model on which a sum means nothing has
-    no sums, and one with fewer than as many other heads no `random`.
+    same layer; `distributed` `[place, ...]` the parts of the universal heads. There are no sums for a model on which a
+    sum means nothing, and no `random` if fewer other heads are left than are summed.
     """
     settings, relations = study.settings, study.relations
     heads = ranked(maps["effects"].mean(0))

@@ -1,6 +1,6 @@
-"""The whole table: many relations, every vector and control, in stages that a later start goes on with.
+"""The whole table: many relations, every vector and control, in stages that a later start resumes.
 
-`reproduce` runs the steps of `protocol` on a study in a folder, and `outputs` leaves there what they found.
+`reproduce` runs the `steps` of a study in a folder, and `files` writes their results there.
 """
 
 import re
@@ -147,8 +147,8 @@ def _rows(
 ) -> tuple[dict[str, list[WhatIf]], dict[str, list[int]]]:
     """Every row that is asked zero-shot with a vector: name -> what-ifs, one per draw.
 
-    Also name -> numbers of the relations that have no vector there: it broke, or that of another relation did, or there
-    is no other relation.
+    Also name -> indices of the relations without a vector in that row: theirs broke, or another's that it needs, or
+    there is no other relation.
     """
     rows: dict[str, list[WhatIf]] = {}
     missing: dict[str, list[int]] = {}

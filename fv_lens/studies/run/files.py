@@ -31,13 +31,13 @@ class RunFiles:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Note the seconds of a stage that ends well."""
+        """Record the seconds of a stage that succeeds."""
         started = time.perf_counter()
         yield
         self.timings[stage] = round(time.perf_counter() - started, 1)
 
     def clear(self) -> None:
-        """Remove the files of an equal run: what lies together is of one start.
+        """Remove the files of an earlier run of the same plan, so that all files are of one run.
 
         Raises:
             InputError: a file cannot be removed.
@@ -51,7 +51,7 @@ class RunFiles:
             ) from None
 
     def save(self, findings: "Findings") -> None:
-        """Add what was found, so that whatever stops the run leaves a whole report of what it had."""
+        """Write the results so far, so that a run that is stopped leaves a complete report of them."""
         from .page import write_report
 
         for part, file in ((findings.effects, EFFECTS), (findings.vector, VECTOR), (findings.tuned, TUNED)):

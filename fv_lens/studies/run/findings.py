@@ -1,4 +1,4 @@
-"""What a run has found by now."""
+"""The results of a run so far."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

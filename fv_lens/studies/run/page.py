@@ -28,7 +28,7 @@ from ..page.head_map import head_map
 from .findings import Findings
 
 NAMES_SHOWN = "Names of the relation are in bold."
-NO_NAMES = "Names of the relation, of which a file of pairs can give some, would be in bold; here is none."
+NO_NAMES = 'Names of the relation ("names" in a file of pairs) would be in bold; there are none here.'
 LISTED = 5  # heads
 CAPTIONS = {
     "heads": "A head's indirect effect: how much more probable the right answer becomes when the head's output at the "
@@ -114,7 +114,7 @@ def _in_short(
     tuned: FunctionVector | None,
     tuned_evaluation: Evaluation | None,
 ) -> list[str]:
-    """Three sentences to repeat, of whichever results there are; all else stands in the tables."""
+    """At most three sentences on the results there are; everything else is in the tables."""
     sentences: list[str] = []
     if evaluation is not None:
         sentences.append(_completion(evaluation, vector))

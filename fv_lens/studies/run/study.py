@@ -55,7 +55,7 @@ def run(
         "seed": seed,
     })  # fmt: skip
     if job.folder.has_results:
-        notes.print(Text(f"{job.folder.path} holds an equal run, whose files are replaced."))
+        notes.print(Text(f"{job.folder.path} holds a run of the same plan, whose files are replaced."))
 
     def stage(what: str, name: str) -> AbstractContextManager[None]:
         notes.print(Text(what, style="bold"))
@@ -105,7 +105,7 @@ def run(
 
 
 def _check_prompts(model: "Model", relation: Relation, n_prompts: int, seed: int) -> None:
-    """Make the prompts of every stage: one that exceeds the model's context is told before the first of them."""
+    """Make the prompts of every stage, so that one that exceeds the model's context is refused before any is run."""
     from ...datasets.prompts import corrupted, with_demonstrations
     from ...engine.batches import batch
     from ...models.lens import lens_of
@@ -121,7 +121,7 @@ def _tuned(
 ) -> "tuple[FunctionVector | None, dict[str, FunctionVector]]":
     """The vector tuned from `fv`, and what is measured beside it: other starts, and shuffled pairs.
 
-    A relation that is too small to tune on has none, and a control that it is too small for is left out, with a note.
+    If the relation is too small to tune on, there are none; controls it is too small for are left out, with a note.
     """
     from ...vectors.optimizer import Tuning
     from ...vectors.tuning import finetune
