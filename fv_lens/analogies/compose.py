@@ -91,11 +91,11 @@ def pair_parts(
     """
     rows = Rows(lens, sources, range(len(sources)), layer)
     moving = list(starts.clone())
-    groups = [{"params": [one], "lr": PAIR_RATE * size} for one, size in zip(moving, rows.residual_rms.tolist())]
+    groups = [{"params": [vector], "lr": PAIR_RATE * size} for vector, size in zip(moving, rows.residual_rms.tolist())]
     adam, added = torch.optim.Adam(groups), [torch.zeros_like(starts)]
     for _ in range(steps):
-        for one, slope in zip(moving, rows.gradient(torch.stack(moving))[1]):
-            one.grad = slope
+        for vector, slope in zip(moving, rows.gradient(torch.stack(moving))[1]):
+            vector.grad = slope
         adam.step()
         added.append(torch.stack(moving) - starts)
     return torch.stack(added)
@@ -162,31 +162,33 @@ class Composer:
         if len(each) != len(self.place):
             raise InputError(f"There are {len(each)} settings for {len(self.place)} pairs; give one for each, or one.")
         composites = torch.zeros(len(self.place), self.lens.d_model, **CPU_FLOAT32)
-        for one, mine in _alike(each):
-            for name, part in (("shared", one.shared), ("start", one.start)):
+        for settings, indices in _alike(each):
+            for name, part in (("shared", settings.shared), ("start", settings.start)):
                 if part is not None and part.shape != composites.shape[1:]:
                     raise InputError(
                         f"The settings' {name} vector has {part.numel()} numbers; the residual stream of "
                         f"{self.lens.name} has {self.lens.d_model}. Fit the settings on this model."
                     )
-            if one.uses_library:
-                composites[mine] = (self.coefficients(one, allowed) @ self.library.matrix)[mine]
-            if one.shared is not None:
-                composites[mine] += one.shared
-        for steps in sorted({one.pair_steps for one in each if one.pair_steps and one.pair_scale}):
-            mine = [i for i, one in enumerate(each) if one.pair_steps == steps and one.pair_scale]
-            scales = torch.tensor([each[i].pair_scale for i in mine], **CPU_FLOAT32)
-            composites[mine] += scales[:, None] * self._pair_parts([each[i].start for i in mine], mine, steps)
+            if settings.uses_library:
+                composites[indices] = (self.coefficients(settings, allowed) @ self.library.matrix)[indices]
+            if settings.shared is not None:
+                composites[indices] += settings.shared
+        for steps in sorted({settings.pair_steps for settings in each if settings.pair_steps and settings.pair_scale}):
+            indices = [i for i, settings in enumerate(each) if settings.pair_steps == steps and settings.pair_scale]
+            scales = torch.tensor([each[i].pair_scale for i in indices], **CPU_FLOAT32)
+            composites[indices] += scales[:, None] * self._pair_parts([each[i].start for i in indices], indices, steps)
         return composites
 
     def _pair_parts(
         self, starts: Sequence[Tensor | None], which: Sequence[int], steps: int
     ) -> Float[Tensor, "pair d_model"]:
         """`pair_parts` of some of the pairs, each from its start, cached by pair and start."""
-        begun = [torch.zeros(self.lens.d_model, **CPU_FLOAT32) if start is None else start for start in starts]
-        keys = [(int(self.place[i]), start.numpy().tobytes()) for i, start in zip(which, begun)]
+        start_vectors = [torch.zeros(self.lens.d_model, **CPU_FLOAT32) if start is None else start for start in starts]
+        keys = [(int(self.place[i]), start.numpy().tobytes()) for i, start in zip(which, start_vectors)]
         new = {
-            key: start for key, start in zip(keys, begun) if key not in self._parts or len(self._parts[key]) <= steps
+            key: start
+            for key, start in zip(keys, start_vectors)
+            if key not in self._parts or len(self._parts[key]) <= steps
         }
         if new:
             sources, layer = self.sources.select([place for place, _ in new]), self.library.first.layer
@@ -199,9 +201,9 @@ class Composer:
 def _alike(each: Sequence[Composition]) -> list[tuple[Composition, list[int]]]:
     """The settings, each once, with the places that have them."""
     places: dict[int, list[int]] = {}
-    for i, one in enumerate(each):
-        places.setdefault(id(one), []).append(i)
-    return [(each[mine[0]], mine) for mine in places.values()]
+    for i, settings in enumerate(each):
+        places.setdefault(id(settings), []).append(i)
+    return [(each[indices[0]], indices) for indices in places.values()]
 
 
 def compose(

@@ -76,9 +76,11 @@ class Composition:
     def _told(self) -> dict[str, Any]:
         """The weighting and the settings that differ from the defaults; vectors by their shape."""
         settings = {part.name: (getattr(self, part.name), part.default) for part in fields(self)}
-        told = {name: value for name, (value, default) in settings.items() if value is not default and value != default}
-        shapes = {name: list(value.shape) for name, value in told.items() if isinstance(value, Tensor)}
-        return {"weighting": self.weighting} | told | shapes
+        changed = {
+            name: value for name, (value, default) in settings.items() if value is not default and value != default
+        }
+        shapes = {name: list(value.shape) for name, value in changed.items() if isinstance(value, Tensor)}
+        return {"weighting": self.weighting} | changed | shapes
 
     @property
     def uses_library(self) -> bool:
@@ -152,8 +154,8 @@ class Folded:
         """Tensors, and plain JSON data; `of_parts` reads them."""
         tensors: dict[str, Tensor] = {}
         plain = []
-        for i, one in enumerate((self.whole, *self.folds)):
-            vectors, rest = one.split()
+        for i, settings in enumerate((self.whole, *self.folds)):
+            vectors, rest = settings.split()
             tensors |= {f"{name}.{i}": value for name, value in vectors.items()}
             plain.append(rest)
         record = {"settings": plain, "fold_of": dict(self.fold_of), "record": dict(self.record)}

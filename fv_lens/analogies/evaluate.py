@@ -102,9 +102,11 @@ class _Asker:
         self.template = library.template
         self._composers: dict[tuple[int, tuple[Sequence[str], ...]], Composer] = {}
         each = [
-            one for how in ways.values() for one in ((how.whole, *how.folds) if isinstance(how, Folded) else (how,))
+            settings
+            for how in ways.values()
+            for settings in ((how.whole, *how.folds) if isinstance(how, Folded) else (how,))
         ]
-        self.pair_steps = max((one.pair_steps for one in each), default=0)
+        self.pair_steps = max((settings.pair_steps for settings in each), default=0)
 
     def _allowed(
         self, library: Library, questions: Sequence[Question], exclude: Exclusion | None
@@ -132,7 +134,7 @@ class _Asker:
             for composer in set(composers.values())
             for name in self.libraries
         }
-        made: dict[Row, WhatIf] = {}
+        whatifs: dict[Row, WhatIf] = {}
         for name, (title, how) in product(self.libraries, ways.items()):
             composer, whole, folded = composers[title], composition(how), isinstance(how, Folded)
             depends = folded or whole.uses_library  # on the library, or on what a fold has not seen
@@ -142,22 +144,22 @@ class _Asker:
                 continue
             of = [how.of(q.kin) for q in questions] if isinstance(how, Folded) and LIBRARIES[name] else whole
             row = Row(title, name if depends else "", prompt)
-            made[row] = composer.library.edit(composer.vectors(of, may[composer, name]))
+            whatifs[row] = composer.library.edit(composer.vectors(of, may[composer, name]))
         places: dict[str | None, int] = {name: i for i, name in enumerate(self.library.names)}
         rows = [places.get(question.relation, -1) for question in questions]
         if max(rows, default=-1) >= 0:
             known = torch.tensor(rows, device="cpu") >= 0
             matrix = self.library.matrix[[max(0, place) for place in rows]] * known[:, None]
-            made[Row(TRUE, "", prompt)] = self.library.edit(matrix)
-        return made
+            whatifs[Row(TRUE, "", prompt)] = self.library.edit(matrix)
+        return whatifs
 
     def completed(self, questions: Sequence[Question], progress: Progress) -> dict[Row, dict[str, np.ndarray]]:
         """The measures of completion, by row."""
         rows: dict[Row, dict[str, np.ndarray]] = {}
         for n_shots, prompt in enumerate(("zero-shot", "one-shot", "sentence")):
             whatifs = {} if prompt == "sentence" else self.whatifs(questions, n_shots)
-            asked = batch(self.lens, [_asked(question, prompt) for question in questions], self._template(prompt))
-            measured = completions(self.lens, asked, list(whatifs.values()), progress)
+            prompts = batch(self.lens, [_asked(question, prompt) for question in questions], self._template(prompt))
+            measured = completions(self.lens, prompts, list(whatifs.values()), progress)
             for i, row in enumerate([Row(PROMPT_ONLY, "", prompt), *whatifs]):
                 values = (measured.right[:, i], measured.rank[:, i] == 0, measured.log_prob[:, i])
                 known = self._known(row, questions)
@@ -199,11 +201,11 @@ class _Asker:
         self, questions: Sequence[Question], n_shots: int, prompt: str, progress: Progress
     ) -> tuple[list[Row], list[np.ndarray]]:
         whatifs = {} if prompt == "sentence" else self.whatifs(questions, n_shots)
-        asked = []
+        items = []
         for question in questions:
             pairs = [(_sentence(question.source, c) if prompt == "sentence" else c, d) for c, d in question.pairs]
-            asked.append(((question.source,) if prompt == "one-shot" else (), pairs))
-        scored = choice_scores(self.lens, self._template(prompt), asked, list(whatifs.values()), progress)
+            items.append(((question.source,) if prompt == "one-shot" else (), pairs))
+        scored = choice_scores(self.lens, self._template(prompt), items, list(whatifs.values()), progress)
         return [Row(PROMPT_ONLY, "", prompt), *whatifs], scored
 
     def _profiles(
@@ -219,8 +221,11 @@ class _Asker:
         how = METHODS["posterior"]
         for name in self.libraries:
             may = self._allowed(self.library, questions, LIBRARIES[name])
-            mine, theirs = weights_of(sources.log_probs, how, may), weights_of(targets.log_probs, how, may[owner])
-            cosine = torch.cosine_similarity(mine[owner], theirs).numpy()
+            source_weights, theirs = (
+                weights_of(sources.log_probs, how, may),
+                weights_of(targets.log_probs, how, may[owner]),
+            )
+            cosine = torch.cosine_similarity(source_weights[owner], theirs).numpy()
             profiles[Row(PROFILES, name)] = {"choice": marks(np.split(cosine, ends))}
         return profiles
 

@@ -155,23 +155,23 @@ def fit_compositions(
         return replace(how, shared=shared[fold], start=start, n_shots=n_shots)
 
     every = [(name, how) for name, listed in candidates.items() for how in listed]
-    mine = np.array([folds.fold(question) for question in validation])
+    fold_of_question = np.array([folds.fold(question) for question in validation])
     sources, most = [question.source for question in validation], max(how.pair_steps for _, how in every)
     composer = Composer(lens, library, sources, most)
     families = families_of([*train, *validation])
     names = [[getattr(question, name) for question in validation] for name in ("relation", "family")]
     prompts = batch(lens, [question.asked(n_shots) for question in validation], library.template)
-    made = [[placed(how, fold) for fold in range(1 + folds.n)] for _, how in every]
+    settings_by_fold = [[placed(how, fold) for fold in range(1 + folds.n)] for _, how in every]
     quality: dict[Exclusion | None, Completions] = {}
     exclusions: tuple[Exclusion | None, ...] = (None, "family") if folds.n else (None,)
     for exclude in exclusions:
         may = allowed(library, names[0], exclude, families, names[1])
         whatifs = []
-        for settings in progress_bar(made, desc="composites on validation", unit="setting"):
-            each = [settings[0 if exclude is None else 1 + fold] for fold in mine.tolist()]
+        for settings in progress_bar(settings_by_fold, desc="composites on validation", unit="setting"):
+            each = [settings[0 if exclude is None else 1 + fold] for fold in fold_of_question.tolist()]
             whatifs.append(library.edit(composer.vectors(each if exclude else settings[0], may)))
         quality[exclude] = completions(lens, prompts, whatifs).rows(slice(1, None))
-    return _chosen(every, made, quality, mine, folds)
+    return _chosen(every, settings_by_fold, quality, fold_of_question, folds)
 
 
 def folds_of(questions: Sequence[Question], n_folds: int, seed: int = 0) -> dict[str, int]:
@@ -237,29 +237,34 @@ def _shared(
 
 def _chosen(
     every: Sequence[tuple[str, Composition]],
-    made: Sequence[Sequence[Composition]],
+    settings_by_fold: Sequence[Sequence[Composition]],
     quality: Mapping[Exclusion | None, Completions],
-    mine: np.ndarray,
+    fold_of_question: np.ndarray,
     folds: _Folds,
 ) -> dict[str, Folded]:
     """The best settings of each name, for all and for each fold: by whole answers, then by log-probability."""
     # Equal shares stay equal, so that rounding does not choose between them; the log-probability does.
     # A question of no known family was answered with vectors that have seen all of them.
-    means = {fold: _means(quality["family"].prompts((mine != fold) & (mine >= 0))) for fold in range(folds.n)}
+    means = {
+        fold: _means(quality["family"].prompts((fold_of_question != fold) & (fold_of_question >= 0)))
+        for fold in range(folds.n)
+    }
     means[-1] = _means(quality[None])
     names = dict.fromkeys(name for name, _ in every)
 
-    def folded(some: Sequence[int]) -> Folded:
-        best = {fold: max(some, key=lambda i: mean[i]) for fold, mean in means.items()}
-        settings = tuple(made[best[fold]][1 + fold] for fold in range(folds.n))
+    def folded(candidates: Sequence[int]) -> Folded:
+        best = {fold: max(candidates, key=lambda i: mean[i]) for fold, mean in means.items()}
+        settings = tuple(settings_by_fold[best[fold]][1 + fold] for fold in range(folds.n))
         accuracy, log_prob = means[-1][best[-1]]
         tried: dict[str, Any] = {"accuracy": accuracy, "log_prob": log_prob, "chosen": _told(*every[best[-1]])}
         if folds.n:
-            left_out = [quality["family"].prompts(mine == fold).rows([best[fold]]) for fold in range(folds.n)]
+            left_out = [
+                quality["family"].prompts(fold_of_question == fold).rows([best[fold]]) for fold in range(folds.n)
+            ]
             accuracy, log_prob = _means(Completions.joined(left_out))[0]
             tried["family left out"] = {"accuracy": accuracy, "log_prob": log_prob}
             tried["family left out"]["chosen"] = [_told(*every[best[fold]]) for fold in range(folds.n)]
-        return Folded(made[best[-1]][0], settings, folds.of, tried)
+        return Folded(settings_by_fold[best[-1]][0], settings, folds.of, tried)
 
     fitted = {name: folded([i for i, (other, _) in enumerate(every) if other == name]) for name in names}
     return fitted | {BEST: folded(range(len(every)))}

@@ -46,10 +46,10 @@ class Library:
             if not isinstance(fv, FunctionVector):
                 raise InputError(f"The library holds {type(fv).__name__} for {name!r}; give FunctionVectors.")
             for what in ("model", "layer", "site", "processing", "bos"):
-                mine, first = getattr(fv, what), getattr(listed[0], what)
-                if mine != first:
+                value, first = getattr(fv, what), getattr(listed[0], what)
+                if value != first:
                     raise InputError(
-                        f"The library mixes vectors of {what} {first!r} ({names[0]!r}) and {mine!r} ({name!r}); "
+                        f"The library mixes vectors of {what} {first!r} ({names[0]!r}) and {value!r} ({name!r}); "
                         "only vectors of one model at one place can be mixed."
                     )
         listed[0].check(lens)
@@ -133,6 +133,6 @@ def allowed(
         return family or (None if relation is None else families.get(relation, relation))
 
     of = [kind(fv.relation or name) for name, fv in zip(library.names, library.vectors)]
-    mine = [kind(relation, family) for relation, family in zip(relations, own or [None] * len(relations))]
-    kept = [[exclude is None or one is None or one != other for other in of] for one in mine]
+    pair_kinds = [kind(relation, family) for relation, family in zip(relations, own or [None] * len(relations))]
+    kept = [[exclude is None or pair_kind is None or pair_kind != other for other in of] for pair_kind in pair_kinds]
     return torch.tensor(kept, device="cpu").reshape(len(relations), len(library))

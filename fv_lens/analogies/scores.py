@@ -88,5 +88,5 @@ class AnalogyScores:
 
     def _mean(self, values: np.ndarray, measure: str, within: tuple[float, float] = scores.SHARE) -> Score:
         known = ~np.isnan(values)
-        groups = [group for group, asked in zip(self.groups, known) if asked]
+        groups = [group for group, is_known in zip(self.groups, known) if is_known]
         return scores.clustered_mean(values[known], groups, within=within if MEASURES[measure].share else scores.ANY)

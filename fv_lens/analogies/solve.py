@@ -140,7 +140,7 @@ def solve_analogy(
     plain: Words = ()
     if target is not None:
         text = library.template.prompt(target, shown)
-        patched, plain = (likeliest(lens, text, some, k) for some in ([whatif], []))
+        patched, plain = (likeliest(lens, text, active, k) for active in ([whatif], []))
     scores = np.zeros((0, 2))
     if pairs:
         scores = choice_scores(lens, library.template, [(shown, pairs)], [whatif])[0]
@@ -153,7 +153,7 @@ def solve_analogy(
 def choice_scores(
     lens: Lens,
     template: PromptTemplate,
-    asked: Sequence[tuple[Sequence[Sequence[str]], Sequence[Sequence[str]]]],
+    items: Sequence[tuple[Sequence[Sequence[str]], Sequence[Sequence[str]]]],
     whatifs: Sequence[WhatIf],
     progress: Callable[[int], Any] | None = None,
 ) -> list[Float[np.ndarray, "choice row"]]:
@@ -163,12 +163,12 @@ def choice_scores(
         asked: of each question, the demonstrations before C and its choices as pairs.
         whatifs: their edits hold a vector for all questions, or one for each, `[question, d_model]`.
     """
-    owners = torch.tensor([i for i, (_, pairs) in enumerate(asked) for _ in pairs], device="cpu")
-    shots = [FewShot(c, (d,), tuple((a, b) for a, b in shown)) for shown, pairs in asked for c, d in pairs]
+    owners = torch.tensor([i for i, (_, pairs) in enumerate(items) for _ in pairs], device="cpu")
+    shots = [FewShot(c, (d,), tuple((a, b) for a, b in shown)) for shown, pairs in items for c, d in pairs]
     prompts = batch(lens, shots, template)
     spread = [[edit.for_prompts(owners) for edit in whatif] for whatif in whatifs]
     log_probs = completions(lens, prompts, spread, progress).log_prob
-    return np.split(log_probs, np.cumsum([len(pairs) for _, pairs in asked])[:-1])
+    return np.split(log_probs, np.cumsum([len(pairs) for _, pairs in items])[:-1])
 
 
 @torch.no_grad()
@@ -226,8 +226,8 @@ def _choice_pairs(target: Any, choices: Any) -> list[tuple[Any, Any]]:
         word = isinstance(choice, str)
         pair = isinstance(choice, list | tuple) and len(choice) == 2 and all(isinstance(part, str) for part in choice)
         if not (word if target is not None else pair):
-            wanted = "words D" if target is not None else "pairs (C, D), as target is None"
-            raise InputError(f"The choice {choice!r} does not fit target {target!r}; give {wanted}.")
+            expected = "words D" if target is not None else "pairs (C, D), as target is None"
+            raise InputError(f"The choice {choice!r} does not fit target {target!r}; give {expected}.")
     return [(target or "", choice) if isinstance(choice, str) else (choice[0], choice[1]) for choice in choices]
 
 

@@ -32,11 +32,11 @@ def unseen(
     """
     words: dict[str | None, set[str]] = defaultdict(set)
     pairs: set[frozenset[str]] = set()
-    given: dict[str | None, Relation] = {relation.name: relation for relation in relations}
+    own: dict[str | None, Relation] = {relation.name: relation for relation in relations}
     bundled: dict[str | None, Relation] = {name: load_relation(name) for name in relation_names()}
     for name, tuned in _tuned(fv.record for fv in vectors):
         words[name].update(word.casefold() for word in tuned)
-        for relation in (given.get(name), bundled.get(name)):
+        for relation in (own.get(name), bundled.get(name)):
             answers = relation.answers if relation else {}
             pairs.update(unordered(word, answer) for word in tuned for answer in answers.get(word, ()))
     everything: set[str] = set().union(*words.values())

@@ -53,7 +53,7 @@ def generate(
     if not listed:
         raise InputError("There are no relations to make questions from; give at least one.")
     pairs = {relation.name: getattr(relation.split(seed), part).pairs for relation in listed}
-    made = []
+    questions = []
     for relation in listed:
         family, found = relation.family or relation.name, []
         for first, second in _meetings(pairs[relation.name], relation.name, seed):
@@ -69,8 +69,8 @@ def generate(
             )
         if n_wrong:
             found = [_with_wrong(question, listed, pairs, n_wrong, seed) for question in found]
-        made += found
-    return made
+        questions += found
+    return questions
 
 
 def _meetings(pairs: Sequence[Pair], name: str, seed: int) -> list[tuple[Pair, Pair]]:
@@ -86,13 +86,13 @@ def _with_wrong(
     kin = [relation for relation in relations if (relation.family or relation.name) == question.family]
     others = [relation for relation in relations if relation not in kin]
     used = {*question.source, target, *answers, *_partners(kin, target)}
-    taken = {word.casefold() for word in used}
+    used_words = {word.casefold() for word in used}
     chosen: list[tuple[str, str]] = []
 
     def draw(words: Iterable[str], kind: str, n: int) -> None:
         for word in sorted(set(words), key=lambda word: digest(seed, question.identity, word)):
-            if n > 0 and word.casefold() not in taken:
-                taken.add(word.casefold())
+            if n > 0 and word.casefold() not in used_words:
+                used_words.add(word.casefold())
                 chosen.append((word, kind))
                 n -= 1
 

@@ -113,10 +113,10 @@ def load_ratings(path: FilePath) -> PairRatings:
         >>> len(ratings), len(ratings.main), ratings.matrix().values.shape
         (6194, 10, (10, 10))
     """
-    given = own_path(path)
-    file = next(iter(sorted(given.rglob(FILE))), None) if os.path.isdir(given) else given
+    source = own_path(path)
+    file = next(iter(sorted(source.rglob(FILE))), None) if os.path.isdir(source) else source
     if file is None:
-        raise InputError(f"{str(given)!r} has no {FILE}; give that file, or a folder that holds it.")
+        raise InputError(f"{str(source)!r} has no {FILE}; give that file, or a folder that holds it.")
     try:
         return PairRatings(pd.DataFrame(_comparisons(read_text(file))))
     except InputError as error:
@@ -170,8 +170,8 @@ def _ceiling(cells: Cells, seed: int, n_halves: int) -> float | None:
     for _ in range(n_halves):
         halves = []
         for ratings in apart:
-            dealt = rng.permutation(ratings)
-            halves.append((dealt[: len(dealt) // 2].mean(), dealt[len(dealt) // 2 :].mean()))
+            permuted = rng.permutation(ratings)
+            halves.append((permuted[: len(permuted) // 2].mean(), permuted[len(permuted) // 2 :].mean()))
         rho = spearmanr(*zip(*halves)).statistic
         reliabilities.append(2 * rho / (1 + rho))
     return float(np.mean(reliabilities))

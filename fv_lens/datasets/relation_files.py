@@ -93,13 +93,13 @@ def _find(source: FilePath) -> Traversable:
 
 def _near(name: str) -> list[str]:
     """Bundled relations with a similar name, then those with a similar entry in `names` ("opposits" -> antonym)."""
-    spoken: dict[str, list[str]] = {}
+    by_label: dict[str, list[str]] = {}
     for relation in map(_bundled, relation_names()):
         for word in relation.names:
-            spoken.setdefault(word.lower(), []).append(relation.name)
+            by_label.setdefault(word.lower(), []).append(relation.name)
     near = difflib.get_close_matches(name.lower(), relation_names())
-    alike = difflib.get_close_matches(name.lower(), spoken, cutoff=0.8)
-    return list(dict.fromkeys([*near, *(known for word in alike for known in spoken[word])]))
+    alike = difflib.get_close_matches(name.lower(), by_label, cutoff=0.8)
+    return list(dict.fromkeys([*near, *(known for word in alike for known in by_label[word])]))
 
 
 def _table_pairs(text: str, delimiter: str) -> tuple[list[list[str]], list[str]]:

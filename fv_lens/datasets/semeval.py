@@ -62,8 +62,8 @@ class RatedRelation:
             self.code, merge_pairs([list(pair) for pair in kept]), (), self.category.lower(), self.category
         )
         train, validation = (
-            whole.with_pairs([pair for pair in whole.pairs if pair[0] in some])
-            for some in (set(words[:n_train]), set(words[n_train:]))
+            whole.with_pairs([pair for pair in whole.pairs if pair[0] in part_words])
+            for part_words in (set(words[:n_train]), set(words[n_train:]))
         )
         # Never scored on words: validation fills the test part, which a Split must have.
         parts = Split(train, validation, validation)
@@ -76,24 +76,24 @@ def halves(relations: Mapping[str, RatedRelation], seed: int = 0) -> dict[str, d
     A relation's pairs with one first word go together, and so does one pair (or its reversal) wherever it is listed,
     because the library that scores it holds all relations' vectors. The reversal of a pair has the pair's half too.
     """
-    group = {(code, a): {(code, a)} for code, one in relations.items() for a, _ in one.pairs}
+    group = {(code, a): {(code, a)} for code, relation in relations.items() for a, _ in relation.pairs}
     seen: dict[frozenset[str], tuple[str, str]] = {}
-    for code, one in relations.items():
-        for pair in one.pairs:
+    for code, relation in relations.items():
+        for pair in relation.pairs:
             joined = group[seen.setdefault(frozenset(pair), (code, pair[0]))] | group[code, pair[0]]
             group.update(dict.fromkeys(joined, joined))
     surplus, half = dict.fromkeys(relations, 0), {}
     groups = {id(words): sorted(words) for words in group.values()}.values()
     # The largest first, each to the half that its relations have less of.
-    drawn = sorted((-len(words), min(_order(seed, *word, "halves") for word in words), words) for words in groups)
-    for _, order, words in drawn:
+    ordered = sorted((-len(words), min(_order(seed, *word, "halves") for word in words), words) for words in groups)
+    for _, order, words in ordered:
         more = sum(surplus[code] for code, _ in words)
         second = more > 0 or (more == 0 and int(order, 16) % 2 == 1)
         half.update(dict.fromkeys(words, int(second)))
         for code, _ in words:
             surplus[code] += -1 if second else 1
-    placed = {code: {pair: half[code, pair[0]] for pair in one.pairs} for code, one in relations.items()}
-    return {code: {pair[::-1]: place for pair, place in some.items()} | some for code, some in placed.items()}
+    placed = {code: {pair: half[code, pair[0]] for pair in relation.pairs} for code, relation in relations.items()}
+    return {code: {pair[::-1]: place for pair, place in pairs.items()} | pairs for code, pairs in placed.items()}
 
 
 def load_semeval(folder: FilePath) -> dict[str, RatedRelation]:
@@ -119,13 +119,13 @@ def load_semeval(folder: FilePath) -> dict[str, RatedRelation]:
                 raise InputError(f"{other} and {path} are both for relation {match[1]}; keep one of them")
     if not files:
         raise InputError(f"{str(root)!r} has no ratings; looked in it and its sub-folders for GoldRatings-1a.txt")
-    turned: dict[str, set[tuple[str, str]]] = {}
+    reversed_pairs: dict[str, set[tuple[str, str]]] = {}
     for number, line in _lines(reversals):
         if not line.startswith("#"):
             match = _REVERSAL.fullmatch(line)
             if not match:
                 raise InputError(f"{reversals}: line {number} is {line!r}; expected 'reversal in 1a: a:b --> b:a'")
-            turned.setdefault(match[1], set()).add((match[2].strip(), match[3].strip()))
+            reversed_pairs.setdefault(match[1], set()).add((match[2].strip(), match[3].strip()))
     relations: dict[str, RatedRelation] = {}
     for number, line in _lines(definitions):
         parts = [part.strip() for part in line.split(",", 4)]
@@ -138,7 +138,7 @@ def load_semeval(folder: FilePath) -> dict[str, RatedRelation]:
             raise InputError(f"{definitions}: line {number} is for relation {code}, like an earlier line; keep one")
         if code in files:
             rated = _ratings(files[code])
-            pairs = [pair for pair in rated if pair not in turned.get(code, ())]
+            pairs = [pair for pair in rated if pair not in reversed_pairs.get(code, ())]
             ratings = tuple(rated[pair] for pair in pairs)
             left_out = len(rated) - len(pairs)
             relations[code] = RatedRelation(code, parts[3], parts[2], parts[4], tuple(pairs), ratings, left_out)

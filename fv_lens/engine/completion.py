@@ -99,7 +99,7 @@ def _open(
     prompts: PromptBatch, top: np.ndarray, done: bool
 ) -> Iterator[tuple[list[int], list[tuple[int, ...]], list[int]]]:
     """(prompt indices, answers, rows) still to be run, by answer length; `done`: whether first answers are done."""
-    wanted = []
+    open_items = []
     for i, listed in enumerate(prompts.answers):
         for place, answer in enumerate(dict.fromkeys(listed)):
             if place == 0 and done:
@@ -107,13 +107,13 @@ def _open(
             every = place == 0 and len(answer) > 1
             rows = range(top.shape[1]) if every else np.flatnonzero(top[i] == answer[0]).tolist()
             if len(rows):
-                wanted.append((len(answer), tuple(rows), i, answer))
-    wanted.sort(key=lambda item: item[:3])
+                open_items.append((len(answer), tuple(rows), i, answer))
+    open_items.sort(key=lambda item: item[:3])
     most = max(1, TOGETHER // top.shape[1])
-    while wanted:
-        length = wanted[0][0]
-        group = [item for item in wanted[:most] if item[0] == length]
-        wanted = wanted[len(group) :]
+    while open_items:
+        length = open_items[0][0]
+        group = [item for item in open_items[:most] if item[0] == length]
+        open_items = open_items[len(group) :]
         yield (
             [item[2] for item in group],
             [item[3] for item in group],
@@ -186,8 +186,8 @@ def _whole(lens: Lens, answers: Sequence[tuple[int, ...]]) -> Read:
     return read
 
 
-def _both(one: Read, other: Read) -> Read:
-    return lambda logits, prompt: torch.cat([one(logits, prompt), other(logits, prompt)], 1)
+def _both(first: Read, second: Read) -> Read:
+    return lambda logits, prompt: torch.cat([first(logits, prompt), second(logits, prompt)], 1)
 
 
 def _by_length(lengths: Sequence[int]) -> list[list[int]]:

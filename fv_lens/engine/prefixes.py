@@ -42,25 +42,25 @@ def prefix_of(lens: Lens, ids: Int[Tensor, "prompt pos"], mask: Int[Tensor, "pro
         return lens.prefix(ids, mask)
     lengths, width = mask.sum(1), ids.shape[1]
     start = width - int(lengths[0])
-    begun = lens.prefix(ids[:1, start : start + shared], mask.new_ones(1, shared))
+    common = lens.prefix(ids[:1, start : start + shared], mask.new_ones(1, shared))
     rows: dict[int, list[tuple[Tensor, Tensor]]] = {}
     for length in lengths.unique().tolist():
-        these = (lengths == length).nonzero()[:, 0]
-        own = _continued(lens, begun, ids[these, width - length + shared :])
-        for at, row in enumerate(these.tolist()):
+        members = (lengths == length).nonzero()[:, 0]
+        own = _continued(lens, common, ids[members, width - length + shared :])
+        for at, row in enumerate(members.tolist()):
             rows[row] = [(pad(k[at], (0, 0, width - length, 0)), pad(v[at], (0, 0, width - length, 0))) for k, v in own]
     layers = [[rows[row][layer] for row in range(len(ids))] for layer in range(lens.n_layers)]
     keys, values = ([torch.stack([pair[part] for pair in layer]) for layer in layers] for part in (0, 1))
     return Prefix(keys, values, mask)
 
 
-def _continued(lens: Lens, begun: Prefix, own: Int[Tensor, "prompt new"]) -> list[tuple[Tensor, Tensor]]:
+def _continued(lens: Lens, common: Prefix, own: Int[Tensor, "prompt new"]) -> list[tuple[Tensor, Tensor]]:
     """Keys and values, for each layer, of what all prompts share and of each prompt's own tokens behind it."""
     n = len(own)
     shared = Prefix(
-        [x.expand(n, -1, -1, -1) for x in begun.keys],
-        [x.expand(n, -1, -1, -1) for x in begun.values],
-        begun.mask.expand(n, -1),
+        [x.expand(n, -1, -1, -1) for x in common.keys],
+        [x.expand(n, -1, -1, -1) for x in common.values],
+        common.mask.expand(n, -1),
     )
     whole: dict[int, tuple[Tensor, Tensor]] = {}
 

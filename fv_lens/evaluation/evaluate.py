@@ -136,7 +136,7 @@ def evaluate(
     template = template or own_template(vectors)
     n_shots, split = whole_number("n_shots", n_shots, least=0), relation.split()
     name = f"{n_shots}-shot" if n_shots else "zero-shot"
-    asked = batch(lens, with_demonstrations(split.test, split.train, n_shots, seed), template)
+    test_prompts = batch(lens, with_demonstrations(split.test, split.train, n_shots, seed), template)
     drawn: dict[str, list[WhatIf]] = {}
     if controls and vectors:
         how = Controls() if controls is True else controls
@@ -149,16 +149,16 @@ def evaluate(
     drawn = {row: [edits_of(other)] for row, other in others.items()} | drawn
     whatifs = ({title: [edits_of(vectors)]} if vectors else {}) | drawn
     places = rows_of(whatifs)
-    total = len(asked) * (1 + len(asides))
+    total = len(test_prompts) * (1 + len(asides))
     with progress_bar(total=total, desc="evaluation on test", unit="prompt") as bar:
-        measured = completions(lens, asked, list(chain.from_iterable(whatifs.values())), bar.update)
+        measured = completions(lens, test_prompts, list(chain.from_iterable(whatifs.values())), bar.update)
         rows = {name: measured.rows([0])} if vectors and controls else {}
         for control, prompts in asides.items():
             rows[control] = completions(lens, batch(lens, prompts, template), [], bar.update)
     tested = measured.rows(places.get(title, [0]))
     rows |= {control: measured.rows(places[control]) for control in drawn}
     main = result(tested)
-    words = {"word": asked.words, "right": tested.right[:, 0], "log_prob": tested.log_prob[:, 0]}
+    words = {"word": test_prompts.words, "right": tested.right[:, 0], "log_prob": tested.log_prob[:, 0]}
     return Evaluation(
         main.accuracy, main.first_token_accuracy, main.top_k, main.log_prob,
         controls={control: result(values, tested) for control, values in rows.items()},

@@ -39,6 +39,6 @@ def head_words(model: Model, effects: HeadEffects, k: int = 8) -> dict[tuple[int
         logits = lens.unembed(lens.writes(layer, own)).float()
         if k > logits.shape[1]:
             raise InputError(f"k is {k}; the vocabulary of {lens.name} has {logits.shape[1]} tokens.")
-        ids |= {(layer, head): of for head, of in enumerate(logits.topk(k).indices.tolist())}
-    read = {token: lens.text(token) for token in {token for of in ids.values() for token in of}}
-    return {head: tuple(read[token] for token in of) for head, of in ids.items()}
+        ids |= {(layer, head): tokens for head, tokens in enumerate(logits.topk(k).indices.tolist())}
+    read = {token: lens.text(token) for token in {token for tokens in ids.values() for token in tokens}}
+    return {head: tuple(read[token] for token in tokens) for head, tokens in ids.items()}

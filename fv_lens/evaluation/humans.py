@@ -77,22 +77,22 @@ def compare_to_humans(
     Source: Mantel 1967 (Cancer Research 27, 209-220) for the test.
     """
     similarity = vectors if isinstance(vectors, Similarity) else similarity_matrix(vectors, metric, center)
-    mine, theirs = similarity.select(human.names).values, human.values
+    vector_values, theirs = similarity.select(human.names).values, human.values
     if len(human.names) < 4:
         raise InputError(f"People rated {len(human.names)} relations; a rank correlation over them takes four or more.")
-    rho = matrix_rho(mine, theirs)
+    rho = matrix_rho(vector_values, theirs)
     if np.isnan(rho):  # no permutation beats NaN, so that p would be the smallest possible
         raise InputError("Spearman's rho is undefined: the vectors or the ratings are all alike or missing.")
-    p = mantel_p(mine, theirs, n_permutations, seed)
-    low, high = rho_interval(mine, theirs)
+    p = mantel_p(vector_values, theirs, n_permutations, seed)
+    low, high = rho_interval(vector_values, theirs)
     n_cells = int(np.isfinite(theirs[np.triu_indices(len(theirs), 1)]).sum())
     return HumanComparison(rho, p, low, high, len(theirs), n_cells, human.ceiling)
 
 
 def difference(first: Similarity, second: Similarity, human: HumanMatrix, level: float = 0.95) -> Score:
     """Rho of one kind of vectors minus that of another, paired over relations, with a jackknife interval."""
-    theirs, n = human.values, len(human.names)
-    both = [(one.select(human.names).values, theirs) for one in (first, second)]
+    human_values, n = human.values, len(human.names)
+    both = [(similarity.select(human.names).values, human_values) for similarity in (first, second)]
     low, high = jackknife(both, lambda z: np.tanh(z[0]) - np.tanh(z[1]), level)
     value = matrix_rho(*both[0]) - matrix_rho(*both[1])
     return Score(float(value), float(low), float(high), n)

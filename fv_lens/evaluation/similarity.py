@@ -74,14 +74,16 @@ def similarity_matrix(
     for name, fv in vectors.items():
         if not isinstance(fv, FunctionVector):
             raise InputError(f"{name!r} is {type(fv).__name__}; give a FunctionVector.")
-    (first, one), *others = vectors.items()
+    (first, reference), *others = vectors.items()
     for name, fv in others:
-        if len(fv.vector) != len(one.vector):
-            raise InputError(f"{first!r} has {len(one.vector)} numbers and {name!r} {len(fv.vector)}; they must agree.")
+        if len(fv.vector) != len(reference.vector):
+            raise InputError(
+                f"{first!r} has {len(reference.vector)} numbers and {name!r} {len(fv.vector)}; they must agree."
+            )
         for what in ("model", "layer", "site", "token", "processing", "bos"):
-            mine, theirs = getattr(fv, what), getattr(one, what)
-            if mine != theirs:
-                raise InputError(f"Vectors of {what} {theirs!r} ({first!r}) and {mine!r} ({name!r}) do not compare.")
+            value, theirs = getattr(fv, what), getattr(reference, what)
+            if value != theirs:
+                raise InputError(f"Vectors of {what} {theirs!r} ({first!r}) and {value!r} ({name!r}) do not compare.")
     matrix = np.stack([fv.vector.double().numpy() for fv in vectors.values()])
     matrix = matrix - matrix.mean(0) if center else matrix
     if metric == "cosine":
@@ -97,7 +99,7 @@ def stability(similarities: Sequence[Similarity]) -> Score:
     if len(similarities) < 2:
         raise InputError(f"Stability takes matrices of two seeds or more; got {len(similarities)}.")
     names = similarities[0].names
-    flat = [one.select(names).values[np.triu_indices(len(names), 1)] for one in similarities]
+    flat = [similarity.select(names).values[np.triu_indices(len(names), 1)] for similarity in similarities]
     rhos = [float(stats.spearmanr(a, b).statistic) for a, b in combinations(flat, 2)]
     return Score(float(np.mean(rhos)), min(rhos), max(rhos), len(rhos))
 

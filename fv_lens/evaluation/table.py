@@ -51,8 +51,8 @@ class Table:
             for measure in [measure for measure in COMPLETED if measure in measured]:
                 share = MEASURES[measure].share
                 kind = scores.proportion if share else scores.mean
-                of = [measured[measure][:, owners == r] for r in range(len(self.names))]
-                own = [None if np.isnan(x).any() else kind(x) for x in of]
+                by_relation = [measured[measure][:, owners == r] for r in range(len(self.names))]
+                own = [None if np.isnan(x).any() else kind(x) for x in by_relation]
                 for name, score in zip(self.names, own):
                     if score is not None:
                         self._add(part, "relation", name, row, measure, score)

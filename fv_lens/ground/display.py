@@ -81,7 +81,9 @@ def effects(frame: pd.DataFrame, relation: object, about: str, over: str) -> str
 def evaluation(relation: str, rows: Mapping[str, Sequence[Score | None]], n_words: int) -> str:
     """Evaluation: one row per name, the evaluated vector first, with four scores and two gains each."""
     columns = ["", "accuracy", "first token", "top 5", "log-prob, nats", "gain in accuracy", "gain in log-prob"]
-    lines = [(name, *map(scored, some[:4]), *(scored(gain, True) for gain in some[4:])) for name, some in rows.items()]
+    lines = [
+        (name, *map(scored, values[:4]), *(scored(gain, True) for gain in values[4:])) for name, values in rows.items()
+    ]
     note = f"{n_words} test words, 95 % intervals."
     if len(rows) > 1:
         note += f" Gain: {next(iter(rows))} minus the row, paired over words; not shown: the interval holds 0."
@@ -165,8 +167,8 @@ def answer(
         choices: (choice, score, score without the vector, whether chosen, whether chosen without the vector) of each.
     """
     completed = [
-        table([f"completed {how}", "probability"], [(word, number(math.exp(x))) for word, x in some], most=12)
-        for how, some in columns.items()
+        table([f"completed {how}", "probability"], [(word, number(math.exp(x))) for word, x in completions], most=12)
+        for how, completions in columns.items()
     ]
     lines = [
         (choice, _marked(score, chosen), _marked(plain, plainly)) for choice, score, plain, chosen, plainly in choices
@@ -190,13 +192,13 @@ def analogies(frame: pd.DataFrame, chance: float | None, n_questions: int, left_
     """
     parts = []
     for measure in ("accuracy", "choice"):
-        mine = frame[frame.measure == measure]
-        libraries: list[str] = list(dict.fromkeys(mine.library))
-        found: dict[str, dict[str, Any]] = {}
-        for line in mine.itertuples():
-            cells = found.setdefault(", ".join(filter(None, (line.method, line.prompt))), dict.fromkeys(libraries))
+        of_measure = frame[frame.measure == measure]
+        libraries: list[str] = list(dict.fromkeys(of_measure.library))
+        rows: dict[str, dict[str, Any]] = {}
+        for line in of_measure.itertuples():
+            cells = rows.setdefault(", ".join(filter(None, (line.method, line.prompt))), dict.fromkeys(libraries))
             cells[line.library] = Score.of(line)
-        lines = [(name, *map(scored, cells.values())) for name, cells in found.items()]
+        lines = [(name, *map(scored, cells.values())) for name, cells in rows.items()]
         if measure == "choice" and chance is not None and lines:
             lines.append(("by guessing", number(chance), *[""] * (len(libraries) - 1)))
         parts.append(table([MEASURES[measure].heading, *(name or "no library" for name in libraries)], lines, most=40))
@@ -219,12 +221,12 @@ def similarity(frame: pd.DataFrame, metric: str, centered: bool) -> str:
         return card("Similarity", "how alike vectors are", about, table(["", *names], lines))
     order = np.argsort(apart, kind="stable")
     ends = [
-        table([title, ""], [(f"{names[rows[i]]}, {names[columns[i]]}", number(apart[i])) for i in some])
-        for title, some in (("most alike", order[::-1][:LISTED]), ("least alike", order[:LISTED]))
+        table([title, ""], [(f"{names[rows[i]]}, {names[columns[i]]}", number(apart[i])) for i in places])
+        for title, places in (("most alike", order[::-1][:LISTED]), ("least alike", order[:LISTED]))
     ]
-    drawn = grid(shares[::-1].tolist(), 1.0, about)  # the first name on top
+    map_of_all = grid(shares[::-1].tolist(), 1.0, about)  # the first name on top
     note = f"Map: in the order of names, from {names[0]} to {names[-1]}. Mean off the diagonal: {number(apart.mean())}."
-    return card("Similarity", "how alike vectors are", about, side(drawn, Markup("").join(ends)), note=note)
+    return card("Similarity", "how alike vectors are", about, side(map_of_all, Markup("").join(ends)), note=note)
 
 
 def tuned(frame: pd.DataFrame, errors: Mapping[str, object]) -> str:

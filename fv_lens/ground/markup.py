@@ -179,8 +179,8 @@ def grid(
         texts += [(-6, -7, "end", axes[0]), (width / 2, height + 30, "middle", axes[1])]
     labels = [_Text(f"{x:g}", f"{y:g}", anchor, text) for x, y, anchor, text in texts]
     room = (48, 18, 38) if axes else (1, 1, 1)
-    drawn = _Map(label, *room, width, height, wide, high, _strokes(values, limit), outlines, labels)
-    return Markup(_pieces().grid(drawn))
+    drawing = _Map(label, *room, width, height, wide, high, _strokes(values, limit), outlines, labels)
+    return Markup(_pieces().grid(drawing))
 
 
 def _strokes(values: Sequence[Sequence[float | int]], limit: float | int) -> list[tuple[str, str]]:

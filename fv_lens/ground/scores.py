@@ -138,8 +138,8 @@ def clustered_mean(
         error = np.sqrt(n / (n - 1) * ((sums - sizes * centre) ** 2).sum()) / len(values)
         low, high = np.clip(centre + np.array([-1, 1]) * stats.t.ppf(0.975, n - 1) * error, *within)
     else:
-        drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
-        low, high = np.quantile((drawn @ sums) / (drawn @ sizes), _ends(n))
+        resamples = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
+        low, high = np.quantile((resamples @ sums) / (resamples @ sizes), _ends(n))
     if np.ptp(sums / sizes) < 1e-12:
         low, high = -np.inf, np.inf
     return Score(centre, float(low), float(high), len(values))

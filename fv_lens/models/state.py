@@ -170,26 +170,26 @@ def places(hooks: Sequence[UserHook], *roots: nn.Module) -> list[str]:
 @contextmanager
 def without_hooks(*roots: nn.Module) -> Iterator[None]:
     """The model without hooks of the user's or patches, and in evaluation mode."""
-    taken: list[tuple[nn.Module, str, dict[int, Callable[..., Any]]]] = []
+    hooked: list[tuple[nn.Module, str, dict[int, Callable[..., Any]]]] = []
     trained: list[nn.Module] = []
     for module in modules(*roots):
         for attribute in HOOKS.values():
-            there = module.__dict__.get(attribute) or {}
-            if any(_is_foreign(hook) or _is_own(hook) for hook in there.values()):
-                taken.append((module, attribute, there))
+            hooks = module.__dict__.get(attribute) or {}
+            if any(_is_foreign(hook) or _is_own(hook) for hook in hooks.values()):
+                hooked.append((module, attribute, hooks))
         if module.training:
             trained.append(module)
     try:
-        for module, attribute, there in taken:
-            rest = [(key, hook) for key, hook in there.items() if not (_is_foreign(hook) or _is_own(hook))]
+        for module, attribute, hooks in hooked:
+            rest = [(key, hook) for key, hook in hooks.items() if not (_is_foreign(hook) or _is_own(hook))]
             module.__dict__[attribute] = OrderedDict(rest)
         for module in trained:
             module.training = False
         yield
     finally:
-        for module, attribute, there in taken:  # with those that a library has added since
-            there.update(module.__dict__[attribute])
-            module.__dict__[attribute] = there
+        for module, attribute, hooks in hooked:  # with those that a library has added since
+            hooks.update(module.__dict__[attribute])
+            module.__dict__[attribute] = hooks
         for module in trained:
             module.training = True
 

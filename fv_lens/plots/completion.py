@@ -30,11 +30,11 @@ def evaluation(evaluation: Evaluation, vector: str = "") -> go.Figure:
     for label, part, shift, opacity, size, symbol in marks:
         line: list[Score] = [getattr(row, part) for row in rows.values()]
         # Two traces, as the error bars of one trace have one colour.
-        for some, colour in ((slice(1, None), CONTROL), (slice(0, 1), ACCENT)):
+        for span, colour in ((slice(1, None), CONTROL), (slice(0, 1), ACCENT)):
             figure.add_scatter(
-                x=[s.value for s in line[some]], y=np.array(below.ticks)[some] + shift, mode="markers", opacity=opacity,
-                error_x=dict(bars(line[some]), thickness=2, width=0, color=colour),
-                marker=dict(size=size, color=colour, symbol=symbol), text=hovers[some], hoverinfo="text",
+                x=[s.value for s in line[span]], y=np.array(below.ticks)[span] + shift, mode="markers", opacity=opacity,
+                error_x=dict(bars(line[span]), thickness=2, width=0, color=colour),
+                marker=dict(size=size, color=colour, symbol=symbol), text=hovers[span], hoverinfo="text",
                 name=label, legendgroup=part, showlegend=colour == ACCENT,
             )  # fmt: skip
     labels = [f"<b>{below.labels[0]}</b>", *below.labels[1:]]

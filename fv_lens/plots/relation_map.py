@@ -57,14 +57,14 @@ def relation_map(points: pd.DataFrame, categories: Mapping[str, str]) -> go.Figu
     present = [kind for kind in dict.fromkeys([*categories.values(), "other"]) if kind in kinds]
     figure = go.Figure()
     for which, kind in enumerate(present):
-        mine = [i for i, of in enumerate(kinds) if of == kind]
+        members = [i for i, of in enumerate(kinds) if of == kind]
         colour, turn = COLOURS[which % len(COLOURS)], which // len(COLOURS)
         figure.add_scatter(
-            x=at[mine, 0], y=at[mine, 1], mode="markers+text", name=escaped(kind),
-            text=["<br>".join(labels[i]) for i in mine],
-            textposition=[sides[i] for i in mine], textfont=dict(size=FONT_SIZE, color=colour), cliponaxis=False,
+            x=at[members, 0], y=at[members, 1], mode="markers+text", name=escaped(kind),
+            text=["<br>".join(labels[i]) for i in members],
+            textposition=[sides[i] for i in members], textfont=dict(size=FONT_SIZE, color=colour), cliponaxis=False,
             marker=dict(size=MARKER, color=colour, symbol=SYMBOLS[(which + turn) % len(SYMBOLS)]), hoverinfo="text",
-            hovertext=[f"<b>{escaped(names[i])}</b><br>{escaped(kind)}" for i in mine],
+            hovertext=[f"<b>{escaped(names[i])}</b><br>{escaped(kind)}" for i in members],
         )  # fmt: skip
     (left, low), (right, high) = _frame(at).tolist()
     edge = dict(showticklabels=False, showgrid=False, showline=True, mirror=True, linecolor=GRID, constrain="domain")
@@ -98,11 +98,11 @@ def _sides(at: np.ndarray, labels: Sequence[Sequence[str]]) -> list[str]:
         for (width, height), weight in SIZES.items():
             scale = min(np.array([width, height]) / (frame[1] - frame[0]))
             dots, ends = at * scale, frame * scale
-            mine, labels = dots[i] + away[i], dots + away[every, chosen]
+            own, labels = dots[i] + away[i], dots + away[every, chosen]
             half = label[i] / 2
-            lost = np.clip(ends[0] - mine + half, 0, None) + np.clip(mine + half - ends[1], 0, None)
-            on_labels = _overlap(mine, label[i], labels, label) * (every != i)
-            on_dots = _overlap(mine, label[i], dots, np.full(2, float(MARKER)))
+            lost = np.clip(ends[0] - own + half, 0, None) + np.clip(own + half - ends[1], 0, None)
+            on_labels = _overlap(own, label[i], labels, label) * (every != i)
+            on_dots = _overlap(own, label[i], dots, np.full(2, float(MARKER)))
             total = total + weight * (on_labels.sum(1) + 2 * on_dots.sum(1) + (lost * label[i][::-1]).sum(1))
         return total
 

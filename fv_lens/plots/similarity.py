@@ -111,7 +111,7 @@ def _check(title: str, matrix: pd.DataFrame) -> None:
 
 def _leaf_order(matrices: Sequence[np.ndarray]) -> list[int]:
     n = len(matrices[0])
-    whole = next((of for of in matrices if not np.isnan(of[~np.eye(n, dtype=bool)]).any()), None)
+    whole = next((matrix for matrix in matrices if not np.isnan(matrix[~np.eye(n, dtype=bool)]).any()), None)
     if whole is None or n < 3:
         return list(range(n))
     apart = np.nanmax(whole) - (whole + whole.T) / 2
@@ -120,9 +120,9 @@ def _leaf_order(matrices: Sequence[np.ndarray]) -> list[int]:
     return hierarchy.leaves_list(tree).tolist()
 
 
-def _scale(of: np.ndarray) -> tuple[float, float]:
+def _scale(values: np.ndarray) -> tuple[float, float]:
     """The mean off the diagonal, and how far from it the colours reach."""
-    off = of[~np.eye(len(of), dtype=bool)]
+    off = values[~np.eye(len(values), dtype=bool)]
     off = off[~np.isnan(off)]
     if not len(off):
         return 0.0, 1.0

@@ -44,15 +44,15 @@ def training(records: Mapping[str, pd.DataFrame]) -> go.Figure:
             text=[_hover(name, "validation", *point) for point in zip(record.step, record.validation_loss)],
         )  # fmt: skip
     training_loss = {name: record.dropna(subset="loss") for name, record in records.items()}
-    for label, part, some, colour, dash in (
+    for label, part, curves, colour, dash in (
         ("training", "loss", training_loss, CONTROL, "dash"),
         ("validation", "validation_loss", validation, ACCENT, "solid"),
     ):
-        mean = _mean({name: record.set_index("step")[part] for name, record in some.items()})
+        mean = _mean({name: record.set_index("step")[part] for name, record in curves.items()})
         figure.add_scatter(
             x=mean.index, y=mean, mode="lines", name=f"{label}{', mean' * (not one)}",
             line=dict(color=colour, width=3, dash=dash), hoverinfo="text",
-            text=[_hover(next(iter(some)) if one else f"mean of {len(some)} relations", label, *point)
+            text=[_hover(next(iter(curves)) if one else f"mean of {len(curves)} relations", label, *point)
                   for point in mean.items()],
         )  # fmt: skip
     kept = [(name, *point) for name, record in validation.items()

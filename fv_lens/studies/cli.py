@@ -83,8 +83,8 @@ def run(
             )
         train = pairs.split(seed).train
         options = {"--model": model, "--out": out, "--prompts": prompts, "--seed": seed}
-        given = [str(part) for option in options.items() for part in option]
-        command = shlex.join(["fv-lens", "run", relation, *given])
+        arguments = [str(part) for option in options.items() for part in option]
+        command = shlex.join(["fv-lens", "run", relation, *arguments])
         with output_folder(out, "run", saved) as folder:
             # Shows a header that was read as a pair, or a file that was not meant.
             (word, answers), *_ = pairs.pairs
@@ -186,8 +186,8 @@ def _model_of(fv: "FunctionVector", file: Path, name: str | None) -> Any:
     try:
         return load_model(name_or_own)
     except InputError as error:
-        made = "" if name else f" The vector was made on {fv.model!r}; if that was a folder, pass --model PATH."
-        raise InputError(f"{error}{made}") from None
+        hint = "" if name else f" The vector was made on {fv.model!r}; if that was a folder, pass --model PATH."
+        raise InputError(f"{error}{hint}") from None
 
 
 app.command()(reproduce)

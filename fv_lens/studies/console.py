@@ -23,7 +23,7 @@ MOST_PROMPTS, MOST_DEALS, MOST_EACH, MOST_SEED = 10_000, 100, 10_000, 2**32 - 1 
 def expanded(value: Any) -> Any:
     """A path, or several, with `~` expanded, which a shell does not do in --out=~/results."""
     if isinstance(value, list | tuple):
-        return [expanded(one) for one in value]
+        return [expanded(item) for item in value]
     return None if value is None else type(value)(os.path.expanduser(value))
 
 

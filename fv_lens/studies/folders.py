@@ -185,10 +185,10 @@ class OutputFolder:
         return [file for place in places for file in place if HALF_WRITTEN.fullmatch(file.name) and file.is_file()]
 
     def _acquire(self) -> None:
-        self._made = [one for one in (self.path, *self.path.absolute().parents) if not one.exists()]
+        self._made = [path for path in (self.path, *self.path.absolute().parents) if not path.exists()]
         self._inner = [self.path / name for name in FOLDERS if not os.path.lexists(self.path / name)]
         self.path.mkdir(parents=True, exist_ok=True)
-        self._written = [one for one in [self.path / LOCK] if not one.exists()]
+        self._written = [path for path in [self.path / LOCK] if not path.exists()]
         self._lock.acquire()
 
     def _write_marker(self, content: dict[str, Any]) -> None:
@@ -242,20 +242,20 @@ def _json(file: Path) -> Any:
         raise InputError(f"{str(file)!r} is damaged: {error}. {WAY_OUT}") from None
 
 
-def _differing(there: Any, mine: Mapping[str, Any]) -> str:
+def _differing(there: Any, plan: Mapping[str, Any]) -> str:
     """What differs between two plans: "relations (there alone: antonym); settings (seeds: 2 there, 3 here)"."""
     if not isinstance(there, dict):
         return "everything"
     parts = []
-    for key in sorted(key for key in there.keys() & mine.keys() if there[key] != mine[key]):
-        values = there[key], mine[key]
+    for key in sorted(key for key in there.keys() & plan.keys() if there[key] != plan[key]):
+        values = there[key], plan[key]
         if all(isinstance(value, dict) for value in values):
             parts.append(f"{key} ({_differing(*values)})")
         elif all(isinstance(value, int | float | str) and len(repr(value)) <= LONGEST for value in values):
             parts.append(f"{key}: {values[0]!r} there, {values[1]!r} here")
         else:
             parts.append(key)
-    for where, alone in (("there", there.keys() - mine.keys()), ("here", mine.keys() - there.keys())):
+    for where, alone in (("there", there.keys() - plan.keys()), ("here", plan.keys() - there.keys())):
         if alone:
             more = f" and {len(alone) - MOST_NAMES} more" * (len(alone) > MOST_NAMES)
             parts.append(f"{where} alone: {', '.join(sorted(alone)[:MOST_NAMES])}{more}")

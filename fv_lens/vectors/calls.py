@@ -246,7 +246,7 @@ class Watch:
         ours = self.model, self.network
         parts = shared_parts(*ours)
         for owner, _ in methods_at_work(sys._getframe(), ours, ["forward", "hf_generate", *GENERATING]):
-            if any(owner is one for one in ours):
+            if any(owner is own for own in ours):
                 return
             if parts & shared_parts(owner):
                 raise InputError(

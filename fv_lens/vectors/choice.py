@@ -37,12 +37,12 @@ class Choice:
     def vectors(self) -> list[FunctionVector]:
         """Each relation's vector, at its layer, its strength multiplied in."""
         places = zip(self.sweeps, self.strengths)
-        return [one.at(self.vector, self.layer, strength) for one, strength in places]
+        return [sweep.at(self.vector, self.layer, strength) for sweep, strength in places]
 
     @property
     def plain(self) -> list[FunctionVector]:
         """The same vectors at strength 1."""
-        return [one.vectors[self.vector] for one in self.sweeps]
+        return [sweep.vectors[self.vector] for sweep in self.sweeps]
 
 
 def choose(
@@ -63,7 +63,7 @@ def choose(
     """
     vectors = head_count_vectors(model, relation, effects, head_counts)
     relation = load_relation(relation).with_split(effects.record["split_seed"])
-    (vector,) = choose_of(model, [relation], [[one] for one in vectors], layers, strengths).vectors
+    (vector,) = choose_of(model, [relation], [[candidate] for candidate in vectors], layers, strengths).vectors
     return vector
 
 
@@ -91,8 +91,8 @@ def head_count_vectors(
     template = PromptTemplate.from_dict(effects.record["template"])
     mean_z = effects.mean_z
     if effects.record["data_hash"] != relation.hash:
-        drawn = {"n_prompts": effects.record["n_mean_prompts"], "n_shots": effects.record["n_shots"]}
-        mean_z, _ = mean_head_outputs(model, relation, **drawn, template=template)
+        sizes = {"n_prompts": effects.record["n_mean_prompts"], "n_shots": effects.record["n_shots"]}
+        mean_z, _ = mean_head_outputs(model, relation, **sizes, template=template)
     counts = head_count_grid(effects) if head_counts is None else head_counts
     counts = [whole_number("a head count", count, least=1) for count in counts]
     return tuple(function_vector(model, relation, effects.top(k), 0, mean_z, template=template) for k in counts)

@@ -180,9 +180,9 @@ def mean_effects(effects: Sequence[HeadEffects]) -> HeadEffects:
     if not effects:
         raise InputError("No effects were given; pass [indirect_effects(...), ...].")
     for name in ("model", "processing", "bos", "template", "split_seed"):
-        found = [part.record.get(name) for part in effects]
-        if any(value != found[0] for value in found):
-            raise InputError(f"Effects of different {name}s cannot be averaged: {found}.")
+        values = [part.record.get(name) for part in effects]
+        if any(value != values[0] for value in values):
+            raise InputError(f"Effects of different {name}s cannot be averaged: {values}.")
     relations = [part.record.get("relation") for part in effects]
     return HeadEffects(
         values=torch.stack([part.mean for part in effects]),

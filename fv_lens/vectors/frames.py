@@ -8,7 +8,7 @@ from typing import Any
 def method_at_work(frame: Any, owners: Sequence[Any], names: Sequence[str]) -> str | None:
     """Which of the owners' own methods is at work in a frame, or in one that it was called from."""
     at_work = methods_at_work(frame, owners, names)
-    return next((name for one, name in at_work if any(one is owner for owner in owners)), None)
+    return next((name for caller, name in at_work if any(caller is owner for owner in owners)), None)
 
 
 def methods_at_work(frame: Any, kinds: Sequence[Any], names: Sequence[str]) -> Iterator[tuple[Any, str]]:

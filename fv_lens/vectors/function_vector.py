@@ -167,9 +167,9 @@ class FunctionVector:
         if not isinstance(other, FunctionVector):
             return NotImplemented
         for name in ("layer", "site", "token", "processing", "bos"):
-            mine, others = getattr(self, name), getattr(other, name)
-            if mine != others:
-                raise InputError(f"Vectors of {name} {mine!r} and {others!r} cannot be added; they must agree.")
+            value, others = getattr(self, name), getattr(other, name)
+            if value != others:
+                raise InputError(f"Vectors of {name} {value!r} and {others!r} cannot be added; they must agree.")
         if _two_models(self.model, other.model):
             raise InputError(f"Vectors of model {self.model!r} and {other.model!r} cannot be added; they must agree.")
         if len(self.vector) != len(other.vector):
@@ -336,5 +336,5 @@ def own_template(vectors: Sequence[FunctionVector]) -> PromptTemplate:
 
 def _two_models(name: str | None, other: str | None) -> bool:
     """Whether two known names are of different models; False if either is unknown."""
-    last, others = (re.split(r"[/\\]", (one or "").rstrip("/\\").casefold())[-1] for one in (name, other))
+    last, others = (re.split(r"[/\\]", (full_name or "").rstrip("/\\").casefold())[-1] for full_name in (name, other))
     return bool(last and others) and last != others

@@ -44,19 +44,22 @@ class Lesson:
     def shuffled(self) -> "Lesson":
         """The control: the same words with exchanged answers, none of which is right."""
         assert self.relation is not None  # several relations together have no list of right answers
-        parts = [[shuffled(part, self.relation, self.seed) for part in some] for some in (self.train, self.validation)]
+        parts = [
+            [shuffled(part, self.relation, self.seed) for part in split_part]
+            for split_part in (self.train, self.validation)
+        ]
         return replace(self, train=parts[0], validation=parts[1])
 
     def task(self, lens: Lens, template: PromptTemplate) -> Task:
         """The lesson as prompts, and its start as numbers."""
-        made = task(lens, self.train, self.validation, template)
+        result = task(lens, self.train, self.validation, template)
         if isinstance(self.start, FunctionVector):
-            made.start = self.start.vector
+            result.start = self.start.vector
         elif self.start == "random":  # it does not depend on what is tuned beside it
             rng = generator(self.seed, Stream.START, self.name.encode())
             direction = torch.from_numpy(rng.standard_normal(lens.d_model)).float()
-            made.start, made.in_rms = direction / direction.square().mean().sqrt(), True
-        return made
+            result.start, result.in_rms = direction / direction.square().mean().sqrt(), True
+        return result
 
 
 def tune_lessons(
@@ -87,9 +90,9 @@ def tune_lessons(
     return made
 
 
-def best_layer(found: Mapping[int, Sequence[FunctionVector | InputError]]) -> tuple[int, dict[int, float]]:
+def best_layer(by_layer: Mapping[int, Sequence[FunctionVector | InputError]]) -> tuple[int, dict[int, float]]:
     """The layer of lowest mean validation loss, and the losses of all; see `mean_validation_losses`."""
-    losses = dict(zip(found, mean_validation_losses(list(found.values()))))
+    losses = dict(zip(by_layer, mean_validation_losses(list(by_layer.values()))))
     return min(losses, key=lambda at: losses[at]), losses
 
 
@@ -103,10 +106,10 @@ def mean_validation_losses(kinds: Sequence[Sequence[FunctionVector | InputError]
         {i: training_of(fv)["validation_loss"] for i, fv in enumerate(kind) if isinstance(fv, FunctionVector)}
         for kind in kinds
     ]
-    shared = max((set(some) for some in whole), key=len)
-    for some in sorted(whole, key=len, reverse=True):
-        shared = shared & some.keys() or shared
-    losses = [[some[r] for r in sorted(shared & some.keys())] for some in whole]
+    shared = max((set(kind_losses) for kind_losses in whole), key=len)
+    for kind_losses in sorted(whole, key=len, reverse=True):
+        shared = shared & kind_losses.keys() or shared
+    losses = [[kind_losses[r] for r in sorted(shared & kind_losses.keys())] for kind_losses in whole]
     return [round(float(np.mean(of)), 6) if of else np.inf for of in losses]
 
 

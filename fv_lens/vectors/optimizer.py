@@ -115,11 +115,11 @@ def tune(
     description: str = "tuning",
 ) -> list[Result]:
     """Tune one vector for each task, all in one batch."""
-    train = _rows(lens, [one.train for one in tasks], layer, how.first_token)
-    check = _rows(lens, [one.validation for one in tasks], layer, how.first_token)
+    train = _rows(lens, [item.train for item in tasks], layer, how.first_token)
+    check = _rows(lens, [item.validation for item in tasks], layer, how.first_token)
     steps, rate, unit = how.steps, float(how.learning_rate), train.residual_rms
-    starts = [torch.zeros(lens.d_model, **CPU_FLOAT32) if one.start is None else one.start for one in tasks]
-    starts = [start * size if one.in_rms else start for one, start, size in zip(tasks, starts, unit)]
+    starts = [torch.zeros(lens.d_model, **CPU_FLOAT32) if item.start is None else item.start for item in tasks]
+    starts = [start * size if item.in_rms else start for item, start, size in zip(tasks, starts, unit)]
     strengths = [float(s) for s in how.strengths] if any(start.any() for start in starts) else [1.0]
     at_strength = torch.stack([mean_by_owner(check, check.losses(s * torch.stack(starts))) for s in strengths])
     lowest = at_strength.nan_to_num(nan=torch.inf).argmin(0).tolist()
@@ -131,7 +131,7 @@ def tune(
     validation = np.full((steps + 1, len(tasks)), np.nan)
     # One parameter group per vector, a view of its row, so that no vector's steps depend on the others.
     moving = list(vectors)
-    adam = torch.optim.Adam([{"params": [one], "lr": rate * size} for one, size in zip(moving, unit.tolist())])
+    adam = torch.optim.Adam([{"params": [item], "lr": rate * size} for item, size in zip(moving, unit.tolist())])
     with progress_bar(total=steps, desc=description, unit="step") as bar:
         for step in range(steps + 1):
             if step % EVERY == 0 or step == steps:
@@ -145,8 +145,8 @@ def tune(
                 rows, gradient = train.gradient(vectors)
                 losses[step] = mean_by_owner(train, rows)
                 broken[(broken < 0) & ~(torch.from_numpy(losses[step]).isfinite() & gradient.isfinite().all(1))] = step
-                for one, slope in zip(moving, gradient.nan_to_num(0.0, 0.0, 0.0)):
-                    one.grad = slope
+                for item, slope in zip(moving, gradient.nan_to_num(0.0, 0.0, 0.0)):
+                    item.grad = slope
                 adam.step()
                 bar.update()
     return [
@@ -160,7 +160,7 @@ def task(lens: Lens, train: Sequence[Relation], validation: Sequence[Relation], 
     """The zero-shot prompts of the pairs of some relations, to tune one vector on."""
 
     def prompts(parts: Sequence[Relation]) -> PromptBatch:
-        return batch(lens, [one for part in parts for one in with_demonstrations(part, part, 0)], template)
+        return batch(lens, [prompt for part in parts for prompt in with_demonstrations(part, part, 0)], template)
 
     return Task(prompts(train), prompts(validation))
 

@@ -123,18 +123,18 @@ def as_at(at: At) -> Tensor | None:
     if at is None:
         return None
     try:
-        given = torch.as_tensor(at).detach()
+        value = torch.as_tensor(at).detach()
     except (TypeError, ValueError, RuntimeError):
-        given = torch.empty(0)
-    if given.dim() == 2 and given.numel() and ((given == 0) | (given == 1)).all():
-        return given.bool()
-    whole = not (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)
-    if not whole or given.dim() > 1 or not given.numel():
+        value = torch.empty(0)
+    if value.dim() == 2 and value.numel() and ((value == 0) | (value == 1)).all():
+        return value.bool()
+    whole = not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
+    if not whole or value.dim() > 1 or not value.numel():
         raise InputError(
             f"at is {at!r}; give a column (-1 is each row's last token), one for each row, or a mask [batch, pos] of 1 "
             "at the tokens that get the vector and 0 elsewhere."
         )
-    return given.long()
+    return value.long()
 
 
 def check_mask(mask: Any, shape: tuple[int, int], past: int) -> None:
@@ -144,8 +144,8 @@ def check_mask(mask: Any, shape: tuple[int, int], past: int) -> None:
     tokens may have gaps, which a padded prefix leaves behind, and a prompt may have ended among them.
     """
     if not isinstance(mask, Tensor) or mask.dim() != 2:
-        found = f"{mask.dim()}-dimensional" if isinstance(mask, Tensor) else f"a {type(mask).__name__}"
-        raise InputError(f"attention_mask is {found}; while patched, give [batch, pos] of 1 and 0.")
+        actual = f"{mask.dim()}-dimensional" if isinstance(mask, Tensor) else f"a {type(mask).__name__}"
+        raise InputError(f"attention_mask is {actual}; while patched, give [batch, pos] of 1 and 0.")
     rows, length = shape
     if tuple(mask.shape) not in {(rows, length), (rows, past + length)}:
         also = f", or {[rows, past + length]} with the {past} cached ones" if past else ""

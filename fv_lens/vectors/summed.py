@@ -108,10 +108,10 @@ def distributed_vectors(
     mean_z = _checked(mean_z, lens, model, relation, template)
     return [
         FunctionVector.on(
-            lens, head_sum(lens, those, mean_z), layer, relation, template,
-            heads=those, site=site, method="distributed",
+            lens, head_sum(lens, layer_heads, mean_z), layer, relation, template,
+            heads=layer_heads, site=site, method="distributed",
         )
-        for (layer, those), site in zip(by_layer.items(), sites)
+        for (layer, layer_heads), site in zip(by_layer.items(), sites)
     ]  # fmt: skip
 
 
@@ -147,9 +147,9 @@ def residual_difference(
         InputError: a patch is active, or too few pairs.
     """
     shown = few_shot(train, n_prompts, n_shots, seed)
-    bare = [FewShot(one.word, one.answers) for one in shown]
-    made = [batch(lens, prompts, template) for prompts in (shown, bare)]
-    few, none = (residuals(lens, prompts.tokens, prompts.mask, layer).mean(0) for prompts in made)
+    bare = [FewShot(prompt.word, prompt.answers) for prompt in shown]
+    batches = [batch(lens, prompts, template) for prompts in (shown, bare)]
+    few, none = (residuals(lens, prompts.tokens, prompts.mask, layer).mean(0) for prompts in batches)
     return few - none
 
 
@@ -158,10 +158,10 @@ def check_heads(lens: Lens, heads: Heads) -> tuple[tuple[int, int], ...]:
     heads = tuple(heads)
     if not heads:
         raise InputError("No heads were given; pass [(layer, head), ...], such as effects.top(10).")
-    for given in heads:
-        if not isinstance(given, Sequence) or len(given) != 2:
-            raise InputError(f"{given!r} is not a head; heads are (layer, head).")
-        layer, head = check_layer(lens, given[0]), whole_number("head", given[1], least=0)
+    for item in heads:
+        if not isinstance(item, Sequence) or len(item) != 2:
+            raise InputError(f"{item!r} is not a head; heads are (layer, head).")
+        layer, head = check_layer(lens, item[0]), whole_number("head", item[1], least=0)
         if head >= lens.n_heads:
             raise InputError(f"Head {head} of layer {layer} is outside 0..{lens.n_heads - 1} of {lens.name}.")
         if layer not in lens.head_layers:

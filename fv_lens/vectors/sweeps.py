@@ -148,11 +148,11 @@ def sweep_all(
     measured = on_validation(lens, relations, grid, template, "sweep")
     shape = (len(candidates), len(layers), len(factors))
     sweeps = []
-    for r, (relation, of) in enumerate(zip(relations, measured)):
+    for r, (relation, completed) in enumerate(zip(relations, measured)):
         vectors = tuple(own[r] for own in candidates)
         names = tuple(f"{len(v.heads)} heads" if v.heads else f"{v.method} {i}" for i, v in enumerate(vectors))
-        right, log_probs = (x[:, 1:].reshape(len(x), *shape) for x in (of.right, of.log_prob))
-        plain = np.stack([of.right[:, 0], of.log_prob[:, 0]], 1)
+        right, log_probs = (x[:, 1:].reshape(len(x), *shape) for x in (completed.right, completed.log_prob))
+        plain = np.stack([completed.right[:, 0], completed.log_prob[:, 0]], 1)
         sweeps.append(Sweep(right, log_probs, plain, vectors, names, layers, factors, relation.name))
     return sweeps
 
@@ -162,7 +162,7 @@ def agreed(sweeps: Sequence[Sweep]) -> tuple[int, int, list[int]]:
 
     Best in mean accuracy over relations, then in mean log-probability; the first where both are equal.
     """
-    quality = np.stack([one.quality for one in sweeps])  # [relation, vector, layer, strength]
+    quality = np.stack([candidate.quality for candidate in sweeps])  # [relation, vector, layer, strength]
     mean = mean_quality(quality.max(-1))
     vector, layer = map(int, np.unravel_index(mean.argmax(), mean.shape))
     return vector, layer, quality[:, vector, layer].argmax(-1).tolist()
@@ -192,7 +192,7 @@ def on_validation(
             for every relation.
     """
     parts = [relation.split().validation for relation in relations]
-    prompts = batch(lens, [one for part in parts for one in with_demonstrations(part, part, 0)], template)
+    prompts = batch(lens, [prompt for part in parts for prompt in with_demonstrations(part, part, 0)], template)
     owners = torch.arange(len(parts), device="cpu").repeat_interleave(torch.tensor([len(part) for part in parts]))
     whatifs = [edits_for(vectors, owners) for vectors in added]
     with progress_bar(total=len(prompts), desc=f"{what} on validation", unit="word") as bar:

@@ -39,8 +39,8 @@ class Tuned(dict[str, FunctionVector]):
         self.errors = dict(errors)
 
     def __repr__(self) -> str:
-        some = ", ".join(map(repr, list(self)[:5])) + (", ..." if len(self) > 5 else "")
-        return f"Tuned({len(self)} vectors: {some}{f'; {len(self.errors)} left out' if self.errors else ''})"
+        names = ", ".join(map(repr, list(self)[:5])) + (", ..." if len(self) > 5 else "")
+        return f"Tuned({len(self)} vectors: {names}{f'; {len(self.errors)} left out' if self.errors else ''})"
 
     def _repr_html_(self) -> str:
         return display.tuned(self.to_frame(), self.errors)
@@ -154,10 +154,10 @@ def _with_layer_losses(vector: FunctionVector, losses: Mapping[int, float]) -> F
 
 
 def _named(relations: Relations) -> dict[str, Relation]:
-    given = relations.values() if isinstance(relations, Mapping) else relations
-    if isinstance(given, str | os.PathLike | Relation):
-        given = [given]
-    loaded = [load_relation(relation) for relation in given]
+    items = relations.values() if isinstance(relations, Mapping) else relations
+    if isinstance(items, str | os.PathLike | Relation):
+        items = [items]
+    loaded = [load_relation(relation) for relation in items]
     named = {relation.name: relation for relation in loaded}
     if not loaded or len(named) < len(loaded):
         names = [relation.name for relation in loaded]

@@ -111,13 +111,13 @@ def _table(scores: AnalogyScores, measure: str) -> str:
     libraries: list[str] = [name for name in LIBRARIES if any(row.library == name for row in scores.values)] or [""]
     rows: dict[str, list[Markup]] = {}
     for method, prompt in dict.fromkeys((row.method, row.prompt) for row in scores.values):
-        found = [
+        library_rows = [
             next((row for row in (Row(method, library, prompt), Row(method, "", prompt)) if row in scores.values), None)
             for library in libraries
         ]
-        cells = [scores.score(row, measure) if row and measure in scores.values[row] else None for row in found]
+        cells = [scores.score(row, measure) if row and measure in scores.values[row] else None for row in library_rows]
         if any(cells):
-            rows[f"{method}, {prompt}" if prompt else method] = [page.cell(one, False) for one in cells]
+            rows[f"{method}, {prompt}" if prompt else method] = [page.cell(score, False) for score in cells]
     what, unit = MEASURES[measure].heading, MEASURES[measure].unit("analogies")
     chance = f" Chance is {scores.chance:.2f}." if measure in CHOSEN and scores.chance is not None else ""
     note = f"{unit.capitalize()}, 95 % intervals over families of relations.{chance}"
@@ -128,10 +128,10 @@ def _differences(frame: pd.DataFrame) -> str:
     """Whole words completed, paired over the same analogies."""
     frame, rows = frame[frame.measure == "accuracy"], {}
     libraries = [name for name in LIBRARIES if (frame.library == name).any()]
-    for (method, prompt), some in frame.groupby(["method", "prompt"], sort=False):
-        found = {line.library: Score.of(line) for line in some.itertuples()}
+    for (method, prompt), lines in frame.groupby(["method", "prompt"], sort=False):
+        scores = {line.library: Score.of(line) for line in lines.itertuples()}
         name = method.replace(" - ", " \N{MINUS SIGN} ")
-        rows[f"{name}, {prompt}"] = [page.cell(found.get(library), True) for library in libraries]
+        rows[f"{name}, {prompt}"] = [page.cell(scores.get(library), True) for library in libraries]
     note = "Paired over the same analogies; not shown: the 95 % interval holds 0."
     return page.table(libraries, rows, note, first_bold=False, name="Differences") if rows else ""
 
@@ -150,12 +150,12 @@ def _item(question: Question, answer: AnalogyAnswer) -> str:
     ]
     weights = page.table(["weight", ""], rows, "", first_bold=False, name=f"Weights, {head}") if rows else ""
     ways = {"With the composite": answer.completions, "Without": answer.plain_completions}
-    said = [
+    paragraphs = [
         page.paragraph(f"{way}: {', '.join(f'{word} {np.exp(value):.2f}' for word, value in words)}.")
         for way, words in ways.items()
         if words
     ]
-    return page.opening(head, weights, *said, _choices(question, answer))
+    return page.opening(head, weights, *paragraphs, _choices(question, answer))
 
 
 def _choices(question: Question, answer: AnalogyAnswer) -> str:

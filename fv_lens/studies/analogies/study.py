@@ -113,8 +113,8 @@ def solve_all(
     every = [question for part in asked for question in part]
     # Prompts that exceed the context are refused before the fit.
     batch(lens_of(model), [question.asked(1) for question in every], own_template(list(libraries[0].values())))
-    made = {"vectors": [f"{name}.safetensors" for name in relation_names()] if vectors is None else []}
-    folder.claim(plan, made | {"composites": list(map(_file_name, (*CANDIDATES, BEST)))})
+    vector_files = {"vectors": [f"{name}.safetensors" for name in relation_names()] if vectors is None else []}
+    folder.claim(plan, vector_files | {"composites": list(map(_file_name, (*CANDIDATES, BEST)))})
     out = folder.path
     if vectors is None:
         vectors = tuned_library(model, out / "vectors", tell)
@@ -135,29 +135,29 @@ def solve_all(
         tell(f"{len(choose_on)} validation questions, by every method")
         tried = ask(choose_on)
     tell(f"{len(test)} test analogies, by every method")
-    found = ask(test, choices=choices)
-    chosen, lines = _chosen(tried, found) if tried else ({}, [])
+    scores = ask(test, choices=choices)
+    chosen, lines = _chosen(tried, scores) if tried else ({}, [])
     summary = {
         "command": job.command, **plan, "vectors": sorted(vectors), "layer": next(iter(vectors.values())).layer,
-        "questions": {"train": len(train), "validation": len(validation), "test": len(found.questions),
-                      "left out, for a pair that was tuned on": found.left_out},
-        "chance": found.chance, "chosen on validation questions": chosen,
+        "questions": {"train": len(train), "validation": len(validation), "test": len(scores.questions),
+                      "left out, for a pair that was tuned on": scores.left_out},
+        "chance": scores.chance, "chosen on validation questions": chosen,
         "fitted": {name: how.record for name, how in fitted.items()},
         "timings_s": stages.timings,
     }  # fmt: skip
     best = BEST if fitted else "posterior"
     tell(f"{N_ITEMS} single analogies")
-    items = _items(model, vectors, found.questions, fitted[best].whole if fitted else "posterior")
-    frame = pd.concat([found.to_frame().assign(part="score"), _differences(found)], ignore_index=True)
+    items = _items(model, vectors, scores.questions, fitted[best].whole if fitted else "posterior")
+    frame = pd.concat([scores.to_frame().assign(part="score"), _differences(scores)], ignore_index=True)
     _write(out, frame, fitted, summary)
     facts = {
         key: summary[key] for key in ("model", "dtype", "layer", "seed", "questions", "fitted", "versions", "command")
     }
     write_analogy_report(
-        out / "report.html", found, frame, items, title=f"Analogies in {summary['model']}", lines=lines,
+        out / "report.html", scores, frame, items, title=f"Analogies in {summary['model']}", lines=lines,
         best=best, facts=facts | {"weights, SHA-256": plan["weights, SHA-256"], "timings, s": stages.timings},
     )  # fmt: skip
-    return found, lines
+    return scores, lines
 
 
 def _items(
@@ -167,7 +167,7 @@ def _items(
     by_relation: dict[str | None, list[Question]] = {}
     for question in questions:
         by_relation.setdefault(question.relation, []).append(question)
-    rounds = [question for some in zip_longest(*by_relation.values()) for question in some if question is not None]
+    rounds = [question for round in zip_longest(*by_relation.values()) for question in round if question is not None]
     return [
         (question, solve_analogy(model, vectors, (a, b), question.target, question.choices or None, how=how))
         for question in rounds[:N_ITEMS]
@@ -187,24 +187,24 @@ def _plan(model: Model, parts: Sequence[Sequence[Question]], seed: int, vectors:
 
 
 def _digests(*libraries: Mapping[str, FunctionVector]) -> list[str]:
-    return [digest(sorted(map(_identity, some, some.values()))) for some in libraries]
+    return [digest(sorted(map(_identity, library, library.values()))) for library in libraries]
 
 
 def _identity(name: str, fv: FunctionVector) -> list[Any]:
     return [name, fv.relation or "", fv.layer, fv.site, fv.vector.tolist()]
 
 
-def _chosen(tried: AnalogyScores, found: AnalogyScores) -> tuple[dict[str, Any], list[str]]:
+def _chosen(tried: AnalogyScores, scores: AnalogyScores) -> tuple[dict[str, Any], list[str]]:
     """The method of choice that was best on validation, and its test score beside that of the best prompt there."""
 
     def best(method: str | None = None) -> tuple[Row, str]:
         return max(_ways(tried, method), key=lambda way: tried.score(*way).value)
 
     (row, measure), (plain, plainly) = best(), best(PROMPT_ONLY)
-    gain = found.difference(row, plain, measure, plainly)
+    gain = scores.difference(row, plain, measure, plainly)
     lines = [
-        f"Chosen on validation: {row} ({_title(measure)}): {found.score(row, measure)}; chance {found.chance:.2f}.",
-        f"Over the best prompt alone there, {plain} ({_title(plainly)}, {found.score(plain, plainly)}), "
+        f"Chosen on validation: {row} ({_title(measure)}): {scores.score(row, measure)}; chance {scores.chance:.2f}.",
+        f"Over the best prompt alone there, {plain} ({_title(plainly)}, {scores.score(plain, plainly)}), "
         + (f"{gain.signed}." if gain.differs() else f"a gain is not shown ({gain.signed})."),
     ]
     return {"row": str(row), "measure": measure, "validation": tried.score(row, measure).value}, lines
@@ -235,28 +235,28 @@ def _libraries(vectors: Mapping[str, FunctionVector], questions: Sequence[Questi
     return list(LIBRARIES) if known else ["full"]
 
 
-def _ways(found: AnalogyScores, method: str | None = None) -> list[tuple[Row, str]]:
+def _ways(scores: AnalogyScores, method: str | None = None) -> list[tuple[Row, str]]:
     """Every row with each of its measures of choice; only those of `method`, if given."""
     return [
         (row, measure)
-        for row, measures in found.values.items()
+        for row, measures in scores.values.items()
         for measure in measures
         if measure.startswith("choice") and method in (None, row.method) and row.method != TRUE
     ]
 
 
-def _differences(found: AnalogyScores) -> pd.DataFrame:
+def _differences(scores: AnalogyScores) -> pd.DataFrame:
     """Every composite minus the baselines it has to beat, in the same prompt and library, paired over questions."""
     lines = []
-    for row in found.values:
+    for row in scores.values:
         if row.method in (PROMPT_ONLY, TRUE, SUMMED) or not row.prompt:
             continue
         others = [Row(PROMPT_ONLY, "", "one-shot")]
         others += [Row(name, row.library, row.prompt) for name in ("single best", "uniform", "shared alone")]
         for other in others:
             for measure in ("accuracy", "first_token_accuracy", "choice", "log_prob"):
-                if other != row and all(measure in found.values.get(one, {}) for one in (row, other)):
-                    score = found.difference(row, other, measure)
+                if other != row and all(measure in scores.values.get(compared, {}) for compared in (row, other)):
+                    score = scores.difference(row, other, measure)
                     name = f"{row.method} - {other.method}"
                     lines.append((name, row.library, row.prompt, measure, score.value, *score.ends, score.n))
     columns = ["method", "library", "prompt", "measure", "value", "low", "high", "n"]

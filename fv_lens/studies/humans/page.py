@@ -65,13 +65,13 @@ def _in_short(frame: pd.DataFrame, ceiling: float | None) -> Iterator[str]:
     """For each measure the numbers of every kind of vectors; a difference whose interval holds 0 is not shown."""
     levels, apart = frame[~frame.vectors.str.contains(" - ")], frame[frame.vectors.str.contains(" - ")]
     for measure in ("relations", "relations, cross-fitted", "typicality, cross-fitted"):
-        some = levels[levels.measure == measure]
-        told = [
+        lines = levels[levels.measure == measure]
+        parts = [
             f"{line.vectors} {Score.of(line)}" + (f", p = {line.p:.2g}" if pd.notna(line.p) else "")
-            for line in some.itertuples()
+            for line in lines.itertuples()
         ]
-        if told:
-            yield f"Spearman's rho with people, {measure}: {'; '.join(told)}."
+        if parts:
+            yield f"Spearman's rho with people, {measure}: {'; '.join(parts)}."
     if ceiling is not None:
         yield f"People agree with themselves to {ceiling:.2f} (split halves)."
     for line in apart.itertuples():
@@ -82,10 +82,10 @@ def _in_short(frame: pd.DataFrame, ceiling: float | None) -> Iterator[str]:
 def _table(frame: pd.DataFrame) -> str:
     kinds = list(dict.fromkeys(frame.vectors))
     rows = {}
-    for measure, some in frame.groupby("measure", sort=False):
-        found = {line.vectors: line for line in some.itertuples()}
+    for measure, lines in frame.groupby("measure", sort=False):
+        line_by_kind = {line.vectors: line for line in lines.itertuples()}
         rows[measure] = [
-            page.cell(Score.of(found[kind]) if kind in found else None, " - " in kind) for kind in kinds
+            page.cell(Score.of(line_by_kind[kind]) if kind in line_by_kind else None, " - " in kind) for kind in kinds
         ]  # fmt: skip
     labels = [kind.replace(" - ", " \N{MINUS SIGN} ") for kind in kinds]
     note = "Spearman's rho; 95 % intervals over relations: by jackknife, and of mean typicality by resampling."

@@ -68,15 +68,15 @@ def human_vectors(
     lens, template = lens_of(model), PromptTemplate()
     parts = {half: _parts(relations, half, seed) for half in HALVES}
     listed = [(half, code, relation) for half, some in parts.items() for code, relation in some.items()]
-    made: Vectors = {kind: {half: {} for half in HALVES} for kind in KINDS}
+    vectors: Vectors = {kind: {half: {} for half in HALVES} for kind in KINDS}
 
     splits = [relation.split() for _, _, relation in listed]
-    lessons = [Lesson(relation, [of.train], [of.validation]) for (_, _, relation), of in zip(listed, splits)]
+    lessons = [Lesson(relation, [split.train], [split.validation]) for (_, _, relation), split in zip(listed, splits)]
     how = Tuning(steps, template=template)
-    for (half, code, _), one in zip(listed, tune_lessons(lens, lessons, [layer], how, "tuning")[layer]):
-        if isinstance(one, InputError):
-            raise one
-        made["FFV"][half][code] = one
+    for (half, code, _), vector in zip(listed, tune_lessons(lens, lessons, [layer], how, "tuning")[layer]):
+        if isinstance(vector, InputError):
+            raise vector
+        vectors["FFV"][half][code] = vector
     summed = bool(lens.head_layers) and all(writes_plainly(lens, at) for at in lens.head_layers)
     if not summed:
         heads = None
@@ -90,12 +90,12 @@ def human_vectors(
         if heads is not None:
             with no_progress():
                 mean_z, _ = mean_head_outputs(model, relation, N_PROMPTS, shots, seed)
-            made["FV"][half][code] = function_vector(model, relation, heads, layer, mean_z)
+            vectors["FV"][half][code] = function_vector(model, relation, heads, layer, mean_z)
         difference = residual_difference(lens, train, N_PROMPTS, shots, layer, template, seed)
-        made["mean difference"][half][code] = FunctionVector.on(
+        vectors["mean difference"][half][code] = FunctionVector.on(
             lens, difference, layer, relation, template, method="difference"
         )
-    return {kind: some for kind, some in made.items() if all(some.values())}
+    return {kind: some for kind, some in vectors.items() if all(some.values())}
 
 
 def _parts(relations: Mapping[str, RatedRelation], half: str, seed: int) -> dict[str, Relation]:
@@ -143,17 +143,17 @@ def compare(
         raise InputError(f"People rated relation {missing[0]!r}, of which there is no vector.")
     human, placed = ratings.matrix(seed=seed), halves(relations, seed)
     parts = _half_matrices(ratings, placed, human)
-    found = {}
+    comparisons = {}
     for kind, made in progress_bar(vectors.items(), desc="against people", unit="kind of vectors"):
-        similarities = {half: similarity_matrix(some) for half, some in made.items()}
-        found[kind] = Comparison(
+        similarities = {half: similarity_matrix(by_code) for half, by_code in made.items()}
+        comparisons[kind] = Comparison(
             compare_to_humans(similarities["all"], human, seed),
             crossed([(similarities[f"half {h}"], parts[1 - h]) for h in (0, 1)]),
             _pair_level(lens, made, ratings, placed),
             *typicality(lens, made, relations, placed),
             similarities["all"].select(human.names),
         )
-    return found
+    return comparisons
 
 
 def _half_matrices(ratings: PairRatings, halves: Halves, human: HumanMatrix) -> list[HumanMatrix]:
@@ -178,29 +178,29 @@ def _pair_level(lens: Lens, made: Made, ratings: PairRatings, halves: Halves) ->
     profiles: dict[int, np.ndarray] = {}
     composites: dict[int, np.ndarray] = {}
     for h in (0, 1):
-        mine = [i for i, (code, pair) in enumerate(items) if _half_of(halves, code, pair) == h]
-        if not mine:
+        indices = [i for i, (code, pair) in enumerate(items) if _half_of(halves, code, pair) == h]
+        if not indices:
             continue
         library = Library.of(lens, made[f"half {1 - h}"])
-        sources = pairs_batch(lens, [items[i][1] for i in mine], library.template)
+        sources = pairs_batch(lens, [items[i][1] for i in indices], library.template)
         weights = weights_of(explained(lens, library, sources), PROFILE)
         centred = library.matrix - library.matrix.mean(0)
-        for i, weight in zip(mine, weights):
+        for i, weight in zip(indices, weights):
             profiles[i], composites[i] = weight.numpy(), (weight @ centred).numpy()
     frame = ratings.frame
     ends = [[place[item] for item in zip(frame[f"relation{i}"], frame[f"pair{i}"])] for i in (1, 2)]
     columns = [frame[name].to_numpy() for name in ("rating", "relation1", "relation2")]
     within = columns[1] == columns[2]
-    found = {}
+    scores = {}
     for name, parts in (("weight profiles", profiles), ("composites", composites)):
         rows = np.stack([parts[i] for i in range(len(items))])
         unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
         predicted = (unit[ends[0]] * unit[ends[1]]).sum(1)
-        found[name] = {
+        scores[name] = {
             group: clustered_rho(predicted[keep], *(column[keep] for column in columns))
             for group, keep in (("all", within | True), ("within", within), ("between", ~within))
         }
-    return found
+    return scores
 
 
 def typicality(
@@ -213,15 +213,15 @@ def typicality(
 
     Each pair is scored with the vector made on the other half.
     """
-    items = [(code, pair) for code, one in relations.items() for pair in one.pairs]
+    items = [(code, pair) for code, relation in relations.items() for pair in relation.pairs]
     library = Library.of(lens, made["all"])
     own = torch.stack([made[f"half {1 - halves[code][pair]}"][code].vector for code, pair in items])
     sources = pairs_batch(lens, [pair for _, pair in items], library.template)
     log_probs = completions(lens, sources, [library.edit(own)]).log_prob
     rhos: list[list[float]] = [[], []]
     codes = np.array([code for code, _ in items])
-    for code, one in relations.items():
-        for column, found in zip((1, 0), rhos):
-            found.append(float(spearmanr(log_probs[codes == code, column], one.ratings).statistic))
-    with_vector, plain = (clustered_mean(np.array(found), list(relations)) for found in rhos)
+    for code, relation in relations.items():
+        for column, column_rhos in zip((1, 0), rhos):
+            column_rhos.append(float(spearmanr(log_probs[codes == code, column], relation.ratings).statistic))
+    with_vector, plain = (clustered_mean(np.array(column_rhos), list(relations)) for column_rhos in rhos)
     return with_vector, plain

@@ -31,7 +31,7 @@ COLUMNS = ["measure", "vectors", "value", "low", "high", "p", "n"]
 
 def place(model: Model, folder: Path) -> tuple[int, list[tuple[int, int]] | None]:
     """The layer of the tuned vectors of a folder and the heads of its summed ones; defaults where there are none."""
-    tuned, summed = (sorted(some.glob("*.safetensors")) for some in (folder, folder / "summed"))
+    tuned, summed = (sorted(path.glob("*.safetensors")) for path in (folder, folder / "summed"))
     grid = layer_grid(lens_of(model), DEPTHS)
     layer = FunctionVector.load(tuned[0]).layer if tuned else grid[len(grid) // 2]
     return layer, list(FunctionVector.load(summed[0]).heads) if summed else None
@@ -67,9 +67,9 @@ def study(
     tensors, record = stages.run("vectors", lambda: _packed(human_vectors(model, relations, layer, heads, seed=seed)))
     vectors = _unpacked(tensors, record)
     tell(f"{len(ratings)} rated comparisons")
-    found = compare(model, vectors, relations, ratings, seed)
+    comparisons = compare(model, vectors, relations, ratings, seed)
     human = ratings.matrix(seed=seed)
-    frame = _frame(found, human)
+    frame = _frame(comparisons, human)
     with storage.written_whole(out / "results.csv") as partial:
         results.write_csv(frame, partial)
     summary = {"command": job.command, **plan, "n_comparisons": len(ratings), "timings_s": stages.timings}
@@ -79,34 +79,34 @@ def study(
     facts |= {"weights, SHA-256": lens.weights_hash, "heads of FV": heads or "its own", "timings, s": stages.timings}
     write_human_report(
         out / "report.html", frame, title=f"Vectors of {lens.name} against people", ceiling=human.ceiling,
-        facts=facts, **_drawn(found, vectors, relations, human),
+        facts=facts, **_drawn(comparisons, vectors, relations, human),
     )  # fmt: skip
     return frame
 
 
-def _frame(found: Mapping[str, Comparison], human: HumanMatrix) -> pd.DataFrame:
+def _frame(comparisons: Mapping[str, Comparison], human: HumanMatrix) -> pd.DataFrame:
     lines = []
-    for kind, one in found.items():
-        whole = one.relations
+    for kind, comparison in comparisons.items():
+        whole = comparison.relations
         lines.append(("relations", kind, whole.rho, whole.low, whole.high, whole.p, whole.n_relations))
-        scored = {"relations, cross-fitted": one.crossed, "typicality, cross-fitted": one.typicality}
-        for name, groups in one.pairs.items():
+        scored = {"relations, cross-fitted": comparison.crossed, "typicality, cross-fitted": comparison.typicality}
+        for name, groups in comparison.pairs.items():
             scored |= {f"pairs by {name}, {group}, cross-fitted": score for group, score in groups.items()}
         lines += [(name, kind, x.value, *x.ends, np.nan, x.n) for name, x in scored.items()]
-    for other in [kind for kind in found if kind != "FFV"]:
-        score = difference(found["FFV"].similarity, found[other].similarity, human)
+    for other in [kind for kind in comparisons if kind != "FFV"]:
+        score = difference(comparisons["FFV"].similarity, comparisons[other].similarity, human)
         lines.append(("relations", f"FFV - {other}", score.value, *score.ends, np.nan, score.n))
-    plain = found["FFV"].plain_typicality
+    plain = comparisons["FFV"].plain_typicality
     lines.append(("typicality, cross-fitted", "no vector", plain.value, *plain.ends, np.nan, plain.n))
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
 def _drawn(
-    found: Mapping[str, Comparison], vectors: Vectors, relations: Mapping[str, RatedRelation], human: HumanMatrix
+    comparisons: Mapping[str, Comparison], vectors: Vectors, relations: Mapping[str, RatedRelation], human: HumanMatrix
 ) -> dict[str, Any]:
     """What the page draws: matrices of the rated relations, and the map of all."""
     titles = {code: f"{code} {relations[code].name}" for code in human.names}
-    matrices = {"people": human.to_frame()} | {kind: one.similarity.to_frame() for kind, one in found.items()}
+    matrices = {"people": human.to_frame()} | {kind: one.similarity.to_frame() for kind, one in comparisons.items()}
     matrices = {title: frame.rename(index=titles, columns=titles) for title, frame in matrices.items()}
     points = mds(similarity_matrix(vectors["FFV"]["all"]))
     names = {code: f"{code} {one.name}" for code, one in relations.items()}
@@ -117,18 +117,20 @@ def _drawn(
 def _packed(vectors: Vectors) -> Step:
     tensors: dict[str, Tensor] = {}
     record: dict[str, Any] = {}
-    for kind, made in vectors.items():
-        for half, some in made.items():
-            tensors[f"{kind}/{half}"] = torch.stack([fv.vector for fv in some.values()])
-            record[f"{kind}/{half}"] = {code: fv.record for code, fv in some.items()}
+    for kind, by_half in vectors.items():
+        for half, by_code in by_half.items():
+            tensors[f"{kind}/{half}"] = torch.stack([fv.vector for fv in by_code.values()])
+            record[f"{kind}/{half}"] = {code: fv.record for code, fv in by_code.items()}
     return tensors, record
 
 
 def _unpacked(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> Vectors:
-    made: Vectors = {}
+    vectors: Vectors = {}
     for kind in KINDS:
         for half in HALVES:
             if f"{kind}/{half}" in record:
                 rows = zip(record[f"{kind}/{half}"].items(), tensors[f"{kind}/{half}"])
-                made.setdefault(kind, {})[half] = {code: FunctionVector.of_parts(x, saved) for (code, saved), x in rows}
-    return made
+                vectors.setdefault(kind, {})[half] = {
+                    code: FunctionVector.of_parts(x, saved) for (code, saved), x in rows
+                }
+    return vectors

@@ -60,10 +60,10 @@ def write_page(
         >>> write_page("page.html", "antonym", [section("Heads", head_map(effects))], downloads={"heads": frame})
     """
     parts = [*parts, _downloads(downloads)]
-    drawn = any("plotly-graph-div" in part for part in parts)
+    has_figures = any("plotly-graph-div" in part for part in parts)
     filled = templates().get_template("page.html").render(
         title=title, parts=parts, style=Markup(_theme() + _asset("report.css")),
-        dark=embedded(DARK, id="dark-colours"), plotly=Markup(get_plotlyjs()) if drawn else "",
+        dark=embedded(DARK, id="dark-colours"), plotly=Markup(get_plotlyjs()) if has_figures else "",
         script=Markup(_asset("report.js") + _asset("head_map.js")),
     )  # fmt: skip
     with written_whole(path) as partial:

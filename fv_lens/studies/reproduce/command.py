@@ -115,8 +115,8 @@ def _without_results(folder: Path, error: Exception) -> str:
     if owner not in (None, "reproduce"):
         return f"they are of `fv-lens {owner}`; give the --out of a study"
     if not isinstance(error, FileNotFoundError):
-        found = f"{type(error).__name__}: {error}"
-        return f"its results.csv or summary.json is damaged or another command's ({found}); give the --out of a study"
+        cause = f"{type(error).__name__}: {error}"
+        return f"its results.csv or summary.json is damaged or another command's ({cause}); give the --out of a study"
     if (folder / "stages").is_dir():
         return "the study is not finished; the command that began it goes on from where it stopped"
     return "it has no results.csv and summary.json; give the --out of a finished study"
@@ -128,18 +128,18 @@ def _note_left_out(left_out: Mapping[str, str]) -> None:
 
 
 def _chosen_relations(relations: str | None, bats: Path | None) -> list[Relation]:
-    given = None if relations is None else split_names(relations)
-    if given == []:
+    names_given = None if relations is None else split_names(relations)
+    if names_given == []:
         raise InputError(f"--relations is {relations!r}; give comma-separated names or files, such as antonym,synonym.")
     if bats is not None:
         from ...datasets.bats import load_bats
 
-        found = load_bats(bats)
-        names = list(found) if given is None else given
-        if unknown := [name for name in names if name not in found]:
-            raise InputError(f"{str(bats)!r} has no relation {unknown[0]!r}; it has {', '.join(found)}.")
-        return [found[name] for name in names]
-    return [load_relation(name) for name in (relation_names() if given is None else given)]
+        loaded = load_bats(bats)
+        names = list(loaded) if names_given is None else names_given
+        if unknown := [name for name in names if name not in loaded]:
+            raise InputError(f"{str(bats)!r} has no relation {unknown[0]!r}; it has {', '.join(loaded)}.")
+        return [loaded[name] for name in names]
+    return [load_relation(name) for name in (relation_names() if names_given is None else names_given)]
 
 
 def split_names(text: str) -> list[str]:
@@ -163,8 +163,8 @@ def _overview(frame: "pd.DataFrame") -> Table:
     table = Table("", title=Text(title), title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for measure in COMPLETED:
         table.add_column(MEASURES[measure].column, no_wrap=True)
-    for row, some in means.groupby("row", sort=False):
-        shown = some.set_index("measure")
+    for row, of_row in means.groupby("row", sort=False):
+        shown = of_row.set_index("measure")
         cells = [shown.loc[name] for name in COMPLETED if name in shown.index]
         table.add_row(Text(row), *(" ".join(Score.of(x).written()[: 1 + families]) for x in cells))
     return table

@@ -111,10 +111,10 @@ class Shape:
         length, shared = words.prompt + n_shots * words.shown, n_shots * words.shown
         shared, together = (shared, together) if shared >= WORTH else (0, 1)
         few, other = len(births) <= FEW, FOUND * words.several
-        asked = self.what_ifs(n, length, births, 1 + words.answer * few, shared, together)
+        first = self.what_ifs(n, length, births, 1 + words.answer * few, shared, together)
         again = other if few else other + words.long + (1 - words.long) * FOUND
         more = self.what_ifs(again * n, length, births, 1 + words.answer, shared, together)
-        return asked + Cost(0, more.tokens, more.flop)
+        return first + Cost(0, more.tokens, more.flop)
 
     def checked(self, length: Number) -> Cost:
         """Cost of the engine's parity check on prompts of this length."""

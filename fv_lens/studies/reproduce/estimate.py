@@ -235,12 +235,12 @@ def _memory(
     row = row_bytes(shape, words.prompt, words.answer, layer, itemsize)
     budget, most = (CPU_BYTES, MOST_ROWS) if free is None else (max(0, free - weights) / 2, MOST_ROWS_GPU)
     context = words.prompt + 10 * words.shown
-    one = 3 * shape.n_heads * (context + shape.d_head) + 6 * shape.d_model + 3 * shape.d_mlp
+    row_floats = 3 * shape.n_heads * (context + shape.d_head) + 6 * shape.d_model + 3 * shape.d_mlp
     memory = {
         "weights": weights,
         "prefixes of tuned rows": n * itemsize * (keys + words.answer * shape.d_model),
         "their way back": max(row, min(row * n_train, row * most, budget)),
-        "what-ifs": MAX_ROWS * (1 if free is None else ON_GPU) * one * itemsize,
+        "what-ifs": MAX_ROWS * (1 if free is None else ON_GPU) * row_floats * itemsize,
         "a tile of logits": 4 * TILE * shape.d_vocab * 4,
         "readings": 4 * len(NEUTRAL_PROMPTS) * (1 + len(sizes)) * shape.d_vocab,
     }

@@ -113,12 +113,12 @@ def _portrait(found: Found, vectors: Mapping[str, Mapping[str, FunctionVector]])
     """
     library = vectors[found.library]
     kinds = {"FV": vectors.get("summed", {}), **{STARTS[key]: vectors[key] for key in STARTS if key in vectors}}
-    shared = [name for name in library if all(name in some for some in kinds.values() if some)]
-    alike = {kind: {name: some[name] for name in shared} for kind, some in kinds.items() if some}
+    shared = [name for name in library if all(name in by_name for by_name in kinds.values() if by_name)]
+    alike = {kind: {name: by_name[name] for name in shared} for kind, by_name in kinds.items() if by_name}
     return Portrait(
         training={name: training_frame(vector) for name, vector in library.items()},
         decoding=pd.DataFrame(found.said["words"]),
-        similarities={kind: similarity_matrix(some).to_frame() for kind, some in alike.items()}
+        similarities={kind: similarity_matrix(by_name).to_frame() for kind, by_name in alike.items()}
         if len(shared) > 2
         else None,
         points=mds(similarity_matrix(library)) if len(library) > 2 else None,
@@ -130,12 +130,14 @@ def _stability(table: Table, vectors: Mapping[str, Tensor], seeds: int) -> None:
         others = [vectors[f"{key}-seed-{seed}"] for seed in range(1, seeds) if f"{key}-seed-{seed}" in vectors]
         for centred in (False, True):
             if others:
-                found = np.mean([results.cosines(vectors[key], other, centred) for other in others], axis=0)
-                table.groups("stability", row, f"cosine over deals of pairs{', centred' * centred}", found)
+                similarity = np.mean([results.cosines(vectors[key], other, centred) for other in others], axis=0)
+                table.groups("stability", row, f"cosine over deals of pairs{', centred' * centred}", similarity)
     if "from-fv" in vectors:
         for centred in (False, True):
-            found = results.cosines(vectors["from-zero"], vectors["from-fv"], centred)
-            table.groups("stability", "FFV from zero and from FV", f"cosine of the two{', centred' * centred}", found)
+            similarity = results.cosines(vectors["from-zero"], vectors["from-fv"], centred)
+            table.groups(
+                "stability", "FFV from zero and from FV", f"cosine of the two{', centred' * centred}", similarity
+            )
 
 
 def _vectors(study: Study, found: Found) -> dict[str, dict[str, FunctionVector]]:
@@ -143,7 +145,7 @@ def _vectors(study: Study, found: Found) -> dict[str, dict[str, FunctionVector]]
     steps = {key: found.tuning[key] for key in STARTS if key in found.tuning}
     steps |= {"summed": found.sums} if "vectors" in found.sums[0] else {}
     return {
-        kind: {n: one for n, one in zip(study.names, unpacked(step)) if isinstance(one, FunctionVector)}
+        kind: {n: vector for n, vector in zip(study.names, unpacked(step)) if isinstance(vector, FunctionVector)}
         for kind, step in steps.items()
     }
 
@@ -157,9 +159,9 @@ def _save_vectors(
     folder: Path, vectors: Mapping[str, Mapping[str, FunctionVector]], library: str, files: Mapping[str, str]
 ) -> None:
     """The library as NAME.safetensors, and every kind in a folder of its own."""
-    for key, some in vectors.items():
+    for key, by_name in vectors.items():
         (folder / key).mkdir(parents=True, exist_ok=True)
-        for name, vector in some.items():
+        for name, vector in by_name.items():
             vector.save(folder / key / files[name])
             if key == library:
                 vector.save(folder / files[name])

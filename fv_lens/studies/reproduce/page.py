@@ -132,8 +132,8 @@ def write_table_report(
 def _in_short(frame: pd.DataFrame) -> Iterator[str]:
     """Sentences of measured numbers with their intervals; a difference whose interval holds 0 is called not shown."""
     levels = _overall(frame, "score", "accuracy")
-    if told := [f"{row} {levels[row]}" for row in main_rows(levels)]:
-        yield f"{MEASURES['accuracy'].heading}, mean over {extent(frame)}: {'; '.join(told)}."
+    if clauses := [f"{row} {levels[row]}" for row in main_rows(levels)]:
+        yield f"{MEASURES['accuracy'].heading}, mean over {extent(frame)}: {'; '.join(clauses)}."
     differences = _overall(frame, "difference", "accuracy")
     subject = next(iter(differences), "").partition(" - ")[0]  # the table below has those of other rows
     differences = {row: gain for row, gain in differences.items() if row.startswith(f"{subject} - ")}
@@ -150,10 +150,10 @@ def _in_short(frame: pd.DataFrame) -> Iterator[str]:
         yield f"Fine-tuned on {number(few, 'pair')}, vectors reach {least}; on {many}, {most}."
     readings = {name: of for name, of in _measures(frame, "decoding").items() if name.startswith("name score")}
     for measure, scores in list(readings.items())[-1:]:  # that of the chosen reading, where there is one
-        told = [
+        clauses = [
             f"{row} {s}{'' if s.differs(CHANCE) else ', not shown to differ from chance'}" for row, s in scores.items()
         ]
-        yield f"Names of relations in their vectors ({measure}; chance {CHANCE}): {'; '.join(told)}."
+        yield f"Names of relations in their vectors ({measure}; chance {CHANCE}): {'; '.join(clauses)}."
 
 
 def _above(row: str, gain: Score) -> str:
@@ -172,8 +172,10 @@ def _overall(frame: pd.DataFrame, part: str, measure: str) -> dict[str, Score]:
 
 def _measures(frame: pd.DataFrame, part: str) -> dict[str, dict[str, Score]]:
     """Measure -> row -> score over all relations, for the measures of a part."""
-    found = {measure: _overall(frame, part, measure) for measure in frame.loc[frame.part == part, "measure"].unique()}
-    return {measure: scores for measure, scores in found.items() if scores}
+    by_measure = {
+        measure: _overall(frame, part, measure) for measure in frame.loc[frame.part == part, "measure"].unique()
+    }
+    return {measure: scores for measure, scores in by_measure.items() if scores}
 
 
 def _all_numbers(frame: pd.DataFrame) -> str:

@@ -28,44 +28,48 @@ def readings(study: Study, kinds: Mapping[str, tuple[Float[Tensor, "relation d_m
     Returns plain JSON data: `scores`, a line per kind, reading and relation; `halves`, for each kind the reading chosen
     on half of the families and the scores of the other half; `words`, the strongest tokens; `tests`, of the ranks.
     """
-    found: dict[str, Any] = {"scores": [], "halves": {}, "words": [], "tests": {}}
+    results: dict[str, Any] = {"scores": [], "halves": {}, "words": [], "tests": {}}
     scored = {}
     for kind, (vectors, layer) in kinds.items():
         whole = [r for r in range(len(study)) if not vectors[r].isnan().any()]
         if not whole:
             continue
         relations = [study.relations[r] for r in whole]
-        made = [
+        kind_vectors = [
             FunctionVector.on(study.lens, vectors[r], layer, study.relations[r], study.template, method="reading")
             for r in whole
         ]
-        read = all_readings(study.model, made)
-        found["words"] += _words(study, kind, relations, read)
+        read = all_readings(study.model, kind_vectors)
+        results["words"] += _words(study, kind, relations, read)
         try:
             for name, reading in read.items():
                 scored[kind, name] = name_scores(study.model, reading, relations)
                 lines = scored[kind, name].per_relation.to_dict("records")
-                found["scores"] += [{"kind": kind, "reading": name} | line for line in lines]
+                results["scores"] += [{"kind": kind, "reading": name} | line for line in lines]
             choice = choose_reading(study.model, read, relations)
             others = halves(relations)[1]
             confirmed = name_scores(study.model, read[choice.reading][others], [relations[r] for r in others])
-            of = confirmed.per_relation.set_index("relation")["score"].to_dict()
-            found["halves"][kind] = {"reading": choice.reading, "chosen": choice.chosen.value, "scores": of}
+            score_by_relation = confirmed.per_relation.set_index("relation")["score"].to_dict()
+            results["halves"][kind] = {
+                "reading": choice.reading,
+                "chosen": choice.chosen.value,
+                "scores": score_by_relation,
+            }
         except InputError as error:  # relations of one family, or without names: there is nothing to compare
-            found["not scored"] = str(error)
+            results["not scored"] = str(error)
     for kind in kinds:
         for name in dict.fromkeys(name for _, name in scored):
             if kind != "FV" and ("FV", name) in scored and (kind, name) in scored:
                 test = rank_test(scored["FV", name], scored[kind, name])
-                found["tests"][f"{kind} against FV, {name}"] = test._asdict()
-    return found
+                results["tests"][f"{kind} against FV, {name}"] = test._asdict()
+    return results
 
 
 def add_readings(table: Table, found: Mapping[str, Any]) -> None:
     """The lines of part "decoding", and the difference of the name scores on the half that chose nothing."""
     lines = pd.DataFrame(found["scores"])
-    for (kind, reading), some in lines.groupby(["kind", "reading"], sort=False) if len(lines) else ():
-        own, ranks = (dict(zip(some["relation"], some[column])) for column in ("score", "rank"))
+    for (kind, reading), group in lines.groupby(["kind", "reading"], sort=False) if len(lines) else ():
+        own, ranks = (dict(zip(group["relation"], group[column])) for column in ("score", "rank"))
         table.relations("decoding", kind, f"name score, {reading}", own)
         table.relations("decoding", kind, f"rank of name, {reading}", ranks)
         table.groups("decoding", kind, f"name score, {reading}", _by_relation(table, own), SHARE)

@@ -123,15 +123,15 @@ class Study:
         train = relation.split().train
         corrupted(train, self.settings.map_prompts, min(self.settings.n_shots, len(train) - 1))
         bare = with_demonstrations(relation, relation, 0)
-        made = batch(self.lens, bare, self.template)
+        zero_shot_batch = batch(self.lens, bare, self.template)
         # Of a word's answers the one of most tokens decides whether a prompt fits; to tokenise all again takes long.
         longest = {
-            one.word: (max(zip(map(len, ids), one.answers), key=lambda answer: answer[0])[1],)
-            for one, ids in zip(bare, made.answers)
+            prompt.word: (max(zip(map(len, ids), prompt.answers), key=lambda answer: answer[0])[1],)
+            for prompt, ids in zip(bare, zero_shot_batch.answers)
         }
         for how in self.settings.prompting.values():
             for prompts in self._asked(relation, **how):
-                few = [FewShot(one.word, longest[one.word], one.demonstrations) for one in prompts]
+                few = [FewShot(prompt.word, longest[prompt.word], prompt.demonstrations) for prompt in prompts]
                 batch(self.lens, few, self.template)
 
     def _zero_shot(self, part: int) -> tuple[PromptBatch, Int[Tensor, " prompt"]]:
@@ -163,8 +163,8 @@ class Study:
             yield [FewShot(word, answers, drawn) for word, answers in asked.pairs]
 
     def _joined(self, prompts: Sequence[Sequence[FewShot]]) -> tuple[PromptBatch, Int[Tensor, " prompt"]]:
-        owners = [owner for owner, some in enumerate(prompts) for _ in some]
-        return batch(self.lens, [one for some in prompts for one in some], self.template), torch.tensor(
+        owners = [owner for owner, part in enumerate(prompts) for _ in part]
+        return batch(self.lens, [prompt for part in prompts for prompt in part], self.template), torch.tensor(
             owners, device="cpu"
         )
 
@@ -179,8 +179,8 @@ class Study:
             return train, validation
         both = joined(train, validation).pairs
         order = generator(seed, Stream.DEALS).permutation(len(both))
-        dealt = [both[i] for i in order]
-        return relation.with_pairs(dealt[: len(train)]), relation.with_pairs(dealt[len(train) :])
+        shuffled = [both[i] for i in order]
+        return relation.with_pairs(shuffled[: len(train)]), relation.with_pairs(shuffled[len(train) :])
 
     def rivals(self, draws: int) -> Int[np.ndarray, "draw relation"]:
         """For each relation some of its `others`, in `draws` fixed draws.

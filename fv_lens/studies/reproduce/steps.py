@@ -38,9 +38,9 @@ def packed(names: Sequence[str], vectors: Sequence[FunctionVector | InputError],
     """Vectors as a step's results, `vectors` `[name, d_model]` and their records; NaN where there is none, and why."""
     nothing = torch.full((d_model,), torch.nan, **CPU_FLOAT32)
     whole = [vector if isinstance(vector, FunctionVector) else None for vector in vectors]
-    broken = {name: str(one) for name, one in zip(names, vectors) if isinstance(one, InputError)}
-    tensors = {"vectors": torch.stack([one.vector if one else nothing for one in whole])}
-    return tensors, {"records": [one.record if one else None for one in whole], "broken": broken}
+    broken = {name: str(item) for name, item in zip(names, vectors) if isinstance(item, InputError)}
+    tensors = {"vectors": torch.stack([item.vector if item else nothing for item in whole])}
+    return tensors, {"records": [item.record if item else None for item in whole], "broken": broken}
 
 
 def unpacked(step: Step) -> list[FunctionVector | InputError]:
@@ -97,11 +97,11 @@ def sums(study: Study, maps: dict[str, Tensor]) -> Step:
     free, draws = heads[n:], settings.draws if len(heads) >= 2 * n else 0
     drawn = [[free[i] for i in rng.permutation(len(free))[:n]] for _ in range(draws)]
     others = [_summed(study, [ranked(effects)[:n] for effects in maps["effects"]], maps["mean_z"])]
-    others += [_summed(study, [some] * len(study), maps["mean_z"]) for some in drawn]
+    others += [_summed(study, [random_heads] * len(study), maps["mean_z"]) for random_heads in drawn]
     layer = layers[choice.layer]
     beside = sweep_all(study.model, relations, others, [layer], settings.strengths)
     scaled = torch.stack([
-        torch.stack([one.at(i, 0, int(one.quality[i, 0].argmax())).vector for one in beside])
+        torch.stack([sweep.at(i, 0, int(sweep.quality[i, 0].argmax())).vector for sweep in beside])
         for i in range(len(others))
     ])  # fmt: skip
     tensors, record = packed(study.names, choice.vectors, study.lens.d_model)
@@ -109,28 +109,33 @@ def sums(study: Study, maps: dict[str, Tensor]) -> Step:
     tensors |= {"random": scaled[1:]} if drawn else {}
     record |= {"heads": heads[:n], "layer": layer, "layers": list(layers), "counts": counts}
     record["strengths"] = [vector.strength for vector in choice.vectors]
-    record["grid"] = np.mean([one.accuracy for one in choice.sweeps], axis=0).round(6).tolist()
+    record["grid"] = np.mean([sweep.accuracy for sweep in choice.sweeps], axis=0).round(6).tolist()
     parts, more = _distributed(study, heads, counts, maps["mean_z"])
     return tensors | parts, record | more
 
 
 def _distributed(study: Study, heads: Heads, counts: Sequence[int], mean_z: Tensor) -> Step:
     """The distributed form of the universal heads, count for all and strength for each chosen on validation."""
-    made: dict[int, list[list[FunctionVector]]] = {}
+    by_count: dict[int, list[list[FunctionVector]]] = {}
     try:
         for n in counts:
-            made[n] = [distributed_vectors(study.model, r, heads[:n], z) for r, z in zip(study.relations, mean_z)]
+            by_count[n] = [distributed_vectors(study.model, r, heads[:n], z) for r, z in zip(study.relations, mean_z)]
     except InputError as error:
         return {}, {"no_distributed": str(error)}
     strengths = study.settings.strengths
     added = [
-        [[replace(part, vector=strength * part.vector) for part in parts] for parts in made[n]]
+        [[replace(part, vector=strength * part.vector) for part in parts] for parts in by_count[n]]
         for n in counts for strength in strengths
     ]  # fmt: skip
     measured = on_validation(study.lens, study.relations, added, study.template, "distributed vectors")
-    quality = np.stack([quality_of(of.rows(slice(1, None))).reshape(len(counts), -1) for of in measured])
+    quality = np.stack(
+        [
+            quality_of(relation_completions.rows(slice(1, None))).reshape(len(counts), -1)
+            for relation_completions in measured
+        ]
+    )
     best = int(mean_quality(quality.max(-1)).argmax())
-    parts, chosen = made[counts[best]], [strengths[i] for i in quality[:, best].argmax(-1)]
+    parts, chosen = by_count[counts[best]], [strengths[i] for i in quality[:, best].argmax(-1)]
     scaled = [torch.stack([s * own[i].vector for s, own in zip(chosen, parts)]) for i in range(len(parts[0]))]
     record = {"distributed_places": [(part.layer, part.site) for part in parts[0]], "distributed_strengths": chosen}
     return {"distributed": torch.stack(scaled)}, record | {"distributed_heads": heads[: counts[best]]}
@@ -159,9 +164,9 @@ def tuned(
         except InputError as error:
             lessons.append(error)
     how = replace(study.tuning, shuffle=shuffle)
-    asked = [lesson for lesson in lessons if isinstance(lesson, Lesson)]
-    made = iter(tune_lessons(study.lens, asked, [layer], how, description)[layer])
-    vectors = [next(made) if isinstance(lesson, Lesson) else lesson for lesson in lessons]
+    tunable = [lesson for lesson in lessons if isinstance(lesson, Lesson)]
+    tuned_vectors = iter(tune_lessons(study.lens, tunable, [layer], how, description)[layer])
+    vectors = [next(tuned_vectors) if isinstance(lesson, Lesson) else lesson for lesson in lessons]
     return packed(study.names, vectors, study.lens.d_model)
 
 
@@ -208,16 +213,16 @@ def prompting(study: Study, n_shots: int, shuffled: bool = False, validation: bo
 
     `shuffled` and `validation` are as in `Study.few_shot`.
     """
-    asked = list(study.few_shot(n_shots, shuffled, validation))
-    found: dict[int, Completions] = {}
+    batches = list(study.few_shot(n_shots, shuffled, validation))
+    by_batch: dict[int, Completions] = {}
     # The longest first: the engine checks itself again on prompts that are longer than all before.
-    order = sorted(range(len(asked)), key=lambda i: -asked[i][0].tokens.shape[1])
-    total = sum(len(prompts) for prompts, _ in asked)
+    order = sorted(range(len(batches)), key=lambda i: -batches[i][0].tokens.shape[1])
+    total = sum(len(prompts) for prompts, _ in batches)
     with progress_bar(total=total, desc=f"test words, {n_shots}-shot", unit="word") as bar:
         for i in order:
-            found[i] = completions(study.lens, asked[i][0], [], bar.update)
+            by_batch[i] = completions(study.lens, batches[i][0], [], bar.update)
     return _measured(
-        Completions.joined([found[i] for i in range(len(asked))]), torch.cat([owners for _, owners in asked])
+        Completions.joined([by_batch[i] for i in range(len(batches))]), torch.cat([owners for _, owners in batches])
     ), {}
 
 

@@ -71,29 +71,29 @@ def reproduce(
 
 def _tuned(study: Study, stage: Stage, sums: Step) -> tuple[int, dict[int, float], dict[str, Step]]:
     """The layer of lowest validation loss from zero, the losses of all layers, and every kind of tuned vector."""
-    done: dict[str, Step] = {}
+    results: dict[str, Step] = {}
 
     def run(name: str, what: str, at: int, starts: Starts = "zero", *, seed: int = 0, shuffle: bool = False) -> None:
         compute = lambda: protocol.tuned(study, at, starts, seed=seed, shuffle=shuffle, description=what)  # noqa: E731
-        done[name] = stage(f"tuned-{name}", f"Tuning: {what}", compute)
+        results[name] = stage(f"tuned-{name}", f"Tuning: {what}", compute)
 
     grid = layer_grid(study.lens, DEPTHS)
     for at in grid:
         run(f"from-zero-{at}", f"from zero, layer {at}", at)
-    layer, losses = best_layer({at: unpacked(done[f"from-zero-{at}"]) for at in grid})
-    done["from-zero"] = done[f"from-zero-{layer}"]
+    layer, losses = best_layer({at: unpacked(results[f"from-zero-{at}"]) for at in grid})
+    results["from-zero"] = results[f"from-zero-{layer}"]
     summed = whole(sums) if "vectors" in sums[0] else None
     if summed:
         run("from-fv", "from the summed vectors", layer, summed)
     run("from-random", "from random directions", layer, "random")
     run("shuffled", "on shuffled pairs", layer, shuffle=True)
     what = "Tuning: one vector for all"
-    done["pooled"] = stage("tuned-pooled", what, lambda: protocol.pooled(study, layer, what))
+    results["pooled"] = stage("tuned-pooled", what, lambda: protocol.pooled(study, layer, what))
     for seed in range(1, study.settings.seeds):
         run(f"from-zero-seed-{seed}", f"from zero, deal {seed}", layer, seed=seed)
         if summed:
             run(f"from-fv-seed-{seed}", f"from the summed vectors, deal {seed}", layer, summed, seed=seed)
-    return layer, losses, done
+    return layer, losses, results
 
 
 def _completed(
@@ -174,11 +174,11 @@ def _rows(
     add("mean of FFVs", _means_of_others(study, zero))
     add("pooled FFV", vectors["pooled"].expand(len(study), -1))
     alone = [torch.full_like(zero, torch.nan)]
-    rivals = [zero[torch.from_numpy(some)] for some in study.rivals(draws)] if len(study) > 1 else alone
+    rivals = [zero[torch.from_numpy(indices)] for indices in study.rivals(draws)] if len(study) > 1 else alone
     add("another relation's FFV", *rivals)
     add("random vector", *_directions(study, zero.norm(dim=1), draws, Stream.RANDOM_VECTORS))
-    for n, some in zip(study.settings.curve, few):
-        add(f"{n} pairs", some)
+    for n, indices in zip(study.settings.curve, few):
+        add(f"{n} pairs", indices)
     for key in vectors:
         if match := re.fullmatch(r"(from-\w+)-seed-(\d+)", key):
             add(deal(TUNED[match[1]], int(match[2])), vectors[key])
@@ -201,5 +201,5 @@ def _norms(vectors: Tensor) -> Tensor:
 def _directions(study: Study, norms: Tensor, draws: int, stream: Stream) -> Tensor:
     """Random vectors of given norms, `[draw, relation, d_model]`."""
     rng = generator(study.settings.split_seed, stream)
-    drawn = torch.from_numpy(rng.standard_normal((draws, len(study), study.lens.d_model))).float()
-    return norms[None, :, None] * drawn / drawn.norm(dim=2, keepdim=True)
+    noise = torch.from_numpy(rng.standard_normal((draws, len(study), study.lens.d_model))).float()
+    return norms[None, :, None] * noise / noise.norm(dim=2, keepdim=True)

@@ -170,14 +170,14 @@ def _controls(evaluation: Evaluation) -> str:
         name: row for name, row in evaluation.controls.items() if re.fullmatch(r"\d+-shot", name) and name != plain
     }
     random = {name: row for name, row in evaluation.controls.items() if name in RANDOM}
-    told = []
+    clauses = []
     for rows, call in ((shots, "{} prompting"), (random, "the best random control ({})")):
         if rows:
             name, row = max(rows.items(), key=lambda item: item[1].accuracy.value)
-            told.append(f"{call.format(name)} reaches {row.accuracy}")
+            clauses.append(f"{call.format(name)} reaches {row.accuracy}")
             if rows is random and row.accuracy_gain is not None and not row.accuracy_gain.low > 0:
-                told[-1] += ", which the vector is not shown to exceed"
-    line = "; ".join(told)
+                clauses[-1] += ", which the vector is not shown to exceed"
+    line = "; ".join(clauses)
     return f"{line[0].upper()}{line[1:]}." if line else ""
 
 
@@ -255,6 +255,6 @@ def _origin(
     if tuned is not None:
         names = {"n_pairs": "pairs", "chosen_step": "step kept", "learning_rate": "learning rate"}
         training = tuned.training or {}
-        told = {label: training[name] for name, label in names.items() if name in training}
-        facts["fine-tuned vector"] = {"layer": tuned.layer, "norm": float(tuned.vector.norm()), **told}
+        training_facts = {label: training[name] for name, label in names.items() if name in training}
+        facts["fine-tuned vector"] = {"layer": tuned.layer, "norm": float(tuned.vector.norm()), **training_facts}
     return facts | ({"versions": record["versions"]} if "versions" in record else {})
