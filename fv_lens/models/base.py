@@ -3,8 +3,8 @@
 The verbs are few: `tokens` (text to ids under the model's BOS rule), `logits` (a full forward, the slow reference),
 `prefix` (keys and values of the tokens before those of a step), `step` (a few tokens over a prefix, with hooks),
 `readout` (logits of what a step returns), `unembed` (logits of any residual), `text` (what a token reads as), `endings`
-(which tokens end an answer) and `writes` (what heads write). No module outside this room imports TransformerLens;
-`vectors.calls` and `vectors.arguments` know the names of its methods and their arguments.
+(which tokens end an answer) and `writes` (what heads write). No module outside this room knows
+TransformerLens; `calls` and `arguments` follow the methods that users call.
 """
 
 import hashlib

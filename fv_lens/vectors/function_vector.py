@@ -20,8 +20,8 @@ from ..ground.markup import bars, card, facts, side
 from ..ground.text_files import FilePath
 from ..models.base import Hook
 from ..models.lens import Lens, Model, check_layer, lens_of
+from ..models.positions import At, Prompts, as_at
 from ..models.sites import check_site
-from .positions import At, Prompts, as_at
 from .records import Vector, lineage, terms
 
 if TYPE_CHECKING:

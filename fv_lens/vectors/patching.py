@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from ..ground.errors import InputError, ParityError, finite_number
+from ..models.calls import Watch
 from ..models.lens import Lens, Model, lens_of
+from ..models.positions import At, as_at
 from ..models.replaced import add_hook
-from .calls import Watch
 from .function_vector import FunctionVector, as_vectors
-from .positions import At, as_at
 
 
 def patch(

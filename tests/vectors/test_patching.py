@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from fv_lens.models.positions import Prompts
 from fv_lens.vectors.patching import patch
-from fv_lens.vectors.positions import Prompts
 
 from .. import tiny
 from .patched import (

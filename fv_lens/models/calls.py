@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from ..ground.errors import InputError, ParityError
-from ..models.cached import check_cached_steps, is_aside
-from ..models.lens import Lens, lens_of
-from ..models.replaced import has_hooks_of_others, replace_method, uncompiled
 from .arguments import CACHES, begins_twice, input_of, past_of, shape_of, side_of
+from .cached import check_cached_steps, is_aside
 from .call_state import Calls, Generation, Hooked
 from .frames import method_at_work, methods_at_work, shared_parts
+from .lens import Lens, lens_of
 from .positions import Prompts
+from .replaced import has_hooks_of_others, replace_method, uncompiled
 
 GENERATING = ("generate", "generate_stream")
 LOCKED = ("run_with_hooks", "run_with_cache")  # these put hooks of their own on the model
