@@ -4,8 +4,8 @@ import torch
 
 from ..ground.errors import InputError, whole_number
 from ..models.lens import Model, lens_of
+from ..models.writes import writes_plainly
 from ..vectors.effects import HeadEffects
-from ..vectors.summed import writes_plainly
 
 
 @torch.no_grad()

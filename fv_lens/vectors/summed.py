@@ -4,7 +4,6 @@ One vector for all heads (`function_vector`), or one for each layer (`distribute
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -14,20 +13,14 @@ from ..datasets.prompts import FewShot, PromptTemplate, few_shot
 from ..datasets.relation_files import RelationLike, load_relation
 from ..datasets.relations import Relation
 from ..engine.batches import batch
-from ..engine.edits import RESIDUAL
 from ..engine.whatif import residuals
 from ..ground.errors import InputError, whole_number
-from ..models.base import HEAD_OUTPUT, HookFunction
 from ..models.lens import Lens, Model, check_layer, lens_of
+from ..models.writes import attention_output, writes_plainly
 from .function_vector import FunctionVector
 from .mediation import mean_head_outputs
 
-if TYPE_CHECKING:
-    from ..models.base import HookPoint
-
 Heads = Sequence[tuple[int, int]]  # (layer, head)
-# The first is before a post-attention norm or multiplier where the model has one, but not every model has the first.
-ATTENTION_OUTPUTS = ("attn.hook_out", "hook_attn_out")
 
 
 def function_vector(
@@ -104,7 +97,7 @@ def distributed_vectors(
     lens, relation = lens_of(model), load_relation(relation)
     heads = check_heads(lens, heads)
     by_layer = {layer: [head for head in heads if head[0] == layer] for layer in sorted({at for at, _ in heads})}
-    sites = [_site_of(lens, layer) for layer in by_layer]
+    sites = [attention_output(lens, layer) for layer in by_layer]
     mean_z = _checked(mean_z, lens, model, relation, template)
     return [
         FunctionVector.on(
@@ -174,96 +167,3 @@ def check_heads(lens: Lens, heads: Heads) -> tuple[tuple[int, int], ...]:
 
 def _with_heads(lens: Lens) -> str:
     return f"layers {', '.join(map(str, lens.head_layers))} have" if lens.head_layers else "no layer has any"
-
-
-def writes_plainly(lens: Lens, layer: int) -> bool:
-    """Whether the residual stream moves by what the output projection writes when a head's output moves."""
-    lens.renew()
-    known = lens.parity.plain_writes
-    if layer not in known:
-        known[layer] = _plain_in(lens, layer)
-    return known[layer]
-
-
-@torch.no_grad()
-def _plain_in(lens: Lens, layer: int) -> bool:
-    ids = torch.arange(1, 6, device=lens.device)[None] % lens.cfg.d_vocab
-    # Where blocks run attention and MLP side by side, only the block's output shows what the heads wrote.
-    names = [n for n in (f"blocks.{layer}.hook_resid_mid", f"blocks.{layer}.hook_resid_post") if n in lens.points]
-
-    def residuals(shift: Tensor) -> dict[str, Tensor]:
-        seen: dict[str, Tensor] = {}
-
-        def edit(z: Tensor, hook: "HookPoint") -> Tensor:
-            z = z.clone()
-            z[:, -1, 0] += shift.to(z)
-            return z
-
-        def see(name: str) -> HookFunction:
-            return lambda x, hook: seen.__setitem__(name, x[:, -1].float().cpu())
-
-        lens.logits(ids, torch.ones_like(ids), [(f"blocks.{layer}.{HEAD_OUTPUT}", edit), *((n, see(n)) for n in names)])
-        return seen
-
-    shift = _noise(lens.d_head)
-    moved = torch.zeros(1, lens.n_heads, lens.d_head, dtype=torch.float32, device="cpu")
-    moved[0, 0] = shift
-    write, clean = lens.writes(layer, moved)[0], residuals(torch.zeros_like(shift))
-    # Large beside the residual stream, so that the difference survives low precision.
-    scale = 10 * max(x.abs().max() for x in clean.values()) / write.abs().max()
-    after, tolerance = residuals(scale * shift), 1e-3 if lens.full_precision else 5e-2
-    errors = [(after[name] - clean[name] - scale * write).abs().max() / (scale * write).abs().max() for name in clean]
-    return bool(min(errors) <= tolerance)
-
-
-def _noise(*shape: int) -> Tensor:
-    generator = torch.Generator("cpu").manual_seed(0)
-    return torch.randn(*shape, generator=generator, dtype=torch.float32, device="cpu")
-
-
-def _site_of(lens: Lens, layer: int) -> str:
-    """The hook point of a layer where adding the heads' writes equals adding z to their outputs."""
-    lens.renew()
-    known = lens.parity.attention_outputs
-    if layer not in known:
-        known[layer] = _attention_output(lens, layer)
-    site = known[layer]
-    if site is None:
-        raise InputError(
-            f"{lens.name} has no hook point in layer {layer} between the output projection and the norm or multiplier "
-            "behind it, so what its heads write cannot be added there. A vector tuned from zero works on any model: "
-            "finetune(..., 'zero')."
-        )
-    return site
-
-
-@torch.no_grad()
-def _attention_output(lens: Lens, layer: int) -> str | None:
-    sites = [site for site in ATTENTION_OUTPUTS if f"blocks.{layer}.{site}" in lens.points]
-    z = _noise(lens.n_heads, lens.d_head)
-    write = lens.writes(layer, z[None])[0]
-    # The first row stays clean, the second has z added at `hook_z`, each other row z's write added at one site.
-    edits = [(HEAD_OUTPUT, z), *((site, write) for site in sites)]
-    ids = (torch.arange(1, 6, device=lens.device) % lens.cfg.d_vocab).expand(1 + len(edits), -1)
-
-    def residuals(scale: float | Tensor) -> Tensor:
-        seen: dict[str, Tensor] = {}
-
-        def adds(row: int, value: Tensor) -> HookFunction:
-            def edit(x: Tensor, hook: "HookPoint") -> Tensor:
-                x = x.clone()
-                x[row, -1] += (scale * value).to(x)
-                return x
-
-            return edit
-
-        hooks = [(f"blocks.{layer}.{point}", adds(row, value)) for row, (point, value) in enumerate(edits, start=1)]
-        hooks.append((f"blocks.{layer}.{RESIDUAL}", lambda x, hook: seen.update(last=x[:, -1])))
-        lens.logits(ids, torch.ones_like(ids), hooks)
-        return seen["last"].float().cpu()
-
-    # Large beside the residual stream, as in `_plain_in`.
-    clean, by_z, *by_write = residuals(10 * residuals(0.0)[0].abs().max() / write.abs().max())
-    tolerance = (1e-3 if lens.full_precision else 5e-2) * (by_z - clean).abs().max()
-    exact = [site for site, x in zip(sites, by_write) if 0 < tolerance and (x - by_z).abs().max() <= tolerance]
-    return exact[0] if exact else None

@@ -14,13 +14,13 @@ from fv_lens.ground import scores
 from fv_lens.ground.errors import InputError
 from fv_lens.ground.markup import decimals
 from fv_lens.models.lens import lens_of
+from fv_lens.models.writes import writes_plainly
 from fv_lens.plots.heads import head_effects
 from fv_lens.studies.page.head_map import EMBEDDED, head_map
 from fv_lens.studies.page.parts import N_SHADES, write_page
 from fv_lens.vectors.effects import HeadEffects, mean_effects
 from fv_lens.vectors.function_vector import FunctionVector
 from fv_lens.vectors.mediation import mean_head_outputs
-from fv_lens.vectors.summed import writes_plainly
 
 from ..plots.test_figures import HOSTILE, made_effects
 from .test_report import Page

@@ -26,12 +26,13 @@ from ...ground.errors import InputError
 from ...ground.progress import no_progress, progress_bar
 from ...ground.scores import Score, clustered_mean
 from ...models.lens import Lens, Model, lens_of
+from ...models.writes import writes_plainly
 from ...vectors.effects import mean_effects
 from ...vectors.function_vector import FunctionVector
 from ...vectors.lessons import Lesson, tune_lessons
 from ...vectors.mediation import indirect_effects, mean_head_outputs
 from ...vectors.optimizer import STEPS, Tuning
-from ...vectors.summed import Heads, function_vector, residual_difference, writes_plainly
+from ...vectors.summed import Heads, function_vector, residual_difference
 
 KINDS = ("FFV", "FV", "mean difference")
 HALVES = ("all", "half 0", "half 1")
