@@ -142,9 +142,9 @@ class _Asker:
                 continue
             if not depends and name != self.libraries[0]:
                 continue
-            of = [how.of(q.kin) for q in questions] if isinstance(how, Folded) and LIBRARIES[name] else whole
+            settings = [how.of(q.kin) for q in questions] if isinstance(how, Folded) and LIBRARIES[name] else whole
             row = Row(title, name if depends else "", prompt)
-            whatifs[row] = composer.library.edit(composer.vectors(of, may[composer, name]))
+            whatifs[row] = composer.library.edit(composer.vectors(settings, may[composer, name]))
         places: dict[str | None, int] = {name: i for i, name in enumerate(self.library.names)}
         rows = [places.get(question.relation, -1) for question in questions]
         if max(rows, default=-1) >= 0:
@@ -171,9 +171,9 @@ class _Asker:
         places = [i for i, question in enumerate(questions) if question.right is not None]
         if not places:
             return {}
-        some = [questions[i] for i in places]
+        with_choices = [questions[i] for i in places]
         measured: dict[Row, dict[str, np.ndarray]] = {}
-        right = [question.right for question in some]
+        right = [question.right for question in with_choices]
 
         def marks(values: Sequence[np.ndarray], known: np.ndarray | None = None) -> np.ndarray:
             """Whether the right choice alone scores highest."""
@@ -185,17 +185,17 @@ class _Asker:
             return marked
 
         for n_shots, prompt in enumerate(("zero-shot", "one-shot", "sentence")):
-            rows, forth = self._choice_scores(some, n_shots, prompt, progress)
-            _, back = self._choice_scores([question.reversed() for question in some], n_shots, prompt, progress)
+            rows, forth = self._choice_scores(with_choices, n_shots, prompt, progress)
+            _, back = self._choice_scores([question.reversed() for question in with_choices], n_shots, prompt, progress)
             for j, row in enumerate(rows):
-                known = self._known(row, some)
+                known = self._known(row, with_choices)
                 measures = {"choice": marks([x[:, j] for x in forth], known)}
                 if row.method != TRUE:
                     measures["choice_both_ways"] = marks([x[:, j] + y[:, j] for x, y in zip(forth, back)], known)
                 if j:
                     measures["choice_minus_plain"] = marks([x[:, j] - x[:, 0] for x in forth], known)
                 measured[row] = measures
-        return measured | self._profiles(some, marks)
+        return measured | self._profiles(with_choices, marks)
 
     def _choice_scores(
         self, questions: Sequence[Question], n_shots: int, prompt: str, progress: Progress
@@ -221,11 +221,11 @@ class _Asker:
         how = METHODS["posterior"]
         for name in self.libraries:
             may = self._allowed(self.library, questions, LIBRARIES[name])
-            source_weights, theirs = (
+            source_weights, target_weights = (
                 weights_of(sources.log_probs, how, may),
                 weights_of(targets.log_probs, how, may[owner]),
             )
-            cosine = torch.cosine_similarity(source_weights[owner], theirs).numpy()
+            cosine = torch.cosine_similarity(source_weights[owner], target_weights).numpy()
             profiles[Row(PROFILES, name)] = {"choice": marks(np.split(cosine, ends))}
         return profiles
 

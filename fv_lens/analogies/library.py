@@ -132,7 +132,10 @@ def allowed(
             return relation
         return family or (None if relation is None else families.get(relation, relation))
 
-    of = [kind(fv.relation or name) for name, fv in zip(library.names, library.vectors)]
+    vector_kinds = [kind(fv.relation or name) for name, fv in zip(library.names, library.vectors)]
     pair_kinds = [kind(relation, family) for relation, family in zip(relations, own or [None] * len(relations))]
-    kept = [[exclude is None or pair_kind is None or pair_kind != other for other in of] for pair_kind in pair_kinds]
+    kept = [
+        [exclude is None or pair_kind is None or pair_kind != other for other in vector_kinds]
+        for pair_kind in pair_kinds
+    ]
     return torch.tensor(kept, device="cpu").reshape(len(relations), len(library))

@@ -55,21 +55,21 @@ def generate(
     pairs = {relation.name: getattr(relation.split(seed), part).pairs for relation in listed}
     questions = []
     for relation in listed:
-        family, found = relation.family or relation.name, []
+        family, current = relation.family or relation.name, []
         for first, second in _meetings(pairs[relation.name], relation.name, seed):
             (a, (b, *_)), (c, answers) = first, second
             if len({a, b, c, *answers}) == 3 + len(answers):
-                found.append(Question((a, b), target=c, answers=answers, relation=relation.name, family=family))
-            if len(found) == n_each:
+                current.append(Question((a, b), target=c, answers=answers, relation=relation.name, family=family))
+            if len(current) == n_each:
                 break
         else:
             raise InputError(
-                f"The {part} part of relation {relation.name!r} gives {len(found)} questions without repeated words, "
+                f"The {part} part of relation {relation.name!r} gives {len(current)} questions without repeated words, "
                 f"of {n_each} asked for; ask for fewer, or give a relation of more pairs."
             )
         if n_wrong:
-            found = [_with_wrong(question, listed, pairs, n_wrong, seed) for question in found]
-        questions += found
+            current = [_with_wrong(question, listed, pairs, n_wrong, seed) for question in current]
+        questions += current
     return questions
 
 

@@ -92,8 +92,10 @@ def halves(relations: Mapping[str, RatedRelation], seed: int = 0) -> dict[str, d
         half.update(dict.fromkeys(words, int(second)))
         for code, _ in words:
             surplus[code] += -1 if second else 1
-    placed = {code: {pair: half[code, pair[0]] for pair in relation.pairs} for code, relation in relations.items()}
-    return {code: {pair[::-1]: place for pair, place in pairs.items()} | pairs for code, pairs in placed.items()}
+    half_of_pair = {
+        code: {pair: half[code, pair[0]] for pair in relation.pairs} for code, relation in relations.items()
+    }
+    return {code: {pair[::-1]: place for pair, place in pairs.items()} | pairs for code, pairs in half_of_pair.items()}
 
 
 def load_semeval(folder: FilePath) -> dict[str, RatedRelation]:

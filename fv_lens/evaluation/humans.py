@@ -77,16 +77,16 @@ def compare_to_humans(
     Source: Mantel 1967 (Cancer Research 27, 209-220) for the test.
     """
     similarity = vectors if isinstance(vectors, Similarity) else similarity_matrix(vectors, metric, center)
-    vector_values, theirs = similarity.select(human.names).values, human.values
+    vector_values, human_values = similarity.select(human.names).values, human.values
     if len(human.names) < 4:
         raise InputError(f"People rated {len(human.names)} relations; a rank correlation over them takes four or more.")
-    rho = matrix_rho(vector_values, theirs)
+    rho = matrix_rho(vector_values, human_values)
     if np.isnan(rho):  # no permutation beats NaN, so that p would be the smallest possible
         raise InputError("Spearman's rho is undefined: the vectors or the ratings are all alike or missing.")
-    p = mantel_p(vector_values, theirs, n_permutations, seed)
-    low, high = rho_interval(vector_values, theirs)
-    n_cells = int(np.isfinite(theirs[np.triu_indices(len(theirs), 1)]).sum())
-    return HumanComparison(rho, p, low, high, len(theirs), n_cells, human.ceiling)
+    p = mantel_p(vector_values, human_values, n_permutations, seed)
+    low, high = rho_interval(vector_values, human_values)
+    n_cells = int(np.isfinite(human_values[np.triu_indices(len(human_values), 1)]).sum())
+    return HumanComparison(rho, p, low, high, len(human_values), n_cells, human.ceiling)
 
 
 def difference(first: Similarity, second: Similarity, human: HumanMatrix, level: float = 0.95) -> Score:

@@ -81,9 +81,9 @@ def similarity_matrix(
                 f"{first!r} has {len(reference.vector)} numbers and {name!r} {len(fv.vector)}; they must agree."
             )
         for what in ("model", "layer", "site", "token", "processing", "bos"):
-            value, theirs = getattr(fv, what), getattr(reference, what)
-            if value != theirs:
-                raise InputError(f"Vectors of {what} {theirs!r} ({first!r}) and {value!r} ({name!r}) do not compare.")
+            value, expected = getattr(fv, what), getattr(reference, what)
+            if value != expected:
+                raise InputError(f"Vectors of {what} {expected!r} ({first!r}) and {value!r} ({name!r}) do not compare.")
     matrix = np.stack([fv.vector.double().numpy() for fv in vectors.values()])
     matrix = matrix - matrix.mean(0) if center else matrix
     if metric == "cosine":

@@ -72,8 +72,13 @@ def save(path: FilePath, kind: str, tensors: Mapping[str, Tensor], record: Mappi
 
     Equal content makes equal bytes.
     """
-    tensors, said = {name: tensor.contiguous() for name, tensor in tensors.items()}, json.dumps(record)
-    text = {"kind": f"fv_lens.{kind}", "format": FORMAT, "record": said, "sha256": _digest(kind, tensors, said)}
+    tensors, record_text = {name: tensor.contiguous() for name, tensor in tensors.items()}, json.dumps(record)
+    text = {
+        "kind": f"fv_lens.{kind}",
+        "format": FORMAT,
+        "record": record_text,
+        "sha256": _digest(kind, tensors, record_text),
+    }
     with written_whole(path) as partial:
         save_file(tensors, partial, metadata=text)
         _sort_header(partial)

@@ -199,10 +199,10 @@ def _take_over(folder: Path, manifest: dict[str, Any], remedy: str) -> None:
     file = folder / FILES[0]
     if _digest_of_tensors(file) != WEIGHTS_XXH3:
         raise InputError(f"{file} does not hold the weights of the default model; {remedy}")
-    made = folder / f".{MANIFEST}.{os.getpid()}"
+    partial = folder / f".{MANIFEST}.{os.getpid()}"
     with contextlib.suppress(OSError):  # a cache for many that this user may not write to
-        made.write_text(json.dumps(manifest | {HASHES: _hashes(folder)}, indent=2) + "\n")
-        os.replace(made, folder / MANIFEST)
+        partial.write_text(json.dumps(manifest | {HASHES: _hashes(folder)}, indent=2) + "\n")
+        os.replace(partial, folder / MANIFEST)
 
 
 def _hashes(folder: Path) -> dict[str, str]:

@@ -36,8 +36,8 @@ def training(records: Mapping[str, pd.DataFrame]) -> go.Figure:
     records = {name: record[list(COLUMNS)].astype(float) for name, record in records.items()}
     validation = {name: record.dropna(subset="validation_loss") for name, record in records.items()}
 
-    figure, one = go.Figure(), len(records) == 1
-    for at, (name, record) in enumerate(() if one else validation.items()):
+    figure, is_single = go.Figure(), len(records) == 1
+    for at, (name, record) in enumerate(() if is_single else validation.items()):
         figure.add_scatter(
             x=record.step, y=record.validation_loss, mode="lines", line=dict(color=tint(ACCENT, 0.28), width=1),
             name="validation, each relation", legendgroup="each", showlegend=not at, hoverinfo="text",
@@ -50,9 +50,9 @@ def training(records: Mapping[str, pd.DataFrame]) -> go.Figure:
     ):
         mean = _mean({name: record.set_index("step")[part] for name, record in curves.items()})
         figure.add_scatter(
-            x=mean.index, y=mean, mode="lines", name=f"{label}{', mean' * (not one)}",
+            x=mean.index, y=mean, mode="lines", name=f"{label}{', mean' * (not is_single)}",
             line=dict(color=colour, width=3, dash=dash), hoverinfo="text",
-            text=[_hover(next(iter(curves)) if one else f"mean of {len(curves)} relations", label, *point)
+            text=[_hover(next(iter(curves)) if is_single else f"mean of {len(curves)} relations", label, *point)
                   for point in mean.items()],
         )  # fmt: skip
     kept = [(name, *point) for name, record in validation.items()
@@ -66,8 +66,8 @@ def training(records: Mapping[str, pd.DataFrame]) -> go.Figure:
     figure.update_xaxes(title="step", range=[-0.02 * most, 1.02 * most])
     figure.update_yaxes(title="loss (nats)", title_standoff=6, rangemode="tozero")
     details = ["mean negative log-probability of the right answer"]
-    what = next(iter(records)) if one else number(len(records), "relation")
-    return finish(figure, f"Fine-tuning{f' of {what}' * bool(what)}", details, 340, 860, n_labels=4 - one)
+    what = next(iter(records)) if is_single else number(len(records), "relation")
+    return finish(figure, f"Fine-tuning{f' of {what}' * bool(what)}", details, 340, 860, n_labels=4 - is_single)
 
 
 def _mean(losses: Mapping[str, pd.Series]) -> pd.Series:

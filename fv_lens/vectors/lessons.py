@@ -81,13 +81,13 @@ def tune_lessons(
             tasks[i] = lesson.task(lens, template)
         except InputError as error:
             errors[i] = error
-    made = {}
+    by_layer = {}
     for layer in layers:
         title = description or _title(lessons, how, layer, layers)
         results = tune(lens, list(tasks.values()), layer, how, title) if tasks else []
         vectors = {i: _vector(lens, lessons[i], tasks[i], result, layer, how) for i, result in zip(tasks, results)}
-        made[layer] = [(errors | vectors)[i] for i in range(len(lessons))]
-    return made
+        by_layer[layer] = [(errors | vectors)[i] for i in range(len(lessons))]
+    return by_layer
 
 
 def best_layer(by_layer: Mapping[int, Sequence[FunctionVector | InputError]]) -> tuple[int, dict[int, float]]:

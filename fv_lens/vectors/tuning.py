@@ -137,10 +137,10 @@ def finetune_all(
     grid = layer_grid(lens, DEPTHS) if layer is None else list(layer) if isinstance(layer, Sequence) else [layer]
     if not grid:
         raise InputError("layer is an empty list; give at least one layer, or None for the usual ones.")
-    found = tune_lessons(lens, list(lessons.values()), grid, how)
-    best, losses = best_layer(found)
+    by_layer = tune_lessons(lens, list(lessons.values()), grid, how)
+    best, losses = best_layer(by_layer)
     vectors = {}
-    for name, result in zip(lessons, found[best]):
+    for name, result in zip(lessons, by_layer[best]):
         if isinstance(result, InputError):
             errors[name] = result
         else:

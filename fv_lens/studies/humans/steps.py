@@ -142,16 +142,16 @@ def compare(
     lens = lens_of(model)
     if missing := [code for code in ratings.relations if code not in relations]:
         raise InputError(f"People rated relation {missing[0]!r}, of which there is no vector.")
-    human, placed = ratings.matrix(seed=seed), halves(relations, seed)
-    parts = _half_matrices(ratings, placed, human)
+    human, half_of_pair = ratings.matrix(seed=seed), halves(relations, seed)
+    parts = _half_matrices(ratings, half_of_pair, human)
     comparisons = {}
     for kind, made in progress_bar(vectors.items(), desc="against people", unit="kind of vectors"):
         similarities = {half: similarity_matrix(by_code) for half, by_code in made.items()}
         comparisons[kind] = Comparison(
             compare_to_humans(similarities["all"], human, seed),
             crossed([(similarities[f"half {h}"], parts[1 - h]) for h in (0, 1)]),
-            _pair_level(lens, made, ratings, placed),
-            *typicality(lens, made, relations, placed),
+            _pair_level(lens, made, ratings, half_of_pair),
+            *typicality(lens, made, relations, half_of_pair),
             similarities["all"].select(human.names),
         )
     return comparisons

@@ -110,10 +110,10 @@ def write_table_report(
     captions = dict(CAPTIONS)
     if decoding is not None and "decoding" in figures and decoding.relation.nunique() == 1:
         captions["decoding"] = CAPTIONS["decoding, alone"]
-    drawn = {name: page.figure(name, of, captions[name]) for name, of in figures.items()}
+    figures_html = {name: page.figure(name, of, captions[name]) for name, of in figures.items()}
 
     def some(*names: str) -> Markup:
-        return Markup("").join(drawn[name] for name in names if name in drawn)
+        return Markup("").join(figures_html[name] for name in names if name in figures_html)
 
     facts = {**summary, **({"command": command} if command else {})}
     parts = [

@@ -190,10 +190,10 @@ class Study:
         """
         if len(self) == 1:
             raise InputError(f"The study has one relation, {self.names[0]!r}; give two or more to compare.")
-        rng, drawn = generator(self.settings.split_seed, Stream.RIVALS), []
+        rng, draws_by_relation = generator(self.settings.split_seed, Stream.RIVALS), []
         for others in map(self.others, range(len(self))):
-            drawn.append(rng.choice(others, draws, replace=len(others) < draws))
-        return np.array(drawn).T
+            draws_by_relation.append(rng.choice(others, draws, replace=len(others) < draws))
+        return np.array(draws_by_relation).T
 
     def others(self, r: int) -> list[int]:
         """Indices of the relations of other families than relation `r`'s; of all others if there is one family.

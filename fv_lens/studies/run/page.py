@@ -86,20 +86,20 @@ def write_report(
     captions = dict(CAPTIONS)
     if words is not None and "words" in figures:
         captions["words"] += f" {NAMES_SHOWN if words.is_name.any() else NO_NAMES}"
-    drawn = {name: page.figure(name, figure, captions[name]) for name, figure in figures.items()}
+    figures_html = {name: page.figure(name, figure, captions[name]) for name, figure in figures.items()}
     if effects is not None:
         shown = head_map(effects, vector.heads if vector else (), head_words)
-        drawn["heads"] = Markup('<div id="heads">{}</div>').format(shown)
+        figures_html["heads"] = Markup('<div id="heads">{}</div>').format(shown)
 
     short = _in_short(effects, evaluation, vector, tuned, tuned_evaluation)
     facts = {**_origin(effects, sweep, vector, tuned), **summary, **({"command": command} if command else {})}
     parts = [
         page.in_short(short),
-        page.section("Effect of each head", drawn.get("heads", ""), _strongest(effects), note=CAPTIONS["heads"]),
-        page.section("Layer and strength", drawn.get("layers", "")),
-        page.section("Words completed", drawn.get("completion", "")),
-        page.section("Fine-tuning", drawn.get("tuned", ""), drawn.get("training", "")),
-        page.section("What the vectors say", drawn.get("words", "")),
+        page.section("Effect of each head", figures_html.get("heads", ""), _strongest(effects), note=CAPTIONS["heads"]),
+        page.section("Layer and strength", figures_html.get("layers", "")),
+        page.section("Words completed", figures_html.get("completion", "")),
+        page.section("Fine-tuning", figures_html.get("tuned", ""), figures_html.get("training", "")),
+        page.section("What the vectors say", figures_html.get("words", "")),
         _table(f"All numbers{', summed vector' * bool(vector and vector.heads)}", evaluation),
         _table("All numbers, tuned vector", tuned_evaluation),
         page.how_made(facts),
