@@ -67,11 +67,11 @@ class Prompts:
             return replace(self, marks=self._table(at.cpu(), rows, past))
         if at.dim() == 1 and len(at) != rows:
             raise InputError(f"at names {len(at)} columns and the batch has {rows} rows; give a column for each row.")
-        given = at.cpu().expand(rows)
-        columns = torch.where(given < 0, last + 1 + given, given)
+        request = at.cpu().expand(rows)
+        columns = torch.where(request < 0, last + 1 + request, request)
         for row in ((columns < 0) | (columns > last)).nonzero()[:1, 0].tolist():
             raise InputError(
-                f"at is {int(given[row])}, and the last token of row {row} stands in column {int(last[row])}; give a "
+                f"at is {int(request[row])}, and the last token of row {row} stands in column {int(last[row])}; give a "
                 "column from 0 to there, cached tokens and padding counted, or count from the end: -1 is the last."
             )
         self._check_padding(torch.arange(self.end) == columns[:, None])
