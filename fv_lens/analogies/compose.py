@@ -43,7 +43,7 @@ def weights_of(
     """
     plain, scores = log_probs[:, :1], log_probs[:, 1:]
     allowed = torch.ones_like(scores, dtype=torch.bool) if allowed is None else allowed
-    _check_some(allowed)
+    _check_not_empty(allowed)
     flat = allowed / allowed.sum(1, keepdim=True)
     if how.weighting == "uniform":
         return flat
@@ -57,7 +57,7 @@ def weights_of(
     return (hidden / how.temperature).softmax(1)
 
 
-def _check_some(allowed: Bool[Tensor, "pair vector"]) -> None:
+def _check_not_empty(allowed: Bool[Tensor, "pair vector"]) -> None:
     if not allowed.any(1).all():
         raise InputError("Without a pair's own relation or family no vector is left; give more relations.")
 
@@ -136,7 +136,7 @@ class Composer:
             if allowed is None
             else allowed
         )
-        _check_some(allowed)
+        _check_not_empty(allowed)
         key = allowed.numpy().tobytes()
         if key not in self._fitted:
             self._fitted[key] = fitted_weights(self.lens, self.library, self.sources.select(self.place), allowed)
@@ -162,7 +162,7 @@ class Composer:
         if len(each) != len(self.place):
             raise InputError(f"There are {len(each)} settings for {len(self.place)} pairs; give one for each, or one.")
         composites = torch.zeros(len(self.place), self.lens.d_model, **CPU_FLOAT32)
-        for settings, indices in _alike(each):
+        for settings, indices in _grouped(each):
             for name, part in (("shared", settings.shared), ("start", settings.start)):
                 if part is not None and part.shape != composites.shape[1:]:
                     raise InputError(
@@ -198,7 +198,7 @@ class Composer:
         return torch.stack([self._parts[key][steps] for key in keys])
 
 
-def _alike(each: Sequence[Composition]) -> list[tuple[Composition, list[int]]]:
+def _grouped(each: Sequence[Composition]) -> list[tuple[Composition, list[int]]]:
     """The settings, each once, with the places that have them."""
     places: dict[int, list[int]] = {}
     for i, settings in enumerate(each):

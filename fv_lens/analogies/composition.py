@@ -67,13 +67,15 @@ class Composition:
         return f"Composition({self._in_short})"
 
     def _repr_html_(self) -> str:
-        return card("Composition", self.weighting, facts(self._told()), note="Settings not listed are the defaults.")
+        return card(
+            "Composition", self.weighting, facts(self._changed_settings()), note="Settings not listed are the defaults."
+        )
 
     @property
     def _in_short(self) -> str:
-        return ", ".join(f"{name}={value!r}" for name, value in self._told().items())
+        return ", ".join(f"{name}={value!r}" for name, value in self._changed_settings().items())
 
-    def _told(self) -> dict[str, Any]:
+    def _changed_settings(self) -> dict[str, Any]:
         """The weighting and the settings that differ from the defaults; vectors by their shape."""
         settings = {part.name: (getattr(self, part.name), part.default) for part in fields(self)}
         changed = {

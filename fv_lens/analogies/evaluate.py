@@ -158,7 +158,7 @@ class _Asker:
         rows: dict[Row, dict[str, np.ndarray]] = {}
         for n_shots, prompt in enumerate(("zero-shot", "one-shot", "sentence")):
             whatifs = {} if prompt == "sentence" else self.whatifs(questions, n_shots)
-            prompts = batch(self.lens, [_asked(question, prompt) for question in questions], self._template(prompt))
+            prompts = batch(self.lens, [_prompt(question, prompt) for question in questions], self._template(prompt))
             measured = completions(self.lens, prompts, list(whatifs.values()), progress)
             for i, row in enumerate([Row(PROMPT_ONLY, "", prompt), *whatifs]):
                 values = (measured.right[:, i], measured.rank[:, i] == 0, measured.log_prob[:, i])
@@ -237,7 +237,7 @@ class _Asker:
         return SENTENCE if prompt == "sentence" else self.template
 
 
-def _asked(question: Question, prompt: str) -> FewShot:
+def _prompt(question: Question, prompt: str) -> FewShot:
     if prompt == "sentence":
         target, answers = question.completion
         return FewShot(_sentence(question.source, target), answers)

@@ -171,7 +171,7 @@ def fit_compositions(
             each = [settings[0 if exclude is None else 1 + fold] for fold in fold_of_question.tolist()]
             whatifs.append(library.edit(composer.vectors(each if exclude else settings[0], may)))
         quality[exclude] = completions(lens, prompts, whatifs).rows(slice(1, None))
-    return _chosen(every, settings_by_fold, quality, fold_of_question, folds)
+    return _best_settings(every, settings_by_fold, quality, fold_of_question, folds)
 
 
 def folds_of(questions: Sequence[Question], n_folds: int, seed: int = 0) -> dict[str, int]:
@@ -235,7 +235,7 @@ def _shared(
     return torch.stack(vectors)
 
 
-def _chosen(
+def _best_settings(
     every: Sequence[tuple[str, Composition]],
     settings_by_fold: Sequence[Sequence[Composition]],
     quality: Mapping[Exclusion | None, Completions],
@@ -256,14 +256,14 @@ def _chosen(
         best = {fold: max(candidates, key=lambda i: mean[i]) for fold, mean in means.items()}
         settings = tuple(settings_by_fold[best[fold]][1 + fold] for fold in range(folds.n))
         accuracy, log_prob = means[-1][best[-1]]
-        tried: dict[str, Any] = {"accuracy": accuracy, "log_prob": log_prob, "chosen": _told(*every[best[-1]])}
+        tried: dict[str, Any] = {"accuracy": accuracy, "log_prob": log_prob, "chosen": _summary(*every[best[-1]])}
         if folds.n:
             left_out = [
                 quality["family"].prompts(fold_of_question == fold).rows([best[fold]]) for fold in range(folds.n)
             ]
             accuracy, log_prob = _means(Completions.joined(left_out))[0]
             tried["family left out"] = {"accuracy": accuracy, "log_prob": log_prob}
-            tried["family left out"]["chosen"] = [_told(*every[best[fold]]) for fold in range(folds.n)]
+            tried["family left out"]["chosen"] = [_summary(*every[best[fold]]) for fold in range(folds.n)]
         return Folded(settings_by_fold[best[-1]][0], settings, folds.of, tried)
 
     fitted = {name: folded([i for i, (other, _) in enumerate(every) if other == name]) for name in names}
@@ -277,7 +277,7 @@ def _means(measured: Completions) -> list[tuple[float, float]]:
     return list(zip(measured.right.mean(0).round(9).tolist(), measured.log_prob.mean(0).round(9).tolist()))
 
 
-def _told(name: str, how: Composition) -> str:
+def _summary(name: str, how: Composition) -> str:
     """Settings in words."""
     parts = [f"T = {how.temperature:g}, scale {how.scale:g}"] if how.uses_library else []
     parts += [f"{how.pair_steps} steps x {how.pair_scale:g}"] if how.pair_steps else []

@@ -63,7 +63,7 @@ class AnalogyAnswer:
     def to_frame(self) -> pd.DataFrame:
         """One line per completion, or per choice: what it is, with the vector, without it."""
         if self.choices:
-            shown = list(zip(map(_shown, self.choices), self.scores, self.plain_scores))
+            shown = list(zip(map(_choice_text, self.choices), self.scores, self.plain_scores))
             return pd.DataFrame(shown, columns=["choice", "score", "plain_score"])
         plain = dict(self.plain_completions)
         lines = [(word, log_prob, plain.get(word, np.nan)) for word, log_prob in self.completions]
@@ -72,13 +72,13 @@ class AnalogyAnswer:
     def __repr__(self) -> str:
         best = [word for word, _ in self.completions[:1]]
         if self.choice is not None:
-            best = [_shown(self.choices[self.choice])]
+            best = [_choice_text(self.choices[self.choice])]
         return f"AnalogyAnswer({', '.join(map(repr, [self.asked, *best]))})"
 
     def _repr_html_(self) -> str:
         columns = {"with the vector": self.completions, "without": self.plain_completions}
         choices = [
-            (_shown(choice), score, plain, i == self.choice, i == self.plain_choice)
+            (_choice_text(choice), score, plain, i == self.choice, i == self.plain_choice)
             for i, (choice, score, plain) in enumerate(zip(self.choices, self.scores, self.plain_scores))
         ]
         return display.answer(self.asked, self.weights, columns, choices)
@@ -96,7 +96,7 @@ class AnalogyAnswer:
                 lines.append(f"{title:<13}" + ", ".join(f"{word} {np.exp(value):.2f}" for word, value in words))
         for i, (choice, score, plain) in enumerate(zip(self.choices, self.scores, self.plain_scores)):
             marks = "*" * (i == self.choice) + " (without)" * (i == self.plain_choice)
-            lines.append(f"  {_shown(choice):<24}{score:8.2f}{plain:8.2f}  {marks}".rstrip())
+            lines.append(f"  {_choice_text(choice):<24}{score:8.2f}{plain:8.2f}  {marks}".rstrip())
         return "\n".join(lines)
 
 
@@ -194,14 +194,14 @@ def likeliest(lens: Lens, text: str, whatifs: Sequence[WhatIf], k: int) -> Words
     while open_words:
         tails = {key: value for key, value in open_words.items() if not lens.endings[value[0][-1]]}
         for key in open_words.keys() - tails.keys():
-            _keep(lens, words, open_words[key][0][:-1], open_words[key][1])
+            _add_word(lens, words, open_words[key][0][:-1], open_words[key][1])
         open_words = {}
         if not tails:
             break
         follow = top([tail for tail, _ in tails.values()])[:, 0]
         for (key, (tail, value)), (more, token) in zip(tails.items(), follow):
             if len(tail) == MOST_TOKENS:
-                _keep(lens, words, tail, value)
+                _add_word(lens, words, tail, value)
             else:
                 ends = bool(lens.endings[int(token)])
                 open_words[key] = (tail + [int(token)], value + (0.0 if ends else float(more)))
@@ -209,7 +209,7 @@ def likeliest(lens: Lens, text: str, whatifs: Sequence[WhatIf], k: int) -> Words
     return tuple((word, round(value, 6)) for word, value in ranked if word)[:k]
 
 
-def _keep(lens: Lens, words: dict[str, float], tokens: list[int], log_prob: float) -> None:
+def _add_word(lens: Lens, words: dict[str, float], tokens: list[int], log_prob: float) -> None:
     word = "".join(lens.text(token) for token in tokens).strip()
     words[word] = float(np.logaddexp(words.get(word, -np.inf), log_prob))
 
@@ -231,5 +231,5 @@ def _choice_pairs(target: Any, choices: Any) -> list[tuple[Any, Any]]:
     return [(target or "", choice) if isinstance(choice, str) else (choice[0], choice[1]) for choice in choices]
 
 
-def _shown(choice: Choice) -> str:
+def _choice_text(choice: Choice) -> str:
     return choice if isinstance(choice, str) else " : ".join(choice)

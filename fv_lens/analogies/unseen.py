@@ -34,7 +34,7 @@ def unseen(
     pairs: set[frozenset[str]] = set()
     own: dict[str | None, Relation] = {relation.name: relation for relation in relations}
     bundled: dict[str | None, Relation] = {name: load_relation(name) for name in relation_names()}
-    for name, tuned in _tuned(fv.record for fv in vectors):
+    for name, tuned in _tuned_words(fv.record for fv in vectors):
         words[name].update(word.casefold() for word in tuned)
         for relation in (own.get(name), bundled.get(name)):
             answers = relation.answers if relation else {}
@@ -50,9 +50,9 @@ def unseen(
     return [q for out, q in parted if not out], [q for out, q in parted if out]
 
 
-def _tuned(records: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str | None, list[str]]]:
+def _tuned_words(records: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str | None, list[str]]]:
     """The relation and the first words of what each vector, and each it was combined from, was tuned on."""
     for record in records:
         training = record["training"] or {}
         yield record["relation"], [*training.get("train_words", ()), *training.get("validation_words", ())]
-        yield from _tuned(parent for _, parent in record["parents"])
+        yield from _tuned_words(parent for _, parent in record["parents"])

@@ -56,7 +56,7 @@ def generate(
     questions = []
     for relation in listed:
         family, current = relation.family or relation.name, []
-        for first, second in _meetings(pairs[relation.name], relation.name, seed):
+        for first, second in _pairings(pairs[relation.name], relation.name, seed):
             (a, (b, *_)), (c, answers) = first, second
             if len({a, b, c, *answers}) == 3 + len(answers):
                 current.append(Question((a, b), target=c, answers=answers, relation=relation.name, family=family))
@@ -68,17 +68,17 @@ def generate(
                 f"of {n_each} asked for; ask for fewer, or give a relation of more pairs."
             )
         if n_wrong:
-            current = [_with_wrong(question, listed, pairs, n_wrong, seed) for question in current]
+            current = [_with_foils(question, listed, pairs, n_wrong, seed) for question in current]
         questions += current
     return questions
 
 
-def _meetings(pairs: Sequence[Pair], name: str, seed: int) -> list[tuple[Pair, Pair]]:
+def _pairings(pairs: Sequence[Pair], name: str, seed: int) -> list[tuple[Pair, Pair]]:
     """Every two pairs, both ways round, in an order of their own for each seed."""
     return sorted(permutations(pairs, 2), key=lambda two: digest(seed, name, two[0][0], two[1][0]))
 
 
-def _with_wrong(
+def _with_foils(
     question: Question, relations: Sequence[Relation], pairs: Mapping[str, Sequence[Pair]], n_wrong: int, seed: int
 ) -> Question:
     """The question with the usual answer and `n_wrong` words that are wrong for C, to choose from."""

@@ -27,7 +27,7 @@ def split_questions(questions: Sequence[Question], seed: int = 0) -> Questions:
     """
     seed = whole_number("seed", seed, least=0)
     groups = defaultdict(list)
-    for group in _sharing(questions):
+    for group in _groups_by_pair(questions):
         mark = min(digest(seed, questions[i].identity) for i in group)
         groups[min(questions[i].relation or "" for i in group)].append((-len(group), mark, group))
     part_of, owed = {}, [0.0, 0.0, 0.0]
@@ -54,7 +54,7 @@ def seen(question: Question, pairs: Iterable[tuple[str, str]]) -> bool:
     return not question.used.isdisjoint(unordered(*pair) for pair in pairs)
 
 
-def _sharing(questions: Sequence[Question]) -> list[list[int]]:
+def _groups_by_pair(questions: Sequence[Question]) -> list[list[int]]:
     """The places of the questions, in groups that shared pairs hold together."""
     group = {pair: {pair} for question in questions for pair in question.used}
     for question in questions:

@@ -72,15 +72,15 @@ def completions(
     for members in _by_length([0 if alike else len(listed[0]) for listed in prompts.answers]):
         answers: list[tuple[int, ...]] = [prompts.answers[i][0] for i in members] if few else [()] * len(members)
         beginning = _beginning(first[members].to(lens.device), prompts.answer_ids[members].to(lens.device))
-        measured = _ask(lens, prompts, members, answers, whatifs, _both(beginning, _whole(lens, answers)))
+        measured = _measure(lens, prompts, members, answers, whatifs, _concatenated(beginning, _whole(lens, answers)))
         rank[members], first_log_prob[members], top[members], log_prob[members] = measured[..., :4].transpose(2, 0, 1)
         if few:
             log_prob[members], right[members] = measured[..., 4], measured[..., 5] > 0
         if progress:
             progress(len(members))
-    for members, answers, rows in _open(prompts, top, done=few):
+    for members, answers, rows in _open_items(prompts, top, done=few):
         of_rows = [whatifs[row - 1] for row in rows if row]
-        measured = _ask(lens, prompts, members, answers, of_rows, _whole(lens, answers))
+        measured = _measure(lens, prompts, members, answers, of_rows, _whole(lens, answers))
         columns = [0, *(row for row in rows if row)]
         for k, (i, answer) in enumerate(zip(members, answers)):
             right[i, columns] |= measured[k, :, 1] > 0
@@ -95,7 +95,7 @@ def rows_of(whatifs: Mapping[str, Sequence[WhatIf]]) -> dict[str, list[int]]:
     return {name: list(range(start, end)) for name, start, end in zip(whatifs, ends, ends[1:])}
 
 
-def _open(
+def _open_items(
     prompts: PromptBatch, top: np.ndarray, done: bool
 ) -> Iterator[tuple[list[int], list[tuple[int, ...]], list[int]]]:
     """(prompt indices, answers, rows) still to be run, by answer length; `done`: whether first answers are done."""
@@ -121,7 +121,7 @@ def _open(
         )
 
 
-def _ask(
+def _measure(
     lens: Lens,
     prompts: PromptBatch,
     members: Sequence[int],
@@ -186,7 +186,7 @@ def _whole(lens: Lens, answers: Sequence[tuple[int, ...]]) -> Read:
     return read
 
 
-def _both(first: Read, second: Read) -> Read:
+def _concatenated(first: Read, second: Read) -> Read:
     return lambda logits, prompt: torch.cat([first(logits, prompt), second(logits, prompt)], 1)
 
 

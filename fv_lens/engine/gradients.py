@@ -59,15 +59,15 @@ class Rows:
         counts = torch.bincount(self.owners)
         self.shares = 1 / counts[self.owners].float()  # of each row in the mean loss of its vector
         answers = [listed[0][:1] if first_token else listed[0] for listed in prompts.answers]
-        self.chunks = without_patches(self._begun)(lens, prompts, answers)
+        self.chunks = without_patches(self._make_chunks)(lens, prompts, answers)
 
-    def _begun(self, lens: Lens, prompts: PromptBatch, answers: Sequence[tuple[int, ...]]) -> list[Chunk]:
+    def _make_chunks(self, lens: Lens, prompts: PromptBatch, answers: Sequence[tuple[int, ...]]) -> list[Chunk]:
         """The rows in chunks, once it is known whether the blocks above suffice."""
         parity = measured(lens, prompts.tokens.to(lens.device), prompts.mask.to(lens.device))
         self.exact = self._probe(parity, prompts, answers)
         members = groups(lens, parity, prompts, answers, self.layer, self.exact)
         chunks = (self._chunk(prompts, answers, rows) for rows in members)
-        return [self._prepared(chunk) if self.exact else chunk for chunk in chunks]
+        return [self._with_prefix(chunk) if self.exact else chunk for chunk in chunks]
 
     @property
     def residual_rms(self) -> Float[Tensor, " vector"]:
@@ -179,7 +179,7 @@ class Rows:
         return Chunk(torch.tensor(rows, device="cpu"), self.owners[rows], ids, mask, targets)
 
     @torch.no_grad()
-    def _prepared(self, chunk: Chunk) -> Chunk:
+    def _with_prefix(self, chunk: Chunk) -> Chunk:
         kept: list[Any] = []
 
         def see(layer: int, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -217,12 +217,12 @@ class Rows:
         chunk = replace(self._chunk(prompts, answers, rows), owners=torch.arange(len(rows), device="cpu"))
         noise = torch.randn(len(rows), lens.d_model, generator=torch.Generator("cpu").manual_seed(0), **CPU_FLOAT32)
         noise = noise.to(lens.device)
-        truth, slope = self._measured(chunk, noise, exact=False)
-        if torch.equal(truth, self._measured(chunk, 0 * noise, exact=False)[0]):
+        truth, slope = self._losses_and_gradient(chunk, noise, exact=False)
+        if torch.equal(truth, self._losses_and_gradient(chunk, 0 * noise, exact=False)[0]):
             raise ParityError(f"A vector added at blocks.{self.layer}.{RESIDUAL} of {lens.name} changed nothing.")
         tolerance = 1e-3 if lens.full_precision else 1e-1
         try:
-            losses, gradient = self._measured(self._prepared(chunk), noise, exact=True)
+            losses, gradient = self._losses_and_gradient(self._with_prefix(chunk), noise, exact=True)
             exact = bool((losses - truth).abs().max() <= tolerance * truth.abs().max().clamp(min=1))
             exact &= bool((gradient - slope).norm() <= tolerance * slope.norm().clamp(min=1e-8))
         except torch.OutOfMemoryError:
@@ -235,7 +235,7 @@ class Rows:
         parity.gradients[key] = int(lengths.max()), exact
         return exact
 
-    def _measured(self, chunk: Chunk, vectors: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
+    def _losses_and_gradient(self, chunk: Chunk, vectors: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
         leaf = vectors.detach().clone().requires_grad_()
         with self.lens.state.lock, frozen(self.lens.model), torch.enable_grad():
             losses = self._losses(chunk, leaf, True, exact)

@@ -85,7 +85,7 @@ def _probe(lens: Lens, tokens: Tensor, mask: Tensor, length: int) -> None:
     if _differ(lens, once, truth[0, :1], truth):
         lens.parity.batches_exact = False
     if lens.one_by_one:
-        _tell_of_lone_prompts(lens, length)
+        _warn_of_lone_prompts(lens, length)
         lens.parity.forms, lens.parity.padding, lens.parity.length = [ALONE], False, length
         return
     # The first prompt is the longest, so until here it had no padding.
@@ -95,7 +95,7 @@ def _probe(lens: Lens, tokens: Tensor, mask: Tensor, length: int) -> None:
     lens.parity.forms, lens.parity.length = forms, length
 
 
-def _tell_of_lone_prompts(lens: Lens, length: int) -> None:
+def _warn_of_lone_prompts(lens: Lens, length: int) -> None:
     """One warning, why prompts are run one by one."""
     reason = f"{lens.name}: a prompt's logits differ between a padded batch and a forward of its own."
     if lens.user_hooks:
@@ -225,11 +225,11 @@ def _exact_forms(
     if refused and not exact:
         check_libraries(lens)
     if refused:
-        _tell_of_forms(lens, refused, exact, where, ids.shape[1])
+        _warn_of_forms(lens, refused, exact, where, ids.shape[1])
     return [*exact, SLOW]
 
 
-def _tell_of_forms(lens: Lens, refused: Mapping[Form, str], exact: Sequence[Form], where: str, length: int) -> None:
+def _warn_of_forms(lens: Lens, refused: Mapping[Form, str], exact: Sequence[Form], where: str, length: int) -> None:
     wrong, problems = " and ".join(refused), " and ".join(dict.fromkeys(refused.values()))
     if exact:
         instead = f"running them {exact[0]} instead, which is exact."

@@ -46,7 +46,7 @@ def prefix_of(lens: Lens, ids: Int[Tensor, "prompt pos"], mask: Int[Tensor, "pro
     rows: dict[int, list[tuple[Tensor, Tensor]]] = {}
     for length in lengths.unique().tolist():
         members = (lengths == length).nonzero()[:, 0]
-        own = _continued(lens, common, ids[members, width - length + shared :])
+        own = _extend_prefix(lens, common, ids[members, width - length + shared :])
         for at, row in enumerate(members.tolist()):
             rows[row] = [(pad(k[at], (0, 0, width - length, 0)), pad(v[at], (0, 0, width - length, 0))) for k, v in own]
     layers = [[rows[row][layer] for row in range(len(ids))] for layer in range(lens.n_layers)]
@@ -54,7 +54,7 @@ def prefix_of(lens: Lens, ids: Int[Tensor, "prompt pos"], mask: Int[Tensor, "pro
     return Prefix(keys, values, mask)
 
 
-def _continued(lens: Lens, common: Prefix, own: Int[Tensor, "prompt new"]) -> list[tuple[Tensor, Tensor]]:
+def _extend_prefix(lens: Lens, common: Prefix, own: Int[Tensor, "prompt new"]) -> list[tuple[Tensor, Tensor]]:
     """Keys and values, for each layer, of what all prompts share and of each prompt's own tokens behind it."""
     n = len(own)
     shared = Prefix(

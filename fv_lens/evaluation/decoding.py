@@ -53,7 +53,7 @@ class Decoding:
     prompts: tuple[str, ...] = field(default=(), repr=False)
 
     def __repr__(self) -> str:
-        top = ", ".join(_shown(token.token) for token in self.top[:3])
+        top = ", ".join(_quoted(token.token) for token in self.top[:3])
         whole = [(name, token) for name, token in self.names.items() if name not in self.pieces]
         names = "".join(f"; {name!r} at rank {token.rank}" for name, token in whole[:3])
         return f"Decoding({self._of}: {top}{', ...' if len(self.top) > 3 else ''}{names})"
@@ -188,7 +188,7 @@ def _default_names(fv: FunctionVector) -> Sequence[str]:
     return load_relation(fv.relation).names if fv.relation and fv.relation in relation_names() else ()
 
 
-def _shown(text: str) -> str:
+def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
@@ -198,9 +198,9 @@ def _whole(name: str, token: Token) -> bool:
 
 def _line(name: str, token: Token) -> str:
     label, change = f"{name}: " if name else "", "" if token.change is None else f"  {token.change:>+6.2f}"
-    line = f"  {label + _shown(token.token):<26} {token.rank:>6}  {token.probability:>11.2g}{change}"
+    line = f"  {label + _quoted(token.token):<26} {token.rank:>6}  {token.probability:>11.2g}{change}"
     return line if not name or _whole(name, token) else line + "  (a piece of the name)"
 
 
 def _count(prompts: Sequence[str]) -> str:
-    return _shown(prompts[0]) if len(prompts) == 1 else f"{len(prompts)} prompts"
+    return _quoted(prompts[0]) if len(prompts) == 1 else f"{len(prompts)} prompts"

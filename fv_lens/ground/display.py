@@ -111,7 +111,7 @@ def sweep(
     first = max(0, min(at - MOST_LAYERS // 2, len(layers) - MOST_LAYERS))
     shown = range(first, min(first + MOST_LAYERS, len(layers)))
     lines = [
-        (layers[i], *(tint(_marked(x, (vector, i, s) == best), x) for s, x in enumerate(accuracy[vector, i])))
+        (layers[i], *(tint(_with_star(x, (vector, i, s) == best), x) for s, x in enumerate(accuracy[vector, i])))
         for i in shown
     ]
     places = [np.unravel_index(part.argmax(), part.shape) for part in accuracy]
@@ -171,7 +171,8 @@ def answer(
         for how, completions in columns.items()
     ]
     lines = [
-        (choice, _marked(score, chosen), _marked(plain, plainly)) for choice, score, plain, chosen, plainly in choices
+        (choice, _with_star(score, chosen), _with_star(plain, plainly))
+        for choice, score, plain, chosen, plainly in choices
     ]
     strong = [i for i, line in enumerate(choices) if line[3]]
     return card(
@@ -248,5 +249,5 @@ def tuned(frame: pd.DataFrame, errors: Mapping[str, object]) -> str:
     )  # fmt: skip
 
 
-def _marked(value: float, best: bool) -> Markup:
+def _with_star(value: float, best: bool) -> Markup:
     return Markup("<b>★ {}</b>").format(number(value)) if best else number(value)

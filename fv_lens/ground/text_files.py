@@ -59,7 +59,7 @@ def parse_json(text: str, what: str = "this", constants: bool = False) -> Any:
         InputError: not JSON, or a key that occurs twice in one object, where Python's reader would keep the last.
     """
     try:
-        return json.loads(text, object_pairs_hook=_once, parse_constant=None if constants else _refuse)
+        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=None if constants else _refuse_constant)
     except InputError:
         raise
     except (ValueError, RecursionError) as error:
@@ -142,7 +142,7 @@ def _short(text: str) -> str:
     return repr(text if len(text) <= 60 else f"{text[:60]}...")
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members: dict[str, Any] = {}
     for key, value in pairs:
         if key in members:
@@ -153,5 +153,5 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-def _refuse(constant: str) -> None:
+def _refuse_constant(constant: str) -> None:
     raise ValueError(f"{constant} is not a JSON value")

@@ -35,18 +35,18 @@ def check_text(text: str, where: str) -> str:
         raise InputError(f"{where} {text!r}; give a string of valid Unicode, not empty, without whitespace at its ends")
     plain = _FLAG.sub("\U0001f3f4", text)
     for place, character in enumerate(plain):
-        if _unseen(character) and not (character in JOINERS and _joins(plain, place)):
+        if _is_invisible(character) and not (character in JOINERS and _is_spelling(plain, place)):
             name = unicodedata.name(character, "a control character")
             raise InputError(f"{where} {text!r}, with U+{ord(character):04X} ({name}), which cannot be seen; remove it")
     return text
 
 
-def _unseen(character: str) -> bool:
+def _is_invisible(character: str) -> bool:
     hidden = unicodedata.category(character) in ("Cc", "Cf")
     return character in _BLANK or (hidden and character not in _SEEN)
 
 
-def _joins(text: str, place: int) -> bool:
+def _is_spelling(text: str, place: int) -> bool:
     before, after = text[place - 1 : place], text[place + 1 : place + 2]
     if before and unicodedata.combining(before) == _VIRAMA:
         return True

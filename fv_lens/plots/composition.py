@@ -26,18 +26,18 @@ def composition(fv: FunctionVector, k: int = 12) -> go.Figure:
     shares = sorted(fv.weights.items(), key=lambda share: -share[1])
     top, rest = shares[:k], shares[k:]
     names, weights = [name for name, _ in top], [weight for _, weight in top]
-    hovers = [f"<b>{escaped(name)}</b>: {_shown(weight)}" for name, weight in top]
+    hovers = [f"<b>{escaped(name)}</b>: {_weight_text(weight)}" for name, weight in top]
     if rest:
         weights.append(sum(weight for _, weight in rest))
         others = f"{len(rest)} other{'s' * (len(rest) > 1)}"
-        hovers.append(f"<b>{others}</b>: {_shown(weights[-1])} in all<br>the largest {_shown(rest[0][1])}")
+        hovers.append(f"<b>{others}</b>: {_weight_text(weights[-1])} in all<br>the largest {_weight_text(rest[0][1])}")
 
     rows = lanes({"": [*names, *([others] if rest else [])]})
     places, least, most = list(rows.ticks), min(0.0, *weights), max(0.0, *weights)
     room = 0.16 * ((most - least) or 1.0)  # for the numbers at the ends of the bars
     figure = go.Figure(
         go.Bar(
-            x=weights, y=places, orientation="h", width=0.72, text=[_shown(weight) for weight in weights],
+            x=weights, y=places, orientation="h", width=0.72, text=[_weight_text(weight) for weight in weights],
             textposition="outside", cliponaxis=False, hovertext=hovers, hoverinfo="text",
             marker=dict(color=[ACCENT] * len(top) + [tint(MUTED, 0.5)] * bool(rest), line_width=0),
         )
@@ -50,7 +50,7 @@ def composition(fv: FunctionVector, k: int = 12) -> go.Figure:
     return finish(figure, heading, details, round(25 * rows.end) + 60, 640)
 
 
-def _shown(weight: float) -> str:
+def _weight_text(weight: float) -> str:
     if not weight:
         return "0"
     if abs(weight) < 0.001:

@@ -49,7 +49,7 @@ def similarity(matrices: Mapping[str, pd.DataFrame], order: Sequence[str] | None
     figure = make_subplots(
         1, columns, horizontal_spacing=min(0.04, 0.5 / columns), shared_yaxes=True,
         subplot_titles=[
-            f"<b>{escaped(title)}</b><br><span style='{TINY}'>middle {_shown(centre, reach)}</span>"
+            f"<b>{escaped(title)}</b><br><span style='{TINY}'>middle {_number_text(centre, reach)}</span>"
             for title, (centre, reach) in scales.items()
         ],
     )  # fmt: skip
@@ -63,7 +63,7 @@ def similarity(matrices: Mapping[str, pd.DataFrame], order: Sequence[str] | None
             hoverinfo="text", hoverongaps=False, row=1, col=column,
             colorbar=dict(
                 orientation="h", x=(left + right) / 2, len=right - left, xpad=0, y=0, yanchor="top", ypad=8,
-                thickness=10, tickvals=ends, ticktext=[_shown(end, reach) for end in ends], tickangle=0,
+                thickness=10, tickvals=ends, ticktext=[_number_text(end, reach) for end in ends], tickangle=0,
                 tickfont_size=11,
             ),
         )  # fmt: skip
@@ -129,7 +129,7 @@ def _scale(values: np.ndarray) -> tuple[float, float]:
     return float(off.mean()), float(np.quantile(np.abs(off - off.mean()), CLIP)) or 1.0
 
 
-def _shown(value: float, reach: float) -> str:
+def _number_text(value: float, reach: float) -> str:
     """To as many places as the colours can tell apart."""
     places = max(0, 1 - math.floor(math.log10(reach)))
     return f"{value:z.{places}f}".replace("-", "\N{MINUS SIGN}")

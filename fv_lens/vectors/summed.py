@@ -59,7 +59,7 @@ def function_vector(
                 "projection), so their sum is not what they add to the residual stream. A vector tuned from zero works "
                 "on any model: finetune(..., 'zero')."
             )
-    mean_z = _checked(mean_z, lens, model, relation, template)
+    mean_z = _checked_mean_z(mean_z, lens, model, relation, template)
     return FunctionVector.on(lens, head_sum(lens, heads, mean_z), layer, relation, template, heads=heads)
 
 
@@ -98,7 +98,7 @@ def distributed_vectors(
     heads = check_heads(lens, heads)
     by_layer = {layer: [head for head in heads if head[0] == layer] for layer in sorted({at for at, _ in heads})}
     sites = [attention_output(lens, layer) for layer in by_layer]
-    mean_z = _checked(mean_z, lens, model, relation, template)
+    mean_z = _checked_mean_z(mean_z, lens, model, relation, template)
     return [
         FunctionVector.on(
             lens, head_sum(lens, layer_heads, mean_z), layer, relation, template,
@@ -108,7 +108,9 @@ def distributed_vectors(
     ]  # fmt: skip
 
 
-def _checked(mean_z: Tensor | None, lens: Lens, model: Model, relation: Relation, template: PromptTemplate) -> Tensor:
+def _checked_mean_z(
+    mean_z: Tensor | None, lens: Lens, model: Model, relation: Relation, template: PromptTemplate
+) -> Tensor:
     """Mean head outputs of the model's shape; computed where they were not given."""
     if mean_z is None:
         mean_z, _ = mean_head_outputs(model, relation, template=template)
@@ -158,12 +160,12 @@ def check_heads(lens: Lens, heads: Heads) -> tuple[tuple[int, int], ...]:
         if head >= lens.n_heads:
             raise InputError(f"Head {head} of layer {layer} is outside 0..{lens.n_heads - 1} of {lens.name}.")
         if layer not in lens.head_layers:
-            raise InputError(f"Layer {layer} of {lens.name} has no heads; {_with_heads(lens)}.")
+            raise InputError(f"Layer {layer} of {lens.name} has no heads; {_layers_with_heads(lens)}.")
     repeated = [head for head in heads if heads.count(head) > 1]
     if repeated:
         raise InputError(f"Head {tuple(repeated[0])} was given twice; a head is summed once.")
     return tuple((int(layer), int(head)) for layer, head in heads)
 
 
-def _with_heads(lens: Lens) -> str:
+def _layers_with_heads(lens: Lens) -> str:
     return f"layers {', '.join(map(str, lens.head_layers))} have" if lens.head_layers else "no layer has any"

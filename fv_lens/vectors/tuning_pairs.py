@@ -39,7 +39,7 @@ def tuning_pairs(relation: Relation, n_pairs: int | None = 20, n_validation: int
             f"{max(pairs_for(n_pairs), 5 * n_validation)} pairs would be enough.",
             stacklevel=3,
         )
-    return Split(_drawn(split.train, n_pairs, seed), _drawn(split.validation, n_validation, seed), split.test)
+    return Split(_sample(split.train, n_pairs, seed), _sample(split.validation, n_validation, seed), split.test)
 
 
 def shuffled(relation: Relation, answers: Relation, seed: int = 0) -> Relation:
@@ -56,6 +56,6 @@ def shuffled(relation: Relation, answers: Relation, seed: int = 0) -> Relation:
     raise InputError(f"The answers of {relation.name!r} cannot be exchanged so that each is wrong; give more of them.")
 
 
-def _drawn(part: Relation, n: int, seed: int) -> Relation:
+def _sample(part: Relation, n: int, seed: int) -> Relation:
     order = generator(seed, Stream.PROMPT_PAIRS).permutation(len(part))[:n]
     return part.with_pairs([part.pairs[i] for i in order])

@@ -222,7 +222,7 @@ def test_a_layer_that_is_not_there_is_named(llama):
 
 
 def test_owners_are_one_for_each_prompt(llama):
-    with pytest.raises(InputError, match="7 owners of 8 prompts"):
+    with pytest.raises(InputError, match="7 owners for 8 prompts"):
         rows_of(llama, owners=OWNERS[:-1])
 
 
@@ -352,13 +352,13 @@ def test_answers_of_several_tokens_are_checked_wherever_they_stand(llama, monkey
 
 @pytest.mark.slow
 def test_shorter_prompts_and_other_layers_cost_one_check_each(llama, monkeypatch):
-    checked, measured = [], Rows._measured
+    checked, measured = [], Rows._losses_and_gradient
 
     def counted(self, chunk, vectors, exact):
         checked.append(self.layer)
         return measured(self, chunk, vectors, exact)
 
-    monkeypatch.setattr(Rows, "_measured", counted)
+    monkeypatch.setattr(Rows, "_losses_and_gradient", counted)
     lens, short = fresh(llama), oracles.random_prompts(3, 4)
     for layer in (1, 1, 2):
         rows_of(llama, layer, lens=lens)

@@ -18,7 +18,7 @@ from ..oracles import EXACT, difference
 
 SHARED = 40
 BEGINNING = oracles.random_prompts(SHARED, seed=7)[0]
-CONTINUED = prefixes._continued
+CONTINUED = prefixes._extend_prefix
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -66,7 +66,7 @@ def runs(monkeypatch):
         made.append(len(own))
         return CONTINUED(lens, begun, own)
 
-    monkeypatch.setattr(prefixes, "_continued", counted)
+    monkeypatch.setattr(prefixes, "_extend_prefix", counted)
     return made
 
 
@@ -150,7 +150,7 @@ def raising(lens, begun, own):
 @pytest.mark.parametrize("tail", [1, 3])
 def test_where_sharing_is_wrong_each_prompt_is_run_whole(model, monkeypatch, caplog, broken, tail):
     lens = fresh(model)
-    monkeypatch.setattr(prefixes, "_continued", broken)
+    monkeypatch.setattr(prefixes, "_extend_prefix", broken)
     with caplog.at_level(logging.WARNING, "fv_lens"):
         assert exact(model, lens, behind(8, 8, 5), tail) and exact(model, lens, behind(7, 7), tail)
     assert lens.parity.forms[0] != SLOW and lens.parity.sharing == (SHARED + 8, False)
@@ -172,7 +172,7 @@ def test_sharing_is_checked_anew_on_longer_prompts(llama, monkeypatch):
     def wrong_when_long(lens, begun, own):
         return (CONTINUED if begun.length + own.shape[1] < 50 else a_little_wrong)(lens, begun, own)
 
-    monkeypatch.setattr(prefixes, "_continued", wrong_when_long)
+    monkeypatch.setattr(prefixes, "_extend_prefix", wrong_when_long)
     lens = fresh(llama)
     assert exact(llama, lens, behind(8, 5)) and lens.parity.sharing == (SHARED + 8, True)
     assert exact(llama, lens, behind(20, 5)) and lens.parity.sharing == (SHARED + 20, False)
@@ -182,7 +182,7 @@ def test_sharing_is_checked_anew_on_longer_prompts(llama, monkeypatch):
 @pytest.mark.slow
 def test_a_wrong_beginning_is_noticed_where_it_is_not_checked(llama, monkeypatch):
     """The comparison by hand fails where the engine's own check is skipped."""
-    monkeypatch.setattr(prefixes, "_continued", a_little_wrong)
+    monkeypatch.setattr(prefixes, "_extend_prefix", a_little_wrong)
     lens = fresh(llama)
     by_engine(lens, oracles.random_prompts(60, 50), [])
     lens.parity.sharing = 100, True

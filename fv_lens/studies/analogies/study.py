@@ -136,7 +136,7 @@ def solve_all(
         tried = ask(choose_on)
     tell(f"{len(test)} test analogies, by every method")
     scores = ask(test, choices=choices)
-    chosen, lines = _chosen(tried, scores) if tried else ({}, [])
+    chosen, lines = _best_method(tried, scores) if tried else ({}, [])
     summary = {
         "command": job.command, **plan, "vectors": sorted(vectors), "layer": next(iter(vectors.values())).layer,
         "questions": {"train": len(train), "validation": len(validation), "test": len(scores.questions),
@@ -194,11 +194,11 @@ def _identity(name: str, fv: FunctionVector) -> list[Any]:
     return [name, fv.relation or "", fv.layer, fv.site, fv.vector.tolist()]
 
 
-def _chosen(tried: AnalogyScores, scores: AnalogyScores) -> tuple[dict[str, Any], list[str]]:
+def _best_method(tried: AnalogyScores, scores: AnalogyScores) -> tuple[dict[str, Any], list[str]]:
     """The method of choice that was best on validation, and its test score beside that of the best prompt there."""
 
     def best(method: str | None = None) -> tuple[Row, str]:
-        return max(_ways(tried, method), key=lambda way: tried.score(*way).value)
+        return max(_choice_rows(tried, method), key=lambda way: tried.score(*way).value)
 
     (row, measure), (plain, plainly) = best(), best(PROMPT_ONLY)
     gain = scores.difference(row, plain, measure, plainly)
@@ -235,7 +235,7 @@ def _libraries(vectors: Mapping[str, FunctionVector], questions: Sequence[Questi
     return list(LIBRARIES) if known else ["full"]
 
 
-def _ways(scores: AnalogyScores, method: str | None = None) -> list[tuple[Row, str]]:
+def _choice_rows(scores: AnalogyScores, method: str | None = None) -> list[tuple[Row, str]]:
     """Every row with each of its measures of choice; only those of `method`, if given."""
     return [
         (row, measure)

@@ -79,7 +79,7 @@ def study(
     facts |= {"weights, SHA-256": lens.weights_hash, "heads of FV": heads or "its own", "timings, s": stages.timings}
     write_human_report(
         out / "report.html", frame, title=f"Vectors of {lens.name} against people", ceiling=human.ceiling,
-        facts=facts, **_drawn(comparisons, vectors, relations, human),
+        facts=facts, **_page_data(comparisons, vectors, relations, human),
     )  # fmt: skip
     return frame
 
@@ -101,7 +101,7 @@ def _frame(comparisons: Mapping[str, Comparison], human: HumanMatrix) -> pd.Data
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
-def _drawn(
+def _page_data(
     comparisons: Mapping[str, Comparison], vectors: Vectors, relations: Mapping[str, RatedRelation], human: HumanMatrix
 ) -> dict[str, Any]:
     """What the page draws: matrices of the rated relations, and the map of all."""

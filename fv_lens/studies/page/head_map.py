@@ -45,7 +45,8 @@ def head_map(
     start = effects.mean.abs().nan_to_num().argmax().item()  # the cell that the tab key comes to
     measures = {measure: _measure(HeadCells.of(effects, measure)) for measure in NAMES}
     data = {
-        "layers": n_layers, "heads": n_heads, "measures": measures, "of": _kind(effects), "asked": _asked(effects),
+        "layers": n_layers, "heads": n_heads, "measures": measures,
+        "of": _kind(effects), "asked": _measured_on(effects),
         "chosen": [layer * n_heads + head for layer, head in chosen],
         "words": {layer * n_heads + head: of for (layer, head), of in words.items()} if words else None,
     }  # fmt: skip
@@ -64,13 +65,13 @@ def _measure(cells: HeadCells) -> dict[str, Any]:
     each, strongest = cells.values.reshape(n, -1).T, cells.strongest(max(1, EMBEDDED // n))
     return {
         "name": NAMES[cells.measure], "unit": cells.unit, "limit": f"{cells.limit:.2g}", "past": cells.clipped,
-        "shown": [_shown(cells, layer, head) for layer in range(n_layers) for head in range(n_heads)],
+        "shown": [_head_label(cells, layer, head) for layer in range(n_layers) for head in range(n_heads)],
         "shades": cells.shades(N_SHADES),
         "each": [[float(f"{x:.3g}") for x in of] if i in strongest else None for i, of in enumerate(each)],
     }  # fmt: skip
 
 
-def _shown(cells: HeadCells, layer: int, head: int) -> str:
+def _head_label(cells: HeadCells, layer: int, head: int) -> str:
     """A head's mean effect as its name says it; writer or canceller only where the interval shows the sign."""
     if (score := cells.score(layer, head)) is None:
         return "the layer has no heads"
@@ -82,7 +83,7 @@ def _kind(effects: HeadEffects) -> str:
     return "relation" if effects.of_relations else "prompt"
 
 
-def _asked(effects: HeadEffects) -> list[str] | None:
+def _measured_on(effects: HeadEffects) -> list[str] | None:
     """What each effect of a head was measured on, where the effects know it."""
     if effects.batch is not None:
         return list(effects.batch.words)

@@ -79,7 +79,7 @@ def write_outputs(
     """Write `results.csv`, `summary.json`, `vectors/` and `report.html`, each whole or not at all."""
     with storage.written_whole(out / RESULTS) as partial:
         results.write_csv(frame, partial)
-    chosen = _chosen(found)
+    chosen = _choices(found)
     summary = {
         "command": command, **plan, "chosen": chosen, "left_out": study.left_out,
         "broken": {name: record["broken"] for name, (_, record) in found.tuning.items() if record["broken"]},
@@ -91,12 +91,12 @@ def write_outputs(
     _save_vectors(out / VECTORS, vectors, found.library, dict(zip(study.names, _file_names(study.names))))
     write_table_report(
         out / REPORT, frame, {r.name: r.category or "other" for r in study.relations}, _portrait(found, vectors),
-        title=f"{len(study)} relations in {study.lens.name}", summary=_shown(study, plan, chosen, timings),
+        title=f"{len(study)} relations in {study.lens.name}", summary=_facts(study, plan, chosen, timings),
         command=command,
     )  # fmt: skip
 
 
-def _chosen(found: Found) -> dict[str, Any]:
+def _choices(found: Found) -> dict[str, Any]:
     record = found.sums[1]
     return {
         "layer": found.layer, "vectors": STARTS[found.library],
@@ -176,7 +176,7 @@ def _file_names(names: Sequence[str]) -> list[str]:
     return [f"{name}.safetensors" for name in used]
 
 
-def _shown(
+def _facts(
     study: Study, plan: Mapping[str, Any], chosen: Mapping[str, Any], timings: Mapping[str, float]
 ) -> dict[str, Any]:
     """The facts of the page."""

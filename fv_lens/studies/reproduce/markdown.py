@@ -32,19 +32,22 @@ def markdown(frame: pd.DataFrame, summary: Mapping[str, Any]) -> str:
     shown = list(dict.fromkeys(shown))
     differences = _table(
         ["difference, paired over relations", accuracy, first_token, log_prob],
-        [[row.replace(" - ", " − "), *(_shown(compared, row, of, signed=True) for of in COMPLETED)] for row in shown],
+        [
+            [row.replace(" - ", " − "), *(_score_text(compared, row, of, signed=True) for of in COMPLETED)]
+            for row in shown
+        ],
     )
-    parts = [_made(frame, summary), rows, differences]
+    parts = [_provenance(frame, summary), rows, differences]
     said = frame[(frame.part == "decoding") & (frame.group == "all")]
     readings = [name for name in said.measure.unique() if name.startswith("name score")]
     if readings:
         heads = ["vector", *(name.removeprefix("name score, ") for name in readings)]
-        body = [[kind, *(_shown(said, kind, name) for name in readings)] for kind in said.row.unique()]
+        body = [[kind, *(_score_text(said, kind, name) for name in readings)] for kind in said.row.unique()]
         parts.append(_table(heads, body))
     return "\n\n".join(parts) + "\n"
 
 
-def _made(frame: pd.DataFrame, summary: Mapping[str, Any]) -> str:
+def _provenance(frame: pd.DataFrame, summary: Mapping[str, Any]) -> str:
     of = frame[(frame.part == "score") & (frame.group == "relation") & (frame.measure == "accuracy")]
     n, words = of.name.nunique(), int(of[of.row == of.row.iloc[0]].n.sum())
     versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
@@ -60,10 +63,10 @@ def _score_line(scores: pd.DataFrame, row: str, categories: Sequence[str]) -> li
     every = scores[scores.group == "all"]
     of = scores[(scores.group == "category") & (scores.row == row) & (scores.measure == "accuracy")].set_index("name")
     parts = " / ".join(f"{of.value.get(name, float('nan')):.2f}".removeprefix("0") for name in categories)
-    return [row, _shown(every, row, "accuracy"), parts, _shown(every, row, "first_token_accuracy")]
+    return [row, _score_text(every, row, "accuracy"), parts, _score_text(every, row, "first_token_accuracy")]
 
 
-def _shown(frame: pd.DataFrame, row: str, measure: str, signed: bool = False) -> str:
+def _score_text(frame: pd.DataFrame, row: str, measure: str, signed: bool = False) -> str:
     lines = frame[(frame.row == row) & (frame.measure == measure)]
     if not len(lines):
         return ""

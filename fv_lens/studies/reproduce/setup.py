@@ -130,7 +130,7 @@ class Study:
             for prompt, ids in zip(bare, zero_shot_batch.answers)
         }
         for how in self.settings.prompting.values():
-            for prompts in self._asked(relation, **how):
+            for prompts in self._prompts_of(relation, **how):
                 few = [FewShot(prompt.word, longest[prompt.word], prompt.demonstrations) for prompt in prompts]
                 batch(self.lens, few, self.template)
 
@@ -147,10 +147,10 @@ class Study:
         Demonstrations are from the train part, or from the validation part as well (`validation`).
         """
         for owner, relation in enumerate(self.relations):
-            for prompts in self._asked(relation, n_shots, shuffled, validation):
+            for prompts in self._prompts_of(relation, n_shots, shuffled, validation):
                 yield batch(self.lens, prompts, self.template), torch.full((len(prompts),), owner, device="cpu")
 
-    def _asked(
+    def _prompts_of(
         self, relation: Relation, n_shots: int, shuffled: bool = False, validation: bool = False
     ) -> Iterator[list[FewShot]]:
         train, more, test = relation.split()
@@ -158,7 +158,7 @@ class Study:
         n_shown = min(n_shots, len(shown))
         for start in range(0, len(test), self.settings.n_together):
             asked = test.with_pairs(test.pairs[start : start + self.settings.n_together])
-            first, silent = asked.with_pairs(asked.pairs[:1]), _silent(shown, asked, n_shown)
+            first, silent = asked.with_pairs(asked.pairs[:1]), _without_hints(shown, asked, n_shown)
             drawn = with_demonstrations(first, silent, n_shown, start, shuffled)[0].demonstrations
             yield [FewShot(word, answers, drawn) for word, answers in asked.pairs]
 
@@ -233,7 +233,7 @@ def _check_names(names: Sequence[str], left_out: Mapping[str, str]) -> None:
         raise InputError(f"The relations to study are {names}; give at least one, each name once.{why}")
 
 
-def _silent(shown: Relation, asked: Relation, n_shots: int) -> Relation:
+def _without_hints(shown: Relation, asked: Relation, n_shots: int) -> Relation:
     """The pairs to show that give away no answer of those asked, if they are enough."""
     words, answers = set(asked.words), {answer for _, listed in asked.pairs for answer in listed}
     silent = [pair for pair in shown.pairs if pair[0] not in answers and words.isdisjoint(pair[1])]

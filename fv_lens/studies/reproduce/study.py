@@ -59,17 +59,17 @@ def reproduce(
     maps = stage("heads", "Head maps", lambda: protocol.heads(study))
     what = "Summed vectors, chosen on validation"
     sums = stage("sums", what, lambda: protocol.sums(study, maps[0]))
-    layer, losses, tuning = _tuned(study, stage, sums)
+    layer, losses, tuning = _tuned_vectors(study, stage, sums)
     few, _ = stage("curve", "Tuning on fewer pairs", lambda: protocol.curve(study, layer))
-    rows, owners = _completed(study, stage, sums, tuning, few["vectors"], layer)
-    said = _read(study, stage, sums, tuning, layer)
+    rows, owners = _completed_rows(study, stage, sums, tuning, few["vectors"], layer)
+    said = _readings(study, stage, sums, tuning, layer)
     found = Found(layer, losses, maps[1]["share_right"], sums, tuning, rows, owners, said)
     frame = table_of(study, found)
     write_outputs(study, folder.path, found, frame, plan, job.command, stages.timings)
     return frame
 
 
-def _tuned(study: Study, stage: Stage, sums: Step) -> tuple[int, dict[int, float], dict[str, Step]]:
+def _tuned_vectors(study: Study, stage: Stage, sums: Step) -> tuple[int, dict[int, float], dict[str, Step]]:
     """The layer of lowest validation loss from zero, the losses of all layers, and every kind of tuned vector."""
     results: dict[str, Step] = {}
 
@@ -96,7 +96,7 @@ def _tuned(study: Study, stage: Stage, sums: Step) -> tuple[int, dict[int, float
     return layer, losses, results
 
 
-def _completed(
+def _completed_rows(
     study: Study, stage: Stage, sums: Step, tuning: Mapping[str, Step], few: Tensor, layer: int
 ) -> tuple[dict[str, Row], np.ndarray]:
     """Every row of the table, name -> measure -> `[draw, word]`, and which relation each test word is of."""
@@ -114,7 +114,7 @@ def _completed(
     return rows, owners
 
 
-def _read(study: Study, stage: Stage, sums: Step, tuning: Mapping[str, Step], layer: int) -> dict[str, Any]:
+def _readings(study: Study, stage: Stage, sums: Step, tuning: Mapping[str, Step], layer: int) -> dict[str, Any]:
     """What the vectors say, beside two controls: mean differences of residuals, and random directions."""
     what = "Mean residual differences"
     difference, _ = stage("difference", what, lambda: ({"vectors": protocol.mean_difference(study, layer)}, {}))
