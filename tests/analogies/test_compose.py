@@ -127,7 +127,9 @@ def test_the_posterior_of_a_low_temperature_is_the_single_best():
 def test_a_pair_that_may_use_no_vector_is_refused(llama, weighting, center):
     may = torch.ones(len(PAIRS), 5, dtype=torch.bool)
     may[2] = False
-    with pytest.raises(InputError, match="^The library has no vector left for a pair .*; give more relations.$"):
+    with pytest.raises(
+        InputError, match="^Without a pair's own relation or family no vector is left; give more relations.$"
+    ):
         composer_of(llama).vectors(Composition(weighting, center=center), may)
 
 

@@ -126,17 +126,23 @@ def test_another_file_is_refused(kind, tmp_path):
     with pytest.raises(InputError, match="^No file .*file.safetensors.; expected a Composition"):
         kind.load(path)
     path.write_text("not tensors")
-    with pytest.raises(InputError, match="is not a whole safetensors file"):
+    with pytest.raises(InputError, match="is not a complete safetensors file"):
         kind.load(path)
     FULL.save(path)
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(InputError, match="is not a whole safetensors file"):
+    with pytest.raises(InputError, match="is not a complete safetensors file"):
         kind.load(path)
     FunctionVector(noise(32), 1).save(path)
-    with pytest.raises(InputError, match="holds fv_lens.FunctionVector, not fv_lens.Composition.$"):
+    with pytest.raises(
+        InputError,
+        match="holds fv_lens.FunctionVector, not fv_lens.Composition; give the path of a saved Composition.$",
+    ):
         kind.load(path)
     FULL.save(path)
-    with pytest.raises(InputError, match="holds fv_lens.Composition, not fv_lens.FunctionVector.$"):
+    with pytest.raises(
+        InputError,
+        match="holds fv_lens.Composition, not fv_lens.FunctionVector; give the path of a saved FunctionVector.$",
+    ):
         FunctionVector.load(path)
 
 

@@ -578,7 +578,7 @@ def test_a_row_is_named_by_what_it_has():
 )
 def test_an_unknown_row_or_measure_is_told(made, row, measure, told):
     for ask in (lambda: made.score(row, measure), lambda: made.difference(("one", FULL, "one-shot"), row, measure)):
-        with pytest.raises(InputError, match=f"^There is no {told}; `to_frame...? lists what there is.$"):
+        with pytest.raises(InputError, match=f"^There is no {told}; `to_frame...? lists all rows and measures.$"):
             ask()
 
 
@@ -605,7 +605,7 @@ def test_what_cannot_be_evaluated_is_refused(llama):
         evaluated(llama, vectors=vectors_of(llama, "a") | vectors_of(llama, "b", 2))
     with pytest.raises(InputError, match="^The library mixes vectors of layer"):
         evaluated(llama, summed=vectors_of(llama, "a") | vectors_of(llama, "b", 2))
-    with pytest.raises(InputError, match="^The library has no vector left for a pair"):
+    with pytest.raises(InputError, match="^Without a pair's own relation or family no vector is left"):
         evaluated(llama, OF_A, vectors_of(llama, "a"), libraries=[RELATION])
 
 

@@ -117,11 +117,11 @@ def test_with_demonstrations_asks_every_query_from_the_other_part():
 
 
 def test_too_few_pairs_are_counted():
-    with pytest.raises(InputError, match="'antonym' has 14 pairs beside the query '.*' and 15 shots need 15"):
+    with pytest.raises(InputError, match="'antonym' has 14 pairs besides the query '.*', and 15 shots need 15"):
         few_shot(ANTONYM, 1, 15)
     queries = Relation("other", [("x", "y")])
     assert len(with_demonstrations(queries, ANTONYM, 15)[0].demonstrations) == 15
-    with pytest.raises(InputError, match="'antonym' has 15 pairs beside the query 'x' and 16 shots need 16"):
+    with pytest.raises(InputError, match="'antonym' has 15 pairs besides the query 'x', and 16 shots need 16"):
         with_demonstrations(queries, ANTONYM, 16)
 
 
@@ -276,9 +276,9 @@ def test_joined_batches_are_padded_with_the_token_given():
 def test_select_takes_tensors_and_ranges_and_names_what_is_outside():
     prompts = batch(WordLens(), few_shot(ANTONYM, 4, 1))
     assert prompts.select(torch.tensor([3, 1])).words == prompts.select(range(3, 0, -2)).words
-    with pytest.raises(InputError, match=r"prompts \[4\] are to be selected; give at least one index, all in 0\.\.3"):
+    with pytest.raises(InputError, match=r"the indices of prompts are \[4\]; give at least one, all in 0\.\.3"):
         prompts.select([4])
-    with pytest.raises(InputError, match="give at least one index"):
+    with pytest.raises(InputError, match=r"the indices of prompts are \[\]; give at least one"):
         prompts.select([])
     for indices in ([-1], torch.tensor([True, False, True, False])):
         with pytest.raises(InputError, match="a prompt's index is (-1|True); give a whole number"):

@@ -167,15 +167,15 @@ def test_a_csv_with_foils_relation_and_family(tmp_path):
     [
         (
             "a,b,c\nhot,cold,big\n",
-            "line 1 is 'a,b,c', without d; give JSON lines, or a CSV whose header has a, b, c, d",
+            "line 1, the header 'a,b,c', lacks d; give JSON lines, or a CSV whose header has a, b, c, d",
         ),
-        ("hot cold big small\n", "a header and no line below it"),
-        ("hot cold\nbig small\n", "line 1 is 'hot cold', without a, b, c, d; give"),
+        ("hot cold big small\n", "this file has a header and no rows"),
+        ("hot cold\nbig small\n", "line 1, the header 'hot cold', lacks a, b, c, d; give"),
         ("a,b,c,d,A\nhot,cold,big,small,x\n", "line 1, the header, has 'a' twice"),
         ("a,b,c,d\n\nhot,cold,,small\n", "line 3: column c is empty"),
         ("a,b,c,d\nhot,cold,big\n", "line 2: column d is empty"),
         ("a,b,c,d\nhot,cold,big,/\n", "line 2: column d holds no answer"),
-        ("a,b,c,d\nhot,cold,big,small\nhot,cold,big,small,little\n", "line 3: this has 5 cells, the header 4; quote"),
+        ("a,b,c,d\nhot,cold,big,small\nhot,cold,big,small,little\n", "line 3 has 5 cells, but the header has 4; quote"),
         ("a,b,c,d,foil\nhot,cold,big,small/tiny,tiny\n", "line 2: The question hot:cold has big:tiny, a right answer"),
         ('a,b,c,d\nhot,"cold,big,small\n', "line 2: .* has a quote that is never closed"),
         (

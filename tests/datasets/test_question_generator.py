@@ -124,7 +124,7 @@ def test_right_answers_do_not_come_first_always():
         (dict(seed=-1), "seed is -1"),
         (dict(part="exam"), "part is 'exam'; choose from train, validation, test"),
         (dict(n_choices=1), "n_choices is 1; give a whole number of at least 2"),
-        (dict(relations=["antonim"]), "no bundled relation is called 'antonim'"),
+        (dict(relations=["antonim"]), "there is no bundled relation 'antonim'"),
         (
             dict(relations=[Relation("r", [(f"a{i}", f"b{i}") for i in range(5)])], n_each=1, n_choices=4),
             "leave 0 wrong choices for 'a[0-4]' of 'r', of 3 asked for",

@@ -88,7 +88,10 @@ def test_lists_become_tuples_and_a_shared_target_is_found():
             dict(pairs=(("a", "b"), ("a", "d")), right=0, answers=("b", "d")),
             "has a:d, a right answer, among its wrong choices; remove it",
         ),
-        (dict(pairs=(("a", "b"), ("c", "d")), right=0, kinds=("right",)), "1 kinds and 2 choices; give a kind of each"),
+        (
+            dict(pairs=(("a", "b"), ("c", "d")), right=0, kinds=("right",)),
+            "1 kinds and 2 choices; give one kind per choice",
+        ),
         (dict(pairs=(("a", "b"), ("c", "d")), right=0, kinds=("right", 1)), "has kinds \('right', 1\); give text"),
         (dict(target="big", answers=("small",), relation=""), "has the relation ''"),
         (dict(target="big", answers=("small",), family=" x"), "has the family ' x'"),
@@ -178,7 +181,7 @@ def test_as_pairs_leaves_out_a_reversed_pair_that_is_right_too():
 
 
 def test_as_pairs_needs_choices():
-    with pytest.raises(InputError, match="The question hot:cold has no choices; make pairs of one that has"):
+    with pytest.raises(InputError, match="The question hot:cold has no choices; use a question that has some"):
         asked(*HOT, "big", "small").as_pairs()
 
 

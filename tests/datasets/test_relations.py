@@ -175,10 +175,12 @@ def test_a_relation_is_dealt_by_its_own_seed_unless_another_is_given(n, seed):
     assert dealt.hash == relation.hash and dealt.with_pairs(relation.pairs).split() == dealt.split()
 
 
-def test_a_relation_that_was_cut_is_not_dealt_again():
+def test_a_relation_that_was_cut_is_not_split_again():
     few = successor(40).with_split(2).limited(4, 2, 3)
     assert few.with_split(2) == few
-    with pytest.raises(InputError, match="is cut to parts of split 2 and cannot be dealt in split 1; deal the whole"):
+    with pytest.raises(
+        InputError, match="is cut to parts of split 2 and cannot be split with seed 1; call with_split on the whole"
+    ):
         few.with_split(1)
 
 
@@ -394,15 +396,17 @@ def test_missing_files_and_folders(tmp_path):
     [("opposits", "antonym"), ("Opposite", "antonym"), ("plurals", "singular-plural"), ("Antonym", "antonym")],
 )
 def test_a_word_for_a_relation_leads_to_it(name, near):
-    with pytest.raises(InputError, match=rf"is called '{name}'; near names: [^;]*\b{near}\b[^;]*; `fv-lens"):
+    with pytest.raises(
+        InputError, match=rf"no bundled relation '{name}'; did you mean [^?]*\b{near}\b[^?]*\? `fv-lens"
+    ):
         load_relation(name)
 
 
 def test_unknown_names_give_near_ones():
-    with pytest.raises(InputError, match="no bundled relation is called 'antonim'; near names: .*antonym.*; `fv-lens"):
+    with pytest.raises(InputError, match=r"no bundled relation 'antonim'; did you mean .*antonym.*\? `fv-lens"):
         load_relation("antonim")
     for name in ("", "zzzzzz", "x" * 5000):
-        with pytest.raises(InputError, match=f"is called '{name}'; `fv-lens relations` lists all"):
+        with pytest.raises(InputError, match=f"no bundled relation '{name}'; `fv-lens relations` lists all"):
             load_relation(name)
 
 

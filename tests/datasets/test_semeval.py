@@ -103,7 +103,11 @@ def test_too_few_words_to_tune_on(folder):
         ("reversals.txt", None, "has no reversals.txt"),
         ("subcategories-definitions.txt", None, "has no subcategories-definitions.txt"),
         ("subcategories-definitions.txt", "1, a, CLASS\n", "line 1 is '1, a, CLASS'; expected number, letter, class"),
-        ("subcategories-definitions.txt", "2, b, PART, Name, phrase\n", "has no line for 1a"),
+        (
+            "subcategories-definitions.txt",
+            "2, b, PART, Name, phrase\n",
+            "has no line for relation 1a, which has ratings",
+        ),
         ("reversals.txt", "1a: a:b\n", "line 1 is '1a: a:b'; expected 'reversal in"),
         ("Testing/GoldRatings/GoldRatings-1a.txt", '# x\n72.0 "a;b"\n', "line 2 is '72.0 \"a;b\"'; expected a rating"),
         ("Testing/GoldRatings/GoldRatings-1a.txt", "# x\n", "has no ratings"),

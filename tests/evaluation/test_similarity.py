@@ -103,13 +103,13 @@ def test_a_relation_without_a_vector_is_named():
 @pytest.mark.slow(but=1)
 @pytest.mark.parametrize("rated", [np.ones((8, 8)), np.full((8, 8), np.nan)])
 def test_where_there_is_no_rho_there_is_no_p(rated):
-    with pytest.raises(InputError, match="There is no rho"):
+    with pytest.raises(InputError, match="Spearman's rho is undefined"):
         compare_to_humans(vectors(), people(rated))
 
 
 def test_vectors_that_are_all_alike_have_no_rho():
     same = dict.fromkeys(NAMES, vectors()["a"])
-    with pytest.raises(InputError, match="There is no rho"):
+    with pytest.raises(InputError, match="Spearman's rho is undefined"):
         compare_to_humans(same, people(symmetric(np.random.default_rng(0))))
 
 
@@ -204,7 +204,9 @@ def test_the_interval_of_comparisons_leaves_out_whole_relations():
     assert found.value == pytest.approx(rho) and found.n == len(a)
     assert (found.low, found.high) == pytest.approx(tuple(np.tanh([np.arctanh(rho) - half, np.arctanh(rho) + half])))
     assert found == clustered_rho(a, b, second, first)
-    with pytest.raises(InputError, match="takes three or more; the comparisons are of 2"):
+    with pytest.raises(
+        InputError, match="comparisons are of 2 relations; an interval over relations needs three or more"
+    ):
         clustered_rho(a, b, first % 2, second % 2)
 
 

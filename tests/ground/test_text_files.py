@@ -180,21 +180,21 @@ def test_a_quote_that_is_never_closed_is_found_in_a_long_table_without_delay():
 @pytest.mark.parametrize(
     "text", ['{"a": 1, "a": 1}', '{"a": 1, "a": 2}', '[{"b": {"a": [], "a": {}}}]', '{"\\u0061": 1, "a": 2}']
 )
-def test_a_key_that_stands_twice_is_refused(text):
-    with pytest.raises(InputError, match="the key 'a' stands twice"):
+def test_a_key_that_occurs_twice_is_refused(text):
+    with pytest.raises(InputError, match="the key 'a' occurs twice"):
         parse_json(text)
 
 
-def test_keys_that_stand_twice_are_named_in_each_kind_of_file(tmp_path):
+def test_keys_that_occur_twice_are_named_in_each_kind_of_file(tmp_path):
     path = written(tmp_path / "r.json", '{"name": "r", "pairs": [["a", "b"]], "pairs": [["c", "d"]]}')
-    with pytest.raises(InputError, match=r"r.json: the key 'pairs' stands twice"):
+    with pytest.raises(InputError, match=r"r.json: the key 'pairs' occurs twice"):
         load_relation(path)
     path = written(tmp_path / "t.json", '[{"input": "a", "input": "b", "output": "c"}]')
-    with pytest.raises(InputError, match=r"t.json: the key 'input' stands twice"):
+    with pytest.raises(InputError, match=r"t.json: the key 'input' occurs twice"):
         load_relation(path)
     one = '{"source": ["a", "b"], "target": "c", "answers": ["d"]}'
     path = written(tmp_path / "q.jsonl", f'{one}\n{one[:-1]}, "target": "e"}}\n')
-    with pytest.raises(InputError, match=r"q.jsonl: line 2: the key 'target' stands twice"):
+    with pytest.raises(InputError, match=r"q.jsonl: line 2: the key 'target' occurs twice"):
         load_questions(path)
 
 
@@ -236,11 +236,11 @@ def test_items_of_a_list_and_broken_lists_are_named(tmp_path):
 def test_equal_questions_are_refused_with_both_places(tmp_path):
     turned = ONE | {"foils": ONE["foils"][::-1], "distance": "far"}
     path = written(tmp_path / "q.jsonl", "\n".join(map(json.dumps, (ONE, OTHER, turned))))
-    with pytest.raises(InputError, match="q.jsonl: line 3 has the question of line 1 again, hot:cold"):
+    with pytest.raises(InputError, match="q.jsonl: line 3 repeats the question of line 1, hot:cold"):
         load_questions(path)
-    with pytest.raises(InputError, match="item 2 has the question of item 1"):
+    with pytest.raises(InputError, match="item 2 repeats the question of item 1"):
         load_questions(written(tmp_path / "q.json", json.dumps([ONE, ONE])))
-    with pytest.raises(InputError, match="q.csv: line 4 has the question of line 2"):
+    with pytest.raises(InputError, match="q.csv: line 4 repeats the question of line 2"):
         load_questions(questions(tmp_path, "hot,cold,big,small,x,y", "hot,cold,up,down,x,y", "hot,cold,big,small,y,x"))
     assert len(load_questions(questions(tmp_path, "hot,cold,big,small,x,y", "hot,cold,big,small,x,z"))) == 2
 
@@ -313,7 +313,7 @@ def test_semeval_pairs_files_and_relations_that_come_twice_are_refused(tmp_path)
     (tmp_path / "more" / path.name).unlink()
     definitions = tmp_path / "subcategories-definitions.txt"
     definitions.write_text(definitions.read_text() * 2)
-    with pytest.raises(InputError, match="line 2 is for relation 1a, as an earlier line"):
+    with pytest.raises(InputError, match="line 2 is for relation 1a, like an earlier line"):
         load_semeval(tmp_path)
 
 

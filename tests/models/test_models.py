@@ -381,12 +381,12 @@ def test_folder_without_config(tmp_path):
 
 def test_damaged_folder_quotes_the_cause(folder):
     (folder / "config.json").write_text("{")
-    with pytest.raises(InputError, match="tiny-llama' cannot be loaded: .*JSON.* Possible are"):
+    with pytest.raises(InputError, match="tiny-llama' cannot be loaded: .*JSON.* Give 'smollm2-135m', the path"):
         load_model(folder)
 
 
 def test_unknown_name_quotes_the_cause():
-    with pytest.raises(InputError, match="'nobody/nothing' cannot be loaded: .* Possible are 'smollm2-135m', the path"):
+    with pytest.raises(InputError, match="'nobody/nothing' cannot be loaded: .* Give 'smollm2-135m', the path"):
         load_model("nobody/nothing")
 
 

@@ -415,7 +415,7 @@ def test_relations_are_shown_in_the_order_asked_for():
     words = made_words(("a", "b", "c"))
     figure = plots.decoding(words, relations=["c", "a"])
     assert [note.text[3] for note in figure.layout.annotations] == ["c", "c", "a", "a"]
-    with pytest.raises(InputError, match="relation 'd'; there are of 'a', 'b', 'c'"):
+    with pytest.raises(InputError, match="relation 'd'; choose from 'a', 'b', 'c'"):
         plots.decoding(words, relations=["d"])
 
 

@@ -513,7 +513,7 @@ def test_a_folder_that_is_no_library_is_refused(model, tmp_path):
     with pytest.raises(InputError, match="has two vectors of 'a'; keep one of them.$"):
         load_library(tmp_path)
     (tmp_path / "one.safetensors").write_text("nothing")
-    with pytest.raises(InputError, match="is not a whole safetensors file"):
+    with pytest.raises(InputError, match="is not a complete safetensors file"):
         load_library(tmp_path)
 
 
@@ -730,7 +730,7 @@ def test_what_was_fitted_to_other_tuned_vectors_is_refused(here, command, tunes,
     fv = FunctionVector.load(file)
     replace(fv, vector=2 * fv.vector).save(file)
     result = call()
-    assert result.exit_code == 2 and "fit.safetensors' is of another plan" in result.stderr
+    assert result.exit_code == 2 and "fit.safetensors' belongs to another plan" in result.stderr
 
 
 @pytest.mark.slow
@@ -798,8 +798,8 @@ def test_questions_to_choose_on_without_choices_are_told_in_one_line(here, comma
         (["--out", "FILE"], "Error: Cannot write to 'FILE': "),
         (["--seed", "-1"], "Invalid value for '--seed'"),
         (["--each", str(10**9)], "Invalid value for '--each'"),
-        (["NOTHING"], "scan.csv' yields no question: no two of its lines make an analogy"),
-        (["--validation", "NOTHING"], "scan.csv' yields no question"),
+        (["NOTHING"], "scan.csv' has no questions: no two of its lines make an analogy"),
+        (["--validation", "NOTHING"], "scan.csv' has no questions"),
         (["--n-folds", "2"], "No such option"),
         (["one.jsonl", "two.jsonl"], "unexpected extra argument"),
     ],

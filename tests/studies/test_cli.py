@@ -149,14 +149,16 @@ def test_a_run_ends_with_a_table_of_scores_with_intervals_and_gains(here, tiny_m
 
 
 @pytest.mark.slow
-def test_an_equal_second_run_replaces_the_first_and_nothing_else(here, tiny_model, pairs):
+def test_a_second_run_of_the_same_plan_replaces_the_first_and_nothing_else(here, tiny_model, pairs):
     folder = here / "fv_lens_run"
-    assert "equal run" not in call("run", pairs, "--prompts", 2).stderr
+    assert "a run of the same plan" not in call("run", pairs, "--prompts", 2).stderr
     first = FunctionVector.load(folder / "vector.safetensors")
     for name in ("vector.safetensors", "notes.txt"):
         (folder / name).write_text("of before")
     again = call("run", pairs, "--prompts", 2)
-    assert again.exit_code == 0 and "fv_lens_run holds an equal run, whose files are replaced." in again.stderr
+    assert (
+        again.exit_code == 0 and "fv_lens_run holds a run of the same plan, whose files are replaced." in again.stderr
+    )
     assert files(folder) == sorted([*FILES, TUNED, "notes.txt"])
     assert (folder / "notes.txt").read_text() == "of before"
     assert torch.equal(FunctionVector.load(folder / "vector.safetensors").vector, first.vector)
@@ -258,7 +260,7 @@ def test_a_model_that_cannot_be_trusted_exits_with_1(here, monkeypatch, tiny_mod
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["antonyms"], "Error: no bundled relation is called 'antonyms'; near names: antonym"),
+        (["antonyms"], "Error: there is no bundled relation 'antonyms'; did you mean antonym"),
         (["missing.json"], "Error: missing.json: there is no such file"),
         (["--out", "FILE"], "Error: Cannot write to 'FILE': "),
         (["--out", "FILE/below/it"], "Error: Cannot write to 'FILE/below/it': "),
@@ -401,12 +403,12 @@ def test_the_vectors_own_model_is_the_default_and_another_is_refused(monkeypatch
     "arguments, message",
     [
         (["missing.safetensors", "Q:"], "Error: No file 'missing.safetensors'"),
-        ([__file__, "Q:"], "is not a whole safetensors file"),
+        ([__file__, "Q:"], "is not a complete safetensors file"),
         (["VECTOR", ""], "Error: The prompt is empty"),
         (["VECTOR", "Q:", "--tokens", "0"], "Invalid value for '--tokens'"),
         (
             ["VECTOR", "Q:", "--tokens", "127"],
-            "Error: The prompt has 3 tokens and 127 are to follow; the model's context is 128",
+            "Error: The prompt's 3 tokens and 127 new ones exceed the context of 128",
         ),
         (["VECTOR", "Q:", "--strength", "nan"], "Error: strength is nan"),
         (["VECTOR", "Q:", "--strength", "strong"], "Invalid value for '--strength'"),
@@ -465,7 +467,7 @@ def test_decode_lists_the_strongest_and_weakest_tokens(here, tiny_model, vector,
     "arguments, message",
     [
         (["missing.safetensors"], "Error: No file 'missing.safetensors'"),
-        ([__file__], "is not a whole safetensors file"),
+        ([__file__], "is not a complete safetensors file"),
         (["VECTOR", "--through", "sideways"], "Error: through is 'sideways'; give 'unembed' or 'model'"),
         (["VECTOR", "-k", "0"], "Invalid value for '-k'"),
         (["VECTOR", "-k", "999"], "Error: k is 999; the vocabulary of tiny/llama has 256 tokens"),

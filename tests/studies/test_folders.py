@@ -404,7 +404,7 @@ def test_a_stage_or_vector_of_another_study_is_refused(study, here):  # noqa: F8
     heads, stranger = (here / name / "stages" / "heads.safetensors" for name in ("other", "fv_lens_study"))
     own, others = heads.read_bytes(), stranger.read_bytes()
     heads.write_bytes(others)
-    refused("heads.safetensors' is of another plan", *other)
+    refused("heads.safetensors' belongs to another plan", *other)
     heads.write_bytes(own)
     vector = here / "other" / "vectors" / "a.safetensors"
     vector.write_bytes((here / "fv_lens_study" / "vectors" / "a.safetensors").read_bytes())

@@ -106,7 +106,7 @@ def test_a_stage_that_was_cut_short_is_refused(tmp_path, left):
     Stages(tmp_path, PLAN).run("heads", counted([]))
     path = tmp_path / "heads.safetensors"
     path.write_bytes(path.read_bytes()[:left])
-    with pytest.raises(InputError, match="heads.safetensors' is not a whole safetensors file"):
+    with pytest.raises(InputError, match="heads.safetensors' is not a complete safetensors file"):
         Stages(tmp_path, PLAN).run("heads", counted([]))
 
 
@@ -127,7 +127,7 @@ def test_a_stage_of_another_plan_is_refused_and_nothing_is_changed(tmp_path, cha
     Stages(tmp_path / "mine", PLAN).run("sums", counted([]))
     shutil.copy(tmp_path / "other" / "heads.safetensors", tmp_path / "mine")
     before = contents(tmp_path / "mine")
-    with pytest.raises(InputError, match="mine/heads.safetensors' is of another plan or stage .* Delete the file"):
+    with pytest.raises(InputError, match="mine/heads.safetensors' belongs to another plan or stage .* Delete the file"):
         Stages(tmp_path / "mine", PLAN)
     assert contents(tmp_path / "mine") == before
 
@@ -135,7 +135,7 @@ def test_a_stage_of_another_plan_is_refused_and_nothing_is_changed(tmp_path, cha
 def test_a_stage_under_the_name_of_another_is_refused(tmp_path):
     Stages(tmp_path, PLAN).run("heads", counted([]))
     shutil.copy(tmp_path / "heads.safetensors", tmp_path / "sums.safetensors")
-    with pytest.raises(InputError, match="sums.safetensors' is of another plan or stage"):
+    with pytest.raises(InputError, match="sums.safetensors' belongs to another plan or stage"):
         Stages(tmp_path, PLAN)
 
 
@@ -152,7 +152,7 @@ def test_stages_of_an_earlier_version_are_taken_over_where_the_plan_agrees(tmp_p
     assert same(stages.run("heads", never)) and stages.timings == {"heads": 1.5}
     assert files(tmp_path / "stages") == ["heads.safetensors"]
     assert same(Stages(tmp_path / "stages", PLAN).run("heads", never))
-    with pytest.raises(InputError, match="of another plan"):
+    with pytest.raises(InputError, match="belongs to another plan"):
         Stages(tmp_path / "stages", PLAN | {"model": "other"})
 
 
@@ -168,7 +168,7 @@ def test_stages_of_an_earlier_version_with_another_plan_are_refused(tmp_path, pl
 def test_a_stage_without_a_plan_is_refused(tmp_path):
     of_an_earlier_version(tmp_path / "stages")
     (tmp_path / "stages" / "plan.json").unlink()
-    with pytest.raises(InputError, match="heads.safetensors' is of another plan"):
+    with pytest.raises(InputError, match="heads.safetensors' belongs to another plan"):
         Stages(tmp_path / "stages", PLAN)
 
 

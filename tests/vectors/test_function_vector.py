@@ -285,7 +285,7 @@ def test_vectors_of_two_models_do_not_add_up_and_those_of_one_by_two_names_do():
     one, other, same, any_ = (
         FunctionVector(torch.ones(4), 1, model=name) for name in ("org/a", "org/b", "other/A", None)
     )
-    with pytest.raises(InputError, match="of model 'org/a' and 'org/b' do not add up"):
+    with pytest.raises(InputError, match="of model 'org/a' and 'org/b' cannot be added"):
         one + other
     assert all(torch.equal((one + more).vector, 2 * one.vector) for more in (same, any_))
 
@@ -378,14 +378,14 @@ def test_a_file_cut_short_is_refused(tmp_path, kept):
     FunctionVector(noise(D_MODEL), 1).save(path)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(kept * len(whole))])
-    with pytest.raises(InputError, match="fv.safetensors' is not a whole safetensors file"):
+    with pytest.raises(InputError, match="fv.safetensors' is not a complete safetensors file"):
         FunctionVector.load(path)
 
 
 @pytest.mark.parametrize("content", [b"hello", b'{"vector": [1, 2]}', b"\x00" * 200, bytes(range(256))], ids=len)
 def test_what_is_no_safetensors_file_is_refused(tmp_path, content):
     (tmp_path / "fv.safetensors").write_bytes(content)
-    with pytest.raises(InputError, match="not a whole safetensors file"):
+    with pytest.raises(InputError, match="not a complete safetensors file"):
         FunctionVector.load(tmp_path / "fv.safetensors")
 
 
@@ -409,7 +409,7 @@ def test_a_pickle_is_never_loaded(tmp_path, write, unpickle):
     path, bomb = tmp_path / "fv.safetensors", tmp_path / "went off"
     write(Bomb(bomb), path)
     for kind in (FunctionVector, HeadEffects):
-        with pytest.raises(InputError, match="not a whole safetensors file"):
+        with pytest.raises(InputError, match="not a complete safetensors file"):
             kind.load(path)
     assert not bomb.exists()
     unpickle(path)

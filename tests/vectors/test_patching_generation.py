@@ -230,9 +230,9 @@ def test_methods_without_a_last_prompt_token_are_refused_by_name(model):
     if not is_bridge(model):
         pytest.skip("HookedTransformer has no such method")
     with patch(model, vector(model)):
-        with pytest.raises(InputError, match="diffusion_generate has no last prompt token"):
+        with pytest.raises(InputError, match="diffusion_generate does not say which token is a prompt's last"):
             model.diffusion_generate(prompts())
-        with pytest.raises(InputError, match="generate_batch has no last prompt token"):
+        with pytest.raises(InputError, match="generate_batch does not say which token is a prompt's last"):
             model.original_model.generate_batch([[1, 2]])
     with pytest.raises(NotImplementedError, match="no native sampler"):
         model.diffusion_generate(prompts())

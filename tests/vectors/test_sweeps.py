@@ -231,8 +231,8 @@ def test_a_map_over_relations_serves_a_relation_too_small_for_ten_shots(llama, w
     "vectors, layers, strengths, message",
     [
         ([], None, [1.0], "empty list"),
-        ([vector()], [], [1.0], "no layers"),
-        ([vector()], None, [], "no strengths"),
+        ([vector()], [], [1.0], "layers is empty"),
+        ([vector()], None, [], "strengths is empty"),
         ([vector()], [3], [1.0], "Layer 3 is outside"),
         ([vector()], [-1], [1.0], "at least 0"),
         ([vector()], None, [float("nan")], "strength is nan"),
