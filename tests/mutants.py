@@ -88,7 +88,7 @@ MUTANTS = [
     Mutant("Wilson's interval without 1/n", "ground/scores.py",
            "z**2 / (4 * n**2)", "z**2 / 4", "ground/test_scores.py"),
     Mutant("permutations that move rows alone", "evaluation/rank_correlation.py",
-           "mine[orders[:, rows], orders[:, columns]]", "mine[orders[:, rows], columns]",
+           "predicted[orders[:, rows], orders[:, columns]]", "predicted[orders[:, rows], columns]",
            "evaluation/test_similarity.py::test_mantels_p_is_that_of_all_orders_of_the_relations"),
 ]  # fmt: skip
 

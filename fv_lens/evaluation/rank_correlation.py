@@ -24,7 +24,7 @@ def matrix_rho(predicted: np.ndarray, rated: np.ndarray) -> float:
 def mantel_p(predicted: np.ndarray, rated: np.ndarray, n_permutations: int = 10_000, seed: int = 0) -> float:
     """One-sided p value of a Mantel test: how often permuting the relations gives as large a rho.
 
-    Unrated cells stay where they are in `theirs`.
+    Unrated cells stay where they are in `rated`.
     """
     n_permutations = whole_number("n_permutations", n_permutations, least=1)
     upper = np.triu_indices(len(predicted), 1)
