@@ -18,7 +18,7 @@ from ...analogies.solve import AnalogyAnswer, solve_analogy
 from ...datasets.questions import Question, digest
 from ...datasets.relation_files import load_relation, relation_names
 from ...engine.batches import batch
-from ...evaluation import table as results
+from ...evaluation.table import write_csv
 from ...ground import storage
 from ...ground.errors import InputError
 from ...ground.measures import MEASURES
@@ -216,7 +216,7 @@ def _title(measure: str) -> str:
 
 def _write(out: Path, frame: pd.DataFrame, fitted: Mapping[str, Folded], summary: Mapping[str, Any]) -> None:
     with storage.written_whole(out / RESULTS) as partial:
-        results.write_csv(frame, partial)
+        write_csv(frame, partial)
     storage.save_json(out / SUMMARY, summary)
     (out / "composites").mkdir(exist_ok=True)
     for name, how in fitted.items():

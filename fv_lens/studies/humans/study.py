@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ...datasets.ratings import HumanMatrix, PairRatings
 from ...datasets.semeval import RatedRelation
-from ...evaluation import table as results
 from ...evaluation.humans import difference
 from ...evaluation.similarity import mds, similarity_matrix
+from ...evaluation.table import write_csv
 from ...ground import storage
 from ...models.lens import Model, lens_of
 from ...vectors.function_vector import FunctionVector
@@ -71,7 +71,7 @@ def study(
     human = ratings.matrix(seed=seed)
     frame = _frame(comparisons, human)
     with storage.written_whole(out / "results.csv") as partial:
-        results.write_csv(frame, partial)
+        write_csv(frame, partial)
     summary = {"command": job.command, **plan, "n_comparisons": len(ratings), "timings_s": stages.timings}
     summary["human ceiling"] = human.ceiling
     storage.save_json(out / "summary.json", summary)

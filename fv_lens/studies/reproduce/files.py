@@ -11,10 +11,9 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from ...evaluation import table as results
 from ...evaluation.rows import TUNED, is_deal
 from ...evaluation.similarity import mds, similarity_matrix
-from ...evaluation.table import Row, Table
+from ...evaluation.table import Row, Table, cosines, write_csv
 from ...ground import storage
 from ...vectors.function_vector import FunctionVector
 from ...vectors.lessons import mean_validation_losses, training_frame
@@ -78,7 +77,7 @@ def write_outputs(
 ) -> None:  # fmt: skip
     """Write `results.csv`, `summary.json`, `vectors/` and `report.html`, each whole or not at all."""
     with storage.written_whole(out / RESULTS) as partial:
-        results.write_csv(frame, partial)
+        write_csv(frame, partial)
     chosen = _choices(found)
     summary = {
         "command": command, **plan, "chosen": chosen, "left_out": study.left_out,
@@ -130,11 +129,11 @@ def _stability(table: Table, vectors: Mapping[str, Tensor], seeds: int) -> None:
         others = [vectors[f"{key}-seed-{seed}"] for seed in range(1, seeds) if f"{key}-seed-{seed}" in vectors]
         for centred in (False, True):
             if others:
-                similarity = np.mean([results.cosines(vectors[key], other, centred) for other in others], axis=0)
+                similarity = np.mean([cosines(vectors[key], other, centred) for other in others], axis=0)
                 table.groups("stability", row, f"cosine over deals of pairs{', centred' * centred}", similarity)
     if "from-fv" in vectors:
         for centred in (False, True):
-            similarity = results.cosines(vectors["from-zero"], vectors["from-fv"], centred)
+            similarity = cosines(vectors["from-zero"], vectors["from-fv"], centred)
             table.groups(
                 "stability", "FFV from zero and from FV", f"cosine of the two{', centred' * centred}", similarity
             )

@@ -22,7 +22,7 @@ from ...vectors.sweeps import layer_grid
 from ...vectors.tuning import DEPTHS
 from ..job import Job
 from ..stages import Stages, Step
-from . import steps as protocol
+from . import steps
 from .files import STARTS, Found, table_of, vector_files, write_outputs
 from .readings import readings
 from .setup import TEST, Study
@@ -56,11 +56,11 @@ def reproduce(
         tell(what)
         return stages.run(name, compute)
 
-    maps = stage("heads", "Head maps", lambda: protocol.heads(study))
+    maps = stage("heads", "Head maps", lambda: steps.heads(study))
     what = "Summed vectors, chosen on validation"
-    sums = stage("sums", what, lambda: protocol.sums(study, maps[0]))
+    sums = stage("sums", what, lambda: steps.sums(study, maps[0]))
     layer, losses, tuning = _tuned_vectors(study, stage, sums)
-    few, _ = stage("curve", "Tuning on fewer pairs", lambda: protocol.curve(study, layer))
+    few, _ = stage("curve", "Tuning on fewer pairs", lambda: steps.curve(study, layer))
     rows, owners = _completed_rows(study, stage, sums, tuning, few["vectors"], layer)
     said = _readings(study, stage, sums, tuning, layer)
     found = Found(layer, losses, maps[1]["share_right"], sums, tuning, rows, owners, said)
@@ -74,7 +74,7 @@ def _tuned_vectors(study: Study, stage: Stage, sums: Step) -> tuple[int, dict[in
     results: dict[str, Step] = {}
 
     def run(name: str, what: str, at: int, starts: Starts = "zero", *, seed: int = 0, shuffle: bool = False) -> None:
-        compute = lambda: protocol.tuned(study, at, starts, seed=seed, shuffle=shuffle, description=what)  # noqa: E731
+        compute = lambda: steps.tuned(study, at, starts, seed=seed, shuffle=shuffle, description=what)  # noqa: E731
         results[name] = stage(f"tuned-{name}", f"Tuning: {what}", compute)
 
     grid = layer_grid(study.lens, DEPTHS)
@@ -88,7 +88,7 @@ def _tuned_vectors(study: Study, stage: Stage, sums: Step) -> tuple[int, dict[in
     run("from-random", "from random directions", layer, "random")
     run("shuffled", "on shuffled pairs", layer, shuffle=True)
     what = "Tuning: one vector for all"
-    results["pooled"] = stage("tuned-pooled", what, lambda: protocol.pooled(study, layer, what))
+    results["pooled"] = stage("tuned-pooled", what, lambda: steps.pooled(study, layer, what))
     for seed in range(1, study.settings.seeds):
         run(f"from-zero-seed-{seed}", f"from zero, deal {seed}", layer, seed=seed)
         if summed:
@@ -103,13 +103,13 @@ def _completed_rows(
     vectors = {name: tensors["vectors"] for name, (tensors, _) in tuning.items()}
     whatifs, missing = _rows(study, *sums, vectors, few, layer)
     what = "Test words, zero-shot with each vector"
-    zero, record = stage("scores", what, lambda: protocol.scores(study, whatifs))
+    zero, record = stage("scores", what, lambda: steps.scores(study, whatifs))
     owners = zero["owners"].numpy()
     rows = rows_of(zero, record["rows"])
     rows |= {name: without(rows[name], owners, broken) for name, broken in missing.items()}
     for row, how in study.settings.prompting.items():
         name = f"shots-{how['n_shots']}{'-shuffled' if how.get('shuffled') else ''}"
-        compute = lambda how=how: protocol.prompting(study, **how)  # noqa: E731
+        compute = lambda how=how: steps.prompting(study, **how)  # noqa: E731
         rows |= rows_of(stage(name, f"Test words, {row}", compute)[0], {row: [0]})
     return rows, owners
 
@@ -117,7 +117,7 @@ def _completed_rows(
 def _readings(study: Study, stage: Stage, sums: Step, tuning: Mapping[str, Step], layer: int) -> dict[str, Any]:
     """What the vectors say, beside two controls: mean differences of residuals, and random directions."""
     what = "Mean residual differences"
-    difference, _ = stage("difference", what, lambda: ({"vectors": protocol.mean_difference(study, layer)}, {}))
+    difference, _ = stage("difference", what, lambda: ({"vectors": steps.mean_difference(study, layer)}, {}))
     kinds = {"FV": (sums[0]["vectors"], sums[1]["layer"])} if "vectors" in sums[0] else {}
     kinds |= {STARTS[key]: (tuning[key][0]["vectors"], layer) for key in STARTS if key in tuning}
     random = _directions(study, _norms(tuning["from-zero"][0]["vectors"]), 1, Stream.READ)[0]
