@@ -122,7 +122,7 @@ def _read_json(file: Traversable) -> Any:
         lines = [line for line in text.split("\n") if line.strip()]
         if len(lines) > 1 and _is_json(lines[0]) and _is_json(lines[1]):
             raise InputError(
-                'this file has JSON on every line; a relation is one JSON value: put the lines in a list: "[" before '
+                'this file has JSON on every line; a relation is one JSON value. Put the lines in a list: "[" before '
                 'the first, "," between lines and "]" after the last. Analogy questions are read by `load_questions`'
             ) from None
         raise InputError(f"{error}; give a JSON file such as {FORMAT}, or a .csv of words and answers") from None

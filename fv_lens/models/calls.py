@@ -234,8 +234,8 @@ class Watch:
 
     def _refuse(self, name: str, run: Run, given: Given) -> Any:
         raise InputError(
-            f"{name} does not say which token is a prompt's last, so a patch cannot act. Remove it, or use generate, "
-            "generate_stream or hf_generate."
+            f"{name} does not say which token is a prompt's last, so a patch cannot act. Remove the patch first, or "
+            "use generate, generate_stream or hf_generate."
         )
 
     def refuse_copies(self) -> None:

@@ -135,7 +135,7 @@ def _verified_file(file: Path, expected: str, origin: Path) -> Path:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     if digest != expected:
         raise InputError(
-            f"{file.name} has SHA-256 {digest}, and {expected} was expected: it is cut short or another file; "
+            f"{file.name} has SHA-256 {digest}, and {expected} was expected: it is truncated or another file; "
             f"delete {origin} if it is there, and try again"
         )
     return file

@@ -126,7 +126,7 @@ def _scores(frame: pd.DataFrame, measure: str) -> dict[Row, Score]:
     lines = frame[(frame.measure == measure) & frame.value.notna()]
     if not len(lines):
         known = ", ".join(map(repr, frame.measure.unique())) or "none"
-        raise InputError(f"measure is {measure!r}, which the frame does not have; choose from {known}")
+        raise InputError(f"measure is {measure!r}, which the frame does not have; it has {known}")
     scores = {}
     for line in lines.itertuples():
         low, high = (float(end) if np.isfinite(end) else np.nan for end in (line.low, line.high))

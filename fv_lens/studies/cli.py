@@ -137,7 +137,8 @@ def generate(
         ids = torch.tensor([lens.tokens(prompt.replace("\\n", "\n"))], device=lens.device)
         if ids.shape[1] + tokens > lens.n_ctx:
             raise InputError(
-                f"The prompt's {ids.shape[1]} tokens and {tokens} new ones exceed the context of {lens.n_ctx}."
+                f"The prompt's {ids.shape[1]} tokens and {tokens} new ones exceed the context of {lens.n_ctx}; "
+                "shorten the prompt, or lower --tokens."
             )
 
         def completion() -> Text:

@@ -109,7 +109,7 @@ class Stages:
         except ValueError:
             same = False
         if not same:
-            raise InputError(f"{str(earlier)!r} is of another plan than this run's. Delete the folder it is in.")
+            raise InputError(f"{str(earlier)!r} belongs to another plan than this run's. Delete the folder it is in.")
         for name in self.finished:
             tensors, saved = storage.load(self._path(name), StageRecord)
             if "plan" not in saved:

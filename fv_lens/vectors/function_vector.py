@@ -169,9 +169,13 @@ class FunctionVector:
         for name in ("layer", "site", "token", "processing", "bos"):
             value, others = getattr(self, name), getattr(other, name)
             if value != others:
-                raise InputError(f"Vectors of {name} {value!r} and {others!r} cannot be added; they must agree.")
+                raise InputError(
+                    f"Vectors of {name} {value!r} and {others!r} cannot be added; give vectors of the same {name}."
+                )
         if _two_models(self.model, other.model):
-            raise InputError(f"Vectors of model {self.model!r} and {other.model!r} cannot be added; they must agree.")
+            raise InputError(
+                f"Vectors of model {self.model!r} and {other.model!r} cannot be added; give vectors of the same model."
+            )
         if len(self.vector) != len(other.vector):
             raise InputError(f"Vectors of {len(self.vector)} and {len(other.vector)} numbers cannot be added.")
         return self._combined(self.vector + other.vector, ((1.0, self), (1.0, other)))

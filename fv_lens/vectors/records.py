@@ -106,7 +106,7 @@ class Vector(Record):
         if len(self.source) not in ((2,) if self.method == "composite" else (0, 2)):
             raise ValueError("source is not a pair of words A, B")
         if (self.weights is None) == (self.method == "composite"):
-            raise ValueError("weights belong to a composite; expected them if, and only if, method is 'composite'")
+            raise ValueError("weights are expected if, and only if, method is 'composite'")
         if self.weights is not None and len(self.weights) < len(self.parents):
             raise ValueError("a composite has fewer weights than parents")
         if self.weights and abs(sum(self.weights.values()) - 1) > 0.01:

@@ -113,7 +113,7 @@ def test_the_verbs_of_the_lens_go_that_way_and_full_forwards_do_not(products, na
     pairs = load_relation("antonym").with_pairs(load_relation("antonym").pairs[:8])
     prompts = batch(lens, with_demonstrations(pairs, pairs, 0), PromptTemplate())
     lens.logits(prompts.tokens, prompts.mask)
-    assert not products, "the slow truth shares no product with what it is compared with"
+    assert not products, "the slow reference shares no product with what it is compared with"
     with torch.no_grad():
         lens.prefix(prompts.tokens, prompts.mask)
     assert products

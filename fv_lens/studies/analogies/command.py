@@ -37,7 +37,8 @@ def analogies(
     file: Annotated[
         Path | None,
         typer.Argument(
-            callback=expanded, help="A file of questions: JSON, CSV or SCAN's CSV; by default the bundled test ones."
+            callback=expanded,
+            help="Questions: JSON lines, JSON, CSV or SCAN's CSV; by default the bundled test questions.",
         ),
     ] = None,
     bats: Annotated[
@@ -46,7 +47,7 @@ def analogies(
     ] = None,
     validation: Annotated[
         list[Path] | None,
-        typer.Option(callback=expanded, help="Questions to choose the method that FILE reports on; may be repeated."),
+        typer.Option(callback=expanded, help="Questions to choose the method on that answers FILE; may be repeated."),
     ] = None,
     choices: Annotated[bool, typer.Option("--choices", help="Also choose among the answers of each question.")] = False,
     vectors: Annotated[
