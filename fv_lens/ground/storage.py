@@ -114,8 +114,8 @@ def load(path: FilePath, kind: type[Record]) -> tuple[dict[str, Tensor], dict[st
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
         raise InputError(
-            f"{str(path)!r} is not a complete safetensors file ({error}); it may be truncated or of another kind. Check "
-            "the path, or save it again."
+            f"{str(path)!r} is not a complete safetensors file ({error}); it may be truncated or of another kind. "
+            "Check the path, or save it again."
         ) from None
     held = text.get("kind", "a safetensors file that fv_lens did not write")
     if held != f"fv_lens.{kind.kind}":

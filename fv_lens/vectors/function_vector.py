@@ -169,12 +169,10 @@ class FunctionVector:
         for name in ("layer", "site", "token", "processing", "bos"):
             value, others = getattr(self, name), getattr(other, name)
             if value != others:
-                raise InputError(
-                    f"Vectors of {name} {value!r} and {others!r} cannot be added; give vectors of the same {name}."
-                )
+                raise InputError(f"Vectors of {name} {value!r} and {others!r} cannot be added; give two of one {name}.")
         if _two_models(self.model, other.model):
             raise InputError(
-                f"Vectors of model {self.model!r} and {other.model!r} cannot be added; give vectors of the same model."
+                f"Vectors of model {self.model!r} and {other.model!r} cannot be added; give two of one model."
             )
         if len(self.vector) != len(other.vector):
             raise InputError(f"Vectors of {len(self.vector)} and {len(other.vector)} numbers cannot be added.")

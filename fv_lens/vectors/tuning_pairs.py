@@ -53,9 +53,7 @@ def shuffled(relation: Relation, answers: Relation, seed: int = 0) -> Relation:
     for _ in range(40):
         if (exchanged := corrupt(shown, answers.answers, rng)) is not None:
             return relation.with_pairs(list(exchanged.demonstrations))
-    raise InputError(
-        f"The answers of {relation.name!r} cannot be exchanged so that each is wrong; give more different ones."
-    )
+    raise InputError(f"The answers of {relation.name!r} cannot be exchanged so that each is wrong; give more answers.")
 
 
 def _sample(part: Relation, n: int, seed: int) -> Relation:

@@ -396,7 +396,7 @@ def test_a_comma_in_the_path_of_a_relation_is_part_of_it(tmp_path):
 def test_json_lines_as_a_relation_say_how_to_make_one(tmp_path):
     lines = "\n".join(json.dumps({"input": f"w{i}", "output": "x"}) for i in range(3))
     for name in ("r.json", "r.jsonl"):
-        with pytest.raises(InputError, match=rf"{name}: this file has JSON on every line; .*put the lines in a list"):
+        with pytest.raises(InputError, match=rf"{name}: this file has JSON on every line; .*Put the lines in a list"):
             load_relation(written(tmp_path / name, lines))
 
 

@@ -416,7 +416,7 @@ def test_a_stage_or_vector_of_another_study_is_refused(study, here):  # noqa: F8
 @pytest.mark.slow
 def test_two_commands_with_one_folder_are_kept_apart(here, without_page, monkeypatch):  # noqa: F811
     given = ["reproduce", "--relations", write(relations()[0]), "--seeds", 1]
-    seen, save = [], outputs.results.write_csv
+    seen, save = [], outputs.write_csv
 
     def meanwhile(*arguments):
         save(*arguments)
@@ -424,5 +424,5 @@ def test_two_commands_with_one_folder_are_kept_apart(here, without_page, monkeyp
             seen.append(True)
             refused("is in use by another fv-lens process", *given)
 
-    monkeypatch.setattr(outputs.results, "write_csv", meanwhile)
+    monkeypatch.setattr(outputs, "write_csv", meanwhile)
     assert call(*given).exit_code == 0 and seen

@@ -183,7 +183,7 @@ STOPS = (
     (protocol, "heads", {}), (protocol, "sums", {}), (protocol, "tuned", {"shuffle": True}),
     (protocol, "tuned", {"seed": 1}), (protocol, "curve", {}), (protocol, "scores", {}),
     (protocol, "prompting", {"shuffled": True}), (protocol, "mean_difference", {}), (module, "readings", {}),
-    (outputs.results, "write_csv", {}), (outputs, "_save_vectors", {}),
+    (outputs, "write_csv", {}), (outputs, "_save_vectors", {}),
 )  # fmt: skip
 
 

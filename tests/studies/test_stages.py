@@ -160,7 +160,7 @@ def test_stages_of_an_earlier_version_are_taken_over_where_the_plan_agrees(tmp_p
 def test_stages_of_an_earlier_version_with_another_plan_are_refused(tmp_path, plan):
     of_an_earlier_version(tmp_path / "stages", plan)
     before = contents(tmp_path / "stages")
-    with pytest.raises(InputError, match="plan.json' is of another plan than this run's"):
+    with pytest.raises(InputError, match="plan.json' belongs to another plan than this run's"):
         Stages(tmp_path / "stages", PLAN)
     assert contents(tmp_path / "stages") == before
 
