@@ -227,7 +227,7 @@ def test_a_missing_column_is_named(column):
 
 
 def test_what_the_frame_does_not_hold_is_refused():
-    with pytest.raises(InputError, match="measure is 'rank', .* choose from 'accuracy', 'choice', 'log_prob'"):
+    with pytest.raises(InputError, match="measure is 'rank', .* it has 'accuracy', 'choice', 'log_prob'"):
         plots.analogies(FRAME, "rank")
     with pytest.raises(InputError, match="no library 'half'; there are 'full', 'relation left out'"):
         plots.analogies(FRAME, library=["half"])
