@@ -15,9 +15,9 @@ from ... import plots
 from ...evaluation.names import CHANCE
 from ...ground.measures import MEASURES
 from ...ground.scores import Score
-from ...plots.comparison import curve_of
+from ...plots.comparison import curve_of, usual_shots
 from ...plots.relations import main_rows
-from ...plots.table import extent, number, scores_of
+from ...plots.table import extent, scores_of
 from ..page import parts as page
 
 CAPTIONS = {
@@ -43,6 +43,7 @@ WORDS = (
     "relations. n-shot: the prompt shows n pairs, and nothing is added."
 )
 SLOPES = ("FV", "FFV from FV")
+SHUFFLED = "FFV of shuffled pairs"
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,24 +131,15 @@ def write_table_report(
 
 
 def _in_short(frame: pd.DataFrame) -> Iterator[str]:
-    """Sentences of measured numbers with their intervals; a difference whose interval holds 0 is called not shown."""
+    """Three sentences: how well, above what, and what the vectors say; everything else is in the tables."""
     levels = _overall(frame, "score", "accuracy")
     if clauses := [f"{row} {levels[row]}" for row in main_rows(levels)]:
         yield f"{MEASURES['accuracy'].heading}, mean over {extent(frame)}: {'; '.join(clauses)}."
     differences = _overall(frame, "difference", "accuracy")
-    subject = next(iter(differences), "").partition(" - ")[0]  # the table below has those of other rows
-    differences = {row: gain for row, gain in differences.items() if row.startswith(f"{subject} - ")}
-    if apart := [f"{_above(row, gain)} by {gain.unsigned}" for row, gain in differences.items() if gain.differs()]:
-        yield f"Differences shown: {'; '.join(apart)}."
-    if alike := [f"{_minus(row)}: {s.signed}" for row, s in differences.items() if not s.differs()]:
-        yield f"Not shown, as no interval leaves out 0: {'; '.join(alike)}."
-    for row, gains in list(scores_of(frame, part="difference", group="category", measure="accuracy").items())[:1]:
-        sure = [name for name, gain in gains.items() if gain.differs()]
-        line = f"{_minus(row)} by category: shown in {len(sure)} of {len(gains)}"
-        yield line + (f" ({', '.join(sure)})." if 0 < len(sure) < len(gains) else ".")
-    if len(curve := curve_of(frame)) > 1:
-        (few, least), (many, most) = list(curve.items())[0], list(curve.items())[-1]
-        yield f"Fine-tuned on {number(few, 'pair')}, vectors reach {least}; on {many}, {most}."
+    subject = next(iter(differences), "").partition(" - ")[0]
+    against = {row: differences.get(f"{subject} - {row}") for row in ("FV", *usual_shots(levels), SHUFFLED)}
+    if clauses := [_against(row, gain) for row, gain in against.items() if gain is not None]:
+        yield f"{subject} is {'; '.join(clauses)}."
     readings = {name: of for name, of in _measures(frame, "decoding").items() if name.startswith("name score")}
     for measure, scores in list(readings.items())[-1:]:  # that of the chosen reading, where there is one
         clauses = [
@@ -156,9 +148,11 @@ def _in_short(frame: pd.DataFrame) -> Iterator[str]:
         yield f"Names of relations in their vectors ({measure}; chance {CHANCE}): {'; '.join(clauses)}."
 
 
-def _above(row: str, gain: Score) -> str:
-    subject, _, other = row.partition(" - ")
-    return f"{subject} is {'above' if gain.value > 0 else 'below'} {other}"
+def _against(other: str, gain: Score) -> str:
+    """A difference to another row in words; one whose interval holds 0 is not shown."""
+    if not gain.differs():
+        return f"not shown to differ from {other} ({gain.signed})"
+    return f"{'above' if gain.value > 0 else 'below'} {other} by {gain.unsigned}"
 
 
 def _minus(row: str) -> str:
