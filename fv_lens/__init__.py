@@ -9,9 +9,8 @@ Example:
     ...     print(model.generate("Q: big\\nA:", max_new_tokens=1))
 """
 
-import ast
+import dis
 import importlib
-import pkgutil
 from typing import TYPE_CHECKING, Any
 
 # The public names, in the order of the pipeline. Each is imported when it is first used: torch, TransformerLens and
@@ -92,12 +91,19 @@ if TYPE_CHECKING:
 
 
 def _homes() -> dict[str, str]:
-    """The module of each public name, from the block above."""
-    source = pkgutil.get_data(__name__, "__init__.py")
-    assert source is not None  # what imports it can read files, too
-    block = next(node for node in ast.parse(source).body if isinstance(node, ast.If))
-    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
-    return {alias.name: node.module or "" for node in imports for alias in node.names}
+    """The module of each public name, from the block above: it never runs, but it is compiled with the rest.
+
+    Read from the byte code, which is there in every kind of installation; the source may be missing.
+    """
+    names: dict[str, str] = {}
+    module = ""
+    loader: Any = __spec__ and __spec__.loader
+    for instruction in dis.get_instructions(loader.get_code(__name__)):
+        if instruction.opname == "IMPORT_NAME":
+            module = instruction.argval
+        elif instruction.opname == "IMPORT_FROM" and module != "typing":
+            names[instruction.argval] = module
+    return names
 
 
 _HOMES = _homes()

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..datasets.prompts import FewShot, PromptTemplate, with_demonstrations
 from ..datasets.relations import Relation
 from ..engine.whatif import Edit, WhatIf
-from ..ground.errors import whole_number
+from ..ground.errors import InputError, whole_number
 from ..ground.progress import no_progress
 from ..ground.streams import Stream, generator
 from ..models.lens import Lens
@@ -27,7 +27,7 @@ CONTROL_SHOTS = 10
 RANDOM_VECTOR, RANDOM_HEADS, SAME_NORM = RANDOM = ("random vector", "random heads", "random heads, same norm")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Controls:
     """Random vectors that are measured in place of the one under test.
 
@@ -37,7 +37,7 @@ class Controls:
             if they are needed and left out.
 
     Raises:
-        InputError: draws below 1, or not a whole number.
+        InputError: draws below 1, or not a whole number; a `mean_z` that is not a tensor.
     """
 
     draws: int = 5
@@ -45,6 +45,21 @@ class Controls:
 
     def __post_init__(self) -> None:
         whole_number("draws", self.draws, least=1)
+        if self.mean_z is not None and not isinstance(self.mean_z, Tensor):
+            raise InputError(f"mean_z is {type(self.mean_z).__name__}; give a tensor, such as effects.mean_z")
+
+    @classmethod
+    def of(cls, value: "Controls | bool") -> "Controls | None":
+        """What `evaluate` is given: True is the usual controls, False (None here) no controls.
+
+        Raises:
+            InputError: anything else.
+        """
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, bool | np.bool_):
+            return cls() if value else None
+        raise InputError(f"controls is {type(value).__name__}; give True, False or Controls(mean_z=..., draws=...)")
 
 
 def vector_controls(
@@ -69,7 +84,7 @@ def vector_controls(
         with no_progress():
             mean_z, _ = mean_head_outputs(lens.model, relation, n_shots=shots, seed=seed, template=template)
     taken = {head for vector in vectors for head in vector.heads}
-    heads = [(layer, head) for layer in range(lens.n_layers) for head in range(lens.n_heads)]
+    heads = [(layer, head) for layer in lens.head_layers for head in range(lens.n_heads)]
     free = [head for head in heads if head not in taken]
 
     def drawn(n: int) -> list[list[tuple[int, int]]]:

@@ -127,8 +127,10 @@ def evaluate(
 
     Source: word completion as in Todd et al. 2024, section 3. Intervals of gains resample words, and draws with them.
     """
-    lens, relation = lens_of(model), load_relation(relation)
+    lens, relation, how = lens_of(model), load_relation(relation), Controls.of(controls)
     vectors = [] if fv is None else as_vectors(fv)
+    if beside is not None and not isinstance(beside, Mapping):
+        raise InputError(f"beside is {type(beside).__name__}; give a mapping from the name of a row to its vector.")
     others = {row: as_vectors(other) for row, other in (beside or {}).items()}
     for vector in [*vectors, *chain.from_iterable(others.values())]:
         vector.check(lens)
@@ -138,10 +140,9 @@ def evaluate(
     name = f"{n_shots}-shot" if n_shots else "zero-shot"
     test_prompts = batch(lens, with_demonstrations(split.test, split.train, n_shots, seed), template)
     drawn: dict[str, list[WhatIf]] = {}
-    if controls and vectors:
-        how = Controls() if controls is True else controls
+    if how and vectors:
         drawn = vector_controls(lens, relation, vectors, how, seed, template)
-    asides = prompt_controls(split.test, split.train, n_shots, seed) if controls else {}
+    asides = prompt_controls(split.test, split.train, n_shots, seed) if how else {}
     asides.pop(name, None)
     title = f"{name} + vector" if vectors else name
     if taken := [row for row in others if row in {title, name, *drawn, *asides}]:
@@ -152,7 +153,7 @@ def evaluate(
     total = len(test_prompts) * (1 + len(asides))
     with progress_bar(total=total, desc="evaluation on test", unit="prompt") as bar:
         measured = completions(lens, test_prompts, list(chain.from_iterable(whatifs.values())), bar.update)
-        rows = {name: measured.rows([0])} if vectors and controls else {}
+        rows = {name: measured.rows([0])} if vectors and how else {}
         for control, prompts in asides.items():
             rows[control] = completions(lens, batch(lens, prompts, template), [], bar.update)
     tested = measured.rows(places.get(title, [0]))

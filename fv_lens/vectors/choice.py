@@ -3,6 +3,7 @@
 Many relations share the head count and the layer; the strength is chosen for each.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import SupportsFloat
@@ -84,13 +85,20 @@ def head_count_vectors(
 ) -> tuple[FunctionVector, ...]:
     """One summed vector per head count, of the heads of largest effect, at layer 0 until a sweep places it.
 
-    Where `effects` are not of this relation (a map over relations, say), its own mean head outputs are computed.
+    If `effects` are not of this relation (a map over relations, say), its own mean head outputs are computed; with a
+    warning, if they are of other pairs of this name.
     """
     relation = load_relation(relation).with_split(effects.record["split_seed"])
     effects.check(lens_of(model))
     template = PromptTemplate.from_dict(effects.record["template"])
     mean_z = effects.mean_z
     if effects.record["data_hash"] != relation.hash:
+        if effects.record["relation"] == relation.name:
+            warnings.warn(
+                f"The effects were measured on other pairs of {relation.name!r}, which may hold its test words; mean "
+                "head outputs are computed again on these pairs. Measure the effects again.",
+                stacklevel=2,
+            )
         sizes = {"n_prompts": effects.record["n_mean_prompts"], "n_shots": effects.record["n_shots"]}
         mean_z, _ = mean_head_outputs(model, relation, **sizes, template=template)
     counts = head_count_grid(effects) if head_counts is None else head_counts

@@ -42,7 +42,8 @@ class Tuning:
         template: the prompts' form; None for that of the initial vectors, or the default.
 
     Raises:
-        InputError: steps below 1; a learning rate that is not above 0 and at most 100; a strength that is not finite.
+        InputError: steps below 1; a learning rate that is not above 0 and at most 100; strengths that are not a list of
+            finite numbers; a template of another type.
     """
 
     steps: int = STEPS
@@ -56,6 +57,10 @@ class Tuning:
         rate = finite_number("learning_rate", self.learning_rate)
         if not 0 < rate <= MOST_RATE:
             raise InputError(f"learning_rate is {self.learning_rate!r}; give a number above 0 and at most {MOST_RATE}.")
+        if not isinstance(self.strengths, list | tuple):
+            raise InputError(f"strengths is {self.strengths!r}; give a list of numbers, such as [1, 2]")
+        if not isinstance(self.template, PromptTemplate | None):
+            raise InputError(f"template is {self.template!r}; give a PromptTemplate, or None for the usual one")
         strengths = [finite_number("strength", strength) for strength in self.strengths] or [1.0]
         # The dataclass is frozen for its users; this is its own normal form.
         object.__setattr__(self, "steps", whole_number("steps", self.steps, least=1))

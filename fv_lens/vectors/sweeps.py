@@ -77,9 +77,9 @@ class Sweep:
     def quality(self) -> np.ndarray:
         """Accuracy, and the mean log-probability that breaks ties, `[vector, layer, strength]`.
 
-        As complex numbers, which are compared by their real parts first.
+        As complex numbers, see `ordered`.
         """
-        return self.accuracy + 1j * self.log_probs.mean(0)
+        return ordered(self.accuracy, self.log_probs.mean(0))
 
     def to_frame(self) -> pd.DataFrame:
         """One line per vector, layer and strength: accuracy and log-probability, each with its interval."""
@@ -168,9 +168,16 @@ def agreed(sweeps: Sequence[Sweep]) -> tuple[int, int, list[int]]:
     return vector, layer, quality[:, vector, layer].argmax(-1).tolist()
 
 
+def ordered(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Complex numbers, which numpy compares by their real parts (`first`) and then by the others."""
+    numbers = np.empty(first.shape, complex)
+    numbers.real, numbers.imag = first, second  # `first + 1j * second` is NaN where `second` is infinite
+    return numbers
+
+
 def quality_of(measured: Completions) -> np.ndarray:
     """As `Sweep.quality`, of each row of completions, `[row]`."""
-    return measured.right.mean(0) + 1j * measured.log_prob.mean(0)
+    return ordered(measured.right.mean(0), measured.log_prob.mean(0))
 
 
 def mean_quality(quality: np.ndarray) -> np.ndarray:

@@ -122,6 +122,8 @@ def finetune_all(
 
     Source: Kang et al. 2026 (arXiv 2601.08169) start from the summed vector; stopping on validation pairs is ours.
     """
+    if not isinstance(how, Tuning):
+        raise InputError(f"how is {type(how).__name__}; give Tuning(steps=..., learning_rate=...).")
     lens, named = lens_of(model), _named(relations)
     starts = _starts(lens, named, inits)
     lessons, errors = {}, {}
@@ -134,9 +136,7 @@ def finetune_all(
             errors[name] = error
     _report(errors, nothing_left=not lessons)
     how = replace(how, template=how.template or own_template([v for v in starts.values() if not isinstance(v, str)]))
-    grid = layer_grid(lens, DEPTHS) if layer is None else list(layer) if isinstance(layer, Sequence) else [layer]
-    if not grid:
-        raise InputError("layer is an empty list; give at least one layer, or None for the usual ones.")
+    grid = _layers(lens, layer)
     by_layer = tune_lessons(lens, list(lessons.values()), grid, how)
     best, losses = best_layer(by_layer)
     vectors = {}
@@ -147,6 +147,17 @@ def finetune_all(
             vectors[name] = result if len(grid) == 1 else _with_layer_losses(result, losses)
     _report({name: error for name, error in errors.items() if name in lessons}, nothing_left=not vectors)
     return Tuned(vectors, errors)
+
+
+def _layers(lens: Lens, layer: int | Sequence[int] | None) -> list[int]:
+    """The layers to try."""
+    if layer is None:
+        return layer_grid(lens, DEPTHS)
+    if not isinstance(layer, Sequence | np.ndarray):
+        return [layer]
+    if not len(layer):
+        raise InputError("layer is an empty list; give at least one layer, or None for the usual ones.")
+    return list(layer)
 
 
 def _with_layer_losses(vector: FunctionVector, losses: Mapping[int, float]) -> FunctionVector:
