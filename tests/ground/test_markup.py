@@ -25,7 +25,7 @@ from fv_lens.ground.scores import Score
 from fv_lens.vectors.function_vector import FunctionVector
 from fv_lens.vectors.tuning import Tuned
 
-from ..plots.test_figures import made_effects, made_evaluation, made_sweep
+from ..plots.made import made_effects, made_evaluation, made_sweep
 
 HOSTILE = "<script>alert(1)</script>\"&'"
 VOID = {"br"}

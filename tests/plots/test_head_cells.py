@@ -12,7 +12,7 @@ from fv_lens.plots.head_cells import HeadCells
 from fv_lens.studies.page.head_map import head_map
 
 from ..studies.test_report import Page
-from .test_figures import made_effects
+from .made import made_effects
 
 
 def without_heads(effects, layer=1):

@@ -14,7 +14,7 @@ from fv_lens.datasets.questions import Question
 from fv_lens.ground.errors import InputError
 from fv_lens.studies.analogies.page import write_analogy_report
 
-from ..plots.test_figures import HOSTILE
+from ..plots.made import HOSTILE
 from .test_report import Page
 from .test_table_report import figures, short, words
 

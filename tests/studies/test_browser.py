@@ -18,7 +18,7 @@ from fv_lens.studies.run.findings import Findings
 from fv_lens.studies.run.page import write_report
 from fv_lens.vectors.effects import HeadEffects
 
-from ..plots.test_figures import HOSTILE, made_effects, made_evaluation, made_sweep
+from ..plots.made import HOSTILE, made_effects, made_evaluation, made_sweep
 
 pytestmark = pytest.mark.browser
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

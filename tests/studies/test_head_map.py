@@ -22,7 +22,7 @@ from fv_lens.vectors.effects import HeadEffects, mean_effects
 from fv_lens.vectors.function_vector import FunctionVector
 from fv_lens.vectors.mediation import mean_head_outputs
 
-from ..plots.test_figures import HOSTILE, made_effects
+from ..plots.made import HOSTILE, made_effects
 from .test_report import Page
 
 

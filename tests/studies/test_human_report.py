@@ -10,7 +10,7 @@ from fv_lens.ground.errors import InputError
 from fv_lens.ground.scores import Score
 from fv_lens.studies.humans.page import write_human_report
 
-from ..plots.test_analogies import made_matrix, made_points
+from ..plots.made import made_matrix, made_points
 from .test_analogy_report import WORST, assert_like_harmless, downloads, rows_of
 from .test_report import Page
 from .test_table_report import figures, short, words

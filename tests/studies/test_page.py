@@ -11,7 +11,7 @@ from fv_lens import plots
 from fv_lens.plots import style
 from fv_lens.studies.page import parts as page
 
-from ..plots.test_figures import HOSTILE, made_evaluation, made_sweep
+from ..plots.made import HOSTILE, made_evaluation, made_sweep
 from .test_report import Page
 
 

@@ -11,7 +11,7 @@ from fv_lens.ground.storage import written_whole
 from fv_lens.studies.run.findings import Findings
 from fv_lens.studies.run.page import write_report
 
-from ..plots.test_figures import HOSTILE, made_effects, made_evaluation, made_sweep
+from ..plots.made import HOSTILE, made_effects, made_evaluation, made_sweep
 
 
 class Page(HTMLParser):

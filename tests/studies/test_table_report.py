@@ -9,8 +9,8 @@ import pytest
 from fv_lens.ground.errors import InputError
 from fv_lens.studies.reproduce.page import Portrait, write_table_report
 
-from ..plots.test_figures import HOSTILE
-from ..plots.test_table import DIFFERENCES, FRAME, LEVELS, made_categories, made_training, made_words, pick
+from ..plots.made import HOSTILE
+from ..plots.made_table import DIFFERENCES, FRAME, LEVELS, made_categories, made_training, made_words, pick
 from .test_report import Page
 
 
