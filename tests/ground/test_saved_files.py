@@ -17,6 +17,7 @@ from fv_lens.datasets.prompts import FewShot, PromptTemplate
 from fv_lens.engine.batches import batch
 from fv_lens.ground import storage
 from fv_lens.ground.errors import InputError
+from fv_lens.ground.storage import written_whole
 from fv_lens.studies.stages import Stages
 from fv_lens.vectors import records
 from fv_lens.vectors.effects import HeadEffects, mean_effects
@@ -159,6 +160,7 @@ def test_schemas_have_the_fields_of_what_is_saved():
 
 # Equal content, equal bytes
 
+
 PROGRAM = """
 import sys, torch
 from tests.ground.test_saved_files import NAMES, write
@@ -191,7 +193,19 @@ def test_times_are_kept_beside_the_stages_and_not_in_them(tmp_path):
         assert stages.run("stage", lambda: pytest.fail("it was there"))[1] == STAGE[1] and stages.timings == {}
 
 
+def test_writing_replaces_the_file_and_leaves_no_other(tmp_path):
+    for text in ("old", "new é"):
+        with written_whole(tmp_path / "page") as partial:
+            partial.write_text(text, encoding="utf-8")
+    with pytest.raises(ZeroDivisionError), written_whole(tmp_path / "page") as partial:
+        partial.write_text("half")
+        _ = 1 / 0
+    assert (tmp_path / "page").read_bytes() == "new é".encode()
+    assert [path.name for path in tmp_path.iterdir()] == ["page"]
+
+
 # Damage
+
 
 MISSING = object()
 HUGE = 10**400

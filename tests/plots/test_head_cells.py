@@ -11,7 +11,7 @@ from fv_lens import plots
 from fv_lens.plots.head_cells import HeadCells
 from fv_lens.studies.page.head_map import head_map
 
-from ..studies.test_report import Page
+from ..studies.pages import Page
 from .made import made_effects
 
 

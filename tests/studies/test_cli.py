@@ -11,19 +11,16 @@ from importlib import metadata
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from fv_lens.datasets.relation_files import FORMAT, OPTIONAL, relation_names
-from fv_lens.evaluation import evaluate as evaluation
+from fv_lens.evaluation import evaluate
 from fv_lens.evaluation.decoding import decode
 from fv_lens.evaluation.readings import log_probs
 from fv_lens.ground.errors import InputError, ParityError
-from fv_lens.models import load as models
+from fv_lens.models import load
 from fv_lens.models.lens import lens_of
-from fv_lens.studies import cli
-from fv_lens.studies.folders import LOCK, MARKER, OutputFolder
+from fv_lens.studies.folders import OutputFolder
 from fv_lens.studies.job import Job
-from fv_lens.studies.reproduce import files as outputs
 from fv_lens.studies.reproduce.study import reproduce
 from fv_lens.vectors import mediation, tuning_pairs
 from fv_lens.vectors.effects import HeadEffects
@@ -31,24 +28,12 @@ from fv_lens.vectors.function_vector import FunctionVector
 from fv_lens.vectors.summed import function_vector
 
 from .. import tiny
-from .test_study import relations as kin
-from .test_study import studied, study_of
+from .commands import call, files
+from .small import relations as kin
+from .small import studied, study_of
 
 FILES = ["effects.safetensors", "report.html", "summary.json", "vector.safetensors"]  # in the order of their making
 TUNED = "tuned.safetensors"
-
-
-def call(*arguments):
-    """The result of a command; an exception that is not an exit is a failure of the test."""
-    result = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
-
-
-def files(folder):
-    """What lies in a folder, without the two files that say whose it is."""
-    return sorted(path.name for path in folder.iterdir() if path.name not in (LOCK, MARKER))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -69,16 +54,8 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture
 def tiny_model(monkeypatch, llama):
-    monkeypatch.setattr(models, "load_model", lambda name, **options: llama)
+    monkeypatch.setattr(load, "load_model", lambda name, **options: llama)
     return llama
-
-
-@pytest.fixture
-def no_model(monkeypatch):
-    def load_model(name, **options):
-        pytest.fail("the model was loaded, though the input was known to be wrong")
-
-    monkeypatch.setattr(models, "load_model", load_model)
 
 
 @pytest.fixture
@@ -217,7 +194,7 @@ def test_pairs_that_cannot_be_shuffled_are_noted_and_the_run_goes_on(here, tiny_
 
 
 def test_a_refused_sum_is_told_after_effects_and_map_are_saved(here, monkeypatch, pairs):
-    monkeypatch.setattr(models, "load_model", lambda name, **options: tiny.build("gemma2"))
+    monkeypatch.setattr(load, "load_model", lambda name, **options: tiny.build("gemma2"))
     result = call("run", pairs, "--prompts", 2)
     assert result.exit_code == 2
     last = result.stderr.splitlines()[-1]
@@ -235,7 +212,7 @@ def test_an_interrupted_run_says_what_is_saved(here, monkeypatch, tiny_model, pa
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluation, "evaluate", interrupted)
+    monkeypatch.setattr(evaluate, "evaluate", interrupted)
     result = call("run", pairs, "--prompts", 2)
     assert result.exit_code == 130
     assert all(name in result.stderr.splitlines()[-1] for name in ("Interrupted. Saved before that: ", *FILES))
@@ -292,7 +269,7 @@ def test_too_small_a_relation_is_told_in_one_line(here, tiny_model, no_model, mo
         assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1 and not files(here)
         assert f"has {n} pairs and `fv-lens run` needs 26 or more" in result.stderr
 
-    monkeypatch.setattr(models, "load_model", lambda name, **options: tiny_model)
+    monkeypatch.setattr(load, "load_model", lambda name, **options: tiny_model)
     four.write_text(json.dumps([{"input": f"w{i}", "output": f"w{i + 100}"} for i in range(26)]))
     assert call("run", four, "--prompts", 2).exit_code == 0
 
@@ -388,7 +365,7 @@ def test_strength_zero_changes_nothing(tiny_model, vector):
 @pytest.mark.slow
 def test_the_vectors_own_model_is_the_default_and_another_is_refused(monkeypatch, llama, vector):
     asked = []
-    monkeypatch.setattr(models, "load_model", lambda name, **options: asked.append(name) or llama)
+    monkeypatch.setattr(load, "load_model", lambda name, **options: asked.append(name) or llama)
     fv = FunctionVector.load(vector)
     replace(fv, model="another/llama").save(vector)
     assert "Note: The vector was made on 'another/llama'" in call("generate", vector, "Q: w0").stderr
@@ -431,7 +408,7 @@ def test_a_vector_whose_model_is_a_folder_elsewhere_says_how_to_name_it(monkeypa
     def load_model(name, **options):
         raise InputError(f"{name!r} cannot be loaded.")
 
-    monkeypatch.setattr(models, "load_model", load_model)
+    monkeypatch.setattr(load, "load_model", load_model)
     replace(FunctionVector.load(vector), model="my-folder").save(vector)
     result = call("generate", vector, "Q:")
     assert result.exit_code == 2 and "'my-folder' cannot be loaded." in result.stderr and "--model" in result.stderr
@@ -484,7 +461,7 @@ def test_decode_refuses_bad_input(here, tiny_model, vector, arguments, message):
 
 @pytest.mark.slow
 def test_table_prints_what_a_study_left(here, monkeypatch):
-    monkeypatch.setattr(outputs, "write_table_report", lambda *args, **more: None)
+    monkeypatch.setattr("fv_lens.studies.reproduce.files.write_table_report", lambda *args, **more: None)
     study = study_of(studied(), kin()[:2], seeds=1, steps=2, curve=(1,))
     with OutputFolder(here / "fv_lens_study", "reproduce") as folder:
         frame = reproduce(study, Job(folder, "", lambda line: None), {})

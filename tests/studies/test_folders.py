@@ -15,15 +15,14 @@ import torch
 
 from fv_lens.ground import storage
 from fv_lens.ground.errors import InputError
-from fv_lens.models import load as models
+from fv_lens.models import load
 from fv_lens.studies.folders import LOCK, MARKER, OutputFolder
-from fv_lens.studies.reproduce import files as outputs
+from fv_lens.studies.reproduce import files
 from fv_lens.studies.stages import Stages
 
 from .. import tiny
-from .test_cli import call
-from .test_reproduce import here, model, without_page, write  # noqa: F401
-from .test_study import made, relations
+from .commands import call, write
+from .small import made, relations
 
 PLAN = {"model": "tiny", "settings": {"seeds": 2, "counts": (5, 10)}, "threads": 1}
 
@@ -300,6 +299,7 @@ def test_a_folder_of_an_earlier_version_with_another_plan_or_command_is_refused(
 
 # Processes
 
+
 HELD = """
 import sys, time
 from fv_lens.studies.folders import OutputFolder
@@ -360,7 +360,7 @@ def refused(message: str, *arguments: object) -> None:
 
 
 @pytest.fixture
-def study(here, without_page):  # noqa: F811
+def study(here, without_page):
     """The arguments of a study, and its finished folder in the working directory."""
     given = ["reproduce", "--relations", write(relations()[0]), "--seeds", 1]
     assert call(*given).exit_code == 0
@@ -368,11 +368,11 @@ def study(here, without_page):  # noqa: F811
 
 
 @pytest.mark.slow
-def test_commands_keep_out_of_a_finished_study(study, here, monkeypatch):  # noqa: F811
+def test_commands_keep_out_of_a_finished_study(study, here, monkeypatch):
     other = ["reproduce", "--relations", write(relations()[1]), "--seeds", 1]
     refused("What differs: names and kin", *other, "--out", "fv_lens_study")
     refused("settings (seeds: 1 there, 2 here)", *study[:-1], 2, "--out", "fv_lens_study")
-    monkeypatch.setattr(models, "load_model", lambda name, **options: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(load, "load_model", lambda name, **options: pytest.fail("the model was loaded"))
     pairs = write(made("pairs", n=40))
     refused("holds results of `fv-lens reproduce`, and this is `fv-lens run`", "run", pairs, "--out", "fv_lens_study")
     refused("holds results of `fv-lens reproduce`, and this is", "analogies", "--out", "fv_lens_study")
@@ -384,12 +384,12 @@ def test_commands_keep_out_of_a_finished_study(study, here, monkeypatch):  # noq
 
 
 @pytest.mark.slow
-def test_another_run_keeps_out_of_a_finished_run(here, tmp_path, monkeypatch):  # noqa: F811
+def test_another_run_keeps_out_of_a_finished_run(here, tmp_path, monkeypatch):
     llama = tiny.build("llama")
-    monkeypatch.setattr(models, "load_model", lambda name, **options: llama)
+    monkeypatch.setattr(load, "load_model", lambda name, **options: llama)
     pairs = write(made("pairs", n=40))
     assert call("run", pairs, "--prompts", 2).exit_code == 0
-    monkeypatch.setattr(models, "load_model", lambda name, **options: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(load, "load_model", lambda name, **options: pytest.fail("the model was loaded"))
     refused("What differs: prompts: 2 there, 3 here", "run", pairs, "--prompts", 3)
     refused("What differs: seed: 0 there, 1 here", "run", pairs, "--prompts", 2, "--seed", 1)
     refused("What differs: model: 'smollm2-135m' there, 'gpt2' here", "run", pairs, "--prompts", 2, "--model", "gpt2")
@@ -398,7 +398,7 @@ def test_another_run_keeps_out_of_a_finished_run(here, tmp_path, monkeypatch):  
 
 
 @pytest.mark.slow
-def test_a_stage_or_vector_of_another_study_is_refused(study, here):  # noqa: F811
+def test_a_stage_or_vector_of_another_study_is_refused(study, here):
     other = ["reproduce", "--relations", write(relations()[1]), "--seeds", 1, "--out", "other"]
     assert call(*other).exit_code == 0
     heads, stranger = (here / name / "stages" / "heads.safetensors" for name in ("other", "fv_lens_study"))
@@ -414,9 +414,9 @@ def test_a_stage_or_vector_of_another_study_is_refused(study, here):  # noqa: F8
 
 
 @pytest.mark.slow
-def test_two_commands_with_one_folder_are_kept_apart(here, without_page, monkeypatch):  # noqa: F811
+def test_two_commands_with_one_folder_are_kept_apart(here, without_page, monkeypatch):
     given = ["reproduce", "--relations", write(relations()[0]), "--seeds", 1]
-    seen, save = [], outputs.write_csv
+    seen, save = [], files.write_csv
 
     def meanwhile(*arguments):
         save(*arguments)
@@ -424,5 +424,5 @@ def test_two_commands_with_one_folder_are_kept_apart(here, without_page, monkeyp
             seen.append(True)
             refused("is in use by another fv-lens process", *given)
 
-    monkeypatch.setattr(outputs, "write_csv", meanwhile)
+    monkeypatch.setattr(files, "write_csv", meanwhile)
     assert call(*given).exit_code == 0 and seen

@@ -1,7 +1,5 @@
 """The page of analogies tells what was answered, calls shown only what is, and lets nothing of the data be markup."""
 
-import io
-import json
 import re
 
 import numpy as np
@@ -14,14 +12,11 @@ from fv_lens.datasets.questions import Question
 from fv_lens.ground.errors import InputError
 from fv_lens.studies.analogies.page import write_analogy_report
 
-from ..plots.made import HOSTILE
-from .test_report import Page
-from .test_table_report import figures, short, words
+from ..pages import WORST, Page, assert_like_harmless, downloads, figures, rows_of, short, words
 
 N = 24
 ASKED = [Question(("hot", "cold"), target="big", answers=("small",))] * N
 CHOOSING = [Question(("hot", "cold"), (("big", "huge"), ("big", "small")), 1)] * N
-WORST = f'</script>{HOSTILE}"&'  # would end a script element, open one, end an attribute, begin an entity
 
 
 def share(of: float, seed: int) -> np.ndarray:
@@ -83,53 +78,8 @@ def write(tmp_path, monkeypatch):
     return write
 
 
-def embedded(text: str) -> dict[str, object]:
-    """The data inside of script elements, by what they are of; what no JSON reader takes fails."""
-
-    def refused(constant):
-        raise ValueError(f"{constant} is no JSON")
-
-    found = re.findall(r'<script type="application/json" (?:id|data-figure)="(.*?)">(.*?)</script>', text, re.S)
-    return {name: json.loads(source, parse_constant=refused) for name, source in found}
-
-
-def downloads(text: str) -> dict[str, pd.DataFrame]:
-    """File name -> what a click on its button saves."""
-    buttons = [parts for _, parts in Page(text).tags if "data-csv" in parts]
-    saved = embedded(text)
-    return {
-        parts["data-name"]: pd.read_csv(io.StringIO(saved[parts["data-csv"]]), keep_default_na=False, na_values=[""])
-        for parts in buttons
-    }
-
-
-def assert_like_harmless(write, page_of) -> str:
-    """The page of `page_of(WORST)` is that of harmless words, element by element, but for these words."""
-    text, harmless = page_of(WORST), Page(page_of("harmless"))
-    assert harmless.text.count("harmless") > 20
-    assert Page(text).text == harmless.text.replace("harmless", WORST)
-    tags = [(tag, {k: v and v.replace("harmless", WORST) for k, v in parts.items()}) for tag, parts in harmless.tags]
-
-    def but_heights(tags):  # a longer name takes more lines of a figure
-        return re.sub(r"height: \d+px", "height", str(tags))
-
-    assert but_heights(Page(text).tags) == but_heights(tags)
-    for name in figures(text):
-        assert "&lt;script" in str(embedded(text)[name]) and "<script" not in str(embedded(text)[name])
-    return text
-
-
 def summaries(text: str) -> list[str]:
     return [Page(found).text for found in re.findall("<summary>.*?</summary>", text, re.S)]
-
-
-def rows_of(text: str, name: str) -> list[tuple[str, list[str]]]:
-    """Rows of the table that a screen reader calls `name`: their own names and cells, as text."""
-    [table] = re.findall(f'aria-label="{re.escape(name)}">(<table.*?</table>)', text, re.S)
-    cells = [re.findall("<t[hd].*?>(.*?)</t[hd]>", row, re.S) for row in re.findall("<tr>(.*?)</tr>", table, re.S)[1:]]
-    return [
-        (Page(first + "<p>").text.strip(), [words(cell + "<p>").strip() for cell in rest]) for first, *rest in cells
-    ]
 
 
 # What is said

@@ -2,37 +2,15 @@
 
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import pytest
 
 from fv_lens.ground.errors import InputError
-from fv_lens.ground.storage import written_whole
 from fv_lens.studies.run.findings import Findings
 from fv_lens.studies.run.page import write_report
 
-from ..plots.made import HOSTILE, made_effects, made_evaluation, made_sweep
-
-
-class Page(HTMLParser):
-    """Tags with their attributes, and the text outside of scripts."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.tags, self.words, self.inside = [], [], None
-        self.feed(text)
-        self.text = re.sub(r"\s+", " ", " ".join(self.words)).replace("\N{MINUS SIGN}", "-")
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        self.inside = tag
-
-    def handle_endtag(self, tag):
-        self.inside = None
-
-    def handle_data(self, data):
-        if self.inside not in ("script", "style"):
-            self.words.append(data)
+from ...plots.made import HOSTILE, made_effects, made_evaluation, made_sweep
+from ..pages import Page
 
 
 @pytest.fixture
@@ -216,17 +194,6 @@ def test_nothing_of_the_data_is_markup(write):
     )  # fmt: skip
     assert "<script>alert" not in text
     assert Page(text).text.count(HOSTILE) >= 6
-
-
-def test_writing_replaces_the_file_and_leaves_no_other(tmp_path):
-    for text in ("old", "new é"):
-        with written_whole(tmp_path / "page") as partial:
-            partial.write_text(text, encoding="utf-8")
-    with pytest.raises(ZeroDivisionError), written_whole(tmp_path / "page") as partial:
-        partial.write_text("half")
-        _ = 1 / 0
-    assert (tmp_path / "page").read_bytes() == "new é".encode()
-    assert [path.name for path in tmp_path.iterdir()] == ["page"]
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):

@@ -1,6 +1,5 @@
 """The steps of a study against loops over one relation and one what-if at a time."""
 
-from dataclasses import replace
 from fractions import Fraction
 from itertools import combinations
 
@@ -15,7 +14,7 @@ from fv_lens.engine.completion import Completions, completions
 from fv_lens.engine.whatif import Edit
 from fv_lens.evaluation.controls import edits_of
 from fv_lens.ground.errors import InputError
-from fv_lens.studies.reproduce import steps as protocol
+from fv_lens.studies.reproduce import steps
 from fv_lens.vectors import lessons, sweeps
 from fv_lens.vectors.function_vector import FunctionVector
 from fv_lens.vectors.mediation import indirect_effects
@@ -24,9 +23,9 @@ from fv_lens.vectors.patching import patch
 from fv_lens.vectors.summed import distributed_vectors, function_vector
 from fv_lens.vectors.tuning import finetune_all
 
-from ..engine.test_whatif import see_padding
-from ..oracles import EXACT, difference
-from .test_study import demonstrated, relations, studied, study_of
+from ...engine.test_whatif import see_padding
+from ...oracles import EXACT, difference
+from ..small import breaking, demonstrated, relations, studied, study_of
 
 PARTS = ("right", "log_prob", "rank", "first_log_prob")
 CLOSE = 1e-4  # relative: Adam divides by a gradient's own size, so the order of a sum weighs more than in a loss
@@ -41,12 +40,12 @@ def study():
 
 @pytest.fixture(scope="module")
 def maps(study):
-    return protocol.heads(study)[0]
+    return steps.heads(study)[0]
 
 
 @pytest.fixture(scope="module")
 def summed(study, maps):
-    return protocol.sums(study, maps)
+    return steps.sums(study, maps)
 
 
 def noise(*shape: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
@@ -152,7 +151,7 @@ def test_random_heads_are_as_many_others_the_same_for_all_relations_at_their_bes
 @pytest.mark.slow
 @pytest.mark.parametrize("n", [6, 7])
 def test_random_heads_are_left_out_where_there_are_too_few_others(study, maps, n):
-    tensors, record = protocol.sums(study_of(study.model, head_counts=(n,)), maps)
+    tensors, record = steps.sums(study_of(study.model, head_counts=(n,)), maps)
     assert len(record["heads"]) == n and {"plain", "vectors", "own"} <= tensors.keys()
     assert ("random" in tensors) == (n == 6)
     if n == 6:
@@ -193,7 +192,7 @@ def test_a_whole_word_more_outweighs_any_log_probability(study, maps, monkeypatc
         return Completions(right, np.where(at, -9.0, -1.0) * np.ones((n, 1)), *np.zeros((2, n, rows)))
 
     monkeypatch.setattr(sweeps, "completions", stub)
-    record = protocol.sums(study, maps)[1]
+    record = steps.sums(study, maps)[1]
     assert record["strengths"][0] == STRENGTHS[better], "it has the word that is right"
     assert record["strengths"][1:] == [STRENGTHS[1 - better]] * 4
 
@@ -201,7 +200,7 @@ def test_a_whole_word_more_outweighs_any_log_probability(study, maps, monkeypatc
 @pytest.mark.slow
 def test_a_model_on_which_a_sum_means_nothing_has_none_and_says_why():
     study = study_of(studied("gemma2"))
-    tensors, record = protocol.sums(study, protocol.heads(study)[0])
+    tensors, record = steps.sums(study, steps.heads(study)[0])
     assert "tiny/gemma2 rescales what the heads of layer 0 write" in record["no_sums"]
     assert tensors.keys() == {"distributed"} and "heads" not in record and len(record["distributed_heads"]) in (2, 3)
 
@@ -229,10 +228,10 @@ def test_tuned_vectors_are_those_of_finetune(study, start):
     if start == "vectors":
         values = noise(5, 32, scale=0.3)
         inits = {r.name: FunctionVector.on(study.lens, values[i], 1, r) for i, r in enumerate(study.relations)}
-    step = protocol.tuned(study, 1, list(inits.values()) if start == "vectors" else start)
+    step = steps.tuned(study, 1, list(inits.values()) if start == "vectors" else start)
     how = dict(layer=1, n_pairs=8, n_validation=5, how=Tuning(8, 0.2))
     expected = finetune_all(study.model, study.relations, inits, **how)
-    for vector, fv in zip(protocol.unpacked(step), expected.values()):
+    for vector, fv in zip(steps.unpacked(step), expected.values()):
         assert (vector.vector - fv.vector).norm() <= CLOSE * fv.vector.norm()
         assert vector.training["losses"] == pytest.approx(fv.training["losses"], abs=CLOSE)
         assert vector.training["chosen_step"] == fv.training["chosen_step"] and vector.parents == fv.parents
@@ -243,14 +242,14 @@ def test_tuned_vectors_are_those_of_finetune(study, start):
 def test_vectors_that_were_packed_are_the_same_with_their_records_and_errors(study):
     relation = study.relations[0]
     vectors = [FunctionVector.on(study.lens, noise(32), 1, relation), InputError("too few"), InputError("broke")]
-    step = protocol.packed("abc", vectors, 32)
+    step = steps.packed("abc", vectors, 32)
     assert step[1]["broken"] == {"b": "too few", "c": "broke"} and step[0]["vectors"][1:].isnan().all()
-    vector, *errors = protocol.unpacked(step)
+    vector, *errors = steps.unpacked(step)
     assert torch.equal(vector.vector, vectors[0].vector) and vector.record == vectors[0].record
     assert list(map(str, errors)) == ["too few", "broke"]
     with pytest.raises(InputError, match="too few"):
-        protocol.whole(step)
-    (alone,) = protocol.whole(protocol.packed("a", vectors[:1], 32))
+        steps.whole(step)
+    (alone,) = steps.whole(steps.packed("a", vectors[:1], 32))
     assert alone.record == vectors[0].record
 
 
@@ -261,7 +260,7 @@ def pairs_of(prompts, model) -> list[tuple[str, str]]:
 
 @pytest.mark.slow
 def test_vectors_of_shuffled_pairs_see_no_right_answer(study, asked):
-    protocol.tuned(study, 1, shuffle=True)
+    steps.tuned(study, 1, shuffle=True)
     for one, relation in zip(asked[0], study.relations):
         for prompts, part in zip((one.train, one.validation), relation.split()):
             assert prompts.words == part.words
@@ -270,7 +269,7 @@ def test_vectors_of_shuffled_pairs_see_no_right_answer(study, asked):
 
 @pytest.mark.slow
 def test_the_pooled_vector_is_tuned_on_all_pairs_each_once(study, asked):
-    tensors, record = protocol.pooled(study, 1)
+    tensors, record = steps.pooled(study, 1)
     ((one,),) = asked
     for prompts, part in ((one.train, 0), (one.validation, 1)):
         listed = [(w, answers[0]) for relation in study.relations for w, answers in relation.split()[part].pairs]
@@ -280,7 +279,7 @@ def test_the_pooled_vector_is_tuned_on_all_pairs_each_once(study, asked):
 
 @pytest.mark.slow
 def test_another_deal_is_tuned_on_its_own_pairs(study, asked):
-    protocol.tuned(study, 1, seed=1)
+    steps.tuned(study, 1, seed=1)
     for one, relation in zip(asked[0], study.relations):
         train, validation = study.pairs(relation, 1)
         assert (one.train.words, one.validation.words) == (train.words, validation.words)
@@ -288,38 +287,27 @@ def test_another_deal_is_tuned_on_its_own_pairs(study, asked):
 
 @pytest.mark.slow
 def test_the_learning_curve_is_tuned_on_the_first_pairs(study, asked):
-    tensors, _ = protocol.curve(study, 1)
+    tensors, _ = steps.curve(study, 1)
     at = iter(asked[0])
     for n, n_validation in ((1, 1), (4, 2)):
         for relation in study.relations:
             one, (train, validation, _) = next(at), relation.split()
             assert (one.train.words, one.validation.words) == (train.words[:n], validation.words[:n_validation])
     assert tensors["vectors"].shape == (2, 5, 32)
-    one = protocol.curve(study_of(study.model, relations()[1:2], curve=(4,)), 1)[0]["vectors"]
+    one = steps.curve(study_of(study.model, relations()[1:2], curve=(4,)), 1)[0]["vectors"]
     assert (one[0, 0] - tensors["vectors"][1, 1]).norm() <= CLOSE * one.norm()
-
-
-def breaking(monkeypatch, name: str):
-    """Tuning breaks for one relation."""
-    make = lessons._vector
-
-    def broken(lens, lesson, of, result, *more):
-        result = replace(result, vector=None, step=3) if lesson.name == name else result
-        return make(lens, lesson, of, result, *more)
-
-    monkeypatch.setattr(lessons, "_vector", broken)
 
 
 @pytest.mark.slow
 def test_a_vector_that_breaks_is_nan_with_the_reason_and_the_others_are_the_same(study, monkeypatch):
-    expected = protocol.tuned(study, 1)[0]["vectors"]
-    curve = protocol.curve(study, 1)[0]["vectors"]
+    expected = steps.tuned(study, 1)[0]["vectors"]
+    curve = steps.curve(study, 1)[0]["vectors"]
     breaking(monkeypatch, "b")
-    tensors, record = protocol.tuned(study, 1)
+    tensors, record = steps.tuned(study, 1)
     assert record["broken"].keys() == {"b"} and tensors["vectors"][1].isnan().all()
     assert "The loss of 'b' became NaN, or its vector too large, at step 3" in record["broken"]["b"]
     assert torch.equal(tensors["vectors"][[0, 2, 3, 4]], expected[[0, 2, 3, 4]])
-    tensors, record = protocol.curve(study, 1)
+    tensors, record = steps.curve(study, 1)
     assert record["broken"].keys() == {"b, 1 pairs", "b, 4 pairs"}
     assert (
         torch.equal(tensors["vectors"][:, [0, 2, 3, 4]], curve[:, [0, 2, 3, 4]])
@@ -332,10 +320,10 @@ def test_a_relation_that_cannot_be_shuffled_has_no_such_vector(study):
     validation = relations()[0].split().validation
     same = [(word, "w199" if word in validation.words else listed) for word, listed in relations()[0].pairs]
     one = study_of(study.model, [Relation("a", same), *relations()[1:]])
-    tensors, record = protocol.tuned(one, 1, shuffle=True)
+    tensors, record = steps.tuned(one, 1, shuffle=True)
     assert list(record["broken"]) == ["a"] and "cannot be exchanged" in record["broken"]["a"]
     assert record["records"][0] is None and tensors["vectors"][0].isnan().all()
-    expected = protocol.tuned(study, 1, shuffle=True)[0]["vectors"]
+    expected = steps.tuned(study, 1, shuffle=True)[0]["vectors"]
     assert (tensors["vectors"][1:] - expected[1:]).norm() <= CLOSE * expected[1:].norm()
 
 
@@ -347,7 +335,7 @@ def test_where_no_pairs_can_be_shuffled_there_are_no_vectors_and_the_reasons_are
         for name, relation in zip("ab", relations())
     ]
     two = study_of(study.model, same)
-    tensors, record = protocol.tuned(two, 1, shuffle=True)
+    tensors, record = steps.tuned(two, 1, shuffle=True)
     assert not asked and tensors["vectors"].shape == (2, 32) and record["records"] == [None, None]
     assert tensors["vectors"].isnan().all()
     assert list(record["broken"]) == ["a", "b"]
@@ -373,7 +361,7 @@ def test_scores_equal_each_relation_evaluated_by_itself(study):
         "one": [[study.edit(a, 2, 1)]],
         "two": [[study.edit(b, 2, 0)], [study.edit(c, 2, 2), study.edit(a, 2, 1)]],
     }
-    tensors, record = protocol.scores(study, whatifs)
+    tensors, record = steps.scores(study, whatifs)
     assert record["rows"] == {"zero-shot": [0], "one": [1], "two": [2, 3]}
     for r, relation in enumerate(study.relations):
         own = [[Edit(1, a[r])], [Edit(0, b[r])], [Edit(2, c[r]), Edit(1, a[r])]]
@@ -385,7 +373,7 @@ def test_scores_equal_each_relation_evaluated_by_itself(study):
 @pytest.mark.parametrize("how", [{}, {"shuffled": True}, {"validation": True}], ids=str)
 def test_prompting_equals_single_prompts(study, how):
     grouped = study_of(study.model, n_together=4)
-    tensors, _ = protocol.prompting(grouped, 13, **how)
+    tensors, _ = steps.prompting(grouped, 13, **how)
     place = 0
     for prompts, owners in grouped.few_shot(13, **how):
         for text, word, owner in zip(prompts.texts, prompts.words, owners.tolist()):
@@ -414,14 +402,14 @@ def assert_mean_difference_of_single_prompts(one, found):
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2"])
 def test_the_mean_difference_is_that_of_single_prompts(study, name):
     one = study if name == "llama" else study_of(studied(name), relations()[:2])
-    assert_mean_difference_of_single_prompts(one, protocol.mean_difference(one, 1))
+    assert_mean_difference_of_single_prompts(one, steps.mean_difference(one, 1))
 
 
 @pytest.mark.slow
 def test_the_mean_difference_does_not_pad_a_model_that_cannot_be():
     one = study_of(studied("gpt2"), relations()[:2])
     see_padding(one.lens)
-    assert_mean_difference_of_single_prompts(one, protocol.mean_difference(one, 1))
+    assert_mean_difference_of_single_prompts(one, steps.mean_difference(one, 1))
     assert not one.lens.parity.padding
 
 
@@ -430,4 +418,4 @@ def test_a_mean_difference_under_a_patch_is_refused(study):
         patch(study.model, FunctionVector(noise(32), 1, model=study.lens.name)),
         pytest.raises(InputError, match="patch"),
     ):
-        protocol.mean_difference(study, 1)
+        steps.mean_difference(study, 1)

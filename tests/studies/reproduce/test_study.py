@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 import warnings
@@ -14,53 +13,30 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from fv_lens.datasets.relations import Relation
-from fv_lens.evaluation import evaluate as evaluation
+from fv_lens.evaluation import evaluate
 from fv_lens.evaluation.rows import COMPARISONS, FEW_SHOT, ROWS, matching
 from fv_lens.evaluation.table import COLUMNS
 from fv_lens.ground import storage
 from fv_lens.ground.errors import InputError
 from fv_lens.ground.measures import COMPLETED
-from fv_lens.models import load as models
 from fv_lens.plots.comparison import curve_of
 from fv_lens.plots.table import scores_of
-from fv_lens.studies import cli
-from fv_lens.studies.folders import LOCK, MARKER, OutputFolder
-from fv_lens.studies.job import Job
-from fv_lens.studies.reproduce import command as cli_study
-from fv_lens.studies.reproduce import costs
-from fv_lens.studies.reproduce import files as outputs
-from fv_lens.studies.reproduce import setup as study_module
-from fv_lens.studies.reproduce import steps as protocol
+from fv_lens.studies.reproduce import costs, files, steps
 from fv_lens.studies.reproduce import study as module
-from fv_lens.studies.reproduce.setup import Settings, Study
-from fv_lens.studies.reproduce.study import reproduce
+from fv_lens.studies.reproduce.setup import Settings
 from fv_lens.studies.stages import StageRecord
 from fv_lens.vectors import optimizer, tuning
 from fv_lens.vectors.function_vector import FunctionVector
 from fv_lens.vectors.lessons import training_frame
 from fv_lens.vectors.optimizer import Tuning
 
-from .test_protocol import breaking
-from .test_report import Page
-from .test_study import KIN, SMALL, made, relations, studied, study_of, with_permuted_test
+from ..left import FILES, summary
+from ..pages import Page
+from ..small import KIN, SMALL, breaking, relations, run, small_study, studied, study_of, with_permuted_test
 
-FILES = [LOCK, MARKER, "report.html", "results.csv", "stages", "summary.json", "vectors"]
 SUMMED = ["FV", "FV of own heads", "FV of random heads", "FV, strength 1", "FFV from FV"]
 KIN_ROWS = ("mean of FFVs", "another relation's FFV")  # which depend on the vectors of other relations
-
-
-def run(study: Study, out: Path, told: list | None = None, **facts: str) -> pd.DataFrame:
-    tell = (lambda line: None) if told is None else told.append
-    with OutputFolder(out, "reproduce") as folder:
-        return reproduce(study, Job(folder, "fv-lens reproduce", tell), facts)
-
-
-@pytest.fixture(scope="module")
-def model():
-    return studied()
 
 
 @pytest.fixture(scope="module")
@@ -71,26 +47,12 @@ def whole(model, tmp_path_factory):
     return out
 
 
-@pytest.fixture
-def without_page(monkeypatch):
-    """The page takes longest; most runs here are not about it."""
-    monkeypatch.setattr(outputs, "write_table_report", lambda path, *args, **more: path.write_text(""))
-
-
-def small_study(model) -> Study:
-    return study_of(model, relations()[:2], steps=2, curve=(1,))
-
-
 @pytest.fixture(scope="module")
 def small(model, tmp_path_factory):
     """The folder that an uninterrupted run of a small study leaves."""
     out = tmp_path_factory.mktemp("small")
     run(small_study(model), out)
     return out
-
-
-def summary(out: Path) -> dict:
-    return json.loads((out / "summary.json").read_text(encoding="utf-8"))
 
 
 def table(out: Path) -> pd.DataFrame:
@@ -169,7 +131,7 @@ def test_the_library_is_of_the_start_with_the_lower_validation_loss(whole):
 @pytest.mark.slow
 def test_a_finished_run_is_read_and_written_again_as_it_was(model, whole, monkeypatch, without_page):
     for step in ("heads", "sums", "tuned", "curve", "scores", "prompting", "mean_difference"):
-        monkeypatch.setattr(protocol, step, lambda *args, **more: pytest.fail("this was computed before"))
+        monkeypatch.setattr(steps, step, lambda *args, **more: pytest.fail("this was computed before"))
     before, told = (whole / "results.csv").read_bytes(), []
     page = (whole / "report.html").read_bytes()
     run(study_of(model), whole, told)
@@ -180,10 +142,10 @@ def test_a_finished_run_is_read_and_written_again_as_it_was(model, whole, monkey
 
 
 STOPS = (
-    (protocol, "heads", {}), (protocol, "sums", {}), (protocol, "tuned", {"shuffle": True}),
-    (protocol, "tuned", {"seed": 1}), (protocol, "curve", {}), (protocol, "scores", {}),
-    (protocol, "prompting", {"shuffled": True}), (protocol, "mean_difference", {}), (module, "readings", {}),
-    (outputs, "write_csv", {}), (outputs, "_save_vectors", {}),
+    (steps, "heads", {}), (steps, "sums", {}), (steps, "tuned", {"shuffle": True}),
+    (steps, "tuned", {"seed": 1}), (steps, "curve", {}), (steps, "scores", {}),
+    (steps, "prompting", {"shuffled": True}), (steps, "mean_difference", {}), (module, "readings", {}),
+    (files, "write_csv", {}), (files, "_save_vectors", {}),
 )  # fmt: skip
 
 
@@ -215,13 +177,13 @@ import os, random, signal, sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from tests.studies import test_reproduce
-out, model = Path(sys.argv[1]), test_reproduce.studied()
+from tests.studies.small import run, small_study, studied
+out, model = Path(sys.argv[1]), studied()
 
 def start():
     if (child := os.fork()) == 0:
         try:
-            test_reproduce.run(test_reproduce.small_study(model), out)
+            run(small_study(model), out)
             os._exit(0)
         finally:
             os._exit(1)
@@ -243,7 +205,7 @@ assert os.waitpid(start(), 0)[1] == 0
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_run_killed_at_three_moments_ends_as_an_uninterrupted_one(small, tmp_path):
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     ended = subprocess.run([sys.executable, "-c", KILLED, tmp_path], cwd=root, capture_output=True, text=True)
     assert ended.returncode == 0 and ended.stdout.count("killed") == 3, ended.stdout + ended.stderr
     assert (tmp_path / "results.csv").read_bytes() == (small / "results.csv").read_bytes()
@@ -316,7 +278,7 @@ def test_saved_vectors_carry_their_record_and_are_measured_without_complaint(mod
                 assert len(lines) == 9 and lines[lines.chosen].validation_loss.item() == lines.validation_loss.min()
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
-                found = evaluation.evaluate(model, relation, fv, controls=False)
+                found = evaluate.evaluate(model, relation, fv, controls=False)
             words = found.words[found.words.word.isin(test.words)]
             row = {"from-fv": "FFV from FV", "from-zero": "FFV from zero", "summed": "FV", "": chosen["vectors"]}[
                 folder
@@ -467,173 +429,3 @@ def test_where_every_vector_breaks_the_other_rows_are_left(model, tmp_path, monk
     told = json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)
     assert told["broken"]["from-zero"].keys() == {"a", "b"}
     assert told["chosen"]["validation losses of the layers"] == {"1": None, "2": None}
-
-
-# The command
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch, model):
-    """An empty working directory, a tiny model and a small study."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(models, "load_model", lambda name, **options: model)
-    monkeypatch.setattr(study_module, "Settings", partial(Settings, **SMALL | dict(steps=2, curve=(1,))))
-    return tmp_path
-
-
-def call(*arguments):
-    """The result of a command; an exception that is not an exit is a failure of the test."""
-    result = CliRunner().invoke(cli.app, ["reproduce", *map(str, arguments)])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
-
-
-def write(relation: Relation) -> str:
-    content = {"name": relation.name, "names": relation.names, "family": relation.family, "pairs": relation.pairs}
-    Path(f"{relation.name}.json").write_text(json.dumps(content))
-    return f"{relation.name}.json"
-
-
-@pytest.mark.slow
-def test_the_command_leaves_out_what_is_too_small_and_goes_on_where_it_stopped(here, without_page):
-    good, small = [write(relation) for relation in relations()[:2]], write(made("small", n=15))
-    given = ["--relations", ",".join([good[0], small, *good[1:]]), "--out", "deep/out", "--seeds", 1]
-    first = call(*given)
-    assert first.exit_code == 0, first.output
-    assert first.stderr.count("Note: small is left out: relation 'small' has 15 pairs") == 1
-    notes = first.stderr.splitlines()
-    loading = next(i for i, line in enumerate(notes) if line.startswith("Loading the libraries"))
-    assert any("small is left out" in line for line in notes[:loading])
-    assert "Mean over 2 relations" in first.stdout and "FFV from zero" in first.stdout
-    out = here / "deep" / "out"
-    assert [path.name for path in sorted(out.iterdir())] == FILES and "has 15 pairs" in summary(out)["left_out"][
-        "small"
-    ]
-    before = (out / "results.csv").read_bytes()
-    again = call(*given)
-    assert again.exit_code == 0 and (out / "results.csv").read_bytes() == before
-    assert again.stdout == first.stdout
-    other = call(*given[:-1], 2)
-    assert other.exit_code == 2 and "What differs: settings (seeds: 1 there, 2 here)." in other.stderr
-    assert "Saved before that" not in other.stderr, "this start has saved nothing"
-    assert "Traceback" not in other.stderr and (out / "results.csv").read_bytes() == before
-
-
-@pytest.mark.slow
-def test_an_interrupted_command_says_that_it_goes_on(here, monkeypatch, without_page):
-    def interrupted(*args, **how):
-        raise KeyboardInterrupt
-
-    given = ["--relations", write(relations()[0]), "--seeds", 1]
-    with monkeypatch.context() as patched:
-        patched.setattr(protocol, "heads", interrupted)
-        first = call(*given)
-        assert first.exit_code == 130 and first.stderr.splitlines()[-1] == "Interrupted. Nothing was saved."
-    monkeypatch.setattr(protocol, "curve", interrupted)
-    for there in (None, "8 stages were there already"):
-        result = call(*given)
-        assert result.exit_code == 130 and (there in result.stderr if there else "already" not in result.stderr)
-        saved = f"Saved before that: {Path('fv_lens_study') / 'stages'}."
-        assert result.stderr.splitlines()[-1] == f"Interrupted. {saved} The same command goes on from there."
-
-
-@pytest.mark.slow
-def test_a_study_interrupted_while_it_loads_says_what_is_there(here, monkeypatch, without_page):
-    def interrupted(*args, **how):
-        raise KeyboardInterrupt
-
-    given = ["--relations", write(relations()[0]), "--seeds", 1]
-    with monkeypatch.context() as patched:
-        patched.setattr(protocol, "sums", interrupted)
-        assert call(*given).exit_code == 130
-    monkeypatch.setattr(models, "load_model", interrupted)
-    result, stages_there = call(*given), Path("fv_lens_study") / "stages"
-    assert result.exit_code == 130
-    assert result.stderr.splitlines()[-1] == (
-        f"Interrupted. Saved before that: {stages_there}. The same command goes on from there."
-    )
-    other = call(*given, "--out", "other")
-    assert other.stderr.splitlines()[-1] == "Interrupted. Nothing was saved." and not Path("other").exists()
-
-
-@pytest.mark.slow
-def test_one_relation_is_shown_without_intervals(here, without_page):
-    result = call("--relations", write(relations()[0]), "--seeds", 1)
-    assert result.exit_code == 0 and result.stdout.splitlines()[0].rstrip() == "Mean over 1 relation"
-    assert "nan" not in result.stdout and re.search(r"FFV from zero +\d\.\d\d +\d\.\d\d +-\d", result.stdout)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--relations", "antonim"], "there is no bundled relation 'antonim'; did you mean antonym"),
-        (["--relations", "antonym,zzzz"], "no bundled relation 'zzzz'; `fv-lens relations` lists all"),
-        (["--relations", "antonym, none.json"], "none.json: there is no such file"),
-        (["--bats", "missing"], "'missing' is not a folder; give the path of the folder BATS_3.0"),
-        (["--bats", "."], "'.' has no BATS files"),
-        (["--seeds", "0"], "Invalid value for '--seeds'"),
-        (["--seeds", str(10**6)], "Invalid value for '--seeds'"),
-        (["--dtype", "float8"], "--dtype is 'float8'; give one of float32, bfloat16, float16"),
-        (["--relations", " ,"], "--relations is ' ,'; give comma-separated names or files"),
-        (["--relations", ""], "--relations is ''; give comma-separated names or files"),
-        (["--relations", "antonym", "--out", "file/below"], "Cannot write to 'file/below'"),
-    ],
-    ids=str,
-)
-def test_bad_input_is_told_before_the_model_is_loaded(here, monkeypatch, arguments, message):
-    monkeypatch.setattr(models, "load_model", lambda name, **options: pytest.fail("the model was loaded"))
-    (here / "file").write_text("")
-    result = call(*arguments)
-    assert result.exit_code == 2 and message in result.stderr and "Traceback" not in result.stderr
-    assert [path.name for path in here.iterdir()] == ["file"]
-
-
-def test_a_bats_folder_without_the_relation_asked_for_lists_what_it_has(here):
-    folder = here / "BATS_3.0" / "4_Lexicographic_semantics"
-    folder.mkdir(parents=True)
-    (folder / "L01 [hypernyms - animals].txt").write_text("w1\tw2/w3\n" * 3)
-    result = call("--bats", "BATS_3.0", "--relations", "l02")
-    assert result.exit_code == 2 and "has no relation 'l02'; it has l01-hypernyms-animals" in result.stderr
-
-
-def test_only_small_relations_are_told_with_their_reasons_before_the_model_is_loaded(here, monkeypatch):
-    monkeypatch.setattr(models, "load_model", lambda name, **options: pytest.fail("the model was loaded"))
-    result = call("--relations", write(made("small", n=15)))
-    assert result.exit_code == 2 and "has 15 pairs, too few to tune on: give 18 or more" in result.stderr
-    assert len(result.stderr.splitlines()) == 1 and not (here / "fv_lens_study").exists()
-
-
-@pytest.mark.slow
-def test_smaller_parts_are_noted_once_with_what_would_be_enough(here, without_page):
-    result = call("--relations", write(made("few", n=18)), "--seeds", 1)
-    assert result.exit_code == 0, result.output
-    note = "Note: 'few' is tuned with 8 train and 3 validation pairs, not 8 and 5; 25 pairs would be enough."
-    assert result.stderr.splitlines()[0] == note and result.stderr.count("is tuned with") == 1
-
-
-def test_a_comma_at_the_end_is_no_relation():
-    assert [r.name for r in cli_study._chosen_relations("antonym, synonym,", None)] == ["antonym", "synonym"]
-
-
-@pytest.mark.parametrize(
-    ("given", "names"),
-    [
-        ("my,own, list.json", ["my,own, list.json"]),
-        ("antonym,my,own, list.json,b.json", ["antonym", "my,own, list.json", "b.json"]),
-        ("folder,1/a.json, synonym", ["folder,1/a.json", "synonym"]),
-        ("a,b.json", ["a", "b.json"]),
-        ("my,own.json", ["my", "own.json"]),
-        (",,", []),
-    ],
-)
-def test_a_path_may_have_commas_where_there_is_such_a_file(tmp_path, monkeypatch, given, names):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "folder,1").mkdir()
-    for file in ("my,own, list.json", "folder,1/a.json", "b.json"):
-        (tmp_path / file).write_text("")
-    assert cli_study.split_names(given) == names
-
-
-def test_the_dtypes_of_the_command_are_those_that_can_be_loaded():
-    assert set(cli_study.DTYPES) == set(models.DTYPES)

@@ -9,7 +9,7 @@ import pytest
 
 from fv_lens.studies.reproduce.markdown import markdown
 
-from ..plots.made_table import DIFFERENCES, FRAME, LEVELS, pick
+from ...plots.made_table import DIFFERENCES, FRAME, LEVELS, pick
 
 SUMMARY = {
     "versions": {"torch": "2"}, "chosen": {"layer": 12}, "settings": {"n_pairs": 20, "n_validation": 10},

@@ -22,8 +22,8 @@ from fv_lens.vectors.effects import HeadEffects, mean_effects
 from fv_lens.vectors.function_vector import FunctionVector
 from fv_lens.vectors.mediation import mean_head_outputs
 
-from ..plots.made import HOSTILE, made_effects
-from .test_report import Page
+from ...plots.made import HOSTILE, made_effects
+from ..pages import Page
 
 
 def made(means, spread=0.0, n=8):

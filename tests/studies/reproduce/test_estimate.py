@@ -16,17 +16,16 @@ from fv_lens.engine import chunks
 from fv_lens.engine.batches import batch
 from fv_lens.engine.gradients import Rows
 from fv_lens.ground.errors import InputError
-from fv_lens.models import onednn as linear
+from fv_lens.models import onednn
 from fv_lens.models.load import load_model
 from fv_lens.studies import cli
-from fv_lens.studies.reproduce import costs
-from fv_lens.studies.reproduce import steps as protocol
+from fv_lens.studies.reproduce import costs, steps
 from fv_lens.studies.reproduce.costs import Cost, Shape, Words, stage_costs
 from fv_lens.studies.reproduce.estimate import _shape, _words, estimate, matmul_rate, row_bytes
 from fv_lens.studies.reproduce.setup import Settings, Study
 from fv_lens.vectors.tuning import layer_grid
 
-from .. import tiny
+from ... import tiny
 
 SMALL = Settings(
     n_pairs=10, n_validation=5, n_test=10, n_shots=3, n_together=2, map_prompts=4, mean_prompts=4, head_counts=(2, 4),
@@ -144,10 +143,10 @@ class Counting(TorchDispatchMode):
 
 
 STEPS = {
-    "heads": lambda study: protocol.heads(study),
-    "shots-3": lambda study: protocol.prompting(study, 3),
-    "difference": lambda study: protocol.mean_difference(study, 1),
-    "tuned-from-zero-1": lambda study: protocol.tuned(study, 1),
+    "heads": lambda study: steps.heads(study),
+    "shots-3": lambda study: steps.prompting(study, 3),
+    "difference": lambda study: steps.mean_difference(study, 1),
+    "tuned-from-zero-1": lambda study: steps.tuned(study, 1),
 }
 
 
@@ -155,7 +154,7 @@ STEPS = {
 @pytest.mark.parametrize("name", STEPS)
 def test_stages_take_the_operations_that_torch_counts(name, folder, studied, monkeypatch):
     monkeypatch.setattr(costs, "CHECKED", 0)
-    monkeypatch.setattr(linear, "_product", None)  # torch counts no products of oneDNN
+    monkeypatch.setattr(onednn, "_product", None)  # torch counts no products of oneDNN
     estimated = estimate(folder, studied.relations, SMALL).stages[name].flop
     STEPS[name](studied)  # after which the engine's checks of itself are over
     with Counting() as counted:

@@ -1,84 +1,34 @@
-"""From library to figures: what a run of analogies leaves, how it goes on, what it refuses, and the command."""
+"""From library to figures: what a run of analogies leaves, how it goes on, and what it refuses."""
 
 import json
 import re
 import shutil
-from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from fv_lens.analogies.composition import METHODS, Composition, Folded
+from fv_lens.analogies.composition import Folded
 from fv_lens.analogies.evaluate import evaluate_analogies
 from fv_lens.analogies.fit import BEST, Fitting, fit_compositions
 from fv_lens.analogies.scores import LIBRARIES, PROFILES, PROMPT_ONLY, TRUE, AnalogyScores, Row
-from fv_lens.datasets import question_files
-from fv_lens.datasets.questions import Question
 from fv_lens.ground.errors import InputError
 from fv_lens.ground.measures import MEASURES
-from fv_lens.models import load as models
 from fv_lens.models.lens import lens_of
-from fv_lens.studies import cli
 from fv_lens.studies.analogies import study as module
 from fv_lens.studies.analogies.study import Asked, load_library, solve_all, tuned_library
-from fv_lens.studies.folders import LOCK, MARKER, OutputFolder
+from fv_lens.studies.folders import MARKER, OutputFolder
 from fv_lens.studies.job import Job
 from fv_lens.vectors.function_vector import FunctionVector
 
-from .. import oracles, tiny
-from ..analogies.test_fit import TRAIN, VALIDATION, equal, noise, vectors_of
-from ..analogies.test_scores import asked as asked_at_length
-from .test_report import Page
+from ...analogies.test_fit import TRAIN, VALIDATION, equal, noise, vectors_of
+from ..commands import files
+from ..pages import Page
+from .made import BUNDLED, CHOOSE_ON, FEW, FILES, NAMED, PARTS, QUESTIONS, asked, quick, summary, summed_of
 
-FILES = ["composites", "report.html", "results.csv", "stages", "summary.json"]
-
-
-def asked(*args, **more) -> Question:
-    question = asked_at_length(*args, **more)
-    return replace(question, answers=question.answers[:20])
-
-
-QUESTIONS = [asked(0, "a", 3), asked(1, "b"), asked(2, "c", 4, pairs=True), asked(4, None, 5, pairs=True)]
-PARTS = (TRAIN, VALIDATION, QUESTIONS)
-CHOOSE_ON = [replace(asked(i, "abcde"[i % 5], 3), source=(f"w{i}", f"w{i + 60}")) for i in range(6, 10)]
-FEW = {"shared alone": [Composition("none")], "shared + composite": [Composition(scale=s) for s in (0.25, 0.5)]}
-BUNDLED = ("antonym", "hypernym", "synonym", "tool-action")
-NAMED = {name: METHODS[name] for name in ("posterior", "single best")}
-
-
-@contextmanager
-def quick(fits: list | None = None):
-    """Fewer settings, steps and methods than by default; `fits` gets the number of questions of each fit."""
-
-    def fit(model, vectors, train, validation, how):
-        if fits is not None:
-            fits.append((len(train), len(validation)))
-        return fit_compositions(model, vectors, train, validation, candidates=FEW, how=replace(how, steps=2))
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(module, "fit_compositions", fit)
-        patched.setattr(module, "METHODS", NAMED)
-        yield
-
-
-@pytest.fixture(autouse=True)
-def fits():
-    found: list = []
-    with quick(found):
-        yield found
-
-
-@pytest.fixture(scope="module")
-def model():
-    """A tiny model to which half of all tokens end an answer, so that some answers are right as a whole."""
-    made = tiny.build("llama")
-    lens_of(made).state.endings = oracles.some_endings()
-    return made
+pytestmark = pytest.mark.usefixtures("fits")
 
 
 def solved(model, out, parts=PARTS, vectors=None, told=None, **settings):
@@ -86,10 +36,6 @@ def solved(model, out, parts=PARTS, vectors=None, told=None, **settings):
     with OutputFolder(out, "analogies") as folder:
         asked, job = Asked(*parts, settings.pop("choose_on", ())), Job(folder, "fv-lens analogies", tell)
         return solve_all(model, vectors or vectors_of(model), asked, job, **settings)
-
-
-def summed_of(model) -> dict[str, FunctionVector]:
-    return {name: replace(fv, vector=noise(32, seed=9 + i)) for i, (name, fv) in enumerate(vectors_of(model).items())}
 
 
 @pytest.fixture(scope="module")
@@ -111,15 +57,6 @@ def saved_settings(out) -> dict[str, Folded]:
     """What a run fitted, by name."""
     names = {name: name.replace(" + ", "-").replace(" ", "-") for name in (*FEW, BEST)}
     return {name: Folded.load(out / "composites" / f"{file}.safetensors") for name, file in names.items()}
-
-
-def summary(out) -> dict:
-    return json.loads((out / "summary.json").read_text(encoding="utf-8"))
-
-
-def files(folder) -> list[str]:
-    """What lies in a folder, without the two files that say whose it is."""
-    return sorted(path.name for path in folder.iterdir() if path.name not in (LOCK, MARKER))
 
 
 def same(one: AnalogyScores, other: AnalogyScores) -> bool:
@@ -517,20 +454,6 @@ def test_a_folder_that_is_no_library_is_refused(model, tmp_path):
         load_library(tmp_path)
 
 
-@pytest.fixture
-def tunes(monkeypatch, model):
-    """Tuning gives the vectors of four relations; how often it was asked for."""
-    asked_for = []
-
-    def finetune_all(of, names):
-        asked_for.append(names)
-        return {name: replace(fv, relation=name) for name, fv in zip(names, vectors_of(model).values(), strict=True)}
-
-    monkeypatch.setattr(module, "relation_names", lambda: BUNDLED)
-    monkeypatch.setattr(module, "finetune_all", finetune_all)
-    return asked_for
-
-
 def test_a_library_is_tuned_once_and_kept(model, tmp_path, tunes):
     told = []
     first = tuned_library(model, tmp_path / "deep" / "vectors", told.append)
@@ -553,281 +476,3 @@ def test_a_library_that_was_cut_short_is_not_taken_for_a_whole_one(model, tmp_pa
         patched.setattr(FunctionVector, "save", interrupted)
         tuned_library(model, tmp_path, lambda line: None)
     assert len(saved) == 1 and tuned_library(model, tmp_path, lambda line: None).keys() == set(BUNDLED)
-
-
-# The command
-
-
-def call(*arguments):
-    """The result of the command; an exception that is not an exit is a failure of the test."""
-    result = CliRunner().invoke(cli.app, ["analogies", *map(str, arguments)])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """An empty working directory, of which everything that appears is seen."""
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
-
-
-@pytest.fixture
-def bundled(monkeypatch):
-    """Few bundled questions, over the tiny tokenizer's words."""
-    load, questions = question_files.load_questions, [*TRAIN, *CHOOSE_ON]
-    monkeypatch.setattr(question_files, "load_questions", lambda path=None: questions if path is None else load(path))
-    return questions
-
-
-@pytest.fixture
-def command(here, bundled, monkeypatch, model, tmp_path):
-    """The command on the tiny model: a function of its arguments, with a folder of vectors among them."""
-    monkeypatch.setattr(models, "load_model", lambda name, **options: model)
-    folder = tmp_path / "vectors"
-    (folder / "summed").mkdir(parents=True)
-    for name, fv in vectors_of(model).items():
-        fv.save(folder / f"{name}.safetensors")
-        summed_of(model)[name].save(folder / "summed" / f"{name}.safetensors")
-    return partial(call, "--vectors", folder)
-
-
-@pytest.fixture
-def no_model(monkeypatch):
-    def load_model(name, **options):
-        pytest.fail("the model was loaded, though the input was known to be wrong")
-
-    monkeypatch.setattr(models, "load_model", load_model)
-
-
-def written(path, questions) -> str:
-    lines = [
-        json.dumps({"stem": q.source, "choice": q.pairs, "answer": q.right, "prefix": "grade4"})
-        if q.pairs else json.dumps({"source": q.source, "target": q.target, "answers": q.answers})
-        for q in questions
-    ]  # fmt: skip
-    path.write_text("\n".join(lines))
-    return str(path)
-
-
-def squeezed(text: str) -> str:
-    return re.sub(r"\s", "", text)
-
-
-@pytest.mark.slow
-def test_the_command_answers_the_bundled_test_questions(here, command, fits):
-    result = command()
-    assert result.exit_code == 0, result.output
-    out = here / "fv_lens_analogies"
-    assert files(out) == FILES and files(here) == ["fv_lens_analogies"] and len(fits) == 1
-    told, table = summary(out), pd.read_csv(out / "results.csv", keep_default_na=False)
-    n = told["questions"]
-    assert min(n["train"], n["validation"], n["test"]) > 0
-    assert n["train"] + n["validation"] + n["test"] == len(TRAIN) + len(CHOOSE_ON)
-    assert told["command"].startswith("fv-lens analogies --vectors ") and told["command"].endswith("--seed 0")
-    assert not (table.measure == "choice").any() and "Right choices" not in result.stdout
-    assert f"Whole answers right, {n['test']} analogies; 95 % intervals" in result.stdout
-    assert "summed vectors, posterior" in set(table.method)
-    last = [f"fv_lens_analogies/{name}" for name in ("report.html", "results.csv", "summary.json")]
-    assert squeezed(result.stdout).endswith("".join(last))
-    assert "Composites fitted on" in result.stderr and "test analogies, by every method" in result.stderr
-
-
-@pytest.mark.slow
-def test_the_command_answers_a_file_and_chooses_on_others(here, command, tmp_path):
-    file = written(tmp_path / "test.jsonl", [asked(i, None, 3, pairs=True) for i in range(6)])
-    parts = {"one": range(6, 9), "two": range(10, 13)}
-    others = [
-        written(tmp_path / f"{name}.jsonl", [asked(i, None, 4, pairs=True) for i in part])
-        for name, part in parts.items()
-    ]
-    result = command(file, "--validation", others[0], "--validation", others[1], "--out", "mine", "--seed", 3)
-    assert result.exit_code == 0, result.output
-    told = summary(here / "mine")
-    assert told["questions"]["test"] == 6 and told["chance"] == pytest.approx(1 / 3) and told["seed"] == 3
-    chosen = told["chosen on validation questions"]
-    said, title = " ".join(result.stdout.split()), MEASURES[chosen["measure"]].heading.lower()
-    assert f"Chosen on validation: {chosen['row']} ({title}): " in said
-    assert "Over the best prompt alone there, " in said and "Right choices; chance 0.33" in result.stdout
-    assert "6 validation questions, by every method" in result.stderr
-    words = told["command"].split()
-    assert words[:3] == ["fv-lens", "analogies", file] and words.count("--validation") == 2
-    assert all(other in words for other in others)
-    again = call(*words[2:])
-    assert again.exit_code == 0 and again.stdout == result.stdout
-
-
-@pytest.mark.slow
-def test_a_file_of_questions_without_choices_is_completed(here, command, tmp_path):
-    file = written(tmp_path / "test.jsonl", [asked(i, None) for i in range(4)])
-    result = command(file)
-    assert result.exit_code == 0 and summary(here / "fv_lens_analogies")["chance"] is None
-    assert "Whole answers right, 4 analogies" in result.stdout
-
-
-@pytest.mark.slow
-def test_a_second_start_of_the_command_fits_nothing_again(here, command, fits):
-    first = command()
-    again = command()
-    assert len(fits) == 1 and again.exit_code == 0 and again.stdout == first.stdout
-
-
-@pytest.mark.slow
-def test_without_vectors_the_bundled_relations_are_tuned_and_kept(here, command, tunes):
-    for _ in range(2):
-        result = call()
-        assert result.exit_code == 0, result.output
-        assert tunes == [BUNDLED] and files(here) == ["fv_lens_analogies"]
-    assert files(here / "fv_lens_analogies") == sorted([*FILES, "vectors"])
-    assert len(files(here / "fv_lens_analogies" / "vectors")) == 4
-
-
-@pytest.mark.slow
-def test_another_run_is_refused_before_the_library_is_tuned(here, command, tunes):
-    assert call().exit_code == 0
-    for file in (here / "fv_lens_analogies" / "vectors").iterdir():
-        file.unlink()
-    result = call("--seed", 1)
-    assert result.exit_code == 2 and tunes == [BUNDLED]
-    assert "holds another run. What differs: questions, SHA-256; seed: 0 there, 1 here." in result.stderr
-    assert call().exit_code == 0 and tunes == [BUNDLED, BUNDLED]
-
-
-@pytest.mark.slow
-def test_tuned_vectors_outlive_an_interruption(here, command, tunes, monkeypatch):
-    def interrupted(*arguments, **options):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(module, "fit_compositions", interrupted)
-        result = call()
-    assert result.exit_code == 130 and result.stderr.splitlines()[-1] == (
-        "Interrupted. Saved before that: fv_lens_analogies/vectors. The same command goes on from there."
-    )
-    assert len(files(here / "fv_lens_analogies" / "vectors")) == 4
-    assert call().exit_code == 0 and tunes == [BUNDLED]
-
-
-@pytest.mark.slow
-def test_an_interruption_while_the_library_is_tuned_leaves_nothing(here, command, tunes, monkeypatch):
-    def interrupted(*arguments, **options):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(module, "finetune_all", interrupted)
-        result = call()
-    assert result.exit_code == 130 and result.stderr.splitlines()[-1] == "Interrupted. Nothing was saved."
-    assert not files(here)
-
-
-@pytest.mark.slow
-def test_what_was_fitted_to_other_tuned_vectors_is_refused(here, command, tunes, model):
-    assert call().exit_code == 0
-    file = here / "fv_lens_analogies" / "vectors" / f"{BUNDLED[0]}.safetensors"
-    fv = FunctionVector.load(file)
-    replace(fv, vector=2 * fv.vector).save(file)
-    result = call()
-    assert result.exit_code == 2 and "fit.safetensors' belongs to another plan" in result.stderr
-
-
-@pytest.mark.slow
-def test_the_vectors_of_a_study_are_the_default(here, command, model):
-    folder = here / "fv_lens_study" / "vectors"
-    folder.mkdir(parents=True)
-    for name, fv in vectors_of(model, "ac").items():
-        fv.save(folder / f"{name}.safetensors")
-    assert call().exit_code == 0 and summary(here / "fv_lens_analogies")["vectors"] == ["a", "c"]
-
-
-def test_an_interrupted_command_says_that_it_goes_on(here, command, monkeypatch):
-    def interrupted(*arguments, **options):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(module, "evaluate_analogies", interrupted)
-    result = command()
-    assert result.exit_code == 130
-    assert result.stderr.splitlines()[-1] == (
-        "Interrupted. Saved before that: fv_lens_analogies/stages. The same command goes on from there."
-    )
-
-
-@pytest.mark.slow
-def test_a_folder_of_other_questions_is_told_in_one_line(here, command, tmp_path):
-    command()
-    result = command(written(tmp_path / "test.jsonl", [asked(i, None) for i in range(3)]))
-    assert result.exit_code == 2
-    assert (
-        "holds another run. What differs: questions, SHA-256. Give another --out, or delete this folder."
-        in result.stderr.splitlines()[-1]
-    )
-
-
-@pytest.mark.slow
-def test_help_says_what_may_be_given():
-    result = call("--help")
-    text = " ".join(result.output.split())
-    assert result.exit_code == 0
-    assert all(option in text for option in ("--validation", "--choices", "--vectors", "--model", "--out", "--seed"))
-    assert "Solve analogies A:B :: C:?" in text and "analogies" in CliRunner().invoke(cli.app, ["--help"]).output
-
-
-def test_questions_without_choices_cannot_be_chosen_among(here, bundled, no_model, tmp_path):
-    file = written(tmp_path / "test.jsonl", [asked(i, None) for i in range(3)])
-    with_choices = written(tmp_path / "other.jsonl", [asked(0, None, 3, pairs=True)])
-    for arguments in (["--choices"], ["--validation", with_choices]):
-        result = call(file, *arguments)
-        assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1 and not files(here)
-        assert result.stderr.startswith(f"Error: '{file}' gives no choices; leave ")
-
-
-def test_questions_to_choose_on_without_choices_are_told_in_one_line(here, command, tmp_path):
-    file = written(tmp_path / "test.jsonl", [asked(i, None, 3, pairs=True) for i in range(3)])
-    other = written(tmp_path / "other.jsonl", [asked(9, None), asked(8, None)])
-    result = command(file, "--validation", other)
-    assert result.exit_code == 2 and "choices" in result.stderr.splitlines()[-1]
-
-
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        (["missing.jsonl"], "Error: missing.jsonl: there is no such file"),
-        (["--validation", "missing.jsonl"], "Error: missing.jsonl: there is no such file"),
-        (["--out", "FILE"], "Error: Cannot write to 'FILE': "),
-        (["--seed", "-1"], "Invalid value for '--seed'"),
-        (["--each", str(10**9)], "Invalid value for '--each'"),
-        (["NOTHING"], "scan.csv' has no questions: no two of its lines make an analogy"),
-        (["--validation", "NOTHING"], "scan.csv' has no questions"),
-        (["--n-folds", "2"], "No such option"),
-        (["one.jsonl", "two.jsonl"], "unexpected extra argument"),
-    ],
-)
-def test_the_command_refuses_bad_input_before_it_loads_anything(here, bundled, no_model, tmp_path, arguments, message):
-    file, nothing = tmp_path / "file", tmp_path / "scan.csv"
-    file.write_text("")
-    nothing.write_text("target,source,targ_word,src_word,analogy_type\natom,solar system,nucleus,sun,science\n")
-    result = call(*(text.replace("FILE", str(file)).replace("NOTHING", str(nothing)) for text in arguments))
-    assert result.exit_code == 2 and not files(here) and "Traceback" not in result.stderr
-    assert message.replace("FILE", str(file)) in result.stderr
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("there", [False, True], ids=["missing", "empty"])
-def test_a_folder_without_vectors_is_told_in_one_line(here, command, tmp_path, there):
-    folder = tmp_path / "others"
-    if there:
-        folder.mkdir()
-    result = call("--vectors", folder)
-    assert result.exit_code == 2 and not files(here)
-    last = result.stderr.splitlines()[-1]
-    assert last == f"Error: '{folder}' has no vectors (*.safetensors); give the `vectors` folder of a study."
-
-
-@pytest.mark.slow
-def test_vectors_of_two_layers_are_told_in_one_line(here, command, model, tmp_path):
-    vectors_of(model, "b", 2)["b"].save(tmp_path / "vectors" / "b.safetensors")
-    result = command()
-    assert result.exit_code == 2
-    assert result.stderr.splitlines()[-1].startswith("Error: The library mixes vectors of layer 1 ('a') and 2 ('b'); ")

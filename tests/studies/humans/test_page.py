@@ -10,10 +10,8 @@ from fv_lens.ground.errors import InputError
 from fv_lens.ground.scores import Score
 from fv_lens.studies.humans.page import write_human_report
 
-from ..plots.made import made_matrix, made_points
-from .test_analogy_report import WORST, assert_like_harmless, downloads, rows_of
-from .test_report import Page
-from .test_table_report import figures, short, words
+from ...plots.made import made_matrix, made_points
+from ..pages import WORST, Page, assert_like_harmless, downloads, figures, rows_of, short, words
 
 NAMES = ["1a taxonomic", "2c part-whole", '4b contrast, "plain"', "5a cause"]
 COLUMNS = ["measure", "vectors", "value", "low", "high", "p", "n"]

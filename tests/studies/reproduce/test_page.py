@@ -9,9 +9,9 @@ import pytest
 from fv_lens.ground.errors import InputError
 from fv_lens.studies.reproduce.page import Portrait, write_table_report
 
-from ..plots.made import HOSTILE
-from ..plots.made_table import DIFFERENCES, FRAME, LEVELS, made_categories, made_training, made_words, pick
-from .test_report import Page
+from ...plots.made import HOSTILE
+from ...plots.made_table import DIFFERENCES, FRAME, LEVELS, made_categories, made_training, made_words, pick
+from ..pages import Page, figures, short, words
 
 
 @pytest.fixture
@@ -34,18 +34,6 @@ def whole(tmp_path_factory):
         summary={"model": "a model", "seeds": [0, 1]}, command="fv-lens reproduce --seed -1",
     )  # fmt: skip
     return path.read_text(encoding="utf-8")
-
-
-def figures(text):
-    return [parts["id"] for tag, parts in Page(text).tags if parts.get("class") == "plotly-graph-div"]
-
-
-def words(text):
-    return Page(text).text.replace("\N{NO-BREAK SPACE}", " ")
-
-
-def short(text):
-    return words(re.search(r'<section class="short">.*?</section>', text, re.S)[0])
 
 
 def numbers(row, signed=False, **where):

@@ -1,0 +1,54 @@
+"""Questions of a run of analogies on a tiny model, and what makes it quick."""
+
+import json
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+
+from fv_lens.analogies.composition import METHODS, Composition
+from fv_lens.analogies.fit import fit_compositions
+from fv_lens.datasets.questions import Question
+from fv_lens.studies.analogies import study
+from fv_lens.vectors.function_vector import FunctionVector
+
+from ...analogies.test_fit import TRAIN, VALIDATION, noise, vectors_of
+from ...analogies.test_scores import asked as asked_at_length
+
+FILES = ["composites", "report.html", "results.csv", "stages", "summary.json"]
+
+
+def asked(*args, **more) -> Question:
+    question = asked_at_length(*args, **more)
+    return replace(question, answers=question.answers[:20])
+
+
+QUESTIONS = [asked(0, "a", 3), asked(1, "b"), asked(2, "c", 4, pairs=True), asked(4, None, 5, pairs=True)]
+PARTS = (TRAIN, VALIDATION, QUESTIONS)
+CHOOSE_ON = [replace(asked(i, "abcde"[i % 5], 3), source=(f"w{i}", f"w{i + 60}")) for i in range(6, 10)]
+FEW = {"shared alone": [Composition("none")], "shared + composite": [Composition(scale=s) for s in (0.25, 0.5)]}
+BUNDLED = ("antonym", "hypernym", "synonym", "tool-action")
+NAMED = {name: METHODS[name] for name in ("posterior", "single best")}
+
+
+@contextmanager
+def quick(fits: list | None = None):
+    """Fewer settings, steps and methods than by default; `fits` gets the number of questions of each fit."""
+
+    def fit(model, vectors, train, validation, how):
+        if fits is not None:
+            fits.append((len(train), len(validation)))
+        return fit_compositions(model, vectors, train, validation, candidates=FEW, how=replace(how, steps=2))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(study, "fit_compositions", fit)
+        patched.setattr(study, "METHODS", NAMED)
+        yield
+
+
+def summed_of(model) -> dict[str, FunctionVector]:
+    return {name: replace(fv, vector=noise(32, seed=9 + i)) for i, (name, fv) in enumerate(vectors_of(model).items())}
+
+
+def summary(out) -> dict:
+    return json.loads((out / "summary.json").read_text(encoding="utf-8"))
