@@ -1,27 +1,25 @@
 """Fitted composites: shared vectors by plain Adam, settings by slow forwards, families without a say in their own."""
 
 import random
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from fv_lens.analogies import fit as module
+from fv_lens.analogies import fit
 from fv_lens.analogies.compose import compose
 from fv_lens.analogies.composition import Composition
 from fv_lens.analogies.fit import BEST, CANDIDATES, Fitting, fit_composition, fit_compositions, folds_of
 from fv_lens.datasets.questions import Question
 from fv_lens.ground.errors import InputError
 from fv_lens.models.lens import lens_of
-from fv_lens.vectors.function_vector import FunctionVector
 from fv_lens.vectors.optimizer import RATE, Result
 
 from .. import oracles
 from ..oracles import Change, difference
+from .made import FAMILIES, LAYER, TRAIN, VALIDATION, equal, questions_of, vectors_of
 
-FAMILIES = {"a": "f", "b": "f", "c": "g", "d": "h", "e": "i"}  # "e" has no vector
-LAYER = 1
 CLOSE = 1e-4  # relative: Adam divides by a gradient's own size, so rounding weighs more than in a loss
 FEW = {
     "alone": [Composition("none")],
@@ -32,39 +30,6 @@ ENDINGS = oracles.some_endings()
 QUICK = dict(candidates=FEW, how=Fitting(steps=4))
 
 
-def noise(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def vectors_of(model, names="abcd", layer: int = LAYER, **more) -> dict[str, FunctionVector]:
-    """A vector of each relation, long enough to matter; what a relation gets does not depend on the others."""
-    lens = lens_of(model)
-    record = dict(model=lens.name, processing=lens.processing, bos=lens.bos) | more
-    return {name: FunctionVector(3 * noise(32, seed=ord(name[0])), layer, relation=name, **record) for name in names}
-
-
-def asked(relation: str | None, n: int, at: int, family: str | None = None) -> list[Question]:
-    """Few usual answers, so that a vector learns them, many others, so that some are right; prompts of two lengths."""
-
-    def answers(i: int) -> tuple[str, ...]:
-        return (f"w{150 + (at + i + 1) % 4}", *(f"w{(at + 13 * i + 9 * j) % 150}" for j in range(30)))
-
-    return [
-        Question(
-            (f"w{at + 2 * i}", f"w{150 + (at + i) % 4}"), target=f"w{at + 2 * i + 1}" + " w98" * (i % 2),
-            answers=answers(i), relation=relation, family=family or FAMILIES.get(relation),
-        )
-        for i in range(n)
-    ]  # fmt: skip
-
-
-def every(n: int, at: int = 0) -> list[Question]:
-    return [q for i, relation in enumerate(FAMILIES) for q in asked(relation, n + i % 2, at + 10 * i)]
-
-
-TRAIN, VALIDATION = every(3), every(2, at=60)
-
-
 def with_permuted(questions, family: str) -> list[Question]:
     """The questions with the answers of one family passed round among them."""
     places = [i for i, question in enumerate(questions) if question.family == family]
@@ -73,15 +38,6 @@ def with_permuted(questions, family: str) -> list[Question]:
         changed[i] = replace(questions[i], answers=other)
     assert sum(a != b for a, b in zip(changed, questions)) >= len(places) - 1 > 0
     return changed
-
-
-def equal(one: Composition, other: Composition) -> bool:
-    """Bit by bit."""
-    for field in fields(Composition):
-        a, b = getattr(one, field.name), getattr(other, field.name)
-        if not (torch.equal(a, b) if torch.is_tensor(a) and torch.is_tensor(b) else a is b or a == b):
-            return False
-    return True
 
 
 def in_words(model, question: Question, n_shots: int) -> tuple[list[int], list[int]]:
@@ -123,7 +79,7 @@ def sizes(fold_of, questions) -> list[int]:
 
 
 def many(counts) -> list[Question]:
-    return [q for i, n in enumerate(counts) for q in asked(f"r{i}", n, 0, family=f"f{i // 2}")]
+    return [q for i, n in enumerate(counts) for q in questions_of(f"r{i}", n, 0, family=f"f{i // 2}")]
 
 
 @pytest.mark.slow(but=1)
@@ -205,13 +161,13 @@ def test_in_the_zero_shot_prompt_the_shared_vector_is_the_start(llama):
 @pytest.fixture
 def scored(monkeypatch):
     """What settings are chosen by, `[question, setting, 2]`, and each validation question's fold; one entry a fit."""
-    taken, chosen = [], module._best_settings
+    taken, chosen = [], fit._best_settings
 
     def chosen_(every, made, quality, mine, *rest):
         taken.append(({key: np.stack([found.right, found.log_prob], -1) for key, found in quality.items()}, mine))
         return chosen(every, made, quality, mine, *rest)
 
-    monkeypatch.setattr(module, "_best_settings", chosen_)
+    monkeypatch.setattr(fit, "_best_settings", chosen_)
     return taken
 
 
@@ -288,7 +244,7 @@ def test_questions_without_a_family_do_not_let_one_in(llama, by_log_prob):
     """Settings of a fold are chosen on them too: not by answers with vectors that were tuned on the family left out."""
     own = [question for question in TRAIN if question.family == "g"]
     odd = [replace(question, answers=("w41",)) for question in own]
-    validation, found = [*asked("c", 3, 60), *asked(None, 6, 100)], []
+    validation, found = [*questions_of("c", 3, 60), *questions_of(None, 6, 100)], []
     for some in (own, odd):
         train = outside(TRAIN, "g") + 5 * some
         how = fit_compositions(llama, vectors_of(llama), train, validation, **QUICK | dict(candidates=FINE))["fine"]
@@ -457,6 +413,6 @@ def test_what_cannot_be_fitted_is_refused(llama):
 
 def test_a_shared_vector_that_breaks_is_told(llama, monkeypatch):
     broken = Result(None, 3, 1.0, np.zeros(4), np.zeros(5))
-    monkeypatch.setattr(module, "tune", lambda lens, tasks, *args, **settings: [broken] * len(tasks))
+    monkeypatch.setattr(fit, "tune", lambda lens, tasks, *args, **settings: [broken] * len(tasks))
     with pytest.raises(InputError, match="^The loss of the shared vector of 'all' became NaN"):
         fit_compositions(llama, vectors_of(llama), TRAIN, VALIDATION, **QUICK)

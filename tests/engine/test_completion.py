@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformer_lens.model_bridge import TransformerBridge
 
-from fv_lens.engine import completion as module
+from fv_lens.engine import completion
 from fv_lens.engine.batches import PromptBatch
 from fv_lens.engine.completion import FEW, Completions, completions
 from fv_lens.engine.whatif import Edit
@@ -109,7 +109,7 @@ def some_end(monkeypatch):
 @pytest.fixture(params=["few", "many"])
 def few_or_many(request, monkeypatch):
     """First listed answers are asked at once, or only where a row begins them."""
-    monkeypatch.setattr(module, "FEW", 100 if request.param == "few" else -1)
+    monkeypatch.setattr(completion, "FEW", 100 if request.param == "few" else -1)
 
 
 # The same as greedy decoding, token by token
@@ -193,21 +193,21 @@ def test_a_completion_does_not_depend_on_what_is_asked_beside_it(llama, llama_ta
     chosen = [[edit.for_prompts(torch.tensor(order)) for edit in whatifs[row]] for row in rows]
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(lens_of(llama).state, "endings", ENDINGS)
-        patched.setattr(module, "TOGETHER", together)
-        patched.setattr(module, "FEW", few)
+        patched.setattr(completion, "TOGETHER", together)
+        patched.setattr(completion, "FEW", few)
         found = completions(lens_of(llama), asked([PROMPTS[i] for i in order], [answers[i] for i in order]), chosen)
     assert same(found, expected.prompts(order).rows([0, *(1 + row for row in rows)]))
 
 
 @pytest.mark.slow
 def test_answers_that_no_row_begins_are_not_run_on(llama, monkeypatch):
-    calls, what_if = [], module.what_if
+    calls, what_if = [], completion.what_if
 
     def spy(lens, tokens, mask, whatifs, read, tail):
         calls.append((len(tokens), len(whatifs), tail))
         return what_if(lens, tokens, mask, whatifs, read, tail=tail)
 
-    monkeypatch.setattr(module, "what_if", spy)
+    monkeypatch.setattr(completion, "what_if", spy)
     whatifs = [[Edit(2, 1000 * llama.unembed.W_U[:, token].detach())] for token in (7, 8, 9, 10, 11)]
     never = next(token for token in range(100, 200) if all({token} != oracles.greedy(llama, p, 1)[0] for p in PROMPTS))
     completions(lens_of(llama), asked(PROMPTS, [[(never,)]] * 6), whatifs)

@@ -20,6 +20,7 @@ from fv_lens.models.lens import lens_of
 
 from .. import oracles, tiny
 from ..oracles import EXACT, difference
+from .exact import see_padding
 
 PROMPTS = oracles.random_prompts(9, 13, 5)  # longer and shorter than the window of the models that have one
 
@@ -54,12 +55,6 @@ def all_layers(lens):
 def fresh(model):
     """A lens that has found nothing out yet; the model keeps its own."""
     return type(lens_of(model))(model)
-
-
-def see_padding(lens):
-    """To a model that ignores masks, padding is tokens as any others."""
-    run = lens._run
-    lens._run = lambda ids, mask, cache=None, position_ids=None: run(ids, None, cache)
 
 
 @contextmanager

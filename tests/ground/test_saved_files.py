@@ -160,7 +160,6 @@ def test_schemas_have_the_fields_of_what_is_saved():
 
 # Equal content, equal bytes
 
-
 PROGRAM = """
 import sys, torch
 from tests.ground.test_saved_files import NAMES, write
@@ -205,7 +204,6 @@ def test_writing_replaces_the_file_and_leaves_no_other(tmp_path):
 
 
 # Damage
-
 
 MISSING = object()
 HUGE = 10**400

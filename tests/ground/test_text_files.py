@@ -18,7 +18,7 @@ from fv_lens.datasets.semeval import load_semeval
 from fv_lens.ground.errors import InputError
 from fv_lens.ground.text_files import own_path, parse_json, table_rows
 from fv_lens.ground.words import check_text
-from fv_lens.vectors import function_vector as vectors
+from fv_lens.vectors import function_vector
 from fv_lens.vectors.effects import HeadEffects
 
 RATED = dict(zip(COLUMNS, ("1a", "2a", "dog", "poodle", "wheel", "car", "2.5", "10")))
@@ -319,7 +319,7 @@ def test_semeval_pairs_files_and_relations_that_come_twice_are_refused(tmp_path)
 
 # Paths
 
-LOADERS = [load_relation, load_questions, load_ratings, vectors.FunctionVector.load, HeadEffects.load]
+LOADERS = [load_relation, load_questions, load_ratings, function_vector.FunctionVector.load, HeadEffects.load]
 LOADERS += [Composition.load, Folded.load]
 
 
@@ -380,10 +380,10 @@ def test_the_home_folder_is_found_by_every_loader(tmp_path, monkeypatch):
     assert list(load_semeval("~/semeval")) == ["1a"]
     rated(tmp_path / "ratings")
     assert len(load_ratings("~/ratings")) == len(load_ratings("~/ratings/relsim_mean_ratings.csv")) == 1
-    fv = vectors.FunctionVector(torch.ones(2), 0)
+    fv = function_vector.FunctionVector(torch.ones(2), 0)
     fv.save("~/fv.safetensors")
     assert (tmp_path / "fv.safetensors").is_file()
-    assert vectors.FunctionVector.load("~/fv.safetensors").record == fv.record
+    assert function_vector.FunctionVector.load("~/fv.safetensors").record == fv.record
     Composition("gain").save("~/how.safetensors")
     assert Composition.load("~/how.safetensors").weighting == "gain"
 

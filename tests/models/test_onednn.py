@@ -7,13 +7,13 @@ from torch.nn.functional import linear
 from fv_lens.datasets.prompts import PromptTemplate, with_demonstrations
 from fv_lens.datasets.relation_files import load_relation
 from fv_lens.engine.batches import batch
-from fv_lens.models import onednn as module
+from fv_lens.models import onednn
 from fv_lens.models.lens import lens_of
 from fv_lens.models.onednn import through_onednn
 
 from .. import tiny
 
-needs_onednn = pytest.mark.skipif(module._product is None, reason="this build of torch has no oneDNN")
+needs_onednn = pytest.mark.skipif(onednn._product is None, reason="this build of torch has no oneDNN")
 run = through_onednn(lambda function, *args: function(*args))
 
 
@@ -30,7 +30,7 @@ def products(monkeypatch):
         counted.append(args[0].shape)
         return torch.ops.mkldnn._linear_pointwise(*args)
 
-    monkeypatch.setattr(module, "_product", product)
+    monkeypatch.setattr(onednn, "_product", product)
     return counted
 
 
@@ -95,7 +95,7 @@ def test_a_bad_shape_raises_torchs_own_error(products):
 
 
 def test_without_onednn_torchs_own_way_stays(monkeypatch):
-    monkeypatch.setattr(module, "_product", None)
+    monkeypatch.setattr(onednn, "_product", None)
     x, weight = normal(16, 24), normal(40, 24)
     assert torch.equal(run(linear, x, weight), linear(x, weight))
 

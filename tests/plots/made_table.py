@@ -13,11 +13,7 @@ LEVELS = {  # row -> whole answers right, before noise; the other measures follo
     "mean of FFVs": 0.53, "pooled FFV": 0.17, "FFV of shuffled pairs": 0.08, "another relation's FFV": 0.05,
     "FV of random heads": 0.07, "distributed FV": 0.36, "FV of own heads": 0.4,
 }  # fmt: skip
-
-
 DIFFERENCES = ("FFV from FV - FV", "FFV from FV - 10-shot", "zero-shot - FFV from FV")
-
-
 KINDS = {
     "inflection": ("noun - plural_reg", "adj - comparative", "verb_inf - 3pSg", "verb_inf - Ving", "verb_Ving - Ved"),
     "derivation": ("noun+less_reg", "un+adj_reg", "adj+ly_reg", "over+adj_reg", "verb+tion_irreg"),

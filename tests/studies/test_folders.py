@@ -299,7 +299,6 @@ def test_a_folder_of_an_earlier_version_with_another_plan_or_command_is_refused(
 
 # Processes
 
-
 HELD = """
 import sys, time
 from fv_lens.studies.folders import OutputFolder

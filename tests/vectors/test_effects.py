@@ -15,7 +15,7 @@ from fv_lens.engine.batches import batch
 from fv_lens.ground import storage
 from fv_lens.ground.errors import InputError
 from fv_lens.models.lens import lens_of
-from fv_lens.vectors import mediation as module
+from fv_lens.vectors import mediation
 from fv_lens.vectors.effects import HeadEffects, mean_effects
 from fv_lens.vectors.mediation import indirect_effects, mean_head_outputs
 
@@ -132,7 +132,7 @@ def test_only_correct_without_any_right_answer_raises(llama, words):
 def test_only_words_of_the_train_part_are_used(llama, words, monkeypatch):
     drawn = []
     monkeypatch.setattr(
-        module, "batch", lambda lens, prompts, *more: drawn.append(prompts) or batch(lens, prompts, *more)
+        mediation, "batch", lambda lens, prompts, *more: drawn.append(prompts) or batch(lens, prompts, *more)
     )
     measure(llama, words, n_prompts=30, n_mean_prompts=30)
     corrupted, intact = drawn

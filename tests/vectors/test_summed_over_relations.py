@@ -12,7 +12,7 @@ from fv_lens.engine.whatif import FORMS, SLOW, Edit, what_if
 from fv_lens.evaluation.evaluate import evaluate
 from fv_lens.ground.errors import InputError, ParityError
 from fv_lens.models.lens import lens_of
-from fv_lens.vectors import summed as assembly
+from fv_lens.vectors import summed
 from fv_lens.vectors.function_vector import FunctionVector
 from fv_lens.vectors.mediation import mean_head_outputs
 from fv_lens.vectors.patching import patch
@@ -235,7 +235,7 @@ def test_without_the_point_before_the_norm_a_post_norm_model_is_refused_with_a_w
     lens = lens_of(model)
     lens.points = {name: point for name, point in lens.points.items() if not name.endswith("attn.hook_out")}
     assert "blocks.0.hook_attn_out" in lens.points
-    monkeypatch.setattr(assembly, "lens_of", lambda model: lens)
+    monkeypatch.setattr(summed, "lens_of", lambda model: lens)
     with pytest.raises(InputError, match="layer 0.*finetune.*'zero'"):
         distributed_vectors(model, words, HEADS, mean_z_like(model))
 

@@ -6,7 +6,7 @@ import pytest
 
 from fv_lens.studies.analogies import study
 
-from ...analogies.test_fit import vectors_of
+from ...analogies.made import vectors_of
 from .made import BUNDLED, quick
 
 

@@ -12,8 +12,8 @@ from fv_lens.datasets.questions import Question
 from fv_lens.studies.analogies import study
 from fv_lens.vectors.function_vector import FunctionVector
 
-from ...analogies.test_fit import TRAIN, VALIDATION, noise, vectors_of
-from ...analogies.test_scores import asked as asked_at_length
+from ...analogies.made import TRAIN, VALIDATION, noise, vectors_of
+from ...analogies.made import asked as asked_at_length
 
 FILES = ["composites", "report.html", "results.csv", "stages", "summary.json"]
 

@@ -16,12 +16,13 @@ from fv_lens.studies import cli
 from fv_lens.studies.analogies import study as module
 from fv_lens.vectors.function_vector import FunctionVector
 
-from ...analogies.test_fit import TRAIN, vectors_of
+from ...analogies.made import TRAIN, vectors_of
 from .. import commands
 from ..commands import files
 from .made import BUNDLED, CHOOSE_ON, FILES, asked, summary, summed_of
 
 pytestmark = pytest.mark.usefixtures("fits")
+
 call = partial(commands.call, "analogies")
 
 

@@ -23,7 +23,7 @@ from fv_lens.studies.folders import MARKER, OutputFolder
 from fv_lens.studies.job import Job
 from fv_lens.vectors.function_vector import FunctionVector
 
-from ...analogies.test_fit import TRAIN, VALIDATION, equal, noise, vectors_of
+from ...analogies.made import TRAIN, VALIDATION, equal, noise, vectors_of
 from ..commands import files
 from ..pages import Page
 from .made import BUNDLED, CHOOSE_ON, FEW, FILES, NAMED, PARTS, QUESTIONS, asked, quick, summary, summed_of

@@ -23,7 +23,7 @@ from fv_lens.vectors.patching import patch
 from fv_lens.vectors.summed import distributed_vectors, function_vector
 from fv_lens.vectors.tuning import finetune_all
 
-from ...engine.test_whatif import see_padding
+from ...engine.exact import see_padding
 from ...oracles import EXACT, difference
 from ..small import breaking, demonstrated, relations, studied, study_of
 

