@@ -42,7 +42,7 @@ MUTANTS = [
            "engine/test_whatif.py::test_few_rows_at_a_time_give_the_same_and_are_never_exceeded"),
     Mutant("the residual stream of the first token", "engine/whatif.py",
            "kept.append(x[:, -1].float().cpu())", "kept.append(x[:, 0].float().cpu())",
-           "studies/test_protocol.py::test_the_mean_difference_is_that_of_single_prompts"),
+           "studies/reproduce/test_steps.py::test_the_mean_difference_is_that_of_single_prompts"),
     Mutant("a rank too many", "engine/completion.py",
            "rank = ahead.sum(1) - level.sum(1)", "rank = ahead.sum(1) - level.sum(1) + 1", "engine/test_completion.py"),
     Mutant("an answer need not end", "engine/completion.py",
@@ -89,7 +89,7 @@ MUTANTS = [
            "z**2 / (4 * n**2)", "z**2 / 4", "ground/test_scores.py"),
     Mutant("permutations that move rows alone", "evaluation/rank_correlation.py",
            "predicted[orders[:, rows], orders[:, columns]]", "predicted[orders[:, rows], columns]",
-           "evaluation/test_similarity.py::test_mantels_p_is_that_of_all_orders_of_the_relations"),
+           "evaluation/test_rank_correlation.py::test_mantels_p_is_that_of_all_orders_of_the_relations"),
 ]  # fmt: skip
 
 

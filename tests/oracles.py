@@ -65,6 +65,15 @@ def head_outputs(model, prompt) -> Tensor:
     return torch.stack([cache[f"blocks.{layer}.attn.hook_z"][0, -1] for layer in range(model.cfg.n_layers)])
 
 
+@torch.no_grad()
+def unembedded(model, residual: Tensor) -> Tensor:
+    """`[vocab]`: logits of one residual by the modules of the model and, where its configuration has one, the cap."""
+    logits = model.unembed(model.ln_final(residual[None, None]))[0, 0]
+    config = getattr(getattr(model, "original_model", None), "config", None)
+    cap = getattr(config, "final_logit_softcapping", None)
+    return cap * torch.tanh(logits / cap) if cap else logits
+
+
 def mean_z(model, prompts) -> Tensor:
     """`[layer, head, d_head]`: mean head outputs at the last tokens of the prompts."""
     return torch.stack([head_outputs(model, prompt) for prompt in prompts]).mean(0)

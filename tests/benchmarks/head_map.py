@@ -10,7 +10,6 @@ preallocated tensors with nothing between them: the time no implementation with 
 import argparse
 import resource
 import statistics
-import time
 from functools import partial
 
 import torch
@@ -23,6 +22,8 @@ from fv_lens.engine.whatif import Edit, what_if
 from fv_lens.models.lens import lens_of
 from fv_lens.models.load import load_model
 from fv_lens.vectors.mediation import mean_head_outputs
+
+from .timing import timed
 
 # Where the first operand stands. On a CPU the engine's linear maps are oneDNN's (see lens/linear.py), which other
 # machines' torch may lack.
@@ -66,14 +67,6 @@ class Matmuls(TorchDispatchMode):
             out = outputs.setdefault((shape, left.dtype), left.new_empty(shape))
             ready.append(partial(torch.mm if left.dim() == 2 else torch.bmm, left, right, out=out))
         return ready
-
-
-def timed(function):
-    start = time.perf_counter()
-    result = function()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start, result
 
 
 @torch.no_grad()

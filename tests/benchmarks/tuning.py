@@ -11,7 +11,6 @@ all relations, steps and looks at the validation pairs.
 import argparse
 import resource
 import statistics
-import time
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +27,8 @@ from fv_lens.models.load import load_model
 from fv_lens.vectors.optimizer import EVERY, Tuning, task
 from fv_lens.vectors.tuning import finetune_all
 from fv_lens.vectors.tuning_pairs import tuning_pairs
+
+from .timing import timed
 
 
 @dataclass(frozen=True)
@@ -79,14 +80,6 @@ class Loop:
     @torch.no_grad()
     def look(self, vector: Tensor) -> float:
         return float(sum(self.loss(batch, vector) for batch in self.batches))
-
-
-def timed(function):
-    start = time.perf_counter()
-    result = function()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start, result
 
 
 def arguments() -> argparse.Namespace:

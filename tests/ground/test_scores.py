@@ -184,3 +184,14 @@ def test_a_score_differs_if_its_whole_interval_lies_on_one_side():
     assert Score(0.3, 0.1, 0.5, 9).differs() and Score(-0.3, -0.5, -0.1, 9).differs()
     assert not Score(0.3, -0.1, 0.5, 9).differs() and not Score(0.7, 0.5, 0.9, 9).differs(0.5)
     assert Score(0.7, 0.51, 0.9, 9).differs(0.5) and not Score(0.7, -np.inf, np.inf, 1).differs()
+
+
+@pytest.mark.slow
+def test_the_interval_of_a_mean_difference_holds_the_truth():
+    rng = np.random.default_rng(4)
+    held = []
+    for seed in range(2000):
+        both = rng.standard_normal((2, 100)) * [[1.0], [2.0]] + rng.standard_normal(100) + [[0.3], [0.0]]
+        found = scores.paired_difference(both[0], both[1], seed)
+        held.append(found.low <= 0.3 <= found.high)
+    assert 0.94 <= np.mean(held) <= 0.96

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import transformers
 
-from fv_lens.models import load as models
+from fv_lens.models.installing import without_installing
 from fv_lens.models.load import load_model
 
 from .. import tiny
@@ -61,20 +61,20 @@ def test_a_model_with_images_installs_nothing_and_says_what_is_missing(with_imag
 )
 @pytest.mark.parametrize("run", [subprocess.run, subprocess.check_call, subprocess.call, subprocess.check_output])
 def test_no_way_to_start_a_process_installs_anything(no_process, run, args):
-    with pytest.warns(UserWarning, match="which needs"), models.without_installing():
+    with pytest.warns(UserWarning, match="which needs"), without_installing():
         with pytest.raises(PermissionError):
             run(args)
     assert not no_process
 
 
 def test_other_processes_may_start_while_a_model_is_loaded():
-    with models.without_installing():
+    with without_installing():
         assert subprocess.run([sys.executable, "-c", "print(7)"], capture_output=True).stdout.strip() == b"7"
 
 
 def test_loads_that_overlap_leave_processes_as_they_were(no_process):
     before = subprocess.Popen
-    first, second = models.without_installing(), models.without_installing()
+    first, second = without_installing(), without_installing()
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)
@@ -89,12 +89,12 @@ def test_loads_that_overlap_in_two_threads_leave_processes_as_they_were():
     before, entered, leave = subprocess.Popen, threading.Event(), threading.Event()
 
     def load():
-        with models.without_installing():
+        with without_installing():
             entered.set()
             assert leave.wait(60)
 
     other = threading.Thread(target=load)
-    with models.without_installing():
+    with without_installing():
         other.start()
         assert entered.wait(60)
     assert subprocess.run(["echo", "install", "x"], capture_output=True).stdout == b"install x\n"
@@ -104,7 +104,7 @@ def test_loads_that_overlap_in_two_threads_leave_processes_as_they_were():
 
 
 def test_other_threads_may_install_while_a_model_is_loaded():
-    with models.without_installing(), ThreadPoolExecutor() as pool:
+    with without_installing(), ThreadPoolExecutor() as pool:
         started = pool.submit(subprocess.run, ["echo", "install", "x"], capture_output=True)
         assert started.result().stdout == b"install x\n"
 
@@ -114,7 +114,7 @@ def test_a_command_may_have_every_form_that_popen_takes(form, tmp_path):
     program = tmp_path / "program"
     program.write_text("#!/bin/sh\necho 7\n")
     program.chmod(0o755)
-    with models.without_installing():
+    with without_installing():
         assert subprocess.Popen(form(str(program)), stdout=subprocess.PIPE).communicate()[0] == b"7\n"
         with pytest.raises(TypeError):
             subprocess.Popen(3)

@@ -18,7 +18,6 @@ from ..oracles import EXACT, difference
 
 peft = pytest.importorskip("peft")
 
-
 FEW = dict(n_prompts=2, n_shots=3, n_mean_prompts=3)
 HEADS = [(0, 1), (1, 2), (1, 3), (2, 0)]
 
