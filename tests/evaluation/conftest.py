@@ -45,7 +45,7 @@ def sentence_pieces():
     return with_tokenizer(made)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def summed(llama, words):
     return function_vector(llama, words, HEADS, 1, 4 * noise(3, 4, 8))
 

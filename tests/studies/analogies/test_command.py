@@ -13,7 +13,7 @@ from fv_lens.datasets import question_files
 from fv_lens.ground.measures import MEASURES
 from fv_lens.models import load
 from fv_lens.studies import cli
-from fv_lens.studies.analogies import study as module
+from fv_lens.studies.analogies import study
 from fv_lens.vectors.function_vector import FunctionVector
 
 from ...analogies.made import TRAIN, vectors_of
@@ -154,7 +154,7 @@ def test_tuned_vectors_outlive_an_interruption(here, command, tunes, monkeypatch
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(module, "fit_compositions", interrupted)
+        patched.setattr(study, "fit_compositions", interrupted)
         result = call()
     assert result.exit_code == 130 and result.stderr.splitlines()[-1] == (
         "Interrupted. Saved before that: fv_lens_analogies/vectors. The same command goes on from there."
@@ -169,7 +169,7 @@ def test_an_interruption_while_the_library_is_tuned_leaves_nothing(here, command
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(module, "finetune_all", interrupted)
+        patched.setattr(study, "finetune_all", interrupted)
         result = call()
     assert result.exit_code == 130 and result.stderr.splitlines()[-1] == "Interrupted. Nothing was saved."
     assert not files(here)
@@ -198,7 +198,7 @@ def test_an_interrupted_command_says_that_it_goes_on(here, command, monkeypatch)
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "evaluate_analogies", interrupted)
+    monkeypatch.setattr(study, "evaluate_analogies", interrupted)
     result = command()
     assert result.exit_code == 130
     assert result.stderr.splitlines()[-1] == (
