@@ -1,8 +1,12 @@
 """Every public name is there, and none is hidden by a module of the same name."""
 
 import ast
+import compileall
 import inspect
 import pkgutil
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +32,20 @@ def test_type_checkers_see_every_public_name():
     block = next(node for node in ast.parse(source).body if isinstance(node, ast.If))
     names = [name for node in block.body for name in node.names]
     assert [name.asname for name in names] == [name.name for name in names] == fv_lens.__all__
+
+
+@pytest.mark.slow
+def test_an_installation_without_sources_has_every_public_name(tmp_path):
+    package = tmp_path / "fv_lens"
+    shutil.copytree(Path(fv_lens.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    compileall.compile_dir(package, quiet=1, legacy=True)
+    for file in package.rglob("*.py"):
+        file.unlink()
+    code = "import fv_lens; fv_lens.Relation; print(fv_lens.__file__, *fv_lens.__all__)"
+    done = subprocess.run([sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {code}"],
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    file, *names = done.stdout.split()
+    assert file.endswith(".pyc") and names == fv_lens.__all__
 
 
 def test_what_readings_are_scored_by_comes_with_what_makes_them():

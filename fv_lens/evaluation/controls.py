@@ -4,6 +4,7 @@
 added to one of them gets a row in every table, figure and page of an evaluation.
 """
 
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,7 +28,7 @@ CONTROL_SHOTS = 10
 RANDOM_VECTOR, RANDOM_HEADS, SAME_NORM = RANDOM = ("random vector", "random heads", "random heads, same norm")
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False)
 class Controls:
     """Random vectors that are measured in place of the one under test.
 
@@ -57,9 +58,9 @@ class Controls:
         """
         if isinstance(value, cls):
             return value
-        if isinstance(value, bool | np.bool_):
+        if isinstance(value, bool):
             return cls() if value else None
-        raise InputError(f"controls is {type(value).__name__}; give True, False or Controls(mean_z=..., draws=...)")
+        raise InputError(f"controls is {reprlib.repr(value)}; give True, False or Controls(mean_z=..., draws=...)")
 
 
 def vector_controls(

@@ -9,6 +9,7 @@ import transformers as hf
 from transformer_lens.model_bridge import TransformerBridge
 
 from fv_lens.engine.gradients import Rows
+from fv_lens.evaluation.controls import Controls
 from fv_lens.evaluation.decoding import decode
 from fv_lens.evaluation.evaluate import evaluate
 from fv_lens.ground.errors import InputError
@@ -190,3 +191,5 @@ def test_heads_are_chosen_among_those_that_exist(hybrid, few_words):
                 assert "rescales" in str(error)
             else:
                 assert {layer for layer, _ in fv.heads} <= set(layers)
+                drawn = evaluate(model, few_words, fv, controls=Controls(2, effects.mean_z)).controls
+                assert ("random heads" in drawn) == (effects.n_heads >= 2 * len(fv.heads)), "of layers with heads"

@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 
 from fv_lens.datasets.prompts import PromptTemplate
@@ -161,3 +162,29 @@ def test_the_same_seed_draws_the_same_controls(llama, words, summed):
 def test_draws_that_are_not_a_number_of_them_are_refused(llama, words, summed, draws):
     with pytest.raises(InputError, match="draws"):
         evaluate(llama, words, summed, controls=Controls(draws))
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0, "0"), (1, "1"), (2.0, "2.0"), ("no", "'no'"), (np.True_, "np.True_"), (noise(3, 4, 8), "tensor.*\\.\\.\\..*")],
+)
+def test_controls_are_true_false_or_settings(llama, words, summed, value, shown):
+    with pytest.raises(InputError, match=f"^controls is {shown}; give True, False or Controls") as error:
+        evaluate(llama, words, summed, controls=value)
+    assert len(str(error.value)) < 150
+
+
+def test_settings_of_controls_that_cannot_be_are_named():
+    with pytest.raises(InputError, match="draws is 0"):
+        Controls(draws=0)
+    with pytest.raises(InputError, match="^mean_z is ndarray; give a tensor, such as effects.mean_z"):
+        Controls(mean_z=noise(3, 4, 8).numpy())
+    assert Controls(mean_z=noise(3, 4, 8)) != Controls(mean_z=noise(3, 4, 8)), "compared as objects"
+
+
+def test_vectors_beside_are_a_mapping(llama, words, summed):
+    with pytest.raises(InputError, match="^beside is list; give a mapping from the name of a row"):
+        evaluate(llama, words, summed, beside=[summed])

@@ -1,6 +1,7 @@
 """Sweeps against full forwards of single prompts, and the choice that is made on them."""
 
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -162,6 +163,13 @@ def test_relations_agree_on_vector_and_layer_and_each_has_its_strength():
     assert agreed(sweeps[:1]) == (0, 0, [1])
 
 
+def test_a_log_probability_of_minus_infinity_is_the_least_and_no_more():
+    right = [[[[1, 1]]], [[[1, 0]]]]
+    sweep = made_up(right, [[[[-np.inf, -1.0]]], [[[-1.0, -1.0]]]])
+    assert agreed([sweep]) == (0, 0, [0]), "more right answers come first"
+    assert not np.isnan(sweep.quality).any() and sweep.quality[0, 0, 0].imag == -np.inf
+
+
 def test_equal_shares_are_not_told_apart_by_rounding():
     shares = np.array([[0.6, 0.2], [0.0, 0.4], [0.0, 0.0]])
     assert shares.mean(0)[0] != shares.mean(0)[1], "the trap"
@@ -209,7 +217,8 @@ def test_the_choice_is_the_best_of_the_sweep(llama, words, effects):
 @pytest.mark.slow
 def test_a_map_over_relations_takes_the_relations_own_means(llama, effects):
     other, heads = Relation("other", [(f"w{i}", f"w{i + 100}") for i in range(40)]), effects.top(3)
-    (found,) = head_count_vectors(llama, other, mean_effects([effects]), [3])
+    with warnings.catch_warnings(action="error"):  # a map over relations is of none of them
+        (found,) = head_count_vectors(llama, other, mean_effects([effects]), [3])
     how = dict(template=PromptTemplate("{word} :"))
     # Its own means over 100 prompts of 10 shots, or over as many as the map was made with.
     own = [mean_head_outputs(llama, other.with_split(1), *numbers, **how)[0] for numbers in ((100, 10), (6, 2))]
@@ -222,6 +231,14 @@ def test_a_map_over_relations_serves_a_relation_too_small_for_ten_shots(llama, w
     few = Relation("few", [(f"w{i}", f"w{i + 1}") for i in range(0, 20, 2)])
     chosen = choose(llama, few, mean_effects([effects]), [2], [1], [1.0])
     assert chosen.relation == "few" and chosen.heads == tuple(effects.top(2))
+
+
+def test_effects_of_other_pairs_of_the_same_name_give_a_warning(llama, words, effects):
+    others = words.with_pairs(words.pairs[:-2])
+    with pytest.warns(
+        UserWarning, match=f"^The effects were measured on other pairs of '{words.name}', which may hold"
+    ):
+        head_count_vectors(llama, others, effects, [1])
 
 
 # What is refused

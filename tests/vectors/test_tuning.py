@@ -453,6 +453,7 @@ def test_an_error_is_raised_where_no_relation_is_left(llama):
         (dict(layer=-1), "layer is -1"),
         (dict(layer=[1, 9]), r"Layer 9 is outside 0\.\.2 of tiny/llama"),
         (dict(layer=[]), "layer is an empty list"),
+        (dict(how={"steps": 3}), "^how is dict; give Tuning"),
         (dict(n_pairs=0), "n_pairs is 0"),
         (dict(n_validation=0), "n_validation is 0"),
         (dict(seed=-1), "seed is -1"),
@@ -468,6 +469,8 @@ def test_bad_numbers_are_quoted(llama, settings, message):
     ("settings", "message"),
     [
         (dict(steps=0), "steps is 0"),
+        (dict(strengths=2), "^strengths is 2; give a list of numbers"),
+        (dict(template="Q: {word}"), "^template is 'Q: {word}'; give a PromptTemplate"),
         (dict(learning_rate=math.nan), "learning_rate is nan"),
         (dict(learning_rate=0), "learning_rate is 0"),
         (dict(learning_rate=-0.1), "learning_rate is -0.1"),
