@@ -39,6 +39,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--all", action="store_true", dest="all_tiers", help=f"run every test, also those marked {', '.join(SLOWER)}"
     )
+    parser.addoption("--slower", action="store_true", help="run only what is left out without --all")
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` reads the marks
@@ -48,11 +49,16 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker("default_model")
     if config.option.all_tiers or config.option.markexpr:
         return
-    failed = config.cache.get("cache/lastfailed", {}) if config.getoption("lf", False) else {}
-    kept = Counter()
-    left_out = [item for item in items if waits(item, kept) and item.nodeid not in failed and not named(item)]
-    if left_out:
+    kept: Counter = Counter()
+    slower = [item for item in items if waits(item, kept)]
+    if config.option.slower:
+        waiting = set(slower)
+        left_out = [item for item in items if item not in waiting]
+    else:
+        failed = config.cache.get("cache/lastfailed", {}) if config.getoption("lf", False) else {}
+        left_out = [item for item in slower if item.nodeid not in failed and not named(item)]
         config.stash[LEFT_OUT] = len(left_out)
+    if left_out:
         config.hook.pytest_deselected(items=left_out)
         apart = set(left_out)
         items[:] = [item for item in items if item not in apart]

@@ -64,6 +64,11 @@ def test_all_run_with_all(run):
     assert (passed, left_out) == (8, 0) and "left out" not in text
 
 
+def test_the_others_run_with_slower(run):
+    passed, left_out, text = run("--slower")
+    assert (passed, left_out) == (6, 2) and "slower tests were left out" not in text
+
+
 @pytest.mark.parametrize(
     "named, n",
     [("test_sample.py::test_slow", 1), ("test_sample.py::test_cases", 4), ("test_sample.py::test_cases[1-b]", 1)],
