@@ -142,10 +142,10 @@ def _in_short(frame: pd.DataFrame) -> Iterator[str]:
         yield f"{subject} is {'; '.join(clauses)}."
     readings = {name: of for name, of in _measures(frame, "decoding").items() if name.startswith("name score")}
     for measure, scores in list(readings.items())[-1:]:  # that of the chosen reading, where there is one
-        clauses = [
-            f"{row} {s}{'' if s.differs(CHANCE) else ', not shown to differ from chance'}" for row, s in scores.items()
-        ]
-        yield f"Names of relations in their vectors ({measure}; chance {CHANCE}): {'; '.join(clauses)}."
+        sure = [f"{row} {score}" for row, score in scores.items() if score.differs(CHANCE)]
+        unsure = [f"{row} {score}" for row, score in scores.items() if not score.differs(CHANCE)]
+        clauses = [", ".join(sure), f"not shown to differ from chance: {', '.join(unsure)}" * bool(unsure)]
+        yield f"Names of relations in their vectors ({measure}; chance {CHANCE}): {'; '.join(filter(None, clauses))}."
 
 
 def _against(other: str, gain: Score) -> str:

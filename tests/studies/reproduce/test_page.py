@@ -113,8 +113,8 @@ def test_a_difference_is_shown_only_where_its_interval_leaves_out_zero(write, en
 def test_a_name_score_whose_interval_holds_chance_is_not_shown(whole):
     told = short(whole)
     score = [name for name in FRAME.measure.unique() if name.startswith("name score")][-1]  # the chosen one comes last
-    assert f"({score}; chance 0.5): FV {numbers('FV', part='decoding', measure=score)};" in told
-    assert f"random {numbers('random', part='decoding', measure=score)}, not shown to differ from chance" in told
+    assert f"({score}; chance 0.5): FV {numbers('FV', part='decoding', measure=score)}, FFV" in told
+    assert f"; not shown to differ from chance: random {numbers('random', part='decoding', measure=score)}." in told
 
 
 def test_the_tables_have_every_row_measure_and_category(whole):
