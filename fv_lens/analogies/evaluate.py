@@ -221,10 +221,8 @@ class _Asker:
         how = METHODS["posterior"]
         for name in self.libraries:
             may = self._allowed(self.library, questions, LIBRARIES[name])
-            source_weights, target_weights = (
-                weights_of(sources.log_probs, how, may),
-                weights_of(targets.log_probs, how, may[owner]),
-            )
+            source_weights = weights_of(sources.log_probs, how, may)
+            target_weights = weights_of(targets.log_probs, how, may[owner])
             cosine = torch.cosine_similarity(source_weights[owner], target_weights).numpy()
             profiles[Row(PROFILES, name)] = {"choice": marks(np.split(cosine, ends))}
         return profiles

@@ -20,6 +20,7 @@ from torch.nn.functional import pad
 from ..ground.errors import InputError, ParityError
 from ..models.base import Hook
 from ..models.lens import Lens, Prefix, check_layer
+from ..models.sites import probe_noise
 from ..models.state import Parity
 from .batches import PromptBatch
 from .chunks import Begun, Chunk, groups
@@ -215,8 +216,7 @@ class Rows:
         rows = [order[-1], order[0]] if parity.padding and len(order) > 1 else order[-1:]
         answers = [longest if i == rows[0] else answer for i, answer in enumerate(answers)]
         chunk = replace(self._chunk(prompts, answers, rows), owners=torch.arange(len(rows), device="cpu"))
-        noise = torch.randn(len(rows), lens.d_model, generator=torch.Generator("cpu").manual_seed(0), **CPU_FLOAT32)
-        noise = noise.to(lens.device)
+        noise = probe_noise(len(rows), lens.d_model).to(lens.device)
         truth, slope = self._losses_and_gradient(chunk, noise, exact=False)
         if torch.equal(truth, self._losses_and_gradient(chunk, 0 * noise, exact=False)[0]):
             raise ParityError(f"A vector added at blocks.{self.layer}.{RESIDUAL} of {lens.name} changed nothing.")

@@ -43,11 +43,6 @@ class Comparison(NamedTuple):
         row, other = (name.format(shots=shots, pairs=pairs, all=all_pairs) for name in (self.row, self.other))
         return row, other
 
-    @property
-    def pattern(self) -> str:
-        """A regular expression of its name in the table, "row - other"."""
-        return re.sub(r"\{\w+\}", r"\\d+", f"{self.row} - {self.other}")
-
 
 FEW_SHOT = r"\d+-shot"
 ROWS = (
@@ -113,8 +108,3 @@ def matching(pattern: str, names: Iterable[str]) -> list[str]:
 def deal(row: str, seed: int) -> str:
     """The name of a row whose pairs were divided again, with another seed."""
     return f"{row}, deal {seed}"
-
-
-def is_deal(name: str) -> bool:
-    """Whether a name is one that `deal` gives."""
-    return re.search(r", deal \d+$", name) is not None

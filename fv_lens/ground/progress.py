@@ -48,7 +48,7 @@ def progress_bar(
     desc: str = "",
     unit: str = "it",
 ) -> "tqdm[T] | _Line[T]":
-    """A tqdm bar, or its one-line stand-in where standard error is no terminal or notebook; arguments are tqdm's."""
+    """A tqdm bar, or one line at the end unless standard error is a terminal or a notebook; arguments are tqdm's."""
     disable = _hidden.get() or os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
     if disable or _draws(sys.stderr):
         return tqdm(iterable, total=total, desc=desc, unit=unit, disable=disable)

@@ -7,7 +7,6 @@ The verbs are few: `tokens` (text to ids under the model's BOS rule), `logits` (
 TransformerLens; `calls` and `arguments` follow the methods that users call.
 """
 
-import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,9 +18,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ..ground.errors import InputError, ParityError
+from ..ground.errors import ParityError
 from .model import Model
 from .state import Parity, State, UserHook, conditions, user_hooks
+from .tokens import ending_tokens, token_ids, token_text
+from .weights import is_centered, is_full_precision, weights_hash
 
 if TYPE_CHECKING:
     from transformer_lens.hook_points import HookPoint as HookPoint  # for the rooms above
@@ -118,23 +119,8 @@ class Lens:
 
     @property
     def full_precision(self) -> bool:
-        """Whether products round as float32 does, or better: not in half precision, autocast, or TF32 on a GPU.
-
-        False also for quantised weights, whose kernels choose their own precision.
-        """
-        if torch.is_autocast_enabled(self.device.type) or self._quantised:
-            return False
-        matmul = torch.backends.cuda.matmul
-        if hasattr(matmul, "fp32_precision"):  # from torch 2.9 on; where it was set, asking for allow_tf32 raises
-            tf32 = matmul.fp32_precision == "tf32"
-        else:
-            tf32 = matmul.allow_tf32
-        exact = self.dtype == torch.float64 or (self.dtype == torch.float32 and self.device.type != "cuda")
-        return exact or (self.dtype == torch.float32 and not tf32)
-
-    @cached_property
-    def _quantised(self) -> bool:
-        return not all(parameter.is_floating_point() for parameter in self.model.parameters())
+        """Whether products round as float32 does, or better; see `is_full_precision`."""
+        return is_full_precision(self.model, self.dtype, self.device)
 
     @property
     def pad_id(self) -> int:
@@ -153,18 +139,12 @@ class Lens:
 
         Else 'raw'. Judged by the embeddings: every model has them, and the mode centres all weights that write.
         """
-        w = self.embedding.detach()[:64].float()
-        if w.device.type == "meta":
-            return "raw"  # offloaded weights cannot be processed
-        return "centered" if w.mean(-1).abs().max() < 5e-3 * w.std() else "raw"
+        return "centered" if is_centered(self.embedding.detach()) else "raw"
 
     @property
     def weights_hash(self) -> str:
         """SHA-256 of the weights in order, which identifies the model of a result whatever its name."""
-        digest = hashlib.sha256()
-        for parameter in self.model.parameters():
-            digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        return weights_hash(self.model)
 
     @property
     def embedding(self) -> Float[Tensor, "vocab d_model"]:
@@ -220,41 +200,18 @@ class Lens:
         return tuple(layer for layer in names if shapes.get(layer) == (self.n_heads, self.d_head))
 
     def tokens(self, text: str) -> list[int]:
-        """Ids of `text` under the model's own BOS rule, never truncated.
-
-        `model.to_tokens` decides (`cfg.default_prepend_bos`); a bare `model.tokenizer(text)` may add a BOS of its own.
-        """
-        if self.model.tokenizer is None:
-            raise InputError("The model has no tokenizer, so words cannot become tokens. Load it with one.")
-        if getattr(self.model.tokenizer, "bos_token", None) is None:
-            return self.model.tokenizer(text, add_special_tokens=False)["input_ids"]
-        with torch.device("cpu"):  # whatever the default device is
-            return self.model.to_tokens(text, truncate=False, move_to_device=False)[0].tolist()
+        """Ids of `text` under the model's own BOS rule, never truncated."""
+        return token_ids(self.model, text)
 
     def text(self, token: int) -> str:
         """The text of a token, with any space it begins with."""
-        if self.model.tokenizer is None:
-            raise InputError("The model has no tokenizer, so tokens cannot become words. Load it with one.")
-        # Some tokenizers drop the space at the start of a text, so the token is read behind another.
-        before, decode = self.tokens("a")[-1:], self.model.tokenizer.decode
-        start, whole = (decode(ids, clean_up_tokenization_spaces=False) for ids in (before, [*before, token]))
-        return whole.removeprefix(start)
+        return token_text(self.model, token)
 
     @property
     def endings(self) -> Bool[Tensor, " vocab"]:
         """Mask of the tokens that begin with a newline or end the text, one of which must follow a whole answer."""
         if self.state.endings is None:
-            tokenizer = self.model.tokenizer
-            if tokenizer is None:
-                raise InputError("The model has no tokenizer, so where an answer ends is unknown. Load it with one.")
-            ids = range(min(len(tokenizer), self.cfg.d_vocab))
-            texts = tokenizer.batch_decode([[token] for token in ids], clean_up_tokenization_spaces=False)
-            ends = torch.zeros(self.cfg.d_vocab, dtype=torch.bool, device="cpu")
-            ends[: len(ids)] = torch.tensor([text.startswith(("\n", "\r")) for text in texts], device="cpu")
-            unknown = {tokenizer.unk_token_id} - {tokenizer.bos_token_id, tokenizer.eos_token_id}
-            last = set(tokenizer.all_special_ids) - unknown
-            ends[[token for token in last if token < self.cfg.d_vocab]] = True
-            self.state.endings = ends
+            self.state.endings = ending_tokens(self.model)
         return self.state.endings.to(self.device)
 
     @contextmanager

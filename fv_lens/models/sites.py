@@ -7,6 +7,7 @@ only the MLP sees what is added there.
 from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from ..ground.errors import InputError
@@ -45,6 +46,17 @@ def check_site(lens: Lens, layer: int, site: str) -> None:
         )
 
 
+def probe_ids(lens: Lens, n_rows: int = 1) -> Int[Tensor, "row pos"]:
+    """Equal short prompts of tokens that every vocabulary has."""
+    return (torch.arange(1, 6, device=lens.device) % lens.cfg.d_vocab).expand(n_rows, -1)
+
+
+def probe_noise(*shape: int) -> Tensor:
+    """Normal numbers, the same each time; float32 on the CPU."""
+    generator = torch.Generator("cpu").manual_seed(0)
+    return torch.randn(*shape, generator=generator, dtype=torch.float32, device="cpu")
+
+
 @torch.no_grad()
 def _reaches_stream(lens: Lens, layer: int, site: str) -> bool:
     """Whether the stream moves by what is added, or by a fixed multiple of each component; two large vectors tell."""
@@ -52,12 +64,11 @@ def _reaches_stream(lens: Lens, layer: int, site: str) -> bool:
     # Where a norm follows attention, its effect is seen alone before the MLP adds to the stream.
     names = [f"blocks.{layer}.{name}" for name in (MIDDLE, STREAM) if f"blocks.{layer}.{name}" in points]
     names = [name for name in names if points[name] is not points[point]]
-    generator = torch.Generator("cpu").manual_seed(0)
-    vectors = torch.randn(2, lens.d_model, generator=generator, dtype=torch.float32, device="cpu")
+    vectors = probe_noise(2, lens.d_model)
     vectors = vectors.sign() * (0.5 + vectors.abs().clamp(max=1.5))
     vectors -= vectors.mean(1, keepdim=True) * 0.5
     added = torch.cat([vectors, -vectors])
-    ids = (torch.arange(1, 6, device=lens.device) % lens.cfg.d_vocab).expand(len(added), -1)
+    ids = probe_ids(lens, len(added))
 
     def run(scale: float) -> dict[str, Tensor]:
         seen: dict[str, Tensor] = {}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..ground.errors import InputError
 from .base import HEAD_OUTPUT, HookFunction, Lens
-from .sites import MIDDLE, STREAM
+from .sites import MIDDLE, STREAM, probe_ids, probe_noise
 
 if TYPE_CHECKING:
     from transformer_lens.hook_points import HookPoint
@@ -30,7 +30,7 @@ def writes_plainly(lens: Lens, layer: int) -> bool:
 
 @torch.no_grad()
 def _measure_plain_writes(lens: Lens, layer: int) -> bool:
-    ids = torch.arange(1, 6, device=lens.device)[None] % lens.cfg.d_vocab
+    ids = probe_ids(lens)
     # Where blocks run attention and MLP side by side, only the block's output shows what the heads wrote.
     names = [n for n in (f"blocks.{layer}.{MIDDLE}", f"blocks.{layer}.{STREAM}") if n in lens.points]
 
@@ -48,7 +48,7 @@ def _measure_plain_writes(lens: Lens, layer: int) -> bool:
         lens.logits(ids, torch.ones_like(ids), [(f"blocks.{layer}.{HEAD_OUTPUT}", edit), *((n, see(n)) for n in names)])
         return seen
 
-    shift = _noise(lens.d_head)
+    shift = probe_noise(lens.d_head)
     moved = torch.zeros(1, lens.n_heads, lens.d_head, dtype=torch.float32, device="cpu")
     moved[0, 0] = shift
     write, clean = lens.writes(layer, moved)[0], residuals(torch.zeros_like(shift))
@@ -57,11 +57,6 @@ def _measure_plain_writes(lens: Lens, layer: int) -> bool:
     after, tolerance = residuals(scale * shift), 1e-3 if lens.full_precision else 5e-2
     errors = [(after[name] - clean[name] - scale * write).abs().max() / (scale * write).abs().max() for name in clean]
     return bool(min(errors) <= tolerance)
-
-
-def _noise(*shape: int) -> Tensor:
-    generator = torch.Generator("cpu").manual_seed(0)
-    return torch.randn(*shape, generator=generator, dtype=torch.float32, device="cpu")
 
 
 def attention_output(lens: Lens, layer: int) -> str:
@@ -83,11 +78,11 @@ def attention_output(lens: Lens, layer: int) -> str:
 @torch.no_grad()
 def _measured_output(lens: Lens, layer: int) -> str | None:
     sites = [site for site in ATTENTION_OUTPUTS if f"blocks.{layer}.{site}" in lens.points]
-    z = _noise(lens.n_heads, lens.d_head)
+    z = probe_noise(lens.n_heads, lens.d_head)
     write = lens.writes(layer, z[None])[0]
     # The first row stays clean, the second has z added at `hook_z`, each other row z's write added at one site.
     edits = [(HEAD_OUTPUT, z), *((site, write) for site in sites)]
-    ids = (torch.arange(1, 6, device=lens.device) % lens.cfg.d_vocab).expand(1 + len(edits), -1)
+    ids = probe_ids(lens, 1 + len(edits))
 
     def residuals(scale: float | Tensor) -> Tensor:
         seen: dict[str, Tensor] = {}

@@ -7,6 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from ..analogies.scores import Row
 from ..ground.errors import InputError, finite_number
 from ..ground.measures import MEASURES
 from ..ground.scores import Score
@@ -19,7 +20,6 @@ LOOKS = {  # by prompt; the symbols tell them apart without any colour
     "": ("#5b4b8a", "triangle-up"),
 }  # fmt: skip
 OTHER = (INK, "cross")
-Row = tuple[str, str, str]  # method, library, prompt
 WITH, WITHOUT = "with the library", "without (paler)"
 
 
@@ -131,7 +131,7 @@ def _scores(frame: pd.DataFrame, measure: str) -> dict[Row, Score]:
     for line in lines.itertuples():
         low, high = (float(end) if np.isfinite(end) else np.nan for end in (line.low, line.high))
         method, library, prompt = ("" if pd.isna(x) else str(x) for x in (line.method, line.library, line.prompt))
-        scores[method, library, prompt] = Score(float(line.value), low, high, int(line.n))
+        scores[Row(method, library, prompt)] = Score(float(line.value), low, high, int(line.n))
     return scores
 
 

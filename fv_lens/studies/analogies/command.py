@@ -47,7 +47,7 @@ def analogies(
     ] = None,
     validation: Annotated[
         list[Path] | None,
-        typer.Option(callback=expanded, help="Questions to choose the method on that answers FILE; may be repeated."),
+        typer.Option(callback=expanded, help="Questions to choose on how those of FILE are answered; may be repeated."),
     ] = None,
     choices: Annotated[bool, typer.Option("--choices", help="Also choose among the answers of each question.")] = False,
     vectors: Annotated[
@@ -112,11 +112,12 @@ def _questions(
     from ...datasets.question_split import split_questions
 
     train, chosen_on, test = _of_bats(bats, seed, each) if bats else split_questions(load_questions(), seed)
-    for path in (*([file] if file else ()), *validation):
-        if not load_questions(path):
+    read = {path: load_questions(path) for path in (*([file] if file else ()), *validation)}
+    for path, questions in read.items():
+        if not questions:
             raise InputError(f"{str(path)!r} has no questions: no two of its lines make an analogy; give another.")
-    test = load_questions(file) if file else test
-    return train, chosen_on, test, [question for path in validation for question in load_questions(path)]
+    test = read[file] if file else test
+    return train, chosen_on, test, [question for path in validation for question in read[path]]
 
 
 def _libraries(folder: Path) -> "tuple[dict[str, FunctionVector] | None, dict[str, FunctionVector] | None]":

@@ -167,7 +167,7 @@ def _items(
     by_relation: dict[str | None, list[Question]] = {}
     for question in questions:
         by_relation.setdefault(question.relation, []).append(question)
-    rounds = [question for round in zip_longest(*by_relation.values()) for question in round if question is not None]
+    rounds = [question for turn in zip_longest(*by_relation.values()) for question in turn if question is not None]
     return [
         (question, solve_analogy(model, vectors, (a, b), question.target, question.choices or None, how=how))
         for question in rounds[:N_ITEMS]

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from ...evaluation.rows import TUNED, is_deal
+from ...evaluation.rows import TUNED, deal
 from ...evaluation.similarity import mds, similarity_matrix
 from ...evaluation.table import Row, Table, cosines, write_csv
 from ...ground import storage
@@ -61,7 +61,8 @@ def table_of(study: Study, found: Found) -> pd.DataFrame:
     settings, rows = study.settings, dict(found.rows)
     table = Table(study.names, [relation.category or "other" for relation in study.relations], study.families)
     curve = {f"{n} pairs": rows.pop(f"{n} pairs") for n in settings.curve}
-    deals = {row: rows.pop(row) for row in list(rows) if is_deal(row)}
+    deal_names = {deal(row, seed) for row in STARTS.values() for seed in range(1, settings.seeds)}
+    deals = {row: rows.pop(row) for row in list(rows) if row in deal_names}
     values = table.scores(rows, found.owners)
     table.differences(values, *settings.shots)
     table.scores(curve | {f"{settings.n_pairs} pairs": rows["FFV from zero"]}, found.owners, "curve")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from ...evaluation.rows import COMPARISONS, matching
+from ...evaluation.rows import COMPARISONS
 from ...ground.measures import COMPLETED, MEASURES
 from ...ground.scores import Score
 
@@ -28,8 +28,10 @@ def markdown(frame: pd.DataFrame, summary: Mapping[str, Any]) -> str:
         [_score_line(scores, row, categories) for row in scores.row.unique()],
     )
     compared = frame[(frame.part == "difference") & (frame.group == "all")]
-    shown = [row for known in COMPARISONS if known.short for row in matching(known.pattern, compared.row.unique())]
-    shown = list(dict.fromkeys(shown))
+    n_pairs, n_validation = (summary["settings"][name] for name in ("n_pairs", "n_validation"))
+    shots = summary["settings"]["n_shots"], n_pairs, n_pairs + n_validation
+    short = [" - ".join(comparison.names(*shots)) for comparison in COMPARISONS if comparison.short]
+    shown = [row for row in dict.fromkeys(short) if row in set(compared.row)]
     differences = _table(
         ["difference, paired over relations", accuracy, first_token, log_prob],
         [

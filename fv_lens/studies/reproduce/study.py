@@ -3,7 +3,6 @@
 `reproduce` runs the `steps` of a study in a folder, and `files` writes their results there.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -179,9 +178,10 @@ def _rows(
     add("random vector", *_directions(study, zero.norm(dim=1), draws, Stream.RANDOM_VECTORS))
     for n, indices in zip(study.settings.curve, few):
         add(f"{n} pairs", indices)
-    for key in vectors:
-        if match := re.fullmatch(r"(from-\w+)-seed-(\d+)", key):
-            add(deal(TUNED[match[1]], int(match[2])), vectors[key])
+    for seed in range(1, study.settings.seeds):
+        for key in ("from-zero", "from-fv"):
+            if (dealt := f"{key}-seed-{seed}") in vectors:
+                add(deal(TUNED[key], seed), vectors[dealt])
     return rows, missing
 
 

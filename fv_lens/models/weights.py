@@ -1,0 +1,37 @@
+"""Facts about a model's weights: their precision, whether TransformerLens centred them, and their hash."""
+
+import hashlib
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+def is_full_precision(model: nn.Module, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether products round as float32 does, or better: not in half precision, autocast, or TF32 on a GPU.
+
+    False also for quantised weights, whose kernels choose their own precision.
+    """
+    quantised = not all(parameter.is_floating_point() for parameter in model.parameters())
+    if quantised or torch.is_autocast_enabled(device.type):
+        return False
+    matmul = torch.backends.cuda.matmul
+    if hasattr(matmul, "fp32_precision"):  # from torch 2.9 on; where it was set, asking for allow_tf32 raises
+        tf32 = matmul.fp32_precision == "tf32"
+    else:
+        tf32 = matmul.allow_tf32
+    return dtype == torch.float64 or (dtype == torch.float32 and not (tf32 and device.type == "cuda"))
+
+
+def is_centered(embedding: Float[Tensor, "vocab d_model"]) -> bool:
+    """Whether the first embeddings have zero mean over d_model; offloaded ones cannot have been processed."""
+    w = embedding[:64].float()
+    return w.device.type != "meta" and bool(w.mean(-1).abs().max() < 5e-3 * w.std())
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 of the weights in order."""
+    digest = hashlib.sha256()
+    for parameter in model.parameters():
+        digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
