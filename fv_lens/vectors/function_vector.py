@@ -2,8 +2,6 @@
 
 import json
 import numbers
-import re
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, SupportsFloat
@@ -19,10 +17,10 @@ from ..ground.errors import InputError, finite_number, whole_number
 from ..ground.markup import bars, card, facts, side
 from ..ground.text_files import FilePath
 from ..models.base import Hook
-from ..models.lens import Lens, Model, check_layer, lens_of
+from ..models.lens import Lens, Model, lens_of
 from ..models.positions import At, Prompts, as_at
-from ..models.sites import check_site
-from .records import Vector, lineage, terms
+from .checks import are_two_models, check_model, check_split
+from .records import Vector, terms
 
 if TYPE_CHECKING:
     from ..models.base import HookPoint
@@ -170,7 +168,7 @@ class FunctionVector:
             value, others = getattr(self, name), getattr(other, name)
             if value != others:
                 raise InputError(f"Vectors of {name} {value!r} and {others!r} cannot be added; give two of one {name}.")
-        if _two_models(self.model, other.model):
+        if are_two_models(self.model, other.model):
             raise InputError(
                 f"Vectors of model {self.model!r} and {other.model!r} cannot be added; give two of one model."
             )
@@ -253,50 +251,12 @@ class FunctionVector:
         return [(self.hook_name, add)]
 
     def check(self, lens: Lens) -> None:
-        """Raise an InputError if the vector does not belong to the model; warn if its name is spelled otherwise.
-
-        Of two names the last part of the path counts, in any letter case: "gpt2" may be "openai-community/gpt2".
-        """
-        if len(self.vector) != lens.d_model:
-            raise InputError(
-                f"The vector has {len(self.vector)} numbers; the residual stream of {lens.name} has {lens.d_model}."
-            )
-        if _two_models(self.model, lens.name):
-            raise InputError(
-                f"The vector was made on {self.model!r} and this model is {lens.name!r}. Load that model, or make the "
-                "vector again; if both names are of one model, use dataclasses.replace(fv, model=None)."
-            )
-        check_layer(lens, self.layer)
-        if f"blocks.{self.layer}.{self.site}" not in lens.points:
-            raise InputError(f"{lens.name} has no hook point 'blocks.{self.layer}.{self.site}' to add a vector at.")
-        if self.processing != lens.processing:
-            raise InputError(
-                f"The vector was made on {self.processing} weights and {lens.name} has {lens.processing} ones: their "
-                "residual streams differ. Load the model in the same processing mode, or make the vector again."
-            )
-        if self.bos is not None and self.bos != lens.bos:
-            rule = {True: "with", False: "without"}
-            raise InputError(
-                f"The vector was made on prompts {rule[self.bos]} a BOS token and {lens.name} runs {rule[lens.bos]}. "
-                f"Make the vector again on this model; or, in Python, set model.cfg.default_prepend_bos = {self.bos}"
-                f"{', if its tokenizer has a BOS token' if self.bos else ''}."
-            )
-        if self.model and lens.name and self.model != lens.name:
-            warnings.warn(f"The vector was made on {self.model!r}; this model is {lens.name!r}.", stacklevel=3)
-
-        check_site(lens, self.layer, self.site)
+        """Raise an InputError if the vector does not belong to the model, see `check_model`."""
+        check_model(self, lens)
 
     def check_split(self, relation: Relation) -> None:
         """Raise an InputError if the vector, or one it was combined from, may have seen the words it is measured on."""
-        for record in lineage(self.record):
-            seed, same_pairs = record["split_seed"], record["data_hash"] in (None, relation.hash)
-            if record["relation"] != relation.name or seed is None or (seed == relation.split_seed and same_pairs):
-                continue
-            other = f"split {seed}" if same_pairs else "other pairs"
-            raise InputError(
-                f"The vector was made from {other} of {relation.name!r} and may have seen the words it is measured on. "
-                f"Give the relation it was made from, .with_split({seed}); if the words are new, rename the relation."
-            )
+        check_split(self, relation)
 
     def save(self, path: FilePath) -> None:
         """Write the vector and its record to a safetensors file."""
@@ -334,9 +294,3 @@ def own_template(vectors: Sequence[FunctionVector]) -> PromptTemplate:
     known = [vector.template for vector in vectors if vector.template]
     agreed = known and all(template == known[0] for template in known)
     return PromptTemplate.from_dict(known[0]) if agreed else PromptTemplate()
-
-
-def _two_models(name: str | None, other: str | None) -> bool:
-    """Whether two known names are of different models; False if either is unknown."""
-    last, others = (re.split(r"[/\\]", (full_name or "").rstrip("/\\").casefold())[-1] for full_name in (name, other))
-    return bool(last and others) and last != others

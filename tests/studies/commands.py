@@ -27,3 +27,8 @@ def write(relation: Relation) -> str:
     content = {"name": relation.name, "names": relation.names, "family": relation.family, "pairs": relation.pairs}
     Path(f"{relation.name}.json").write_text(json.dumps(content))
     return f"{relation.name}.json"
+
+
+def interrupted(*arguments, **options):
+    """In the place of a function: Ctrl-C while it runs."""
+    raise KeyboardInterrupt

@@ -28,7 +28,7 @@ from fv_lens.vectors.function_vector import FunctionVector
 from fv_lens.vectors.summed import function_vector
 
 from .. import tiny
-from .commands import call, files
+from .commands import call, files, interrupted
 from .small import relations as kin
 from .small import studied, study_of
 
@@ -209,9 +209,6 @@ def test_a_refused_sum_is_told_after_effects_and_map_are_saved(here, monkeypatch
 
 @pytest.mark.slow
 def test_an_interrupted_run_says_what_is_saved(here, monkeypatch, tiny_model, pairs):
-    def interrupted(*arguments, **options):
-        raise KeyboardInterrupt
-
     monkeypatch.setattr(evaluate, "evaluate", interrupted)
     result = call("run", pairs, "--prompts", 2)
     assert result.exit_code == 130

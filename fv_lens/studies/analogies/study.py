@@ -107,7 +107,6 @@ def solve_all(
     folder, tell = job.folder, job.tell
     if choose_on and not any(question.pairs for question in choose_on):
         raise InputError("The validation questions have no choices; give some that have, or none.")
-    choices = choices or bool(choose_on)
     libraries = {} if vectors is None else vectors, summed or {}
     plan = _plan(model, asked[:3], seed, TUNED_HERE if vectors is None else _digests(*libraries))
     every = [question for part in asked for question in part]
@@ -130,13 +129,7 @@ def solve_all(
         evaluate_analogies, model, vectors, methods=methods, libraries=_libraries(vectors, test),
         summed=summed, seed=seed,
     )  # fmt: skip
-    tried = None
-    if choose_on:
-        tell(f"{len(choose_on)} validation questions, by every method")
-        tried = ask(choose_on)
-    tell(f"{len(test)} test analogies, by every method")
-    scores = ask(test, choices=choices)
-    chosen, lines = _best_method(tried, scores) if tried else ({}, [])
+    scores, chosen, lines = _answered(ask, test, choose_on, choices, tell)
     summary = {
         "command": job.command, **plan, "vectors": sorted(vectors), "layer": next(iter(vectors.values())).layer,
         "questions": {"train": len(train), "validation": len(validation), "test": len(scores.questions),
@@ -158,6 +151,23 @@ def solve_all(
         best=best, facts=facts | {"weights, SHA-256": plan["weights, SHA-256"], "timings, s": stages.timings},
     )  # fmt: skip
     return scores, lines
+
+
+def _answered(
+    ask: Callable[..., AnalogyScores],
+    test: Sequence[Question],
+    choose_on: Sequence[Question],
+    choices: bool,
+    tell: Callable[[str], None],
+) -> tuple[AnalogyScores, dict[str, Any], list[str]]:
+    """Scores of the test questions by every method; the method of choice that does best on `choose_on`, if any."""
+    tried = None
+    if choose_on:
+        tell(f"{len(choose_on)} validation questions, by every method")
+        tried = ask(choose_on)
+    tell(f"{len(test)} test analogies, by every method")
+    scores = ask(test, choices=choices or bool(choose_on))
+    return scores, *(_best_method(tried, scores) if tried else ({}, []))
 
 
 def _items(

@@ -18,7 +18,7 @@ from fv_lens.vectors.function_vector import FunctionVector
 
 from ...analogies.made import TRAIN, vectors_of
 from .. import commands
-from ..commands import files
+from ..commands import files, interrupted
 from .made import BUNDLED, CHOOSE_ON, FILES, asked, summary, summed_of
 
 pytestmark = pytest.mark.usefixtures("fits")
@@ -150,9 +150,6 @@ def test_another_run_is_refused_before_the_library_is_tuned(here, command, tunes
 
 @pytest.mark.slow
 def test_tuned_vectors_outlive_an_interruption(here, command, tunes, monkeypatch):
-    def interrupted(*arguments, **options):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patched:
         patched.setattr(study, "fit_compositions", interrupted)
         result = call()
@@ -165,9 +162,6 @@ def test_tuned_vectors_outlive_an_interruption(here, command, tunes, monkeypatch
 
 @pytest.mark.slow
 def test_an_interruption_while_the_library_is_tuned_leaves_nothing(here, command, tunes, monkeypatch):
-    def interrupted(*arguments, **options):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patched:
         patched.setattr(study, "finetune_all", interrupted)
         result = call()
@@ -195,9 +189,6 @@ def test_the_vectors_of_a_study_are_the_default(here, command, model):
 
 
 def test_an_interrupted_command_says_that_it_goes_on(here, command, monkeypatch):
-    def interrupted(*arguments, **options):
-        raise KeyboardInterrupt
-
     monkeypatch.setattr(study, "evaluate_analogies", interrupted)
     result = command()
     assert result.exit_code == 130

@@ -24,7 +24,7 @@ from fv_lens.studies.job import Job
 from fv_lens.vectors.function_vector import FunctionVector
 
 from ...analogies.made import TRAIN, VALIDATION, equal, noise, vectors_of
-from ..commands import files
+from ..commands import files, interrupted
 from ..pages import Page
 from .made import BUNDLED, CHOOSE_ON, FEW, FILES, NAMED, PARTS, QUESTIONS, asked, quick, summary, summed_of
 
@@ -231,9 +231,6 @@ def test_a_second_start_fits_nothing_again_and_ends_as_the_first(model, whole, t
 
 @pytest.mark.slow
 def test_a_run_that_was_interrupted_behind_its_fit_goes_on_from_there(model, tmp_path, monkeypatch, fits, without_page):
-    def interrupted(*args, **settings):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(module, "evaluate_analogies", interrupted)
         solved(model, tmp_path)

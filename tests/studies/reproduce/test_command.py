@@ -10,7 +10,7 @@ from fv_lens.models import load
 from fv_lens.studies.reproduce import command, steps
 
 from .. import commands
-from ..commands import write
+from ..commands import interrupted, write
 from ..left import FILES, summary
 from ..small import made, relations
 
@@ -44,9 +44,6 @@ def test_the_command_leaves_out_what_is_too_small_and_goes_on_where_it_stopped(h
 
 @pytest.mark.slow
 def test_an_interrupted_command_says_that_it_goes_on(here, monkeypatch, without_page):
-    def interrupted(*args, **how):
-        raise KeyboardInterrupt
-
     given = ["--relations", write(relations()[0]), "--seeds", 1]
     with monkeypatch.context() as patched:
         patched.setattr(steps, "heads", interrupted)
@@ -62,9 +59,6 @@ def test_an_interrupted_command_says_that_it_goes_on(here, monkeypatch, without_
 
 @pytest.mark.slow
 def test_a_study_interrupted_while_it_loads_says_what_is_there(here, monkeypatch, without_page):
-    def interrupted(*args, **how):
-        raise KeyboardInterrupt
-
     given = ["--relations", write(relations()[0]), "--seeds", 1]
     with monkeypatch.context() as patched:
         patched.setattr(steps, "sums", interrupted)

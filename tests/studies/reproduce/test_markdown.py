@@ -12,7 +12,7 @@ from fv_lens.studies.reproduce.markdown import markdown
 from ...plots.made_table import DIFFERENCES, FRAME, LEVELS, pick
 
 SUMMARY = {
-    "versions": {"torch": "2"}, "chosen": {"layer": 12}, "settings": {"n_pairs": 20, "n_validation": 10},
+    "versions": {"torch": "2"}, "chosen": {"layer": 12}, "settings": {"n_shots": 10, "n_pairs": 20, "n_validation": 10},
     "model": "a model", "dtype": "float32",
 }  # fmt: skip
 
@@ -47,7 +47,8 @@ def test_every_row_and_difference_is_there_with_its_interval():
 @pytest.mark.parametrize("shots", [4, 40])
 def test_prompts_of_other_numbers_of_shots_are_there_as_well(shots):
     names = {"10-shot": f"{shots}-shot", "FFV from FV - 10-shot": f"FFV from FV - {shots}-shot"}
-    text = markdown(FRAME.replace({"row": names}), SUMMARY)
+    summary = SUMMARY | {"settings": SUMMARY["settings"] | {"n_shots": shots}}
+    text = markdown(FRAME.replace({"row": names}), summary)
     names = {old.replace(" - ", " − "): new.replace(" - ", " − ") for old, new in names.items()}
     usual = {names.get(row, row): others for row, others in lines(markdown(FRAME, SUMMARY)).items()}
     assert lines(text) == usual and set(names.values()) < usual.keys()
