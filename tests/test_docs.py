@@ -163,7 +163,7 @@ def test_the_table_of_a_study_is_what_its_command_prints(tables, tmp_path):
         for measure in ("accuracy", "first_token_accuracy", "log_prob")
     ]
     made = {"model": "a model", "dtype": "float32", "versions": {"torch": "2"}}
-    made |= {"chosen": {"layer": 3}, "settings": {"n_pairs": 20, "n_validation": 10}}
+    made |= {"chosen": {"layer": 3}, "settings": {"n_shots": 10, "n_pairs": 20, "n_validation": 10}}
     page = tables.filled(TEXTS["results.md"], {"study": folder(tmp_path / "study", lines, **made)})
     block = page.split("<!-- study -->")[1].split("<!-- end of study -->")[0]
     assert row(block, "FV")[0] == "0.50 [0.25, 0.75]" and "20 test words" in block and "49 relations" not in block
