@@ -155,6 +155,7 @@ def test_the_page_has_one_block_for_each_table(tables):
         )
 
 
+@pytest.mark.slow
 def test_the_table_of_a_study_is_what_its_command_prints(tables, tmp_path):
     known = {"part": "score", "row": "FV", "value": 0.5, "low": 0.25, "high": 0.75, "n": 20}
     lines = [
@@ -217,6 +218,7 @@ def test_a_name_that_no_table_has_is_refused(tables):
 # API pages
 
 
+@pytest.mark.slow
 def test_every_public_name_has_its_place_in_the_api_pages(tmp_path):
     pytest.importorskip("pdoc", reason="API pages need the extra 'docs'")
     module("api").main(tmp_path)  # ends with an error where a name is missing, or pdoc warns

@@ -146,6 +146,7 @@ def weights_by_hand(model, matrix: torch.Tensor, pair, ok: torch.Tensor) -> torc
     return torch.zeros(len(ok)).masked_scatter(ok, logits.detach().softmax(0))
 
 
+@pytest.mark.slow
 def test_fitted_weights_are_adams(model):
     composer, may = composer_of(model), some_allowed(len(PAIRS), 5)
     found = composer.weights(Composition("gradient"), may)

@@ -441,6 +441,7 @@ def test_the_order_of_choices_changes_no_score(llama):
                 assert other.values[row][name] == pytest.approx(values, abs=EXACT, nan_ok=True), (row, name)
 
 
+@pytest.mark.slow
 def test_chance_is_the_mean_over_questions_with_choices(llama):
     found = evaluated(llama, choices=False)
     assert found.chance == pytest.approx(np.mean([1 / 3, 1 / 4, 1 / 2, 1 / 5, 1 / 3]))

@@ -363,6 +363,7 @@ def test_settings_of_a_family_are_of_its_fold_and_of_others_the_whole(fitted):
         assert found.of("another") is found.of(None) is found.whole
 
 
+@pytest.mark.slow
 def test_every_kind_of_composite_is_fitted_and_one_of_them_is_the_best(llama):
     parts = [[q for q in part if q.relation in "ac"] for part in (TRAIN, VALIDATION)]
     found = fit_compositions(llama, vectors_of(llama), *parts, how=Fitting(steps=2))

@@ -55,6 +55,7 @@ def by_hand(model, library: Library, pairs, template=None) -> torch.Tensor:
 # The same numbers as full forwards
 
 
+@pytest.mark.slow
 @pytest.mark.slow(but=1)
 @pytest.mark.parametrize("n", [1, 5], ids=["a single vector", "more than are asked at once"])
 @pytest.mark.parametrize("layer", [0, 2])

@@ -87,6 +87,7 @@ def scores_of(model, pairs, edits=(), n_shots: int = 0) -> list[float]:
 # Completions
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("n_shots", [0, 1])
 def test_words_are_completed_as_in_full_forwards(model, some_end, n_shots):
     vectors, how = vectors_of(model), Composition(n_shots=n_shots)
@@ -99,6 +100,7 @@ def test_words_are_completed_as_in_full_forwards(model, some_end, n_shots):
     assert found.weights == found.vector.weights and (found.source, found.target) == (SOURCE, TARGET)
 
 
+@pytest.mark.slow
 def test_words_of_several_lengths_are_among_them(llama, monkeypatch):
     monkeypatch.setattr(lens_of(llama).state, "endings", ENDINGS)
     found = likeliest(lens_of(llama), "Q: w8\nA:", [], 60)
@@ -107,6 +109,7 @@ def test_words_of_several_lengths_are_among_them(llama, monkeypatch):
     assert same(found, completed(llama, prompt_of(llama, "w8"), 60))
 
 
+@pytest.mark.slow
 def test_a_word_without_an_end_has_the_most_tokens(llama, monkeypatch):
     never = torch.zeros(256, dtype=torch.bool)
     monkeypatch.setattr(lens_of(llama).state, "endings", never)
@@ -120,6 +123,7 @@ def test_where_the_text_ends_at_once_there_is_no_word(llama, monkeypatch):
     assert likeliest(lens_of(llama), "Q: w8\nA:", [], 10) == ()
 
 
+@pytest.mark.slow
 def test_tokens_that_read_alike_are_one_word(llama, monkeypatch):
     """Tokens read as one of four texts, so words are reached in several ways."""
     lens = lens_of(llama)
@@ -131,12 +135,14 @@ def test_tokens_that_read_alike_are_one_word(llama, monkeypatch):
     assert same(found, expected) and len(expected) < (~ENDINGS[begun]).sum()
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("k", [1, 3, 20])
 def test_at_most_k_words_are_listed(llama, k):
     found = solve_analogy(llama, vectors_of(llama), SOURCE, TARGET, k=k)
     assert 1 <= len(found.completions) <= k and 1 <= len(found.plain_completions) <= k
 
 
+@pytest.mark.slow
 def test_the_best_word_is_what_a_patched_model_generates(model, some_end):
     found = solve_analogy(model, vectors_of(model), SOURCE, TARGET, k=1)
     prompt = torch.tensor([prompt_of(model, TARGET)])
@@ -164,6 +170,7 @@ def test_the_template_of_the_library_asks(llama, monkeypatch):
 # Choices
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("n_shots", [0, 1])
 def test_words_to_choose_from_are_scored_as_in_full_forwards(model, n_shots):
     found = solve_analogy(model, vectors_of(model), SOURCE, TARGET, CHOICES, how=Composition(n_shots=n_shots))
@@ -172,6 +179,7 @@ def test_words_to_choose_from_are_scored_as_in_full_forwards(model, n_shots):
     assert found.choices == tuple(CHOICES) and found.completions
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("n_shots", [0, 1])
 def test_pairs_to_choose_from_are_scored_as_in_full_forwards(model, n_shots):
     found = solve_analogy(model, vectors_of(model), SOURCE, None, PAIRS, how=Composition(n_shots=n_shots))
@@ -187,6 +195,7 @@ def check(found: AnalogyAnswer, expected: list[float], plain: list[float]):
     assert expected != pytest.approx(plain, abs=1e-2), "a vector that does nothing would pass"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target, choices", [(TARGET, CHOICES), (None, PAIRS)], ids=["words", "pairs"])
 def test_the_index_is_in_the_callers_order(llama, target, choices):
     first = solve_analogy(llama, vectors_of(llama), SOURCE, target, choices)
@@ -197,6 +206,7 @@ def test_the_index_is_in_the_callers_order(llama, target, choices):
         assert found.choices[found.plain_choice] == first.choices[first.plain_choice]
 
 
+@pytest.mark.slow
 def test_a_vector_that_makes_a_choice_likely_makes_it_chosen(llama):
     for i, choice in enumerate(["w40", "w41", "w42"]):
         values = 1e3 * llama.unembed.W_U[:, 40 + i].detach()
@@ -219,12 +229,14 @@ def test_each_question_has_its_own_vector_and_demonstrations(model):
 # Without the vector
 
 
+@pytest.mark.slow
 def test_nothing_added_is_the_model_without_the_vector(llama):
     found = solve_analogy(llama, vectors_of(llama), SOURCE, TARGET, CHOICES, how=Composition(scale=0.0))
     assert dict(found.completions) == pytest.approx(dict(found.plain_completions), abs=EXACT)
     assert found.scores == pytest.approx(found.plain_scores, abs=EXACT) and found.choice == found.plain_choice
 
 
+@pytest.mark.slow
 def test_what_is_said_of_the_model_alone_does_not_depend_on_the_library(llama):
     one = solve_analogy(llama, vectors_of(llama), SOURCE, TARGET, CHOICES)
     other = solve_analogy(llama, {"z": 2.0 * vectors_of(llama)["b"]}, SOURCE, TARGET, CHOICES, how="uniform")
@@ -232,6 +244,7 @@ def test_what_is_said_of_the_model_alone_does_not_depend_on_the_library(llama):
     assert one.plain_scores == pytest.approx(other.plain_scores, abs=EXACT) and one.scores != other.scores
 
 
+@pytest.mark.slow
 def test_solving_leaves_the_model_as_it_was(llama):
     prompt = oracles.random_prompts(7)[0]
     before = oracles.log_probs(llama, prompt)
@@ -240,6 +253,7 @@ def test_solving_leaves_the_model_as_it_was(llama):
     assert torch.equal(oracles.log_probs(llama, prompt), before) and not lens_of(llama).patches
 
 
+@pytest.mark.slow
 def test_the_order_of_the_mapping_changes_nothing(llama):
     vectors = vectors_of(llama)
     one, other = (
@@ -253,6 +267,7 @@ def test_the_order_of_the_mapping_changes_nothing(llama):
 # What an answer shows
 
 
+@pytest.mark.slow
 def test_an_answer_without_choices_chooses_none(llama):
     found = solve_analogy(llama, vectors_of(llama), SOURCE, TARGET)
     assert found.choice is None is found.plain_choice and found.choices == found.scores == found.plain_scores == ()
@@ -264,6 +279,7 @@ def test_an_answer_without_choices_chooses_none(llama):
         assert value == plain[word] if word in plain else math.isnan(value)
 
 
+@pytest.mark.slow
 def test_an_answers_frame_has_its_choices_in_order(llama):
     for target, choices in ((TARGET, CHOICES), (None, PAIRS)):
         found = solve_analogy(llama, vectors_of(llama), SOURCE, target, choices)
@@ -331,6 +347,7 @@ def silent(monkeypatch):
     return model
 
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("nothing", ["", "  ", SILENT], ids=["empty", "blank", "no tokens"])
 @pytest.mark.parametrize("place", ["A", "B", "target", "choice D", "C of a pair", "D of a pair"])
 def test_a_word_that_is_nothing_is_refused(silent, place, nothing):

@@ -47,6 +47,7 @@ def test_a_plain_prompt_has_the_other_prompts_beside_it(llama, words):
     assert set(evaluate(llama, words, n_shots=3).controls) == {"zero-shot", "3-shot, shuffled"}
 
 
+@pytest.mark.slow
 def test_a_vector_beside_cannot_take_the_name_of_another_row(llama, words, summed):
     settings = dict(controls=Controls(mean_z=noise(3, 4, 8)))
     for name in ("zero-shot + vector", "zero-shot", "random vector", "10-shot"):

@@ -188,6 +188,7 @@ def test_the_vectors_of_a_study_are_the_default(here, command, model):
     assert call().exit_code == 0 and summary(here / "fv_lens_analogies")["vectors"] == ["a", "c"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_command_says_that_it_goes_on(here, command, monkeypatch):
     monkeypatch.setattr(study, "evaluate_analogies", interrupted)
     result = command()

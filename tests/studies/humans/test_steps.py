@@ -51,6 +51,7 @@ def test_typicality_is_that_of_the_vector_which_has_not_seen_the_pair(model, vec
     assert plain.value == pytest.approx(np.mean(without), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_every_kind_is_compared(model, vectors):
     found = compare(model, vectors, RELATIONS, made_ratings())
     assert set(found) == set(KINDS)

@@ -86,6 +86,7 @@ def tuned_from(vector):
     return replace(vector, method="tuned", heads=(), training=training)
 
 
+@pytest.mark.slow
 def test_the_page_opens_with_three_sentences_at_most_and_one_where_there_is_one_result(write, everything):
     tuning = dict(
         tuned=tuned_from(everything["vector"]),
