@@ -8,6 +8,8 @@ Formats: our own JSON, `{"name": "antonym", "pairs": [["hot", "cold"], ["big", [
 import difflib
 import json
 import os
+import re
+import warnings
 from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -23,6 +25,7 @@ FORMAT = '{"name": "antonym", "pairs": [["hot", "cold"], ["big", ["small", "litt
 OPTIONAL = '"names": ["opposite"], "category": "lexicographic", "family": "opposite"'
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 HEADERS = (["word", "answer"], ["input", "output"])
+MOST = 0.9  # of the rows, for a first row in lower case to look unlike them
 
 
 @cache
@@ -47,7 +50,8 @@ def load_relation(source: RelationLike) -> Relation:
 
     `[{"input": "hot", "output": "cold"}, ...]` is read as well, and so are tables, .csv (commas) or .tsv (tabs), of a
     word and an answer in each row, a word with several answers in several rows. A first row "word,answer" or
-    "input,output" is a header. Such a relation has the name of its file.
+    "input,output" is a header; any other first row is a pair, with a warning where it looks like a header. Such a
+    relation has the name of its file.
 
     Raises:
         InputError: an unknown name; a file that is missing, a folder, not UTF-8, not JSON or in no known format. The
@@ -76,7 +80,7 @@ def _load(file: Traversable) -> Relation:
         suffix = Path(file.name).suffix.lower()
         if suffix in DELIMITERS:
             name = file.name[: -len(suffix)]
-            return Relation(name, merge_pairs(*_table_pairs(read_text(file), DELIMITERS[suffix])))
+            return Relation(name, merge_pairs(*_table_pairs(read_text(file), DELIMITERS[suffix], name)))
         return _parse_relation(_read_json(file), name=file.name.removesuffix(".json"))
     except InputError as error:
         raise InputError(f"{file}: {error}") from None
@@ -102,7 +106,7 @@ def _near(name: str) -> list[str]:
     return list(dict.fromkeys([*near, *(known for word in alike for known in by_label[word])]))
 
 
-def _table_pairs(text: str, delimiter: str) -> tuple[list[list[str]], list[str]]:
+def _table_pairs(text: str, delimiter: str, name: str) -> tuple[list[list[str]], list[str]]:
     """The pairs of a table without its header, and the place of each."""
     rows = table_rows(text, delimiter)
     for line, row in rows:
@@ -111,7 +115,23 @@ def _table_pairs(text: str, delimiter: str) -> tuple[list[list[str]], list[str]]
             raise InputError(f"line {line} is {row!r}; give a word and an answer, {between} between")
     if rows and [cell.strip().lower() for cell in rows[0][1]] in HEADERS:
         rows = rows[1:]
+    elif rows and _looks_like_header([row for _, row in rows], name):
+        first = delimiter.join(rows[0][1])
+        warnings.warn(
+            f"{name}: the first line, {first!r}, is read as a pair of words. If it names the columns, delete it or "
+            f"write {delimiter.join(HEADERS[1])!r}.",
+            stacklevel=2,
+        )
     return [row for _, row in rows], [f"line {line}" for line, _ in rows]
+
+
+def _looks_like_header(rows: list[list[str]], name: str) -> bool:
+    """Whether the first row repeats the file's name, or has a lower-case cell above a column of capitalised ones."""
+    first, *others = rows
+    if {cell.strip().lower() for cell in first} <= set(re.findall(r"[^\W_]+", name.lower())):
+        return True
+    capitalised = [sum(row[i][:1].isupper() for row in others) for i in (0, 1)]
+    return any(first[i].islower() and others and capitalised[i] > MOST * len(others) for i in (0, 1))
 
 
 def _read_json(file: Traversable) -> Any:

@@ -26,8 +26,8 @@ ANY, SHARE, GAIN = (-np.inf, np.inf), (0.0, 1.0), (-1.0, 1.0)  # what a mean, a 
 class Score:
     """A number with its 95 % interval and the number of words it was measured on; converts to `float`.
 
-    As text it is "value [low, high]". A format may begin with "+", which gives the value its sign, and end with a
-    precision, as numbers have it: `.4f` or `.3g`.
+    As text it is "value [low, high]". A format may begin with "+", which gives the value its sign and an end of the
+    interval that rounds to 0 the digits to tell its side, and end with a precision, as numbers have it: `.4f` or `.3g`.
 
     Example:
         >>> score = proportion(np.array([1, 0, 1, 1]))
@@ -62,7 +62,7 @@ class Score:
         if match is None:
             raise ValueError(f"the format of a score is {form!r}; give '+', a precision such as '.3f', or both: '+.3f'")
         sign, precision = match[1], match[2] or ".2f"
-        low, high = (format(end, precision) for end in (self.low, self.high))
+        low, high = (_end(end, precision) if sign else format(end, precision) for end in (self.low, self.high))
         return format(self.value, sign + precision), f"[{low}, {high}]" if self.known else "(no interval)"
 
     def _repr_html_(self) -> str:
@@ -194,3 +194,12 @@ def _ends(n: int, level: float = 0.95) -> tuple[float, float]:
     """The quantiles of resampled means of `n` values at which an expanded percentile interval ends."""
     below = stats.norm.cdf(np.sqrt(n / (n - 1)) * stats.t.ppf((1 - level) / 2, n - 1))
     return below, 1 - below
+
+
+def _end(end: float, precision: str) -> str:
+    """An end of an interval, with one or two more digits where it would round to 0, which hides on which side it is."""
+    shown = format(end, precision)
+    if not precision.endswith("f") or end == 0 or float(shown) != 0:
+        return shown
+    digits = int(precision[1:-1])
+    return next((longer for more in (1, 2) if float(longer := f"{end:.{digits + more}f}")), shown)

@@ -69,7 +69,8 @@ def load_model(
 
     Args:
         name: "smollm2-135m", the default; the path of a Hugging Face model folder; or a name on the Hugging Face hub
-            ("gpt2", "org/name"). A string is a path if it begins like one (./ or / or ~) or is on disk.
+            ("gpt2", "org/name"). A string is a path if it begins like one (./ or / or ~), has more than one /, or is on
+            disk.
         device: a torch device; by default "cuda" where there is one, else "cpu".
         dtype: "float32" (the default), "bfloat16" or "float16", as a string or a torch.dtype.
         cls: "bridge" (the default) or "hooked", for which a folder must hold a Llama. In both, weights are as trained:
@@ -116,7 +117,8 @@ def model_folder(name: str | os.PathLike[str]) -> Path | None:
         )
     if os.fspath(name).lower().endswith(".gguf"):
         raise InputError(_gguf_remedy(os.path.expanduser(name)))
-    if isinstance(name, str) and not (name.startswith((".", "~")) or os.path.isabs(name) or os.path.exists(name)):
+    begins_like_one = isinstance(name, os.PathLike) or name.startswith((".", "~")) or os.path.isabs(name)
+    if not (begins_like_one or str(name).count("/") > 1 or os.path.exists(name)):
         return None
     folder = Path(os.path.expanduser(name)).absolute()
     if not (folder / "config.json").is_file():

@@ -69,7 +69,12 @@ def layer_sweep(sweep: Sweep, best: FunctionVector | None = None) -> go.Figure:
             row=v + 1, col=1,
         )  # fmt: skip
     figure.update_annotations(x=0, xanchor="left", font=dict(size=13, color=INK))
-    figure.update_yaxes(range=[-0.04, 1.04], tickvals=[0, 0.25, 0.5, 0.75, 1], ticktext=["0", "", "0.5", "", "1"])
+    most = max(scores.proportion(of).high for of in sweep.right.reshape(n, -1).T)
+    top = next(top for top in (0.25, 0.5, 1.0) if most <= top)
+    ticks = [0, top / 4, top / 2, 3 * top / 4, top]
+    figure.update_yaxes(
+        range=[-0.04 * top, 1.04 * top], tickvals=ticks, ticktext=["0", "", f"{top / 2:g}", "", f"{top:g}"]
+    )
     figure.update_yaxes(title="accuracy", title_standoff=6)
     span = layers[-1] - layers[0] + 1
     figure.update_xaxes(**whole_ticks(span), range=[layers[0] - 0.03 * span, layers[-1] + 0.03 * span])

@@ -2,6 +2,7 @@ import hashlib
 import json
 import math
 import re
+import warnings
 
 import pytest
 from hypothesis import given
@@ -319,6 +320,26 @@ def test_load_a_table_of_two_columns(tmp_path, suffix, between, header):
         header, rows = header.replace(",", between), rows.replace(",", between)
     relation = load_relation(write(tmp_path / f"my.opposites.{suffix}", b"\xef\xbb\xbf" + (header + rows).encode()))
     assert relation == Relation("my.opposites", [("hot", ["cold", "cool"]), ("big", "small"), ("word", "answer")])
+
+
+@pytest.mark.parametrize(
+    "name, rows, warned",
+    [
+        ("mine", "country,demonym\nFrance,French\nSpain,Spanish\n", True),
+        ("animal-young", "animal,young\ncat,kitten\ndog,puppy\n", True),
+        ("mine", "hot,cold\nbig,small\n", False),
+        ("mine", "France,French\nSpain,Spanish\n", False),
+        ("mine", "mug,Mug\nFrance,french\nSpain,spanish\n", True),
+        ("mine", "hot,cold\n", False),
+    ],
+)
+def test_a_first_line_that_looks_like_a_header_is_told(tmp_path, name, rows, warned):
+    path = write(tmp_path / f"{name}.csv", rows.encode())
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        relation = load_relation(path)
+    assert relation.words[0] == rows.split(",")[0]
+    assert [rows.split("\n")[0] in str(warning.message) for warning in found] == [True] * warned
 
 
 def test_a_cell_in_quotes_may_hold_the_mark_between_cells(tmp_path):

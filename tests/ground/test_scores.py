@@ -35,6 +35,21 @@ def test_a_format_gives_the_sign_to_the_value_and_its_precision_to_all_three_num
     assert f"{score:{form}}" == text == " ".join(score.written(form))
 
 
+@pytest.mark.parametrize(
+    "low, high, interval",
+    [
+        (0.004, 0.18, "[0.004, 0.18]"),
+        (-0.0004, 0.16, "[-0.0004, 0.16]"),
+        (-0.1, 0.0, "[-0.10, 0.00]"),
+        (1e-7, 0.1, "[0.00, 0.10]"),
+    ],
+)
+def test_an_interval_of_a_difference_shows_on_which_side_of_0_it_ends(low, high, interval):
+    score = Score(0.09, low, high, 9)
+    assert f"{score:+}" == f"+0.09 {interval}"
+    assert f"{score}" == f"0.09 [{low:.2f}, {high:.2f}]"
+
+
 def test_a_signed_and_an_unsigned_score_are_formats_of_it():
     assert GAINED.signed == f"{GAINED:+}" and str(GAINED) == f"{GAINED}" == GAINED.unsigned
     assert LOST.unsigned == "0.03 [0.01, 0.06]"

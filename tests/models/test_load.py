@@ -35,7 +35,7 @@ def test_path_may_be_a_string(folder, monkeypatch):
     assert {load_model(path).cfg.model_name for path in paths} == {"tiny-llama"}
 
 
-@pytest.mark.parametrize("path", ["./missing", "/missing/model", "~/missing", Path("missing")])
+@pytest.mark.parametrize("path", ["./missing", "/missing/model", "~/missing", Path("missing"), "path/to/missing"])
 def test_missing_folder(path):
     with pytest.raises(InputError, match="is not a model folder: there is no such folder; expected"):
         load_model(path)

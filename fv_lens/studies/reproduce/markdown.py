@@ -20,7 +20,7 @@ def markdown(frame: pd.DataFrame, summary: Mapping[str, Any]) -> str:
         summary: the content of summary.json.
     """
     scores = frame[frame.part == "score"]
-    categories = [name for name in scores[scores.group == "category"].name.unique() if name != "other"]
+    categories = sorted(set(scores[scores.group == "category"].name) - {"other"})
     by_category = " / ".join(name[0].upper() for name in categories)
     accuracy, first_token, log_prob = (MEASURES[measure].column for measure in COMPLETED)
     rows = _table(

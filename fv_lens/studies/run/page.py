@@ -142,7 +142,7 @@ def _completion(evaluation: Evaluation, vector: FunctionVector | None) -> str:
     if control is None or control.accuracy_gain is None:
         return f"{subject} completes {evaluation.accuracy} of {n} unseen words right."
     change = f"accuracy on {n} unseen words from {control.accuracy} to {evaluation.accuracy}"
-    return f"{subject} {_verb(control.accuracy_gain)} {change}."
+    return f"{subject} {_changes(control.accuracy_gain, change)}."
 
 
 def _tuning(tuned: FunctionVector, evaluation: Evaluation) -> str:
@@ -152,7 +152,7 @@ def _tuning(tuned: FunctionVector, evaluation: Evaluation) -> str:
     before, shuffled = rows.get("FV"), rows.get("FFV of shuffled pairs")
     if before is not None and before.accuracy_gain is not None:
         change = f"accuracy from {before.accuracy} to {evaluation.accuracy}"
-        line = f"Fine-tuning on {pairs} {_verb(before.accuracy_gain)} {change}"
+        line = f"Fine-tuning on {pairs} {_changes(before.accuracy_gain, change)}"
     else:
         line = f"Fine-tuned on {pairs}, the vector completes {evaluation.accuracy} of {evaluation.accuracy.n} words"
     if shuffled is not None:
@@ -185,8 +185,11 @@ def _called(vector: FunctionVector) -> str:
     return "summed vector" if vector.heads else "vector"
 
 
-def _verb(gain: Score) -> str:
-    return "raises" if gain.low > 0 else "lowers" if gain.high < 0 else "is not shown to change"
+def _changes(gain: Score, change: str) -> str:
+    """What a gain does to an accuracy; one whose interval holds 0 is said to be doubtful."""
+    if gain.differs():
+        return f"{'raises' if gain.value > 0 else 'lowers'} {change}"
+    return f"moves {change}, which may be chance"
 
 
 def _strongest(effects: HeadEffects | None) -> str:
