@@ -63,7 +63,7 @@ MUTANTS = [
     Mutant("a sweep without strength", "vectors/sweeps.py",
            "vector=strength * vector.vector)", "vector=vector.vector)", "vectors/test_sweeps.py"),
     Mutant("a choice by log-probability before accuracy", "vectors/sweeps.py",
-           "self.accuracy + 1j * self.log_probs.mean(0)", "self.log_probs.mean(0) + 1j * self.accuracy",
+           "ordered(self.accuracy, self.log_probs.mean(0))", "ordered(self.log_probs.mean(0), self.accuracy)",
            "vectors/test_sweeps.py::test_accuracy_comes_before_log_probability"),
     Mutant("effects with the wrong sign", "vectors/mediation.py",
            "after.exp() - before.exp()", "before.exp() - after.exp()", "vectors/test_effects.py"),
