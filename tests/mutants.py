@@ -101,7 +101,7 @@ def copied(mutant: Mutant, folder: Path) -> None:
     file = folder / "fv_lens" / mutant.file
     text = file.read_text(encoding="utf-8")
     if text.count(mutant.right) != 1:
-        raise SystemExit(f"{mutant.right!r} stands {text.count(mutant.right)} times in {mutant.file}; mend the mutant.")
+        raise RuntimeError(f"{mutant.right!r} stands {text.count(mutant.right)} times in {mutant.file}; mend the mutant.")
     file.write_text(text.replace(mutant.right, mutant.wrong), encoding="utf-8")
 
 
@@ -119,11 +119,11 @@ def tried(mutant: Mutant) -> tuple[Mutant, str, float]:
             tests = [str(folder / "tests" / test) for test in mutant.tests.split()]
             code = pytest.main(["--all", "-x", "-q", "-p", "no:cacheprovider", f"--rootdir={folder}", *tests])
         if not Path(sys.modules["fv_lens"].__file__).is_relative_to(folder):
-            raise SystemExit("fv_lens was not imported from the copy.")
+            raise RuntimeError("fv_lens was not imported from the copy.")
         text = log.read_text()
         failed = re.findall(r"^FAILED tests/(\S+)", text, re.M)
         if code not in (0, 1) or (code == 1 and not failed):
-            raise SystemExit(f"{mutant.name}: the tests could not be run.\n{text[-2000:]}")
+            raise RuntimeError(f"{mutant.name}: the tests could not be run.\n{text[-2000:]}")
         return mutant, failed[0] if failed else "", time.monotonic() - began
 
 
