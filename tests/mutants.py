@@ -101,7 +101,8 @@ def copied(mutant: Mutant, folder: Path) -> None:
     file = folder / "fv_lens" / mutant.file
     text = file.read_text(encoding="utf-8")
     if text.count(mutant.right) != 1:
-        raise RuntimeError(f"{mutant.right!r} stands {text.count(mutant.right)} times in {mutant.file}; mend the mutant.")
+        n = text.count(mutant.right)
+        raise RuntimeError(f"{mutant.right!r} stands {n} times in {mutant.file}; mend the mutant.")
     file.write_text(text.replace(mutant.right, mutant.wrong), encoding="utf-8")
 
 
