@@ -100,8 +100,7 @@ def copied(mutant: Mutant, folder: Path) -> None:
     shutil.copy(ROOT / "pyproject.toml", folder)
     file = folder / "fv_lens" / mutant.file
     text = file.read_text(encoding="utf-8")
-    if text.count(mutant.right) != 1:
-        n = text.count(mutant.right)
+    if (n := text.count(mutant.right)) != 1:
         raise RuntimeError(f"{mutant.right!r} stands {n} times in {mutant.file}; mend the mutant.")
     file.write_text(text.replace(mutant.right, mutant.wrong), encoding="utf-8")
 

@@ -25,7 +25,7 @@ FORMAT = '{"name": "antonym", "pairs": [["hot", "cold"], ["big", ["small", "litt
 OPTIONAL = '"names": ["opposite"], "category": "lexicographic", "family": "opposite"'
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 HEADERS = (["word", "answer"], ["input", "output"])
-MOST = 0.9  # of the rows, for a first row in lower case to look unlike them
+CAPITALISED = 0.9  # share of a column under which a cell in lower case looks like its heading
 
 
 @cache
@@ -130,8 +130,8 @@ def _looks_like_header(rows: list[list[str]], name: str) -> bool:
     first, *others = rows
     if {cell.strip().lower() for cell in first} <= set(re.findall(r"[^\W_]+", name.lower())):
         return True
-    capitalised = [sum(row[i][:1].isupper() for row in others) for i in (0, 1)]
-    return any(first[i].islower() and others and capitalised[i] > MOST * len(others) for i in (0, 1))
+    columns = [[row[i][:1].isupper() for row in others] for i in (0, 1)]
+    return any(cell.islower() and sum(column) > CAPITALISED * len(column) for cell, column in zip(first, columns))
 
 
 def _read_json(file: Traversable) -> Any:
