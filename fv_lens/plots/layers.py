@@ -37,11 +37,13 @@ def layer_sweep(sweep: Sweep, best: FunctionVector | None = None) -> go.Figure:
         subplot_titles=[escaped(name) for name in sweep.names],
     )  # fmt: skip
     plain = scores.proportion(sweep.plain[:, 0])
+    highs = [plain.high]
     for v in range(panels):
         first, at = v == 0, dict(row=v + 1, col=1)
         for s, (strength, shade) in enumerate(zip(sweep.strengths, shades)):
             group = dict(legendgroup=str(s), name=f"{strength:g}")
             line = [scores.proportion(sweep.right[:, v, layer, s]) for layer in order]
+            highs += [score.high for score in line]
             edge = [score.high for score in line] + [score.low for score in line[::-1]]
             band = dict(x=[*layers, *layers[::-1]], y=edge, fill="toself", line_width=0, mode="lines", hoverinfo="skip")
             figure.add_scatter(**band, fillcolor=shade, opacity=0.13, showlegend=False, **group, **at)
@@ -69,8 +71,7 @@ def layer_sweep(sweep: Sweep, best: FunctionVector | None = None) -> go.Figure:
             row=v + 1, col=1,
         )  # fmt: skip
     figure.update_annotations(x=0, xanchor="left", font=dict(size=13, color=INK))
-    most = max(scores.proportion(of).high for of in sweep.right.reshape(n, -1).T)
-    top = next(top for top in (0.25, 0.5, 1.0) if most <= top)
+    top = next((top for top in (0.25, 0.5) if max(highs) <= top), 1.0)
     ticks = [0, top / 4, top / 2, 3 * top / 4, top]
     figure.update_yaxes(
         range=[-0.04 * top, 1.04 * top], tickvals=ticks, ticktext=["0", "", f"{top / 2:g}", "", f"{top:g}"]

@@ -37,6 +37,14 @@ def test_bands_are_the_intervals_and_a_dashed_line_the_plain_level():
     assert set(plain.y) == {0.25} and plain.line.dash == "dash" and "0.25 [" in plain.text
 
 
+@pytest.mark.parametrize("right, n, top", [(0, 40, "0.25"), (0, 8, "0.5"), (1, 8, "1")])
+def test_the_axis_ends_above_every_interval(right, n, top):
+    grid = made_sweep()
+    right, plain = np.full((n, *grid.right.shape[1:]), right, dtype=bool), np.zeros((n, 2))
+    axis = plots.layer_sweep(replace(grid, right=right, plain=plain)).layout.yaxis
+    assert axis.ticktext[-1] == top and axis.tickvals[-1] == float(top) < axis.range[1]
+
+
 def test_a_star_marks_the_choice_and_says_that_it_was_made_on_validation():
     grid = made_sweep()
     best = grid.best()
