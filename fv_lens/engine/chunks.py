@@ -1,5 +1,6 @@
 """Chunks of rows that share one backward pass: as many as memory holds."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from .batches import PromptBatch
 
 CPU_BYTES = 2**29  # activations that one chunk may hold for the backward pass, besides weights and prefixes
 MOST_ROWS, MOST_ROWS_GPU = 448, 8192  # matmuls gain nothing from more
+ENOUGH = 256  # tokens, with which a CPU's products are about as fast as they get
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,22 +59,25 @@ class Chunk:
 def groups(
     lens: Lens, parity: Parity, prompts: PromptBatch, answers: Sequence[Sequence[int]], layer: int, exact: bool
 ) -> Iterator[list[int]]:
-    """Rows of equal answer length and similar prompt length, as many as memory allows.
+    """Rows of like answer and prompt lengths, as many as memory allows.
 
-    On a GPU answers of all lengths go together: there more chunks cost more than padding after shorter answers. If the
-    user has hooks on the model, each row is a group of its own.
+    Answers of other lengths go together on a GPU, and on a CPU in groups of fewer than `ENOUGH` tokens: there more
+    chunks cost more than padding after shorter answers. If the user has hooks on the model, each row is a group of its
+    own.
     """
     if lens.one_by_one:
         yield from ([row] for row in range(len(prompts)))
         return
-    mixed, lengths = lens.device.type == "cuda", prompts.mask.sum(1).tolist()
+    enough = math.inf if lens.device.type == "cuda" else ENOUGH if exact else 0
+    lengths = prompts.mask.sum(1).tolist()
     group: list[int] = []
     longest = 0
     for index in sorted(range(len(prompts)), key=lambda i: (-len(answers[i]), -lengths[i])):
         longest = max(longest, lengths[index])
         if group:
             first = group[0]
-            unequal = (not mixed and len(answers[first]) != len(answers[index])) or (
+            filled = len(group) * len(answers[first]) >= enough
+            unequal = (filled and len(answers[first]) != len(answers[index])) or (
                 not parity.padding and lengths[first] != lengths[index]
             )
             if unequal or len(group) == most_rows(lens, layer, exact, longest, len(answers[first])):

@@ -20,6 +20,7 @@ from torch.nn.functional import pad
 from ..ground.errors import InputError, ParityError
 from ..models.base import Hook
 from ..models.lens import Lens, Prefix, check_layer
+from ..models.onednn import only
 from ..models.sites import probe_noise
 from ..models.state import Parity
 from .batches import PromptBatch
@@ -153,7 +154,7 @@ class Rows:
         def attend(layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
             return torch.cat([begun.prefix.keys[layer], k], 2), torch.cat([begun.prefix.values[layer], v], 2)
 
-        with self.lens.blocks_through(through):
+        with self.lens.blocks_through(through), only(chunk.targets >= 0):
             ids, mask = chunk.ids[:, -chunk.new :], chunk.mask
             return self.lens.step(begun.prefix, ids, mask, attend, [], alone=False)
 
