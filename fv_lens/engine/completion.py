@@ -6,7 +6,7 @@ token begins with a newline or ends the text: " smaller" is not " small". Any li
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ FEW = 4  # up to this many what-ifs, first listed answers are run at once, wheth
 TOGETHER = 1024  # answers times what-ifs in one run
 
 
+Name = TypeVar("Name")
 Which = int | slice | Sequence[int] | np.ndarray  # as numpy takes them
 
 
@@ -89,7 +90,7 @@ def completions(
     return Completions(right, log_prob, rank, first_log_prob)
 
 
-def rows_of(whatifs: Mapping[str, Sequence[WhatIf]]) -> dict[str, list[int]]:
+def rows_of(whatifs: Mapping[Name, Sequence[WhatIf]]) -> dict[Name, list[int]]:
     """Name -> the rows of its what-ifs in `completions`, when these are given all of them, one name after the other."""
     ends = np.cumsum([1, *map(len, whatifs.values())]).tolist()
     return {name: list(range(start, end)) for name, start, end in zip(whatifs, ends, ends[1:])}

@@ -1,6 +1,6 @@
 """Word completion on words a vector has not seen: scores with intervals, and controls beside them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -9,6 +9,7 @@ import pandas as pd
 
 from ..datasets.prompts import PromptTemplate, with_demonstrations
 from ..datasets.relation_files import RelationLike, load_relation
+from ..datasets.relations import Relation
 from ..engine.batches import batch
 from ..engine.completion import Completions, completions, rows_of
 from ..engine.whatif import WhatIf
@@ -16,11 +17,32 @@ from ..ground import display, scores
 from ..ground.errors import InputError, whole_number
 from ..ground.progress import progress_bar
 from ..ground.scores import Score
-from ..models.lens import Model, lens_of
+from ..models.lens import Lens, Model, lens_of
 from ..vectors.function_vector import FunctionVector, as_vectors, own_template
 from .controls import Controls, edits_of, prompt_controls, vector_controls
 
 TOP_K = 5
+
+
+class Case:
+    """What an evaluation is of: `fv`, `controls` and `beside` of `evaluate`.
+
+    Raises:
+        InputError: vectors, controls or a mapping of another type.
+    """
+
+    def __init__(
+        self,
+        fv: FunctionVector | Sequence[FunctionVector] | None,
+        controls: Controls | bool = True,
+        beside: Mapping[str, FunctionVector | Sequence[FunctionVector]] | None = None,
+    ):
+        if beside is not None and not isinstance(beside, Mapping):
+            kind = type(beside).__name__
+            raise InputError(f"beside is {kind}; give a mapping from the name of a row to its vector.")
+        self.how = Controls.of(controls)
+        self.vectors = [] if fv is None else as_vectors(fv)
+        self.others = {row: as_vectors(other) for row, other in (beside or {}).items()}
 
 
 @dataclass(frozen=True)
@@ -127,45 +149,72 @@ def evaluate(
 
     Source: word completion as in Todd et al. 2024, section 3. Intervals of gains resample words, and draws with them.
     """
-    lens, relation, how = lens_of(model), load_relation(relation), Controls.of(controls)
-    vectors = [] if fv is None else as_vectors(fv)
-    if beside is not None and not isinstance(beside, Mapping):
-        raise InputError(f"beside is {type(beside).__name__}; give a mapping from the name of a row to its vector.")
-    others = {row: as_vectors(other) for row, other in (beside or {}).items()}
-    for vector in [*vectors, *chain.from_iterable(others.values())]:
-        vector.check(lens)
-        vector.check_split(relation)
-    template = template or own_template(vectors)
+    return evaluate_cases(model, relation, [Case(fv, controls, beside)], n_shots, seed, template=template)[0]
+
+
+def evaluate_cases(
+    model: Model,
+    relation: RelationLike,
+    cases: Sequence[Case],
+    n_shots: int = 0,
+    seed: int = 0,
+    *,
+    template: PromptTemplate | None = None,
+) -> list[Evaluation]:
+    """`evaluate` of several vectors in one pass: what they share, the prompts and their controls, is run once."""
+    lens, relation = lens_of(model), load_relation(relation)
+    template = template or own_template([vector for case in cases for vector in case.vectors])
     n_shots, split = whole_number("n_shots", n_shots, least=0), relation.split()
     name = f"{n_shots}-shot" if n_shots else "zero-shot"
     test_prompts = batch(lens, with_demonstrations(split.test, split.train, n_shots, seed), template)
-    drawn: dict[str, list[WhatIf]] = {}
-    if how and vectors:
-        drawn = vector_controls(lens, relation, vectors, how, seed, template)
-    asides = prompt_controls(split.test, split.train, n_shots, seed) if how else {}
+    controlled = any(case.how for case in cases)
+    asides = prompt_controls(split.test, split.train, n_shots, seed) if controlled else {}
     asides.pop(name, None)
-    title = f"{name} + vector" if vectors else name
-    if taken := [row for row in others if row in {title, name, *drawn, *asides}]:
+    rows = [_rows(lens, relation, case, name, asides, seed, template) for case in cases]
+    places = rows_of({(i, row): whatifs for i, of_case in enumerate(rows) for row, whatifs in of_case.items()})
+    with progress_bar(total=len(test_prompts) * (1 + len(asides)), desc="evaluation on test", unit="prompt") as bar:
+        whatifs = [whatif for of_case in rows for draws in of_case.values() for whatif in draws]
+        measured = completions(lens, test_prompts, whatifs, bar.update)
+        prompted = {row: completions(lens, batch(lens, prompts, template), [], bar.update)
+                    for row, prompts in asides.items()}  # fmt: skip
+    evaluations = []
+    for i, (case, of_case) in enumerate(zip(cases, rows)):
+        title = f"{name} + vector" if case.vectors else name
+        tested = measured.rows(places.get((i, title), [0]))
+        values = {name: measured.rows([0])} if case.vectors and case.how else {}
+        values |= prompted if case.how else {}
+        values |= {row: measured.rows(places[i, row]) for row in of_case if row != title}
+        evaluations.append(_evaluation(relation.name, title, tested, values, test_prompts.words))
+    return evaluations
+
+
+def _rows(
+    lens: Lens, relation: Relation, case: Case, name: str, asides: Collection[str], seed: int, template: PromptTemplate
+) -> dict[str, list[WhatIf]]:
+    """The what-ifs of a case by the name of their row: the vectors under test, those beside them, and controls."""
+    for vector in [*case.vectors, *chain.from_iterable(case.others.values())]:
+        vector.check(lens)
+        vector.check_split(relation)
+    title, drawn = f"{name} + vector" if case.vectors else name, {}
+    if case.how and case.vectors:
+        drawn = vector_controls(lens, relation, case.vectors, case.how, seed, template)
+    if taken := [row for row in case.others if row in {title, name, *drawn, *(asides if case.how else ())}]:
         raise InputError(f"beside names a row {taken[0]!r}, which this evaluation has itself; give it another name.")
-    drawn = {row: [edits_of(other)] for row, other in others.items()} | drawn
-    whatifs = ({title: [edits_of(vectors)]} if vectors else {}) | drawn
-    places = rows_of(whatifs)
-    total = len(test_prompts) * (1 + len(asides))
-    with progress_bar(total=total, desc="evaluation on test", unit="prompt") as bar:
-        measured = completions(lens, test_prompts, list(chain.from_iterable(whatifs.values())), bar.update)
-        rows = {name: measured.rows([0])} if vectors and how else {}
-        for control, prompts in asides.items():
-            rows[control] = completions(lens, batch(lens, prompts, template), [], bar.update)
-    tested = measured.rows(places.get(title, [0]))
-    rows |= {control: measured.rows(places[control]) for control in drawn}
+    rows = {title: [edits_of(case.vectors)]} if case.vectors else {}
+    return rows | {row: [edits_of(other)] for row, other in case.others.items()} | drawn
+
+
+def _evaluation(
+    relation: str, title: str, tested: Completions, values: Mapping[str, Completions], words: Sequence[str]
+) -> Evaluation:
     main = result(tested)
-    words = {"word": test_prompts.words, "right": tested.right[:, 0], "log_prob": tested.log_prob[:, 0]}
+    by_word = {"word": words, "right": tested.right[:, 0], "log_prob": tested.log_prob[:, 0]}
     return Evaluation(
         main.accuracy, main.first_token_accuracy, main.top_k, main.log_prob,
-        controls={control: result(values, tested) for control, values in rows.items()},
+        controls={control: result(of_control, tested) for control, of_control in values.items()},
         name=title,
-        relation=relation.name,
-        words=pd.DataFrame(words | {"rank": tested.rank[:, 0].astype(int)}),
+        relation=relation,
+        words=pd.DataFrame(by_word | {"rank": tested.rank[:, 0].astype(int)}),
     )  # fmt: skip
 
 

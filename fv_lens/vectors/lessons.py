@@ -29,6 +29,7 @@ class Lesson:
         train, validation: pairs to learn, and pairs to stop by: one part, or one of each of several relations.
         start: "zero"; "random", a direction as long as the residual stream is at the layer; or a FunctionVector.
         seed: of the draw of the pairs, and of a random direction.
+        is_shuffled: whether the answers are exchanged, see `shuffled`; for the record.
     """
 
     relation: Relation | None
@@ -36,6 +37,7 @@ class Lesson:
     validation: Sequence[Relation]
     start: Start = "zero"
     seed: int = 0
+    is_shuffled: bool = False
 
     @property
     def name(self) -> str:
@@ -48,7 +50,7 @@ class Lesson:
             [shuffled(part, self.relation, self.seed) for part in split_part]
             for split_part in (self.train, self.validation)
         ]
-        return replace(self, train=parts[0], validation=parts[1])
+        return replace(self, train=parts[0], validation=parts[1], is_shuffled=True)
 
     def task(self, lens: Lens, template: PromptTemplate) -> Task:
         """The lesson as prompts, and its start as numbers."""
@@ -83,7 +85,7 @@ def tune_lessons(
             errors[i] = error
     by_layer = {}
     for layer in layers:
-        title = description or _title(lessons, how, layer, layers)
+        title = description or _title(lessons, layer, layers)
         results = tune(lens, list(tasks.values()), layer, how, title) if tasks else []
         vectors = {i: _vector(lens, lessons[i], tasks[i], result, layer, how) for i, result in zip(tasks, results)}
         by_layer[layer] = [(errors | vectors)[i] for i in range(len(lessons))]
@@ -141,12 +143,12 @@ def _vector(
     return FunctionVector.on(
         lens, result.vector, layer, lesson.relation, how.template or PromptTemplate(), method="tuned",
         parents=[(result.strength, start.record)] if isinstance(start, FunctionVector) else (),
-        training=result.record(of, how, lesson.seed),
+        training=result.record(of, how, lesson.seed, lesson.is_shuffled),
     )  # fmt: skip
 
 
-def _title(lessons: Sequence[Lesson], how: Tuning, layer: int, layers: Sequence[int]) -> str:
+def _title(lessons: Sequence[Lesson], layer: int, layers: Sequence[int]) -> str:
     """What a progress bar says."""
     start = lessons[0].start if isinstance(lessons[0].start, str) else "a vector"
     tried = f" ({list(layers).index(layer) + 1} of {len(layers)})" if len(layers) > 1 else ""
-    return f"tuning from {start}{', shuffled pairs' * how.shuffle}, layer {layer}{tried}"
+    return f"tuning from {start}{', shuffled pairs' * lessons[0].is_shuffled}, layer {layer}{tried}"

@@ -99,11 +99,11 @@ class Result:
         """The validation loss of the chosen step."""
         return float(self.validation_losses[self.step]) if self.vector is not None else np.nan
 
-    def record(self, task: Task, how: Tuning, seed: int = 0) -> dict[str, Any]:
+    def record(self, task: Task, how: Tuning, seed: int = 0, shuffle: bool = False) -> dict[str, Any]:
         """What the vector's `training` says, as plain JSON data."""
         seen = [[i, round(float(x), 6)] for i, x in enumerate(self.validation_losses) if np.isfinite(x)]
         return {
-            "learning_rate": how.learning_rate, "first_token": how.first_token, "shuffle": how.shuffle, "seed": seed,
+            "learning_rate": how.learning_rate, "first_token": how.first_token, "shuffle": shuffle, "seed": seed,
             "n_pairs": len(task.train), "n_validation": len(task.validation), "chosen_step": self.step,
             "validation_loss": round(self.loss, 6), "losses": [round(float(x), 6) for x in self.losses],
             "validation_losses": seen, "train_words": list(task.train.words),

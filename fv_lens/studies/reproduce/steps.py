@@ -163,9 +163,8 @@ def tuned(
             lessons.append(lesson.shuffled() if shuffle else lesson)
         except InputError as error:
             lessons.append(error)
-    how = replace(study.tuning, shuffle=shuffle)
     tunable = [lesson for lesson in lessons if isinstance(lesson, Lesson)]
-    tuned_vectors = iter(tune_lessons(study.lens, tunable, [layer], how, description)[layer])
+    tuned_vectors = iter(tune_lessons(study.lens, tunable, [layer], study.tuning, description)[layer])
     vectors = [next(tuned_vectors) if isinstance(lesson, Lesson) else lesson for lesson in lessons]
     return packed(study.names, vectors, study.lens.d_model)
 

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from ...evaluation.evaluate import Evaluation
     from ...models.lens import Model
     from ...vectors.function_vector import FunctionVector
-    from ...vectors.lessons import Start
     from .findings import Findings
 
 N_SHOTS = 10
@@ -63,7 +62,7 @@ def run(
 
     with stage("Loading the libraries and the model", "load"):
         from ...evaluation.controls import Controls
-        from ...evaluation.evaluate import evaluate
+        from ...evaluation.evaluate import Case, evaluate_cases
         from ...evaluation.head_words import head_words
         from ...models.load import load_model
         from ...vectors.choice import head_count_vectors
@@ -87,20 +86,17 @@ def run(
     findings = replace(findings, sweep=grid, vector=fv)
     files.save(findings)
 
-    with stage("The chosen vector and its controls, on test words", "evaluate"):
-        evaluation = evaluate(model, relation, fv, controls=Controls(mean_z=effects.mean_z), seed=seed)
-    findings = replace(findings, evaluation=evaluation)
-    files.save(findings)
-
     with stage("Tuning the vector, and its controls", "tune"):
         tuned, beside = _tuned(model, relation, fv, seed, notes)
+    with stage("The vectors and their controls, on test words", "evaluate"):
+        cases = [Case(fv, Controls(mean_z=effects.mean_z)), *([Case(tuned, beside=beside)] if tuned else [])]
+        evaluation, *tuned_evaluations = evaluate_cases(model, relation, cases, seed=seed)
+    findings = replace(findings, evaluation=evaluation)
     if tuned is not None:
-        with stage("The tuned vector and its controls, on test words", "evaluate tuned"):
-            tuned_evaluation = evaluate(model, relation, tuned, beside=beside, seed=seed)
         with stage("Reading both vectors through the vocabulary", "decode"):
             words = _words(model, relation, {"FV": fv, "FFV": tuned})
-        findings = replace(findings, tuned=tuned, tuned_evaluation=tuned_evaluation, words=words)
-        files.save(findings)
+        findings = replace(findings, tuned=tuned, tuned_evaluation=tuned_evaluations[0], words=words)
+    files.save(findings)
     _print(console, findings, saved)
 
 
@@ -123,27 +119,32 @@ def _tuned(
 
     If the relation is too small to tune on, there are none; controls it is too small for are left out, with a note.
     """
-    from ...vectors.optimizer import Tuning
+    from ...models.lens import lens_of
+    from ...vectors.lessons import Lesson, tune_lessons
     from ...vectors.tuning import finetune
+    from ...vectors.tuning_pairs import tuning_pairs
 
     try:
         tuned = finetune(model, relation, fv, seed=seed)
     except InputError as error:
         notes.print(Text(f"Note: not tuned: {error}"))
         return None, {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what there is to note was noted for the vector itself
+        train, validation, _ = tuning_pairs(relation, seed=seed)
+    zero = Lesson(relation, [train], [validation], "zero", seed)
+    lessons = {"FFV from zero": zero, "FFV from random": replace(zero, start="random")}
     beside = {"FV": fv}
-    controls: dict[str, tuple[Start, Tuning]] = {
-        "FFV from zero": ("zero", Tuning()),
-        "FFV from random": ("random", Tuning()),
-        "FFV of shuffled pairs": ("zero", Tuning(shuffle=True)),
-    }
-    for row, (init, how) in controls.items():
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what there is to note was noted for the vector itself
-                beside[row] = finetune(model, relation, init, layer=tuned.layer, seed=seed, how=how)
-        except InputError as error:
-            notes.print(Text(f"Note: no {row}: {error}"))
+    try:
+        lessons["FFV of shuffled pairs"] = zero.shuffled()
+    except InputError as error:
+        notes.print(Text(f"Note: no FFV of shuffled pairs: {error}"))
+    vectors = tune_lessons(lens_of(model), list(lessons.values()), [tuned.layer], description="tuning the controls")
+    for row, vector in zip(lessons, vectors[tuned.layer]):
+        if isinstance(vector, InputError):
+            notes.print(Text(f"Note: no {row}: {vector}"))
+        else:
+            beside[row] = vector
     return tuned, beside
 
 
