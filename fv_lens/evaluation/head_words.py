@@ -1,9 +1,14 @@
 """Words of single heads: the tokens that each head's mean output promotes."""
 
-import torch
+from collections.abc import Sequence
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..engine.whatif import TILE
 from ..ground.errors import InputError, whole_number
-from ..models.lens import Model, lens_of
+from ..models.lens import Lens, Model, lens_of
 from ..models.writes import writes_plainly
 from ..vectors.effects import HeadEffects
 
@@ -12,8 +17,8 @@ from ..vectors.effects import HeadEffects
 def head_words(model: Model, effects: HeadEffects, k: int = 8) -> dict[tuple[int, int], tuple[str, ...]]:
     """The `k` tokens that each head's mean output promotes most, the strongest first, as `decode` shows tokens.
 
-    Each head's mean write is read through the model's own final norm and unembedding, one layer at a time. What a head
-    writes for later heads, rather than for the output, hardly shows here.
+    Each head's mean write is read through the model's own final norm and unembedding. What a head writes for later
+    heads, rather than for the output, hardly shows here.
 
     Returns:
         (layer, head) -> tokens; without the layers that have no heads, or rescale what a head writes (a norm or
@@ -30,15 +35,22 @@ def head_words(model: Model, effects: HeadEffects, k: int = 8) -> dict[tuple[int
     """
     lens, k = lens_of(model), whole_number("k", k, least=1)
     effects.check(lens)
-    ids: dict[tuple[int, int], list[int]] = {}
-    for layer in lens.head_layers:
-        if not writes_plainly(lens, layer):
-            continue
-        own = torch.zeros(lens.n_heads, lens.n_heads, lens.d_head, dtype=torch.float32, device="cpu")
-        own[range(lens.n_heads), range(lens.n_heads)] = effects.mean_z[layer]
-        logits = lens.unembed(lens.writes(layer, own)).float()
+    layers = [layer for layer in lens.head_layers if writes_plainly(lens, layer)]
+    if not layers:
+        return {}
+    heads = [(layer, head) for layer in layers for head in range(lens.n_heads)]
+    ids: list[list[int]] = []
+    for tile in _writes(lens, layers, effects.mean_z).split(TILE):
+        logits = lens.unembed(tile).float()
         if k > logits.shape[1]:
             raise InputError(f"k is {k}; the vocabulary of {lens.name} has {logits.shape[1]} tokens.")
-        ids |= {(layer, head): tokens for head, tokens in enumerate(logits.topk(k).indices.tolist())}
-    read = {token: lens.text(token) for token in {token for tokens in ids.values() for token in tokens}}
-    return {head: tuple(read[token] for token in tokens) for head, tokens in ids.items()}
+        ids += logits.topk(k).indices.tolist()
+    read = {token: lens.text(token) for token in {token for tokens in ids for token in tokens}}
+    return {head: tuple(read[token] for token in tokens) for head, tokens in zip(heads, ids)}
+
+
+def _writes(lens: Lens, layers: Sequence[int], mean_z: Float[Tensor, "layer head d_head"]) -> Float[Tensor, "row d"]:
+    """What each head of these layers writes by itself on average."""
+    own = torch.zeros(len(layers), lens.n_heads, lens.n_heads, lens.d_head, dtype=torch.float32, device="cpu")
+    own[:, range(lens.n_heads), range(lens.n_heads)] = mean_z[layers].to(own)
+    return torch.cat([lens.writes(layer, rows) for layer, rows in zip(layers, own)])

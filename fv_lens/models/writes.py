@@ -3,6 +3,9 @@
 A norm or multiplier behind the output projection rescales it in some models.
 """
 
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,39 +27,62 @@ def writes_plainly(lens: Lens, layer: int) -> bool:
     lens.renew()
     known = lens.parity.plain_writes
     if layer not in known:
-        known[layer] = _measure_plain_writes(lens, layer)
+        # Others are measured with it, as rows of one batch, but where hooks or rounding may depend on the batch.
+        others = lens.head_layers if lens.full_precision and not lens.one_by_one else ()
+        known |= _measure_plain_writes(lens, [layer, *(other for other in others if other not in {layer, *known})])
     return known[layer]
 
 
 @torch.no_grad()
-def _measure_plain_writes(lens: Lens, layer: int) -> bool:
-    ids = probe_ids(lens)
+def _measure_plain_writes(lens: Lens, layers: Sequence[int]) -> dict[int, bool]:
+    """As `writes_plainly`, of the first of these layers and of those others that have an output projection."""
+    moved = torch.zeros(1, lens.n_heads, lens.d_head, dtype=torch.float32, device="cpu")
+    moved[0, 0] = shift = probe_noise(lens.d_head)
+    writes = {layers[0]: lens.writes(layers[0], moved)[0]}
+    for layer in layers[1:]:
+        with suppress(InputError):
+            writes[layer] = lens.writes(layer, moved)[0]
     # Where blocks run attention and MLP side by side, only the block's output shows what the heads wrote.
-    names = [n for n in (f"blocks.{layer}.{MIDDLE}", f"blocks.{layer}.{STREAM}") if n in lens.points]
+    points = {layer: [f"blocks.{layer}.{site}" for site in (MIDDLE, STREAM)] for layer in writes}
+    points = {layer: [name for name in names if name in lens.points] for layer, names in points.items()}
+    clean = _last_residuals(lens, [], points)
+    # Large beside the residual stream, so that the difference survives low precision.
+    scales = {
+        layer: 10 * max(clean[name].abs().max() for name in points[layer]) / write.abs().max()
+        for layer, write in writes.items()
+    }
+    shifts = [(layer, scale * shift) for layer, scale in scales.items()]
+    after = _last_residuals(lens, shifts, points)
+    plain, tolerance = {}, 1e-3 if lens.full_precision else 5e-2
+    for row, (layer, scale) in enumerate(scales.items()):
+        write = scale * writes[layer]
+        errors = [(after[name][row] - clean[name][0] - write).abs().max() / write.abs().max() for name in points[layer]]
+        plain[layer] = bool(min(errors) <= tolerance)
+    return plain
 
-    def residuals(shift: Tensor) -> dict[str, Tensor]:
-        seen: dict[str, Tensor] = {}
 
+def _last_residuals(
+    lens: Lens, shifts: Sequence[tuple[int, Tensor]], points: Mapping[int, Sequence[str]]
+) -> dict[str, Tensor]:
+    """Hook point -> `[row, d_model]` at the last token: one row per shift of a layer's first head, or one clean row."""
+    ids = probe_ids(lens, max(1, len(shifts)))
+    seen: dict[str, Tensor] = {}
+
+    def moves(row: int, shift: Tensor) -> HookFunction:
         def edit(z: Tensor, hook: "HookPoint") -> Tensor:
             z = z.clone()
-            z[:, -1, 0] += shift.to(z)
+            z[row, -1, 0] += shift.to(z)
             return z
 
-        def see(name: str) -> HookFunction:
-            return lambda x, hook: seen.__setitem__(name, x[:, -1].float().cpu())
+        return edit
 
-        lens.logits(ids, torch.ones_like(ids), [(f"blocks.{layer}.{HEAD_OUTPUT}", edit), *((n, see(n)) for n in names)])
-        return seen
+    def see(name: str) -> HookFunction:
+        return lambda x, hook: seen.__setitem__(name, x[:, -1].float().cpu())
 
-    shift = probe_noise(lens.d_head)
-    moved = torch.zeros(1, lens.n_heads, lens.d_head, dtype=torch.float32, device="cpu")
-    moved[0, 0] = shift
-    write, clean = lens.writes(layer, moved)[0], residuals(torch.zeros_like(shift))
-    # Large beside the residual stream, so that the difference survives low precision.
-    scale = 10 * max(x.abs().max() for x in clean.values()) / write.abs().max()
-    after, tolerance = residuals(scale * shift), 1e-3 if lens.full_precision else 5e-2
-    errors = [(after[name] - clean[name] - scale * write).abs().max() / (scale * write).abs().max() for name in clean]
-    return bool(min(errors) <= tolerance)
+    edits = [(f"blocks.{layer}.{HEAD_OUTPUT}", moves(row, shift)) for row, (layer, shift) in enumerate(shifts)]
+    reads = [(name, see(name)) for name in chain.from_iterable(points.values())]
+    lens.logits(ids, torch.ones_like(ids), [*edits, *reads])
+    return seen
 
 
 def attention_output(lens: Lens, layer: int) -> str:
