@@ -41,6 +41,17 @@ def measured(lens: Lens, tokens: Tensor, mask: Tensor, tail: int = 1) -> Parity:
     return lens.parity
 
 
+def measure_ahead(lens: Lens, tokens: Tensor, mask: Tensor) -> None:
+    """Measure parity on the longest of these prompts, for rows of one token and of several.
+
+    For work that begins with shorter prompts, each longer one of which would be compared again.
+    """
+    tokens, mask = tokens.to(lens.device), mask.to(lens.device)
+    parity = measured(lens, tokens, mask)
+    if not lens.one_by_one and BATCH in parity.forms:
+        _forms_of_several_tokens(lens, tokens, mask, int(mask.sum(1).max()))
+
+
 def form_for(lens: Lens, tokens: Tensor, mask: Tensor, tail: int, whatifs: Sequence[WhatIf] = ()) -> Form:
     """The fastest form that is exact on this model, at the sites edited, for prompts as long as these."""
     parity, length = measured(lens, tokens, mask, tail), int(mask.sum(1).max())

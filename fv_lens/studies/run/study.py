@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ...vectors.function_vector import FunctionVector
     from .findings import Findings
 
-N_SHOTS = 10
+N_SHOTS, N_MEAN_PROMPTS = 10, 100
 MEANING = (
     "Accuracy: share of test words completed with a whole right answer. Gain: accuracy of the first row minus the "
     "row's, on the same words; in brackets where its interval holds 0: no gain is shown."
@@ -74,7 +74,7 @@ def run(
     _check_prompts(model, relation, n_prompts, seed)
 
     with stage(f"Indirect effect of every head on {relation.name}, {n_prompts} prompts", "effects"):
-        effects = indirect_effects(model, relation, n_prompts, N_SHOTS, seed=seed)
+        effects = indirect_effects(model, relation, n_prompts, N_SHOTS, N_MEAN_PROMPTS, seed)
     with stage("The words of each head", "head words"):
         findings = Findings(effects, head_words(model, effects))
     files.clear()
@@ -101,15 +101,23 @@ def run(
 
 
 def _check_prompts(model: "Model", relation: Relation, n_prompts: int, seed: int) -> None:
-    """Make the prompts of every stage, so that one that exceeds the model's context is refused before any is run."""
-    from ...datasets.prompts import corrupted, with_demonstrations
+    """Make the prompts of every stage, so that one that exceeds the model's context is refused before any is run.
+
+    The longest serve to compare the engine with full forwards, once for all stages.
+    """
+    from ...datasets.prompts import corrupted, few_shot, with_demonstrations
     from ...engine.batches import batch
+    from ...engine.parity import measure_ahead
     from ...models.lens import lens_of
 
-    train, _, test = relation.split()
-    few = [*corrupted(train, n_prompts, N_SHOTS, seed), *with_demonstrations(test, train, N_SHOTS, seed)]
-    for prompts in (with_demonstrations(relation, relation, 0), few):
-        batch(lens_of(model), prompts)
+    lens, (train, _, test) = lens_of(model), relation.split()
+    few = [
+        *corrupted(train, n_prompts, N_SHOTS, seed), *few_shot(train, N_MEAN_PROMPTS, N_SHOTS, seed),
+        *with_demonstrations(test, train, N_SHOTS, seed), *with_demonstrations(test, train, N_SHOTS, seed, shuffled=True),
+    ]  # fmt: skip
+    batch(lens, with_demonstrations(relation, relation, 0))
+    prompts = batch(lens, few)
+    measure_ahead(lens, prompts.tokens, prompts.mask)
 
 
 def _tuned(
