@@ -224,9 +224,9 @@ def _shared(
         return [whole, *(whole.select(some) for some in kept)]
 
     names = ["all", *(f"all but fold {fold}" for fold in range(folds.n))]
-    tasks = [Task(*one) for one in zip(*map(parts, questions))]
+    tasks = [Task(*one, library.first.layer) for one in zip(*map(parts, questions))]
     description = f"shared vectors, {('zero', 'one')[n_shots]}-shot"
-    results = tune(lens, tasks, library.first.layer, Tuning(steps), description)
+    results = tune(lens, tasks, Tuning(steps), description)
     vectors = []
     for name, result in zip(names, results):
         if result.vector is None:

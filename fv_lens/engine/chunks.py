@@ -19,10 +19,10 @@ ENOUGH = 256  # tokens, with which a CPU's products are about as fast as they ge
 
 @dataclass(frozen=True, eq=False)
 class Begun:
-    """The input of the blocks above the injection layer, for the rows of a chunk.
+    """The input of the blocks above each row's layer, for the rows of a chunk.
 
-    `prefix`: keys and values of the tokens before the new ones. `residual`: what leaves the layer.
-    `tuples`: whether blocks return tuples.
+    `prefix`: keys and values of the tokens before the new ones, in each layer those of the rows that run there alone.
+    `residual`: what leaves each row's layer. `tuples`: whether blocks return tuples.
     """
 
     prefix: Prefix
@@ -34,12 +34,14 @@ class Begun:
 class Chunk:
     """Rows that run together: `rows` are their places among all, `new` the tokens from the last prompt token on.
 
-    `owners`: index of each row's vector. `targets`: `[row, new]`, the token to predict at each of the new tokens, -1
-    after an answer's end. `above`: what the blocks above start from; None if every step is a full forward.
+    `owners`: index of each row's vector. `layers`: the block after which it is added, ascending. `targets`:
+    `[row, new]`, the token to predict at each of the new tokens, -1 after an answer's end. `above`: what the blocks
+    above start from; None if every step is a full forward.
     """
 
     rows: Int[Tensor, " row"]
     owners: Int[Tensor, " row"]
+    layers: Sequence[int]
     ids: Int[Tensor, "row pos"]
     mask: Int[Tensor, "row pos"]
     targets: Int[Tensor, "row new"]
@@ -48,6 +50,10 @@ class Chunk:
     @property
     def new(self) -> int:
         return self.targets.shape[1]
+
+    def alive(self, n_layers: int) -> list[int]:
+        """The rows that enter each block, which are the first ones, and in the end all rows."""
+        return [sum(at < layer for at in self.layers) for layer in range(n_layers)] + [len(self.layers)]
 
     @property
     def begun(self) -> Begun:

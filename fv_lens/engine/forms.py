@@ -3,18 +3,18 @@
 Every form returns `[row, prompt, token, ...]`, row 0 clean: what enters the unembedding, or logits in the full forms.
 """
 
+import itertools
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from ..models.base import Hook, HookFunction
 from ..models.lens import Lens, Prefix
 from ..models.lone_rows import lone_rows
 from ..models.state import Form
 from .edits import Plan
+from .growing import growing, told_apart
 from .prefixes import prefix_of
 
 POSITIONS: Form = "as positions"
@@ -40,35 +40,21 @@ def as_positions(lens: Lens, prefix: Prefix, ids: Tensor, mask: Tensor, plan: Pl
 def as_batch(lens: Lens, prefix: Prefix, ids: Tensor, mask: Tensor, plan: Plan) -> Tensor:
     """Rows are elements of the batch of an ordinary decode step; nothing about attention is assumed."""
     n_prompts, tail = len(ids), slice(prefix.length, None)
-    # More rows than heads or positions, so that the batch dimension is recognised by its size; surplus rows never run.
-    n_rows = max(plan.n_rows * n_prompts, lens.n_heads + 1, ids.shape[1] + 1)
+    n_rows = told_apart(lens, plan.n_rows * n_prompts, ids.shape[1])
     prompt = torch.arange(n_rows, device=ids.device) % n_prompts
-    alive = 0
+    alive = [n_prompts * (1 + born) for born in itertools.accumulate(plan.born)]
 
     def attend(layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         of = prompt[: len(k)]
         return torch.cat([prefix.keys[layer][of], k], 2), torch.cat([prefix.values[layer][of], v], 2)
 
-    def grow(layer: int, forward: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        nonlocal alive
-        if layer == 0:
-            alive = n_prompts  # a forward begins, not always the first
-        new = plan.born[layer] * n_prompts
-        x = torch.cat([x[:alive], x[prompt[:new]]])
-        alive += new
-
-        def living(
-            t: Any,
-        ) -> Any:  # masks and position embeddings were made for all rows; some have batch x head in one dimension
-            if not isinstance(t, Tensor) or t.dim() < 2 or len(t) % n_rows:
-                return t
-            return t[: alive * (len(t) // n_rows)]
-
-        args, kwargs = tree_map(living, (args, kwargs))
-        return forward(x, *args, **kwargs)
+    def join(layer: int, x: Tensor) -> Tensor:
+        """What left the block below, and a copy of the clean rows for each what-if that is born."""
+        before = alive[layer - 1] if layer else n_prompts
+        return torch.cat([x[:before], x[prompt[: alive[layer] - before]]])
 
     hooks = plan.hooks(lambda x: x.unflatten(0, (-1, n_prompts))[:, :, 0])
-    with lens.blocks_through(grow):
+    with growing(lens, [*alive, alive[-1]], n_rows, join):
         rows = lens.step(prefix, ids[prompt][:, tail], mask[prompt], attend, hooks, alone=False)
     return rows.unflatten(0, (-1, n_prompts))
 

@@ -2,7 +2,8 @@
 
 A row is a prompt with its answer, and a vector added at the prompt's last token after one block. Nothing up to that
 block depends on the vector, nor does any earlier token: keys, values and residuals there are computed once. A step runs
-only the blocks above, forward and backward, on the row's own tokens, as an element of the batch of a decode step.
+only the blocks above, forward and backward, on the row's own tokens, as an element of the batch of a decode step, which
+it joins in its own layer.
 """
 
 import logging
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from ..ground.errors import InputError, ParityError
-from ..models.base import Hook
+from ..models.base import Hook, HookFunction
 from ..models.lens import Lens, Prefix, check_layer
 from ..models.onednn import only
 from ..models.sites import probe_noise
@@ -26,6 +27,7 @@ from ..models.state import Parity
 from .batches import PromptBatch
 from .chunks import Begun, Chunk, groups
 from .edits import CPU_FLOAT32, RESIDUAL
+from .growing import growing, told_apart
 from .parity import measured
 from .whatif import TILE, clean_logits, without_patches
 
@@ -41,7 +43,8 @@ class Rows:
     Args:
         prompts: the prompts; of each, the first listed answer counts, all its tokens or `first_token` alone.
         owners: which vector each prompt belongs to, `[prompt]`, whole numbers from 0.
-        layer: vectors are added to the residual stream after this block, at the last prompt token.
+        layers: the block after which each vector is added to the residual stream, at the last prompt token: `[vector]`,
+            or one for all.
 
     Raises:
         InputError: a layer outside the model, owners that do not fit the prompts, or a patch that is active.
@@ -49,16 +52,25 @@ class Rows:
     """
 
     @torch.inference_mode(False)
-    def __init__(self, lens: Lens, prompts: PromptBatch, owners: Sequence[int], layer: int, first_token: bool = False):
+    def __init__(
+        self,
+        lens: Lens,
+        prompts: PromptBatch,
+        owners: Sequence[int],
+        layers: int | Sequence[int],
+        first_token: bool = False,
+    ):
         if any(parameter.is_inference() for parameter in lens.model.parameters()):
             raise InputError(
                 f"{lens.name} was loaded in torch.inference_mode(), where nothing can be tuned; load it outside."
             )
-        self.lens, self.layer = lens, check_layer(lens, layer)
+        self.lens = lens
         self.owners = torch.as_tensor(owners, device="cpu").clone()
         if self.owners.shape != (len(prompts),):
             raise InputError(f"There are {len(self.owners)} owners for {len(prompts)} prompts; give one for each.")
         counts = torch.bincount(self.owners)
+        of_vectors = [layers] * len(counts) if isinstance(layers, int) else layers
+        self.layers = [check_layer(lens, layer) for layer in of_vectors]
         self.shares = 1 / counts[self.owners].float()  # of each row in the mean loss of its vector
         answers = [listed[0][:1] if first_token else listed[0] for listed in prompts.answers]
         self.chunks = without_patches(self._make_chunks)(lens, prompts, answers)
@@ -67,26 +79,32 @@ class Rows:
         """The rows in chunks, once it is known whether the blocks above suffice."""
         parity = measured(lens, prompts.tokens.to(lens.device), prompts.mask.to(lens.device))
         self.exact = self._probe(parity, prompts, answers)
-        members = groups(lens, parity, prompts, answers, self.layer, self.exact)
-        chunks = (self._chunk(prompts, answers, rows) for rows in members)
+        owners = self.owners.tolist()
+        members = groups(lens, parity, prompts, answers, min(self.layers), self.exact)
+        ordered = (sorted(rows, key=lambda row: self.layers[owners[row]]) for rows in members)
+        chunks = (self._chunk(prompts, answers, rows, [self.layers[owners[row]] for row in rows]) for rows in ordered)
         return [self._with_prefix(chunk) if self.exact else chunk for chunk in chunks]
 
     @property
     def residual_rms(self) -> Float[Tensor, " vector"]:
-        """Root mean square of the residual stream at the layer, over each vector's prompts (last token) and d_model."""
+        """Root mean square of the residual stream at its layer, over each vector's prompts (last token) and d_model."""
         squares = torch.zeros(len(self.owners), **CPU_FLOAT32)
 
-        def see(chunk: Chunk, x: Tensor, hook: "HookPoint | None" = None) -> None:
-            squares[chunk.rows] = x[:, -1].float().square().mean(1).cpu()
+        def see(rows: Tensor, which: Tensor | slice, x: Tensor, hook: "HookPoint | None" = None) -> None:
+            squares[rows] = x[which, -1].float().square().mean(1).cpu()
 
         for chunk in self.chunks:
             if self.exact:
-                see(chunk, chunk.begun.residual[:, :1])
+                see(chunk.rows, slice(None), chunk.begun.residual[:, :1])
             else:
                 end = chunk.ids.shape[1] - chunk.new + 1
-                hook = (f"blocks.{self.layer}.{RESIDUAL}", partial(see, chunk))
+                places = {layer: torch.tensor(chunk.layers) == layer for layer in dict.fromkeys(chunk.layers)}
+                hooks: list[Hook] = [
+                    (f"blocks.{layer}.{RESIDUAL}", partial(see, chunk.rows[which], which))
+                    for layer, which in places.items()
+                ]
                 with torch.no_grad():
-                    clean_logits(self.lens, chunk.ids[:, :end], chunk.mask[:, :end], [hook])
+                    clean_logits(self.lens, chunk.ids[:, :end], chunk.mask[:, :end], hooks)
         totals = torch.zeros(int(self.owners.max()) + 1, **CPU_FLOAT32)
         return totals.index_add_(0, self.owners, squares * self.shares).sqrt()
 
@@ -140,97 +158,118 @@ class Rows:
         return torch.zeros(len(rows), dtype=torch.float32, device=rows.device).index_add_(0, row, torch.cat(losses))
 
     def _above(self, chunk: Chunk, added: Tensor) -> Tensor:
-        """What enters the unembedding (or logits), `[row, new, ...]`, from running only the blocks above the layer."""
-        begun = chunk.begun
+        """What enters the unembedding (or logits), `[row, new, ...]`, from running only the blocks above each layer."""
+        begun, alive = chunk.begun, chunk.alive(self.lens.n_layers)
         first = begun.residual[:, :1] + added[:, None].to(begun.residual)
-        residual = torch.cat([first, begun.residual[:, 1:]], 1)
+        residual, read = torch.cat([first, begun.residual[:, 1:]], 1), chunk.targets >= 0
+        # Where all rows join at once, there is no batch to cut, and none to tell apart.
+        at_once = len(set(chunk.layers)) == 1
+        n_rows = len(residual) if at_once else told_apart(self.lens, len(residual), chunk.ids.shape[1])
+        row = torch.arange(n_rows, device=chunk.ids.device) % len(residual)
 
-        def through(layer: int, forward: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any) -> Any:
-            if layer > self.layer:
-                return forward(x, *args, **kwargs)
-            x = residual if layer == self.layer else x
-            return (x, None) if begun.tuples else x
+        def join(layer: int, x: Tensor) -> Tensor:
+            before = alive[layer - 1] if layer else 0
+            new = residual[before : alive[layer]]
+            return new if not before else torch.cat([x, new]) if len(new) else x
 
         def attend(layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
             return torch.cat([begun.prefix.keys[layer], k], 2), torch.cat([begun.prefix.values[layer], v], 2)
 
-        with self.lens.blocks_through(through), only(chunk.targets >= 0):
-            ids, mask = chunk.ids[:, -chunk.new :], chunk.mask
+        def reading(layer: int, forward: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any) -> Any:
+            with only(read[: len(x)]):
+                return forward(x, *args, **kwargs)
+
+        with self.lens.blocks_through(reading), growing(self.lens, alive, n_rows, join, begun.tuples):
+            ids, mask = chunk.ids[row][:, -chunk.new :], chunk.mask[row]
             return self.lens.step(begun.prefix, ids, mask, attend, [], alone=False)
 
     def _in_full(self, chunk: Chunk, added: Tensor) -> Tensor:
-        """Logits `[row, new, vocab]` by full forwards with the vector added in a hook: the slow reference."""
+        """Logits `[row, new, vocab]` by full forwards with the vectors added in hooks: the slow reference."""
         at = chunk.ids.shape[1] - chunk.new
 
-        def add(x: Tensor, hook: "HookPoint") -> Tensor:
-            return torch.cat([x[:, :at], x[:, at : at + 1] + added[:, None].to(x), x[:, at + 1 :]], 1)
+        def adds(layer: int) -> HookFunction:
+            others = torch.tensor([of != layer for of in chunk.layers], device=added.device)
+            own = added.masked_fill(others[:, None], 0)[:, None]
+            return lambda x, hook: torch.cat([x[:, :at], x[:, at : at + 1] + own.to(x), x[:, at + 1 :]], 1)
 
-        hooks: list[Hook] = [(f"blocks.{self.layer}.{RESIDUAL}", add)]
+        hooks: list[Hook] = [(f"blocks.{layer}.{RESIDUAL}", adds(layer)) for layer in dict.fromkeys(chunk.layers)]
         if self.lens.one_by_one:  # each token in a forward that ends in it, as in `forms.one_by_one`
             ends = range(at + 1, at + 1 + chunk.new)
             return torch.cat([self.lens.logits(chunk.ids[:, :end], chunk.mask[:, :end], hooks) for end in ends], 1)
         return self.lens.logits(chunk.ids, chunk.mask, hooks, last=chunk.new)
 
-    def _chunk(self, prompts: PromptBatch, answers: Sequence[tuple[int, ...]], rows: Sequence[int]) -> Chunk:
+    def _chunk(
+        self, prompts: PromptBatch, answers: Sequence[tuple[int, ...]], rows: Sequence[int], layers: Sequence[int]
+    ) -> Chunk:
+        rows = list(rows)
         new, longest = max(len(answers[i]) for i in rows), int(prompts.mask[rows].sum(1).max())
         targets = torch.tensor([list(answers[i]) + [-1] * (new - len(answers[i])) for i in rows], device="cpu")
         # An answer's last token is predicted, never read. What stands behind a shorter answer is seen by nothing.
         ids = torch.cat([prompts.tokens[rows][:, -longest:], targets[:, :-1].clamp(min=0)], 1)
         mask = pad(prompts.mask[rows][:, -longest:], (0, new - 1), value=1)
         ids, mask, targets = (x.to(self.lens.device) for x in (ids, mask, targets))
-        return Chunk(torch.tensor(rows, device="cpu"), self.owners[rows], ids, mask, targets)
+        return Chunk(torch.tensor(rows, device="cpu"), self.owners[rows], layers, ids, mask, targets)
 
     @torch.no_grad()
     def _with_prefix(self, chunk: Chunk) -> Chunk:
-        kept: list[Any] = []
+        at, alive = chunk.ids.shape[1] - chunk.new, chunk.alive(self.lens.n_layers)
+        residuals: list[Tensor] = []  # of the rows of each layer, from the lowest
+        tuples = False
 
         def see(layer: int, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            nonlocal tuples
             out = forward(*args, **kwargs)
-            if layer == self.layer:
-                kept.append(out)
+            if layer in chunk.layers:
+                tuples = isinstance(out, tuple)
+                residuals.append((out[0] if tuples else out)[alive[layer] : alive[layer + 1], at:].clone())
             return out
 
         with self.lens.blocks_through(see):
             whole = self.lens.prefix(chunk.ids, chunk.mask)
-        at = chunk.ids.shape[1] - chunk.new
-        ends = [at if layer > self.layer else 0 for layer in range(self.lens.n_layers)]  # no block below runs again
-        keys, values = ([x[:, :, :end].clone() for x, end in zip(part, ends)] for part in (whole.keys, whole.values))
+        # No block runs again for the rows of a higher layer.
+        keys, values = (
+            [x[:n, :, : at if n else 0].clone() for x, n in zip(part, alive)] for part in (whole.keys, whole.values)
+        )
         prefix = Prefix(keys, values, chunk.mask[:, :at])
-        tuples = isinstance(kept[-1], tuple)
-        residual = (kept[-1][0] if tuples else kept[-1])[:, at:].clone()
-        return replace(chunk, above=Begun(prefix, residual, tuples))
+        return replace(chunk, above=Begun(prefix, torch.cat(residuals), tuples))
 
     def _probe(self, parity: Parity, prompts: PromptBatch, answers: Sequence[tuple[int, ...]]) -> bool:
         """Whether running the blocks above alone equals full forwards here, in losses and gradients.
 
-        Kept per layer and for answers of one or of several tokens, and measured again for longer prompts. Compared on
-        the longest of these prompts, with the longest answer, and on the shortest.
+        Kept per set of layers and for answers of one or of several tokens, and measured again for longer prompts.
+        Compared on the longest of these prompts, with the longest answer, and on the shortest, in every layer.
         """
         lens, lengths, longest = self.lens, prompts.mask.sum(1), max(answers, key=len)
         if lens.one_by_one:
             return False
-        key = self.layer, len(longest) > 1
+        layers = sorted(set(self.layers))
+        key = tuple(layers), len(longest) > 1
         compared, exact = parity.gradients.get(key, (0, False))
         if int(lengths.max()) <= compared:
             return exact
         order = lengths.argsort(stable=True).tolist()
         rows = [order[-1], order[0]] if parity.padding and len(order) > 1 else order[-1:]
         answers = [longest if i == rows[0] else answer for i, answer in enumerate(answers)]
-        chunk = replace(self._chunk(prompts, answers, rows), owners=torch.arange(len(rows), device="cpu"))
-        noise = probe_noise(len(rows), lens.d_model).to(lens.device)
+        of_rows = [layer for layer in layers for _ in rows]
+        chunk = self._chunk(prompts, answers, rows * len(layers), of_rows)
+        chunk = replace(chunk, owners=torch.arange(len(of_rows), device="cpu"))
+        noise = probe_noise(len(of_rows), lens.d_model).to(lens.device)
         truth, slope = self._losses_and_gradient(chunk, noise, exact=False)
-        if torch.equal(truth, self._losses_and_gradient(chunk, 0 * noise, exact=False)[0]):
-            raise ParityError(f"A vector added at blocks.{self.layer}.{RESIDUAL} of {lens.name} changed nothing.")
+        unmoved = truth == self._losses_and_gradient(chunk, 0 * noise, exact=False)[0]
+        for layer, same in zip(layers, unmoved.unflatten(0, (len(layers), -1)).all(1)):
+            if same:
+                raise ParityError(f"A vector added at blocks.{layer}.{RESIDUAL} of {lens.name} changed nothing.")
         tolerance = 1e-3 if lens.full_precision else 1e-1
         try:
             losses, gradient = self._losses_and_gradient(self._with_prefix(chunk), noise, exact=True)
             exact = bool((losses - truth).abs().max() <= tolerance * truth.abs().max().clamp(min=1))
-            exact &= bool((gradient - slope).norm() <= tolerance * slope.norm().clamp(min=1e-8))
+            for off, whole in zip((gradient - slope).split(len(rows)), slope.split(len(rows))):  # of each layer
+                exact &= bool(off.norm() <= tolerance * whole.norm().clamp(min=1e-8))
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever an architecture's own code raises on a form it was not written for
             exact = False
-            log.debug("%s: rows above layer %s raised %r", lens.name, self.layer, error)
+            log.debug("%s: rows above layers %s raised %r", lens.name, layers, error)
         if not exact:
             log.warning("%s: tuning cannot skip the blocks below here; running full forwards.", lens.name)
         parity.gradients[key] = int(lengths.max()), exact

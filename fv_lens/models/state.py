@@ -51,7 +51,7 @@ class Parity:
         sites: (layer, site) -> (length, forms), for vectors added elsewhere than at `hook_resid_post`.
         several_tokens: (length, forms) for rows of several tokens.
         sharing: (length, whether prompts that begin alike may have their beginning run once).
-        gradients: (layer, whether answers have several tokens) -> (length, whether blocks below may be skipped).
+        gradients: (layers, whether answers have several tokens) -> (length, whether blocks below may be skipped).
         plain_readout: whether logits are the unembedding alone; None where not known yet.
         unembeds_rows: whether logits are made position by position, out of the last block's output.
         head_layers: the layers whose `hook_z` is `[batch, pos, n_heads, d_head]`; None where not known yet.
@@ -68,7 +68,7 @@ class Parity:
     sites: dict[tuple[int, str], tuple[int, list[Form]]] = field(default_factory=dict)
     several_tokens: tuple[int, list[Form]] = (0, [])
     sharing: tuple[int, bool] = (0, False)
-    gradients: dict[tuple[int, bool], tuple[int, bool]] = field(default_factory=dict)
+    gradients: dict[tuple[tuple[int, ...], bool], tuple[int, bool]] = field(default_factory=dict)
     plain_readout: bool | None = None
     unembeds_rows: bool = False
     head_layers: tuple[int, ...] | None = None

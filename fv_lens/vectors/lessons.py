@@ -52,9 +52,9 @@ class Lesson:
         ]
         return replace(self, train=parts[0], validation=parts[1], is_shuffled=True)
 
-    def task(self, lens: Lens, template: PromptTemplate) -> Task:
+    def task(self, lens: Lens, layer: int, template: PromptTemplate) -> Task:
         """The lesson as prompts, and its start as numbers."""
-        result = task(lens, self.train, self.validation, template)
+        result = task(lens, self.train, self.validation, layer, template)
         if isinstance(self.start, FunctionVector):
             result.start = self.start.vector
         elif self.start == "random":  # it does not depend on what is tuned beside it
@@ -73,21 +73,21 @@ def tune_lessons(
 ) -> dict[int, list[FunctionVector | InputError]]:
     """Layer -> the vector of each lesson, all tuned in one batch; an InputError for one that cannot be tuned.
 
-    What a lesson gives does not depend on the lessons beside it.
+    What a lesson gives does not depend on the lessons and layers beside it.
     """
     layers, template = [check_layer(lens, layer) for layer in layers], how.template or PromptTemplate()
     tasks: dict[int, Task] = {}
     errors: dict[int, InputError] = {}
     for i, lesson in enumerate(lessons):
         try:
-            tasks[i] = lesson.task(lens, template)
+            tasks[i] = lesson.task(lens, layers[0], template)
         except InputError as error:
             errors[i] = error
+    everywhere = [replace(of, layer=layer) for layer in layers for of in tasks.values()]
+    results = iter(tune(lens, everywhere, how, description or _title(lessons, layers)) if tasks else [])
     by_layer = {}
     for layer in layers:
-        title = description or _title(lessons, layer, layers)
-        results = tune(lens, list(tasks.values()), layer, how, title) if tasks else []
-        vectors = {i: _vector(lens, lessons[i], tasks[i], result, layer, how) for i, result in zip(tasks, results)}
+        vectors = {i: _vector(lens, lessons[i], of, next(results), layer, how) for i, of in tasks.items()}
         by_layer[layer] = [(errors | vectors)[i] for i in range(len(lessons))]
     return by_layer
 
@@ -147,8 +147,8 @@ def _vector(
     )  # fmt: skip
 
 
-def _title(lessons: Sequence[Lesson], layer: int, layers: Sequence[int]) -> str:
+def _title(lessons: Sequence[Lesson], layers: Sequence[int]) -> str:
     """What a progress bar says."""
     start = lessons[0].start if isinstance(lessons[0].start, str) else "a vector"
-    tried = f" ({list(layers).index(layer) + 1} of {len(layers)})" if len(layers) > 1 else ""
-    return f"tuning from {start}{', shuffled pairs' * lessons[0].is_shuffled}, layer {layer}{tried}"
+    places = f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}"
+    return f"tuning from {start}{', shuffled pairs' * lessons[0].is_shuffled}, {places}"

@@ -72,11 +72,12 @@ class Tuning:
 class Task:
     """What one vector is tuned on: train and validation prompts, and the vector to start from (None: zero).
 
-    With `in_rms`, the start is in root mean squares of the residual stream at the layer.
+    It is added after the block `layer`. With `in_rms`, the start is in root mean squares of the residual stream there.
     """
 
     train: PromptBatch
     validation: PromptBatch
+    layer: int
     start: Float[Tensor, " d_model"] | None = None
     in_rms: bool = False
 
@@ -115,13 +116,13 @@ class Result:
 def tune(
     lens: Lens,
     tasks: Sequence[Task],
-    layer: int,
     how: Tuning = Tuning(),
     description: str = "tuning",
 ) -> list[Result]:
-    """Tune one vector for each task, all in one batch."""
-    train = _rows(lens, [item.train for item in tasks], layer, how.first_token)
-    check = _rows(lens, [item.validation for item in tasks], layer, how.first_token)
+    """Tune one vector for each task, all in one batch, whatever their layers."""
+    layers = [item.layer for item in tasks]
+    train = _rows(lens, [item.train for item in tasks], layers, how.first_token)
+    check = _rows(lens, [item.validation for item in tasks], layers, how.first_token)
     steps, rate, unit = how.steps, float(how.learning_rate), train.residual_rms
     starts = [torch.zeros(lens.d_model, **CPU_FLOAT32) if item.start is None else item.start for item in tasks]
     starts = [start * size if item.in_rms else start for item, start, size in zip(tasks, starts, unit)]
@@ -161,13 +162,15 @@ def tune(
     ]  # fmt: skip
 
 
-def task(lens: Lens, train: Sequence[Relation], validation: Sequence[Relation], template: PromptTemplate) -> Task:
+def task(
+    lens: Lens, train: Sequence[Relation], validation: Sequence[Relation], layer: int, template: PromptTemplate
+) -> Task:
     """The zero-shot prompts of the pairs of some relations, to tune one vector on."""
 
     def prompts(parts: Sequence[Relation]) -> PromptBatch:
         return batch(lens, [prompt for part in parts for prompt in with_demonstrations(part, part, 0)], template)
 
-    return Task(prompts(train), prompts(validation))
+    return Task(prompts(train), prompts(validation), layer)
 
 
 def mean_by_owner(rows: Rows, losses: Tensor) -> Tensor:
@@ -175,6 +178,6 @@ def mean_by_owner(rows: Rows, losses: Tensor) -> Tensor:
     return torch.zeros(int(rows.owners.max()) + 1, **CPU_FLOAT32).index_add_(0, rows.owners, losses * rows.shares)
 
 
-def _rows(lens: Lens, parts: Sequence[PromptBatch], layer: int, first_token: bool) -> Rows:
+def _rows(lens: Lens, parts: Sequence[PromptBatch], layers: Sequence[int], first_token: bool) -> Rows:
     owners = [owner for owner, part in enumerate(parts) for _ in range(len(part))]
-    return Rows(lens, PromptBatch.joined(parts, lens.pad_id), owners, layer, first_token)
+    return Rows(lens, PromptBatch.joined(parts, lens.pad_id), owners, layers, first_token)

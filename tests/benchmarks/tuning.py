@@ -123,7 +123,7 @@ def main():
     relations = [relation for relation in relations if relation.name in tuned]
     step = max(1, len(relations) // options.sample)
     splits = [tuning_pairs(relation, options.pairs, 10) for relation in relations[::step][: options.sample]]
-    sample = {part[0].name: task(lens, [part.train], [part.validation], PromptTemplate()) for part in splits}
+    sample = {part[0].name: task(lens, [part.train], [part.validation], layer, PromptTemplate()) for part in splits}
     short_s, _ = timed(lambda: tune(2))
     by_batch, by_prompt = [], []
 

@@ -80,6 +80,22 @@ def test_losses_and_gradients_equal_plain_autograd(model, layer):
     assert difference(rows.losses(vectors), expected[0]) <= EXACT
 
 
+@pytest.mark.slow(but=1)
+@pytest.mark.parametrize("layers", [(2, 0, 1), (1, 2, 1)])
+def test_vectors_of_several_layers_run_in_one_batch(model, layers):
+    rows, vectors = rows_of(model, layers), vectors_for(model)
+    losses, gradient = rows.gradient(vectors)
+    assert rows.exact and len(rows.chunks) < len(PROMPTS)
+    for owner, layer in enumerate(layers):
+        own = [row for row, of in enumerate(OWNERS) if of == owner]
+        true_losses, true_gradient = by_hand(model, layer)
+        assert difference(losses[own], true_losses[own]) <= EXACT
+        assert (gradient[owner] - true_gradient[owner]).norm() <= EXACT * true_gradient[owner].norm()
+    assert difference(rows.losses(vectors), losses) <= EXACT
+    rms = torch.stack([rows_of(model, layer).residual_rms[owner] for owner, layer in enumerate(layers)])
+    assert difference(rows.residual_rms, rms) <= EXACT
+
+
 @pytest.mark.slow
 def test_the_first_token_alone_counts_where_that_is_asked_for(model):
     expected = by_hand(model, answers=[answer[:1] for answer in ANSWERS])
@@ -355,7 +371,7 @@ def test_shorter_prompts_and_other_layers_cost_one_check_each(llama, monkeypatch
     checked, measured = [], Rows._losses_and_gradient
 
     def counted(self, chunk, vectors, exact):
-        checked.append(self.layer)
+        checked.append(self.layers[0])
         return measured(self, chunk, vectors, exact)
 
     monkeypatch.setattr(Rows, "_losses_and_gradient", counted)

@@ -111,10 +111,9 @@ def _check_prompts(model: "Model", relation: Relation, n_prompts: int, seed: int
     from ...models.lens import lens_of
 
     lens, (train, _, test) = lens_of(model), relation.split()
-    few = [
-        *corrupted(train, n_prompts, N_SHOTS, seed), *few_shot(train, N_MEAN_PROMPTS, N_SHOTS, seed),
-        *with_demonstrations(test, train, N_SHOTS, seed), *with_demonstrations(test, train, N_SHOTS, seed, shuffled=True),
-    ]  # fmt: skip
+    few = [*corrupted(train, n_prompts, N_SHOTS, seed), *few_shot(train, N_MEAN_PROMPTS, N_SHOTS, seed)]
+    for shuffled in (False, True):
+        few += with_demonstrations(test, train, N_SHOTS, seed, shuffled)
     batch(lens, with_demonstrations(relation, relation, 0))
     prompts = batch(lens, few)
     measure_ahead(lens, prompts.tokens, prompts.mask)
