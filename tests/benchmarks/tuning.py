@@ -5,7 +5,8 @@
 The plain loops run full forwards with the vector added in a hook, weights frozen, logits at the answer's positions
 only, and go back through them to the vector: a relation's prompts as one left-padded batch, or a prompt at a time. Both
 are sampled on a few relations and steps, before and after the engine's run, and their means are extended linearly to
-all relations, steps and looks at the validation pairs.
+all relations, steps and looks at the validation pairs. The skeleton is the engine's own matmuls, forwards and
+backwards, replayed with nothing between them.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from fv_lens.vectors.optimizer import EVERY, Tuning, task
 from fv_lens.vectors.tuning import finetune_all
 from fv_lens.vectors.tuning_pairs import tuning_pairs
 
+from .matmuls import Matmuls
 from .timing import timed
 
 
@@ -98,6 +100,21 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def skeleton(lens, relations, layer, n_pairs, first_token):
+    """Seconds of the matmuls of one step of all relations, and of one look at all validation pairs."""
+    splits = [tuning_pairs(relation, n_pairs, 10) for relation in relations]
+    tasks = [task(lens, [part.train], [part.validation], layer, PromptTemplate()) for part in splits]
+    seconds, vectors = [], torch.full((len(tasks), lens.d_model), 1e-2)
+    for parts, run in (([one.train for one in tasks], Rows.gradient), ([one.validation for one in tasks], Rows.losses)):
+        owners = [owner for owner, part in enumerate(parts) for _ in range(len(part))]
+        rows = Rows(lens, PromptBatch.joined(parts, lens.pad_id), owners, layer, first_token)
+        with Matmuls(lens.model) as recorded:
+            run(rows, vectors)
+        matmuls = recorded.replay()
+        seconds.append(statistics.median(timed(matmuls)[0] for _ in range(4)))
+    return seconds
+
+
 def main():
     options = arguments()
     model = load_model(options.model, cls="hooked" if options.hooked else None)
@@ -135,6 +152,7 @@ def main():
     opponents()
     whole_s, tuned = timed(lambda: tune(options.steps))
     opponents()
+    step_s, look_s = skeleton(lens, relations, layer, options.pairs, first_token)
     # In float32 the loops' own gradient is about 5e-5 from that of float64 on the default model, the engine's 1e-6: the
     # backward of a three-dimensional batch through the unembedding rounds more than that of flat rows.
     worst = 0.0
@@ -157,12 +175,19 @@ def main():
     print(
         f"engine    {whole_s:9.1f} s   ({whole_s / n:.2f} s a relation; {each_s:.2f} s a step of all, with its looks)"
     )
+    bare_s = steps * step_s + looks * look_s
+    print(
+        f"skeleton  {bare_s:9.1f} s   (its own matmuls: {step_s:.3f} s a step, {look_s:.3f} s a look of all relations)"
+    )
     totals = []
     for name, runs in (("batches", by_batch), ("prompts", by_prompt)):
-        step_s, look_s = (statistics.mean(column) for column in zip(*runs))
-        totals.append(n * (steps * step_s + looks * look_s))
-        extended = f"{step_s:.3f} s a step and {look_s:.3f} s a look of one relation, means of {len(runs)} samples"
+        one_step_s, one_look_s = (statistics.mean(column) for column in zip(*runs))
+        totals.append(n * (steps * one_step_s + looks * one_look_s))
+        extended = (
+            f"{one_step_s:.3f} s a step and {one_look_s:.3f} s a look of one relation, means of {len(runs)} samples"
+        )
         print(f"{name}   {totals[-1]:9.0f} s   (a loop: {extended}, extended to {n} x {steps} and {n} x {looks})")
+    print(f"engine / skeleton {whole_s / bare_s:8.2f}")
     print(f"batches / engine  {totals[0] / whole_s:8.1f}")
     print(f"prompts / engine  {totals[1] / whole_s:8.1f}")
     print(f"largest relative difference of a gradient on the sample {worst:.1e}")
