@@ -14,7 +14,7 @@ from .batches import PromptBatch
 
 CPU_BYTES = 2**29  # activations that one chunk may hold for the backward pass, besides weights and prefixes
 MOST_ROWS, MOST_ROWS_GPU = 448, 8192  # matmuls gain nothing from more
-ENOUGH = 256  # tokens, with which a CPU's products are about as fast as they get
+ENOUGH = 1024  # tokens, with which a CPU's products are about as fast as they get
 
 
 @dataclass(frozen=True, eq=False)

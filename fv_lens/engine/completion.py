@@ -63,6 +63,13 @@ def completions(
     Raises:
         InputError, ParityError: as `what_if`.
     """
+    with lens.settled():
+        return _completions(lens, prompts, whatifs, progress)
+
+
+def _completions(
+    lens: Lens, prompts: PromptBatch, whatifs: Sequence[WhatIf], progress: Callable[[int], Any] | None
+) -> Completions:
     n, n_rows = len(prompts), 1 + len(whatifs)
     first = _first_tokens(prompts)
     rank, first_log_prob, top, log_prob = (np.zeros((n, n_rows)) for _ in range(4))

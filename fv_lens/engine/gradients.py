@@ -155,7 +155,7 @@ class Rows:
                 gradients += torch.autograd.grad(logits, part, slope.to(logits))
         if gradient:
             picked.backward(torch.cat(gradients))
-        return torch.zeros(len(rows), dtype=torch.float32, device=rows.device).index_add_(0, row, torch.cat(losses))
+        return torch.zeros(len(rows), dtype=torch.float32, device=rows.device).index_add(0, row, torch.cat(losses))
 
     def _above(self, chunk: Chunk, added: Tensor) -> Tensor:
         """What enters the unembedding (or logits), `[row, new, ...]`, from running only the blocks above each layer."""

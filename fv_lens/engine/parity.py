@@ -7,6 +7,7 @@ falls back on its own. If the user has hooks on the model, there is one form: fu
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from ..models.base import HEAD_OUTPUT
 from ..models.cached import check_libraries
 from ..models.lens import Lens
 from ..models.state import Form, Parity, places
+from .batches import PromptBatch
 from .edits import RESIDUAL, Edit, Plan, WhatIf
 from .forms import ALONE, BATCH, FORMS, POSITIONS, SLOW, in_full, one_by_one, prefix_for
 from .prefixes import trimmed
@@ -27,6 +29,7 @@ ALWAYS_PROBED = (HEAD_OUTPUT, RESIDUAL)  # other sites are probed when an edit t
 log = logging.getLogger("fv_lens")
 
 
+@torch.no_grad()
 def measured(lens: Lens, tokens: Tensor, mask: Tensor, tail: int = 1) -> Parity:
     """The model's parity under its present conditions, measured on these prompts unless others were at least as long.
 
@@ -41,12 +44,15 @@ def measured(lens: Lens, tokens: Tensor, mask: Tensor, tail: int = 1) -> Parity:
     return lens.parity
 
 
-def measure_ahead(lens: Lens, tokens: Tensor, mask: Tensor) -> None:
-    """Measure parity on the longest of these prompts, for rows of one token and of several.
+@torch.no_grad()
+def measure_ahead(lens: Lens, prompts: PromptBatch) -> None:
+    """Measure parity on the longest of these prompts and answers, for rows of one token and of several.
 
     For work that begins with shorter prompts, each longer one of which would be compared again.
     """
-    tokens, mask = tokens.to(lens.device), mask.to(lens.device)
+    answer = max(chain.from_iterable(prompts.answers), key=len)[: lens.n_ctx - prompts.tokens.shape[1]]
+    tokens = torch.cat([prompts.tokens, torch.tensor(answer, device="cpu").expand(len(prompts), -1)], 1)
+    tokens, mask = tokens.to(lens.device), pad(prompts.mask, (0, len(answer)), value=1).to(lens.device)
     parity = measured(lens, tokens, mask)
     if not lens.one_by_one and BATCH in parity.forms:
         _forms_of_several_tokens(lens, tokens, mask, int(mask.sum(1).max()))

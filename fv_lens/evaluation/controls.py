@@ -22,7 +22,7 @@ from ..ground.streams import Stream, generator
 from ..models.lens import Lens
 from ..vectors.function_vector import FunctionVector
 from ..vectors.mediation import mean_head_outputs
-from ..vectors.summed import distributed_vectors, function_vector
+from ..vectors.summed import check_mean_z, check_writes, distributed_vectors, head_sum
 
 CONTROL_SHOTS = 10
 RANDOM_VECTOR, RANDOM_HEADS, SAME_NORM = RANDOM = ("random vector", "random heads", "random heads, same norm")
@@ -96,12 +96,11 @@ def vector_controls(
             draws = [distributed_vectors(lens.model, relation, some, mean_z) for some in drawn(len(taken))]
             whatifs[RANDOM_HEADS] = [edits_of([part * vectors[0].strength for part in parts]) for parts in draws]
     elif len(free) >= max(len(vector.heads) for vector in vectors):
+        draws_of = [drawn(len(vector.heads)) for vector in vectors]
+        check_writes(lens, [head for draws in draws_of for some in draws for head in some])
+        check_mean_z(lens, mean_z)
         sums = [
-            [
-                vector.strength * function_vector(lens.model, relation, some, vector.layer, mean_z).vector
-                for some in drawn(len(vector.heads))
-            ]
-            for vector in vectors
+            [vector.strength * head_sum(lens, some, mean_z) for some in draws] for vector, draws in zip(vectors, draws_of)
         ]
         whatifs[RANDOM_HEADS] = in_place_of(vectors, sums)
         whatifs[SAME_NORM] = in_place_of(vectors, [

@@ -65,6 +65,7 @@ class Lens:
     model: Any  # a Model; the two lines of TransformerLens type their parts differently, or not at all
     parity: Parity
     user_hooks: list[UserHook]
+    full_precision: bool  # whether products round as float32 does, or better; see `is_full_precision`
 
     def __init__(self, model: Model, state: State | None = None):
         self.model, self.cfg = model, model.cfg
@@ -74,6 +75,7 @@ class Lens:
         self.n_ctx = self.cfg.n_ctx
         self.name = self.cfg.model_name
         self.state = State(self.model) if state is None else state
+        self._is_settled = False
         self.renew()
 
     def renew(self) -> None:
@@ -81,11 +83,27 @@ class Lens:
 
         Called where work begins, never inside `hooks`; patches may be on the model.
         """
+        if self._is_settled:
+            return
         with self.state.lock:
             self.user_hooks = user_hooks(self.model, self.network)
+            self.full_precision = is_full_precision(self.model, self.dtype, self.device)
             more = self.processing, self.dtype, self.device, self.full_precision
             key = conditions(self.model, self.network, self.user_hooks, *more)
             self.parity = self.state.parity_under(key)
+
+    @contextmanager
+    def settled(self) -> Iterator[None]:
+        """Inspect the model once for work of many parts, between which nobody else has a turn to change it."""
+        if self._is_settled:
+            yield
+            return
+        self.renew()
+        self._is_settled = True
+        try:
+            yield
+        finally:
+            self._is_settled = False
 
     @property
     def one_by_one(self) -> bool:
@@ -116,11 +134,6 @@ class Lens:
     @property
     def dtype(self) -> torch.dtype:
         return self.parameter.dtype  # a Bridge's cfg.dtype can be wrong
-
-    @property
-    def full_precision(self) -> bool:
-        """Whether products round as float32 does, or better; see `is_full_precision`."""
-        return is_full_precision(self.model, self.dtype, self.device)
 
     @property
     def pad_id(self) -> int:

@@ -60,7 +60,7 @@ class BridgeLens(Lens):
     @through_onednn
     def prefix(self, ids: Tensor, mask: Tensor) -> Prefix:
         cache = DynamicCache()
-        with self.hooks([("unembed.hook_in", lambda x, hook: x[:1, -1:])]):
+        with self.hooks([("unembed.hook_in", lambda x, hook: x[:0, -1:])]):
             self._run(ids, _or_none(mask), cache, _positions(mask))
         layers: list[Any] = cache.layers  # of several kinds, of which attention's have keys and values
         return Prefix([layer.keys for layer in layers], [layer.values for layer in layers], mask)
@@ -73,7 +73,8 @@ class BridgeLens(Lens):
 
         def keep(x: Tensor, hook: "HookPoint") -> Tensor:
             kept["rows"] = x
-            return x if self.parity.plain_readout is False else x[:1, :1]
+            plain = self.parity.plain_readout
+            return x if plain is False else x[: 0 if plain else 1, :1]
 
         with self.hooks([*hooks, ("unembed.hook_in", keep)]):
             seen = self._open_mask(prefix) if alone else mask

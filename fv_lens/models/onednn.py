@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from jaxtyping import Bool
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn.functional import linear, pad
 from torch.overrides import TorchFunctionMode
 
 P = ParamSpec("P")
@@ -26,7 +26,8 @@ LEAST_ROWS = 8  # with fewer, products are memory-bound, and both take equally l
 _product: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 
 
-_read: ContextVar[Tensor | None] = ContextVar("_read", default=None)  # `[row, token]`, which tokens are read
+# (shape `[row, token]`, indices of the tokens that are read, place of each token among these); None where all are read
+_read: ContextVar[tuple[torch.Size, Tensor, Tensor] | None] = ContextVar("_read", default=None)
 
 
 @contextmanager
@@ -35,7 +36,9 @@ def only(read: Bool[Tensor, "row token"]) -> Iterator[None]:
 
     It holds for linear maps of `[row, token, d]` that oneDNN is given; all others are whole.
     """
-    token = _read.set(None if read.all() else read)
+    which, flat = read.flatten().nonzero()[:, 0], read.flatten()
+    places = torch.where(flat, flat.cumsum(0) - 1, len(which))
+    token = _read.set(None if len(which) == len(flat) else (read.shape, which, places))
     try:
         yield
     finally:
@@ -60,8 +63,8 @@ class _OneDnnMode(TorchFunctionMode):
         kwargs = kwargs or {}
         if function is linear and not kwargs and _fits(*args):
             read = _read.get()
-            if read is not None and args[0].shape[:-1] == read.shape:
-                return _LinearOfSome.apply(read, *args)
+            if read is not None and args[0].shape[:-1] == read[0]:
+                return _LinearOfSome.apply(*read[1:], *args)
             return _Linear.apply(*args)
         # Where weights stand as `[in, out]`, models call addmm(bias, x, weight) instead.
         if function is torch.addmm and not kwargs and _fits(args[1], args[2].t(), args[0]):
@@ -98,20 +101,20 @@ class _Linear(torch.autograd.Function):
 
 
 class _LinearOfSome(torch.autograd.Function):
-    """As `_Linear` where `read` `[row, token]` is true, and 0 elsewhere."""
+    """As `_Linear` of the tokens that are read, and 0 elsewhere."""
 
     @staticmethod
-    def forward(ctx: Any, read: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        ctx.read, ctx.weight = read, weight
-        return _spread(_product(x[read], weight, bias, "none", [], ""), read)
+    def forward(
+        ctx: Any, read: Tensor, places: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
+        ctx.read, ctx.places, ctx.weight = read, places, weight
+        return _of_some(read, places, x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[None, Tensor, None, None]:
-        return None, _spread(_product(slope[ctx.read], ctx.weight.t(), None, "none", [], ""), ctx.read), None, None
+    def backward(ctx: Any, slope: Tensor) -> tuple[None, None, Tensor, None, None]:
+        return None, None, _of_some(ctx.read, ctx.places, slope, ctx.weight.t()), None, None
 
 
-def _spread(rows: Tensor, read: Tensor) -> Tensor:
-    """The rows at their places, 0 elsewhere."""
-    whole = rows.new_zeros(*read.shape, rows.shape[-1])
-    whole[read] = rows
-    return whole
+def _of_some(read: Tensor, places: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    rows = _product(x.flatten(0, -2).index_select(0, read), weight, bias, "none", [], "")
+    return pad(rows, (0, 0, 0, 1)).index_select(0, places).unflatten(0, x.shape[:-1])

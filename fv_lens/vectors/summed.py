@@ -52,13 +52,7 @@ def function_vector(
     """
     lens, relation = lens_of(model), load_relation(relation)
     heads, layer = check_heads(lens, heads), check_layer(lens, layer)
-    for at in sorted({at for at, _ in heads}):
-        if not writes_plainly(lens, at):
-            raise InputError(
-                f"{lens.name} rescales what the heads of layer {at} write (a norm or multiplier after the output "
-                "projection), so their sum is not what they add to the residual stream. A vector tuned from zero works "
-                "on any model: finetune(..., 'zero')."
-            )
+    check_writes(lens, heads)
     mean_z = _checked_mean_z(mean_z, lens, model, relation, template)
     return FunctionVector.on(lens, head_sum(lens, heads, mean_z), layer, relation, template, heads=heads)
 
@@ -97,7 +91,8 @@ def distributed_vectors(
     lens, relation = lens_of(model), load_relation(relation)
     heads = check_heads(lens, heads)
     by_layer = {layer: [head for head in heads if head[0] == layer] for layer in sorted({at for at, _ in heads})}
-    sites = [attention_output(lens, layer) for layer in by_layer]
+    with lens.settled():
+        sites = [attention_output(lens, layer) for layer in by_layer]
     mean_z = _checked_mean_z(mean_z, lens, model, relation, template)
     return [
         FunctionVector.on(
@@ -114,12 +109,17 @@ def _checked_mean_z(
     """Mean head outputs of the model's shape; computed where they were not given."""
     if mean_z is None:
         mean_z, _ = mean_head_outputs(model, relation, template=template)
+    check_mean_z(lens, mean_z)
+    return mean_z
+
+
+def check_mean_z(lens: Lens, mean_z: Tensor) -> None:
+    """Raise an InputError where mean head outputs are of another shape than the model's."""
     expected = (lens.n_layers, lens.n_heads, lens.d_head)
     if tuple(mean_z.shape) != expected:
         raise InputError(
             f"mean_z has the shape {tuple(mean_z.shape)}; {lens.name} needs [layer, head, d_head] = {expected}."
         )
-    return mean_z
 
 
 def head_sum(lens: Lens, heads: Heads, mean_z: Tensor) -> Float[Tensor, " d_model"]:
@@ -131,6 +131,18 @@ def head_sum(lens: Lens, heads: Heads, mean_z: Tensor) -> Float[Tensor, " d_mode
         z[range(len(chosen)), chosen] = mean_z[layer, chosen].to(z)
         vector += lens.writes(layer, z).sum(0)
     return vector
+
+
+def check_writes(lens: Lens, heads: Heads) -> None:
+    """Raise an InputError where the residual stream does not move by what one of the heads writes."""
+    with lens.settled():
+        rescaled = [layer for layer in sorted({at for at, _ in heads}) if not writes_plainly(lens, layer)]
+    if rescaled:
+        raise InputError(
+            f"{lens.name} rescales what the heads of layer {rescaled[0]} write (a norm or multiplier after the output "
+            "projection), so their sum is not what they add to the residual stream. A vector tuned from zero works on "
+            "any model: finetune(..., 'zero')."
+        )
 
 
 def residual_difference(

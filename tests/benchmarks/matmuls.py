@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# Where the first operand stands. On a CPU the engine's linear maps are oneDNN's (see lens/linear.py), which other
+# Where the first operand stands. On a CPU the engine's linear maps are oneDNN's (see models/onednn.py), which other
 # machines' torch may lack.
 MATMULS = {torch.ops.aten.mm.default: 0, torch.ops.aten.addmm.default: 1, torch.ops.aten.bmm.default: 0}
 ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
@@ -47,6 +47,7 @@ class Matmuls(TorchDispatchMode):
             out = outputs.setdefault((shape, left.dtype), left.new_empty(shape))
             ready.append(partial(torch.mm if left.dim() == 2 else torch.bmm, left, right, out=out))
 
+        @torch.no_grad()
         def run():
             for multiply in ready:
                 multiply()

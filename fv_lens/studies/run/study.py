@@ -71,9 +71,9 @@ def run(
         from .findings import Findings
 
         model = load_model(model_name)
-    _check_prompts(model, relation, n_prompts, seed)
 
     with stage(f"Indirect effect of every head on {relation.name}, {n_prompts} prompts", "effects"):
+        _check_prompts(model, relation, n_prompts, seed)
         effects = indirect_effects(model, relation, n_prompts, N_SHOTS, N_MEAN_PROMPTS, seed)
     with stage("The words of each head", "head words"):
         findings = Findings(effects, head_words(model, effects))
@@ -115,8 +115,7 @@ def _check_prompts(model: "Model", relation: Relation, n_prompts: int, seed: int
     for shuffled in (False, True):
         few += with_demonstrations(test, train, N_SHOTS, seed, shuffled)
     batch(lens, with_demonstrations(relation, relation, 0))
-    prompts = batch(lens, few)
-    measure_ahead(lens, prompts.tokens, prompts.mask)
+    measure_ahead(lens, batch(lens, few))
 
 
 def _tuned(
