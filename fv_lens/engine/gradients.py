@@ -212,7 +212,10 @@ class Rows:
 
     @torch.no_grad()
     def _with_prefix(self, chunk: Chunk) -> Chunk:
-        at, alive = chunk.ids.shape[1] - chunk.new, chunk.alive(self.lens.n_layers)
+        width, alive = chunk.ids.shape[1], chunk.alive(self.lens.n_layers)
+        at = width - chunk.new
+        # A prompt that stands in several rows is run once.
+        once, place = torch.cat([chunk.ids, chunk.mask], 1).unique(dim=0, return_inverse=True)
         residuals: list[Tensor] = []  # of the rows of each layer, from the lowest
         tuples = False
 
@@ -221,14 +224,14 @@ class Rows:
             out = forward(*args, **kwargs)
             if layer in chunk.layers:
                 tuples = isinstance(out, tuple)
-                residuals.append((out[0] if tuples else out)[alive[layer] : alive[layer + 1], at:].clone())
+                residuals.append((out[0] if tuples else out)[place[alive[layer] : alive[layer + 1]], at:])
             return out
 
         with self.lens.blocks_through(see):
-            whole = self.lens.prefix(chunk.ids, chunk.mask)
+            whole = self.lens.prefix(once[:, :width], once[:, width:])
         # No block runs again for the rows of a higher layer.
         keys, values = (
-            [x[:n, :, : at if n else 0].clone() for x, n in zip(part, alive)] for part in (whole.keys, whole.values)
+            [x[place[:n], :, : at if n else 0] for x, n in zip(part, alive)] for part in (whole.keys, whole.values)
         )
         prefix = Prefix(keys, values, chunk.mask[:, :at])
         return replace(chunk, above=Begun(prefix, torch.cat(residuals), tuples))

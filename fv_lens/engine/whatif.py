@@ -16,6 +16,7 @@ from torch import Tensor
 from ..ground.errors import InputError
 from ..models.base import HEAD_OUTPUT, Hook, HookFunction
 from ..models.lens import Lens
+from ..models.onednn import through_onednn
 from ..models.state import Form, Parity
 from .edits import RESIDUAL, Edit, Plan, WhatIf
 from .forms import ALONE, FORMS, POSITIONS, SLOW, prefix_for
@@ -145,6 +146,7 @@ def residuals(
 
 
 @without_patches
+@through_onednn
 def clean_logits(lens: Lens, ids: Tensor, mask: Tensor, hooks: Sequence[Hook]) -> Tensor:
     """Logits `[prompt, vocab]` at the last token, by a full forward with read-only hooks."""
     return lens.logits(ids, mask, hooks)[:, 0]
