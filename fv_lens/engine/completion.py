@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ..models.lens import Lens
 from .batches import PromptBatch
@@ -164,8 +165,10 @@ def _beginning(answers: Tensor, listed: Tensor) -> Read:
         logits, first = logits[:, 0], answers[prompt]
         right = logits.gather(1, first.clamp(min=0)).masked_fill(first < 0, -torch.inf)
         best, total = right.amax(1, keepdim=True), logits.logsumexp(1)
-        ahead, level = ~(logits < best), ~(right < best) & (first >= 0)  # a tie counts against the answer
-        rank = ahead.sum(1) - level.sum(1)
+        # A sum of booleans takes ten times as long as one of floats.
+        behind = torch.lt(logits, best, out=torch.empty_like(logits)).sum(1)
+        level = ~(right < best) & (first >= 0)  # a tie counts against the answer
+        rank = (logits.shape[1] - behind - level.sum(1)).long()
         top = torch.where(rank == 0, first.gather(1, right.argmax(1, keepdim=True))[:, 0], -1)
         shown = logits.gather(1, listed[prompt, None])[:, 0]
         return torch.stack([rank.float(), right.logsumexp(1) - total, top.float(), shown - total], 1)
@@ -177,17 +180,19 @@ def _whole(lens: Lens, answers: Sequence[tuple[int, ...]]) -> Read:
     """Reads (log-probability of the prompt's answer, whether its tokens are the top ones and the text then ends)."""
     tokens = _padded(answers).to(lens.device)
     most, lengths = tokens.shape[1], (tokens >= 0).sum(1)
-    endings = lens.endings if most else torch.zeros(0, dtype=torch.bool)
+    endings = lens.endings.nonzero()[:, 0] if most else torch.zeros(0, dtype=torch.long)
 
     def read(logits: Tensor, prompt: Tensor) -> Tensor:
         if not most:
             return logits.new_zeros(len(logits), 2)
-        listed, ahead = tokens[prompt], logits[:, :most]
-        own, counts = ahead.gather(2, listed.clamp(min=0)[..., None]), listed >= 0
-        log_prob = (own[..., 0] - ahead.logsumexp(-1)).masked_fill(~counts, 0).sum(1)
-        top = (~(ahead < own)).sum(-1) == 1  # a tie counts against the answer
+        listed, ahead = tokens[prompt, :, None], logits[:, :most]
         after = logits[torch.arange(len(logits), device=logits.device), lengths[prompt]]
-        ending, other = (after.masked_fill(mask, -torch.inf).amax(-1) for mask in (~endings, endings))
+        ending = pad(after[:, endings], (0, 1), value=-torch.inf).amax(-1)  # there may be none
+        other = after.index_fill_(1, endings, -torch.inf).amax(-1)
+        counts, listed = listed[..., 0] >= 0, listed.clamp(min=0)
+        own, total = ahead.gather(2, listed), ahead.logsumexp(-1)
+        log_prob = (own[..., 0] - total).masked_fill(~counts, 0).sum(1)
+        top = own[..., 0] > ahead.scatter_(2, listed, -torch.inf).amax(-1)  # a tie counts against the answer
         right = ((top | ~counts).all(1) & (ending > other)).float()
         return torch.stack([log_prob, right.masked_fill((ending + other).isnan(), torch.nan)], 1)
 

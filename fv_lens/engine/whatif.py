@@ -32,7 +32,7 @@ PREFIX_TOKENS = 1024  # about this many prompt tokens in one prefix run
 MAX_ROWS = 2560  # rows that run together by default
 ON_GPU = 4  # times as many rows together: a GPU is bound by kernel launches, not by arithmetic
 FULL = (SLOW, ALONE)  # forms whose rows are logits
-TILE = 128  # rows unembedded at a time: logits of a tile stay small enough for memory to be reused
+TILE = 128  # tokens unembedded at a time: logits of a tile stay small enough for memory to be reused
 
 
 def without_patches(run: Callable[Concatenate[Lens, P], R]) -> Callable[Concatenate[Lens, P], R]:
@@ -70,7 +70,8 @@ def what_if(
         tokens, mask: left-padded prompts. The last `tail` tokens belong to each row: the last prompt token, where edits
             act, and `tail - 1` tokens of a continuation, each of which sees the prefix and its own row only.
         whatifs: lists of `Edit`s; the edits of one list act together.
-        read: `(logits [n, tail, vocab] float32, prompt [n]) -> [n, ...]`, called for a tile of rows at a time.
+        read: `(logits [n, tail, vocab] float32, prompt [n]) -> [n, ...]`, called for a tile of rows at a time, whose
+            logits live no longer and are its own to change.
         max_rows: the most rows run together; memory is bounded by it, not by `len(whatifs)` or the number of prompts.
         progress: called with the number of prompts done.
 
@@ -213,10 +214,9 @@ def _read(lens: Lens, rows: Tensor, prompts: Tensor, read: Read, logits: bool) -
     """`rows` `[row, prompt, token, ...]` -> what `read` makes of their logits, `[row, prompt, ...]` on the CPU."""
     shape, which = rows.shape[:2], prompts.expand(rows.shape[:2]).flatten()
     flat = rows.flatten(0, 1)
-    tiles = [
-        read((flat[i : i + TILE] if logits else lens.readout(flat[i : i + TILE])).float(), which[i : i + TILE])
-        for i in range(0, len(flat), TILE)
-    ]
+    step = max(1, _times(lens) * TILE // flat.shape[1])
+    parts = zip(flat.split(step), which.split(step))
+    tiles = [read((part if logits else lens.readout(part)).float(), of_part) for part, of_part in parts]
     values = torch.cat(tiles).unflatten(0, shape).cpu()
     if values.isnan().any():
         raise InputError(f"Logits of {lens.name} became NaN: an edit is too strong for {lens.dtype}; lower it.")
