@@ -100,7 +100,8 @@ def vector_controls(
         check_writes(lens, [head for draws in draws_of for some in draws for head in some])
         check_mean_z(lens, mean_z)
         sums = [
-            [vector.strength * head_sum(lens, some, mean_z) for some in draws] for vector, draws in zip(vectors, draws_of)
+            [vector.strength * head_sum(lens, some, mean_z) for some in draws]
+            for vector, draws in zip(vectors, draws_of)
         ]
         whatifs[RANDOM_HEADS] = in_place_of(vectors, sums)
         whatifs[SAME_NORM] = in_place_of(vectors, [
