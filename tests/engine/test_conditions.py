@@ -14,8 +14,13 @@ import transformers as hf
 from torch.nn.modules.module import register_module_forward_hook
 from transformer_lens.model_bridge import TransformerBridge
 
+from fv_lens.datasets.prompts import with_demonstrations
+from fv_lens.engine import parity
+from fv_lens.engine.batches import batch
+from fv_lens.engine.completion import completions
 from fv_lens.engine.forms import ALONE
 from fv_lens.engine.gradients import Rows
+from fv_lens.engine.parity import measure_ahead
 from fv_lens.engine.whatif import Edit, what_if
 from fv_lens.evaluation.evaluate import evaluate
 from fv_lens.evaluation.readings import log_probs
@@ -392,3 +397,41 @@ def test_reading_a_vector_under_a_hook_at_a_position_reads_each_by_itself(llama)
     alone = torch.cat([lens_of(llama).unembed(vector[None]) for vector in vectors])
     remove()
     assert difference(found, alone) <= EXACT and difference(found, lens_of(llama).unembed(vectors)) <= EXACT
+
+
+# Inspected and compared once
+
+
+def test_a_settled_model_is_inspected_once_and_again_afterwards(monkeypatch):
+    model = tiny.build("llama")
+    lens, inspected = lens_of(model), []
+    monkeypatch.setattr("fv_lens.models.base.user_hooks", lambda *roots: inspected.append(roots) or [])
+    with lens.settled(), lens.settled():
+        lens.renew()
+        lens.renew()
+    assert len(inspected) == 1
+    lens.renew()
+    assert len(inspected) == 2
+    with pytest.raises(ZeroDivisionError), lens.settled():
+        raise ZeroDivisionError
+    lens.renew()
+    assert len(inspected) == 4
+
+
+def test_what_was_compared_ahead_is_not_compared_again(words, monkeypatch):
+    model = tiny.build("llama")
+    lens, compared, truth = lens_of(model), [], parity._truth
+
+    def watched(*args, **more):
+        compared.append(torch.is_grad_enabled())
+        return truth(*args, **more)
+
+    monkeypatch.setattr(parity, "_truth", watched)
+    long, short = (batch(lens, with_demonstrations(words, words, n)) for n in (3, 0))
+    with torch.enable_grad():
+        measure_ahead(lens, long)
+    assert compared and not any(compared), "no graph of a comparison is kept"
+    n = len(compared)
+    for prompts in (short, long):
+        completions(lens, prompts, [[Edit(1, noise(32))]])
+    assert len(compared) == n

@@ -96,6 +96,22 @@ def test_vectors_of_several_layers_run_in_one_batch(model, layers):
     assert difference(rows.residual_rms, rms) <= EXACT
 
 
+@pytest.mark.slow(but=1)
+def test_a_prompt_of_several_vectors_is_begun_once(model, monkeypatch):
+    begun, prefix = [], type(fresh(model)).prefix
+    monkeypatch.setattr(
+        type(fresh(model)), "prefix", lambda lens, ids, mask: begun.append(len(ids)) or prefix(lens, ids, mask)
+    )
+    both = PromptBatch.joined([prompt_batch()] * 2, pad_id=0)
+    rows = Rows(fresh(model), both, [0] * len(PROMPTS) + [1] * len(PROMPTS), [0, 2])
+    assert rows.exact and sum(begun[-len(rows.chunks) :]) == len(PROMPTS)
+    vector = vectors_for(model, [0])
+    losses, gradient = rows.gradient(vector.expand(2, -1))
+    for owner, layer in enumerate((0, 2)):
+        alone = rows_of(model, layer, owners=[0] * len(PROMPTS)).gradient(vector)
+        assert equal((losses.unflatten(0, (2, -1))[owner], gradient[owner : owner + 1]), alone)
+
+
 @pytest.mark.slow
 def test_the_first_token_alone_counts_where_that_is_asked_for(model):
     expected = by_hand(model, answers=[answer[:1] for answer in ANSWERS])

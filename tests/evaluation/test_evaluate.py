@@ -7,7 +7,7 @@ import torch
 from fv_lens.datasets.prompts import PromptTemplate
 from fv_lens.datasets.relations import Relation
 from fv_lens.evaluation.controls import Controls
-from fv_lens.evaluation.evaluate import evaluate
+from fv_lens.evaluation.evaluate import Case, evaluate, evaluate_cases
 from fv_lens.ground import scores
 from fv_lens.ground.errors import InputError
 from fv_lens.models.lens import lens_of
@@ -155,3 +155,26 @@ def test_at_strength_zero_no_control_is_right_by_accident(llama, words):
     result = evaluate(llama, words, fv.strengthened(0), n_shots=2, controls=Controls(mean_z=torch.randn(3, 4, 8)))
     plain = result.controls["2-shot"].accuracy
     assert result.accuracy == plain == result.controls["random heads, same norm"].accuracy
+
+
+# Several vectors in one pass
+
+
+def test_cases_together_are_what_they_are_alone(llama, several, summed):
+    cases = [
+        Case(summed, Controls(mean_z=4 * noise(3, 4, 8))),
+        Case(vector(3 * noise(32)), beside={"other": summed}),
+        Case(None, controls=False),
+    ]
+    asked = [
+        dict(fv=summed, controls=Controls(mean_z=4 * noise(3, 4, 8))),
+        dict(fv=vector(3 * noise(32)), beside={"other": summed}),
+        dict(fv=None, controls=False),
+    ]
+    together = evaluate_cases(llama, several, cases, n_shots=1, seed=3)
+    for found, each in zip(together, asked, strict=True):
+        alone = evaluate(llama, several, n_shots=1, seed=3, **each)
+        assert found.name == alone.name and list(found.controls) == list(alone.controls)
+        assert found.words["right"].tolist() == alone.words["right"].tolist()
+        frames = found.to_frame(), alone.to_frame()
+        np.testing.assert_allclose(*(frame.to_numpy(float) for frame in frames), rtol=0, atol=1e-4)

@@ -9,7 +9,7 @@ from fv_lens.datasets.relation_files import load_relation
 from fv_lens.engine.batches import batch
 from fv_lens.models import onednn
 from fv_lens.models.lens import lens_of
-from fv_lens.models.onednn import through_onednn
+from fv_lens.models.onednn import only, through_onednn
 
 from .. import tiny
 
@@ -117,3 +117,32 @@ def test_the_verbs_of_the_lens_go_that_way_and_full_forwards_do_not(products, na
     with torch.no_grad():
         lens.prefix(prompts.tokens, prompts.mask)
     assert products
+
+
+# Tokens behind the shorter answers of a batch
+
+
+@needs_onednn
+@pytest.mark.parametrize("biased", [False, True])
+def test_only_what_is_read_is_multiplied_and_nothing_else_has_a_slope(products, biased):
+    x, weight, bias = normal(3, 4, 24).requires_grad_(), normal(40, 24, seed=1), normal(40, seed=2) if biased else None
+    read = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 0, 0]]).bool()
+    with only(read):
+        out = run(linear, x, weight, bias)
+    slope = normal(*out.shape, seed=3)
+    out.backward(slope)
+    assert products == [(9, 24), (9, 40)]
+    torch.testing.assert_close(out[read], linear(x, weight, bias)[read], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(x.grad[read], (slope @ weight)[read], rtol=1e-5, atol=1e-5)
+    assert not out[~read].any() and not x.grad[~read].any()
+
+
+@needs_onednn
+def test_what_is_of_another_shape_or_behind_the_block_is_whole(products):
+    weight, read = normal(40, 24, seed=1), torch.tensor([[1, 0], [1, 1]]).bool().repeat(8, 1)
+    with only(read):
+        run(linear, normal(9, 24), weight)
+        with only(torch.ones(8, 2).bool()):
+            run(linear, normal(8, 2, 24), weight)
+    run(linear, normal(16, 2, 24), weight)
+    assert products == [(9, 24), (8, 2, 24), (16, 2, 24)]

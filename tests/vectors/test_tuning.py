@@ -14,7 +14,7 @@ from fv_lens.engine.gradients import Rows
 from fv_lens.ground.errors import InputError
 from fv_lens.models.lens import lens_of
 from fv_lens.vectors.function_vector import FunctionVector
-from fv_lens.vectors.lessons import training_frame
+from fv_lens.vectors.lessons import Lesson, training_frame, tune_lessons
 from fv_lens.vectors.optimizer import EVERY, RATE, Tuning
 from fv_lens.vectors.sweeps import layer_grid
 from fv_lens.vectors.tuning import DEPTHS, finetune, finetune_all
@@ -515,3 +515,25 @@ def test_the_training_record_is_a_table_also_after_a_file(llama, tmp_path):
     assert chosen.validation_loss.item() == frame.validation_loss.min() == fv.training["validation_loss"]
     with pytest.raises(InputError, match="was not tuned"):
         training_frame(2.0 * fv)
+
+
+# One batch
+
+
+@pytest.mark.slow(but=1)
+def test_lessons_and_layers_of_one_batch_are_what_they_are_alone(model):
+    lens, how = lens_of(model), Tuning(6)
+    lessons = [
+        Lesson(r, [train], [validation], begin, seed)
+        for seed, (r, begin) in enumerate([(VARIED, "zero"), (C, "random"), (B, start(model, relation="b"))])
+        for train, validation, _ in [tuning_pairs(r, 10, 4, seed)]
+    ]
+    lessons.append(lessons[0].shuffled())
+    together = tune_lessons(lens, lessons, [2, 0], how)
+    for layer, vectors in together.items():
+        for lesson, found in zip(lessons, vectors, strict=True):
+            (alone,) = tune_lessons(lens, [lesson], [layer], how)[layer]
+            assert (found.layer, found.relation) == (layer, alone.relation)
+            assert difference(found.vector, alone.vector) <= CLOSE * alone.vector.norm()
+            assert found.training["shuffle"] == lesson.is_shuffled
+            np.testing.assert_allclose(found.training["losses"], alone.training["losses"], rtol=CLOSE)
