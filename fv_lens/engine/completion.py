@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 from ..models.lens import Lens
 from .batches import PromptBatch
 from .prefixes import shared_tokens
-from .whatif import Read, WhatIf, what_if
+from .whatif import Read, WhatIf, logsumexp_, what_if
 
 FEW = 4  # up to this many what-ifs, first listed answers are run at once, whether or not any row begins one
 TOGETHER = 1024  # answers times what-ifs in one run
@@ -190,9 +190,10 @@ def _whole(lens: Lens, answers: Sequence[tuple[int, ...]]) -> Read:
         ending = pad(after[:, endings], (0, 1), value=-torch.inf).amax(-1)  # there may be none
         other = after.index_fill_(1, endings, -torch.inf).amax(-1)
         counts, listed = listed[..., 0] >= 0, listed.clamp(min=0)
-        own, total = ahead.gather(2, listed), ahead.logsumexp(-1)
+        own = ahead.gather(2, listed)
+        top = own > ahead.scatter_(2, listed, -torch.inf).amax(-1, keepdim=True)  # a tie counts against the answer
+        top, total = top[..., 0], logsumexp_(ahead.scatter_(2, listed, own))
         log_prob = (own[..., 0] - total).masked_fill(~counts, 0).sum(1)
-        top = own[..., 0] > ahead.scatter_(2, listed, -torch.inf).amax(-1)  # a tie counts against the answer
         right = ((top | ~counts).all(1) & (ending > other)).float()
         return torch.stack([log_prob, right.masked_fill((ending + other).isnan(), torch.nan)], 1)
 

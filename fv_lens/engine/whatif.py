@@ -29,7 +29,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Read = Callable[[Tensor, Tensor], Tensor]
 PREFIX_TOKENS = 1024  # about this many prompt tokens in one prefix run
-MAX_ROWS = 2560  # rows that run together by default
+MAX_ROWS = 1280  # rows that run together by default
 ON_GPU = 4  # times as many rows together: a GPU is bound by kernel launches, not by arithmetic
 FULL = (SLOW, ALONE)  # forms whose rows are logits
 TILE = 128  # tokens unembedded at a time: logits of a tile stay small enough for memory to be reused
@@ -169,6 +169,13 @@ def _watch_heads(lens: Lens) -> tuple[list[Hook], dict[int, Tensor]]:
         return lambda x, hook: z.__setitem__(layer, x[:, -1].clone())
 
     return [(f"blocks.{layer}.{HEAD_OUTPUT}", keep(layer)) for layer in lens.head_layers], z
+
+
+def logsumexp_(logits: Float[Tensor, "... vocab"]) -> Float[Tensor, "..."]:
+    """The log of the sum of exponentials over the vocabulary, without another tensor as large; `logits` are lost."""
+    most = logits.amax(-1, keepdim=True)
+    most = most.masked_fill(most.isinf(), 0)
+    return logits.sub_(most).exp_().sum(-1).log() + most[..., 0]
 
 
 def refuse_patches(lens: Lens) -> None:

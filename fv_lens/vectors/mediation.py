@@ -12,7 +12,7 @@ from torch import Tensor
 from ..datasets.prompts import PromptTemplate, corrupted, few_shot
 from ..datasets.relation_files import RelationLike, load_relation
 from ..engine.batches import batch
-from ..engine.whatif import Edit, head_outputs, what_if
+from ..engine.whatif import Edit, head_outputs, logsumexp_, what_if
 from ..ground.errors import InputError, whole_number
 from ..ground.progress import progress_bar
 from ..ground.storage import versions
@@ -64,7 +64,7 @@ def indirect_effects(
 
     def log_prob(logits: Tensor, prompt: Tensor) -> Tensor:
         logits = logits[:, 0]
-        return logits.gather(1, answer[prompt, None])[:, 0] - logits.logsumexp(-1)
+        return logits.gather(1, answer[prompt, None])[:, 0] - logsumexp_(logits)
 
     with progress_bar(total=n_prompts, desc="indirect effects", unit="prompt") as bar:
         after = what_if(lens, prompts.tokens, prompts.mask, edits, log_prob, progress=bar.update)
