@@ -224,7 +224,8 @@ def _shared(
         return [whole, *(whole.select(some) for some in kept)]
 
     names = ["all", *(f"all but fold {fold}" for fold in range(folds.n))]
-    tasks = [Task(*one, library.first.layer) for one in zip(*map(parts, questions))]
+    train, validation = map(parts, questions)
+    tasks = [Task(*one, library.first.layer) for one in zip(train, validation)]
     description = f"shared vectors, {('zero', 'one')[n_shots]}-shot"
     results = tune(lens, tasks, Tuning(steps), description)
     vectors = []

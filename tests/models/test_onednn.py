@@ -2,16 +2,20 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.nn.functional import linear
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fv_lens.datasets.prompts import PromptTemplate, with_demonstrations
 from fv_lens.datasets.relation_files import load_relation
 from fv_lens.engine.batches import batch
 from fv_lens.models import onednn
 from fv_lens.models.lens import lens_of
+from fv_lens.models.load import load_model
 from fv_lens.models.onednn import only, through_onednn
 
 from .. import tiny
+from .made import save
 
 needs_onednn = pytest.mark.skipif(onednn._product is None, reason="this build of torch has no oneDNN")
 run = through_onednn(lambda function, *args: function(*args))
@@ -32,6 +36,19 @@ def products(monkeypatch):
 
     monkeypatch.setattr(onednn, "_product", product)
     return counted
+
+
+class Copies(TorchDispatchMode):
+    """Records the shape of every tensor laid out afresh."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function in (torch.ops.aten.clone.default, torch.ops.aten.copy_.default):
+            self.shapes.append(tuple(args[0].shape))
+        return function(*args, **(kwargs or {}))
 
 
 @needs_onednn
@@ -92,6 +109,79 @@ def test_a_bad_shape_raises_torchs_own_error(products):
     with pytest.raises(RuntimeError, match="mat1 and mat2 shapes cannot be multiplied"):
         run(linear, normal(16, 23), normal(40, 24))
     assert not products
+
+
+@needs_onednn
+@pytest.mark.parametrize("n", [3, 20], ids=["few rows", "many rows"])
+def test_a_weight_turned_before_each_product_is_not_copied(n):
+    weight, x, bias = nn.Parameter(normal(24, 40), requires_grad=False), normal(n, 24).requires_grad_(), normal(40)
+    with Copies() as copies:
+        out = run(lambda: linear(x, weight.T.contiguous(), bias))
+    slope = normal(n, 40, seed=3)
+    out.backward(slope)
+    assert not copies.shapes
+    exact = x.detach().double().requires_grad_()
+    expected = exact @ weight.double() + bias.double()
+    expected.backward(slope.double())
+    torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(x.grad.double(), exact.grad, rtol=1e-5, atol=1e-5)
+
+
+@needs_onednn
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda turned: turned.view(-1),
+        lambda turned: torch.cat([turned, turned]),
+        lambda turned: normal(20, 40) @ turned,
+        lambda turned: turned.stride(),
+        lambda turned: turned.is_contiguous(),
+        lambda turned: (turned.shape, turned.device, turned.dtype),
+        lambda turned: linear(normal(20, 24), turned.mul_(2)),
+        lambda turned: (turned.mul_(2), linear(normal(20, 24), turned))[1],
+        lambda turned: torch.ops.aten.sum(turned),
+    ],
+    ids=["view", "cat", "matmul", "stride", "layout", "asked", "changed", "changed, then read", "operator"],
+)
+def test_all_else_finds_a_turned_weight_copied(read):
+    weight = nn.Parameter(normal(24, 40), requires_grad=False)
+    found, expected = run(lambda: read(weight.T.contiguous())), read(weight.T.contiguous())
+    assert type(found) is type(expected)
+    assert torch.equal(found, expected) if isinstance(found, torch.Tensor) else found == expected
+    assert torch.equal(weight, normal(24, 40)), "a change of the copy leaves the weight alone"
+
+
+@needs_onednn
+def test_a_turned_activation_is_copied_at_once():
+    def changed_after(x):
+        turned = x.T.contiguous()
+        x.zero_()
+        return linear(normal(20, 24, seed=1), turned)
+
+    torch.testing.assert_close(run(changed_after, normal(24, 40)), normal(20, 24, seed=1) @ normal(24, 40))
+
+
+@needs_onednn
+def test_a_turned_weight_that_learns_gets_its_gradient():
+    weight = nn.Parameter(normal(24, 40))
+    run(lambda: linear(normal(20, 24), weight.T.contiguous())).sum().backward()
+    torch.testing.assert_close(weight.grad, normal(20, 24).sum(0)[:, None].expand(-1, 40))
+
+
+@needs_onednn
+@pytest.mark.skipif(not tiny.HOOKED_INSTALLED, reason="HookedTransformer left in TransformerLens 4.0")
+def test_verbs_of_a_hooked_transformer_copy_no_mlp_or_unembedding_and_see_weights_that_change(tmp_path):
+    model = load_model(save(tmp_path / "tiny-llama"), cls="hooked")
+    lens, ids = lens_of(model), torch.arange(1, 21)[None] % model.cfg.d_vocab
+    weights = {tuple(w.shape) for w in (model.W_in[0].T, model.W_out[0].T, model.W_U.T)}
+    with torch.no_grad():
+        with Copies() as copies:
+            lens.prefix(ids, torch.ones_like(ids))
+            before = lens.readout(normal(20, 1, lens.d_model))
+        model.unembed.W_U.data *= 2
+        after = lens.readout(normal(20, 1, lens.d_model))
+    assert not weights & set(copies.shapes)
+    torch.testing.assert_close(after, 2 * before)
 
 
 def test_without_onednn_torchs_own_way_stays(monkeypatch):
