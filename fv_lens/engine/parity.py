@@ -51,7 +51,7 @@ def measure_ahead(lens: Lens, prompts: PromptBatch) -> None:
     For work that begins with shorter prompts, each longer one of which would be compared again.
     """
     answer = max(chain.from_iterable(prompts.answers), key=len)[: lens.n_ctx - prompts.tokens.shape[1]]
-    tokens = torch.cat([prompts.tokens, torch.tensor(answer, device="cpu").expand(len(prompts), -1)], 1)
+    tokens = torch.cat([prompts.tokens, torch.tensor(answer, device="cpu").expand(len(prompts), -1).long()], 1)
     tokens, mask = tokens.to(lens.device), pad(prompts.mask, (0, len(answer)), value=1).to(lens.device)
     parity = measured(lens, tokens, mask)
     if not lens.one_by_one and BATCH in parity.forms:

@@ -1,7 +1,7 @@
 """Linear maps on a CPU through oneDNN, which torch ships but does not use for float32.
 
-torch gives float32 products to the BLAS it was built with, which is mostly MKL. On an AMD EPYC with AVX-512 oneDNN
-multiplies 2.0 to 2.4 times faster, at 8 rows and more. Both round in float32; only the order of the sums differs.
+torch gives float32 products to the BLAS it was built with, which is mostly MKL. On AMD processors with AVX-512 oneDNN
+multiplies 1.1 to 2.4 times faster, at 8 rows and more. Both round in float32; only the order of the sums differs.
 
 Weights that models turn before each product, `linear(x, weight.T.contiguous())`, are read as they stand: a copy of an
 unembedding takes as long as a product with it of a hundred rows.
