@@ -1,4 +1,4 @@
-"""How fast this machine multiplies: `python -m tests.benchmarks.machine` prints GFLOP/s, beside which times can be read.
+"""How fast this machine multiplies, to read times beside: `python -m tests.benchmarks.machine` prints GFLOP/s.
 
 Float32, 2000 x 2000, the median of nine, by PyTorch's own matmul and by oneDNN, which the engine uses on a CPU.
 """

@@ -101,7 +101,7 @@ def arguments() -> argparse.Namespace:
 
 
 def skeleton(lens, relations, layer, n_pairs, first_token):
-    """Seconds of the matmuls of one step of all relations, of one look at all validation pairs, and of beginning both."""
+    """Seconds of the matmuls of a step of all relations, of a look at their validation pairs, and of beginning both."""
     splits = [tuning_pairs(relation, n_pairs, 10) for relation in relations]
     tasks = [task(lens, [part.train], [part.validation], layer, PromptTemplate()) for part in splits]
     seconds, vectors, begin_s = [], torch.full((len(tasks), lens.d_model), 1e-2), 0.0
