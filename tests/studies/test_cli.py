@@ -98,9 +98,8 @@ def test_a_run_leaves_five_files_that_agree(here, tiny_model, pairs):
         "effects",
         "head words",
         "sweep",
-        "evaluate",
         "tune",
-        "evaluate tuned",
+        "evaluate",
         "decode",
     ]
     assert summary["peak_memory_mb"] > 100
@@ -209,11 +208,12 @@ def test_a_refused_sum_is_told_after_effects_and_map_are_saved(here, monkeypatch
 
 @pytest.mark.slow
 def test_an_interrupted_run_says_what_is_saved(here, monkeypatch, tiny_model, pairs):
-    monkeypatch.setattr(evaluate, "evaluate", interrupted)
+    monkeypatch.setattr(evaluate, "evaluate_cases", interrupted)
     result = call("run", pairs, "--prompts", 2)
     assert result.exit_code == 130
-    assert all(name in result.stderr.splitlines()[-1] for name in ("Interrupted. Saved before that: ", *FILES))
-    assert files(here / "fv_lens_run") == FILES
+    saved = sorted([*FILES, TUNED])
+    assert all(name in result.stderr.splitlines()[-1] for name in ("Interrupted. Saved before that: ", *saved))
+    assert files(here / "fv_lens_run") == saved
 
     monkeypatch.setattr(mediation, "indirect_effects", interrupted)
     result = call("run", pairs, "--out", "other")

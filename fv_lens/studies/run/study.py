@@ -88,6 +88,9 @@ def run(
 
     with stage("Tuning the vector, and its controls", "tune"):
         tuned, beside = _tuned(model, relation, fv, seed, notes)
+    findings = replace(findings, tuned=tuned)
+    files.save(findings)
+
     with stage("The vectors and their controls, on test words", "evaluate"):
         cases = [Case(fv, Controls(mean_z=effects.mean_z)), *([Case(tuned, beside=beside)] if tuned else [])]
         evaluation, *tuned_evaluations = evaluate_cases(model, relation, cases, seed=seed)
@@ -95,7 +98,7 @@ def run(
     if tuned is not None:
         with stage("Reading both vectors through the vocabulary", "decode"):
             words = _words(model, relation, {"FV": fv, "FFV": tuned})
-        findings = replace(findings, tuned=tuned, tuned_evaluation=tuned_evaluations[0], words=words)
+        findings = replace(findings, tuned_evaluation=tuned_evaluations[0], words=words)
     files.save(findings)
     _print(console, findings, saved)
 
