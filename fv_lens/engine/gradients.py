@@ -155,14 +155,14 @@ class Rows:
                 gradients += torch.autograd.grad(logits, part, slope.to(logits))
         if gradient:
             picked.backward(torch.cat(gradients))
-        return torch.zeros(len(rows), dtype=torch.float32, device=rows.device).index_add(0, row, torch.cat(losses))
+        return torch.zeros(len(rows), dtype=torch.float32, device=rows.device).index_add_(0, row, torch.cat(losses))
 
     def _above(self, chunk: Chunk, added: Tensor) -> Tensor:
         """What enters the unembedding (or logits), `[row, new, ...]`, from running only the blocks above each layer."""
         begun, alive = chunk.begun, chunk.alive(self.lens.n_layers)
         first = begun.residual[:, :1] + added[:, None].to(begun.residual)
         residual, read = torch.cat([first, begun.residual[:, 1:]], 1), chunk.targets >= 0
-        # Where all rows join at once, there is no batch to cut, and none to tell apart.
+        # If all rows join at once, no batch is cut, so its dimension need not be recognised.
         at_once = len(set(chunk.layers)) == 1
         n_rows = len(residual) if at_once else told_apart(self.lens, len(residual), chunk.ids.shape[1])
         row = torch.arange(n_rows, device=chunk.ids.device) % len(residual)

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..engine.whatif import TILE
 from ..ground.errors import InputError, whole_number
 from ..models.lens import Lens, Model, lens_of
-from ..models.writes import writes_plainly
+from ..models.writes import rescaled_layers
 from ..vectors.effects import HeadEffects
 
 
@@ -35,7 +35,8 @@ def head_words(model: Model, effects: HeadEffects, k: int = 8) -> dict[tuple[int
     """
     lens, k = lens_of(model), whole_number("k", k, least=1)
     effects.check(lens)
-    layers = [layer for layer in lens.head_layers if writes_plainly(lens, layer)]
+    rescaled = rescaled_layers(lens, lens.head_layers)
+    layers = [layer for layer in lens.head_layers if layer not in rescaled]
     if not layers:
         return {}
     heads = [(layer, head) for layer in layers for head in range(lens.n_heads)]

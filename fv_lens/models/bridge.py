@@ -60,7 +60,7 @@ class BridgeLens(Lens):
     @through_onednn
     def prefix(self, ids: Tensor, mask: Tensor) -> Prefix:
         cache = DynamicCache()
-        with self.hooks([("unembed.hook_in", lambda x, hook: x[:0, -1:])]):
+        with self.hooks([("unembed.hook_in", lambda x, hook: x[:0, -1:])]):  # no logits are wanted
             self._run(ids, _or_none(mask), cache, _positions(mask))
         layers: list[Any] = cache.layers  # of several kinds, of which attention's have keys and values
         return Prefix([layer.keys for layer in layers], [layer.values for layer in layers], mask)
@@ -72,9 +72,8 @@ class BridgeLens(Lens):
         kept: dict[str, Tensor] = {}
 
         def keep(x: Tensor, hook: "HookPoint") -> Tensor:
-            kept["rows"] = x
-            plain = self.parity.plain_readout
-            return x if plain is False else x[: 0 if plain else 1, :1]
+            kept["rows"], plain = x, self.parity.plain_readout
+            return x if plain is False else x[: 0 if plain else 1, :1]  # the first row tells whether it is plain
 
         with self.hooks([*hooks, ("unembed.hook_in", keep)]):
             seen = self._open_mask(prefix) if alone else mask

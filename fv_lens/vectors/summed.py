@@ -16,7 +16,7 @@ from ..engine.batches import batch
 from ..engine.whatif import residuals
 from ..ground.errors import InputError, whole_number
 from ..models.lens import Lens, Model, check_layer, lens_of
-from ..models.writes import attention_output, writes_plainly
+from ..models.writes import attention_output, rescaled_layers
 from .function_vector import FunctionVector
 from .mediation import mean_head_outputs
 
@@ -135,9 +135,7 @@ def head_sum(lens: Lens, heads: Heads, mean_z: Tensor) -> Float[Tensor, " d_mode
 
 def check_writes(lens: Lens, heads: Heads) -> None:
     """Raise an InputError where the residual stream does not move by what one of the heads writes."""
-    with lens.settled():
-        rescaled = [layer for layer in sorted({at for at, _ in heads}) if not writes_plainly(lens, layer)]
-    if rescaled:
+    if rescaled := rescaled_layers(lens, sorted({at for at, _ in heads})):
         raise InputError(
             f"{lens.name} rescales what the heads of layer {rescaled[0]} write (a norm or multiplier after the output "
             "projection), so their sum is not what they add to the residual stream. A vector tuned from zero works on "

@@ -26,7 +26,7 @@ from ...ground.errors import InputError
 from ...ground.progress import no_progress, progress_bar
 from ...ground.scores import Score, clustered_mean
 from ...models.lens import Lens, Model, lens_of
-from ...models.writes import writes_plainly
+from ...models.writes import rescaled_layers
 from ...vectors.effects import mean_effects
 from ...vectors.function_vector import FunctionVector
 from ...vectors.lessons import Lesson, tune_lessons
@@ -78,7 +78,7 @@ def human_vectors(
         if isinstance(vector, InputError):
             raise vector
         vectors["FFV"][half][code] = vector
-    summed = bool(lens.head_layers) and all(writes_plainly(lens, at) for at in lens.head_layers)
+    summed = bool(lens.head_layers) and not rescaled_layers(lens, lens.head_layers)
     if not summed:
         heads = None
     elif heads is None:
