@@ -32,8 +32,8 @@ class Faithfulness:
 
     def __str__(self) -> str:
         return (
-            f"setting the heads moves the answer's log-probability by {self.by_heads:+} nats, adding their sum at their "
-            f"own layers by {self.by_sum:+}"
+            f"setting the heads moves the answer's log-probability by {self.by_heads:+} nats, adding their sum at "
+            f"their own layers by {self.by_sum:+}"
         )
 
 
