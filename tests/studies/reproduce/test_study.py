@@ -33,7 +33,7 @@ from fv_lens.vectors.optimizer import Tuning
 
 from ..left import FILES, summary
 from ..pages import Page
-from ..small import KIN, SMALL, breaking, relations, run, small_study, study_of, with_permuted_test
+from ..small import KIN, SMALL, breaking, relations, run, small_study, studied, study_of, with_permuted_test
 
 SUMMED = ["FV", "FV of own heads", "FV of random heads", "FV, strength 1", "FFV from FV"]
 KIN_ROWS = ("mean of FFVs", "another relation's FFV")  # which depend on the vectors of other relations
