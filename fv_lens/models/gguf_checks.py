@@ -17,7 +17,7 @@ def readable_architectures() -> list[str]:
     """The architectures of language models whose GGUF files transformers reads."""
     known = set(GGUF_SUPPORTED_ARCHITECTURES) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
     with contextlib.suppress(ImportError):  # transformers had one reader at first
-        from transformers.integrations.gguf import GGUF_CONFIG_ARCHS
+        from transformers.integrations.gguf.gguf_config_mapping import GGUF_CONFIG_ARCHS
 
         known |= set(GGUF_CONFIG_ARCHS)
     return sorted(known)

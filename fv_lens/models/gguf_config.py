@@ -57,9 +57,9 @@ def _set_rotary(header: Header, config: Any, rope: dict[str, Any]) -> None:
         return
     if kind == "none" and tensors == [DIVISORS]:
         divisors = _values(header)
-        llama3 = {"rope_type": "llama3", "factor": float(divisors.max()), **LLAMA3}
-        if np.allclose(divisors, _divisors(rope["rope_theta"], len(divisors), **llama3), rtol=1e-4):
-            rope |= llama3
+        factor = float(divisors.max())
+        if np.allclose(divisors, _llama3_divisors(rope["rope_theta"], len(divisors), factor), rtol=1e-4):
+            rope |= {"rope_type": "llama3", "factor": factor, **LLAMA3}
             return
     what = f"holds {', '.join(tensors)}" if tensors else f"says rope.scaling.type = {kind!r}"
     raise InputError(
@@ -77,11 +77,9 @@ def _values(header: Header) -> np.ndarray:
     return np.fromfile(header.file, "<f4", tensor.size, offset=header.start + tensor.offset)
 
 
-def _divisors(
-    base: float, n: int, factor: float, low_freq_factor: float, high_freq_factor: float,
-    original_max_position_embeddings: int, rope_type: str,
-) -> np.ndarray:  # fmt: skip
-    """What Llama 3's scaling divides each of `n` frequencies by."""
-    rotations = original_max_position_embeddings / (2 * np.pi * base ** (np.arange(n) / n))
-    kept = np.clip((rotations - low_freq_factor) / (high_freq_factor - low_freq_factor), 0, 1)
+def _llama3_divisors(base: float, n: int, factor: float) -> np.ndarray:
+    """What Llama 3 divides each of `n` frequencies by: the lowest by `factor`, the highest by 1."""
+    rotations = LLAMA3["original_max_position_embeddings"] / (2 * np.pi * base ** (np.arange(n) / n))
+    low, high = LLAMA3["low_freq_factor"], LLAMA3["high_freq_factor"]
+    kept = np.clip((rotations - low) / (high - low), 0, 1)
     return 1 / (kept + (1 - kept) / factor)

@@ -75,9 +75,10 @@ def _loaded(header: Header) -> tuple[Any, Any]:
     config = transformers.AutoConfig.from_pretrained(file.parent, **source)
     check_vocabulary(header, len(tokenizer), header.tensors[EMBEDDING].shape[0])
     complete(header, config.get_text_config())
-    network, report = transformers.AutoModelForCausalLM.from_pretrained(
+    loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
         file.parent, config=config, dtype=torch.float32, output_loading_info=True, **source
     )
+    network, report = loaded
     if missing := sorted(report["missing_keys"]):
         raise InputError(
             f"{str(file)!r} does not hold all weights of a {header.architecture} model: {len(missing)} are missing, "

