@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from safetensors import SafetensorError
 from ..ground.errors import InputError
 
 log = logging.getLogger("fv_lens")
+SCRATCH = re.compile(r"\.(?P<key>.+)\.making-\w{8}")  # folders of conversions that are under way, or were killed
 
 
 def cache_folder() -> Path:
@@ -38,7 +40,7 @@ def made_once(key: str, name: str, gigabytes: float, make: Callable[[Path, Path]
     """
     cache = cache_folder()
     folder = cache / key
-    clear_scratch(cache)
+    _clear_scratch(cache)
     if folder.exists():
         return folder
     try:
@@ -57,7 +59,8 @@ def made_once(key: str, name: str, gigabytes: float, make: Callable[[Path, Path]
 
 def _make(cache: Path, folder: Path, make: Callable[[Path, Path], None]) -> None:
     # Made beside its place and renamed when whole: an interruption leaves nothing that looks like a model.
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=cache, ignore_cleanup_errors=True) as scratch:
+    prefix = f".{folder.name}.making-"
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=cache, ignore_cleanup_errors=True) as scratch:
         whole = Path(scratch, folder.name)
         make(Path(scratch), whole)
         try:
@@ -86,17 +89,23 @@ def _lock(cache: Path, key: str) -> FileLock:
     return FileLock(cache / f".{key}.lock")
 
 
-def clear_scratch(cache: Path) -> None:
+def _clear_scratch(cache: Path) -> None:
     """Remove what killed processes left in the cache, gigabytes each, where no process is at work."""
-    for key in {left.name[1:].rpartition("-")[0] for left in cache.glob(".*-*") if left.is_dir()}:
+    for key in set(_scratch_folders(cache).values()):
         with contextlib.suppress(OSError, Timeout), _lock(cache, key).acquire(timeout=0):
             _remove_scratch(cache, key)
 
 
 def _remove_scratch(cache: Path, key: str) -> None:
-    for left in cache.glob(f".{key}-*"):
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
+    for folder, owner in _scratch_folders(cache).items():
+        if owner == key:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _scratch_folders(cache: Path) -> dict[Path, str]:
+    """Scratch folders, and the key of each; the cache may be a folder that holds other things as well."""
+    named = {folder: SCRATCH.fullmatch(folder.name) for folder in cache.glob(".*.making-*")}
+    return {folder: match["key"] for folder, match in named.items() if match and folder.is_dir()}
 
 
 @contextlib.contextmanager

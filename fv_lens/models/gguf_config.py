@@ -3,6 +3,7 @@
 Where it leaves a field out, a model has the default of its class: another size, or other rotary positions.
 """
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -35,9 +36,10 @@ def complete(header: Header, config: Any) -> None:
     """
     config.vocab_size = header.tensors[EMBEDDING].shape[0]  # the reader counts tokens, and there may be rows to spare
     for field, attribute in SIZES.items():
-        size = _field(header, field)
-        if isinstance(size, int) and hasattr(config, attribute) and not hasattr(config, f"global_{attribute}"):
-            setattr(config, attribute, size)
+        size, has_two = _field(header, field), hasattr(config, f"global_{attribute}")  # of two the reader knows which
+        if isinstance(size, int) and not has_two and getattr(config, attribute, size) != size:
+            with contextlib.suppress(AttributeError):  # some configurations work it out
+                setattr(config, attribute, size)
     if rope := getattr(config, "rope_parameters", None):
         # Layers with a window, where they are told apart, have a base of their own, and no scaling.
         _set_rotary(header, config, rope.get("full_attention", rope))

@@ -76,17 +76,33 @@ def _loaded(header: Header) -> tuple[Any, Any]:
     check_vocabulary(header, len(tokenizer), header.tensors[EMBEDDING].shape[0])
     complete(header, config.get_text_config())
     loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
-        file.parent, config=config, dtype=torch.float32, output_loading_info=True, **source
+        file.parent,
+        config=config,
+        dtype=torch.float32,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are refused below, by name
+        **_dequantized(),
+        **source,
     )
     network, report = loaded
-    if missing := sorted(report["missing_keys"]):
+    mismatched = [(name, list(there), list(here)) for name, there, here in report["mismatched_keys"]]
+    problems = [f"{name} has shape {there}, and {here} is expected" for name, there, here in mismatched]
+    problems += [f"{name} is missing" for name in report["missing_keys"]]
+    if problems:
         raise InputError(
-            f"{str(file)!r} does not hold all weights of a {header.architecture} model: {len(missing)} are missing, "
-            f"{missing[0]} first; give another file"
+            f"{str(file)!r} holds other weights than a {header.architecture} model of its sizes has: {min(problems)}; "
+            "give another GGUF file of the model, or its Hugging Face folder or name"
         )
     _check_all_used(header, network)
-    del network.config.quantization_config
+    if hasattr(network.config, "quantization_config"):
+        del network.config.quantization_config
     return tokenizer, network
+
+
+def _dequantized() -> dict[str, Any]:
+    """Settings without which newer versions of transformers may keep weights in blocks of integers."""
+    config = getattr(transformers.utils.quantization_config, "GgufConfig", None)
+    return {} if config is None else {"quantization_config": config(dequantize=True)}
 
 
 def _check_all_used(header: Header, network: Any) -> None:

@@ -43,6 +43,15 @@ NETWORKS = {
     "starcoder2": lambda: hf.Starcoder2ForCausalLM(hf.Starcoder2Config(**small())),
     "nemotron": lambda: hf.NemotronForCausalLM(hf.NemotronConfig(**small())),
     "stablelm": lambda: hf.StableLmForCausalLM(hf.StableLmConfig(**small(partial_rotary_factor=0.5))),
+    "falcon": lambda: hf.FalconForCausalLM(
+        hf.FalconConfig(vocab_size=256, hidden_size=32, num_hidden_layers=3, num_attention_heads=4)
+    ),
+    "qwen2moe": lambda: hf.Qwen2MoeForCausalLM(
+        hf.Qwen2MoeConfig(**small(), **MOE, shared_expert_intermediate_size=24, norm_topk_prob=False)
+    ),
+    "lfm2": lambda: hf.Lfm2ForCausalLM(
+        hf.Lfm2Config(**small(), layer_types=["conv", "full_attention", "conv"], block_auto_adjust_ff_dim=False)
+    ),
     "qwen3moe": lambda: hf.Qwen3MoeForCausalLM(hf.Qwen3MoeConfig(**small(), **MOE, norm_topk_prob=True)),
 }
 
@@ -94,12 +103,18 @@ def add(writer, name: str, value) -> None:
 
 def described(config, architecture: str) -> dict:
     """The fields that say how large the model is, by transformers' own names for them."""
-    known = {name.replace("_", ""): mapping for name, mapping in GGUF_CONFIG_MAPPING.items()}[architecture]
+    known = {plain(name): mapping for name, mapping in GGUF_CONFIG_MAPPING.items()}[plain(architecture)]
     fields = {"general.architecture": architecture, "general.file_type": 0}
     for key, attribute in known.items():
         value = getattr(config, attribute, None) if attribute else None
         if value is not None and attribute != "vocab_size":
             fields[f"{architecture}.{key}"] = value
+    if kinds := architecture == "lfm2" and config.layer_types:
+        n = config.num_key_value_heads
+        fields["lfm2.attention.layer_norm_rms_epsilon"] = config.norm_eps
+        fields["lfm2.attention.head_count_kv"] = [n if kind == "full_attention" else 0 for kind in kinds]
+    if n := getattr(config, "shared_expert_intermediate_size", None):
+        fields[f"{architecture}.expert_shared_feed_forward_length"] = n
     rope = getattr(config, "rope_parameters", None) or {}
     rope = rope.get("full_attention", rope)
     if rope:
@@ -112,6 +127,10 @@ def described(config, architecture: str) -> dict:
     if n := getattr(config, "moe_intermediate_size", None):
         fields[f"{architecture}.expert_feed_forward_length"] = n
     return fields
+
+
+def plain(architecture: str) -> str:
+    return architecture.replace("_", "").replace("-", "")
 
 
 def spelling(kind: str = "gpt2") -> dict:
@@ -164,6 +183,10 @@ def changed(values: np.ndarray, short: str, suffix: str, architecture: str, conf
         return values + 1
     if architecture == "gpt2" and short.endswith(("attn_qkv", "attn_output", "ffn_up", "ffn_down")):
         return values.T
+    if short.endswith("shortconv.conv"):
+        return values[:, 0]
+    if short.endswith("ffn_gate_inp_shexp"):
+        return values[0]
     if architecture == "bloom" and short.endswith("attn_qkv"):
         heads = values.reshape(config.n_head, 3, config.hidden_size // config.n_head, *values.shape[1:])
         return heads.swapaxes(0, 1).reshape(values.shape)

@@ -390,3 +390,14 @@ def test_what_a_killed_start_of_one_model_left_is_cleared_by_any(cache, begun):
     whole(cache / GEMMA)
     bundled_folder(GEMMA)
     assert not scratch(cache)
+
+
+def test_folders_of_others_in_the_cache_are_left_alone(cache, begun):
+    begun.kill()
+    begun.wait()
+    others = [cache / name for name in (".ssh-keys", f".{DEFAULT}-notes", ".x.making-a", "x.making-abcdefgh")]
+    for other in others:
+        other.mkdir()
+    whole(cache / GEMMA)
+    bundled_folder(GEMMA)
+    assert all(other.is_dir() for other in others) and len(scratch(cache)) == 3

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from fv_lens.ground.errors import InputError
 from fv_lens.models import gguf_model
@@ -85,6 +85,17 @@ def test_a_model_of_a_file_computes_what_transformers_does(tmp_path, cache, quan
     straight = as_transformers(file, config=config, dtype=torch.float32)
     assert next(model.parameters()).dtype == torch.float32
     assert (logits(model) - logits(straight)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("name", ["llama", pytest.param("lfm2", marks=pytest.mark.slow)])
+def test_weights_are_dequantised_to_float32(name, tmp_path, cache):
+    network = ggufs.network(name)
+    folder = gguf_model.converted(ggufs.write(tmp_path / "x.gguf", network, name, quantized=True))
+    assert "quantization_config" not in json.loads((folder / "config.json").read_text())
+    with safe_open(folder / "model.safetensors", "pt") as tensors:
+        assert {tensors.get_slice(key).get_dtype() for key in tensors.keys()} == {"F32"}
+    again = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    assert 0 < (logits(again) - logits(network)).abs().max() < 0.5  # of eight bits
 
 
 @pytest.mark.skipif(not tiny.HOOKED_INSTALLED, reason="TransformerLens 4 has no HookedTransformer")
@@ -208,6 +219,8 @@ def test_other_scaling_is_refused(tmp_path, cache, changes, message):
         ({"tokenizer__ggml__tokens": None}, "holds no tokenizer .*'tokenizer.ggml.tokens' is missing"),
         ({"tokenizer__ggml__model": "bert"}, "cannot be loaded: .*'bert'.* Give another GGUF file"),
         ({"tensors": {"blk.0.ffn_gate_inp.weight": np.ones((4, 32), "f4")}}, "holds .* weights, and the llama .* has"),
+        ({"tensors": {"blk.0.attn_norm.weight": np.ones(31, "f4")}}, "holds other weights .*32.* is expected"),
+        ({"llama__block_count": 4}, "holds other weights .*: model.layers.3.* is missing; give another"),
     ],
 )
 def test_a_file_of_another_kind(tmp_path, cache, changes, message):
