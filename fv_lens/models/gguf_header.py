@@ -89,6 +89,8 @@ def read_header(file: Path) -> Header:
                 )
             with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
                 return _Reader(file, content).header()
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{str(file)!r} cannot be read: {error.strerror or error}; check the file") from error
     except (struct.error, IndexError):

@@ -384,6 +384,7 @@ def test_a_file_that_was_written_besides_the_usual_ones_is_checked_too(cache):
         load_model()
 
 
+@pytest.mark.slow
 def test_what_a_killed_start_of_one_model_left_is_cleared_by_any(cache, begun):
     begun.kill()
     begun.wait()
@@ -392,6 +393,7 @@ def test_what_a_killed_start_of_one_model_left_is_cleared_by_any(cache, begun):
     assert not scratch(cache)
 
 
+@pytest.mark.slow
 def test_folders_of_others_in_the_cache_are_left_alone(cache, begun):
     begun.kill()
     begun.wait()

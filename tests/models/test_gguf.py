@@ -302,8 +302,26 @@ def test_a_folder_of_hugging_face_with_a_gguf_beside_is_a_folder(folder, file):
 )
 def test_what_is_not_a_whole_header(tmp_path, cache, content, message):
     (tmp_path / "x.gguf").write_bytes(content)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=f"^(the header of )?'[^']*x.gguf' {message}"):
         load_model(tmp_path / "x.gguf")
+
+
+def test_a_file_that_may_not_be_read(file, monkeypatch):
+    def no(*args, **settings):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", no)
+    with pytest.raises(InputError, match="tiny.gguf' cannot be read: Permission denied; check the file"):
+        read_header(file)
+
+
+def test_any_file_is_a_gguf_by_what_it_holds(file, tmp_path):
+    """As Ollama keeps them, under their hash."""
+    blob = file.rename(tmp_path / "sha256-0123")
+    assert (logits(load_model(blob)) - logits(ggufs.network())).abs().max() < 1e-4
+    (tmp_path / "notes.txt").write_text("Dear diary")
+    with pytest.raises(InputError, match="notes.txt' is not a GGUF file: it begins with b'Dear', .* or the folder"):
+        load_model(tmp_path / "notes.txt")
 
 
 @pytest.mark.slow(but=3)
@@ -338,6 +356,7 @@ gguf_model.converted(__import__("pathlib").Path(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 def test_a_killed_conversion_leaves_nothing_that_looks_like_a_model(file, cache):
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED, file], cwd=Path(__file__).parents[2], stdout=subprocess.PIPE
