@@ -34,8 +34,10 @@ NETWORKS = {
     "qwen2": lambda: hf.Qwen2ForCausalLM(hf.Qwen2Config(**small())),
     "qwen3": lambda: hf.Qwen3ForCausalLM(hf.Qwen3Config(**small(), head_dim=16)),
     "gemma2": lambda: hf.Gemma2ForCausalLM(hf.Gemma2Config(**small(), head_dim=16, sliding_window=8)),
-    "gemma3": lambda: hf.Gemma3ForCausalLM(
-        hf.Gemma3TextConfig(**tiny.GROUPED, rope_parameters=both(), head_dim=16, sliding_window=8)
+    "gemma3": lambda: hf.Gemma3ForCausalLM(  # of six layers the last has no window
+        hf.Gemma3TextConfig(
+            **tiny.GROUPED | {"num_hidden_layers": 6}, rope_parameters=both(), head_dim=16, sliding_window=8
+        )
     ),
     "phi3": lambda: hf.Phi3ForCausalLM(hf.Phi3Config(**small(), pad_token_id=0)),
     "gpt2": lambda: hf.GPT2LMHeadModel(hf.GPT2Config(**tiny.GPT2)),

@@ -188,6 +188,18 @@ def test_linear_scaling_is_taken_from_the_header(tmp_path, cache):
     assert torch.allclose(8 * again.model.rotary_emb.inv_freq, network.model.rotary_emb.inv_freq)
 
 
+def test_layers_with_a_window_are_not_scaled(tmp_path, cache):
+    """As Gemma 3 has it, in which they also have a rotary base of their own."""
+    network = ggufs.network("gemma3")
+    changes = {"gemma3__rope__scaling__type": "linear", "gemma3__rope__scaling__factor": 8.0}
+    folder = gguf_model.converted(ggufs.write(tmp_path / "x.gguf", network, "gemma3", **changes))
+    there, here = (
+        model.model.rotary_emb for model in (network, transformers.AutoModelForCausalLM.from_pretrained(folder))
+    )
+    assert torch.allclose(8 * here.full_attention_inv_freq, there.full_attention_inv_freq)
+    assert torch.equal(here.sliding_attention_inv_freq, there.sliding_attention_inv_freq)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
