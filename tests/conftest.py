@@ -47,6 +47,8 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "default_model" in item.fixturenames:
             item.add_marker("default_model")
+        if "gemma" in item.fixturenames:
+            item.add_marker("real_model")
     if config.option.all_tiers or config.option.markexpr:
         return
     kept: Counter = Counter()
@@ -122,3 +124,11 @@ def default_model():
     from fv_lens.models.load import load_model
 
     return load_model()
+
+
+@pytest.fixture(scope="session")
+def gemma():
+    """A real model with post-norm blocks, which rescale what heads write."""
+    from fv_lens.models.load import load_model
+
+    return load_model("gemma-3-270m")

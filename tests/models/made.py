@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from fv_lens.models import default_model as default
+from fv_lens.models.manifest import write_manifest
 
 from .. import tiny
 
@@ -25,6 +25,12 @@ def save(folder: Path, name: str = "llama", **settings) -> Path:
     return folder
 
 
+def whole(folder: Path, source: dict[str, str] | None = None, **settings) -> Path:
+    """A tiny model as a conversion leaves it, with a manifest."""
+    write_manifest(save(folder, **settings), source or {})
+    return folder
+
+
 def logits(model) -> torch.Tensor:
     ids = torch.randint(0, 200, (2, 12), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -32,8 +38,13 @@ def logits(model) -> torch.Tensor:
 
 
 def left(cache: Path) -> list[str]:
-    """What lies in the cache, without the lock's empty file."""
-    return sorted(name for name in os.listdir(cache) if name != default.LOCK)
+    """What lies in the cache, without the locks' empty files."""
+    return sorted(name for name in os.listdir(cache) if not name.endswith(".lock"))
+
+
+def scratch(cache: Path) -> list[str]:
+    """Folders that conversions which are under way, or were killed, have in the cache."""
+    return [name for name in left(cache) if name.startswith(".")]
 
 
 def put(wheel: Path, cache: Path) -> Path:

@@ -84,6 +84,18 @@ def test_a_head_map_of_the_default_model_equals_full_forwards(default_model):
         assert abs(float(after - before - effects.log_prob_values[0, layer, head])) <= 10 * EXACT
 
 
+@with_admitted_versions
+@torch.no_grad()
+def test_a_head_map_of_a_real_post_norm_model_equals_full_forwards(gemma):
+    effects = indirect_effects(gemma, "present-past", n_prompts=5, n_mean_prompts=4, n_shots=10)
+    prompts, answers = oracles.unpadded(effects.batch), effects.batch.answer_ids.tolist()
+    for i, (prompt, answer) in enumerate(zip(prompts, answers)):
+        before = oracles.log_probs(gemma, prompt, [])[answer]
+        for layer, head in [(0, 0), (17, 3), effects.top(1)[0]]:
+            after = oracles.log_probs(gemma, prompt, [Change(layer, effects.mean_z[layer, head], head)])[answer]
+            assert abs(float(after - before - effects.log_prob_values[i, layer, head])) <= 10 * EXACT
+
+
 @pytest.mark.skipif(not excluded(), reason="transformers is a version that fv_lens admits")
 def test_an_excluded_version_is_refused_at_first_use(words):
     """When this fails, the versions named work together: lift the exclusion in pyproject.toml."""

@@ -22,9 +22,11 @@ from ...engine.whatif import MAX_ROWS, ON_GPU, TILE
 from ...evaluation.readings import NEUTRAL_PROMPTS
 from ...ground.errors import InputError
 from ...ground.text_files import FilePath
-from ...models.default_model import DEFAULT, default_folder, quiet
-from ...models.load import Dtype, checked_device, checked_dtype, first_line, model_folder, quoting
+from ...models.gguf_model import adds_bos
+from ...models.libraries import first_line, quiet, quoting
+from ...models.load import REMEDY, Dtype, checked_device, checked_dtype
 from ...models.onednn import through_onednn
+from ...models.source import Source, source_of
 from .costs import Cost, Number, Shape, Words, stage_costs
 from .setup import Settings, sized
 
@@ -119,9 +121,9 @@ def estimate(
     """
     kind, device = checked_dtype(dtype), checked_device(None)
     kept, left_out = sized(relations, settings)
-    source = default_folder() if model_name == DEFAULT else model_folder(model_name) or model_name
-    shape = _shape(model_name, source)
-    words = _words(source, kept, bos=model_name != DEFAULT)
+    source = source_of(model_name)
+    shape = _shape(model_name, source.folder or source.name)
+    words = _words(source, kept)
     sizes = [[len(part) for part in relation.split()] for relation in kept]
     available = _available(device)
     return Estimate(
@@ -168,7 +170,7 @@ def _shape(name: FilePath, source: FilePath) -> Shape:
         remedy = "Check its config.json." if local else "Check the name and the network, or give a model folder's path."
         line = first_line(error)
         raise InputError(f"The configuration of {str(name)!r} cannot {where}: {line} {remedy}") from None
-    with quoting(str(name)), quiet(), torch.device("meta"):
+    with quoting(str(name), REMEDY), quiet(), torch.device("meta"):
         network = transformers.AutoModelForCausalLM.from_config(config)
     c = config.get_text_config()
     n_layers, n_heads, d_model = c.num_hidden_layers, c.num_attention_heads, c.hidden_size
@@ -191,13 +193,17 @@ def _n_weights(module: torch.nn.Module) -> int:
     return sum(weight.numel() for weight in module.parameters())
 
 
-def _words(source: FilePath, relations: Sequence[Relation], bos: bool) -> Words:
+def _words(source: Source, relations: Sequence[Relation]) -> Words:
+    folder = source.folder
     try:
         with quiet():
-            tokenizer = transformers.AutoTokenizer.from_pretrained(source, local_files_only=isinstance(source, Path))
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                folder or source.name, local_files_only=folder is not None
+            )
     except Exception:  # whatever it raises where there is none
         tokenizer = None
-    more = int(bos and tokenizer is not None and tokenizer.bos_token is not None)
+    has_bos = tokenizer is not None and tokenizer.bos_token is not None
+    more = int(has_bos and (adds_bos(tokenizer) if source.own_bos else True))
     template = PromptTemplate()
     pairs = [(word, answers[0]) for relation in relations for word, answers in relation.pairs]
     several = [len(answers) > 1 for relation in relations for _, answers in relation.pairs]
@@ -212,10 +218,10 @@ def _words(source: FilePath, relations: Sequence[Relation], bos: bool) -> Words:
     bare, answers = [template.prompt(word) for word, _ in pairs], [template.answer.format(answer=a) for _, a in pairs]
     shown = counts([prompt + answer + template.separator for prompt, answer in zip(bare, answers)]).mean()
     answer = np.maximum(counts(answers), 1)
-    source = f"estimated, {PER_WORD} a word," if tokenizer is None else "counted"
+    origin = f"estimated, {PER_WORD} a word," if tokenizer is None else "counted"
     return Words(
         prompt=float(counts(bare).mean()) + more, shown=float(shown), answer=float(answer.mean()),
-        long=float((answer >= 2).mean()), several=float(np.mean(several)), source=source,
+        long=float((answer >= 2).mean()), several=float(np.mean(several)), source=origin,
     )  # fmt: skip
 
 

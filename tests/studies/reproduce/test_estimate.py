@@ -18,6 +18,7 @@ from fv_lens.engine.gradients import Rows
 from fv_lens.ground.errors import InputError
 from fv_lens.models import onednn
 from fv_lens.models.load import load_model
+from fv_lens.models.source import Source
 from fv_lens.studies import cli
 from fv_lens.studies.reproduce import costs, steps
 from fv_lens.studies.reproduce.costs import Cost, Shape, Words, stage_costs
@@ -113,7 +114,7 @@ def test_prompts_behind_the_same_demonstrations_are_run_once():
 
 @pytest.mark.slow
 def test_tokens_are_those_of_the_prompts(folder, llama, studied):
-    words = _words(folder, studied.relations, bos=True)
+    words = _words(Source("tiny", folder, own_bos=False), studied.relations)
     prompts, _ = studied.zero_shot(2)
     assert words.prompt == prompts.mask.sum(1).double().mean() and words.source == "counted"
     lens, test = studied.lens, studied.relations[0].split().test
