@@ -161,13 +161,13 @@ def test_in_the_zero_shot_prompt_the_shared_vector_is_the_start(llama):
 @pytest.fixture
 def scored(monkeypatch):
     """What settings are chosen by, `[question, setting, 2]`, and each validation question's fold; one entry a fit."""
-    taken, chosen = [], fit._best_settings
+    taken, chosen = [], fit.best_settings
 
     def chosen_(every, made, quality, mine, *rest):
         taken.append(({key: np.stack([found.right, found.log_prob], -1) for key, found in quality.items()}, mine))
         return chosen(every, made, quality, mine, *rest)
 
-    monkeypatch.setattr(fit, "_best_settings", chosen_)
+    monkeypatch.setattr(fit, "best_settings", chosen_)
     return taken
 
 
