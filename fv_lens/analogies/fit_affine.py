@@ -34,7 +34,7 @@ from .fit import Fitting
 from .library import Exclusion, Library, allowed
 from .selection import BEST, Folds, best_settings, folds_of
 
-RATE, SCALE_RATE = 0.1, 0.02  # Adam's steps: of a logit, about, and of the logarithm of the scale
+RATE, SCALE_RATE = 0.05, 0.02  # Adam's steps: of a logit, about, and of the logarithm of the scale
 EVERY = 4  # steps between measurements of the validation loss
 PATIENCE = 2  # measurements without a lower loss that end a fit
 BLOCK = 64  # train analogies in a step
@@ -47,7 +47,7 @@ class Affine:
     Args:
         full: a map from every score to every weight; else a slope and a bias for each vector.
         scored_by: see `Composition`.
-        ridge: weight of the squared distance from the identity and from no bias, a mean over the vectors, in logits.
+        ridge: weight of half the squared distance from the identity and from no bias, per vector, in logits.
         free_scale: fit one number that multiplies the composite as well; else it is 1.
 
     Raises:
@@ -57,7 +57,7 @@ class Affine:
     full: bool = False
     scored_by: ScoredBy = "log-probability"
     ridge: float = 0.1
-    free_scale: bool = True
+    free_scale: bool = False
 
     def __post_init__(self) -> None:
         if self.scored_by not in get_args(ScoredBy):
@@ -66,11 +66,11 @@ class Affine:
             raise InputError(f"ridge is {self.ridge!r}; give a number of at least 0.")
 
     def __str__(self) -> str:
-        return f"by {self.scored_by}, ridge {self.ridge:g}"
+        return f"by {self.scored_by}, ridge {self.ridge:g}" + ", free scale" * self.free_scale
 
 
 # The strongest ridge keeps the map near the posterior; probabilities are fitted at the weaker one, to save time.
-KINDS: list[tuple[ScoredBy, float]] = [("log-probability", 0.03), ("log-probability", 0.3), ("probability", 0.03)]
+KINDS: list[tuple[ScoredBy, float]] = [("log-probability", 0.1), ("log-probability", 1.0), ("probability", 0.1)]
 AFFINE = {
     f"affine, {name}": [Affine(full, scored_by, ridge) for scored_by, ridge in KINDS]
     for name, full in (("diagonal", False), ("full", True))

@@ -23,7 +23,7 @@ from ..oracles import EXACT, Change, difference
 from ..tiny import FAMILIES as ARCHITECTURES
 from .made import FAMILIES, FAMILY, FULL, LAYER, RELATION, TRAIN, VALIDATION, equal, evaluated, noise, vectors_of
 
-FEW = {"diagonal": [Affine(ridge=0.03), Affine(scored_by="probability")], "full": [Affine(full=True)]}
+FEW = {"diagonal": [Affine(free_scale=True), Affine(scored_by="probability")], "full": [Affine(full=True)]}
 QUICK = dict(candidates=FEW, how=Fitting(steps=8))
 NAMES = ("a", "b", "c", "d")
 SOME = TRAIN[:8:2]
@@ -257,7 +257,7 @@ def test_a_fit_makes_the_answers_more_probable(llama, what, n_shots):
 
 
 def test_without_a_free_scale_the_weights_alone_are_fitted(llama):
-    candidates = {"it": [Affine(free_scale=False)], "free": [Affine()]}
+    candidates = {"it": [Affine()], "free": [Affine(free_scale=True)]}
     found = fit_affine(llama, vectors_of(llama), TRAIN, TRAIN, candidates=candidates, how=Fitting(0, 8))
     assert found["it"].whole.scale == 1 != found["free"].whole.scale
 

@@ -27,6 +27,7 @@ WORDS = {
     "shared": "Shared: one vector fitted on analogies of other families; alone, it carries the form of an answer and "
     "nothing of the pair.",
     "fitted": "Fitted: what gradient steps on A:B alone make.",
+    "affine": "Affine: the scores of the posterior through a map fitted on analogies of other families.",
     "centred": "Centred: weights less their mean.",
     TRUE: "True relation: its own tuned vector, where there is one.",
 }

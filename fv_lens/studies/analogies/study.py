@@ -13,6 +13,7 @@ from torch import Tensor
 from ...analogies.composition import METHODS, CompositionLike, Folded
 from ...analogies.evaluate import evaluate_analogies
 from ...analogies.fit import BEST, CANDIDATES, Fitting, fit_compositions
+from ...analogies.fit_affine import AFFINE, AffineFits
 from ...analogies.scores import LIBRARIES, PROMPT_ONLY, SUMMED, TRUE, AnalogyScores, LibraryName, Row
 from ...analogies.solve import AnalogyAnswer, solve_analogy
 from ...datasets.questions import Question, digest
@@ -31,6 +32,7 @@ from .page import write_analogy_report
 
 RESULTS, SUMMARY = "results.csv", "summary.json"
 TUNED_HERE = "of the bundled relations, tuned for this run"  # in the plan, which is there before they are
+AFFINE_PROMPTS = ("zero-shot", "one-shot")
 N_ITEMS = 8  # single analogies on the page
 
 
@@ -113,18 +115,22 @@ def solve_all(
     # Prompts that exceed the context are refused before the fit.
     batch(lens_of(model), [question.asked(1) for question in every], own_template(list(libraries[0].values())))
     vector_files = {"vectors": [f"{name}.safetensors" for name in relation_names()] if vectors is None else []}
-    folder.claim(plan, vector_files | {"composites": list(map(_file_name, (*CANDIDATES, BEST)))})
+    folder.claim(plan, vector_files | {"composites": list(map(_file_name, (*CANDIDATES, BEST, *_affine_names())))})
     out = folder.path
     if vectors is None:
         vectors = tuned_library(model, out / "vectors", tell)
         plan["vectors, SHA-256"] = _digests(vectors, libraries[1])  # what is fitted is of these very vectors
     stages = Stages(out / "stages", plan)
     fitted: dict[str, Folded] = {}
+    affine: dict[str, Folded] = {}
     if train:
         tell(f"Composites fitted on {len(train)} train and {len(validation)} validation analogies")
         fitted = _unpacked(*stages.run("fit", lambda: _packed(fit_compositions(
             model, vectors, train, validation, how=Fitting(seed=seed)))))  # fmt: skip
-    methods: dict[str, CompositionLike] = {**METHODS, **fitted}
+        tell("Affine weights, for zero-shot and for one-shot prompts")
+        affine = _unpacked(*stages.run("affine", lambda: _packed(_affine(model, vectors, train, validation, seed))))
+    pairs = {name: (affine[f"{name}, zero-shot"], affine[f"{name}, one-shot"]) for name in AFFINE if affine}
+    methods = {**METHODS, **fitted, **pairs}
     ask = partial(
         evaluate_analogies, model, vectors, methods=methods, libraries=_libraries(vectors, test),
         summed=summed, seed=seed,
@@ -135,14 +141,14 @@ def solve_all(
         "questions": {"train": len(train), "validation": len(validation), "test": len(scores.questions),
                       "left out, for a pair that was tuned on": scores.left_out},
         "chance": scores.chance, "chosen on validation questions": chosen,
-        "fitted": {name: how.record for name, how in fitted.items()},
+        "fitted": {name: how.record for name, how in (fitted | affine).items()},
         "timings_s": stages.timings,
     }  # fmt: skip
     best = BEST if fitted else "posterior"
     tell(f"{N_ITEMS} single analogies")
     items = _items(model, vectors, scores.questions, fitted[best].whole if fitted else "posterior")
     frame = pd.concat([scores.to_frame().assign(part="score"), _differences(scores)], ignore_index=True)
-    _write(out, frame, fitted, summary)
+    _write(out, frame, fitted | affine, summary)
     facts = {
         key: summary[key] for key in ("model", "dtype", "layer", "seed", "questions", "fitted", "versions", "command")
     }
@@ -234,7 +240,24 @@ def _write(out: Path, frame: pd.DataFrame, fitted: Mapping[str, Folded], summary
 
 
 def _file_name(composite: str) -> str:
-    return f"{composite.replace(' + ', '-').replace(' ', '-')}.safetensors"
+    return f"{composite.replace(' + ', '-').replace(', ', '-').replace(' ', '-')}.safetensors"
+
+
+def _affine_names() -> list[str]:
+    return [f"{name}, {prompt}" for name in AFFINE for prompt in AFFINE_PROMPTS]
+
+
+def _affine(
+    model: Model,
+    vectors: Mapping[str, FunctionVector],
+    train: Sequence[Question],
+    validation: Sequence[Question],
+    seed: int,
+) -> dict[str, Folded]:
+    """Affine composites, each fitted for the zero-shot and for the one-shot prompt: "name, prompt" -> settings."""
+    fits = AffineFits(model, vectors, train, validation, how=Fitting(seed=seed))
+    of_prompts = [fits.fitted(n_shots, AFFINE) for n_shots in (0, 1)]
+    return {f"{name}, {prompt}": found[name] for name in AFFINE for prompt, found in zip(AFFINE_PROMPTS, of_prompts)}
 
 
 def _libraries(vectors: Mapping[str, FunctionVector], questions: Sequence[Question]) -> list[LibraryName]:
@@ -263,6 +286,9 @@ def _differences(scores: AnalogyScores) -> pd.DataFrame:
             continue
         others = [Row(PROMPT_ONLY, "", "one-shot")]
         others += [Row(name, row.library, row.prompt) for name in ("single best", "uniform", "shared alone")]
+        if row.method in AFFINE:
+            others += [Row(name, row.library, row.prompt) for name in ("posterior", "shared + fitted")]
+            others += [Row("fitted", "", row.prompt)]
         for other in others:
             for measure in ("accuracy", "first_token_accuracy", "choice", "log_prob"):
                 if other != row and all(measure in scores.values.get(compared, {}) for compared in (row, other)):
