@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     from .analogies.compose import compose as compose
     from .analogies.fit import Fitting as Fitting
     from .analogies.fit import fit_composition as fit_composition
-    from .analogies.fit_affine import Affine as Affine
+    from .analogies.affine_map import Affine as Affine
     from .analogies.fit_affine import fit_affine as fit_affine
     from .analogies.gate import Gate as Gate
     from .analogies.gate import GateCurve as GateCurve

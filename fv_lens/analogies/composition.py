@@ -228,10 +228,10 @@ class Folded:
     def of_parts(cls, tensors: Mapping[str, Tensor], saved: Mapping[str, Any]) -> "Folded":
         """The settings that `parts` gave; an InputError where one is missing or not what it may be."""
         Composites.check(tensors, saved)
-        settings = [
-            Composition(**_read(plain), **{name: tensors.get(f"{name}.{i}") for name in TENSORS})
-            for i, plain in enumerate(saved["settings"])
-        ]
+        settings = []
+        for i, plain in enumerate(saved["settings"]):
+            parts: dict[str, Any] = {name: tensors.get(f"{name}.{i}") for name in TENSORS}
+            settings.append(Composition(**_read(plain), **parts))
         return cls(settings[0], tuple(settings[1:]), saved["fold_of"], saved["record"])
 
     def save(self, path: FilePath) -> None:

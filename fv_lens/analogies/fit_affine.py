@@ -2,73 +2,37 @@
 
 Each train analogy A:B :: C:D is a prompt for C with a vector of its own, the composite that map and bias make of A:B.
 The engine gives the loss of D and its exact gradient for that vector; the chain rule leads from there to map and bias.
-
-Scores differ between vectors by several nats, and a row of a full map sums as many of them as there are vectors: at one
-rate for all numbers a full map diverges where a diagonal one hardly moves. So Adam moves what is added to the identity
-in units of the scores' root mean square (and of the square root of the number of vectors, for a full map).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from ..datasets.question_split import families_of
 from ..datasets.questions import Question
 from ..engine.batches import PromptBatch, batch
 from ..engine.completion import Completions, completions
-from ..engine.edits import CPU_FLOAT32
 from ..engine.gradients import Rows
-from ..ground.errors import InputError, finite_number
+from ..ground.errors import InputError
 from ..ground.progress import progress_bar
 from ..models.lens import Lens, Model, lens_of
 from ..vectors.function_vector import FunctionVector
-from .affine import affine_scores, affine_weights
+from .affine import affine_scores
+from .affine_map import Affine, AffineParameters, backward
 from .compose import Composer
 from .composition import Composition, Folded, ScoredBy
 from .fit import Fitting
 from .library import Exclusion, Library, allowed
 from .selection import BEST, Folds, best_settings, folds_of
 
-RATE, SCALE_RATE = 0.05, 0.02  # Adam's steps: of a logit, about, and of the logarithm of the scale
 EVERY = 4  # steps between measurements of the validation loss
 PATIENCE = 2  # measurements without a lower loss that end a fit
 BLOCK = 64  # train analogies in a step
-
-
-@dataclass(frozen=True)
-class Affine:
-    """An affine weighting to be fitted.
-
-    Args:
-        full: a map from every score to every weight; else a slope and a bias for each vector.
-        scored_by: see `Composition`.
-        ridge: weight of half the squared distance from the identity and from no bias, per vector, in logits.
-        free_scale: fit one number that multiplies the composite as well; else it is 1.
-
-    Raises:
-        InputError: an unknown kind of score, or a ridge below 0.
-    """
-
-    full: bool = False
-    scored_by: ScoredBy = "log-probability"
-    ridge: float = 0.1
-    free_scale: bool = False
-
-    def __post_init__(self) -> None:
-        if self.scored_by not in get_args(ScoredBy):
-            raise InputError(f"scored_by is {self.scored_by!r}; choose from {', '.join(get_args(ScoredBy))}.")
-        if finite_number("ridge", self.ridge) < 0:
-            raise InputError(f"ridge is {self.ridge!r}; give a number of at least 0.")
-
-    def __str__(self) -> str:
-        return f"by {self.scored_by}, ridge {self.ridge:g}" + ", free scale" * self.free_scale
-
-
 # The strongest ridge keeps the map near the posterior; probabilities are fitted at the weaker one, to save time.
 KINDS: list[tuple[ScoredBy, float]] = [("log-probability", 0.1), ("log-probability", 1.0), ("probability", 0.1)]
 AFFINE = {
@@ -191,7 +155,7 @@ class AffineFits:
             affine_scores(part.composer.log_probs[:, 1:], what.scored_by, part.allowed(exclude))
             for part in (self.train, self.validation)
         )
-        parameters = _Parameters(what, scores[kept[0]], known[kept[0]])
+        parameters = AffineParameters(what, scores[kept[0]], known[kept[0]])
         best, lowest, waited = parameters.settings(self.library, n_shots), torch.inf, 0
         turns = _turns([block for block in blocks if kept[0][block.places].any()])
         for step in range(self.how.steps + 1 if kept[0].any() and kept[1].any() else 0):
@@ -213,58 +177,6 @@ class AffineFits:
                 backward(block.rows, composites, kept[0][block.places])
                 parameters.step()
         return best
-
-
-def backward(rows: Rows, composites: Float[Tensor, "row d_model"], kept: Bool[Tensor, " row"]) -> Float[Tensor, " row"]:
-    """Losses of D, each under its own composite; the gradient of the mean over rows `kept` goes to what made them."""
-    losses, slopes = rows.gradient(composites.detach())
-    slopes = slopes.nan_to_num(0.0, 0.0, 0.0) * (kept / kept.sum())[:, None]
-    composites.backward(slopes)
-    return losses
-
-
-class _Parameters:
-    """Map, bias and scale while they are fitted."""
-
-    def __init__(self, what: Affine, scores: Float[Tensor, "pair vector"], known: Bool[Tensor, "pair vector"]):
-        self.what, n = what, scores.shape[1]
-        rms = scores[known].square().mean().sqrt().item() if known.any() else 0.0
-        self.unit = rms if rms > 0 else 1.0
-        # By probability the posterior is no start: scores of one unit stand in for log-probabilities.
-        diagonal = torch.full((n,), 1.0 if what.scored_by == "log-probability" else 1 / self.unit, **CPU_FLOAT32)
-        self.start = diagonal.diag() if what.full else diagonal
-        self.moved = torch.zeros_like(self.start, requires_grad=True)  # from the start, in logits per unit of score
-        self.bias = torch.zeros(n, **CPU_FLOAT32).requires_grad_()
-        self.log_scale = torch.zeros((), **CPU_FLOAT32).requires_grad_(what.free_scale)
-        groups = [
-            {"params": [self.moved], "lr": RATE / (n**0.5 if what.full else 1)},
-            {"params": [self.bias], "lr": RATE},
-            {"params": [self.log_scale] if what.free_scale else [], "lr": SCALE_RATE},
-        ]
-        self.adam = torch.optim.Adam(groups)
-
-    @property
-    def map(self) -> Tensor:
-        return self.start + self.moved / self.unit
-
-    def composites(self, scores: Tensor, known: Tensor, matrix: Tensor) -> Float[Tensor, "pair d_model"]:
-        weights = affine_weights(scores, self.map, self.bias, known)
-        return self.log_scale.exp() * (weights @ matrix)
-
-    def step(self) -> None:
-        """One step of Adam on the gradient that was left, and on the ridge."""
-        n = len(self.bias)
-        for values in (self.moved, self.bias):
-            assert values.grad is not None  # `backward` reaches it
-            values.grad += self.what.ridge * values.detach() / n
-        self.adam.step()
-        self.adam.zero_grad()
-
-    def settings(self, library: Library, n_shots: int) -> Composition:
-        return Composition(
-            "affine", scale=float(self.log_scale.detach().exp()), n_shots=n_shots, affine_map=self.map.detach().clone(),
-            affine_bias=self.bias.detach().clone(), scored_by=self.what.scored_by, vectors=library.names,
-        )  # fmt: skip
 
 
 @dataclass

@@ -115,6 +115,10 @@ class Gate:
     library: LibraryName = "full"
     record: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
+    def to_dict(self) -> dict[str, Any]:
+        """What was chosen, and on what, as plain JSON data."""
+        return {"signal": self.signal, "threshold": self.threshold, "library": self.library, **self.record}
+
     def inserts(self, model: Model, vectors: Mapping[str, FunctionVector], pair: tuple[str, str]) -> bool:
         """Whether the composite of one pair is to be inserted."""
         values = Gated(model, vectors, [Question(pair, target=pair[0], answers=(pair[1],))]).signals(self.how, "full")

@@ -8,10 +8,11 @@ import torch
 
 from fv_lens.analogies import fit_affine as module
 from fv_lens.analogies.affine import FLOOR, affine_scores, affine_weights
+from fv_lens.analogies.affine_map import Affine, backward
 from fv_lens.analogies.compose import Composer, compose, weights_of
 from fv_lens.analogies.composition import METHODS, Composition, Folded
 from fv_lens.analogies.fit import Fitting
-from fv_lens.analogies.fit_affine import AFFINE, Affine, backward, fit_affine
+from fv_lens.analogies.fit_affine import AFFINE, fit_affine
 from fv_lens.analogies.library import Library
 from fv_lens.engine.batches import batch
 from fv_lens.engine.gradients import Rows

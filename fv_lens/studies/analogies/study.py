@@ -13,7 +13,8 @@ from torch import Tensor
 from ...analogies.composition import METHODS, CompositionLike, Folded
 from ...analogies.evaluate import evaluate_analogies
 from ...analogies.fit import BEST, CANDIDATES, Fitting, fit_compositions
-from ...analogies.fit_affine import AFFINE, AffineFits
+from ...analogies.fit_affine import AFFINE
+from ...analogies.gate import Gate, GateCurve
 from ...analogies.scores import LIBRARIES, PROMPT_ONLY, SUMMED, TRUE, AnalogyScores, LibraryName, Row
 from ...analogies.solve import AnalogyAnswer, solve_analogy
 from ...datasets.questions import Question, digest
@@ -29,10 +30,10 @@ from ...vectors.tuning import finetune_all
 from ..job import Job
 from ..stages import Stages, Step
 from .page import write_analogy_report
+from .steps import affine_names, by_prompt, fit_affine_all, gates_frame, gates_of
 
 RESULTS, SUMMARY = "results.csv", "summary.json"
 TUNED_HERE = "of the bundled relations, tuned for this run"  # in the plan, which is there before they are
-AFFINE_PROMPTS = ("zero-shot", "one-shot")
 N_ITEMS = 8  # single analogies on the page
 
 
@@ -115,7 +116,7 @@ def solve_all(
     # Prompts that exceed the context are refused before the fit.
     batch(lens_of(model), [question.asked(1) for question in every], own_template(list(libraries[0].values())))
     vector_files = {"vectors": [f"{name}.safetensors" for name in relation_names()] if vectors is None else []}
-    folder.claim(plan, vector_files | {"composites": list(map(_file_name, (*CANDIDATES, BEST, *_affine_names())))})
+    folder.claim(plan, vector_files | {"composites": list(map(_file_name, (*CANDIDATES, BEST, *affine_names())))})
     out = folder.path
     if vectors is None:
         vectors = tuned_library(model, out / "vectors", tell)
@@ -128,9 +129,10 @@ def solve_all(
         fitted = _unpacked(*stages.run("fit", lambda: _packed(fit_compositions(
             model, vectors, train, validation, how=Fitting(seed=seed)))))  # fmt: skip
         tell("Affine weights, for zero-shot and for one-shot prompts")
-        affine = _unpacked(*stages.run("affine", lambda: _packed(_affine(model, vectors, train, validation, seed))))
-    pairs = {name: (affine[f"{name}, zero-shot"], affine[f"{name}, one-shot"]) for name in AFFINE if affine}
-    methods = {**METHODS, **fitted, **pairs}
+        affine = _unpacked(
+            *stages.run("affine", lambda: _packed(fit_affine_all(model, vectors, train, validation, seed)))
+        )
+    methods = {**METHODS, **fitted, **by_prompt(affine)}
     ask = partial(
         evaluate_analogies, model, vectors, methods=methods, libraries=_libraries(vectors, test),
         summed=summed, seed=seed,
@@ -148,13 +150,21 @@ def solve_all(
     tell(f"{N_ITEMS} single analogies")
     items = _items(model, vectors, scores.questions, fitted[best].whole if fitted else "posterior")
     frame = pd.concat([scores.to_frame().assign(part="score"), _differences(scores)], ignore_index=True)
+    gates: dict[LibraryName, tuple[Gate, GateCurve]] = {}
+    if fitted:
+        tell(f"When to insert {BEST!r}, chosen on validation analogies")
+        parts = validation, scores.questions
+        gates = gates_of(model, vectors, parts, fitted[BEST], _libraries(vectors, test))
+        frame = pd.concat([frame, gates_frame(gates)], ignore_index=True)
+        summary["gates"] = {library: gate.to_dict() for library, (gate, _) in gates.items()}
     _write(out, frame, fitted | affine, summary)
     facts = {
         key: summary[key] for key in ("model", "dtype", "layer", "seed", "questions", "fitted", "versions", "command")
     }
     write_analogy_report(
         out / "report.html", scores, frame, items, title=f"Analogies in {summary['model']}", lines=lines,
-        best=best, facts=facts | {"weights, SHA-256": plan["weights, SHA-256"], "timings, s": stages.timings},
+        best=best, gates={name: curve for name, (_, curve) in gates.items()},
+        facts=facts | {"weights, SHA-256": plan["weights, SHA-256"], "timings, s": stages.timings},
     )  # fmt: skip
     return scores, lines
 
@@ -241,23 +251,6 @@ def _write(out: Path, frame: pd.DataFrame, fitted: Mapping[str, Folded], summary
 
 def _file_name(composite: str) -> str:
     return f"{composite.replace(' + ', '-').replace(', ', '-').replace(' ', '-')}.safetensors"
-
-
-def _affine_names() -> list[str]:
-    return [f"{name}, {prompt}" for name in AFFINE for prompt in AFFINE_PROMPTS]
-
-
-def _affine(
-    model: Model,
-    vectors: Mapping[str, FunctionVector],
-    train: Sequence[Question],
-    validation: Sequence[Question],
-    seed: int,
-) -> dict[str, Folded]:
-    """Affine composites, each fitted for the zero-shot and for the one-shot prompt: "name, prompt" -> settings."""
-    fits = AffineFits(model, vectors, train, validation, how=Fitting(seed=seed))
-    of_prompts = [fits.fitted(n_shots, AFFINE) for n_shots in (0, 1)]
-    return {f"{name}, {prompt}": found[name] for name in AFFINE for prompt, found in zip(AFFINE_PROMPTS, of_prompts)}
 
 
 def _libraries(vectors: Mapping[str, FunctionVector], questions: Sequence[Question]) -> list[LibraryName]:

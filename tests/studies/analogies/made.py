@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from fv_lens.analogies.affine_map import Affine
 from fv_lens.analogies.composition import METHODS, Composition
 from fv_lens.analogies.fit import fit_compositions
-from fv_lens.analogies.fit_affine import Affine, AffineFits
+from fv_lens.analogies.fit_affine import AffineFits
 from fv_lens.datasets.questions import Question
-from fv_lens.studies.analogies import study
+from fv_lens.studies.analogies import steps, study
 from fv_lens.vectors.function_vector import FunctionVector
 
 from ...analogies.made import TRAIN, VALIDATION, noise, vectors_of
@@ -46,8 +47,8 @@ def quick(fits: list | None = None):
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(study, "fit_compositions", fit)
         patched.setattr(study, "METHODS", NAMED)
-        patched.setattr(study, "AFFINE", AFFINE)
-        patched.setattr(study, "AffineFits", lambda *parts, how: AffineFits(*parts, replace(how, steps=1)))
+        patched.setattr(steps, "AFFINE", AFFINE)
+        patched.setattr(steps, "AffineFits", lambda *parts, how: AffineFits(*parts, replace(how, steps=1)))
         yield
 
 

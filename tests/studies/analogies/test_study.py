@@ -13,6 +13,7 @@ import torch
 from fv_lens.analogies.composition import Folded
 from fv_lens.analogies.evaluate import evaluate_analogies
 from fv_lens.analogies.fit import BEST, Fitting, fit_compositions
+from fv_lens.analogies.gate import fit_gate
 from fv_lens.analogies.scores import LIBRARIES, PROFILES, PROMPT_ONLY, TRUE, AnalogyScores, Row
 from fv_lens.ground.errors import InputError
 from fv_lens.ground.measures import MEASURES
@@ -107,6 +108,7 @@ def test_a_run_leaves_its_table_summary_settings_and_figures(whole):
         f"Composites fitted on {len(TRAIN)} train and {len(VALIDATION)} validation analogies",
         "Affine weights, for zero-shot and for one-shot prompts",
         "4 validation questions, by every method", "4 test analogies, by every method", "8 single analogies",
+        "When to insert 'shared + best', chosen on validation analogies",
     ]  # fmt: skip
 
 
@@ -115,7 +117,7 @@ def test_the_page_has_every_number_and_single_analogies(whole):
     out, found, lines, _ = whole
     page = Page((out / "report.html").read_text(encoding="utf-8"))
     drawn = [parts["id"] for _, parts in page.tags if parts.get("class") == "plotly-graph-div"]
-    assert drawn == ["accuracy", "choice"] and "Download results.csv" in page.text
+    assert drawn == ["accuracy", "choice", "gate"] and "Download results.csv" in page.text
     for row, measures in found.values.items():
         if "accuracy" in measures:
             assert str(found.score(row)).replace("\N{MINUS SIGN}", "-") in page.text
@@ -172,6 +174,23 @@ def test_the_table_has_every_score_and_what_composites_have_over_baselines(whole
                 assert ("affine, diagonal", other, library, prompt, "accuracy") in lines
     assert len(lines) == len(gaps) and not any(method in (PROMPT_ONLY, TRUE) for method, *_ in lines)
     assert not any(method == other for method, other, *_ in lines)
+
+
+@pytest.mark.slow
+def test_gates_are_chosen_on_validation_and_measured_on_test_analogies(model, whole):
+    out, found, *_ = whole
+    table, how = pd.read_csv(out / "results.csv", keep_default_na=False), saved_settings(out)[BEST]
+    of_gates = table[table.part == "gate"]
+    assert [*dict.fromkeys(of_gates.library)] == [*LIBRARIES] and [*summary(out)["gates"]] == [*LIBRARIES]
+    for library in LIBRARIES:
+        gate = fit_gate(model, vectors_of(model), VALIDATION, how, library=library)
+        curve = gate.curve(model, vectors_of(model), found.questions)
+        told = summary(out)["gates"][library]
+        assert (told["signal"], told["threshold"]) == (gate.signal, pytest.approx(gate.threshold, abs=1e-5))
+        values = of_gates[of_gates.library == library].set_index("measure").value
+        assert values["accuracy, 50% covered"] == pytest.approx(curve.gain(0.5).value, rel=1e-5)
+        gain = found.difference(Row(BEST, library, "one-shot"), Row(PROMPT_ONLY, "", "one-shot"))
+        assert values["accuracy, 100% covered"] == pytest.approx(gain.value, rel=1e-5), "all covered, as in the table"
 
 
 @pytest.mark.slow
