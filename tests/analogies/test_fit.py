@@ -10,7 +10,8 @@ import torch
 from fv_lens.analogies import fit
 from fv_lens.analogies.compose import compose
 from fv_lens.analogies.composition import Composition
-from fv_lens.analogies.fit import BEST, CANDIDATES, Fitting, fit_composition, fit_compositions, folds_of
+from fv_lens.analogies.fit import CANDIDATES, Fitting, fit_composition, fit_compositions
+from fv_lens.analogies.selection import BEST, folds_of
 from fv_lens.datasets.questions import Question
 from fv_lens.ground.errors import InputError
 from fv_lens.models.lens import lens_of

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from ...analogies.composition import Folded
-from ...analogies.fit import BEST, Fitting
+from ...analogies.fit import Fitting
 from ...analogies.fit_affine import AFFINE, AffineFits
 from ...analogies.gate import COVERAGES, Gate, GateCurve, Gated
 from ...analogies.scores import PROMPT_ONLY, LibraryName
+from ...analogies.selection import BEST
 from ...datasets.questions import Question
 from ...models.lens import Model
 from ...vectors.function_vector import FunctionVector
@@ -33,9 +34,9 @@ def fit_affine_all(
     return {f"{name}, {prompt}": found[name] for name in AFFINE for prompt, found in zip(AFFINE_PROMPTS, of_prompts)}
 
 
-def by_prompt(affine: Mapping[str, Folded]) -> dict[str, tuple[Folded, ...]]:
+def by_prompt(affine: Mapping[str, Folded]) -> dict[str, tuple[Folded, Folded]]:
     """Affine methods, each with its settings in the zero-shot and in the one-shot prompt."""
-    return {name: tuple(affine[f"{name}, {prompt}"] for prompt in AFFINE_PROMPTS) for name in AFFINE if affine}
+    return {name: (affine[f"{name}, zero-shot"], affine[f"{name}, one-shot"]) for name in AFFINE if affine}
 
 
 def gates_of(

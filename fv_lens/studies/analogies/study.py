@@ -12,10 +12,11 @@ from torch import Tensor
 
 from ...analogies.composition import METHODS, CompositionLike, Folded
 from ...analogies.evaluate import evaluate_analogies
-from ...analogies.fit import BEST, CANDIDATES, Fitting, fit_compositions
+from ...analogies.fit import CANDIDATES, Fitting, fit_compositions
 from ...analogies.fit_affine import AFFINE
 from ...analogies.gate import Gate, GateCurve
 from ...analogies.scores import LIBRARIES, PROMPT_ONLY, SUMMED, TRUE, AnalogyScores, LibraryName, Row
+from ...analogies.selection import BEST
 from ...analogies.solve import AnalogyAnswer, solve_analogy
 from ...datasets.questions import Question, digest
 from ...datasets.relation_files import load_relation, relation_names
@@ -132,7 +133,11 @@ def solve_all(
         affine = _unpacked(
             *stages.run("affine", lambda: _packed(fit_affine_all(model, vectors, train, validation, seed)))
         )
-    methods = {**METHODS, **fitted, **by_prompt(affine)}
+    methods: dict[str, CompositionLike | tuple[CompositionLike, CompositionLike]] = {
+        **METHODS,
+        **fitted,
+        **by_prompt(affine),
+    }
     ask = partial(
         evaluate_analogies, model, vectors, methods=methods, libraries=_libraries(vectors, test),
         summed=summed, seed=seed,

@@ -12,9 +12,10 @@ import torch
 
 from fv_lens.analogies.composition import Folded
 from fv_lens.analogies.evaluate import evaluate_analogies
-from fv_lens.analogies.fit import BEST, Fitting, fit_compositions
+from fv_lens.analogies.fit import Fitting, fit_compositions
 from fv_lens.analogies.gate import fit_gate
 from fv_lens.analogies.scores import LIBRARIES, PROFILES, PROMPT_ONLY, TRUE, AnalogyScores, Row
+from fv_lens.analogies.selection import BEST
 from fv_lens.ground.errors import InputError
 from fv_lens.ground.measures import MEASURES
 from fv_lens.models.lens import lens_of
