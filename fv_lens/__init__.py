@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from .analogies.gate import Gate as Gate
     from .analogies.gate import GateCurve as GateCurve
     from .analogies.gate import fit_gate as fit_gate
+    from .analogies.pool import pool_scores as pool_scores
     from .analogies.solve import AnalogyAnswer as AnalogyAnswer
     from .analogies.solve import solve_analogy as solve_analogy
     from .analogies.scores import AnalogyScores as AnalogyScores

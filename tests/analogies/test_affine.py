@@ -257,12 +257,14 @@ def test_a_fit_makes_the_answers_more_probable(llama, what, n_shots):
     assert how.affine_map.dim() == (2 if what.full else 1)
 
 
+@pytest.mark.slow
 def test_without_a_free_scale_the_weights_alone_are_fitted(llama):
     candidates = {"it": [Affine()], "free": [Affine(free_scale=True)]}
     found = fit_affine(llama, vectors_of(llama), TRAIN, TRAIN, candidates=candidates, how=Fitting(0, 8))
     assert found["it"].whole.scale == 1 != found["free"].whole.scale
 
 
+@pytest.mark.slow
 def test_a_strong_ridge_holds_the_map_near_the_identity_and_the_bias_near_zero(llama):
     def away(ridge: float) -> float:
         candidates = {"it": [Affine(full=True, ridge=ridge)]}
@@ -272,6 +274,7 @@ def test_a_strong_ridge_holds_the_map_near_the_identity_and_the_bias_near_zero(l
     assert away(1e4) < 0.5 * away(0.0)
 
 
+@pytest.mark.slow
 def test_what_spoils_validation_from_the_first_step_is_not_taken(llama):
     """Validation answers are the opposite of what the fit makes probable: then the start stays, the posterior."""
     odd = [replace(question, answers=("w41",)) for question in VALIDATION]

@@ -91,6 +91,7 @@ def test_signals_are_those_of_full_forwards(llama, how, library):
         assert [found[name][i] for name in SIGNALS] == pytest.approx([best, own, certainty], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_answers_have_no_part_in_signals(llama):
     other = [replace(q, answers=("w41",), target="w40") for q in TRAIN[:5]]
     found = [Gated(llama, vectors_of(llama), some).signals(METHODS["posterior"], "full") for some in (TRAIN[:5], other)]
@@ -163,6 +164,7 @@ def test_a_composite_that_always_helps_is_always_inserted(llama, gained):
     assert gate.curve(llama, vectors_of(llama), VALIDATION).inserted.all()
 
 
+@pytest.mark.slow
 def test_a_gate_says_of_a_pair_what_its_curve_says(llama):
     vectors = vectors_of(llama)
     curve = Gated(llama, vectors, TRAIN).signals(METHODS["posterior"], "full")
