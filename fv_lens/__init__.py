@@ -71,6 +71,12 @@ if TYPE_CHECKING:
     from .analogies.compose import compose as compose
     from .analogies.fit import Fitting as Fitting
     from .analogies.fit import fit_composition as fit_composition
+    from .analogies.affine_map import Affine as Affine
+    from .analogies.fit_affine import fit_affine as fit_affine
+    from .analogies.gate import Gate as Gate
+    from .analogies.gate import GateCurve as GateCurve
+    from .analogies.gate import fit_gate as fit_gate
+    from .analogies.pool import pool_scores as pool_scores
     from .analogies.solve import AnalogyAnswer as AnalogyAnswer
     from .analogies.solve import solve_analogy as solve_analogy
     from .analogies.scores import AnalogyScores as AnalogyScores

@@ -24,6 +24,7 @@ from ..ground.errors import InputError
 from ..models.lens import Lens, Model, lens_of
 from ..vectors.function_vector import FunctionVector
 from ..vectors.optimizer import RATE
+from .affine import affine_scores, affine_weights, check_not_empty
 from .composition import Composition, CompositionLike, composition
 from .library import Library, check_pair, explained, pairs_batch
 
@@ -43,7 +44,7 @@ def weights_of(
     """
     plain, scores = log_probs[:, :1], log_probs[:, 1:]
     allowed = torch.ones_like(scores, dtype=torch.bool) if allowed is None else allowed
-    _check_not_empty(allowed)
+    check_not_empty(allowed)
     flat = allowed / allowed.sum(1, keepdim=True)
     if how.weighting == "uniform":
         return flat
@@ -51,15 +52,13 @@ def weights_of(
         gained = (scores - plain).clamp(min=0) * allowed
         total = gained.sum(1, keepdim=True)
         return torch.where(total > 0, gained / total.clamp(min=1e-30), flat)
+    if how.weighting == "affine":
+        scores, known = affine_scores(scores, how.scored_by, allowed)
+        return affine_weights(scores, how.affine_map, how.affine_bias, known)
     hidden = scores.masked_fill(~allowed, -torch.inf)
     if how.weighting == "single":
         return torch.nn.functional.one_hot(hidden.argmax(1), scores.shape[1]).float()
     return (hidden / how.temperature).softmax(1)
-
-
-def _check_not_empty(allowed: Bool[Tensor, "pair vector"]) -> None:
-    if not allowed.any(1).all():
-        raise InputError("Without a pair's own relation or family no vector is left; give more relations.")
 
 
 @torch.inference_mode(False)
@@ -130,13 +129,13 @@ class Composer:
         if how.weighting == "none":
             return None
         if how.weighting != "gradient":
-            return weights_of(self.log_probs, how, allowed)
+            return weights_of(self.log_probs, how.aligned(self.library.names), allowed)
         allowed = (
             torch.ones(len(self.place), len(self.library), dtype=torch.bool, device="cpu")
             if allowed is None
             else allowed
         )
-        _check_not_empty(allowed)
+        check_not_empty(allowed)
         key = allowed.numpy().tobytes()
         if key not in self._fitted:
             self._fitted[key] = fitted_weights(self.lens, self.library, self.sources.select(self.place), allowed)

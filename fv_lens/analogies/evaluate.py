@@ -34,7 +34,7 @@ def evaluate_analogies(
     model: Model,
     vectors: Mapping[str, FunctionVector],
     questions: Sequence[Question],
-    methods: Mapping[str, CompositionLike] | None = None,
+    methods: Mapping[str, CompositionLike | tuple[CompositionLike, CompositionLike]] | None = None,
     *,
     libraries: Sequence[LibraryName] = tuple(LIBRARIES),
     summed: Mapping[str, FunctionVector] | None = None,
@@ -48,7 +48,8 @@ def evaluate_analogies(
         vectors: the library, relation -> FunctionVector. Questions with a pair it was tuned on are left out.
         questions: see `load_questions`; completion is always measured.
         methods: name -> `Composition`, name of `METHODS` or what `fit_composition` returned; all of `METHODS` if None.
-            A method with a `shared` vector is used only in the prompt it was fitted for.
+            A method with a part that was fitted (shared vector or affine map) is used only in the prompt it was fitted
+            for; two in a tuple are one method in the zero-shot and in the one-shot prompt.
         libraries: "full", "relation left out" and "family left out": what the library holds for each question.
         summed: untuned vectors, mixed as by "posterior", for comparison.
         choices: also choose among the answers of the questions that have choices.
@@ -71,7 +72,7 @@ def evaluate_analogies(
     if unknown := [name for name in libraries if name not in LIBRARIES]:
         raise InputError(f"libraries has {unknown[0]!r}; choose from {', '.join(LIBRARIES)}.")
     methods = METHODS if methods is None else methods
-    ways = {name: how if isinstance(how, Folded) else composition(how) for name, how in methods.items()}
+    ways = {name: tuple(map(_settings, how if isinstance(how, tuple) else (how, how))) for name, how in methods.items()}
     kept = [question.shuffled(seed) for question in kept]
     asker = _Asker(lens, library, None if summed is None else Library.of(lens, summed), ways, libraries,
                     families_of(questions))  # fmt: skip
@@ -93,7 +94,7 @@ class _Asker:
         lens: Lens,
         library: Library,
         summed: Library | None,
-        ways: Mapping[str, Composition | Folded],
+        ways: Mapping[str, tuple[Composition | Folded, ...]],  # in the zero-shot and in the one-shot prompt
         libraries: Sequence[LibraryName],
         families: Mapping[str, str],
     ):
@@ -103,7 +104,8 @@ class _Asker:
         self._composers: dict[tuple[int, tuple[Sequence[str], ...]], Composer] = {}
         each = [
             settings
-            for how in ways.values()
+            for pair in ways.values()
+            for how in pair
             for settings in ((how.whole, *how.folds) if isinstance(how, Folded) else (how,))
         ]
         self.pair_steps = max((settings.pair_steps for settings in each), default=0)
@@ -126,7 +128,7 @@ class _Asker:
         prompt = ("zero-shot", "one-shot")[n_shots]
         pairs = tuple(question.source for question in questions)
         composers = dict.fromkeys(self.ways, self._composer(self.library, pairs))
-        ways = dict(self.ways)
+        ways = {title: pair[n_shots] for title, pair in self.ways.items()}
         if self.summed is not None:
             composers[SUMMED], ways[SUMMED] = self._composer(self.summed, pairs), METHODS["posterior"]
         may = {
@@ -138,7 +140,7 @@ class _Asker:
         for name, (title, how) in product(self.libraries, ways.items()):
             composer, whole, folded = composers[title], composition(how), isinstance(how, Folded)
             depends = folded or whole.uses_library  # on the library, or on what a fold has not seen
-            if whole.shared is not None and whole.n_shots != n_shots:
+            if whole.is_fitted and whole.n_shots != n_shots:
                 continue
             if not depends and name != self.libraries[0]:
                 continue
@@ -233,6 +235,10 @@ class _Asker:
 
     def _template(self, prompt: str) -> PromptTemplate:
         return SENTENCE if prompt == "sentence" else self.template
+
+
+def _settings(how: CompositionLike) -> Composition | Folded:
+    return how if isinstance(how, Folded) else composition(how)
 
 
 def _prompt(question: Question, prompt: str) -> FewShot:

@@ -7,7 +7,7 @@ family of relations there are a shared vector and settings in which none of its 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,13 +20,13 @@ from ..engine.batches import PromptBatch, batch
 from ..engine.completion import Completions, completions
 from ..ground.errors import InputError, whole_number
 from ..ground.progress import progress_bar
-from ..ground.streams import Stream, generator
 from ..models.lens import Lens, Model, lens_of
 from ..vectors.function_vector import FunctionVector
 from ..vectors.optimizer import Task, Tuning, tune
 from .compose import Composer
 from .composition import Composition, Folded
 from .library import Exclusion, Library, allowed
+from .selection import BEST, Folds, best_settings, folds_of
 
 N_FOLDS = 5
 SHARED_STEPS = 24  # more steps overfit the families it is tuned on
@@ -44,7 +44,6 @@ CANDIDATES = {
         for library, pair in product(CENTRED[:6], PAIR[4:8])
     ],
 }
-BEST = "shared + best"
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,7 @@ def fit_compositions(
     library = Library.of(lens, vectors)
     if not train or not validation:
         raise InputError(f"There are {len(train)} train and {len(validation)} validation analogies; give some of each.")
-    folds = _Folds(folds_of([*train, *validation], how.n_folds, how.seed))
+    folds = Folds(folds_of([*train, *validation], how.n_folds, how.seed))
     tuned = {
         shots: _shared(lens, library, (train, validation), shots, folds, how.steps) for shots in sorted({0, n_shots})
     }
@@ -171,40 +170,8 @@ def fit_compositions(
             each = [settings[0 if exclude is None else 1 + fold] for fold in fold_of_question.tolist()]
             whatifs.append(library.edit(composer.vectors(each if exclude else settings[0], may)))
         quality[exclude] = completions(lens, prompts, whatifs).rows(slice(1, None))
-    return _best_settings(every, settings_by_fold, quality, fold_of_question, folds)
-
-
-def folds_of(questions: Sequence[Question], n_folds: int, seed: int = 0) -> dict[str, int]:
-    """Family -> fold, with about equally many questions per fold; empty if fewer than two families are known."""
-    counts: dict[str, int] = {}
-    for question in questions:
-        if (family := question.kin) is not None:
-            counts[family] = counts.get(family, 0) + 1
-    n_folds = min(n_folds, len(counts))
-    if n_folds < 2:
-        return {}
-    names = sorted(counts)
-    order = generator(seed, Stream.FOLDS).permutation(len(names))
-    sizes, fold_of = [0] * n_folds, {}
-    for name in sorted((names[i] for i in order), key=lambda name: -counts[name]):
-        fold_of[name] = int(np.argmin(sizes))
-        sizes[fold_of[name]] += counts[name]
-    return fold_of
-
-
-@dataclass(frozen=True)
-class _Folds:
-    """Family -> the fold that leaves it out."""
-
-    of: Mapping[str, int]
-
-    @property
-    def n(self) -> int:
-        return max(self.of.values(), default=-1) + 1
-
-    def fold(self, question: Question) -> int:
-        """The fold that leaves out the question's family; -1 where that is not known."""
-        return -1 if question.kin is None else self.of.get(question.kin, -1)
+    told = [(name, _summary(name, how)) for name, how in every]
+    return best_settings(told, settings_by_fold, quality, fold_of_question, folds)
 
 
 def _shared(
@@ -212,7 +179,7 @@ def _shared(
     library: Library,
     questions: tuple[Sequence[Question], Sequence[Question]],
     n_shots: int,
-    folds: _Folds,
+    folds: Folds,
     steps: int,
 ) -> Float[Tensor, "fold d_model"]:
     """Vectors tuned on train and validation analogies of all families, row 0, and without those of each fold."""
@@ -234,48 +201,6 @@ def _shared(
             raise InputError(f"The loss of the shared vector of {name!r} became NaN.")
         vectors.append(result.vector)
     return torch.stack(vectors)
-
-
-def _best_settings(
-    every: Sequence[tuple[str, Composition]],
-    settings_by_fold: Sequence[Sequence[Composition]],
-    quality: Mapping[Exclusion | None, Completions],
-    fold_of_question: np.ndarray,
-    folds: _Folds,
-) -> dict[str, Folded]:
-    """The best settings of each name, for all and for each fold: by whole answers, then by log-probability."""
-    # Equal shares stay equal, so that rounding does not choose between them; the log-probability does.
-    # A question of no known family was answered with vectors that have seen all of them.
-    means = {
-        fold: _means(quality["family"].prompts((fold_of_question != fold) & (fold_of_question >= 0)))
-        for fold in range(folds.n)
-    }
-    means[-1] = _means(quality[None])
-    names = dict.fromkeys(name for name, _ in every)
-
-    def folded(candidates: Sequence[int]) -> Folded:
-        best = {fold: max(candidates, key=lambda i: mean[i]) for fold, mean in means.items()}
-        settings = tuple(settings_by_fold[best[fold]][1 + fold] for fold in range(folds.n))
-        accuracy, log_prob = means[-1][best[-1]]
-        tried: dict[str, Any] = {"accuracy": accuracy, "log_prob": log_prob, "chosen": _summary(*every[best[-1]])}
-        if folds.n:
-            left_out = [
-                quality["family"].prompts(fold_of_question == fold).rows([best[fold]]) for fold in range(folds.n)
-            ]
-            accuracy, log_prob = _means(Completions.joined(left_out))[0]
-            tried["family left out"] = {"accuracy": accuracy, "log_prob": log_prob}
-            tried["family left out"]["chosen"] = [_summary(*every[best[fold]]) for fold in range(folds.n)]
-        return Folded(settings_by_fold[best[-1]][0], settings, folds.of, tried)
-
-    fitted = {name: folded([i for i, (other, _) in enumerate(every) if other == name]) for name in names}
-    return fitted | {BEST: folded(range(len(every)))}
-
-
-def _means(measured: Completions) -> list[tuple[float, float]]:
-    """(share of whole answers right, mean log-probability) of each row; zeros where nothing was asked."""
-    if not len(measured.right):
-        return [(0.0, 0.0)] * measured.right.shape[1]
-    return list(zip(measured.right.mean(0).round(9).tolist(), measured.log_prob.mean(0).round(9).tolist()))
 
 
 def _summary(name: str, how: Composition) -> str:

@@ -12,13 +12,15 @@ from ..ground.schema import REAL, Index, LogProb, Record, Schema, Share, Text, c
 class Settings(Schema):
     """The settings of a `Composition` that are not tensors."""
 
-    weighting: Literal["posterior", "gain", "single", "uniform", "gradient", "none"]
+    weighting: Literal["posterior", "gain", "single", "uniform", "gradient", "affine", "none"]
     temperature: Annotated[float, Field(gt=0)]
     center: bool
     scale: float
     pair_steps: Index
     pair_scale: float
     n_shots: Annotated[int, Field(ge=0, le=1)]
+    scored_by: Literal["log-probability", "probability"] = "log-probability"
+    vectors: list[Text] = []
 
 
 class Tried(BaseModel):
@@ -52,11 +54,20 @@ class Composites(Record):
 
     def of_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         known = range(len(self.settings))
-        expected = {name for name in tensors if name in {f"{part}.{i}" for part in ("shared", "start") for i in known}}
+        parts = ("shared", "start", "affine_map", "affine_bias")
+        expected = {name for name in tensors if name in {f"{part}.{i}" for part in parts for i in known}}
         if "tensors" in self.model_fields_set:
             expected = set(self.tensors)
         else:  # folds are alike in having a shared vector, and a start to step from
             expected |= {f"shared.{i}" for i in known} if any(name.startswith("shared.") for name in tensors) else set()
             stepped = {f"start.{i}" for i in known if self.settings[i].pair_steps}
             expected |= stepped if any(name.startswith("start.") for name in tensors) else set()
-        check_shapes(tensors, dict.fromkeys(sorted(expected), (REAL, ("d_model",))))
+        check_shapes(tensors, {name: (REAL, _dims(name, tensors)) for name in sorted(expected)})
+
+
+def _dims(name: str, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """A map is diagonal or square."""
+    if not name.startswith("affine"):
+        return ("d_model",)
+    square = name.startswith("affine_map") and name in tensors and tensors[name].dim() == 2
+    return ("vector", "vector") if square else ("vector",)

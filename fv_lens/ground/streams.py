@@ -24,6 +24,7 @@ class Stream(IntEnum):
     FOLDS = 21  # of analogies' families
     READ = 22  # random vectors that are read beside tuned ones
     RANDOM_VECTORS = 23
+    POOLS = 24  # vectors drawn from a library, and noise that joins it
     HALVES = 31  # of people's comparisons
     PERMUTATIONS = 41  # of relations, in Mantel's test
 

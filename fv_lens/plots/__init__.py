@@ -8,6 +8,7 @@ from .comparison import comparison, learning_curve
 from .completion import evaluation
 from .composition import composition
 from .decoding import decoding
+from .gate import gate
 from .heads import head_effects
 from .layers import layer_sweep
 from .relation_map import relation_map
@@ -17,6 +18,6 @@ from .slopes import slopes
 from .training import training
 
 __all__ = [
-    "analogies", "comparison", "composition", "decoding", "evaluation", "head_effects", "layer_sweep", "learning_curve",
-    "relation_map", "relations", "similarity", "slopes", "training",
+    "analogies", "comparison", "composition", "decoding", "evaluation", "gate", "head_effects", "layer_sweep",
+    "learning_curve", "relation_map", "relations", "similarity", "slopes", "training",
 ]  # fmt: skip

@@ -10,7 +10,8 @@ import torch
 from fv_lens.analogies import fit
 from fv_lens.analogies.compose import compose
 from fv_lens.analogies.composition import Composition
-from fv_lens.analogies.fit import BEST, CANDIDATES, Fitting, fit_composition, fit_compositions, folds_of
+from fv_lens.analogies.fit import CANDIDATES, Fitting, fit_composition, fit_compositions
+from fv_lens.analogies.selection import BEST, folds_of
 from fv_lens.datasets.questions import Question
 from fv_lens.ground.errors import InputError
 from fv_lens.models.lens import lens_of
@@ -161,13 +162,13 @@ def test_in_the_zero_shot_prompt_the_shared_vector_is_the_start(llama):
 @pytest.fixture
 def scored(monkeypatch):
     """What settings are chosen by, `[question, setting, 2]`, and each validation question's fold; one entry a fit."""
-    taken, chosen = [], fit._best_settings
+    taken, chosen = [], fit.best_settings
 
     def chosen_(every, made, quality, mine, *rest):
         taken.append(({key: np.stack([found.right, found.log_prob], -1) for key, found in quality.items()}, mine))
         return chosen(every, made, quality, mine, *rest)
 
-    monkeypatch.setattr(fit, "_best_settings", chosen_)
+    monkeypatch.setattr(fit, "best_settings", chosen_)
     return taken
 
 

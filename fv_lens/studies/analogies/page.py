@@ -9,6 +9,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from ... import plots
+from ...analogies.gate import GateCurve
 from ...analogies.scores import LIBRARIES, PROMPT_ONLY, TRUE, AnalogyScores, Row
 from ...analogies.solve import AnalogyAnswer
 from ...datasets.questions import Question
@@ -21,12 +22,17 @@ LEFT_OUT = (
     "family, in the library and in the shared vector. "
 )
 CHOICE_CAPTION = "By log P(D | C) with the vector, choices in an order drawn by seed. The dashed line is chance."
+GATE_CAPTION = (
+    "Analogies in the order of a signal that is known from A:B alone. Signal and threshold (the star) were chosen on "
+    "validation analogies."
+)
 # Said where a method has the word in its name.
 WORDS = {
     "posterior": "Posterior: vectors weighted by how probable each makes B after A.",
     "shared": "Shared: one vector fitted on analogies of other families; alone, it carries the form of an answer and "
     "nothing of the pair.",
     "fitted": "Fitted: what gradient steps on A:B alone make.",
+    "affine": "Affine: the scores of the posterior through a map fitted on analogies of other families.",
     "centred": "Centred: weights less their mean.",
     TRUE: "True relation: its own tuned vector, where there is one.",
 }
@@ -42,15 +48,18 @@ def write_analogy_report(
     title: str,
     lines: Sequence[str] = (),
     best: str = "",
+    gates: Mapping[str, GateCurve] = {},
     facts: Mapping[str, Any] = {},
 ) -> None:
     """Write the page; it appears whole or not at all.
 
     Args:
-        frame: `AnalogyScores.to_frame` as part "score", and methods minus their baselines as part "difference".
+        frame: `AnalogyScores.to_frame` as part "score", and methods minus their baselines as part "difference"; other
+            parts are for the download alone.
         items: single analogies with their answers.
         lines: further sentences for the top of the page.
         best: the method that was chosen on validation, whose numbers the page begins with.
+        gates: library -> what the best method gains over its prompt by the signal of its gate.
         facts: what "How it was made" says, name -> value.
 
     Raises:
@@ -70,6 +79,7 @@ def write_analogy_report(
         page.section("Completed", figures.get("accuracy", ""), tables.get("accuracy", ""), note=words),
         page.section("Chosen among answers", figures.get("choice", ""), *(tables.get(m, "") for m in CHOSEN)),
         page.section("Differences", _differences(frame[frame.part == "difference"])),
+        page.section("When to insert", _gates(gates, best)),
         page.section("Single analogies", *(_item(*item) for item in items)),
         page.section("More numbers", *(tables.get(m, "") for m in ("first_token_accuracy", "log_prob"))),
         page.how_made(facts),
@@ -134,6 +144,13 @@ def _differences(frame: pd.DataFrame) -> str:
         rows[f"{name}, {prompt}"] = [page.cell(scores.get(library), True) for library in libraries]
     note = "Paired over the same analogies; not shown: the 95 % interval holds 0."
     return page.table(libraries, rows, note, first_bold=False, name="Differences") if rows else ""
+
+
+def _gates(gates: Mapping[str, GateCurve], best: str) -> Markup | str:
+    """The figure of the gates."""
+    if not gates:
+        return ""
+    return page.figure("gate", plots.gate(gates), f"{best}, one-shot, minus the same prompt alone. {GATE_CAPTION}")
 
 
 def _item(question: Question, answer: AnalogyAnswer) -> str:

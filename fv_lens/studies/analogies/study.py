@@ -12,8 +12,11 @@ from torch import Tensor
 
 from ...analogies.composition import METHODS, CompositionLike, Folded
 from ...analogies.evaluate import evaluate_analogies
-from ...analogies.fit import BEST, CANDIDATES, Fitting, fit_compositions
+from ...analogies.fit import CANDIDATES, Fitting, fit_compositions
+from ...analogies.fit_affine import AFFINE
+from ...analogies.gate import Gate, GateCurve
 from ...analogies.scores import LIBRARIES, PROMPT_ONLY, SUMMED, TRUE, AnalogyScores, LibraryName, Row
+from ...analogies.selection import BEST
 from ...analogies.solve import AnalogyAnswer, solve_analogy
 from ...datasets.questions import Question, digest
 from ...datasets.relation_files import load_relation, relation_names
@@ -28,6 +31,7 @@ from ...vectors.tuning import finetune_all
 from ..job import Job
 from ..stages import Stages, Step
 from .page import write_analogy_report
+from .steps import affine_names, by_prompt, fit_affine_all, gates_frame, gates_of
 
 RESULTS, SUMMARY = "results.csv", "summary.json"
 TUNED_HERE = "of the bundled relations, tuned for this run"  # in the plan, which is there before they are
@@ -113,18 +117,27 @@ def solve_all(
     # Prompts that exceed the context are refused before the fit.
     batch(lens_of(model), [question.asked(1) for question in every], own_template(list(libraries[0].values())))
     vector_files = {"vectors": [f"{name}.safetensors" for name in relation_names()] if vectors is None else []}
-    folder.claim(plan, vector_files | {"composites": list(map(_file_name, (*CANDIDATES, BEST)))})
+    folder.claim(plan, vector_files | {"composites": list(map(_file_name, (*CANDIDATES, BEST, *affine_names())))})
     out = folder.path
     if vectors is None:
         vectors = tuned_library(model, out / "vectors", tell)
         plan["vectors, SHA-256"] = _digests(vectors, libraries[1])  # what is fitted is of these very vectors
     stages = Stages(out / "stages", plan)
     fitted: dict[str, Folded] = {}
+    affine: dict[str, Folded] = {}
     if train:
         tell(f"Composites fitted on {len(train)} train and {len(validation)} validation analogies")
         fitted = _unpacked(*stages.run("fit", lambda: _packed(fit_compositions(
             model, vectors, train, validation, how=Fitting(seed=seed)))))  # fmt: skip
-    methods: dict[str, CompositionLike] = {**METHODS, **fitted}
+        tell("Affine weights, for zero-shot and for one-shot prompts")
+        affine = _unpacked(
+            *stages.run("affine", lambda: _packed(fit_affine_all(model, vectors, train, validation, seed)))
+        )
+    methods: dict[str, CompositionLike | tuple[CompositionLike, CompositionLike]] = {
+        **METHODS,
+        **fitted,
+        **by_prompt(affine),
+    }
     ask = partial(
         evaluate_analogies, model, vectors, methods=methods, libraries=_libraries(vectors, test),
         summed=summed, seed=seed,
@@ -135,20 +148,28 @@ def solve_all(
         "questions": {"train": len(train), "validation": len(validation), "test": len(scores.questions),
                       "left out, for a pair that was tuned on": scores.left_out},
         "chance": scores.chance, "chosen on validation questions": chosen,
-        "fitted": {name: how.record for name, how in fitted.items()},
+        "fitted": {name: how.record for name, how in (fitted | affine).items()},
         "timings_s": stages.timings,
     }  # fmt: skip
     best = BEST if fitted else "posterior"
     tell(f"{N_ITEMS} single analogies")
     items = _items(model, vectors, scores.questions, fitted[best].whole if fitted else "posterior")
     frame = pd.concat([scores.to_frame().assign(part="score"), _differences(scores)], ignore_index=True)
-    _write(out, frame, fitted, summary)
+    gates: dict[LibraryName, tuple[Gate, GateCurve]] = {}
+    if fitted:
+        tell(f"When to insert {BEST!r}, chosen on validation analogies")
+        parts = validation, scores.questions
+        gates = gates_of(model, vectors, parts, fitted[BEST], _libraries(vectors, test))
+        frame = pd.concat([frame, gates_frame(gates)], ignore_index=True)
+        summary["gates"] = {library: gate.to_dict() for library, (gate, _) in gates.items()}
+    _write(out, frame, fitted | affine, summary)
     facts = {
         key: summary[key] for key in ("model", "dtype", "layer", "seed", "questions", "fitted", "versions", "command")
     }
     write_analogy_report(
         out / "report.html", scores, frame, items, title=f"Analogies in {summary['model']}", lines=lines,
-        best=best, facts=facts | {"weights, SHA-256": plan["weights, SHA-256"], "timings, s": stages.timings},
+        best=best, gates={name: curve for name, (_, curve) in gates.items()},
+        facts=facts | {"weights, SHA-256": plan["weights, SHA-256"], "timings, s": stages.timings},
     )  # fmt: skip
     return scores, lines
 
@@ -234,7 +255,7 @@ def _write(out: Path, frame: pd.DataFrame, fitted: Mapping[str, Folded], summary
 
 
 def _file_name(composite: str) -> str:
-    return f"{composite.replace(' + ', '-').replace(' ', '-')}.safetensors"
+    return f"{composite.replace(' + ', '-').replace(', ', '-').replace(' ', '-')}.safetensors"
 
 
 def _libraries(vectors: Mapping[str, FunctionVector], questions: Sequence[Question]) -> list[LibraryName]:
@@ -263,6 +284,9 @@ def _differences(scores: AnalogyScores) -> pd.DataFrame:
             continue
         others = [Row(PROMPT_ONLY, "", "one-shot")]
         others += [Row(name, row.library, row.prompt) for name in ("single best", "uniform", "shared alone")]
+        if row.method in AFFINE:
+            others += [Row(name, row.library, row.prompt) for name in ("posterior", "shared + fitted")]
+            others += [Row("fitted", "", row.prompt)]
         for other in others:
             for measure in ("accuracy", "first_token_accuracy", "choice", "log_prob"):
                 if other != row and all(measure in scores.values.get(compared, {}) for compared in (row, other)):

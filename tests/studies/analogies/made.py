@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from fv_lens.analogies.affine_map import Affine
 from fv_lens.analogies.composition import METHODS, Composition
 from fv_lens.analogies.fit import fit_compositions
+from fv_lens.analogies.fit_affine import AffineFits
 from fv_lens.datasets.questions import Question
-from fv_lens.studies.analogies import study
+from fv_lens.studies.analogies import steps, study
 from fv_lens.vectors.function_vector import FunctionVector
 
 from ...analogies.made import TRAIN, VALIDATION, noise, vectors_of
@@ -27,6 +29,8 @@ QUESTIONS = [asked(0, "a", 3), asked(1, "b"), asked(2, "c", 4, pairs=True), aske
 PARTS = (TRAIN, VALIDATION, QUESTIONS)
 CHOOSE_ON = [replace(asked(i, "abcde"[i % 5], 3), source=(f"w{i}", f"w{i + 60}")) for i in range(6, 10)]
 FEW = {"shared alone": [Composition("none")], "shared + composite": [Composition(scale=s) for s in (0.25, 0.5)]}
+AFFINE = {"affine, diagonal": [Affine()]}
+AFFINE_FILES = ["affine-diagonal-one-shot.safetensors", "affine-diagonal-zero-shot.safetensors"]
 BUNDLED = ("antonym", "hypernym", "synonym", "tool-action")
 NAMED = {name: METHODS[name] for name in ("posterior", "single best")}
 
@@ -43,6 +47,8 @@ def quick(fits: list | None = None):
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(study, "fit_compositions", fit)
         patched.setattr(study, "METHODS", NAMED)
+        patched.setattr(steps, "AFFINE", AFFINE)
+        patched.setattr(steps, "AffineFits", lambda *parts, how: AffineFits(*parts, replace(how, steps=1)))
         yield
 
 

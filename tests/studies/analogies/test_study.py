@@ -12,8 +12,10 @@ import torch
 
 from fv_lens.analogies.composition import Folded
 from fv_lens.analogies.evaluate import evaluate_analogies
-from fv_lens.analogies.fit import BEST, Fitting, fit_compositions
+from fv_lens.analogies.fit import Fitting, fit_compositions
+from fv_lens.analogies.gate import fit_gate
 from fv_lens.analogies.scores import LIBRARIES, PROFILES, PROMPT_ONLY, TRUE, AnalogyScores, Row
+from fv_lens.analogies.selection import BEST
 from fv_lens.ground.errors import InputError
 from fv_lens.ground.measures import MEASURES
 from fv_lens.models.lens import lens_of
@@ -26,7 +28,20 @@ from fv_lens.vectors.function_vector import FunctionVector
 from ...analogies.made import TRAIN, VALIDATION, equal, noise, vectors_of
 from ..commands import files, interrupted
 from ..pages import Page
-from .made import BUNDLED, CHOOSE_ON, FEW, FILES, NAMED, PARTS, QUESTIONS, asked, quick, summary, summed_of
+from .made import (
+    AFFINE_FILES,
+    BUNDLED,
+    CHOOSE_ON,
+    FEW,
+    FILES,
+    NAMED,
+    PARTS,
+    QUESTIONS,
+    asked,
+    quick,
+    summary,
+    summed_of,
+)
 
 pytestmark = pytest.mark.usefixtures("fits")
 
@@ -56,7 +71,15 @@ def without_page(monkeypatch):
 def saved_settings(out) -> dict[str, Folded]:
     """What a run fitted, by name."""
     names = {name: name.replace(" + ", "-").replace(" ", "-") for name in (*FEW, BEST)}
+    names |= {f"affine, diagonal, {prompt}": f"affine-diagonal-{prompt}" for prompt in ("zero-shot", "one-shot")}
     return {name: Folded.load(out / "composites" / f"{file}.safetensors") for name, file in names.items()}
+
+
+def methods_of(out) -> dict:
+    """The methods of a run: those with a name and those it fitted; affine ones of two prompts are one method."""
+    fitted = saved_settings(out)
+    pair = tuple(fitted.pop(f"affine, diagonal, {prompt}") for prompt in ("zero-shot", "one-shot"))
+    return NAMED | fitted | {"affine, diagonal": pair}
 
 
 def same(one: AnalogyScores, other: AnalogyScores) -> bool:
@@ -76,14 +99,17 @@ def test_a_run_leaves_its_table_summary_settings_and_figures(whole):
     out, _, _, told = whole
     assert files(out) == FILES
     assert files(out / "composites") == [
+        *AFFINE_FILES,
         "shared-alone.safetensors",
         "shared-best.safetensors",
         "shared-composite.safetensors",
     ]
-    assert files(out / "stages") == ["fit.safetensors", "timings.json"]
+    assert files(out / "stages") == ["affine.safetensors", "fit.safetensors", "timings.json"]
     assert told == [
         f"Composites fitted on {len(TRAIN)} train and {len(VALIDATION)} validation analogies",
+        "Affine weights, for zero-shot and for one-shot prompts",
         "4 validation questions, by every method", "4 test analogies, by every method", "8 single analogies",
+        "When to insert 'shared + best', chosen on validation analogies",
     ]  # fmt: skip
 
 
@@ -92,7 +118,7 @@ def test_the_page_has_every_number_and_single_analogies(whole):
     out, found, lines, _ = whole
     page = Page((out / "report.html").read_text(encoding="utf-8"))
     drawn = [parts["id"] for _, parts in page.tags if parts.get("class") == "plotly-graph-div"]
-    assert drawn == ["accuracy", "choice"] and "Download results.csv" in page.text
+    assert drawn == ["accuracy", "choice", "gate"] and "Download results.csv" in page.text
     for row, measures in found.values.items():
         if "accuracy" in measures:
             assert str(found.score(row)).replace("\N{MINUS SIGN}", "-") in page.text
@@ -118,8 +144,7 @@ def test_saved_settings_are_those_that_were_fitted(model, whole):
 @pytest.mark.slow
 def test_scores_are_those_of_evaluate_analogies(model, whole):
     out, found, *_ = whole
-    fitted = saved_settings(out)
-    how = dict(methods=NAMED | fitted, summed=summed_of(model))
+    how = dict(methods=methods_of(out), summed=summed_of(model))
     assert same(found, evaluate_analogies(model, vectors_of(model), QUESTIONS, **how))
 
 
@@ -145,8 +170,28 @@ def test_the_table_has_every_score_and_what_composites_have_over_baselines(whole
             for measure in ("accuracy", "first_token_accuracy", "choice", "log_prob"):
                 assert ("shared + composite", other, library, "one-shot", measure) in lines
         assert ("posterior", PROMPT_ONLY, library, "zero-shot", "accuracy") in lines
+        for prompt in ("zero-shot", "one-shot"):
+            for other in (PROMPT_ONLY, "single best", "posterior"):
+                assert ("affine, diagonal", other, library, prompt, "accuracy") in lines
     assert len(lines) == len(gaps) and not any(method in (PROMPT_ONLY, TRUE) for method, *_ in lines)
     assert not any(method == other for method, other, *_ in lines)
+
+
+@pytest.mark.slow
+def test_gates_are_chosen_on_validation_and_measured_on_test_analogies(model, whole):
+    out, found, *_ = whole
+    table, how = pd.read_csv(out / "results.csv", keep_default_na=False), saved_settings(out)[BEST]
+    of_gates = table[table.part == "gate"]
+    assert [*dict.fromkeys(of_gates.library)] == [*LIBRARIES] and [*summary(out)["gates"]] == [*LIBRARIES]
+    for library in LIBRARIES:
+        gate = fit_gate(model, vectors_of(model), VALIDATION, how, library=library)
+        curve = gate.curve(model, vectors_of(model), found.questions)
+        told = summary(out)["gates"][library]
+        assert (told["signal"], told["threshold"]) == (gate.signal, pytest.approx(gate.threshold, abs=1e-5))
+        values = of_gates[of_gates.library == library].set_index("measure").value
+        assert values["accuracy, 50% covered"] == pytest.approx(curve.gain(0.5).value, rel=1e-5)
+        gain = found.difference(Row(BEST, library, "one-shot"), Row(PROMPT_ONLY, "", "one-shot"))
+        assert values["accuracy, 100% covered"] == pytest.approx(gain.value, rel=1e-5), "all covered, as in the table"
 
 
 @pytest.mark.slow
@@ -160,7 +205,7 @@ def test_the_summary_says_what_was_run(model, whole):
     )
     left_out = "left out, for a pair that was tuned on"
     assert told["questions"] == {"train": len(TRAIN), "validation": len(VALIDATION), "test": 4, left_out: 0}
-    assert told["chance"] == pytest.approx(found.chance) and told["timings_s"].keys() == {"fit"}
+    assert told["chance"] == pytest.approx(found.chance) and told["timings_s"].keys() == {"fit", "affine"}
 
 
 @pytest.mark.slow
@@ -305,8 +350,7 @@ def of_lines(lines) -> tuple[float, float]:
 @pytest.mark.slow
 def test_the_way_to_choose_is_the_best_on_validation_questions(model, whole):
     out, found, lines, _ = whole
-    fitted = saved_settings(out)
-    tried = evaluate_analogies(model, vectors_of(model), CHOOSE_ON, NAMED | fitted, summed=summed_of(model))
+    tried = evaluate_analogies(model, vectors_of(model), CHOOSE_ON, methods_of(out), summed=summed_of(model))
     ways = {
         (str(row), measure): tried.score(row, measure).value
         for row, measures in tried.values.items() for measure in measures

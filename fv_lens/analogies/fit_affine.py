@@ -1,0 +1,216 @@
+"""Affine weights fitted on analogies: the map and bias under whose composites the frozen model finds D most probable.
+
+Each train analogy A:B :: C:D is a prompt for C with a vector of its own, the composite that map and bias make of A:B.
+The engine gives the loss of D and its exact gradient for that vector; the chain rule leads from there to map and bias.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from ..datasets.question_split import families_of
+from ..datasets.questions import Question
+from ..engine.batches import PromptBatch, batch
+from ..engine.completion import Completions, completions
+from ..engine.gradients import Rows
+from ..ground.errors import InputError
+from ..ground.progress import progress_bar
+from ..models.lens import Lens, Model, lens_of
+from ..vectors.function_vector import FunctionVector
+from .affine import affine_scores
+from .affine_map import Affine, AffineParameters, backward
+from .compose import Composer
+from .composition import Composition, Folded, ScoredBy
+from .fit import Fitting
+from .library import Exclusion, Library, allowed
+from .selection import BEST, Folds, best_settings, folds_of
+
+EVERY = 4  # steps between measurements of the validation loss
+PATIENCE = 2  # measurements without a lower loss that end a fit
+BLOCK = 64  # train analogies in a step
+# The strongest ridge keeps the map near the posterior; probabilities are fitted at the weaker one, to save time.
+KINDS: list[tuple[ScoredBy, float]] = [("log-probability", 0.1), ("log-probability", 1.0), ("probability", 0.1)]
+AFFINE = {
+    f"affine, {name}": [Affine(full, scored_by, ridge) for scored_by, ridge in KINDS]
+    for name, full in (("diagonal", False), ("full", True))
+}
+
+
+def fit_affine(
+    model: Model,
+    vectors: Mapping[str, FunctionVector],
+    train: Sequence[Question],
+    validation: Sequence[Question],
+    *,
+    n_shots: Literal[0, 1] = 0,
+    candidates: Mapping[str, Sequence[Affine]] = AFFINE,
+    how: Fitting = Fitting(),
+) -> dict[str, Folded]:
+    """Composites with affine weights, for each name the best of its candidates on validation.
+
+    No shared vector is beside them: they are as in the paper.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge.
+        vectors: the library, relation -> FunctionVector.
+        train: analogies that map and bias are fitted on.
+        validation: analogies that stop each fit, and that candidates are chosen on.
+        n_shots: 1 to fit for the prompt that shows A:B, 0 for the one that asks for C alone.
+        candidates: name -> what is fitted.
+        how: folds, and the most steps of a fit.
+
+    Returns:
+        name -> `Folded`. The settings of a fold are fitted and chosen without the fold's families, on analogies whose
+        own family is left out of the library, as it is where they are used.
+
+    Raises:
+        InputError: no train or validation analogies, or no candidates; an empty library, vectors of two models or
+            layers; a family that leaves no vector in the library; a loss that is NaN before the first step.
+
+    Example:
+        >>> parts = split_questions(load_questions())
+        >>> affine = fit_affine(model, vectors, parts.train, parts.validation)
+        >>> answer = solve_analogy(model, vectors, ("hot", "cold"), "big", how=affine["affine, diagonal"])
+    """
+    return AffineFits(model, vectors, train, validation, how).fitted(n_shots, candidates)
+
+
+class AffineFits:
+    """Affine fits in both prompts, which have the scores of the pairs in common; see `fit_affine`."""
+
+    def __init__(
+        self,
+        model: Model,
+        vectors: Mapping[str, FunctionVector],
+        train: Sequence[Question],
+        validation: Sequence[Question],
+        how: Fitting = Fitting(),
+    ):
+        self.lens, self.how = lens_of(model), how
+        self.library = Library.of(self.lens, vectors)
+        if not train or not validation:
+            raise InputError(
+                f"There are {len(train)} train and {len(validation)} validation analogies; give some of each."
+            )
+        self.folds = Folds(folds_of([*train, *validation], how.n_folds, how.seed))
+        families = families_of([*train, *validation])
+        self.train, self.validation = (_Part(self.lens, self.library, part, families) for part in (train, validation))
+
+    def fitted(self, n_shots: Literal[0, 1], candidates: Mapping[str, Sequence[Affine]] = AFFINE) -> dict[str, Folded]:
+        """name -> the best of its candidates, as `fit_affine` returns them."""
+        if n_shots not in (0, 1):
+            raise InputError(f"n_shots is {n_shots!r}; composites are for prompts with 0 or 1 demonstration.")
+        every = [(name, what) for name, listed in candidates.items() for what in listed]
+        if not every:
+            raise InputError("There are no candidates to choose from; give name -> [Affine, ...].")
+        blocks = self.train.blocks(n_shots)
+        check = self.validation.rows(n_shots, slice(None))
+        settings: list[list[Composition]] = []
+        with progress_bar(total=len(every) * (1 + self.folds.n), desc="affine maps", unit="map") as bar:
+            for _, what in every:
+                settings.append([])
+                for fold in (None, *range(self.folds.n)):
+                    settings[-1].append(self._fit(what, n_shots, fold, blocks, check))
+                    bar.update()
+        fold_of_question = np.array([self.folds.fold(question) for question in self.validation.questions])
+        quality = self._quality(settings, n_shots, fold_of_question)
+        told = [(name, f"{name}, {what}") for name, what in every]
+        best = best_settings(told, settings, quality, fold_of_question, self.folds)
+        return {name: folded for name, folded in best.items() if name != BEST}
+
+    def _quality(
+        self, settings: Sequence[Sequence[Composition]], n_shots: int, fold_of_question: np.ndarray
+    ) -> dict[Exclusion | None, Completions]:
+        """How validation questions are answered by each setting: by that of their fold, with their family left out."""
+        part, quality = self.validation, dict[Exclusion | None, Completions]()
+        exclusions: tuple[Exclusion | None, ...] = (None, "family") if self.folds.n else (None,)
+        for exclude in exclusions:
+            whatifs = []
+            for by_fold in settings:
+                each = [by_fold[1 + fold] for fold in fold_of_question.tolist()]
+                composites = part.composer.vectors(each if exclude else by_fold[0], part.allowed(exclude))
+                whatifs.append(self.library.edit(composites))
+            quality[exclude] = completions(self.lens, part.prompts(n_shots), whatifs).rows(slice(1, None))
+        return quality
+
+    @torch.inference_mode(False)
+    @torch.enable_grad()
+    def _fit(
+        self, what: Affine, n_shots: int, fold: int | None, blocks: Sequence["_Block"], check: Rows
+    ) -> Composition:
+        """The map of lowest validation loss for all families, or for those outside a fold."""
+        exclude: Exclusion | None = None if fold is None else "family"
+        kept = [
+            torch.tensor(
+                [fold is None or self.folds.fold(question) != fold for question in part.questions], device="cpu"
+            )
+            for part in (self.train, self.validation)
+        ]
+        (scores, known), (checked, checked_known) = (
+            affine_scores(part.composer.log_probs[:, 1:], what.scored_by, part.allowed(exclude))
+            for part in (self.train, self.validation)
+        )
+        parameters = AffineParameters(what, scores[kept[0]], known[kept[0]])
+        best, lowest, waited = parameters.settings(self.library, n_shots), torch.inf, 0
+        turns = _turns([block for block in blocks if kept[0][block.places].any()])
+        for step in range(self.how.steps + 1 if kept[0].any() and kept[1].any() else 0):
+            if step % EVERY == 0 or step == self.how.steps:
+                with torch.no_grad():
+                    composites = parameters.composites(checked, checked_known, self.library.matrix)
+                loss = float(check.losses(composites)[kept[1]].mean())
+                if not step and not np.isfinite(loss):
+                    without = "all families" if fold is None else f"all families but those of fold {fold}"
+                    raise InputError(f"The loss of the affine map of {without} is {loss} before its first step.")
+                waited += 1
+                if loss < lowest:
+                    best, lowest, waited = parameters.settings(self.library, n_shots), loss, 0
+                if waited == PATIENCE:
+                    break
+            if step < self.how.steps:
+                block = next(turns)
+                composites = parameters.composites(scores[block.places], known[block.places], self.library.matrix)
+                backward(block.rows, composites, kept[0][block.places])
+                parameters.step()
+        return best
+
+
+@dataclass
+class _Block:
+    """Some of the train analogies, each a row with a vector of its own."""
+
+    places: list[int]
+    rows: Rows
+
+
+def _turns(blocks: Sequence[_Block]) -> Iterator[_Block]:
+    while True:
+        yield from blocks
+
+
+class _Part:
+    """Train or validation analogies, with what all fits need of them."""
+
+    def __init__(self, lens: Lens, library: Library, questions: Sequence[Question], families: Mapping[str, str]):
+        self.lens, self.library, self.questions, self.families = lens, library, questions, families
+        self.composer = Composer(lens, library, [question.source for question in questions])
+
+    def prompts(self, n_shots: int) -> PromptBatch:
+        return batch(self.lens, [question.asked(n_shots) for question in self.questions], self.library.template)
+
+    def allowed(self, exclude: Exclusion | None) -> Bool[Tensor, "pair vector"]:
+        names = [[getattr(question, name) for question in self.questions] for name in ("relation", "family")]
+        return allowed(self.library, names[0], exclude, self.families, names[1])
+
+    def rows(self, n_shots: int, places: slice) -> Rows:
+        prompts = self.prompts(n_shots).select(range(len(self.questions))[places])
+        return Rows(self.lens, prompts, range(len(prompts)), self.library.first.layer)
+
+    def blocks(self, n_shots: int) -> list[_Block]:
+        """Every so many-th analogy in a block, so that each has some of every relation."""
+        n = -(-len(self.questions) // BLOCK)
+        return [_Block([*range(len(self.questions))[i::n]], self.rows(n_shots, slice(i, None, n))) for i in range(n)]

@@ -1,0 +1,64 @@
+"""Steps of a study of analogies: affine weights in both prompts, and the gates of its best composite."""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from ...analogies.composition import Folded
+from ...analogies.fit import Fitting
+from ...analogies.fit_affine import AFFINE, AffineFits
+from ...analogies.gate import COVERAGES, Gate, GateCurve, Gated
+from ...analogies.scores import PROMPT_ONLY, LibraryName
+from ...analogies.selection import BEST
+from ...datasets.questions import Question
+from ...models.lens import Model
+from ...vectors.function_vector import FunctionVector
+
+AFFINE_PROMPTS = ("zero-shot", "one-shot")
+
+
+def affine_names() -> list[str]:
+    return [f"{name}, {prompt}" for name in AFFINE for prompt in AFFINE_PROMPTS]
+
+
+def fit_affine_all(
+    model: Model,
+    vectors: Mapping[str, FunctionVector],
+    train: Sequence[Question],
+    validation: Sequence[Question],
+    seed: int,
+) -> dict[str, Folded]:
+    """Affine composites, each fitted for the zero-shot and for the one-shot prompt: "name, prompt" -> settings."""
+    fits = AffineFits(model, vectors, train, validation, how=Fitting(seed=seed))
+    of_prompts = [fits.fitted(n_shots, AFFINE) for n_shots in (0, 1)]
+    return {f"{name}, {prompt}": found[name] for name in AFFINE for prompt, found in zip(AFFINE_PROMPTS, of_prompts)}
+
+
+def by_prompt(affine: Mapping[str, Folded]) -> dict[str, tuple[Folded, Folded]]:
+    """Affine methods, each with its settings in the zero-shot and in the one-shot prompt."""
+    return {name: (affine[f"{name}, zero-shot"], affine[f"{name}, one-shot"]) for name in AFFINE if affine}
+
+
+def gates_of(
+    model: Model,
+    vectors: Mapping[str, FunctionVector],
+    parts: tuple[Sequence[Question], Sequence[Question]],
+    how: Folded,
+    libraries: Sequence[LibraryName],
+) -> dict[LibraryName, tuple[Gate, GateCurve]]:
+    """For each library a gate chosen on validation analogies, and what it does on test ones."""
+    validation, test = (Gated(model, vectors, questions) for questions in parts)
+    gates = {library: validation.fit(how, library) for library in libraries}
+    return {library: (gate, test.curve(gate)) for library, gate in gates.items()}
+
+
+def gates_frame(gates: Mapping[LibraryName, tuple[Gate, GateCurve]]) -> pd.DataFrame:
+    """What composites gain over their prompt among the analogies of the largest signal, and with the gate over all."""
+    lines = []
+    for library, (_, curve) in gates.items():
+        of_curve = {f"accuracy, {coverage:.0%} covered": curve.gain(coverage) for coverage in COVERAGES}
+        for measure, score in (of_curve | {"accuracy over all, gated": curve.gated}).items():
+            method = f"{BEST} - {PROMPT_ONLY}"
+            lines.append((method, library, "one-shot", measure, score.value, *score.ends, score.n))
+    columns = ["method", "library", "prompt", "measure", "value", "low", "high", "n"]
+    return pd.DataFrame(lines, columns=columns).assign(part="gate")
