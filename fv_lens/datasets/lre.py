@@ -24,7 +24,7 @@ def load_lre(folder: FilePath) -> dict[str, Relation]:
 
     Every .json file in a sub-folder of one of these names is a relation, and other files are ignored; the folder may
     be that sub-folder itself, or one above it. `factual/country_capital_city.json` gives "country-capital-city". Its
-    category and its family are the name of the sub-folder: intervals over families then resample the four kinds. The
+    category and its family are the name of the sub-folder: intervals over families are then over the four kinds. The
     words that name a relation are fv_lens's own, for the files of the set.
 
     A subject that stands several times gets all its objects as right answers, each once, the first to be shown. An

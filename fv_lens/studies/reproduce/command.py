@@ -19,6 +19,7 @@ from ...ground.measures import COMPLETED, MEASURES
 from ..console import MOST_DEALS, STUDY, ModelName, console, expanded, notes, output_folder, plain_errors, quiet, tell
 from ..folders import owner_of
 from ..job import Job
+from ..sources import BatsFolder, LreFolder, Source, ToddFolder, source_of
 
 DTYPES = ("float32", "bfloat16", "float16")  # as in `models`, which is slow to import
 
@@ -30,9 +31,9 @@ def reproduce(
     relations: Annotated[
         str | None, typer.Option(help="Comma-separated names or files (as for run); by default all bundled relations.")
     ] = None,
-    bats: Annotated[
-        Path | None, typer.Option(callback=expanded, help="A folder of BATS 3.0, instead of the bundled relations.")
-    ] = None,
+    bats: BatsFolder = None,
+    lre: LreFolder = None,
+    todd: ToddFolder = None,
     model: ModelName = "smollm2-135m",
     dtype: Annotated[str, typer.Option(help=f"Of the weights: {', '.join(DTYPES)}.")] = "float32",
     out: Annotated[
@@ -52,8 +53,10 @@ def reproduce(
         if dtype not in DTYPES:
             raise InputError(f"--dtype is {dtype!r}; give one of {', '.join(DTYPES)}")
         weights: Any = dtype  # one of DTYPES, as was checked
-        chosen = _chosen_relations(relations, bats)
-        options = {"--relations": relations, "--bats": bats, "--model": model, "--dtype": dtype, "--seeds": seeds}
+        source = source_of(bats, lre, todd)
+        chosen = _chosen_relations(relations, source)
+        options = {"--relations": relations, **dict([source] if source else []), "--model": model, "--dtype": dtype}
+        options |= {"--seeds": seeds}
         given = [str(part) for option in options.items() if option[1] is not None for part in option]
         command = shlex.join(["fv-lens", "reproduce", *given, "--out", str(out)])
         from .setup import Settings, sized
@@ -127,17 +130,15 @@ def _note_left_out(left_out: Mapping[str, str]) -> None:
         typer.echo(f"Note: {name} is left out: {why}", err=True)
 
 
-def _chosen_relations(relations: str | None, bats: Path | None) -> list[Relation]:
+def _chosen_relations(relations: str | None, source: Source | None) -> list[Relation]:
     names_given = None if relations is None else split_names(relations)
     if names_given == []:
         raise InputError(f"--relations is {relations!r}; give comma-separated names or files, such as antonym,synonym.")
-    if bats is not None:
-        from ...datasets.bats import load_bats
-
-        loaded = load_bats(bats)
+    if source is not None:
+        loaded = source.relations()
         names = list(loaded) if names_given is None else names_given
         if unknown := [name for name in names if name not in loaded]:
-            raise InputError(f"{str(bats)!r} has no relation {unknown[0]!r}; it has {', '.join(loaded)}.")
+            raise InputError(f"{str(source.folder)!r} has no relation {unknown[0]!r}; it has {', '.join(loaded)}.")
         return [loaded[name] for name in names]
     return [load_relation(name) for name in (relation_names() if names_given is None else names_given)]
 
