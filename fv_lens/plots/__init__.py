@@ -10,6 +10,7 @@ from .composition import composition
 from .decoding import decoding
 from .heads import head_effects
 from .layers import layer_sweep
+from .models import models
 from .relation_map import relation_map
 from .relations import relations
 from .similarity import similarity
@@ -18,5 +19,5 @@ from .training import training
 
 __all__ = [
     "analogies", "comparison", "composition", "decoding", "evaluation", "head_effects", "layer_sweep", "learning_curve",
-    "relation_map", "relations", "similarity", "slopes", "training",
+    "models", "relation_map", "relations", "similarity", "slopes", "training",
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 """Files of a study: the table, the summary, the vectors and the page."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -169,11 +169,16 @@ def _save_vectors(
 
 def _file_names(names: Sequence[str]) -> list[str]:
     """A file name for each relation's vector, numbered where two would have the same."""
-    used: dict[str, None] = {}
-    for name in (re.sub(r"[^\w.-]+", "-", name) for name in names):
+    return [f"{name}.safetensors" for name in distinct(re.sub(r"[^\w.-]+", "-", name) for name in names)]
+
+
+def distinct(names: Iterable[str], taken: Collection[str] = ()) -> list[str]:
+    """The names, each with a number behind it where it is taken or came before."""
+    used = dict.fromkeys(taken)
+    for name in names:
         numbered = (f"{name}-{i}" for i in count(2))
         used[name if name not in used else next(one for one in numbered if one not in used)] = None
-    return [f"{name}.safetensors" for name in used]
+    return list(used)[len(set(taken)) :]
 
 
 def _facts(

@@ -45,7 +45,7 @@ def reproduce(
     Raises:
         InputError: the folder is of another plan or holds a stage of another, or cannot be written to.
     """
-    plan, folder, tell = _plan(study, facts), job.folder, job.tell
+    plan, folder, tell = plan_of(study, facts), job.folder, job.tell
     folder.claim(plan, {"vectors": vector_files(study.names)})
     stages = Stages(folder.path / "stages", plan)
     if n := len(stages.finished):
@@ -124,7 +124,8 @@ def _readings(study: Study, stage: Stage, sums: Step, tuning: Mapping[str, Step]
     return stage("readings", "Reading the vectors", lambda: ({}, readings(study, kinds)))[1]
 
 
-def _plan(study: Study, facts: Mapping[str, Any]) -> dict[str, Any]:
+def plan_of(study: Study, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What a folder of the study is marked with: model, relations, settings, versions."""
     lens = study.lens
     return {
         "model": lens.name, "processing": lens.processing, "bos": lens.bos, "dtype": str(lens.dtype),
