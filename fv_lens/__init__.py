@@ -53,6 +53,10 @@ if TYPE_CHECKING:
     from .evaluation.controls import Controls as Controls
     from .evaluation.evaluate import Evaluation as Evaluation
     from .evaluation.evaluate import evaluate as evaluate
+    from .evaluation.faithfulness import Faithfulness as Faithfulness
+    from .evaluation.faithfulness import faithfulness as faithfulness
+    from .evaluation.side_effects import SideEffects as SideEffects
+    from .evaluation.side_effects import side_effects as side_effects
     from .evaluation.decoding import Decoding as Decoding
     from .evaluation.decoding import decode as decode
     from .evaluation.readings import log_probs as log_probs

@@ -76,7 +76,22 @@ def build(name: str, bos: bool = True):
     for parameter in network.parameters():
         if parameter.dim() > 1:
             parameter.data.normal_(0, 0.2)
+    network.config.architectures = [type(network).__name__]
     return TransformerBridge.boot_transformers(f"tiny/{name}", hf_model=network, tokenizer=tokenizer(bos), device="cpu")
+
+
+def bent():
+    """A model in which what the heads of layer 0 write can neither reach the stream nor be held fixed."""
+    model = build("llama")
+    model.cfg.model_name = "tiny/bent"
+
+    def bend(module, inputs, out):
+        x = out[0] if isinstance(out, tuple) else out
+        x = x.sign() * x.abs().sqrt()
+        return (x, *out[1:]) if isinstance(out, tuple) else x
+
+    model.blocks[0].attn.register_forward_hook(bend)
+    return model
 
 
 def _hooked(parts: dict, name: str, bos: bool):

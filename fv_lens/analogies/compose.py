@@ -246,6 +246,6 @@ def composed(lens: Lens, library: Library, pair: tuple[str, str], how: Compositi
     return replace(
         library.first, vector=composer.vectors(how)[0], method="composite", relation=None, data_hash=None,
         split_seed=None, heads=(), strength=1.0, training=None, template=library.template.to_dict(), weights=weights,
-        source=tuple(pair), parents=[(held[name], records[name]) for name in weights if held[name]],
+        source=tuple(pair), frozen_rms=None, parents=[(held[name], records[name]) for name in weights if held[name]],
         versions=storage.versions(),
     )  # fmt: skip

@@ -9,6 +9,8 @@ import numpy as np
 
 from ..ground.errors import InputError, whole_number
 from ..ground.streams import Stream, generator
+from ..models.chat import chat_parts
+from ..models.model import Model
 from .relations import Relation, pairs_for
 
 Pair = tuple[str, tuple[str, ...]]  # of a relation: the word and its right answers
@@ -55,6 +57,28 @@ class PromptTemplate:
             self.question.format(word=x) + self.answer.format(answer=y) + self.separator for x, y in demonstrations
         )
         return self.prefix + "".join(shown) + self.question.format(word=word)
+
+    @classmethod
+    def chat(cls, model: Model, question: str = "{word}") -> "PromptTemplate":
+        """The model's own chat form: each demonstration is a user's turn and the model's answer to it.
+
+        Its four parts are read off the tokenizer's chat template, with whatever system turn that has by itself. A BOS
+        token that the model's tokens begin with anyway does not stand in it twice.
+
+        Args:
+            question: the user's turn, with `{word}` in it, such as "The opposite of {word}?".
+
+        Raises:
+            InputError: the tokenizer has no chat template, or one whose turns do not simply follow each other.
+
+        Example:
+            >>> template = PromptTemplate.chat(model)
+            >>> effects = indirect_effects(model, "antonym", template=template)
+        """
+        cls(question=question)  # which is what says what is wrong with it
+        parts = chat_parts(model)
+        header, reply = (part.replace("{", "{{").replace("}", "}}") for part in (parts.header, parts.reply))
+        return cls(f"{header}{question}{reply}", "{answer}", parts.end, parts.start)
 
     def to_dict(self) -> dict[str, str]:
         """The four parts by name; `from_dict` reads them."""

@@ -124,15 +124,26 @@ def batch(lens: Tokens, prompts: Sequence[FewShot], template: PromptTemplate = P
                 f"the prompt for {shots.word!r} has {len(ids[-1])} tokens and its longest answer {longest}, more than "
                 f"the model's context of {lens.n_ctx}; give shorter words or fewer shots"
             )
-    width = max(map(len, ids))
+    padded, mask = _padded(ids, lens.pad_id)
     return PromptBatch(
-        tokens=torch.tensor([[lens.pad_id] * (width - len(prompt)) + prompt for prompt in ids], device="cpu"),
-        mask=torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in ids], device="cpu"),
+        tokens=padded,
+        mask=mask,
         answer_ids=torch.tensor([listed[0][0] for listed in answers], device="cpu"),
         answers=tuple(answers),
         texts=tuple(texts),
         words=tuple(shots.word for shots in prompts),
     )
+
+
+def padded_texts(lens: Tokens, texts: Sequence[str]) -> tuple[Int[Tensor, "text pos"], Int[Tensor, "text pos"]]:
+    """Left-padded tokens and mask of texts that have no answers."""
+    return _padded([lens.tokens(text) for text in texts], lens.pad_id)
+
+
+def _padded(ids: Sequence[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    width = max(map(len, ids))
+    tokens = torch.tensor([[pad_id] * (width - len(row)) + row for row in ids], device="cpu")
+    return tokens, torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device="cpu")
 
 
 def _answer_tokens(tokens: Callable[[str], list[int]], text: str, answer: str, word: str) -> tuple[int, ...]:

@@ -21,8 +21,8 @@ from ..ground.progress import no_progress
 from ..ground.streams import Stream, generator
 from ..models.lens import Lens
 from ..vectors.function_vector import FunctionVector
-from ..vectors.mediation import mean_head_outputs
-from ..vectors.summed import check_mean_z, check_writes, distributed_vectors, head_sum
+from ..vectors.mediation import mean_outputs
+from ..vectors.summed import check_means, distributed_vectors, head_sum, normed_layers
 
 CONTROL_SHOTS = 10
 RANDOM_VECTOR, RANDOM_HEADS, SAME_NORM = RANDOM = ("random vector", "random heads", "random heads, same norm")
@@ -36,18 +36,23 @@ class Controls:
         draws: number of draws of each random control, over which its scores are averaged.
         mean_z: mean head outputs `[layer, head, d_head]` for sums of random heads, such as `effects.mean_z`; computed
             if they are needed and left out.
+        attention_rms: `[layer]`, such as `effects.attention_rms`, beside `mean_z`; needed, and computed, as that is, in
+            models with norms behind attention alone.
 
     Raises:
-        InputError: draws below 1, or not a whole number; a `mean_z` that is not a tensor.
+        InputError: draws below 1, or not a whole number; a `mean_z` or `attention_rms` that is not a tensor.
     """
 
     draws: int = 5
     mean_z: Float[Tensor, "layer head d_head"] | None = None
+    attention_rms: Float[Tensor, " layer"] | None = None
 
     def __post_init__(self) -> None:
         whole_number("draws", self.draws, least=1)
-        if self.mean_z is not None and not isinstance(self.mean_z, Tensor):
-            raise InputError(f"mean_z is {type(self.mean_z).__name__}; give a tensor, such as effects.mean_z")
+        for name in ("mean_z", "attention_rms"):
+            given = getattr(self, name)
+            if given is not None and not isinstance(given, Tensor):
+                raise InputError(f"{name} is {type(given).__name__}; give a tensor, such as effects.{name}")
 
     @classmethod
     def of(cls, value: "Controls | bool") -> "Controls | None":
@@ -79,13 +84,16 @@ def vector_controls(
     whatifs = {RANDOM_VECTOR: in_place_of(vectors, [_random_directions(v, rng, controls.draws) for v in vectors])}
     if not all(vector.heads for vector in vectors):
         return whatifs
-    mean_z = controls.mean_z
-    if mean_z is None:
-        shots = min(CONTROL_SHOTS, len(relation.split().train) - 1)
-        with no_progress():
-            mean_z, _ = mean_head_outputs(lens.model, relation, n_shots=shots, seed=seed, template=template)
     taken = {head for vector in vectors for head in vector.heads}
     heads = [(layer, head) for layer in lens.head_layers for head in range(lens.n_heads)]
+    mean_z, attention_rms = controls.mean_z, controls.attention_rms
+    summed = any(vector.method != "distributed" for vector in vectors)
+    if mean_z is None or (attention_rms is None and summed and normed_layers(lens, heads)):
+        shots = min(CONTROL_SHOTS, len(relation.split().train) - 1)
+        with no_progress():
+            means = mean_outputs(lens.model, relation, n_shots=shots, seed=seed, template=template)
+        mean_z = means.z if mean_z is None else mean_z
+        attention_rms = means.attention_rms if attention_rms is None else attention_rms
     free = [head for head in heads if head not in taken]
 
     def drawn(n: int) -> list[list[tuple[int, int]]]:
@@ -97,10 +105,9 @@ def vector_controls(
             whatifs[RANDOM_HEADS] = [edits_of([part * vectors[0].strength for part in parts]) for parts in draws]
     elif len(free) >= max(len(vector.heads) for vector in vectors):
         draws_of = [drawn(len(vector.heads)) for vector in vectors]
-        check_writes(lens, [head for draws in draws_of for some in draws for head in some])
-        check_mean_z(lens, mean_z)
+        check_means(lens, mean_z, attention_rms)
         sums = [
-            [vector.strength * head_sum(lens, some, mean_z) for some in draws]
+            [vector.strength * head_sum(lens, some, mean_z, attention_rms) for some in draws]
             for vector, draws in zip(vectors, draws_of)
         ]
         whatifs[RANDOM_HEADS] = in_place_of(vectors, sums)

@@ -127,6 +127,7 @@ def evaluate(
     seed: int = 0,
     *,
     beside: Mapping[str, FunctionVector | Sequence[FunctionVector]] | None = None,
+    shuffled: bool = False,
     template: PromptTemplate | None = None,
 ) -> Evaluation:
     """Complete the words of the relation's test part, with a vector added at the last token of each prompt.
@@ -141,15 +142,21 @@ def evaluate(
             the vector is distributed, at the same norm). `Controls` sets the number of draws.
         seed: seed of the draws.
         beside: other vectors (or lists of them) to measure on the same prompts, by the name of their row.
+        shuffled: whether the demonstrations' answers are exchanged, so that all of them are wrong: the vector must then
+            act against its context. The second setting of Todd et al. and of Kang et al.; it takes two shots or more.
         template: the prompts' form; None for the vector's own, or the default.
 
     Raises:
         InputError: too few pairs, a vector that does not fit the model or was made on another split, bad numbers, a
-            name in `beside` that another row has.
+            name in `beside` that another row has, shuffled answers of fewer than two shots.
 
     Source: word completion as in Todd et al. 2024, section 3. Intervals of gains resample words, and draws with them.
+
+    Example:
+        >>> print(evaluate(model, "antonym", tuned, 10, shuffled=True))
     """
-    return evaluate_cases(model, relation, [Case(fv, controls, beside)], n_shots, seed, template=template)[0]
+    case = Case(fv, controls, beside)
+    return evaluate_cases(model, relation, [case], n_shots, seed, shuffled=shuffled, template=template)[0]
 
 
 def evaluate_cases(
@@ -159,14 +166,17 @@ def evaluate_cases(
     n_shots: int = 0,
     seed: int = 0,
     *,
+    shuffled: bool = False,
     template: PromptTemplate | None = None,
 ) -> list[Evaluation]:
     """`evaluate` of several vectors in one pass: what they share, the prompts and their controls, is run once."""
     lens, relation = lens_of(model), load_relation(relation)
     template = template or own_template([vector for case in cases for vector in case.vectors])
     n_shots, split = whole_number("n_shots", n_shots, least=0), relation.split()
-    name = f"{n_shots}-shot" if n_shots else "zero-shot"
-    test_prompts = batch(lens, with_demonstrations(split.test, split.train, n_shots, seed), template)
+    name = f"{n_shots}-shot{', shuffled' * shuffled}" if n_shots else "zero-shot"
+    if shuffled and n_shots < 2:
+        raise InputError(f"n_shots is {n_shots}; only answers of two demonstrations or more can be shuffled.")
+    test_prompts = batch(lens, with_demonstrations(split.test, split.train, n_shots, seed, shuffled), template)
     controlled = any(case.how for case in cases)
     asides = prompt_controls(split.test, split.train, n_shots, seed) if controlled else {}
     asides.pop(name, None)

@@ -1,6 +1,7 @@
 """Words of single heads: the tokens that each head's mean output promotes."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 from jaxtyping import Float
@@ -8,8 +9,8 @@ from torch import Tensor
 
 from ..engine.whatif import TILE
 from ..ground.errors import InputError, whole_number
+from ..models.arrival import arrival
 from ..models.lens import Lens, Model, lens_of
-from ..models.writes import rescaled_layers
 from ..vectors.effects import HeadEffects
 
 
@@ -21,8 +22,9 @@ def head_words(model: Model, effects: HeadEffects, k: int = 8) -> dict[tuple[int
     heads, rather than for the output, hardly shows here.
 
     Returns:
-        (layer, head) -> tokens; without the layers that have no heads, or rescale what a head writes (a norm or
-        multiplier after the output projection), where that is not what reaches the residual stream.
+        (layer, head) -> tokens; without the layers that have no heads, or rescale what a head writes in a way that
+        cannot be held fixed, so that what reaches the residual stream is not known. (The divisor of a norm behind
+        attention has no say in the words: the final norm divides it out.)
 
     Raises:
         InputError: effects of another model; `k` outside 1..vocabulary.
@@ -35,13 +37,17 @@ def head_words(model: Model, effects: HeadEffects, k: int = 8) -> dict[tuple[int
     """
     lens, k = lens_of(model), whole_number("k", k, least=1)
     effects.check(lens)
-    rescaled = rescaled_layers(lens, lens.head_layers)
-    layers = [layer for layer in lens.head_layers if layer not in rescaled]
+    layers, gains = [], []
+    with lens.settled():
+        for layer in lens.head_layers:
+            with suppress(InputError):
+                gains.append(arrival(lens, layer).gain)
+                layers.append(layer)
     if not layers:
         return {}
     heads = [(layer, head) for layer in layers for head in range(lens.n_heads)]
     ids: list[list[int]] = []
-    for tile in _writes(lens, layers, effects.mean_z).split(TILE):
+    for tile in _writes(lens, layers, gains, effects.mean_z).split(TILE):
         logits = lens.unembed(tile).float()
         if k > logits.shape[1]:
             raise InputError(f"k is {k}; the vocabulary of {lens.name} has {logits.shape[1]} tokens.")
@@ -50,8 +56,11 @@ def head_words(model: Model, effects: HeadEffects, k: int = 8) -> dict[tuple[int
     return {head: tuple(read[token] for token in tokens) for head, tokens in zip(heads, ids)}
 
 
-def _writes(lens: Lens, layers: Sequence[int], mean_z: Float[Tensor, "layer head d_head"]) -> Float[Tensor, "row d"]:
-    """What each head of these layers writes by itself on average."""
+def _writes(
+    lens: Lens, layers: Sequence[int], gains: Sequence[Tensor | None], mean_z: Float[Tensor, "layer head d_head"]
+) -> Float[Tensor, "row d"]:
+    """What each head of these layers writes by itself on average, times its layer's gain."""
     own = torch.zeros(len(layers), lens.n_heads, lens.n_heads, lens.d_head, dtype=torch.float32, device="cpu")
     own[:, range(lens.n_heads), range(lens.n_heads)] = mean_z[layers].to(own)
-    return torch.cat([lens.writes(layer, rows) for layer, rows in zip(layers, own)])
+    written = [lens.writes(layer, rows) for layer, rows in zip(layers, own)]
+    return torch.cat([rows if gain is None else gain * rows for rows, gain in zip(written, gains)])

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..engine.batches import padded_texts
 from ..engine.whatif import Edit, what_if
 from ..ground.errors import InputError
 from ..models.lens import Lens, Model, lens_of
@@ -91,10 +92,7 @@ def unembedded(lens: Lens, vectors: Sequence[FunctionVector]) -> Float[Tensor, "
 
 def through_model(lens: Lens, vectors: Sequence[FunctionVector], prompts: Sequence[str]) -> Float[Tensor, "row vocab"]:
     """Mean log-probabilities over the prompts, without a vector in row 0, then with each."""
-    ids = [lens.tokens(prompt) for prompt in prompts]
-    width = max(map(len, ids))
-    tokens = torch.tensor([[lens.pad_id] * (width - len(row)) + row for row in ids], device="cpu")
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device="cpu")
+    tokens, mask = padded_texts(lens, prompts)
     edits = [[Edit(vector.layer, vector.vector, site=vector.site)] for vector in vectors]
     return what_if(lens, tokens, mask, edits, lambda logits, prompt: logits[:, 0].log_softmax(-1)).mean(0)
 

@@ -90,6 +90,15 @@ def evaluation(relation: str, rows: Mapping[str, Sequence[Score | None]], n_word
     return card("Evaluation", relation, table(columns, lines, strong=[0]), note=note)
 
 
+def side_effects(relation: str, rows: Mapping[str, Sequence[Score]], others: str) -> str:
+    """SideEffects: one row per name, the vector under test first: divergence, others right, lost, wrong way."""
+    columns = ["", "divergence, nats", "others right", "lost", "wrong way"]
+    lines = [
+        (name, *(scored(score, place == 2) for place, score in enumerate(values))) for name, values in rows.items()
+    ]
+    return card("SideEffects", relation, table(columns, lines, strong=[0]), note=f"Others: {others}. 95 % intervals.")
+
+
 def sweep(
     relation: str,
     names: Sequence[str],

@@ -39,6 +39,24 @@ _count = itertools.count(1)
 _numbers: weakref.WeakKeyDictionary[Callable[..., Any], int] = weakref.WeakKeyDictionary()
 
 
+@dataclass(frozen=True, eq=False)
+class Arrival:
+    """How a layer's attention output `a` enters the residual stream: as `gain * a`, or as `gain * a / rms(a)`.
+
+    `gain`: `[d_model]`; None where it enters as it is. `eps`: what the norm adds to the mean square of `a`; None
+    without a norm.
+    """
+
+    gain: Tensor | None = None
+    eps: float | None = None
+
+    def rms(self, output: Tensor) -> Tensor:
+        """The norm's divisor for attention outputs `[..., d_model]`: their root mean square; 1 without a norm."""
+        if self.eps is None:
+            return torch.ones_like(output[..., 0])
+        return (output.square().mean(-1) + self.eps).sqrt()
+
+
 @dataclass
 class Parity:
     """Results of comparisons with full forwards under one set of conditions; see `engine.forms` and `.gradients`.
@@ -56,6 +74,7 @@ class Parity:
         unembeds_rows: whether logits are made position by position, out of the last block's output.
         head_layers: the layers whose `hook_z` is `[batch, pos, n_heads, d_head]`; None where not known yet.
         plain_writes: layer -> whether the residual stream moves by what the heads' output projection writes.
+        arrivals: layer -> how attention's output enters the residual stream, None where it was not understood.
         attention_outputs: layer -> the hook point where what heads write can be added, None where there is none.
         cached_steps: whether decoding with a cache equals full forwards; None where not known yet.
         reaching: (layer, site) -> whether a vector added there reaches the residual stream.
@@ -73,6 +92,7 @@ class Parity:
     unembeds_rows: bool = False
     head_layers: tuple[int, ...] | None = None
     plain_writes: dict[int, bool] = field(default_factory=dict)
+    arrivals: "dict[int, Arrival | None]" = field(default_factory=dict)
     attention_outputs: dict[int, str | None] = field(default_factory=dict)
     cached_steps: bool | None = None
     reaching: dict[tuple[int, str], bool] = field(default_factory=dict)

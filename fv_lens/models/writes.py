@@ -3,7 +3,7 @@
 A norm or multiplier behind the output projection rescales it in some models.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -31,12 +31,6 @@ def writes_plainly(lens: Lens, layer: int) -> bool:
         others = lens.head_layers if lens.full_precision and not lens.one_by_one else ()
         known |= _measure_plain_writes(lens, [layer, *(other for other in others if other not in {layer, *known})])
     return known[layer]
-
-
-def rescaled_layers(lens: Lens, layers: Iterable[int]) -> list[int]:
-    """Those of the layers whose heads' writes do not reach the residual stream as they are; see `writes_plainly`."""
-    with lens.settled():
-        return [layer for layer in layers if not writes_plainly(lens, layer)]
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from ..ground.errors import whole_number
 from ..models.lens import Model, lens_of
 from .effects import HeadEffects
 from .function_vector import FunctionVector
-from .mediation import mean_head_outputs
+from .mediation import mean_outputs
 from .summed import function_vector
 from .sweeps import STRENGTHS, Sweep, agreed, sweep_all
 
@@ -91,7 +91,7 @@ def head_count_vectors(
     relation = load_relation(relation).with_split(effects.record["split_seed"])
     effects.check(lens_of(model))
     template = PromptTemplate.from_dict(effects.record["template"])
-    mean_z = effects.mean_z
+    mean_z, attention_rms = effects.mean_z, effects.attention_rms
     if effects.record["data_hash"] != relation.hash:
         if effects.record["relation"] == relation.name:
             warnings.warn(
@@ -100,10 +100,11 @@ def head_count_vectors(
                 stacklevel=2,
             )
         sizes = {"n_prompts": effects.record["n_mean_prompts"], "n_shots": effects.record["n_shots"]}
-        mean_z, _ = mean_head_outputs(model, relation, **sizes, template=template)
+        mean_z, _, attention_rms = mean_outputs(model, relation, **sizes, template=template)
     counts = head_count_grid(effects) if head_counts is None else head_counts
     counts = [whole_number("a head count", count, least=1) for count in counts]
-    return tuple(function_vector(model, relation, effects.top(k), 0, mean_z, template=template) for k in counts)
+    means = mean_z, attention_rms
+    return tuple(function_vector(model, relation, effects.top(k), 0, *means, template=template) for k in counts)
 
 
 def head_count_grid(effects: HeadEffects, counts: Sequence[int] = HEAD_COUNTS) -> list[int]:

@@ -34,6 +34,8 @@ class HeadEffects:
         share_right: the share of intact prompts whose most probable token begins a right answer.
         batch: the corrupted prompts; None for a mean over relations.
         record: how they were measured: relation, model, template, BOS rule, shots, seeds, versions.
+        attention_rms: `[layer]`, the mean over intact prompts of the root mean square of attention's output at the last
+            token, where a norm stands behind it (else 1); None if the model has no such norms. Sums of heads need it.
 
     Raises:
         InputError: an effect that is not a finite number, as where a model's half precision overflows. A head that
@@ -47,6 +49,7 @@ class HeadEffects:
     share_right: float
     batch: PromptBatch | None
     record: dict[str, Any] = field(default_factory=dict)
+    attention_rms: Float[Tensor, " layer"] | None = None
 
     def __post_init__(self) -> None:
         absent = self.mean_z.isnan().all(2)
@@ -148,7 +151,8 @@ class HeadEffects:
 
     def save(self, path: FilePath) -> None:
         """Write everything to a safetensors file."""
-        tensors = {name: getattr(self, name) for name in ("values", "log_prob_values", "base", "mean_z")}
+        names = ("values", "log_prob_values", "base", "mean_z", "attention_rms")
+        tensors = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         record = dict(self.record, share_right=self.share_right)
         if self.batch is not None:
             tensors |= {f"batch.{name}": getattr(self.batch, name) for name in ("tokens", "mask", "answer_ids")}
@@ -184,6 +188,7 @@ def mean_effects(effects: Sequence[HeadEffects]) -> HeadEffects:
         if any(value != values[0] for value in values):
             raise InputError(f"Effects of different {name}s cannot be averaged: {values}.")
     relations = [part.record.get("relation") for part in effects]
+    sizes = [part.attention_rms for part in effects if part.attention_rms is not None]
     return HeadEffects(
         values=torch.stack([part.mean for part in effects]),
         log_prob_values=torch.stack([part.log_prob_values.mean(0) for part in effects]),
@@ -193,6 +198,7 @@ def mean_effects(effects: Sequence[HeadEffects]) -> HeadEffects:
         batch=None,
         record=effects[0].record
         | {"relation": " + ".join(map(str, relations)), "relations": relations, "data_hash": None},
+        attention_rms=torch.stack(sizes).mean(0) if len(sizes) == len(effects) else None,
     )
 
 

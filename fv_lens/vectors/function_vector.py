@@ -48,6 +48,8 @@ class FunctionVector:
         parents: (weight, record) of the vectors it was combined or tuned from.
         training: how a tuned vector was tuned: pairs, losses of every step, the chosen step (`training_frame`).
         weights, source: of a composite, relation -> weight (largest first), and the pair A, B that it was made for.
+        frozen_rms: of a sum in a model with norms behind attention, layer -> the root mean square of attention's output
+            at which the norm's divisor was held.
         versions: of fv_lens and the libraries below it.
 
     Raises:
@@ -78,6 +80,7 @@ class FunctionVector:
     training: Mapping[str, Any] | None = None
     weights: Mapping[str, float] | None = None
     source: Sequence[str] = ()
+    frozen_rms: Mapping[str, float] | None = None
     versions: Mapping[str, str] = field(default_factory=storage.versions)
 
     __array_ufunc__ = None  # numpy's numbers leave `scale * vector` to __rmul__
@@ -132,6 +135,7 @@ class FunctionVector:
             "norm": f"{self.vector.norm():.3g}, {len(self.vector)} numbers", "strength": f"{self.strength:g}",
             "model": ", ".join(filter(None, (self.model, self.processing, rule))),
             "heads": ", ".join(f"L{layer}H{head}" for layer, head in self.heads),
+            "norms behind attention": "held at their mean" if self.frozen_rms else "",
         }  # fmt: skip
         if self.parents and self.weights is None:
             known["from"] = " + ".join(f"{weight:.2g} × {name}" for weight, name in terms(self.record))
@@ -197,7 +201,7 @@ class FunctionVector:
         return replace(
             self, vector=vector, method="combination", heads=(), strength=1.0,
             parents=tuple((weight, parent.record) for weight, parent in parents),
-            training=None, weights=None, source=(), **same,
+            training=None, weights=None, source=(), frozen_rms=None, **same,
         )  # fmt: skip
 
     def strengthened(self, strength: SupportsFloat) -> "FunctionVector":

@@ -4,6 +4,7 @@ Mean head outputs over intact few-shot prompts, and their effects on the answer 
 """
 
 import logging
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -16,6 +17,7 @@ from ..engine.whatif import Edit, head_outputs, logsumexp_, what_if
 from ..ground.errors import InputError, whole_number
 from ..ground.progress import progress_bar
 from ..ground.storage import versions
+from ..models.arrival import arrival, is_normed
 from ..models.lens import Lens, Model, lens_of
 from .effects import HeadEffects
 
@@ -55,11 +57,9 @@ def indirect_effects(
     n_prompts = whole_number("n_prompts", n_prompts, least=1)
     train = relation.split().train
     prompts = batch(lens, corrupted(train, n_prompts, n_shots, seed), template)
-    mean_z, share_right = mean_head_outputs(
-        model, relation, n_mean_prompts, n_shots, seed, only_correct, template=template
-    )
+    means = mean_outputs(model, relation, n_mean_prompts, n_shots, seed, only_correct, template=template)
     heads = _editable_heads(lens)
-    edits = [[Edit(layer, mean_z[layer, head], head)] for layer, head in heads]
+    edits = [[Edit(layer, means.z[layer, head], head)] for layer, head in heads]
     answer = prompts.answer_ids.to(lens.device)
 
     def log_prob(logits: Tensor, prompt: Tensor) -> Tensor:
@@ -85,10 +85,11 @@ def indirect_effects(
         values=(after.exp() - before.exp()).float(),
         log_prob_values=(after - before).float(),
         base=before[:, 0, 0].exp().float(),
-        mean_z=mean_z,
-        share_right=share_right,
+        mean_z=means.z,
+        share_right=means.share_right,
         batch=prompts,
         record=record,
+        attention_rms=means.attention_rms,
     )
 
 
@@ -138,7 +139,37 @@ def mean_head_outputs(
         >>> mean_z = cache.stack_activation("z")[:, :, -1].mean(1)  # [layer, batch, pos, head, d_head], last token
         >>> fv = function_vector(model, "antonym", heads, layer=17, mean_z=mean_z)
     """
+    means = mean_outputs(model, relation, n_prompts, n_shots, seed, only_correct, template=template)
+    return means.z, means.share_right
+
+
+class MeanOutputs(NamedTuple):
+    """Means over intact few-shot prompts, at the last token.
+
+    `z`: outputs of every head (`hook_z`). `share_right`: of the prompts. `attention_rms`: root mean square of the whole
+    attention output where a norm stands behind it, 1 in other layers; None if there is no such norm in the model.
+    """
+
+    z: Float[Tensor, "layer head d_head"]
+    share_right: float
+    attention_rms: Float[Tensor, " layer"] | None
+
+
+def mean_outputs(
+    model: Model,
+    relation: RelationLike,
+    n_prompts: int = 100,
+    n_shots: int = 10,
+    seed: int = 0,
+    only_correct: bool = False,
+    *,
+    template: PromptTemplate = PromptTemplate(),
+) -> MeanOutputs:
+    """`mean_head_outputs`, with the mean sizes of what norms behind attention divide."""
     lens, relation = lens_of(model), load_relation(relation)
+    with lens.settled():
+        normed = {layer: arrival(lens, layer) for layer in lens.head_layers if is_normed(lens, layer)}
+    rms = torch.zeros(lens.n_layers, dtype=torch.float64, device="cpu")
     prompts = batch(lens, few_shot(relation.split().train, n_prompts, n_shots, seed), template)
     total = torch.zeros(lens.n_layers, lens.n_heads, lens.d_head, dtype=torch.float64, device="cpu")
     used = n_right = 0
@@ -149,7 +180,10 @@ def mean_head_outputs(
                 [token in answers for token, answers in zip(logits.argmax(-1).tolist(), first)], device="cpu"
             )
             keep = right if only_correct else torch.ones_like(right)
-            total += z[keep.to(z.device)].cpu().double().sum(0)
+            kept = z[keep.to(z.device)]
+            total += kept.cpu().double().sum(0)
+            for layer, entering in normed.items():
+                rms[layer] += entering.rms(lens.writes(layer, kept[:, layer])).sum()
             used, n_right = used + int(keep.sum()), n_right + int(right.sum())
             bar.update(len(indices))
     if not used:
@@ -157,4 +191,5 @@ def mean_head_outputs(
             f"{lens.name} answers none of {len(prompts)} prompts of {relation.name!r} right, so there is nothing to "
             "average; use only_correct=False, or more shots."
         )
-    return (total / used).float(), n_right / len(prompts)
+    rms = torch.where(rms > 0, rms / used, 1)
+    return MeanOutputs((total / used).float(), n_right / len(prompts), rms.float() if normed else None)

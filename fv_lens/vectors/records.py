@@ -28,7 +28,7 @@ from ..ground.schema import (
 )
 
 # Fields that the first vectors did not have.
-LATER: dict[str, list[str] | None] = {"training": None, "weights": None, "source": []}
+LATER: dict[str, list[str] | None] = {"training": None, "weights": None, "source": [], "frozen_rms": None}
 
 
 class Template(Schema):
@@ -99,6 +99,7 @@ class Vector(Record):
     training: Training | None
     weights: dict[Text, Share] | None
     source: list[Text]
+    frozen_rms: dict[Annotated[str, Field(pattern=r"^\d+$")], Annotated[float, Field(gt=0)]] | None
     versions: Versions
 
     @model_validator(mode="after")
@@ -172,6 +173,8 @@ class Effects(Record):
     def of_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         spec: dict[str, Shape] = {name: (REAL, ("prompt", "layer", "head")) for name in ("values", "log_prob_values")}
         spec |= {"base": (REAL, ("prompt",)), "mean_z": (REAL, ("layer", "head", "d_head"))}
+        if "attention_rms" in tensors:
+            spec |= {"attention_rms": (REAL, ("layer",))}
         if self.batch is not None:
             spec |= {f"batch.{name}": (WHOLE, ("prompt", "pos")) for name in ("tokens", "mask")}
             spec |= {"batch.answer_ids": (WHOLE, ("prompt",))}
@@ -181,6 +184,8 @@ class Effects(Record):
             raise InputError(f"field 'relations' has {len(self.relations)} names, the effects {sizes['prompt']} rows")
         if not ((tensors["base"] >= 0) & (tensors["base"] <= 1.001)).all():
             raise InputError("tensor 'base' has numbers that are not probabilities")
+        if not (tensors.get("attention_rms", tensors["base"].new_ones(1)) > 0).all():
+            raise InputError("tensor 'attention_rms' has numbers that are not above 0")
         if self.batch is not None:
             self._of_prompts(self.batch, tensors, sizes["prompt"])
 

@@ -1,6 +1,10 @@
 """Summed vectors: the function vector of a set of heads, which is the sum of their mean writes.
 
 One vector for all heads (`function_vector`), or one for each layer (`distributed_vectors`).
+
+Where a norm stands behind attention, what a head adds to the residual stream is `gain * (z @ W_O) / rms`, rms being
+that of all the attention puts out. It is held at its mean over intact prompts ("frozen", as in direct logit
+attribution), so that what heads add can be summed.
 """
 
 from collections.abc import Sequence
@@ -15,10 +19,11 @@ from ..datasets.relations import Relation
 from ..engine.batches import batch
 from ..engine.whatif import residuals
 from ..ground.errors import InputError, whole_number
+from ..models.arrival import arrival
 from ..models.lens import Lens, Model, check_layer, lens_of
-from ..models.writes import attention_output, rescaled_layers
+from ..models.writes import attention_output
 from .function_vector import FunctionVector
-from .mediation import mean_head_outputs
+from .mediation import mean_outputs
 
 Heads = Sequence[tuple[int, int]]  # (layer, head)
 
@@ -29,12 +34,15 @@ def function_vector(
     heads: Heads,
     layer: int,
     mean_z: Tensor | None = None,
+    attention_rms: Tensor | None = None,
     *,
     template: PromptTemplate = PromptTemplate(),
 ) -> FunctionVector:
     """Sum of what the heads write on average: `sum over (l, h) of mean_z[l, h] @ W_O[l, h]`, without bias.
 
-    What a head writes is what its layer's own output projection makes of it, adapters and quantised weights included.
+    What a head writes is what its layer's own output projection makes of it, adapters and quantised weights included,
+    times the multiplier behind it in models that have one. Where a root-mean-square norm stands behind attention, what
+    is summed is `gain * (mean_z[l, h] @ W_O[l, h]) / attention_rms[l]`, and the vector's `frozen_rms` says so.
 
     Args:
         relation: a Relation, a bundled name or a path; its train part is used.
@@ -42,19 +50,27 @@ def function_vector(
         layer: where the vector is to be added, at `hook_resid_post`.
         mean_z: mean head outputs `[layer, head, d_head]`, such as `effects.mean_z`; computed if left out (100 prompts
             of 10 shots).
+        attention_rms: `[layer]`, such as `effects.attention_rms`; computed likewise if it is needed and left out.
 
     Raises:
-        InputError: no heads, a head given twice or outside the model, a layer outside the model, a `mean_z` of another
-            shape; or a model that rescales what a head writes (post-norm blocks), where such a sum means nothing.
+        InputError: no heads, a head given twice or outside the model, a layer outside the model, a `mean_z` or
+            `attention_rms` of another shape; or a model that rescales what a head writes in another way.
 
     Source: Todd et al. 2024, section 2.3. Their code adds the output bias once per head on some models; it is not part
     of what a head writes, and is left out here.
     """
     lens, relation = lens_of(model), load_relation(relation)
     heads, layer = check_heads(lens, heads), check_layer(lens, layer)
-    check_writes(lens, heads)
-    mean_z = _checked_mean_z(mean_z, lens, model, relation, template)
-    return FunctionVector.on(lens, head_sum(lens, heads, mean_z), layer, relation, template, heads=heads)
+    with lens.settled():
+        normed = normed_layers(lens, heads)
+        if mean_z is None or (normed and attention_rms is None):
+            means = mean_outputs(model, relation, template=template)
+            mean_z = means.z if mean_z is None else mean_z
+            attention_rms = means.attention_rms if attention_rms is None else attention_rms
+        check_means(lens, mean_z, attention_rms)
+        total = head_sum(lens, heads, mean_z, attention_rms)
+    frozen = {str(at): float(attention_rms[at]) for at in normed} if attention_rms is not None and normed else None
+    return FunctionVector.on(lens, total, layer, relation, template, heads=heads, frozen_rms=frozen)
 
 
 def distributed_vectors(
@@ -93,54 +109,78 @@ def distributed_vectors(
     by_layer = {layer: [head for head in heads if head[0] == layer] for layer in sorted({at for at, _ in heads})}
     with lens.settled():
         sites = [attention_output(lens, layer) for layer in by_layer]
-    mean_z = _checked_mean_z(mean_z, lens, model, relation, template)
+    if mean_z is None:
+        mean_z = mean_outputs(model, relation, template=template).z
+    check_means(lens, mean_z)
     return [
         FunctionVector.on(
-            lens, head_sum(lens, layer_heads, mean_z), layer, relation, template,
+            lens, _written(lens, layer_heads, mean_z)[layer], layer, relation, template,
             heads=layer_heads, site=site, method="distributed",
         )
         for (layer, layer_heads), site in zip(by_layer.items(), sites)
     ]  # fmt: skip
 
 
-def _checked_mean_z(
-    mean_z: Tensor | None, lens: Lens, model: Model, relation: Relation, template: PromptTemplate
-) -> Tensor:
-    """Mean head outputs of the model's shape; computed where they were not given."""
-    if mean_z is None:
-        mean_z, _ = mean_head_outputs(model, relation, template=template)
-    check_mean_z(lens, mean_z)
-    return mean_z
-
-
-def check_mean_z(lens: Lens, mean_z: Tensor) -> None:
-    """Raise an InputError where mean head outputs are of another shape than the model's."""
+def check_means(lens: Lens, mean_z: Tensor, attention_rms: Tensor | None = None) -> None:
+    """Raise an InputError where means are of another shape than the model's, or sizes are not above 0."""
     expected = (lens.n_layers, lens.n_heads, lens.d_head)
     if tuple(mean_z.shape) != expected:
         raise InputError(
             f"mean_z has the shape {tuple(mean_z.shape)}; {lens.name} needs [layer, head, d_head] = {expected}."
         )
+    if attention_rms is None:
+        return
+    if tuple(attention_rms.shape) != expected[:1] or not bool((attention_rms > 0).all()):
+        raise InputError(
+            f"attention_rms is {list(attention_rms.shape)}, least {float(attention_rms.min()):g}; {lens.name} needs "
+            f"{lens.n_layers} numbers above 0, one for each layer, such as effects.attention_rms."
+        )
 
 
-def head_sum(lens: Lens, heads: Heads, mean_z: Tensor) -> Float[Tensor, " d_model"]:
-    """What all the heads write on average, each through its own layer's output projection; float32 on the CPU."""
+def head_sum(
+    lens: Lens, heads: Heads, mean_z: Tensor, attention_rms: Tensor | None = None
+) -> Float[Tensor, " d_model"]:
+    """What all the heads add to the residual stream on average; float32 on the CPU.
+
+    Raises:
+        InputError: a norm stands behind a head's attention, and there is no `attention_rms` to hold it at; or its layer
+            rescales what heads write in another way.
+    """
     vector = torch.zeros(lens.d_model, dtype=torch.float32, device="cpu")
+    with lens.settled():
+        entering_at = {layer: arrival(lens, layer) for layer in sorted({at for at, _ in heads})}
+    for layer, written in _written(lens, heads, mean_z).items():
+        entering = entering_at[layer]
+        if entering.eps is not None:
+            if attention_rms is None:
+                raise InputError(
+                    f"A norm follows attention in layer {layer} of {lens.name}, so a sum of its heads needs "
+                    "attention_rms beside mean_z, such as effects.attention_rms."
+                )
+            written = written / float(attention_rms[layer])
+        vector += written if entering.gain is None else entering.gain * written
+    return vector
+
+
+def _written(lens: Lens, heads: Heads, mean_z: Tensor) -> dict[int, Float[Tensor, " d_model"]]:
+    """Layer -> what the chosen ones of its heads write on average, from the lowest layer on."""
+    by_layer: dict[int, Tensor] = {}
     for layer in sorted({at for at, _ in heads}):
         chosen = [head for at, head in heads if at == layer]
         z = torch.zeros(len(chosen), lens.n_heads, lens.d_head, dtype=torch.float32, device="cpu")
         z[range(len(chosen)), chosen] = mean_z[layer, chosen].to(z)
-        vector += lens.writes(layer, z).sum(0)
-    return vector
+        by_layer[layer] = lens.writes(layer, z).sum(0)
+    return by_layer
 
 
-def check_writes(lens: Lens, heads: Heads) -> None:
-    """Raise an InputError where the residual stream does not move by what one of the heads writes."""
-    if rescaled := rescaled_layers(lens, sorted({at for at, _ in heads})):
-        raise InputError(
-            f"{lens.name} rescales what the heads of layer {rescaled[0]} write (a norm or multiplier after the output "
-            "projection), so their sum is not what they add to the residual stream. A vector tuned from zero works on "
-            "any model: finetune(..., 'zero')."
-        )
+def normed_layers(lens: Lens, heads: Heads) -> list[int]:
+    """The layers of the heads that have a norm behind attention.
+
+    Raises:
+        InputError: one of them rescales what heads write in a way that cannot be held fixed.
+    """
+    with lens.settled():
+        return [layer for layer in sorted({at for at, _ in heads}) if arrival(lens, layer).eps is not None]
 
 
 def residual_difference(

@@ -185,11 +185,7 @@ def test_heads_are_chosen_among_those_that_exist(hybrid, few_words):
     if layers:
         effects = indirect_effects(model, few_words, **FEW)
         with np.errstate(all="raise"):
-            try:
-                fv = choose(model, few_words, effects, strengths=(1,))
-            except InputError as error:  # post-norm blocks
-                assert "rescales" in str(error)
-            else:
-                assert {layer for layer, _ in fv.heads} <= set(layers)
-                drawn = evaluate(model, few_words, fv, controls=Controls(2, effects.mean_z)).controls
-                assert ("random heads" in drawn) == (effects.n_heads >= 2 * len(fv.heads)), "of layers with heads"
+            fv = choose(model, few_words, effects, strengths=(1,))
+            assert {layer for layer, _ in fv.heads} <= set(layers)
+            drawn = evaluate(model, few_words, fv, controls=Controls(2, effects.mean_z, effects.attention_rms)).controls
+            assert ("random heads" in drawn) == (effects.n_heads >= 2 * len(fv.heads)), "of layers with heads"

@@ -21,10 +21,10 @@ def vector(values: torch.Tensor, layer: int = 1, **record) -> FunctionVector:
     return FunctionVector(values, layer, **dict(model="tiny/llama", bos=True) | record)
 
 
-def by_hand(model, relation, edits=(), n_shots=0, template=None, seed=0, ends=ENDINGS):
+def by_hand(model, relation, edits=(), n_shots=0, template=None, seed=0, ends=ENDINGS, shuffled=False):
     """(right, log-probability, rank, ...) for each test word, `[word, 4]`."""
     split, measured, ends = relation.split(0), [], ends.nonzero()[:, 0].tolist()
-    for shots in with_demonstrations(split.test, split.train, n_shots, seed):
+    for shots in with_demonstrations(split.test, split.train, n_shots, seed, shuffled):
         text = (template or PromptTemplate()).prompt(shots.word, shots.demonstrations)
         prompt, answers = oracles.in_words(model, text, shots.answers)
         measured.append(oracles.completion(model, prompt, answers, ends, edits))

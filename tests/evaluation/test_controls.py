@@ -126,7 +126,7 @@ def test_random_heads_of_a_distributed_vector_write_each_at_its_own_layer(llama,
 
 @pytest.mark.slow
 def test_given_mean_head_outputs_are_not_computed_again(llama, words, summed, monkeypatch):
-    monkeypatch.setattr(controls, "mean_head_outputs", lambda *args, **kwargs: pytest.fail("computed again"))
+    monkeypatch.setattr(controls, "mean_outputs", lambda *args, **kwargs: pytest.fail("computed again"))
     assert "random heads" in evaluate(llama, words, summed, controls=Controls(mean_z=noise(3, 4, 8))).controls
 
 

@@ -54,6 +54,24 @@ def test_a_vector_completes_as_in_full_forwards(llama, several, n_shots):
     assert same(found, by_hand(llama, several, [Change(1, 1.5 * values)], n_shots, seed=2))
 
 
+def test_in_shuffled_demonstrations_a_vector_completes_as_in_full_forwards(llama, several):
+    values = 3 * noise(32)
+    found = evaluate(llama, several, vector(values), 3, controls=False, seed=2, shuffled=True)
+    assert same(found, by_hand(llama, several, [Change(1, values)], 3, seed=2, shuffled=True))
+    assert found.name == "3-shot, shuffled + vector"
+
+
+@pytest.mark.slow
+def test_prompts_with_shuffled_answers_are_their_own_control_once(llama, several):
+    found = evaluate(llama, several, vector(3 * noise(32)), 3, shuffled=True)
+    assert [name for name in found.rows if "shot" in name] == [
+        "3-shot, shuffled + vector", "3-shot, shuffled", "zero-shot", "3-shot"
+    ]  # fmt: skip
+    for shots in (0, 1):
+        with pytest.raises(InputError, match="two demonstrations or more"):
+            evaluate(llama, several, vector(noise(32)), shots, shuffled=True)
+
+
 @pytest.mark.slow
 def test_a_plain_prompt_completes_as_in_full_forwards(llama, several):
     template = PromptTemplate("{word} :", prefix="w3 w4 ")

@@ -193,7 +193,7 @@ def test_pairs_that_cannot_be_shuffled_are_noted_and_the_run_goes_on(here, tiny_
 
 
 def test_a_refused_sum_is_told_after_effects_and_map_are_saved(here, monkeypatch, pairs):
-    monkeypatch.setattr(load, "load_model", lambda name, **options: tiny.build("gemma2"))
+    monkeypatch.setattr(load, "load_model", lambda name, **options: tiny.bent())
     result = call("run", pairs, "--prompts", 2)
     assert result.exit_code == 2
     last = result.stderr.splitlines()[-1]

@@ -124,8 +124,6 @@ def test_models_that_rescale_what_heads_write_take_distributed_vectors_all_the_s
     torch.manual_seed(0)
     model = bridge(network())
     mean_z = mean_z_like(model)
-    with pytest.raises(InputError, match="rescales"):
-        function_vector(model, words, HEADS, 1, mean_z)
     vectors = distributed_vectors(model, words, HEADS, mean_z)
     expected = torch.stack([with_heads_moved(model, ids, mean_z) for ids in PROMPTS]).log_softmax(-1)
     with patch(model, vectors):

@@ -25,12 +25,12 @@ from ...evaluation.similarity import Similarity, similarity_matrix
 from ...ground.errors import InputError
 from ...ground.progress import no_progress, progress_bar
 from ...ground.scores import Score, clustered_mean
+from ...models.arrival import can_be_summed
 from ...models.lens import Lens, Model, lens_of
-from ...models.writes import rescaled_layers
 from ...vectors.effects import mean_effects
 from ...vectors.function_vector import FunctionVector
 from ...vectors.lessons import Lesson, tune_lessons
-from ...vectors.mediation import indirect_effects, mean_head_outputs
+from ...vectors.mediation import indirect_effects, mean_outputs
 from ...vectors.optimizer import STEPS, Tuning
 from ...vectors.summed import Heads, function_vector, residual_difference
 
@@ -64,7 +64,7 @@ def human_vectors(
         InputError: a relation with too few pairs; heads that the model does not have.
 
     Returns:
-        kind -> half -> code -> vector; without "FV" on a model that rescales what heads write, where sums mean nothing.
+        kind -> half -> code -> vector; without "FV" on a model whose heads' writes cannot be summed.
     """
     lens, template = lens_of(model), PromptTemplate()
     parts = {half: _parts(relations, half, seed) for half in HALVES}
@@ -78,8 +78,7 @@ def human_vectors(
         if isinstance(vector, InputError):
             raise vector
         vectors["FFV"][half][code] = vector
-    summed = bool(lens.head_layers) and not rescaled_layers(lens, lens.head_layers)
-    if not summed:
+    if not can_be_summed(lens):
         heads = None
     elif heads is None:
         with no_progress():
@@ -90,8 +89,8 @@ def human_vectors(
         shots = min(N_SHOTS, len(train) - 1)
         if heads is not None:
             with no_progress():
-                mean_z, _ = mean_head_outputs(model, relation, N_PROMPTS, shots, seed)
-            vectors["FV"][half][code] = function_vector(model, relation, heads, layer, mean_z)
+                mean_z, _, attention_rms = mean_outputs(model, relation, N_PROMPTS, shots, seed)
+            vectors["FV"][half][code] = function_vector(model, relation, heads, layer, mean_z, attention_rms)
         difference = residual_difference(lens, train, N_PROMPTS, shots, layer, template, seed)
         vectors["mean difference"][half][code] = FunctionVector.on(
             lens, difference, layer, relation, template, method="difference"

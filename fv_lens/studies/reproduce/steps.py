@@ -63,7 +63,10 @@ def whole(step: Step) -> list[FunctionVector]:
 
 
 def heads(study: Study) -> Step:
-    """Each relation's head map from short runs: `effects` `[relation, layer, head]`, `mean_z` `[..., d_head]`."""
+    """Each relation's head map from short runs: `effects` `[relation, layer, head]`, `mean_z` `[..., d_head]`.
+
+    In models with norms behind attention, `attention_rms` `[relation, layer]` as well.
+    """
     settings, maps = study.settings, []
     for relation in progress_bar(study.relations, desc="head maps", unit="relation"):
         shots = min(settings.n_shots, len(relation.split().train) - 1)
@@ -71,6 +74,8 @@ def heads(study: Study) -> Step:
         with no_progress():
             maps.append(indirect_effects(study.model, relation, *sizes))
     tensors = {"effects": torch.stack([m.mean for m in maps]), "mean_z": torch.stack([m.mean_z for m in maps])}
+    sizes_held = [m.attention_rms for m in maps if m.attention_rms is not None]
+    tensors |= {"attention_rms": torch.stack(sizes_held)} if sizes_held else {}
     return tensors, {"share_right": [m.share_right for m in maps]}
 
 
@@ -87,7 +92,7 @@ def sums(study: Study, maps: dict[str, Tensor]) -> Step:
     heads = ranked(maps["effects"].mean(0))
     counts = sorted({min(count, len(heads)) for count in settings.head_counts})
     try:
-        candidates = [_summed(study, [heads[:n]] * len(study), maps["mean_z"]) for n in counts]
+        candidates = [_summed(study, [heads[:n]] * len(study), maps) for n in counts]
     except InputError as error:
         parts, record = _distributed(study, heads, counts, maps["mean_z"])
         return parts, record | {"no_sums": str(error)}
@@ -96,8 +101,8 @@ def sums(study: Study, maps: dict[str, Tensor]) -> Step:
     rng = generator(settings.split_seed, Stream.RANDOM_HEADS)
     free, draws = heads[n:], settings.draws if len(heads) >= 2 * n else 0
     drawn = [[free[i] for i in rng.permutation(len(free))[:n]] for _ in range(draws)]
-    others = [_summed(study, [ranked(effects)[:n] for effects in maps["effects"]], maps["mean_z"])]
-    others += [_summed(study, [random_heads] * len(study), maps["mean_z"]) for random_heads in drawn]
+    others = [_summed(study, [ranked(effects)[:n] for effects in maps["effects"]], maps)]
+    others += [_summed(study, [random_heads] * len(study), maps) for random_heads in drawn]
     layer = layers[choice.layer]
     beside = sweep_all(study.model, relations, others, [layer], settings.strengths)
     scaled = torch.stack([
@@ -244,6 +249,8 @@ def _measured(found: Completions, owners: Tensor) -> dict[str, Tensor]:
     return {name: x.to(torch.uint8) if name == "right" else x.float() for name, x in parts.items()} | {"owners": owners}
 
 
-def _summed(study: Study, chosen: Sequence[Heads], mean_z: Tensor) -> list[FunctionVector]:
+def _summed(study: Study, chosen: Sequence[Heads], maps: Mapping[str, Tensor]) -> list[FunctionVector]:
     """Each relation's sum of its chosen heads."""
-    return [function_vector(study.model, r, own, 0, z) for r, own, z in zip(study.relations, chosen, mean_z)]
+    held = maps.get("attention_rms", [None] * len(study))
+    parts = zip(study.relations, chosen, maps["mean_z"], held)
+    return [function_vector(study.model, relation, own, 0, z, rms) for relation, own, z, rms in parts]

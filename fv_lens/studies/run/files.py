@@ -77,6 +77,10 @@ def _write_summary(path: Path, command: str, timings: Mapping[str, float], findi
     summary |= {"n_prompts": len(effects.values), "share_right": effects.share_right}
     if vector:
         summary["vector"] = {name: getattr(vector, name) for name in ("layer", "strength", "heads", "method")}
+    if findings.faithfulness:
+        summary["faithfulness"] = {
+            name: asdict(getattr(findings.faithfulness, name)) for name in ("by_heads", "by_sum")
+        }
     if tuned is not None:
         summary["tuned"] = {name: getattr(tuned, name) for name in ("layer", "method", "training")}
     if findings.tuned_evaluation is not None:

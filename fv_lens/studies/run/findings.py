@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ...evaluation.evaluate import Evaluation
+from ...evaluation.faithfulness import Faithfulness
 from ...vectors.effects import HeadEffects
 from ...vectors.function_vector import FunctionVector
 from ...vectors.sweeps import Sweep
@@ -18,6 +19,7 @@ class Findings:
     Args:
         head_words: (layer, head) -> what the head promotes, as the function of that name gives it.
         sweep, vector: the layers and strengths that were tried, and the summed vector that was chosen.
+        faithfulness: of the sum, in a model whose norms behind attention were held for it.
         tuned, tuned_evaluation: the vector fine-tuned from `vector`, and how well it does beside its controls.
         words: what both vectors are read as, as `plots.decoding` takes it.
     """
@@ -26,6 +28,7 @@ class Findings:
     head_words: Mapping[tuple[int, int], Sequence[str]] | None = None
     sweep: Sweep | None = None
     vector: FunctionVector | None = None
+    faithfulness: Faithfulness | None = None
     evaluation: Evaluation | None = None
     tuned: FunctionVector | None = None
     tuned_evaluation: Evaluation | None = None

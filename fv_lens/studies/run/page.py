@@ -15,6 +15,7 @@ from ... import plots
 from ...datasets.prompts import PromptTemplate
 from ...evaluation.controls import RANDOM
 from ...evaluation.evaluate import Evaluation
+from ...evaluation.faithfulness import Faithfulness
 from ...ground import scores
 from ...ground.measures import MEASURES
 from ...ground.scores import Score
@@ -92,7 +93,12 @@ def write_report(
         figures_html["heads"] = Markup('<div id="heads">{}</div>').format(shown)
 
     short = _in_short(effects, evaluation, vector, tuned, tuned_evaluation)
-    facts = {**_origin(effects, sweep, vector, tuned), **summary, **({"command": command} if command else {})}
+    facts = {
+        **_origin(effects, sweep, vector, tuned),
+        **_held(findings.faithfulness),
+        **summary,
+        **({"command": command} if command else {}),
+    }
     parts = [
         page.in_short(short),
         page.section("Effect of each head", figures_html.get("heads", ""), _strongest(effects), note=CAPTIONS["heads"]),
@@ -224,6 +230,11 @@ def _table(heading: str, evaluation: Evaluation | None) -> str:
         f"words, bootstrap over words for all else. Gains: {evaluation.name} minus the row, on the same words."
     )
     return page.section(heading, page.table(columns, rows, note, name=heading))
+
+
+def _held(faithfulness: Faithfulness | None) -> dict[str, str]:
+    """How well the sum stands for its heads, where norms were held for it."""
+    return {"norms behind attention": f"held at their mean; {faithfulness}"} if faithfulness else {}
 
 
 def _origin(

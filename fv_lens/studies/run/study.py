@@ -63,6 +63,7 @@ def run(
     with stage("Loading the libraries and the model", "load"):
         from ...evaluation.controls import Controls
         from ...evaluation.evaluate import Case, evaluate_cases
+        from ...evaluation.faithfulness import faithfulness
         from ...evaluation.head_words import head_words
         from ...models.load import load_model
         from ...vectors.choice import head_count_vectors
@@ -83,7 +84,10 @@ def run(
     with stage("Vectors at some layers, on validation words", "sweep"):
         grid = sweep(model, relation, head_count_vectors(model, relation, effects))
         fv = grid.best()
-    findings = replace(findings, sweep=grid, vector=fv)
+        held = faithfulness(model, relation, fv, effects) if fv.frozen_rms else None
+    if held:
+        notes.print(Text(f"Note: norms behind attention are held at their mean to sum heads: {held}."))
+    findings = replace(findings, sweep=grid, vector=fv, faithfulness=held)
     files.save(findings)
 
     with stage("Tuning the vector, and its controls", "tune"):
@@ -92,7 +96,10 @@ def run(
     files.save(findings)
 
     with stage("The vectors and their controls, on test words", "evaluate"):
-        cases = [Case(fv, Controls(mean_z=effects.mean_z)), *([Case(tuned, beside=beside)] if tuned else [])]
+        cases = [
+            Case(fv, Controls(mean_z=effects.mean_z, attention_rms=effects.attention_rms)),
+            *([Case(tuned, beside=beside)] if tuned else []),
+        ]
         evaluation, *tuned_evaluations = evaluate_cases(model, relation, cases, seed=seed)
     findings = replace(findings, evaluation=evaluation)
     if tuned is not None:
