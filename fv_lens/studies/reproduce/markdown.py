@@ -40,6 +40,14 @@ def markdown(frame: pd.DataFrame, summary: Mapping[str, Any]) -> str:
         ],
     )
     parts = [_provenance(frame, summary), rows, differences]
+    again, gained = (frame[(frame.part == part) & (frame.group == "all")] for part in ("shuffled", "shuffled gain"))
+    if len(again):
+        heads = [f"vector, in {again.row.iloc[0]} prompts", accuracy, "gain", first_token, "gain"]
+        body = []
+        for row in again.row.unique():
+            both = [(_score_text(again, row, of), _score_text(gained, row, of, signed=True)) for of in COMPLETED[:2]]
+            body.append([row, *both[0], *both[1]])
+        parts.append(markdown_table(heads, body))
     said = frame[(frame.part == "decoding") & (frame.group == "all")]
     readings = [name for name in said.measure.unique() if name.startswith("name score")]
     if readings:
