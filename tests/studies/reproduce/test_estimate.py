@@ -15,7 +15,6 @@ from fv_lens.datasets.relations import Relation
 from fv_lens.engine import chunks
 from fv_lens.engine.batches import batch
 from fv_lens.engine.gradients import Rows
-from fv_lens.evaluation.rows import ROWS
 from fv_lens.ground.errors import InputError
 from fv_lens.models import onednn
 from fv_lens.models.load import load_model
@@ -143,18 +142,9 @@ class Counting(TorchDispatchMode):
         return out
 
 
-def vectors(study) -> dict:
-    """As many what-ifs as the table has rows and draws with vectors, each at the layer that the estimate assumes."""
-    layers = {"summed": 2, "heads": 1, "tuned": 1}
-    places = [layers[row.place] for row in ROWS if row.place for _ in range(SMALL.draws if row.drawn else 1)]
-    noise = torch.randn(len(study), study.lens.d_model, generator=torch.Generator().manual_seed(0))
-    return {"all": [[study.edit(noise, 2, at)] for at in places]}
-
-
 STEPS = {
     "heads": lambda study: steps.heads(study),
     "shots-3": lambda study: steps.prompting(study, 3),
-    "shots-3-shuffled": lambda study: steps.prompting(study, 3, True, whatifs=vectors(study)),
     "difference": lambda study: steps.mean_difference(study, 1),
     "tuned-from-zero-1": lambda study: steps.tuned(study, 1),
 }
