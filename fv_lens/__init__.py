@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from .datasets.relation_files import load_relation as load_relation
     from .datasets.relation_files import relation_names as relation_names
     from .datasets.bats import load_bats as load_bats
+    from .datasets.lre import load_lre as load_lre
+    from .datasets.todd import load_todd as load_todd
     from .datasets.prompts import PromptTemplate as PromptTemplate
 
     # heads and vectors

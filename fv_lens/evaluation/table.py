@@ -1,8 +1,8 @@
 """The table of a study: every score with its interval, and the paired differences between rows, as one tidy frame.
 
-Columns: `part` (score, difference, curve, stability, decoding), `group` (relation, category, all), `name` (of the
-relation or category, or "all"), `row`, `measure`, `value`, `low`, `high` (95 %), `n` (words for a relation, relations
-for a group). Intervals over relations resample whole families, since siblings share an answer form.
+Columns: `part` (score, difference, shuffled, shuffled gain, curve, stability, decoding), `group` (relation, category,
+all), `name` (of the relation or category, or "all"), `row`, `measure`, `value`, `low`, `high` (95 %), `n` (words for a
+relation, relations for a group). Intervals over relations resample whole families, since siblings share an answer form.
 """
 
 import os
@@ -88,6 +88,13 @@ class Table:
                     gap = values[one, measure] - values[other, measure]
                     within = GAIN if MEASURES[measure].share else ANY
                     self.groups("difference", f"{one} - {other}", measure, gap, within)
+
+    def gains(self, values: Mapping[tuple[str, str], np.ndarray], over: str, part: str) -> None:
+        """Add what every row gains over the row `over`, paired over relations."""
+        for (row, measure), own in values.items():
+            if row != over:
+                within = GAIN if MEASURES[measure].share else ANY
+                self.groups(part, row, measure, own - values[over, measure], within)
 
     def relations(self, part: str, row: str, measure: str, values: Mapping[str, float | int]) -> None:
         """Add a number without interval for each relation, by name."""

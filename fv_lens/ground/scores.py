@@ -111,7 +111,11 @@ def mean(values: np.ndarray, seed: int = 0) -> Score:
 
 
 def clustered_mean(
-    values: np.ndarray, groups: Sequence[Any] | np.ndarray, seed: int = 0, within: tuple[float, float] = ANY
+    values: np.ndarray,
+    groups: Sequence[Any] | np.ndarray,
+    seed: int = 0,
+    within: tuple[float, float] = ANY,
+    alike: float = 1e-12,
 ) -> Score:
     """Mean of `values` `[value]` with an interval over whole groups, as the values of a group are not independent.
 
@@ -122,6 +126,7 @@ def clustered_mean(
     Args:
         groups: the group of each value.
         within: what the mean can be, such as `SHARE`; Student's interval ends there.
+        alike: groups are all alike if their means differ by less; more than rounding errors of the values.
 
     Source: Cameron and Miller 2015, A practitioner's guide to cluster-robust inference.
 
@@ -140,7 +145,7 @@ def clustered_mean(
     else:
         resamples = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
         low, high = np.quantile((resamples @ sums) / (resamples @ sizes), _ends(n))
-    if np.ptp(sums / sizes) < 1e-12:
+    if np.ptp(sums / sizes) < alike:
         low, high = -np.inf, np.inf
     return Score(centre, float(low), float(high), len(values))
 

@@ -11,6 +11,7 @@ from .decoding import decoding
 from .gate import gate
 from .heads import head_effects
 from .layers import layer_sweep
+from .models import models
 from .relation_map import relation_map
 from .relations import relations
 from .similarity import similarity
@@ -20,4 +21,6 @@ from .training import training
 __all__ = [
     "analogies", "comparison", "composition", "decoding", "evaluation", "gate", "head_effects", "layer_sweep",
     "learning_curve", "relation_map", "relations", "similarity", "slopes", "training",
+    "analogies", "comparison", "composition", "decoding", "evaluation", "head_effects", "layer_sweep", "learning_curve",
+    "models", "relation_map", "relations", "similarity", "slopes", "training",
 ]  # fmt: skip

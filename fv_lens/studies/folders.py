@@ -4,7 +4,8 @@
         folder.claim(plan)  # another plan's folder is refused; after this, write into folder.path
 
 The command and plan of a folder are in its `fv_lens_plan.json`, written before anything else. Until a plan is claimed
-nothing is changed, and a folder in which nothing was saved is left as it was.
+nothing is changed, and a folder in which nothing was saved is left as it was. A plan of several `models` (folder ->
+model) has for each an output folder within, whose results count as its own.
 """
 
 import json
@@ -178,6 +179,15 @@ class OutputFolder:
             if inside.exists() and not inside.is_dir():
                 yield inside
             yield from (file for file in sorted(inside.rglob("*")) if not file.is_dir() and file not in ours)
+        for name in self._parts():
+            if OutputFolder(self.path / name, self.command).has_results:
+                yield self.path / name
+
+    def _parts(self) -> list[str]:
+        """The folders within, each of one model, that the plan in the marker names: output folders of their own."""
+        owner = _read(self.path / MARKER)
+        models = owner["plan"].get("models") if owner is not None and isinstance(owner["plan"], dict) else None
+        return list(models) if isinstance(models, dict) else []
 
     def _partial(self) -> list[Path]:
         """Files that a killed process left half-written."""

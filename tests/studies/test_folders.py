@@ -134,6 +134,34 @@ def test_a_folder_among_the_results_of_another_is_refused(tmp_path, inside):
     assert tree(tmp_path) == before
 
 
+@pytest.mark.parametrize("finished", [False, True])
+def test_the_results_of_a_model_are_those_of_the_folder_it_is_in(tmp_path, finished):
+    plan, out = {"models": {"one": "org/one", "two": "two"}}, tmp_path / "out"
+
+    def begun():
+        with OutputFolder(out, "reproduce") as folder:
+            folder.claim(plan)
+            with OutputFolder(out / "one", "reproduce") as inner:
+                inner.claim(PLAN)
+                if finished:
+                    (out / "one" / "summary.json").write_text("results")
+
+    begun()
+    assert out.exists() == finished, "where no model has results, nothing is left"
+    if not finished:
+        return
+    before = tree(out)
+    with pytest.raises(InputError, match="holds another run. What differs: models"):
+        with OutputFolder(out, "reproduce") as folder:
+            folder.claim({"models": {"two": "two"}})
+    with pytest.raises(InputError, match="holds results of `fv-lens reproduce`, and this is `fv-lens run`"):
+        OutputFolder(out, "run").__enter__()
+    begun()
+    assert {name: content for name, content in tree(out).items() if LOCK not in name} == {
+        name: content for name, content in before.items() if LOCK not in name
+    }
+
+
 def test_vectors_that_the_plan_does_not_make_are_refused(tmp_path):
     out = left(tmp_path / "out", file="vectors/old.safetensors")
     before = tree(tmp_path)

@@ -24,6 +24,7 @@ from ..console import (
     tell,
 )
 from ..job import Job
+from ..sources import BatsFolder, LreFolder, Source, ToddFolder, source_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,10 +42,9 @@ def analogies(
             help="Questions: JSON lines, JSON, CSV or SCAN's CSV; by default the bundled test questions.",
         ),
     ] = None,
-    bats: Annotated[
-        Path | None,
-        typer.Option(callback=expanded, help="A folder of BATS 3.0, whose analogies are used instead of FILE."),
-    ] = None,
+    bats: BatsFolder = None,
+    lre: LreFolder = None,
+    todd: ToddFolder = None,
     validation: Annotated[
         list[Path] | None,
         typer.Option(callback=expanded, help="Questions to choose on how those of FILE are answered; may be repeated."),
@@ -56,7 +56,9 @@ def analogies(
             callback=expanded, help="A folder of tuned vectors; if there is none, the bundled relations are tuned."
         ),
     ] = LIBRARY,
-    each: Annotated[int, typer.Option(min=1, max=MOST_EACH, help="With --bats: test analogies per relation.")] = 10,
+    each: Annotated[
+        int, typer.Option(min=1, max=MOST_EACH, help="With --bats, --lre or --todd: test analogies per relation.")
+    ] = 10,
     model: ModelName = "smollm2-135m",
     out: Annotated[Path, typer.Option(callback=expanded, help="Folder for the results.")] = Path("fv_lens_analogies"),
     seed: Annotated[
@@ -66,13 +68,15 @@ def analogies(
     """Solve analogies A:B :: C:? with composites of tuned vectors, beside prompts and simpler vectors."""
     saved: list[Path] = []
     with plain_errors(saved, goes_on=True), quiet():
-        if file and bats:
-            raise InputError(f"FILE is {str(file)!r} and --bats {str(bats)!r}; give one of them.")
-        train, chosen_on, test, choose_on = _questions(file, bats, validation or (), each, seed)
+        source = source_of(bats, lre, todd)
+        if file and source:
+            raise InputError(f"FILE is {str(file)!r} and {source.option} {str(source.folder)!r}; give one of them.")
+        train, chosen_on, test, choose_on = _questions(file, source, validation or (), each, seed)
         if (choices or choose_on) and not any(question.pairs for question in test):
-            raise InputError(f"{str(file or bats)!r} gives no choices; leave --choices out to complete the analogies.")
+            asked = source.folder if source else file
+            raise InputError(f"{str(asked)!r} gives no choices; leave --choices out to complete the analogies.")
         command = ["fv-lens", "analogies", *([file] if file else []), *["--choices"] * choices]
-        command += ["--bats", bats, "--each", each] if bats else []
+        command += [*source, "--each", each] if source else []
         for path in validation or ():
             command += ["--validation", path]
         command += ["--vectors", vectors, "--model", model, "--out", out, "--seed", seed]
@@ -105,13 +109,13 @@ def analogies(
 
 
 def _questions(
-    file: Path | None, bats: Path | None, validation: "Sequence[Path]", each: int, seed: int
+    file: Path | None, source: Source | None, validation: "Sequence[Path]", each: int, seed: int
 ) -> "tuple[list[Question], list[Question], list[Question], list[Question]]":
     """Questions for fitting composites, for choosing them, for the report, and for choosing among methods of choice."""
     from ...datasets.question_files import load_questions
     from ...datasets.question_split import split_questions
 
-    train, chosen_on, test = _of_bats(bats, seed, each) if bats else split_questions(load_questions(), seed)
+    train, chosen_on, test = _of_set(source, seed, each) if source else split_questions(load_questions(), seed)
     read = {path: load_questions(path) for path in (*([file] if file else ()), *validation)}
     for path, questions in read.items():
         if not questions:
@@ -129,13 +133,12 @@ def _libraries(folder: Path) -> "tuple[dict[str, FunctionVector] | None, dict[st
     return load_library(folder), load_library(folder / "summed") if (folder / "summed").is_dir() else None
 
 
-def _of_bats(folder: Path, seed: int, each: int) -> "list[list[Question]]":
+def _of_set(source: Source, seed: int, each: int) -> "list[list[Question]]":
     """Analogies of each relation from each part that `reproduce` cuts it into: ten, and `each` of the test part."""
-    from ...datasets.bats import load_bats
     from ...datasets.question_generator import generate
     from ..reproduce.setup import Settings, sized
 
-    relations = sized(load_bats(folder).values(), Settings())[0]
+    relations = sized(source.relations().values(), Settings())[0]
     train, validation = generate(relations, 10, seed, "train"), generate(relations, 10, seed, "validation")
     return [train, validation, generate(relations, each, seed, "test")]
 

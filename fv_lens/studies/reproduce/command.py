@@ -19,21 +19,31 @@ from ...ground.measures import COMPLETED, MEASURES
 from ..console import MOST_DEALS, STUDY, ModelName, console, expanded, notes, output_folder, plain_errors, quiet, tell
 from ..folders import owner_of
 from ..job import Job
+from ..sources import BatsFolder, LreFolder, Source, ToddFolder, source_of
 
+MODEL = "smollm2-135m"
 DTYPES = ("float32", "bfloat16", "float16")  # as in `models`, which is slow to import
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
+
+    from .setup import Settings, Study
 
 
 def reproduce(
     relations: Annotated[
         str | None, typer.Option(help="Comma-separated names or files (as for run); by default all bundled relations.")
     ] = None,
-    bats: Annotated[
-        Path | None, typer.Option(callback=expanded, help="A folder of BATS 3.0, instead of the bundled relations.")
+    bats: BatsFolder = None,
+    lre: LreFolder = None,
+    todd: ToddFolder = None,
+    model: ModelName = MODEL,
+    models: Annotated[
+        list[str] | None,
+        typer.Option(help="Several models instead, each as for --model, with commas between or --models again."),
     ] = None,
-    model: ModelName = "smollm2-135m",
     dtype: Annotated[str, typer.Option(help=f"Of the weights: {', '.join(DTYPES)}.")] = "float32",
     out: Annotated[
         Path, typer.Option(callback=expanded, help="Folder for the results; a run goes on where it stopped.")
@@ -52,38 +62,64 @@ def reproduce(
         if dtype not in DTYPES:
             raise InputError(f"--dtype is {dtype!r}; give one of {', '.join(DTYPES)}")
         weights: Any = dtype  # one of DTYPES, as was checked
-        chosen = _chosen_relations(relations, bats)
-        options = {"--relations": relations, "--bats": bats, "--model": model, "--dtype": dtype, "--seeds": seeds}
-        given = [str(part) for option in options.items() if option[1] is not None for part in option]
-        command = shlex.join(["fv-lens", "reproduce", *given, "--out", str(out)])
+        source = source_of(bats, lre, todd)
+        chosen = _chosen_relations(relations, source)
+        several = None if models is None else _models(models, model)
+
+        def line(out: Path, **named: str) -> str:
+            options: dict[str, Any] = {"--relations": relations, **dict([source] if source else []), **named}
+            options |= {"--dtype": dtype, "--seeds": seeds, "--out": out}
+            given = [str(part) for option in options.items() if option[1] is not None for part in option]
+            return shlex.join(["fv-lens", "reproduce", *given])
+
         from .setup import Settings, sized
 
         settings = Settings(seeds=seeds)
         if dry_run:
             from .estimate import estimate
 
-            console.print(Text(str(estimate(model, chosen, settings, weights))))
+            for name in several.values() if several else [model]:
+                console.print(Text(str(estimate(name, chosen, settings, weights))))
             return
         with output_folder(out, "reproduce", saved) as folder:
-            too_small = sized(chosen, settings)[1]  # before the model is loaded
+            kept, too_small = sized(chosen, settings)  # before the model is loaded
             _note_left_out(too_small)
-            notes.print(Text("Loading the libraries and the model", style="bold"))
-            from ...models.lens import lens_of
-            from ...models.load import load_model
-            from .setup import Study
-            from .study import reproduce as run_all
 
-            loaded = load_model(model, dtype=weights)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # small parts were warned of above
-                study = Study(loaded, chosen, settings)
-            _note_left_out({name: why for name, why in study.left_out.items() if name not in too_small})
+            def load(name: str) -> "tuple[Study, dict[str, Any]]":
+                return _study_of(name, weights, chosen, settings, too_small)
 
-            facts = {"weights, SHA-256": lens_of(loaded).weights_hash}
-            frame = run_all(study, Job(folder, command, tell), facts)
-        console.print(_overview(frame))
-        names = ("report.html", "results.csv", "summary.json", "vectors")
+            if several is None:
+                study, facts = load(model)
+                from .study import reproduce as run_all
+
+                frame = run_all(study, Job(folder, line(out, **{"--model": model}), tell), facts)
+            else:
+                from .several import plan_of_models, study_models
+
+                lines = {name: line(out / name, **{"--model": path}) for name, path in several.items()}
+                command = line(out, **{"--models": ",".join(several.values())})
+                plan = plan_of_models(several, kept, settings, dtype)
+                frame = study_models(folder, plan, load, lines, command, saved)
+        console.print(_overview(frame) if several is None else _overview_of_models(frame, list(several)))
+        names = ("report.html", "results.csv", "summary.json", *(several or ["vectors"]))
         console.print(Text("\n".join(str(out / name) for name in names)), soft_wrap=True)
+
+
+def _study_of(
+    name: str, dtype: Any, chosen: "Sequence[Relation]", settings: "Settings", noted: Mapping[str, str]
+) -> "tuple[Study, dict[str, Any]]":
+    """The study of a model, which is loaded, and the hash of its weights; relations left out are noted once."""
+    notes.print(Text("Loading the libraries and the model", style="bold"))
+    from ...models.lens import lens_of
+    from ...models.load import load_model
+    from .setup import Study
+
+    loaded = load_model(name, dtype=dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # small parts were warned of before
+        study = Study(loaded, chosen, settings)
+    _note_left_out({name: why for name, why in study.left_out.items() if name not in noted})
+    return study, {"weights, SHA-256": lens_of(loaded).weights_hash}
 
 
 def table(
@@ -96,11 +132,12 @@ def table(
         import pandas as pd
 
         from .markdown import markdown
+        from .several_markdown import markdown_of_models
 
         try:
             frame = pd.read_csv(folder / "results.csv")
             summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-            text = markdown(frame, summary)
+            text = (markdown_of_models if "models" in summary else markdown)(frame, summary)
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # each damage has its own
             raise InputError(
                 f"{str(folder)!r} holds no results of `fv-lens reproduce`: {_without_results(folder, error)}"
@@ -117,7 +154,7 @@ def _without_results(folder: Path, error: Exception) -> str:
     if not isinstance(error, FileNotFoundError):
         cause = f"{type(error).__name__}: {error}"
         return f"its results.csv or summary.json is damaged or another command's ({cause}); give the --out of a study"
-    if (folder / "stages").is_dir():
+    if owner == "reproduce" or (folder / "stages").is_dir():
         return "the study is not finished; the command that began it goes on from where it stopped"
     return "it has no results.csv and summary.json; give the --out of a finished study"
 
@@ -127,19 +164,29 @@ def _note_left_out(left_out: Mapping[str, str]) -> None:
         typer.echo(f"Note: {name} is left out: {why}", err=True)
 
 
-def _chosen_relations(relations: str | None, bats: Path | None) -> list[Relation]:
+def _chosen_relations(relations: str | None, source: Source | None) -> list[Relation]:
     names_given = None if relations is None else split_names(relations)
     if names_given == []:
         raise InputError(f"--relations is {relations!r}; give comma-separated names or files, such as antonym,synonym.")
-    if bats is not None:
-        from ...datasets.bats import load_bats
-
-        loaded = load_bats(bats)
+    if source is not None:
+        loaded = source.relations()
         names = list(loaded) if names_given is None else names_given
         if unknown := [name for name in names if name not in loaded]:
-            raise InputError(f"{str(bats)!r} has no relation {unknown[0]!r}; it has {', '.join(loaded)}.")
+            raise InputError(f"{str(source.folder)!r} has no relation {unknown[0]!r}; it has {', '.join(loaded)}.")
         return [loaded[name] for name in names]
     return [load_relation(name) for name in (relation_names() if names_given is None else names_given)]
+
+
+def _models(models: "Sequence[str]", model: str) -> dict[str, str]:
+    """The models that were named, by the name of their folder."""
+    if model != MODEL:
+        raise InputError(f"--model is {model!r} and --models {', '.join(models)!r}; give one of them.")
+    names = [os.path.expanduser(name) for listed in models for name in split_names(listed)]
+    if not names:
+        raise InputError(f"--models is {', '.join(models)!r}; give names or folders, with commas between.")
+    from .several import model_folders
+
+    return model_folders(names)
 
 
 def split_names(text: str) -> list[str]:
@@ -167,4 +214,18 @@ def _overview(frame: "pd.DataFrame") -> Table:
         shown = of_row.set_index("measure")
         cells = [shown.loc[name] for name in COMPLETED if name in shown.index]
         table.add_row(Text(row), *(" ".join(Score.of(x).written()[: 1 + families]) for x in cells))
+    return table
+
+
+def _overview_of_models(frame: "pd.DataFrame", models: "Sequence[str]") -> Table:
+    """The mean over relations of whole answers, for each model, and pooled with its interval."""
+    from ...evaluation.pooled import POOLED, scores_by_model
+
+    title = f"{MEASURES['accuracy'].heading}, mean over relations; pooled with a 95 % interval over their families"
+    table = Table("", title=Text(title), title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in (*models, POOLED):
+        table.add_column(Text(name), no_wrap=name == POOLED)
+    for row, scores in scores_by_model(frame, "score", "accuracy").items():
+        shown = [f"{scores[name].value:.2f}" if name in scores else "none" for name in models]
+        table.add_row(Text(row), *shown, str(scores[POOLED]) if POOLED in scores else "")
     return table

@@ -169,14 +169,16 @@ def stage_costs(shape: Shape, words: Words, settings: Settings, sizes: Sequence[
     stages["curve"] = shape.tuned(few, fewer, words, layer, settings.steps)
 
     added = {"summed": half, "heads": places[0], "tuned": layer}
-    births = [added[row.place] for row in ROWS if row.place for _ in range(draws if row.drawn else 1)]
-    births += [layer] * (len(settings.curve) + 2 * (settings.seeds - 1))  # and the other deals
+    again = [added[row.place] for row in ROWS if row.place for _ in range(draws if row.drawn else 1)]
+    births = again + [layer] * (len(settings.curve) + 2 * (settings.seeds - 1))  # and the other deals
     stages["scores"] = shape.completed(n_test, words, births)
-    shots = {f"{settings.n_shots}": settings.n_shots, f"{settings.n_shots}-shuffled": settings.n_shots}
-    shots |= {f"{n}": n for n in (settings.n_pairs, settings.n_pairs + settings.n_validation)}
-    for name, n in shots.items():
+    for how in settings.prompting.values():
+        n, shuffled = how["n_shots"], how.get("shuffled", False)
         longer = shape.checked(words.prompt + n * words.shown) if n > settings.n_shots else Cost()
-        stages[f"shots-{name}"] = shape.completed(n_test, words, (), n, settings.n_together) + longer
+        beside = again if shuffled else []
+        stages[f"shots-{n}{'-shuffled' * shuffled}"] = (
+            shape.completed(n_test, words, beside, n, settings.n_together) + longer
+        )
     n = n_relations * DIFFERENCE_PROMPTS
     stages["difference"] = shape.whole(n, shown) + shape.whole(n, words.prompt)
     length = float(np.mean([len(prompt.split()) for prompt in NEUTRAL_PROMPTS]))

@@ -1,7 +1,7 @@
 """Files of a study: the table, the summary, the vectors and the page."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -35,7 +35,8 @@ class Found:
         layer, losses: of the tuned vectors, and the `mean_validation_losses` of the layers that were tried.
         share_right: for each relation, of the intact prompts behind its head map, the share answered right.
         sums, tuning: tensors and record of the summed vectors, and of each kind of tuned ones.
-        rows, owners: row -> measure -> `[draw, word]`, and which relation each word is of, `[word]`.
+        rows, shuffled, owners: row -> measure -> `[draw, word]`; the same in prompts with shuffled answers, of which
+            that without a vector comes first; which relation each word is of, `[word]`.
         said: what `readings` found.
     """
 
@@ -45,6 +46,7 @@ class Found:
     sums: Step
     tuning: Mapping[str, Step]
     rows: Mapping[str, Row]
+    shuffled: Mapping[str, Row]
     owners: np.ndarray
     said: Mapping[str, Any]
 
@@ -65,6 +67,7 @@ def table_of(study: Study, found: Found) -> pd.DataFrame:
     deals = {row: rows.pop(row) for row in list(rows) if row in deal_names}
     values = table.scores(rows, found.owners)
     table.differences(values, *settings.shots)
+    table.gains(table.scores(found.shuffled, found.owners, "shuffled"), next(iter(found.shuffled)), "shuffled gain")
     table.scores(curve | {f"{settings.n_pairs} pairs": rows["FFV from zero"]}, found.owners, "curve")
     _stability(table, {name: tensors["vectors"] for name, (tensors, _) in found.tuning.items()}, settings.seeds)
     table.scores(deals, found.owners, "stability")
@@ -169,11 +172,16 @@ def _save_vectors(
 
 def _file_names(names: Sequence[str]) -> list[str]:
     """A file name for each relation's vector, numbered where two would have the same."""
-    used: dict[str, None] = {}
-    for name in (re.sub(r"[^\w.-]+", "-", name) for name in names):
+    return [f"{name}.safetensors" for name in distinct(re.sub(r"[^\w.-]+", "-", name) for name in names)]
+
+
+def distinct(names: Iterable[str], taken: Collection[str] = ()) -> list[str]:
+    """The names, each with a number behind it where it is taken or came before."""
+    used = dict.fromkeys(taken)
+    for name in names:
         numbered = (f"{name}-{i}" for i in count(2))
         used[name if name not in used else next(one for one in numbered if one not in used)] = None
-    return [f"{name}.safetensors" for name in used]
+    return list(used)[len(set(taken)) :]
 
 
 def _facts(

@@ -23,7 +23,7 @@ def markdown(frame: pd.DataFrame, summary: Mapping[str, Any]) -> str:
     categories = sorted(set(scores[scores.group == "category"].name) - {"other"})
     by_category = " / ".join(name[0].upper() for name in categories)
     accuracy, first_token, log_prob = (MEASURES[measure].column for measure in COMPLETED)
-    rows = _table(
+    rows = markdown_table(
         ["prompt, and what is added", accuracy, by_category, first_token],
         [_score_line(scores, row, categories) for row in scores.row.unique()],
     )
@@ -32,7 +32,7 @@ def markdown(frame: pd.DataFrame, summary: Mapping[str, Any]) -> str:
     shots = summary["settings"]["n_shots"], n_pairs, n_pairs + n_validation
     short = [" - ".join(comparison.names(*shots)) for comparison in COMPARISONS if comparison.short]
     shown = [row for row in dict.fromkeys(short) if row in set(compared.row)]
-    differences = _table(
+    differences = markdown_table(
         ["difference, paired over relations", accuracy, first_token, log_prob],
         [
             [row.replace(" - ", " − "), *(_score_text(compared, row, of, signed=True) for of in COMPLETED)]
@@ -40,12 +40,20 @@ def markdown(frame: pd.DataFrame, summary: Mapping[str, Any]) -> str:
         ],
     )
     parts = [_provenance(frame, summary), rows, differences]
+    again, gained = (frame[(frame.part == part) & (frame.group == "all")] for part in ("shuffled", "shuffled gain"))
+    if len(again):
+        heads = [f"vector, in {again.row.iloc[0]} prompts", accuracy, "gain", first_token, "gain"]
+        body = []
+        for row in again.row.unique():
+            both = [(_score_text(again, row, of), _score_text(gained, row, of, signed=True)) for of in COMPLETED[:2]]
+            body.append([row, *both[0], *both[1]])
+        parts.append(markdown_table(heads, body))
     said = frame[(frame.part == "decoding") & (frame.group == "all")]
     readings = [name for name in said.measure.unique() if name.startswith("name score")]
     if readings:
         heads = ["vector", *(name.removeprefix("name score, ") for name in readings)]
         body = [[kind, *(_score_text(said, kind, name) for name in readings)] for kind in said.row.unique()]
-        parts.append(_table(heads, body))
+        parts.append(markdown_table(heads, body))
     return "\n\n".join(parts) + "\n"
 
 
@@ -78,6 +86,6 @@ def _score_text(frame: pd.DataFrame, row: str, measure: str, signed: bool = Fals
     return f"{value} {interval}" if score.known else value
 
 
-def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     frame = pd.DataFrame(body, columns=head, dtype=str)
     return frame.to_markdown(index=False, tablefmt="github", disable_numparse=True)

@@ -23,6 +23,8 @@ from ..page import parts as page
 CAPTIONS = {
     "comparison": "Zero-shot prompts with each vector added, beside prompting and controls. Relations weigh the same; "
     "intervals are over relations. Test words had no part in any vector or choice.",
+    "shuffled": "The same vectors at the last token of prompts whose demonstrations have exchanged answers, all wrong: "
+    "a vector acts against its context there. Layers and strengths are those chosen in zero-shot prompts.",
     "relations": "Hover for the numbers of a relation. A relation's interval is over its test words.",
     "learning": "Vectors fine-tuned from zero on the given number of pairs of each relation; prompts are zero-shot.",
     "training": "A vector's step is chosen by its loss on validation words. Hover for the relation of a line.",
@@ -94,6 +96,8 @@ def write_table_report(
     figures = {}
     if everywhere:
         figures["comparison"] = plots.comparison(frame)
+    if (again := frame[frame.part == "shuffled"].assign(part="score")).size:
+        figures["shuffled"] = plots.comparison(again)
     if main_rows(of_relations):
         figures["relations"] = plots.relations(frame, categories)
     if set(SLOPES) <= set(of_relations):
@@ -121,6 +125,7 @@ def write_table_report(
         page.in_short(_in_short(frame)),
         page.section("How well", some("comparison"), _all_numbers(frame), note=WORDS),
         page.section("Differences", _differences(frame)),
+        page.section("With shuffled answers before the question", some("shuffled"), _shuffled(frame)),
         page.section("Relation by relation", some("slopes", "relations"), _by_category(frame)),
         page.section("Fine-tuning", some("learning", "training"), _plain_table(frame, "stability")),
         page.section("What the vectors say", some("decoding"), _plain_table(frame, "decoding")),
@@ -183,6 +188,12 @@ def _all_numbers(frame: pd.DataFrame) -> str:
 def _differences(frame: pd.DataFrame) -> str:
     note = "Paired over the same relations and words; not shown: the 95 % interval holds 0."
     return _table("", _measures(frame, "difference"), note, gain=True)
+
+
+def _shuffled(frame: pd.DataFrame) -> str:
+    prompt = next(iter(frame[frame.part == "shuffled"].row), "the prompt")
+    heading, note = f"Gains over {prompt}", f"Each vector in these prompts, minus {prompt} without one, paired."
+    return _table(heading, _measures(frame, "shuffled gain"), note, gain=True)
 
 
 def _plain_table(frame: pd.DataFrame, part: str) -> str:

@@ -212,22 +212,32 @@ def scores(study: Study, whatifs: Mapping[str, Sequence[WhatIf]]) -> Step:
     return _measured(found, owners), {"rows": {"zero-shot": [0]} | rows_of(whatifs)}
 
 
-def prompting(study: Study, n_shots: int, shuffled: bool = False, validation: bool = False) -> Step:
-    """Completion of all test words behind demonstrations, without any vector; tensors as in `scores`, `[word, 1]`.
+def prompting(
+    study: Study,
+    n_shots: int,
+    shuffled: bool = False,
+    validation: bool = False,
+    whatifs: Mapping[str, Sequence[WhatIf]] | None = None,
+) -> Step:
+    """Completion of all test words behind demonstrations, plain and under each what-if; results as those of `scores`.
 
-    `shuffled` and `validation` are as in `Study.few_shot`.
+    `shuffled` and `validation` are as in `Study.few_shot`. The plain prompt, at 0, has no name among the `rows`.
     """
-    batches = list(study.few_shot(n_shots, shuffled, validation))
+    batches, whatifs = list(study.few_shot(n_shots, shuffled, validation)), whatifs or {}
+    flat = [whatif for several in whatifs.values() for whatif in several]
+    places = torch.arange(sum(len(prompts) for prompts, _ in batches), device="cpu")
+    members = places.split([len(prompts) for prompts, _ in batches])
     by_batch: dict[int, Completions] = {}
     # The longest first: the engine checks itself again on prompts that are longer than all before.
     order = sorted(range(len(batches)), key=lambda i: -batches[i][0].tokens.shape[1])
     total = sum(len(prompts) for prompts, _ in batches)
     with progress_bar(total=total, desc=f"test words, {n_shots}-shot", unit="word") as bar:
         for i in order:
-            by_batch[i] = completions(study.lens, batches[i][0], [], bar.update)
+            of_batch = [[edit.for_prompts(members[i]) for edit in whatif] for whatif in flat]
+            by_batch[i] = completions(study.lens, batches[i][0], of_batch, bar.update)
     return _measured(
         Completions.joined([by_batch[i] for i in range(len(batches))]), torch.cat([owners for _, owners in batches])
-    ), {}
+    ), {"rows": rows_of(whatifs)}
 
 
 def mean_difference(study: Study, layer: int) -> Float[Tensor, "relation d_model"]:

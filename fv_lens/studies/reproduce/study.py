@@ -45,7 +45,7 @@ def reproduce(
     Raises:
         InputError: the folder is of another plan or holds a stage of another, or cannot be written to.
     """
-    plan, folder, tell = _plan(study, facts), job.folder, job.tell
+    plan, folder, tell = plan_of(study, facts), job.folder, job.tell
     folder.claim(plan, {"vectors": vector_files(study.names)})
     stages = Stages(folder.path / "stages", plan)
     if n := len(stages.finished):
@@ -60,9 +60,9 @@ def reproduce(
     sums = stage("sums", what, lambda: steps.sums(study, maps[0]))
     layer, losses, tuning = _tuned_vectors(study, stage, sums)
     few, _ = stage("curve", "Tuning on fewer pairs", lambda: steps.curve(study, layer))
-    rows, owners = _completed_rows(study, stage, sums, tuning, few["vectors"], layer)
+    rows, shuffled, owners = _completed_rows(study, stage, sums, tuning, few["vectors"], layer)
     said = _readings(study, stage, sums, tuning, layer)
-    found = Found(layer, losses, maps[1]["share_right"], sums, tuning, rows, owners, said)
+    found = Found(layer, losses, maps[1]["share_right"], sums, tuning, rows, shuffled, owners, said)
     frame = table_of(study, found)
     write_outputs(study, folder.path, found, frame, plan, job.command, stages.timings)
     return frame
@@ -97,8 +97,12 @@ def _tuned_vectors(study: Study, stage: Stage, sums: Step) -> tuple[int, dict[in
 
 def _completed_rows(
     study: Study, stage: Stage, sums: Step, tuning: Mapping[str, Step], few: Tensor, layer: int
-) -> tuple[dict[str, Row], np.ndarray]:
-    """Every row of the table, name -> measure -> `[draw, word]`, and which relation each test word is of."""
+) -> tuple[dict[str, Row], dict[str, Row], np.ndarray]:
+    """Every row of the table, name -> measure -> `[draw, word]`, and which relation each test word is of.
+
+    In the middle, the rows with a vector again, in prompts whose demonstrations have shuffled answers; that prompt by
+    itself comes first.
+    """
     vectors = {name: tensors["vectors"] for name, (tensors, _) in tuning.items()}
     whatifs, missing = _rows(study, *sums, vectors, few, layer)
     what = "Test words, zero-shot with each vector"
@@ -106,11 +110,18 @@ def _completed_rows(
     owners = zero["owners"].numpy()
     rows = rows_of(zero, record["rows"])
     rows |= {name: without(rows[name], owners, broken) for name, broken in missing.items()}
+    again = {name: of_row for name, of_row in whatifs.items() if name in {row.name for row in ROWS}}
+    shuffled: dict[str, Row] = {}
     for row, how in study.settings.prompting.items():
-        name = f"shots-{how['n_shots']}{'-shuffled' if how.get('shuffled') else ''}"
-        compute = lambda how=how: steps.prompting(study, **how)  # noqa: E731
-        rows |= rows_of(stage(name, f"Test words, {row}", compute)[0], {row: [0]})
-    return rows, owners
+        beside = again if how.get("shuffled") else {}
+        name = f"shots-{how['n_shots']}{'-shuffled' if beside else ''}"
+        compute = lambda how=how, beside=beside: steps.prompting(study, **how, whatifs=beside)  # noqa: E731
+        completed, places = stage(name, f"Test words, {row}{' with each vector' if beside else ''}", compute)
+        rows |= rows_of(completed, {row: [0]})
+        if beside:
+            shuffled = rows_of(completed, {row: [0]} | places["rows"])
+            shuffled |= {name: without(shuffled[name], owners, missing.get(name, [])) for name in beside}
+    return rows, shuffled, owners
 
 
 def _readings(study: Study, stage: Stage, sums: Step, tuning: Mapping[str, Step], layer: int) -> dict[str, Any]:
@@ -124,7 +135,8 @@ def _readings(study: Study, stage: Stage, sums: Step, tuning: Mapping[str, Step]
     return stage("readings", "Reading the vectors", lambda: ({}, readings(study, kinds)))[1]
 
 
-def _plan(study: Study, facts: Mapping[str, Any]) -> dict[str, Any]:
+def plan_of(study: Study, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What a folder of the study is marked with: model, relations, settings, versions."""
     lens = study.lens
     return {
         "model": lens.name, "processing": lens.processing, "bos": lens.bos, "dtype": str(lens.dtype),

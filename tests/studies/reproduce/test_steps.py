@@ -384,6 +384,24 @@ def test_prompting_equals_single_prompts(study, how):
     assert len(tensors["owners"]) == place == 30
 
 
+@pytest.mark.slow
+def test_vectors_in_shuffled_prompts_are_those_of_single_prompts(study):
+    grouped, (a, b) = study_of(study.model, n_together=4), (noise(5, 32, seed=seed, scale=3) for seed in range(2))
+    whatifs = {
+        "one": [[study.edit(a, 2, 1)]],
+        "two": [[study.edit(b, 2, 0)], [study.edit(b, 2, 0), study.edit(a, 2, 1)]],
+    }
+    tensors, record = steps.prompting(grouped, 3, shuffled=True, whatifs=whatifs)
+    assert record["rows"] == {"one": [1], "two": [2, 3]} and len(tensors["owners"]) == 30
+    place = 0
+    for prompts, owners in grouped.few_shot(3, shuffled=True):
+        for text, word, r in zip(prompts.texts, prompts.words, owners.tolist()):
+            shown = FewShot(word, study.relations[r].split().test.answers[word], tuple(demonstrated(text)))
+            own = [[Edit(1, a[r])], [Edit(0, b[r])], [Edit(0, b[r]), Edit(1, a[r])]]
+            assert equal(tensors, alone(study, [shown], own), [place])
+            place += 1
+
+
 def assert_mean_difference_of_single_prompts(one, found):
     def residual(text):
         ids = torch.tensor([one.lens.tokens(text)])

@@ -36,6 +36,7 @@ from ..pages import Page
 from ..small import KIN, SMALL, breaking, relations, run, small_study, studied, study_of, with_permuted_test
 
 SUMMED = ["FV", "FV of own heads", "FV of random heads", "FV, strength 1", "FFV from FV"]
+PARTS = {"score", "difference", "shuffled", "shuffled gain", "curve", "stability", "decoding"}
 KIN_ROWS = ("mean of FFVs", "another relation's FFV")  # which depend on the vectors of other relations
 
 
@@ -292,7 +293,7 @@ def test_saved_vectors_carry_their_record_and_are_measured_without_complaint(mod
 @pytest.mark.slow
 def test_the_table_has_every_part_and_the_columns_that_the_figures_read(whole):
     frame = table(whole)
-    assert tuple(frame) == COLUMNS and set(frame.part) == {"score", "difference", "curve", "stability", "decoding"}
+    assert tuple(frame) == COLUMNS and set(frame.part) == PARTS
     assert set(frame.group) == {"relation", "category", "all"} and set(frame.name) == {*KIN, "one", "two", "all"}
     scores = frame[frame.part == "score"]
     assert (scores.groupby(["row", "measure"]).size() == 8).all() and set(scores.measure) == set(COMPLETED)

@@ -1,0 +1,130 @@
+"""Studies of the same relations on several models, side by side and together, as one tidy frame.
+
+Columns are those of a study's table behind `model`, the name of the model; and `models`, the number of models behind a
+value. Two names stand for all models together: `POOLED` and `OVER_MODELS`, see `side_by_side`.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from ..ground.measures import COMPLETED, MEASURES
+from ..ground.scores import ANY, GAIN, SHARE, Score, clustered_mean
+
+POOLED, OVER_MODELS = "pooled", "mean over models"
+ROUNDED = 3e-6  # tables are read from files with numbers of six digits
+PARTS = ("score", "curve")  # whose values are of relations
+
+Key = tuple[str, str, str]  # part, row, measure
+
+
+class Kin(NamedTuple):
+    """The category and the family of a relation."""
+
+    category: str
+    family: str
+
+
+def side_by_side(tables: Mapping[str, pd.DataFrame], kin: Mapping[str, Kin]) -> pd.DataFrame:
+    """The tables of several models, and their scores, learning curves and differences together.
+
+    A row is pooled over the models that have it, and over the relations for which all of these have a number: each
+    model weighs the same, and a comparison of models is one of the same words. `models` says how many there are. The
+    value is the mean over relations of their means over models, which is the mean over models as well. It comes with
+    two intervals, which answer two questions:
+
+    - `POOLED`, for these models and other relations. Relations are resampled by whole families, each with its numbers
+      on all models: a relation that is easy for one model is often easy for the others. This is `clustered_mean` of
+      each relation's mean over models, the method of a single study; `n` is the number of relations.
+    - `OVER_MODELS`, for other models and these relations. It is `clustered_mean` with every model a group: Student's
+      interval of the models' means if they are fewer than ten, else their bootstrap; `n` is the number of models. With
+      three models it is wide; one model has none.
+
+    Differences are paired: of each relation on each model, then pooled in the same way.
+
+    Args:
+        tables: by the name of the model, each with the columns of `evaluation.table`.
+        kin: category and family of every relation, by name.
+
+    Example:
+        >>> frame = side_by_side({"one": frame, "other": another}, {"antonym": Kin("lexicographic", "opposite")})
+        >>> frame[(frame.model == POOLED) & (frame.row == "FV") & (frame.group == "all")].models.item()
+        2
+    """
+    names = [name for name in kin if any((table.name == name).any() for table in tables.values())]
+    by_model = [_values(table, names) for table in tables.values()]
+    lines: list[tuple[object, ...]] = []
+    for part, row, measure in _keys(tables.values()):
+        if part == "difference":
+            one, _, other = row.partition(" - ")
+            whole = [of for of in by_model if ("score", one, measure) in of and ("score", other, measure) in of]
+            values = [of["score", one, measure] - of["score", other, measure] for of in whole]
+            within = GAIN if MEASURES[measure].share else ANY
+        else:
+            values = [of[part, row, measure] for of in by_model if (part, row, measure) in of]
+            within = SHARE if MEASURES[measure].share else ANY
+        if values:
+            for model, group, name, score in _together(np.array(values), names, kin, within):
+                lines.append((model, part, group, name, row, measure, score.value, *score.ends, score.n, len(values)))
+    single = [table.assign(model=model, models=1) for model, table in tables.items()]
+    columns = ["model", *next(iter(tables.values())).columns, "models"]
+    return pd.concat([*single, pd.DataFrame(lines, columns=columns)])[columns].reset_index(drop=True)
+
+
+def scores_by_model(frame: pd.DataFrame, part: str, measure: str) -> dict[str, dict[str, Score]]:
+    """Row -> model -> score over all relations, both in the order of the frame; pooled ones as well."""
+    lines = frame[(frame.part == part) & (frame.group == "all") & (frame.measure == measure)]
+    rows: dict[str, dict[str, Score]] = {}
+    for line in lines.itertuples():
+        rows.setdefault(str(line.row), {})[str(line.model)] = Score.of(line)
+    return rows
+
+
+def pooled_over_fewer(frame: pd.DataFrame, part: str, n_models: int) -> dict[str, int]:
+    """The rows that are pooled over fewer than all models, and over how many."""
+    lines = frame[(frame.model == POOLED) & (frame.part == part) & (frame.models < n_models)]
+    return {str(row): int(n) for row, n in zip(lines.row, lines.models)}
+
+
+def _keys(tables: Iterable[pd.DataFrame]) -> list[Key]:
+    """What is pooled, in the order of the tables: scores, curves, and differences of what is completed."""
+    frames = [table.loc[table.measure.isin(COMPLETED), ["part", "row", "measure"]] for table in tables]
+    every = pd.concat(frames).drop_duplicates()
+    return [
+        key for part in (*PARTS, "difference") for key in every[every.part == part].itertuples(index=False, name=None)
+    ]
+
+
+def _values(table: pd.DataFrame, names: Sequence[str]) -> dict[Key, Float[np.ndarray, " relation"]]:
+    """The value of each relation, NaN where the model has none."""
+    lines = table[(table.group == "relation") & table.part.isin(PARTS)]
+    return {
+        (str(part), str(row), str(measure)): some.set_index("name").value.reindex(names).to_numpy(float)
+        for (part, row, measure), some in lines.groupby(["part", "row", "measure"], sort=False)
+    }
+
+
+def _together(
+    values: Float[np.ndarray, "model relation"],
+    names: Sequence[str],
+    kin: Mapping[str, Kin],
+    within: tuple[float, float],
+) -> Iterator[tuple[str, str, str, Score]]:
+    """Both scores over all relations, and over those of each category, that every one of the models has."""
+    known = ~np.isnan(values).any(0)
+    groups = [("all", "all", list(range(len(names))))]
+    for category in dict.fromkeys(kin[name].category for name in names):
+        groups.append(("category", category, [r for r, name in enumerate(names) if kin[name].category == category]))
+    for group, label, members in groups:
+        if shared := [r for r in members if known[r]]:
+            families, some = [kin[names[r]].family for r in shared], values[:, shared]
+            yield POOLED, group, label, clustered_mean(some.mean(0), families, within=within, alike=ROUNDED)
+            yield (
+                OVER_MODELS,
+                group,
+                label,
+                clustered_mean(some.mean(1), range(len(some)), within=within, alike=ROUNDED),
+            )

@@ -1,0 +1,207 @@
+"""One study on several models: a folder for each, and a table, a summary and a page of all."""
+
+import gc
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ...datasets.relations import Relation
+from ...evaluation.pooled import Kin, side_by_side
+from ...evaluation.rows import ROWS, TUNED
+from ...evaluation.table import write_csv
+from ...ground import storage
+from ...ground.errors import InputError, ParityError
+from ..console import output_folder, tell
+from ..folders import FILES, FOLDERS, OutputFolder
+from ..job import Job
+from .files import REPORT, RESULTS, SUMMARY, distinct, vector_files
+from .setup import Settings, Study
+from .several_page import write_page_of_models
+from .study import plan_of, reproduce
+
+EVERY_ROW = "every row"
+NO_NUMBERS = "it has no numbers there"
+
+
+def model_folders(models: Iterable[str]) -> dict[str, str]:
+    """A folder name for each model, the last part of its name or path: folder -> model.
+
+    Raises:
+        InputError: a model is named twice, or is a path of nothing.
+    """
+    models = list(models)
+    for name in models:
+        if models.count(name) > 1:
+            raise InputError(f"--models names {name!r} twice; name each model once")
+        path = os.path.expanduser(name)
+        is_path = name.startswith((".", "~")) or os.path.isabs(path) or name.count("/") > 1 or name.endswith(".gguf")
+        if is_path and not os.path.exists(path):
+            raise InputError(f"--models names {name!r}: there is no such file or folder; check the path")
+    lasts = [Path(os.path.expanduser(name)).absolute().name for name in models]
+    plain = [re.sub(r"[^\w.-]+", "-", last.removesuffix(".gguf")).lstrip(".") or "model" for last in lasts]
+    return dict(zip(distinct(plain, (*FOLDERS, *FILES)), models))
+
+
+def plan_of_models(
+    folders: Mapping[str, str], relations: Sequence[Relation], settings: Settings, dtype: str
+) -> dict[str, Any]:
+    """What the folder of all models is marked with; the folder of each has a plan of its own, with the weights."""
+    return {
+        "models": dict(folders), "dtype": dtype, "settings": settings.to_dict(),
+        "relations": {relation.name: relation.hash for relation in relations},
+        "names and kin": {r.name: [r.category, r.family, *r.names] for r in relations},
+        "versions": storage.versions(),
+    }  # fmt: skip
+
+
+def study_models(
+    folder: OutputFolder,
+    plan: Mapping[str, Any],
+    load: Callable[[str], tuple[Study, dict[str, Any]]],
+    lines: Mapping[str, str],
+    command: str,
+    saved: list[Path],
+) -> pd.DataFrame:
+    """Run the study on each model in a folder of its own, one after the other, then write what they show together.
+
+    A model whose study is finished is not studied again. One that cannot be loaded or studied is left out with the
+    reason; the others are not affected.
+
+    Args:
+        plan: `plan_of_models`.
+        load: the study of a model, and facts for its summary.
+        lines: folder -> the command line for that model alone.
+        command: the command line, for the record.
+        saved: gets what is there if the command is stopped.
+
+    Raises:
+        InputError: a folder is of another plan, or is in use; no model has results.
+    """
+    folder.claim(plan)
+    without: dict[str, str] = {}
+    try:
+        for number, (name, model) in enumerate(plan["models"].items(), 1):
+            tell(f"Model {number} of {len(plan['models'])}: {model}")
+            if why := _study(folder.path / name, model, load, lines[name], saved):
+                without[name] = why
+                tell(f"{model} is left out: {why}")
+            gc.collect()  # hooks hold a model in circles, and two may not fit
+        return write_together(folder.path, plan, without, command)
+    except BaseException:
+        done = [folder.path / name for name in plan["models"] if _is_finished(folder.path / name)]
+        saved[:] = [*done, *(path for path in saved if path.parent not in done)]
+        raise
+
+
+def _study(
+    path: Path, model: str, load: Callable[[str], tuple[Study, dict[str, Any]]], line: str, saved: list[Path]
+) -> str | None:
+    """Study one model, unless that is done; returns why it cannot be studied."""
+    with output_folder(path, "reproduce", saved) as folder:
+        try:
+            study, facts = load(model)
+        except (InputError, ParityError) as error:
+            return str(error)
+        folder.claim(plan_of(study, facts), {"vectors": vector_files(study.names)})
+        if _is_finished(path):
+            tell("its study was finished before")
+            return None
+        try:
+            reproduce(study, Job(folder, line, tell), facts)
+        except (InputError, ParityError) as error:
+            return str(error)
+    return None
+
+
+def _is_finished(folder: Path) -> bool:
+    """Whether a study has left all of its results there; the page is written last."""
+    return all((folder / name).is_file() for name in (RESULTS, SUMMARY, REPORT))
+
+
+def write_together(out: Path, plan: Mapping[str, Any], without: Mapping[str, str], command: str) -> pd.DataFrame:
+    """Write `results.csv`, `summary.json` and `report.html` of all models, from the files that each has left.
+
+    Args:
+        plan: `plan_of_models`.
+        without: folder -> why the model has no results.
+
+    Raises:
+        InputError: no model has results, or files in a model's folder are damaged.
+    """
+    done = [folder for folder in plan["models"] if folder not in without]
+    if not done:
+        raise InputError(f"No model has results. {' '.join(f'{name}: {why}' for name, why in without.items())}")
+    tables = {folder: _read(out / folder / RESULTS, read_table) for folder in done}
+    summaries = {folder: _read(out / folder / SUMMARY, _read_summary) for folder in done}
+    kin = {
+        name: Kin(category or "other", family or name) for name, (category, family, *_) in plan["names and kin"].items()
+    }
+    frame = side_by_side(tables, kin)
+    gaps = {name: {EVERY_ROW: why} for name, why in without.items()} | gaps_of(tables, summaries)
+    summary = {
+        "command": command, **plan, "gaps": {name: gaps[name] for name in plan["models"] if gaps.get(name)},
+        "by model": {name: _facts(summaries[name]) for name in done},
+    }  # fmt: skip
+    with storage.written_whole(out / RESULTS) as partial:
+        write_csv(frame, partial)
+    storage.save_json(out / SUMMARY, summary)
+    write_page_of_models(out / REPORT, frame, summary)
+    return frame
+
+
+def gaps_of(
+    tables: Mapping[str, pd.DataFrame], summaries: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, str]]:
+    """For each model the rows that it lacks, and why: those that another has, and sums that mean nothing on it."""
+    rows = {name: dict.fromkeys(table.row[table.part == "score"]) for name, table in tables.items()}
+    reasons = {name: _reasons(summary["chosen"]) for name, summary in summaries.items()}
+    every = list(dict.fromkeys(row for of in rows.values() for row in of))
+    return {
+        name: {
+            row: reasons[name].get(row, NO_NUMBERS) for row in dict.fromkeys([*every, *reasons[name]]) if row not in of
+        }
+        for name, of in rows.items()
+    }
+
+
+def _reasons(chosen: Mapping[str, Any]) -> dict[str, str]:
+    """Row -> why there is none, as a study has recorded it."""
+    no_sums = chosen["summed vectors"].get("no_sums")
+    no_parts = chosen["distributed"].get("no_distributed")
+    of_sums = [row.name for row in ROWS if row.place == "summed"] + [TUNED["from-fv"]]
+    of_parts = [row.name for row in ROWS if row.place == "heads"]
+    return {row: why for why, named in ((no_sums, of_sums), (no_parts, of_parts)) if why for row in named}
+
+
+def _facts(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said of one model: its name and weights, what was chosen on it, what was left out, seconds."""
+    kept = {key: summary[key] for key in ("model", "weights, SHA-256", "left_out", "broken") if key in summary}
+    chosen = summary["chosen"]
+    kept |= {"layer": chosen["layer"], "layer of the summed vectors": chosen["summed vectors"].get("layer")}
+    return kept | {"seconds": round(sum(summary["timings_s"].values()))}
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A `results.csv` with its numbers as they were written; a relation may be called "null"."""
+    text = {"name": str, "row": str, "model": str}
+    return pd.read_csv(path, float_precision="round_trip", keep_default_na=False, na_values={
+        column: [""] for column in ("value", "low", "high", "n", "models")
+    }, dtype=text)  # fmt: skip
+
+
+def _read_summary(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _read(path: Path, read: Any) -> Any:
+    try:
+        return read(path)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{str(path)!r} cannot be read: {error}. Delete the file; the same command then writes it again."
+        ) from None
