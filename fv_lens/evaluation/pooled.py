@@ -14,7 +14,7 @@ from jaxtyping import Float
 from ..ground.measures import COMPLETED, MEASURES
 from ..ground.scores import ANY, GAIN, SHARE, Score, clustered_mean
 
-POOLED, OVER_MODELS = "pooled", "mean over models"
+POOLED, OVER_MODELS = "all models", "mean over models"  # no folder of a model has a space in its name
 ROUNDED = 3e-6  # tables are read from files with numbers of six digits
 PARTS = ("score", "curve")  # whose values are of relations
 

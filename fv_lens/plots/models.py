@@ -20,7 +20,7 @@ STEP = 13  # pixels between the models of a row
 
 
 def models(frame: pd.DataFrame, measure: str = "accuracy") -> go.Figure:
-    """The mean over relations of every row, for each model and pooled, with intervals.
+    """The mean over relations of every row, for each model and for all together, with intervals.
 
     Args:
         frame: the table of several models (`results.csv` of `fv-lens reproduce --models`), its part "score".

@@ -10,11 +10,13 @@ import torch
 
 from fv_lens.analogies.composition import Composition, Folded
 from fv_lens.datasets.bats import load_bats
+from fv_lens.datasets.lre import load_lre
 from fv_lens.datasets.question_files import load_questions
 from fv_lens.datasets.ratings import COLUMNS, load_ratings
 from fv_lens.datasets.relation_files import load_relation
 from fv_lens.datasets.relations import Relation
 from fv_lens.datasets.semeval import load_semeval
+from fv_lens.datasets.todd import load_todd
 from fv_lens.ground.errors import InputError
 from fv_lens.ground.text_files import own_path, parse_json, table_rows
 from fv_lens.ground.words import check_text
@@ -358,7 +360,9 @@ def test_what_is_not_a_path_is_refused(path):
 
 
 @pytest.mark.slow(but=1)
-@pytest.mark.parametrize("load", [*LOADERS, load_bats, load_semeval], ids=lambda load: load.__qualname__)
+@pytest.mark.parametrize(
+    "load", [*LOADERS, load_bats, load_lre, load_todd, load_semeval], ids=lambda load: load.__qualname__
+)
 def test_the_home_of_nobody_and_names_that_are_too_long_are_refused(load):
     with pytest.raises(InputError, match="'~nobody-of-this-name/r.json' is not a path that can be used"):
         load("~nobody-of-this-name/r.json")

@@ -221,7 +221,9 @@ def _overview_of_models(frame: "pd.DataFrame", models: "Sequence[str]") -> Table
     """The mean over relations of whole answers, for each model, and pooled with its interval."""
     from ...evaluation.pooled import POOLED, scores_by_model
 
-    title = f"{MEASURES['accuracy'].heading}, mean over relations; pooled with a 95 % interval over their families"
+    title = (
+        f"{MEASURES['accuracy'].heading}, mean over relations; of all models with a 95 % interval over their families"
+    )
     table = Table("", title=Text(title), title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for name in (*models, POOLED):
         table.add_column(Text(name), no_wrap=name == POOLED)

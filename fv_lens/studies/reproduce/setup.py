@@ -150,6 +150,11 @@ class Study:
             for prompts in self._prompts_of(relation, n_shots, shuffled, validation):
                 yield batch(self.lens, prompts, self.template), torch.full((len(prompts),), owner, device="cpu")
 
+    def longest_prompts(self) -> PromptBatch:
+        """The batch of test words with the longest prompt that any step asks."""
+        batches = (prompts for how in self.settings.prompting.values() for prompts, _ in self.few_shot(**how))
+        return max(batches, key=lambda prompts: prompts.tokens.shape[1])
+
     def _prompts_of(
         self, relation: Relation, n_shots: int, shuffled: bool = False, validation: bool = False
     ) -> Iterator[list[FewShot]]:

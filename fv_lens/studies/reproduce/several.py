@@ -13,7 +13,7 @@ import pandas as pd
 from ...datasets.relations import Relation
 from ...evaluation.pooled import Kin, side_by_side
 from ...evaluation.rows import ROWS, TUNED
-from ...evaluation.table import write_csv
+from ...evaluation.table import COLUMNS, write_csv
 from ...ground import storage
 from ...ground.errors import InputError, ParityError
 from ..console import output_folder, tell
@@ -187,15 +187,26 @@ def _facts(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """A `results.csv` with its numbers as they were written; a relation may be called "null"."""
-    text = {"name": str, "row": str, "model": str}
-    return pd.read_csv(path, float_precision="round_trip", keep_default_na=False, na_values={
-        column: [""] for column in ("value", "low", "high", "n", "models")
-    }, dtype=text)  # fmt: skip
+    """A `results.csv` with its numbers as they were written; a relation may be called "null".
+
+    Raises:
+        ValueError: it lacks a column, or has text for a number.
+    """
+    numbers = ("value", "low", "high")
+    frame = pd.read_csv(
+        path, float_precision="round_trip", keep_default_na=False, na_values={column: [""] for column in numbers},
+        dtype={"name": str, "row": str} | dict.fromkeys(numbers, float),
+    )  # fmt: skip
+    if missing := [column for column in COLUMNS if column not in frame]:
+        raise ValueError(f"it lacks the column {missing[0]!r}")
+    return frame
 
 
 def _read_summary(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(summary, dict) or not {"chosen", "timings_s", "model"} <= summary.keys():
+        raise ValueError("it lacks what a study says")
+    return summary
 
 
 def _read(path: Path, read: Any) -> Any:

@@ -60,8 +60,8 @@ def _provenance(frame: pd.DataFrame, summary: Mapping[str, Any]) -> str:
     settings = summary["settings"]
     return (
         f"{n} relation{'s' * (n != 1)} in {layers}, {summary['dtype']}; vectors tuned on {settings['n_pairs']} pairs, "
-        f"stopped on {settings['n_validation']}. 95 % intervals: of a model and pooled, over families of relations; "
-        f"of the {OVER_MODELS}, over the models. {versions}."
+        f"stopped on {settings['n_validation']}. 95 % intervals: of a model and of {POOLED}, over families of "
+        f"relations; of the {OVER_MODELS}, over the models. {versions}."
     )
 
 

@@ -22,7 +22,7 @@ CAPTION = (
     "A vector is made and chosen on each model by itself."
 )
 POOLED_NOTE = (
-    "Pooled: the mean over models and relations, each model with the same weight; the interval is over families of "
+    "All models: the mean over models and relations, each model with the same weight; the interval is over families of "
     "relations, each with its numbers on all models, and speaks of these models."
 )
 OVER_MODELS_NOTE = (

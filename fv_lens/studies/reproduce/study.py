@@ -11,7 +11,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ...engine.whatif import WhatIf
+from ...engine.parity import measure_ahead
+from ...engine.whatif import WhatIf, without_patches
 from ...evaluation.rows import ROWS, TUNED, deal
 from ...evaluation.table import Row, rows_of, without
 from ...ground import storage
@@ -50,6 +51,8 @@ def reproduce(
     stages = Stages(folder.path / "stages", plan)
     if n := len(stages.finished):
         tell(f"{n} stage{'s were' if n > 1 else ' was'} there already")
+    # Where longer prompts need another form of rows, the form is not to depend on the stage that a start begins with.
+    without_patches(measure_ahead)(study.lens, study.longest_prompts())
 
     def stage(name: str, what: str, compute: Callable[[], Step]) -> Step:
         tell(what)

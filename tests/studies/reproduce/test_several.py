@@ -28,7 +28,7 @@ from ..pages import Page, downloads, figures, rows_of
 from ..small import made, relations, studied
 
 call = partial(commands.call, "reproduce")
-KINDS = {"org/one": "llama", "two": "gpt2", "three": "neox"}
+KINDS = {"org/one": "llama", "two": "mistral", "three": "neox"}
 
 
 @pytest.fixture
@@ -118,19 +118,20 @@ from fv_lens.models import load
 from fv_lens.studies.reproduce import setup
 from tests.studies.commands import call
 from tests.studies.small import SMALL, studied
-load.load_model = lambda name, **options: studied({"org/one": "llama", "two": "gpt2"}[name])
+load.load_model = lambda name, **options: studied({"org/one": "llama", "two": "mistral"}[name])
 setup.Settings = partial(setup.Settings, **SMALL | dict(steps=2, curve=(1,)))
 
-def start():
+def start(out):
     if (child := os.fork()) == 0:
-        result = call("reproduce", *sys.argv[2:])
+        result = call("reproduce", *sys.argv[2:], "--out", out)
         Path(f"said-{os.getpid()}").write_text(result.output + result.stderr)
         os._exit(result.exit_code)
     return child
 
+assert os.waitpid(start("whole"), 0)[1] == 0
 out = Path(sys.argv[1])
 for name, n in (("one", 4), ("two", 7)):
-    child = start()
+    child = start(out)
     while len(list((out / name).glob("stages/*.safetensors"))) < n:
         assert os.waitpid(child, os.WNOHANG)[0] == 0, "it ended before it was killed"
         time.sleep(0.002)
@@ -138,7 +139,7 @@ for name, n in (("one", 4), ("two", 7)):
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
     assert not (out / "results.csv").exists() and (out / "one" / "report.html").exists() == (name == "two")
     print("killed in", name)
-child = start()
+child = start(out)
 assert os.waitpid(child, 0)[1] == 0
 print(Path(f"said-{child}").read_text())
 """
@@ -146,8 +147,7 @@ print(Path(f"said-{child}").read_text())
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_study_killed_in_each_model_ends_as_an_uninterrupted_one_and_does_nothing_twice(here, models):
-    assert call(*given("org/one", "two", out="whole")).exit_code == 0
+def test_a_study_killed_in_each_model_ends_as_an_uninterrupted_one_and_does_nothing_twice(here):
     root = Path(__file__).parents[3]
     ended = subprocess.run(
         [sys.executable, "-c", KILLED, "out", *map(str, given("org/one", "two"))], cwd=here, capture_output=True,
@@ -179,9 +179,9 @@ def test_what_is_done_is_not_done_again_and_an_interruption_says_what_is_there(h
         several, "reproduce", lambda study, *args: computed.append(study.lens.name) or REPRODUCE(study, *args)
     )
     assert call(*given("org/one,two")).exit_code == 0
-    assert computed == ["tiny/gpt2"] and (here / "out" / "one" / "summary.json").stat().st_mtime_ns == stamp
+    assert computed == ["tiny/mistral"] and (here / "out" / "one" / "summary.json").stat().st_mtime_ns == stamp
     before = results(here / "out")
-    assert call(*given("two,org/one")).exit_code == 0 and computed == ["tiny/gpt2"]
+    assert call(*given("two,org/one")).exit_code == 0 and computed == ["tiny/mistral"]
     assert sorted(results(here / "out").splitlines()) != [] and len(results(here / "out")) == len(before)
 
 
