@@ -20,7 +20,5 @@ from .training import training
 
 __all__ = [
     "analogies", "comparison", "composition", "decoding", "evaluation", "gate", "head_effects", "layer_sweep",
-    "learning_curve", "relation_map", "relations", "similarity", "slopes", "training",
-    "analogies", "comparison", "composition", "decoding", "evaluation", "head_effects", "layer_sweep", "learning_curve",
-    "models", "relation_map", "relations", "similarity", "slopes", "training",
+    "learning_curve", "models", "relation_map", "relations", "similarity", "slopes", "training",
 ]  # fmt: skip
