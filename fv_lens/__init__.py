@@ -78,6 +78,7 @@ if TYPE_CHECKING:
     from .analogies.gate import Gate as Gate
     from .analogies.gate import GateCurve as GateCurve
     from .analogies.gate import fit_gate as fit_gate
+    from .analogies.pool import Pools as Pools
     from .analogies.pool import pool_scores as pool_scores
     from .analogies.solve import AnalogyAnswer as AnalogyAnswer
     from .analogies.solve import solve_analogy as solve_analogy

@@ -1,7 +1,7 @@
 """What a composite needs of its library: how many vectors, which, and how many of them with a weight."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +28,37 @@ from .scores import LIBRARIES, LibraryName
 COLUMNS = ["pool", "vectors", "measure", "value", "low", "high", "n"]
 
 
+@dataclass(frozen=True)
+class Pools:
+    """Which pools of vectors are tried beside the whole library; numbers that it does not reach are left out.
+
+    Args:
+        sizes: numbers of vectors drawn from the library, `draws` times each.
+        merged: numbers of groups into which vectors are joined by their cosine; each group is one vector, their mean.
+        noise: numbers of random vectors, as long as those of the library on average, that join it.
+        top: numbers of vectors with the largest weights, which alone are mixed.
+        draws: of pools of one size; an answer counts by its mean over them.
+        seed: seed of draws and noise.
+
+    Raises:
+        InputError: numbers below 1, or a seed below 0.
+    """
+
+    sizes: Sequence[int] = (10, 20, 40)
+    merged: Sequence[int] = (10, 20, 40)
+    noise: Sequence[int] = (10, 50)
+    top: Sequence[int] = (1, 3, 10)
+    draws: int = 3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("sizes", "merged", "noise", "top"):
+            for count in getattr(self, name):
+                whole_number(name, count, least=1)
+        whole_number("draws", self.draws, least=1)
+        whole_number("seed", self.seed, least=0)
+
+
 class _Pool(NamedTuple):
     """One pool: which vectors of the extended library it has, and the most that may have a weight."""
 
@@ -42,14 +73,9 @@ def pool_scores(
     vectors: Mapping[str, FunctionVector],
     questions: Sequence[Question],
     how: CompositionLike = "posterior",
+    pools: Pools = Pools(),
     *,
     library: LibraryName = "family left out",
-    sizes: Sequence[int] = (10, 20, 40),
-    merged: Sequence[int] = (10, 20, 40),
-    noise: Sequence[int] = (10, 50),
-    top: Sequence[int] = (1, 3, 10),
-    draws: int = 3,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Whole answers completed with composites from other pools of vectors than the whole library.
 
@@ -57,79 +83,87 @@ def pool_scores(
         model: a HookedTransformer or TransformerBridge.
         vectors: the library, relation -> FunctionVector.
         questions: analogies on pairs that no vector was tuned on, see `unseen`.
-        how: the composite. An affine map is for the vectors it was fitted with: then give no `merged` and no `noise`.
+        how: the composite. An affine map is for the vectors it was fitted with: then give pools without `merged` and
+            `noise`.
+        pools: which are tried.
         library: what is left out of each pool for each analogy. A merged vector is left out if one of its parts is.
-        sizes: numbers of vectors drawn from the library, `draws` times each.
-        merged: numbers of groups into which vectors are joined by their cosine; each group is one vector, their mean.
-        noise: numbers of random vectors, as long as those of the library on average, that join it.
-        top: numbers of vectors with the largest weights, which alone are mixed.
-        draws: of pools of one size; an answer counts by its mean over them.
-        seed: seed of draws and noise.
 
     Returns:
         One line per pool and measure: pool ("whole", "drawn", "merged", "with noise", "largest weights"), vectors (how
-        many), measure ("accuracy", or "minus whole", paired), value, low, high and n. Numbers that the library does not
-        reach are left out.
+        many), measure ("accuracy", or "minus whole", paired), value, low, high and n.
 
     Raises:
-        InputError: no analogies; an empty library; a pool that leaves an analogy without a vector; numbers below 1.
+        InputError: no analogies; an empty library; a pool that leaves an analogy without a vector.
 
     Example:
         >>> pool_scores(model, vectors, parts.test).query("pool == 'drawn'")
     """
     if not questions:
         raise InputError("There are no analogies to measure pools on; give some.")
-    for name, counts in dict(sizes=sizes, merged=merged, noise=noise, top=top, draws=[draws]).items():
-        for count in counts:
-            whole_number(name, count, least=1)
     if library not in LIBRARIES:
         raise InputError(f"library is {library!r}; choose from {', '.join(LIBRARIES)}.")
     lens, settings = lens_of(model), composition(how)
     own = Library.of(lens, vectors)
-    rng, n = generator(seed, Stream.POOLS), len(own)
-    groups = {count: _groups(own, count) for count in merged if count < n}
-    more = {f"merged {count}, {i}": part for count, parts in groups.items() for i, part in enumerate(parts)}
-    noises = torch.from_numpy(rng.standard_normal((max(noise, default=0), lens.d_model))).float()
-    noises *= own.matrix.norm(dim=1).mean() / noises.norm(dim=1, keepdim=True)
-    matrix = torch.cat([own.matrix, *(own.matrix[part].mean(0)[None] for part in more.values()), noises])
-    names = (*own.names, *more, *(f"noise {i}" for i in range(len(noises))))
-    extended = Library(names, matrix, tuple(replace(own.first, vector=vector) for vector in matrix))
-
-    def mask(places: Sequence[int]) -> Tensor:
-        return torch.isin(torch.arange(len(names), device="cpu"), torch.tensor(places, device="cpu"))
-
-    def pools() -> Iterator[_Pool]:
-        whole = list(range(n))
-        yield _Pool("whole", n, mask(whole))
-        for size in sizes:
-            for _ in range(draws if size < n else 0):
-                yield _Pool("drawn", size, mask(sorted(rng.choice(n, size, replace=False).tolist())))
-        for count, parts in groups.items():
-            yield _Pool("merged", len(parts), mask([names.index(f"merged {count}, {i}") for i in range(len(parts))]))
-        for count in noise:
-            at = n + len(more)
-            yield _Pool("with noise", n + count, mask([*whole, *range(at, at + count)]))
-        for count in top:
-            if count < n:
-                yield _Pool("largest weights", count, mask(whole), count)
-
+    extended = _Extended(own, pools)
     own_may = allowed(
         own, [question.relation for question in questions], LIBRARIES[library], families_of(questions),
         [question.family for question in questions],
     )  # fmt: skip
-    of_groups = [own_may[:, part].all(1, keepdim=True) for part in more.values()]
-    may = torch.cat([own_may, *of_groups, torch.ones(len(questions), len(noises), dtype=torch.bool)], 1)
-    composer = Composer(lens, extended, [question.source for question in questions])
-    every, whatifs = list(pools()), []
+    may = extended.allowed(own_may)
+    composer = Composer(lens, extended.library, [question.source for question in questions])
+    every, whatifs = list(extended.pools()), []
     for pool in every:
         some = may & pool.vectors
         if pool.top is not None and (weights := composer.weights(settings, some)) is not None:
             largest = weights.topk(min(pool.top, weights.shape[1]), 1).indices
             some &= torch.zeros_like(some).scatter_(1, largest, True)
-        whatifs.append(extended.edit(composer.vectors(settings, some)))
+        whatifs.append(extended.library.edit(composer.vectors(settings, some)))
     prompts = batch(lens, [question.asked(settings.n_shots) for question in questions], own.template)
     right = completions(lens, prompts, whatifs).right[:, 1:].astype(float)
     return _frame(every, right, [question.kin or i for i, question in enumerate(questions)])
+
+
+class _Extended:
+    """A library with its merged vectors and noise behind its own, and the pools that are drawn from it."""
+
+    def __init__(self, own: Library, how: Pools):
+        self.how, self.n, self.rng = how, len(own), generator(how.seed, Stream.POOLS)
+        self.groups = {count: _groups(own, count) for count in how.merged if count < self.n}
+        self.parts = [part for parts in self.groups.values() for part in parts]
+        size = max(how.noise, default=0), own.matrix.shape[1]
+        noises = torch.from_numpy(self.rng.standard_normal(size)).float()
+        noises *= own.matrix.norm(dim=1).mean() / noises.norm(dim=1, keepdim=True)
+        matrix = torch.cat([own.matrix, *(own.matrix[part].mean(0)[None] for part in self.parts), noises])
+        names = (*own.names, *(f"merged {i}" for i in range(len(self.parts))), *(f"noise {i}" for i in range(size[0])))
+        self.library = Library(names, matrix, tuple(replace(own.first, vector=vector) for vector in matrix))
+
+    def allowed(self, own: Bool[Tensor, "pair vector"]) -> Bool[Tensor, "pair extended"]:
+        """The vectors each pair may have, given those of the library itself: merged ones of such alone, and noise."""
+        merged = [own[:, part].all(1, keepdim=True) for part in self.parts]
+        n_noise = len(self.library) - self.n - len(self.parts)
+        return torch.cat([own, *merged, torch.ones(len(own), n_noise, dtype=torch.bool, device="cpu")], 1)
+
+    def pools(self) -> Iterator[_Pool]:
+        """The whole library first."""
+        whole, place = list(range(self.n)), self.n
+        yield _Pool("whole", self.n, self._mask(whole))
+        for size in self.how.sizes:
+            for _ in range(self.how.draws if size < self.n else 0):
+                drawn = sorted(self.rng.choice(self.n, size, replace=False).tolist())
+                yield _Pool("drawn", size, self._mask(drawn))
+        for parts in self.groups.values():
+            yield _Pool("merged", len(parts), self._mask(range(place, place + len(parts))))
+            place += len(parts)
+        for count in self.how.noise:
+            yield _Pool("with noise", self.n + count, self._mask([*whole, *range(place, place + count)]))
+        for count in self.how.top:
+            if count < self.n:
+                yield _Pool("largest weights", count, self._mask(whole), count)
+
+    def _mask(self, places: Iterable[int]) -> Bool[Tensor, " vector"]:
+        mask = torch.zeros(len(self.library), dtype=torch.bool, device="cpu")
+        mask[list(places)] = True
+        return mask
 
 
 def _groups(library: Library, count: int) -> list[list[int]]:

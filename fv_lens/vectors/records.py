@@ -99,7 +99,7 @@ class Vector(Record):
     training: Training | None
     weights: dict[Text, Share] | None
     source: list[Text]
-    frozen_rms: dict[Annotated[str, Field(pattern=r"^\d+$")], Annotated[float, Field(gt=0)]] | None
+    frozen_rms: Annotated[dict[Index, Annotated[float, Field(gt=0)]], Field(min_length=1)] | None
     versions: Versions
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fv_lens.analogies.composition import Composition
-from fv_lens.analogies.pool import COLUMNS, pool_scores
+from fv_lens.analogies.pool import COLUMNS, Pools, pool_scores
 from fv_lens.analogies.scores import Row
 from fv_lens.ground.errors import InputError
 
@@ -15,7 +15,7 @@ from .made import FULL, QUESTIONS, RELATION, TRAIN, evaluated, noise, questions_
 
 pytestmark = pytest.mark.usefixtures("some_end")
 
-SOME = dict(sizes=(2,), merged=(2,), noise=(2,), top=(1, 2), library="full")
+SOME = Pools((2,), (2,), (2,), (1, 2))
 ASKED = [*QUESTIONS, *TRAIN, *questions_of("a", 12, 20)]
 
 
@@ -37,7 +37,7 @@ def frame(llama):
         from .. import oracles
 
         patched.setattr(lens_of(llama).state, "endings", oracles.some_endings())
-        yield pool_scores(llama, vectors_of(llama), ASKED, **SOME)
+        yield pool_scores(llama, vectors_of(llama), ASKED, pools=SOME, library="full")
 
 
 def test_the_whole_pool_is_the_library_and_the_largest_weight_is_the_single_best(llama, frame):
@@ -58,7 +58,7 @@ def test_a_line_has_a_paired_difference_from_the_whole(frame):
 def test_drawn_pools_are_smaller_libraries(llama):
     """A pool of all but one vector is one of four libraries."""
     vectors = vectors_of(llama)
-    found = pool_scores(llama, vectors, ASKED, **SOME | dict(sizes=(3,), draws=1))
+    found = pool_scores(llama, vectors, ASKED, pools=replace(SOME, sizes=(3,), draws=1), library="full")
     smaller = [by_itself(llama, {n: fv for n, fv in vectors.items() if n != out}) for out in vectors]
     assert min(abs(lone(found, "drawn", 3) - value) for value in smaller) <= 1e-9
 
@@ -67,7 +67,7 @@ def test_drawn_pools_are_smaller_libraries(llama):
 def test_merged_vectors_are_the_means_of_the_most_alike(llama):
     vectors = vectors_of(llama)
     vectors["b"] = replace(vectors["b"], vector=vectors["a"].vector + 0.1 * noise(32, seed=5))
-    found = pool_scores(llama, vectors, ASKED, **SOME | dict(merged=(3,)))
+    found = pool_scores(llama, vectors, ASKED, pools=replace(SOME, merged=(3,)), library="full")
     mean = replace(vectors["a"], vector=(vectors["a"].vector + vectors["b"].vector) / 2)
     expected = by_itself(llama, {"a": mean, "c": vectors["c"], "d": vectors["d"]})
     assert lone(found, "merged", 3) == pytest.approx(expected)
@@ -79,37 +79,36 @@ def test_noise_is_as_long_as_the_vectors_and_is_left_out_by_nobody(llama):
     one = {"a": vectors_of(llama)["a"]}
     questions = questions_of("a", 6, 20)
     with pytest.raises(InputError, match="no vector is left"):
-        pool_scores(llama, one, questions, library=RELATION, noise=(3,))
-    found = pool_scores(llama, vectors_of(llama), questions, library=RELATION, **{k: SOME[k] for k in ("noise", "top")})
+        pool_scores(llama, one, questions, library=RELATION)
+    found = pool_scores(llama, vectors_of(llama), questions, pools=Pools((), (), (2,), (1, 2)), library=RELATION)
     assert lone(found, "with noise", 6) >= 0
 
 
 @pytest.mark.slow
 def test_the_seed_draws_and_the_same_seed_draws_the_same(llama, frame):
-    again = pool_scores(llama, vectors_of(llama), ASKED, **SOME)
+    again = pool_scores(llama, vectors_of(llama), ASKED, pools=SOME, library="full")
     pd.testing.assert_frame_equal(frame, again)
 
 
 @pytest.mark.slow
 def test_what_a_library_does_not_reach_is_left_out(llama):
-    found = pool_scores(
-        llama, vectors_of(llama), ASKED[:4], sizes=(4, 9), merged=(4, 9), top=(4, 9), noise=(), library="full"
-    )
+    pools = Pools((4, 9), (4, 9), (), (4, 9))
+    found = pool_scores(llama, vectors_of(llama), ASKED[:4], pools=pools, library="full")
     assert [*found.pool] == ["whole"]
 
 
-def test_bad_numbers_are_refused(llama):
-    for wrong, message in [
-        (dict(sizes=(0,)), "sizes is 0"),
-        (dict(top=(-1,)), "top is -1"),
-        (dict(draws=0), "draws is 0"),
-    ]:
-        with pytest.raises(InputError, match=f"^{message}; give a whole number of at least 1"):
-            pool_scores(llama, vectors_of(llama), ASKED, **SOME | wrong)
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [(dict(sizes=(0,)), "sizes is 0"), (dict(top=(-1,)), "top is -1"), (dict(draws=0), "draws is 0")],
+)
+def test_bad_numbers_are_refused(wrong, message):
+    with pytest.raises(InputError, match=f"^{message}; give a whole number of at least 1"):
+        Pools(**wrong)
+
+
+def test_what_cannot_be_measured_is_refused(llama):
     with pytest.raises(InputError, match="^There are no analogies"):
         pool_scores(llama, vectors_of(llama), [])
+    how = Composition("affine", affine_bias=torch.zeros(4), vectors=tuple("abcd"))
     with pytest.raises(InputError, match="was not fitted for"):
-        pool_scores(
-            llama, vectors_of(llama), ASKED,
-            Composition("affine", affine_bias=torch.zeros(4), vectors=tuple("abcd")), **SOME,
-        )  # fmt: skip
+        pool_scores(llama, vectors_of(llama), ASKED, how, SOME, library="full")

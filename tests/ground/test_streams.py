@@ -26,7 +26,7 @@ def test_a_streams_numbers_are_those_of_seed_and_number(stream):
 def test_the_numbers_that_saved_results_depend_on():
     numbers = dict(FEW_SHOT=0, DEMONSTRATIONS=1, CORRUPTED=2, PROMPT_PAIRS=3, START=4, CONTROLS=7, DEALS=11)
     numbers |= dict(EXCHANGED_ANSWERS=12, RIVALS=13, RANDOM_HEADS=14, FOLDS=21, READ=22)
-    numbers |= dict(RANDOM_VECTORS=23, HALVES=31, PERMUTATIONS=41)
+    numbers |= dict(RANDOM_VECTORS=23, POOLS=24, HALVES=31, PERMUTATIONS=41)
     assert {name: int(stream) for name, stream in Stream.__members__.items()} == numbers
 
 
