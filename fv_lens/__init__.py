@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from .evaluation.controls import Controls as Controls
     from .evaluation.evaluate import Evaluation as Evaluation
     from .evaluation.evaluate import evaluate as evaluate
+    from .evaluation.baselines.result import Baselines as Baselines
+    from .evaluation.baselines.compare import baselines as baselines
     from .evaluation.decoding import Decoding as Decoding
     from .evaluation.decoding import decode as decode
     from .evaluation.readings import log_probs as log_probs
