@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -23,9 +23,6 @@ from .lens import lens_of
 from .onednn import through_onednn
 from .sites import probe_ids
 from .state import modules, places
-
-if TYPE_CHECKING:
-    import peft as peft_module
 
 FEW_TOKENS = 4096  # enough to know how long embeddings are
 EXTRA = "baselines"  # the extra of pyproject.toml that installs PEFT
@@ -160,7 +157,7 @@ def twin(lens: Lens) -> Lens:
         InputError: see `check_adaptable`.
     """
     check_adaptable(lens)
-    model, memo = lens.model, {id(lens.model.tokenizer): lens.model.tokenizer}
+    model, memo = lens.model, dict[int, Any]({id(lens.model.tokenizer): lens.model.tokenizer})
     for parameter in model.parameters():
         plain = type(parameter) is nn.Parameter and parameter.is_floating_point()
         memo[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False) if plain else parameter
@@ -211,7 +208,8 @@ def _drawing(seed: int) -> Iterator[None]:
         yield
 
 
-def _peft() -> "peft_module":
+def _peft() -> Any:
+    """PEFT's module; an InputError where it is not installed."""
     try:
         import peft
     except ImportError:

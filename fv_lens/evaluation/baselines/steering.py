@@ -93,7 +93,8 @@ def _placed(
     lens: Lens, relation: Relation, template: PromptTemplate, contrasts: Mapping[str, Texts], method: str
 ) -> tuple[FunctionVector, str]:
     layers = layer_grid(lens)
-    names, vectors = [], []
+    names: list[str] = []
+    vectors: list[FunctionVector] = []
     means: dict[tuple[str, ...], Tensor] = {}  # of texts that stand in two contrasts, once
     for contrast, (shown, plain) in contrasts.items():
         for texts in (shown, plain):

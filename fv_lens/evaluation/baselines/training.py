@@ -62,14 +62,15 @@ class AnswerRows:
 
     def __init__(self, adapted: Adapted, prompts: PromptBatch, first_token: bool = False):
         self.adapted, lens = adapted, adapted.lens
+        lens.renew()
         prompts = behind_virtual_tokens(adapted, prompts)
         answers = [listed[0][:1] if first_token else listed[0] for listed in prompts.answers]
         self.n_tokens = torch.tensor([len(answer) for answer in answers], **CPU_FLOAT32)
         parity = measured(lens, prompts.tokens.to(lens.device), prompts.mask.to(lens.device))
-        self.chunks = [
-            (rows, *(x.to(lens.device) for x in _with_answers(prompts, answers, rows)))
-            for rows in groups(lens, parity, prompts, answers, 0, exact=False)
-        ]
+        self.chunks: list[tuple[list[int], Tensor, Tensor, Tensor]] = []
+        for rows in groups(lens, parity, prompts, answers, 0, exact=False):
+            ids, mask, targets = (x.to(lens.device) for x in _with_answers(prompts, answers, rows))
+            self.chunks.append((rows, ids, mask, targets))
 
     @torch.no_grad()
     def losses(self) -> Float[Tensor, " row"]:
@@ -127,6 +128,7 @@ class _Fit:
 
     @property
     def lowest(self) -> float:
+        """The lowest validation loss so far, infinite where it was not a number from the start."""
         loss = self.losses[self.best_step]
         return loss if np.isfinite(loss) else np.inf
 
