@@ -120,7 +120,7 @@ def _budgeted(relation: Relation, fv: FunctionVector, seed: int) -> Relation:
                     f"{relation.name!r}; give the relation, with the split, that it was tuned on."
                 )
             parts.append(own.with_pairs([(word, own.answers[word]) for word in words]))
-        split = Split(*parts, split.test)
+        split = Split(parts[0], parts[1], split.test)
     else:
         split = tuning_pairs(relation, seed=seed)
     kept = relation.with_pairs([pair for part in split for pair in part.pairs])

@@ -144,8 +144,8 @@ def train(adapted: Adapted, lesson: Lesson, rates: Sequence[float], how: Tuning 
     Raises:
         InputError: the loss is not a number before the first step.
     """
-    parts = [AnswerRows(adapted, part, how.first_token) for part in (lesson.train, lesson.validation)]
-    fits = [_Fit(*parts, rate, how) for rate in rates]
+    rows, check = (AnswerRows(adapted, part, how.first_token) for part in (lesson.train, lesson.validation))
+    fits = [_Fit(rows, check, rate, how) for rate in rates]
     if len(fits) > 1:
         for fit in fits:
             fit.run(min(TRIAL, how.steps))
