@@ -57,6 +57,8 @@ if TYPE_CHECKING:
     from .evaluation.faithfulness import faithfulness as faithfulness
     from .evaluation.side_effects import SideEffects as SideEffects
     from .evaluation.side_effects import side_effects as side_effects
+    from .evaluation.baselines.result import Baselines as Baselines
+    from .evaluation.baselines.compare import baselines as baselines
     from .evaluation.decoding import Decoding as Decoding
     from .evaluation.decoding import decode as decode
     from .evaluation.readings import log_probs as log_probs

@@ -116,23 +116,29 @@ class Rows:
 
     @torch.inference_mode(False)
     def gradient(
-        self, vectors: Float[Tensor, "vector d_model"]
+        self, vectors: Float[Tensor, "vector d_model"], perplexity: bool = False
     ) -> tuple[Float[Tensor, " row"], Float[Tensor, "vector d_model"]]:
-        """(losses `[row]`, gradient of the mean loss of each vector's rows), both float32 on the CPU."""
+        """(losses `[row]`, gradient of the mean loss of each vector's rows), both float32 on the CPU.
+
+        With `perplexity`, the gradient is that of the mean of exp(loss / number of the answer's tokens); the losses
+        are the same.
+        """
         leaf = vectors.detach().to(self.lens.device, torch.float32, copy=True).requires_grad_()
         with self.lens.state.lock, frozen(self.lens.model), torch.enable_grad():
-            losses = self._run(leaf, gradient=True)
+            losses = self._run(leaf, gradient=True, perplexity=perplexity)
         assert leaf.grad is not None  # `_run` goes back to it
         return losses, leaf.grad.cpu()
 
-    def _run(self, vectors: Tensor, gradient: bool) -> Tensor:
+    def _run(self, vectors: Tensor, gradient: bool, perplexity: bool = False) -> Tensor:
         losses = torch.zeros(len(self.owners), **CPU_FLOAT32)
         for chunk in self.chunks:
-            run = without_patches(lambda lens, chunk=chunk: self._losses(chunk, vectors, gradient, self.exact))
+            run = without_patches(
+                lambda lens, chunk=chunk: self._losses(chunk, vectors, gradient, self.exact, perplexity)
+            )
             losses[chunk.rows] = run(self.lens).cpu()
         return losses
 
-    def _losses(self, chunk: Chunk, vectors: Tensor, gradient: bool, exact: bool) -> Tensor:
+    def _losses(self, chunk: Chunk, vectors: Tensor, gradient: bool, exact: bool, perplexity: bool = False) -> Tensor:
         """Losses `[row]` of a chunk; with `gradient`, that of the mean losses is added to `vectors.grad`."""
         added = vectors.to(self.lens.device)[chunk.owners.to(self.lens.device)]
         run = self._above if exact else self._in_full
@@ -153,9 +159,14 @@ class Rows:
                 slope = log_probs.exp_().scatter_add_(1, target, -torch.ones_like(target, dtype=torch.float32))
                 slope *= weights[i : i + TILE, None]
                 gradients += torch.autograd.grad(logits, part, slope.to(logits))
+        of_rows = torch.zeros(len(rows), dtype=torch.float32, device=rows.device).index_add_(0, row, torch.cat(losses))
         if gradient:
-            picked.backward(torch.cat(gradients))
-        return torch.zeros(len(rows), dtype=torch.float32, device=rows.device).index_add_(0, row, torch.cat(losses))
+            slopes = torch.cat(gradients)
+            if perplexity:  # by the chain rule, once the loss of the whole answer is known
+                n_tokens = counted.sum(1)
+                slopes *= ((of_rows / n_tokens).exp() / n_tokens)[row].to(slopes)[:, *[None] * (slopes.dim() - 1)]
+            picked.backward(slopes)
+        return of_rows
 
     def _above(self, chunk: Chunk, added: Tensor) -> Tensor:
         """What enters the unembedding (or logits), `[row, new, ...]`, from running only the blocks above each layer."""

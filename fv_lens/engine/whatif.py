@@ -128,7 +128,6 @@ def head_outputs(
         yield prompts, torch.stack([z.get(layer, absent) for layer in range(lens.n_layers)], 1), logits
 
 
-@torch.no_grad()
 def residuals(
     lens: Lens, tokens: Int[Tensor, "prompt pos"], mask: Int[Tensor, "prompt pos"], layer: int
 ) -> Float[Tensor, "prompt d_model"]:
@@ -137,12 +136,24 @@ def residuals(
     Raises:
         InputError: a patch is active.
     """
-    stream = torch.zeros(len(tokens), lens.d_model, dtype=torch.float32, device="cpu")
-    kept: list[Tensor] = []
-    keep: Hook = (f"blocks.{layer}.{RESIDUAL}", lambda x, hook: kept.append(x[:, -1].float().cpu()))
+    return residuals_of_layers(lens, tokens, mask, [layer])[0]
+
+
+@torch.no_grad()
+def residuals_of_layers(
+    lens: Lens, tokens: Int[Tensor, "prompt pos"], mask: Int[Tensor, "prompt pos"], layers: Sequence[int]
+) -> Float[Tensor, "layer prompt d_model"]:
+    """`residuals` after each of several layers, from the same forwards."""
+    stream = torch.zeros(len(layers), len(tokens), lens.d_model, dtype=torch.float32, device="cpu")
+    kept: dict[int, Tensor] = {}
+
+    def keep(layer: int) -> HookFunction:
+        return lambda x, hook: kept.__setitem__(layer, x[:, -1].float().cpu())
+
+    hooks: list[Hook] = [(f"blocks.{layer}.{RESIDUAL}", keep(layer)) for layer in layers]
     for prompts, ids, seen in _batches(lens, tokens, mask):
-        clean_logits(lens, ids, seen, [keep])
-        stream[prompts] = kept.pop()
+        clean_logits(lens, ids, seen, hooks)
+        stream[:, prompts] = torch.stack([kept[layer] for layer in layers])
     return stream
 
 

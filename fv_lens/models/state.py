@@ -156,7 +156,7 @@ def user_hooks(*roots: nn.Module) -> list[UserHook]:
     Returns each with its module (None: every module), its kind, and the unique number that PyTorch gave it.
     """
     hooks: list[UserHook] = []
-    packages = LIBRARIES.union(map(_package_of, roots))
+    packages = LIBRARIES.union(map(_package_of, roots), {__package__.partition(".")[0]})
     for kind, attribute in HOOKS.items():
         everywhere = getattr(torch_module, f"_global{attribute}", {})
         hooks += [(None, kind, number) for number, hook in everywhere.items() if _is_foreign(hook)]

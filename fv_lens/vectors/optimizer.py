@@ -40,10 +40,16 @@ class Tuning:
         shuffle: a control: the answers of the train pairs, and of the validation pairs, are exchanged so that none is
             right. What such a vector gains is the form of the answers, not the relation.
         template: the prompts' form; None for that of the initial vectors, or the default.
+        l2: weight of a penalty on the vector's length: `l2 * (rms(vector) / rms(residual stream))**2` is added to the
+            loss, with the residual stream's root mean square at the layer over the vector's train prompts.
+        perplexity: minimise the mean over prompts of each answer's perplexity, exp(nats / tokens), and not its nats.
+
+    Both change what the steps go down, on the train pairs. Losses are recorded, and the step is chosen, in nats per
+    answer without the penalty, so that they can be compared.
 
     Raises:
         InputError: steps below 1; a learning rate that is not above 0 and at most 100; strengths that are not a list of
-            finite numbers; a template of another type.
+            finite numbers; a template of another type; an `l2` below 0; a `perplexity` that is not True or False.
     """
 
     steps: int = STEPS
@@ -52,6 +58,8 @@ class Tuning:
     first_token: bool = False
     shuffle: bool = False
     template: PromptTemplate | None = None
+    l2: SupportsFloat = 0.0
+    perplexity: bool = False
 
     def __post_init__(self) -> None:
         rate = finite_number("learning_rate", self.learning_rate)
@@ -61,10 +69,15 @@ class Tuning:
             raise InputError(f"strengths is {self.strengths!r}; give a list of numbers, such as [1, 2]")
         if not isinstance(self.template, PromptTemplate | None):
             raise InputError(f"template is {self.template!r}; give a PromptTemplate, or None for the usual one")
+        if (l2 := finite_number("l2", self.l2)) < 0:
+            raise InputError(f"l2 is {self.l2!r}; give a number of at least 0")
+        if not isinstance(self.perplexity, bool):
+            raise InputError(f"perplexity is {self.perplexity!r}; give True or False")
         strengths = [finite_number("strength", strength) for strength in self.strengths] or [1.0]
         # The dataclass is frozen for its users; this is its own normal form.
         object.__setattr__(self, "steps", whole_number("steps", self.steps, least=1))
         object.__setattr__(self, "learning_rate", rate)
+        object.__setattr__(self, "l2", l2)
         object.__setattr__(self, "strengths", tuple(strengths))
 
 
@@ -103,13 +116,14 @@ class Result:
     def record(self, task: Task, how: Tuning, seed: int = 0, shuffle: bool = False) -> dict[str, Any]:
         """What the vector's `training` says, as plain JSON data."""
         seen = [[i, round(float(x), 6)] for i, x in enumerate(self.validation_losses) if np.isfinite(x)]
+        options = {name: getattr(how, name) for name in ("l2", "perplexity") if getattr(how, name)}
         return {
             "learning_rate": how.learning_rate, "first_token": how.first_token, "shuffle": shuffle, "seed": seed,
             "n_pairs": len(task.train), "n_validation": len(task.validation), "chosen_step": self.step,
             "validation_loss": round(self.loss, 6), "losses": [round(float(x), 6) for x in self.losses],
             "validation_losses": seen, "train_words": list(task.train.words),
             "validation_words": list(task.validation.words),
-        }  # fmt: skip
+        } | options  # fmt: skip
 
 
 @torch.inference_mode(False)
@@ -148,7 +162,9 @@ def tune(
                 better = loss < best_loss
                 best[better], best_loss[better], best_step[better] = vectors[better], loss[better], step
             if step < steps:
-                rows, gradient = train.gradient(vectors)
+                rows, gradient = train.gradient(vectors, how.perplexity)
+                if how.l2:
+                    gradient += 2 * float(how.l2) * vectors / (lens.d_model * unit[:, None] ** 2)
                 losses[step] = mean_by_owner(train, rows)
                 broken[(broken < 0) & ~(torch.from_numpy(losses[step]).isfinite() & gradient.isfinite().all(1))] = step
                 for item, slope in zip(moving, gradient.nan_to_num(0.0, 0.0, 0.0)):

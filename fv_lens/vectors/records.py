@@ -60,6 +60,8 @@ class Training(Schema):
     first_token: bool = False
     shuffle: bool = False
     seed: Seed = 0
+    l2: float = Field(0.0, ge=0)
+    perplexity: bool = False
     # Infinite at a layer where every loss broke; NaN is not at least anything.
     layer_losses: dict[Text, Annotated[float, Field(allow_inf_nan=True, ge=-1.0)]] = Field({"0": 0.0}, min_length=1)
 
