@@ -173,7 +173,7 @@ def _groups(library: Library, count: int) -> list[list[int]]:
     return [np.flatnonzero(labels == label).tolist() for label in np.unique(labels)]
 
 
-def _frame(pools: Sequence[_Pool], right: np.ndarray, groups: Sequence[object]) -> pd.DataFrame:
+def _frame(pools: Sequence[_Pool], right: np.ndarray, groups: Sequence[str | int]) -> pd.DataFrame:
     """Scores of each pool; several draws of one size are one line."""
     lines = []
     for name, size in dict.fromkeys((pool.name, pool.size) for pool in pools):

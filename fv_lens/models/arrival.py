@@ -4,6 +4,8 @@ Behind a root-mean-square norm it depends on all that attention puts out. With t
 ("frozen", as in direct logit attribution) it is linear again, so that writes of heads can be summed.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -13,6 +15,9 @@ from .base import HEAD_OUTPUT, HookFunction, Lens
 from .sites import MIDDLE, STREAM, probe_ids, probe_noise
 from .state import Arrival
 from .writes import ATTENTION_OUTPUTS, writes_plainly
+
+if TYPE_CHECKING:
+    from transformer_lens.hook_points import HookPoint
 
 N_PROBES = 8
 SCALES = tuple(10 ** (-step / 2) for step in range(13))  # of outputs of root mean square 1, down to that of most eps
@@ -108,7 +113,7 @@ def _entering(lens: Lens, layer: int, z: Float[Tensor, "row head d_head"]) -> di
     ids = probe_ids(lens, len(z))
     seen: dict[str, Tensor] = {}
 
-    def edit(x: Tensor, hook: object) -> Tensor:
+    def edit(x: Tensor, hook: "HookPoint") -> Tensor:
         x = x.clone()
         x[:, -1] = z.to(x)
         return x
