@@ -13,6 +13,7 @@ from ..engine.edits import Edit
 from ..ground.errors import InputError
 from ..ground.scores import Score, mean
 from ..models.lens import Model, lens_of
+from ..vectors.choice import means_of
 from ..vectors.effects import HeadEffects
 from ..vectors.function_vector import FunctionVector, own_template
 from ..vectors.summed import head_sum
@@ -46,22 +47,25 @@ def faithfulness(model: Model, relation: RelationLike, vector: FunctionVector, e
 
     Args:
         vector: a sum of heads, as `choose` or `function_vector` gives it.
-        effects: the head map that its mean outputs are of.
+        effects: the head map that it was chosen by; if that is not of this relation, mean outputs are computed again.
 
     Raises:
-        InputError: a vector without heads, or of another model; a model on which heads cannot be summed.
+        InputError: a vector without heads, of another model, or made on these words; a model on which heads cannot be
+            summed.
     """
     lens, relation = lens_of(model), load_relation(relation)
     vector.check(lens)
     effects.check(lens)
     if not vector.heads:
         raise InputError(f"{vector!r} is not a sum of heads; give one that is, such as choose(...).")
-    words = relation.with_split(effects.record["split_seed"]).split().validation
+    relation = relation.with_split(effects.record["split_seed"])
+    vector.check_split(relation)
+    mean_z, attention_rms = means_of(model, relation, effects)
+    words = relation.split().validation
     prompts = batch(lens, with_demonstrations(words, words, 0), own_template([vector]))
-    heads = [Edit(layer, effects.mean_z[layer, head], head) for layer, head in vector.heads]
+    heads = [Edit(layer, mean_z[layer, head], head) for layer, head in vector.heads]
     by_layer = {layer: [head for head in vector.heads if head[0] == layer] for layer, _ in vector.heads}
-    means = effects.mean_z, effects.attention_rms
-    parts = [Edit(layer, head_sum(lens, own, *means)) for layer, own in sorted(by_layer.items())]
+    parts = [Edit(layer, head_sum(lens, own, mean_z, attention_rms)) for layer, own in sorted(by_layer.items())]
     log_prob = completions(lens, prompts, [heads, parts]).log_prob
     gains = log_prob[:, 1:] - log_prob[:, :1]
     return Faithfulness(mean(gains[:, 0]), mean(gains[:, 1]), gains)

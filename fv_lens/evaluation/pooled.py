@@ -16,7 +16,8 @@ from ..ground.scores import ANY, GAIN, SHARE, Score, clustered_mean
 
 POOLED, OVER_MODELS = "all models", "mean over models"  # no folder of a model has a space in its name
 ROUNDED = 3e-6  # tables are read from files with numbers of six digits
-PARTS = ("score", "curve")  # whose values are of relations
+PARTS = ("score", "curve", "shuffled")  # whose values are of relations
+PAIRED = ("difference", "shuffled gain")
 
 Key = tuple[str, str, str]  # part, row, measure
 
@@ -29,7 +30,7 @@ class Kin(NamedTuple):
 
 
 def side_by_side(tables: Mapping[str, pd.DataFrame], kin: Mapping[str, Kin]) -> pd.DataFrame:
-    """The tables of several models, and their scores, learning curves and differences together.
+    """The tables of several models, and their scores (shuffled prompts too), curves and differences together.
 
     A row is pooled over the models that have it, and over the relations for which all of these have a number: each
     model weighs the same, and a comparison of models is one of the same words. `models` says how many there are. The
@@ -58,10 +59,9 @@ def side_by_side(tables: Mapping[str, pd.DataFrame], kin: Mapping[str, Kin]) -> 
     by_model = [_values(table, names) for table in tables.values()]
     lines: list[tuple[object, ...]] = []
     for part, row, measure in _keys(tables.values()):
-        if part == "difference":
-            one, _, other = row.partition(" - ")
-            whole = [of for of in by_model if ("score", one, measure) in of and ("score", other, measure) in of]
-            values = [of["score", one, measure] - of["score", other, measure] for of in whole]
+        if part in PAIRED:
+            one, other = _compared(part, row, measure, tables)
+            values = [of[one] - of[other] for of in by_model if one in of and other in of]
             within = GAIN if MEASURES[measure].share else ANY
         else:
             values = [of[part, row, measure] for of in by_model if (part, row, measure) in of]
@@ -89,13 +89,20 @@ def pooled_over_fewer(frame: pd.DataFrame, part: str, n_models: int) -> dict[str
     return {str(row): int(n) for row, n in zip(lines.row, lines.models)}
 
 
+def _compared(part: str, row: str, measure: str, tables: Mapping[str, pd.DataFrame]) -> tuple[Key, Key]:
+    """What a difference is of; a gain in shuffled prompts is over that prompt by itself, the first row of its part."""
+    if part == "difference":
+        one, _, other = row.partition(" - ")
+        return ("score", one, measure), ("score", other, measure)
+    prompt = next(str(name) for table in tables.values() for name in table.row[table.part == "shuffled"])
+    return ("shuffled", row, measure), ("shuffled", prompt, measure)
+
+
 def _keys(tables: Iterable[pd.DataFrame]) -> list[Key]:
     """What is pooled, in the order of the tables: scores, curves, and differences of what is completed."""
     frames = [table.loc[table.measure.isin(COMPLETED), ["part", "row", "measure"]] for table in tables]
     every = pd.concat(frames).drop_duplicates()
-    return [
-        key for part in (*PARTS, "difference") for key in every[every.part == part].itertuples(index=False, name=None)
-    ]
+    return [key for part in (*PARTS, *PAIRED) for key in every[every.part == part].itertuples(index=False, name=None)]
 
 
 def _values(table: pd.DataFrame, names: Sequence[str]) -> dict[Key, Float[np.ndarray, " relation"]]:

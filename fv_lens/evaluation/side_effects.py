@@ -97,9 +97,10 @@ def side_effects(
         texts: neutral texts; by default 48 bundled beginnings of sentences.
 
     Raises:
-        InputError: no other relations, no texts, a vector that does not fit the model or was made on these words.
+        InputError: no other relations, no texts, a vector that does not fit the model or was made on these words; the
+            vector's own relation among the others; a row of `beside` called "vector".
 
-    Source: steering vectors take from what a model can do otherwise (arXiv 2602.04903).
+    Source: steering can degrade a model's other abilities (arXiv 2602.04903).
 
     Example:
         >>> print(side_effects(model, "antonym", tuned, ["present-past", "country-capital"], beside={"FV": fv}))
@@ -112,11 +113,15 @@ def side_effects(
             raise InputError(f"{what} is empty; give at least one.")
     whole_number("n_shots", n_shots, least=0)
     whole_number("n_words", n_words, least=1)
+    if own.name in {other.name for other in relations}:
+        raise InputError(f"others holds {own.name!r}, the vector's own relation; give other ones.")
+    if "vector" in (beside or {}):
+        raise InputError("beside names a row 'vector', which is the one under test; give it another name.")
     named = {"vector": as_vectors(fv)} | {name: as_vectors(other) for name, other in (beside or {}).items()}
-    for vectors in named.values():
-        for vector in vectors:
-            vector.check(lens)
-            vector.check_split(own)
+    for vector in [vector for vectors in named.values() for vector in vectors]:
+        vector.check(lens)
+        for asked in (own, *relations):
+            vector.check_split(asked)
     whatifs = [edits_of(vectors) for vectors in named.values()]
     template = own_template([vector for vectors in named.values() for vector in vectors])
 

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import SupportsFloat
 
+from jaxtyping import Float
+from torch import Tensor
+
 from ..datasets.prompts import PromptTemplate
 from ..datasets.relation_files import RelationLike, load_relation
 from ..datasets.relations import Relation
@@ -90,21 +93,31 @@ def head_count_vectors(
     """
     relation = load_relation(relation).with_split(effects.record["split_seed"])
     effects.check(lens_of(model))
+    template, means = PromptTemplate.from_dict(effects.record["template"]), means_of(model, relation, effects)
+    counts = head_count_grid(effects) if head_counts is None else head_counts
+    counts = [whole_number("a head count", count, least=1) for count in counts]
+    return tuple(function_vector(model, relation, effects.top(k), 0, *means, template=template) for k in counts)
+
+
+def means_of(
+    model: Model, relation: Relation, effects: HeadEffects
+) -> tuple[Float[Tensor, "layer head d_head"], Float[Tensor, " layer"] | None]:
+    """Mean head outputs, and sizes of attention's outputs, of this relation: those of `effects`, if they are of it.
+
+    Else they are computed as those were; with a warning, if `effects` are of other pairs of this name.
+    """
     template = PromptTemplate.from_dict(effects.record["template"])
-    mean_z, attention_rms = effects.mean_z, effects.attention_rms
     if effects.record["data_hash"] != relation.hash:
         if effects.record["relation"] == relation.name:
             warnings.warn(
                 f"The effects were measured on other pairs of {relation.name!r}, which may hold its test words; mean "
                 "head outputs are computed again on these pairs. Measure the effects again.",
-                stacklevel=2,
+                stacklevel=3,
             )
         sizes = {"n_prompts": effects.record["n_mean_prompts"], "n_shots": effects.record["n_shots"]}
-        mean_z, _, attention_rms = mean_outputs(model, relation, **sizes, template=template)
-    counts = head_count_grid(effects) if head_counts is None else head_counts
-    counts = [whole_number("a head count", count, least=1) for count in counts]
-    means = mean_z, attention_rms
-    return tuple(function_vector(model, relation, effects.top(k), 0, *means, template=template) for k in counts)
+        means = mean_outputs(model, relation, **sizes, template=template)
+        return means.z, means.attention_rms
+    return effects.mean_z, effects.attention_rms
 
 
 def head_count_grid(effects: HeadEffects, counts: Sequence[int] = HEAD_COUNTS) -> list[int]:

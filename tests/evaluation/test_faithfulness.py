@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fv_lens import InputError, faithfulness, indirect_effects
+from fv_lens import InputError, Relation, faithfulness, indirect_effects, mean_effects
 from fv_lens.datasets.prompts import with_demonstrations
 from fv_lens.engine.batches import batch
 from fv_lens.models.lens import lens_of
@@ -64,6 +64,16 @@ def test_both_gains_are_those_of_full_forwards(name, words):
     assert found.by_heads.value == pytest.approx(float(expected[:, 0].mean()), abs=1e-4)
     assert found.by_sum.value == pytest.approx(float(expected[:, 1].mean()), abs=1e-4)
     assert f"{found.by_sum:+}" in str(found)
+
+
+@pytest.mark.slow
+def test_a_vector_chosen_by_a_map_over_relations_is_compared_with_its_own_heads(words):
+    model = tiny.build("llama")
+    other = Relation("other", [(f"w{i}", f"w{i + 50}") for i in range(40)])
+    maps = [indirect_effects(model, relation, 2, 2, 4) for relation in (words, other)]
+    fv = function_vector(model, words, HEADS, 1, maps[0].mean_z)
+    by_own, by_all = (faithfulness(model, words, fv, effects) for effects in (maps[0], mean_effects(maps)))
+    assert difference(torch.from_numpy(by_all.gains), torch.from_numpy(by_own.gains)) <= 1e-4
 
 
 def test_a_vector_without_heads_is_refused(words):

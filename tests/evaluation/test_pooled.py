@@ -54,6 +54,24 @@ def test_every_line_of_every_model_is_there_as_it_was():
         pd.testing.assert_frame_equal(lines[list(COLUMNS)].reset_index(drop=True), own)
 
 
+def test_gains_in_shuffled_prompts_are_over_the_prompt_by_itself():
+    """It is the first row of its part; a model without a row has no part in it."""
+    values = [made(i, "3-shot, shuffled", "FV", "FFV") for i in range(3)]
+    del values[2]["FFV"]
+    tables = {}
+    for i, rows in enumerate(values):
+        own = table(rows, compared="none - none").assign(part="shuffled")
+        gains = own[own.row != "3-shot, shuffled"].assign(part="shuffled gain")
+        tables[f"m{i}"] = pd.concat([own, gains])
+    frame = side_by_side(tables, KIN)
+    for row, n in (("FV", 3), ("FFV", 2)):
+        gain = np.mean([rows[row] - rows["3-shot, shuffled"] for rows in values[:n]])
+        found = line(frame, POOLED, row, "shuffled gain")
+        assert found.value == pytest.approx(gain) and found.models == n
+        level = np.mean([rows[row] for rows in values[:n]])
+        assert line(frame, POOLED, row, "shuffled").value == pytest.approx(level)
+
+
 @pytest.mark.parametrize("n_models", [1, 2, 3, 12])
 def test_both_pooled_scores_are_the_mean_of_means_with_intervals_over_families_and_over_models(n_models):
     values = {f"m{i}": made(i, "FV", "FFV") for i in range(n_models)}

@@ -79,6 +79,18 @@ def test_what_cannot_be_measured_is_named(llama, words, wrong):
         side_effects(llama, words, vector(noise(32)), **given)
 
 
+@pytest.mark.slow
+def test_rows_and_relations_that_would_be_mixed_up_are_refused(llama, words):
+    one, fv = other("one", 20), vector(noise(32))
+    with pytest.raises(InputError, match="beside names a row 'vector'"):
+        side_effects(llama, words, fv, [one], 2, 4, beside={"vector": fv}, texts=TEXTS)
+    with pytest.raises(InputError, match="the vector's own relation"):
+        side_effects(llama, words, fv, [one, words], 2, 4, texts=TEXTS)
+    seen = vector(noise(32), relation="one", data_hash=one.hash, split_seed=7)
+    with pytest.raises(InputError, match="split"):
+        side_effects(llama, words, fv, [one], 2, 4, beside={"it": seen}, texts=TEXTS)
+
+
 def test_neutral_texts_are_unlike_each_other_and_wait_for_a_word():
     texts = neutral_texts()
     assert len(set(texts)) == len(texts) >= 40

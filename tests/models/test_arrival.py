@@ -178,6 +178,20 @@ def test_what_cannot_be_held_fixed_is_refused_with_a_way_out():
     assert not can_be_summed(lens_of(model)) and arrival(lens_of(model), 1).gain is None
 
 
+@pytest.mark.slow
+def test_a_bias_in_front_of_a_norm_is_refused(monkeypatch):
+    """The norm divides by what the bias is part of."""
+    config = hf.Olmo2Config(**tiny.GROUPED, attention_bias=True)
+    monkeypatch.setitem(tiny.ARCHITECTURES, "olmo2", lambda: hf.Olmo2ForCausalLM(config))
+    model = tiny.build("olmo2")
+    biases = [x for name, x in model.original_model.named_parameters() if ".o_proj." in name and name.endswith("bias")]
+    assert len(biases) == 3
+    for bias in biases:
+        bias.data = torch.randn_like(bias)
+    with pytest.raises(InputError, match="cannot be held fixed"):
+        arrival(lens_of(model), 0)
+
+
 @pytest.mark.skipif(not tiny.HOOKED_INSTALLED, reason="TransformerLens 4 has no HookedTransformer")
 def test_a_hooked_transformer_with_norms_behind_attention():
     from ..vectors.test_summed_over_relations import POST_NORM as SIZES

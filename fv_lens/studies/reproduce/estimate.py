@@ -108,6 +108,8 @@ def estimate(
 ) -> Estimate:
     """What a study of the relations will take on a model; half a second of matmuls is all that is run.
 
+    A model that is not there yet is fetched or converted first, as `load_model` does.
+
     Args:
         model_name, dtype: as for `load_model`.
         relations: Relations, bundled names or paths.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from ...datasets.relations import Relation
 from ...evaluation.pooled import Kin, side_by_side
@@ -105,7 +106,7 @@ def _study(
     with output_folder(path, "reproduce", saved) as folder:
         try:
             study, facts = load(model)
-        except (InputError, ParityError) as error:
+        except (InputError, ParityError, torch.OutOfMemoryError) as error:
             return str(error)
         folder.claim(plan_of(study, facts), {"vectors": vector_files(study.names)})
         if _is_finished(path):
@@ -113,7 +114,7 @@ def _study(
             return None
         try:
             reproduce(study, Job(folder, line, tell), facts)
-        except (InputError, ParityError) as error:
+        except (InputError, ParityError, torch.OutOfMemoryError) as error:
             return str(error)
     return None
 

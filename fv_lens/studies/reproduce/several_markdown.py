@@ -12,6 +12,7 @@ from ...ground.scores import Score
 from .markdown import markdown_table
 
 MEASURED = ("accuracy", "first_token_accuracy")
+WHAT = {"score": "", "difference": ", difference", "shuffled gain": ", gain in prompts with shuffled answers"}
 
 
 def markdown_of_models(frame: pd.DataFrame, summary: Mapping[str, Any]) -> str:
@@ -25,17 +26,16 @@ def markdown_of_models(frame: pd.DataFrame, summary: Mapping[str, Any]) -> str:
     shots = settings["n_shots"], settings["n_pairs"], settings["n_pairs"] + settings["n_validation"]
     short = dict.fromkeys(" - ".join(each.names(*shots)) for each in COMPARISONS if each.short)
     parts = [_provenance(frame, summary)]
-    for part, columns in (("score", [*named, POOLED]), ("difference", [*named, POOLED, OVER_MODELS])):
+    together = [*named, POOLED, OVER_MODELS]
+    for part, columns in (("score", [*named, POOLED]), ("difference", together), ("shuffled gain", together)):
         for measure in MEASURED:
             rows = scores_by_model(frame, part, measure)
-            shown = [row for row in rows if part == "score" or row in short]
+            shown = [row for row in rows if part != "difference" or row in short]
             body = [
                 [row.replace(" - ", " − "), *(_text(rows[row].get(name), part) for name in columns)] for row in shown
             ]
             if body:
-                parts.append(
-                    markdown_table([f"{MEASURES[measure].column}{', difference' * (part != 'score')}", *columns], body)
-                )
+                parts.append(markdown_table([f"{MEASURES[measure].column}{WHAT[part]}", *columns], body))
     few = pooled_over_fewer(frame, "score", len(named))
     parts += [f"Pooled over fewer models: {', '.join(f'{row} ({n})' for row, n in few.items())}."] * bool(few)
     lines = [
@@ -68,7 +68,7 @@ def _provenance(frame: pd.DataFrame, summary: Mapping[str, Any]) -> str:
 def _text(score: Score | None, part: str) -> str:
     if score is None:
         return "none"
-    signed = part == "difference"
+    signed = part != "score"
     value, interval = score.written("+" * signed)
     value = f"**{value}**" if signed and score.differs() else value
     return f"{value} {interval}" if score.known else value

@@ -8,7 +8,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from ... import plots
-from ...evaluation.pooled import OVER_MODELS, POOLED, pooled_over_fewer, scores_by_model
+from ...evaluation.pooled import OVER_MODELS, PAIRED, POOLED, pooled_over_fewer, scores_by_model
 from ...ground.measures import COMPLETED, MEASURES
 from ...ground.scores import Score
 from ...plots.relations import main_rows
@@ -48,6 +48,7 @@ def write_page_of_models(path: str | os.PathLike[str], frame: pd.DataFrame, summ
             "How well", page.figure("models", plots.models(frame), CAPTION), *_tables(frame, named, "score"), note=WORDS
         ),
         page.section("Differences", *_tables(frame, named, "difference")),
+        page.section("Gains in prompts with shuffled answers", *_tables(frame, named, "shuffled gain")),
         page.section("What is missing", _gaps(summary["gaps"])),
         page.how_made({"pages of the models": folders} | summary["by model"] | facts),
     ]
@@ -67,7 +68,7 @@ def _in_short(frame: pd.DataFrame, named: list[str]) -> Iterator[str]:
 
 def _tables(frame: pd.DataFrame, named: list[str], part: str) -> list[Markup]:
     """A table of whole answers, and tables of the other measures that open."""
-    gain = part == "difference"
+    gain = part in PAIRED
     columns = [*named, POOLED, *([OVER_MODELS] if gain else [])]
     few = pooled_over_fewer(frame, part, len(named))
     note = [POOLED_NOTE, OVER_MODELS_NOTE * gain]
