@@ -221,7 +221,10 @@ def test_other_scaling_is_refused(tmp_path, cache, changes, message):
     ("changes", "message"),
     [
         ({"split__count": 3}, "is one of 3 parts of a model, .* llama-gguf-split --merge"),
-        ({"general__type": "mmproj"}, "holds no language model: its general.type is 'mmproj'; give the model's own"),
+        (
+            {"general__type": "mmproj"},
+            "does not hold a language model: its general.type is 'mmproj'; give the model's own",
+        ),
         (
             {"general__architecture": "rwkv7"},
             "holds a model of architecture 'rwkv7', .*expected one of .*llama, .*qwen3",
