@@ -17,7 +17,7 @@ from fv_lens.evaluation.baselines.compare import baselines
 from fv_lens.evaluation.baselines.costs import memory_held
 from fv_lens.evaluation.baselines.rows import METHODS
 from fv_lens.evaluation.baselines.steering import activation_addition, instructed, mean_difference
-from fv_lens.evaluation.baselines.training import AnswerRows, Lesson, behind_virtual_tokens, train
+from fv_lens.evaluation.baselines.training import AnswerRows, TrainingPrompts, behind_virtual_tokens, train
 from fv_lens.ground.errors import InputError
 from fv_lens.models.adapters import with_lora, with_soft_prompt
 from fv_lens.models.lens import lens_of
@@ -86,8 +86,8 @@ def nats(plain, pair):
     return -logits.log_softmax(-1)[range(len(answer)), answer].sum()
 
 
-def lesson_of(model):
-    return Lesson.of(lens_of(model), tuning_pairs(RELATION), PromptTemplate())
+def prompts_of(model):
+    return TrainingPrompts.of(lens_of(model), tuning_pairs(RELATION), PromptTemplate())
 
 
 # Training
@@ -97,7 +97,7 @@ def lesson_of(model):
 @pytest.mark.parametrize("perplexity", [False, True])
 def test_losses_and_gradients_are_those_of_plain_torch(llama, perplexity):
     adapted = with_soft_prompt(lens_of(llama), 2)
-    rows = AnswerRows(adapted, lesson_of(llama).train)
+    rows = AnswerRows(adapted, prompts_of(llama).train)
     losses = rows.backward(perplexity)
     pairs = in_tokens(llama, tuning_pairs(RELATION).train)
     plain = prompt_tuned(adapted.parameters[0].detach())
@@ -112,7 +112,7 @@ def test_losses_and_gradients_are_those_of_plain_torch(llama, perplexity):
 def test_training_is_adam_by_hand_and_keeps_the_step_of_lowest_validation_loss(llama):
     adapted = with_soft_prompt(lens_of(llama), 1)
     plain = prompt_tuned(adapted.parameters[0].detach())
-    trained = train(adapted, lesson_of(llama), [RATE], Tuning(5))
+    trained = train(adapted, prompts_of(llama), [RATE], Tuning(5))
     parts = [in_tokens(llama, part) for part in tuning_pairs(RELATION)[:2]]
     rows = plain.prompt_encoder["default"].embedding.weight
     scale = llama.original_model.get_input_embeddings().weight.detach().square().mean().sqrt()
@@ -135,8 +135,8 @@ def test_training_is_adam_by_hand_and_keeps_the_step_of_lowest_validation_loss(l
 def test_the_step_that_is_kept_may_be_the_start(llama):
     adapted = with_soft_prompt(lens_of(llama), 1)
     start = adapted.parameters[0].detach().clone()
-    rows = lesson_of(llama)
-    trained = train(adapted, Lesson(rows.train, rows.train), [1e4], Tuning(2))
+    rows = prompts_of(llama)
+    trained = train(adapted, TrainingPrompts(rows.train, rows.train), [1e4], Tuning(2))
     assert trained.step == 0 and torch.equal(adapted.parameters[0], start)
 
 
@@ -144,19 +144,19 @@ def test_the_step_that_is_kept_may_be_the_start(llama):
 def test_a_rate_that_is_worse_on_trial_changes_nothing(llama, others):
     how = Tuning(training.TRIAL + 2)
     alone, beside = (with_soft_prompt(lens_of(llama), 1) for _ in range(2))
-    first, second = train(alone, lesson_of(llama), [RATE], how), train(beside, lesson_of(llama), [*others, RATE], how)
+    first, second = train(alone, prompts_of(llama), [RATE], how), train(beside, prompts_of(llama), [*others, RATE], how)
     assert first == second and first.rate == RATE
     assert torch.equal(alone.parameters[0], beside.parameters[0])
 
 
 def test_first_tokens_alone_are_trained_on_where_the_vector_was(llama):
-    rows = AnswerRows(with_soft_prompt(lens_of(llama), 1), lesson_of(llama).train, first_token=True)
+    rows = AnswerRows(with_soft_prompt(lens_of(llama), 1), prompts_of(llama).train, first_token=True)
     assert rows.n_tokens.unique().tolist() == [1]
 
 
 def test_a_trained_prompt_completes_as_plain_torch_does(llama):
     adapted = with_soft_prompt(lens_of(llama), 3)
-    prompts = behind_virtual_tokens(adapted, lesson_of(llama).validation)
+    prompts = behind_virtual_tokens(adapted, prompts_of(llama).validation)
     assert prompts.tokens[prompts.mask.bool()].tolist().count(adapted.virtual[0]) == len(prompts)
     found = completions(adapted.lens, prompts, []).log_prob[:, 0]
     plain = prompt_tuned(adapted.parameters[0].detach())
@@ -204,9 +204,9 @@ def test_all_see_the_pairs_the_vector_saw_and_go_as_many_steps(llama, monkeypatc
     fv = finetune(llama, RELATION, layer=1, n_pairs=12, n_validation=5, seed=3, how=Tuning(3))
     seen = []
 
-    def spy(adapted, lesson, rates, how):
-        seen.append((lesson.train.words, lesson.validation.words, how.steps))
-        return train(adapted, lesson, rates, how)
+    def spy(adapted, prompts, rates, how):
+        seen.append((prompts.train.words, prompts.validation.words, how.steps))
+        return train(adapted, prompts, rates, how)
 
     monkeypatch.setattr(rows_module, "train", spy)
     table = baselines(llama, RELATION, fv, methods=["soft prompt, 1 token"])
@@ -229,7 +229,7 @@ def test_without_a_vector_one_is_tuned_here_and_its_cost_known(llama):
 def test_the_best_other_vector_is_chosen_on_validation_and_the_mean_is_over_all(llama, table, others):
     scores = {name: fv_lens.evaluate(llama, RELATION, vector, controls=False) for name, vector in others.items()}
     edits = [[Edit(vector.layer, vector.vector)] for vector in others.values()]
-    measured = completions(lens_of(llama), lesson_of(llama).validation, edits)
+    measured = completions(lens_of(llama), prompts_of(llama).validation, edits)
     quality = list(zip(measured.right[:, 1:].mean(0), measured.log_prob[:, 1:].mean(0)))
     best = table.rows["another relation's, best"]
     name = best.chosen.split(",")[0]
@@ -390,5 +390,5 @@ def test_memory_is_that_of_the_tensors_alive_together():
 
 def test_lora_is_measured_behind_the_same_prompts(llama):
     adapted = with_lora(lens_of(llama), [1])
-    prompts = lesson_of(llama).train
+    prompts = prompts_of(llama).train
     assert behind_virtual_tokens(adapted, prompts) is prompts

@@ -17,7 +17,7 @@ from ...vectors.optimizer import Tuning
 from ..controls import edits_of, prompt_controls
 from .costs import Cost, memory_held, timed
 from .steering import ACTIVATION_ADDITION, MEAN_DIFFERENCE, activation_addition, best_of, instructed, mean_difference
-from .training import Lesson, behind_virtual_tokens, train
+from .training import TrainingPrompts, behind_virtual_tokens, train
 
 TUNED = "tuned vector"
 SOFT_1, SOFT_5 = "soft prompt, 1 token", "soft prompt, 5 tokens"
@@ -123,25 +123,30 @@ class Measured:
             LORA_ONE: (lambda: with_lora(lens, [layer], 1, self.seed), LORA_RATES),
             LORA_ALL: (lambda: with_lora(lens, every, 1, self.seed), LORA_RATES),
         }
-        lesson, prompts = Lesson.of(self.lens, self.relation.split(), self.template), self._prompts()
+        seen, tested = TrainingPrompts.of(self.lens, self.relation.split(), self.template), self._prompts()
         rows: dict[str, Row] = {}
         for name, (make, rates) in made.items():
             if name in methods:
                 try:
-                    rows[name] = self._row_of(name, make, rates, lesson, prompts)
+                    rows[name] = self._row_of(name, make, rates, seen, tested)
                 except InputError as error:
                     gaps[name] = str(error)
         return rows
 
     def _row_of(
-        self, name: str, make: Callable[[], Adapted], rates: tuple[float, ...], lesson: Lesson, prompts: PromptBatch
+        self,
+        name: str,
+        make: Callable[[], Adapted],
+        rates: tuple[float, ...],
+        seen: TrainingPrompts,
+        tested: PromptBatch,
     ) -> Row:
         with memory_held() as most:  # of one step, as every later one is like it
-            train(make(), lesson, rates[:1], replace(self.how, steps=1))
+            train(make(), seen, rates[:1], replace(self.how, steps=1))
         adapted = make()
-        trained, seconds = timed(lambda: train(adapted, lesson, rates, self.how))
-        with progress_bar(total=len(prompts), desc=f"{name} on test", unit="prompt") as bar:
-            values = completions(adapted.lens, behind_virtual_tokens(adapted, prompts), [], bar.update)
+        trained, seconds = timed(lambda: train(adapted, seen, rates, self.how))
+        with progress_bar(total=len(tested), desc=f"{name} on test", unit="prompt") as bar:
+            values = completions(adapted.lens, behind_virtual_tokens(adapted, tested), [], bar.update)
         chosen = f"rate {trained.rate:g}, step {trained.step}, loss {trained.loss:.2f}"
         return values, Cost(adapted.n_parameters, seconds, most()), chosen
 
