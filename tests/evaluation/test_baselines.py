@@ -1,8 +1,12 @@
 """Baselines of a tuned vector: trained as plain PyTorch trains, on its pairs, and measured as it is measured."""
 
+import copy
+import time
+
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 import fv_lens
 from fv_lens.datasets.instructions import instructions
@@ -11,10 +15,10 @@ from fv_lens.datasets.relation_files import relation_names
 from fv_lens.datasets.relations import Relation
 from fv_lens.engine.completion import completions
 from fv_lens.engine.whatif import Edit
+from fv_lens.evaluation.baselines import costs, training
 from fv_lens.evaluation.baselines import rows as rows_module
-from fv_lens.evaluation.baselines import training
 from fv_lens.evaluation.baselines.compare import baselines
-from fv_lens.evaluation.baselines.costs import memory_held
+from fv_lens.evaluation.baselines.costs import memory_held, prepared, timed
 from fv_lens.evaluation.baselines.rows import METHODS
 from fv_lens.evaluation.baselines.steering import activation_addition, instructed, mean_difference
 from fv_lens.evaluation.baselines.training import AnswerRows, TrainingPrompts, behind_virtual_tokens, train
@@ -51,6 +55,19 @@ def others(llama):
 @pytest.fixture(scope="module")
 def table(llama, fv, others):
     return baselines(llama, RELATION, fv, others=others, instruction="w1 w2", how=QUICK)
+
+
+CHAT = (
+    "{% for turn in messages %}<{{ turn.role }}> {{ turn.content }} </s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant> {% endif %}"
+)
+
+
+def chatting(form):
+    model = tiny.build("llama")
+    model.tokenizer = copy.deepcopy(model.tokenizer)
+    model.tokenizer.chat_template = form
+    return model
 
 
 def in_tokens(model, part):
@@ -191,6 +208,36 @@ def test_what_is_trained_costs_time_and_memory(table):
     assert np.isnan(table.rows["tuned vector"].cost.seconds), "it was tuned elsewhere"
 
 
+def test_what_completes_validation_words_costs_time_and_memory(table):
+    for name in ("activation addition", "mean difference", "another relation's, best"):
+        assert table.rows[name].cost.seconds > 0 and table.rows[name].cost.memory > 4 * 256, "logits alone take more"
+
+
+def test_the_count_of_memory_takes_nothing_of_the_seconds():
+    kept = torch.zeros(8)
+
+    def run():
+        if _get_current_dispatch_mode():
+            time.sleep(0.5)
+        return (kept + 1).sum()
+
+    value, seconds, memory = prepared(run)
+    assert value == 8 and seconds < 0.25 and memory == 36
+
+
+def test_no_method_is_timed_while_memory_is_counted(llama, fv, others, monkeypatch):
+    counted = []
+
+    def spy(run):
+        counted.append(_get_current_dispatch_mode())
+        return timed(run)
+
+    for module in (rows_module, costs):
+        monkeypatch.setattr(module, "timed", spy)
+    baselines(llama, RELATION, fv, others=others, methods=METHODS[1:2] + METHODS[4:], how=Tuning(1))
+    assert counted == [None] * 4
+
+
 def test_the_tuned_vector_is_measured_as_by_evaluate(llama, table, fv):
     own = fv_lens.evaluate(llama, RELATION, fv, controls=False)
     row = table.rows["tuned vector"].result
@@ -239,8 +286,33 @@ def test_the_best_other_vector_is_chosen_on_validation_and_the_mean_is_over_all(
     assert float(table.rows["another relation's, mean"].result.log_prob) == pytest.approx(mean, abs=1e-4)
 
 
-def test_the_instruction_stands_before_the_prompt():
-    assert instructed(PromptTemplate(), "Say {it}.").prompt("big") == "Say {it}.\n\nQ: big\nA:"
+def test_the_instruction_stands_before_the_prompt(llama):
+    assert instructed(lens_of(llama), PromptTemplate(), "Say {it}.").prompt("big") == "Say {it}.\n\nQ: big\nA:"
+    headed = PromptTemplate(prefix="Words.\n")
+    assert instructed(lens_of(llama), headed, "Say.").prompt("big") == "Say.\n\nWords.\nQ: big\nA:"
+
+
+@pytest.mark.parametrize("system", ["", "<system> be {{ '{' }}kind} </s>\n"], ids=["alone", "system"])
+@pytest.mark.parametrize("question", ["{word}", "What of {word}, {{now}}?"])
+def test_the_instruction_stands_in_the_users_turn(system, question):
+    model = chatting(system + CHAT)
+    template = PromptTemplate.chat(model, question)
+    found = instructed(lens_of(model), template, "Say {it}.").prompt("w5")
+    turn = {"role": "user", "content": f"Say {{it}}.\n{question.format(word='w5')}"}
+    assert found == model.tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
+    plain = instructed(lens_of(model), PromptTemplate(), "Say.").prompt("w5")
+    assert plain == "Say.\n\nQ: w5\nA:", "the form of the template counts, not what the model has"
+
+
+def test_where_a_turn_begins_is_not_guessed(fv):
+    model = chatting(CHAT)
+    own = PromptTemplate("<user> {word} </s>\n<model>")
+    table = baselines(
+        model, RELATION, fv, instruction="w1 w2", methods=["instruction", "activation addition"],
+        how=Tuning(1, template=own),
+    )  # fmt: skip
+    assert "holds the special token '</s>' and is not the chat form" in table.gaps["instruction"]
+    assert "instruction" not in table.rows and "activation addition" in table.rows
 
 
 def test_every_bundled_relation_has_an_instruction_of_one_short_sentence():
