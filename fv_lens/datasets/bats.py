@@ -6,14 +6,13 @@ such as `3_Encyclopedic_semantics/E05 [name - occupation].txt`, with a word, a t
 line.
 """
 
-import json
 import os
 import re
-from importlib import resources
 from pathlib import Path
 
 from ..ground.errors import InputError, whole_number
 from ..ground.text_files import FilePath, own_path, read_text
+from .bundled_files import bundled_json
 from .relations import Relation, merge_pairs
 
 _FILE_NAME = re.compile(r"([IDEL](?:0[1-9]|10)) \[(.+)\]\.txt")
@@ -50,7 +49,7 @@ def load_bats(folder: FilePath, max_answers: int = 20) -> dict[str, Relation]:
     """
     max_answers = whole_number("max_answers", max_answers, least=1)
     files = _find_files(own_path(folder))
-    described = json.loads((resources.files("fv_lens.datasets") / "bundled" / "bats.json").read_text(encoding="utf-8"))
+    described = bundled_json("bats.json")
     relations = (_load(files[code], code, max_answers, **described[code]) for code in described if code in files)
     return {relation.name: relation for relation in relations}
 

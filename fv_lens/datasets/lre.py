@@ -5,13 +5,12 @@ Transformer Language Models (arXiv 2308.09124). The set is not bundled; it is th
 github.com/evandez/relations, with files such as `factual/country_capital_city.json`.
 """
 
-import json
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from ..ground.errors import InputError
 from ..ground.text_files import FilePath, parse_json, read_text
+from .bundled_files import bundled_json
 from .relations import Relation, merge_pairs
 from .word_lists import by_name, json_files, without_copies
 
@@ -45,7 +44,7 @@ def load_lre(folder: FilePath) -> dict[str, Relation]:
             f"{str(folder)!r} has no LRE files; looked for .json files in folders named {', '.join(KINDS)}, in it and "
             "its sub-folders; give the path of the folder `data` of LRE"
         )
-    names = json.loads((resources.files("fv_lens.datasets") / "bundled" / "lre.json").read_text(encoding="utf-8"))
+    names = bundled_json("lre.json")
     in_order = sorted(files, key=lambda file: KINDS.index(file.parent.name))
     return by_name((file, _load(file, names.get(file.stem, []))) for file in in_order)
 

@@ -11,13 +11,13 @@ import re
 from collections import defaultdict
 from collections.abc import Callable
 from functools import cache
-from importlib import resources
 from itertools import permutations
 from pathlib import PureWindowsPath
 from typing import Any, TypeVar
 
 from ..ground.errors import InputError
 from ..ground.text_files import FilePath, own_path, parse_json, read_text, table_records
+from .bundled_files import bundled_file, bundled_json
 from .questions import Question
 from .relation_files import load_relation, relation_names
 
@@ -57,7 +57,7 @@ def load_questions(source: FilePath | None = None) -> list[Question]:
         (('hot', 'cold'), ('big', ('small', 'little')))
     """
     if source is None:
-        bundled = resources.files("fv_lens.datasets") / "bundled" / "analogies"
+        bundled = bundled_file("analogies")
         files = sorted((file for file in bundled.iterdir() if file.name.endswith(".jsonl")), key=lambda f: f.name)
     else:
         files = [own_path(source)]
@@ -198,7 +198,7 @@ def _from_scan(rows: list[tuple[int, dict[str, str]]]) -> list[Question]:
 
 @cache
 def _bats_families() -> dict[str, str]:
-    described = json.loads((resources.files("fv_lens.datasets") / "bundled" / "bats.json").read_text(encoding="utf-8"))
+    described = bundled_json("bats.json")
     return {code.lower(): relation["family"] for code, relation in described.items()}
 
 

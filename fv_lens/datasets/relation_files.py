@@ -11,13 +11,13 @@ import os
 import re
 import warnings
 from functools import cache
-from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
 from ..ground.errors import InputError
 from ..ground.text_files import FilePath, own_path, parse_json, read_text, table_rows
+from .bundled_files import bundled_file
 from .relations import Relation, merge_pairs
 
 RelationLike = Relation | FilePath  # what `load_relation` takes
@@ -31,7 +31,7 @@ CAPITALISED = 0.9  # share of a column under which a cell in lower case looks li
 @cache
 def relation_names() -> tuple[str, ...]:
     """The names of the bundled relations, sorted."""
-    files = (resources.files("fv_lens.datasets") / "bundled" / "relations").iterdir()
+    files = bundled_file("relations").iterdir()
     return tuple(sorted(file.name.removesuffix(".json") for file in files if file.name.endswith(".json")))
 
 
@@ -72,7 +72,7 @@ def load_relation(source: RelationLike) -> Relation:
 
 @cache
 def _bundled(name: str) -> Relation:
-    return _load(resources.files("fv_lens.datasets") / "bundled" / "relations" / f"{name}.json")
+    return _load(bundled_file("relations", f"{name}.json"))
 
 
 def _load(file: Traversable) -> Relation:

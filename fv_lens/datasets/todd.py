@@ -5,12 +5,11 @@ lists are not bundled; they are the files of `dataset_files/abstractive` of gith
 `[{"input": "hot", "output": "cold"}, ...]`.
 """
 
-import json
-from importlib import resources
 from pathlib import Path
 
 from ..ground.errors import InputError
 from ..ground.text_files import FilePath
+from .bundled_files import bundled_json
 from .relation_files import load_relation
 from .relations import Relation
 from .word_lists import by_name, json_files, without_copies
@@ -37,7 +36,7 @@ def load_todd(folder: FilePath) -> dict[str, Relation]:
         >>> len(relations), relations["present-past"].answers["accelerate"]
         (26, ('accelerated',))
     """
-    described = json.loads((resources.files("fv_lens.datasets") / "bundled" / "todd.json").read_text(encoding="utf-8"))
+    described = bundled_json("todd.json")
     files = [file for file in json_files(folder, "the word lists of Todd et al.", depth=1) if file.stem in described]
     if not files:
         raise InputError(

@@ -136,8 +136,27 @@ def batch(lens: Tokens, prompts: Sequence[FewShot], template: PromptTemplate = P
 
 
 def padded_texts(lens: Tokens, texts: Sequence[str]) -> tuple[Int[Tensor, "text pos"], Int[Tensor, "text pos"]]:
-    """Left-padded tokens and mask of texts that have no answers."""
-    return _padded([lens.tokens(text) for text in texts], lens.pad_id)
+    """Left-padded tokens and mask of texts that have no answers.
+
+    Raises:
+        InputError: no texts; one that is not a string, has no tokens, or has more than `lens.n_ctx`.
+    """
+    if not texts:
+        raise InputError("there are no texts; give at least one")
+    return _padded([_text_tokens(lens, text) for text in texts], lens.pad_id)
+
+
+def _text_tokens(lens: Tokens, text: str) -> list[int]:
+    if not isinstance(text, str):
+        raise InputError(f"a text is {text!r}; give a string, such as 'The weather today is'")
+    shown, ids = repr(text if len(text) <= 40 else f"{text[:40]}..."), lens.tokens(text)
+    if not ids:
+        raise InputError(f"the text {shown} has no tokens; give some words, or leave it out")
+    if len(ids) > lens.n_ctx:
+        raise InputError(
+            f"the text {shown} has {len(ids)} tokens, more than the model's context of {lens.n_ctx}; give a shorter one"
+        )
+    return ids
 
 
 def _padded(ids: Sequence[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:

@@ -120,9 +120,12 @@ def with_lora(lens: Lens, layers: Sequence[int], rank: int = 1, seed: int = 0) -
     with _drawing(seed), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it says which way round each map keeps its weights
         peft.inject_adapter_in_model(how, made.network)
+    trained = [parameter for parameter in made.network.parameters() if parameter.requires_grad]
+    for parameter in trained:  # in half precision small steps of Adam are lost, or not finite
+        parameter.data = parameter.data.float()
     made.network.eval()
     made.renew()
-    return Adapted(made, [parameter for parameter in made.network.parameters() if parameter.requires_grad])
+    return Adapted(made, trained)
 
 
 def check_adaptable(lens: Lens) -> None:

@@ -38,9 +38,9 @@ def chat_parts(model: Any) -> ChatParts:
             raise InputError(f"The chat template of {model.cfg.model_name} fails: {error}") from error
 
     whole = conversation(WORDS[:2], open_ended=False)
-    asked = conversation(WORDS[:3], open_ended=True)
+    prompted = conversation(WORDS[:3], open_ended=True)
     try:
-        before, rest = asked.split(WORDS[0])
+        before, rest = prompted.split(WORDS[0])
         reply, rest = rest.split(WORDS[1])
         between, last = rest.split(WORDS[2])
         end = whole.split(WORDS[1])[1]

@@ -33,7 +33,9 @@ def check_header(header: Header) -> None:
         )
     kind = fields.get("general.type", "model")
     if kind != "model":
-        raise InputError(f"{name} holds no language model: its general.type is {kind!r}; give the model's own file")
+        raise InputError(
+            f"{name} does not hold a language model: its general.type is {kind!r}; give the model's own file"
+        )
     known = readable_architectures()
     if _plain(header.architecture) not in map(_plain, known):
         raise InputError(
@@ -45,7 +47,7 @@ def check_header(header: Header) -> None:
         raise InputError(f"{name} holds {lacks}; expected a whole language model: give the model's own file")
     if not fields.get(TOKENS):
         raise InputError(
-            f"{name} holds no tokenizer ({TOKENS!r} is missing), and words cannot become tokens without; "
+            f"{name} holds no tokenizer ({TOKENS!r} is missing), and words cannot become tokens without one; "
             "give a file that llama.cpp made from the whole model"
         )
     n_rows = header.tensors[EMBEDDING].shape[0]

@@ -24,7 +24,7 @@ LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_positio
 
 
 def is_of_positions(tensor: str) -> bool:
-    """Whether a tensor of a GGUF file holds factors of rotary frequencies, which are no parameters of a model."""
+    """Whether a tensor of a GGUF file holds factors of rotary frequencies, which are not parameters of a model."""
     return tensor.startswith("rope_")
 
 

@@ -115,7 +115,7 @@ class _Reader:
             order = "of a big-endian machine" if swapped in VERSIONS else f"of version {version}"
             raise InputError(
                 f"{str(self.file)!r} is a GGUF file {order}; expected version 2 or 3, little-endian: download another, "
-                "or convert the model again with a llama.cpp of today"
+                "or convert the model again with a current llama.cpp"
             )
         n_tensors, n_fields = self.number("Q"), self.number("Q")
         fields = {}

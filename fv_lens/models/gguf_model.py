@@ -20,6 +20,7 @@ from .gguf_header import Header, read_header
 from .libraries import quiet, quoting
 from .manifest import verified, write_manifest
 
+CONVERSION = 1  # to be raised with each change of what a conversion writes, so that files are converted again
 SAMPLES = ("hot", " hot  cold\n\nQ: A\tB", "Größe, 大きい 3.14 don't", "<s> </s> <|x|>")
 
 
@@ -40,7 +41,7 @@ def converted(gguf: Path) -> Path:
         with status(f"Converting {gguf.name} to safetensors ({gigabytes:.1f} GB, once)"):
             convert(gguf, whole, {gguf.name: sha256})
 
-    return verified(made_once(f"gguf-{sha256}", gguf.name, gigabytes, make))
+    return verified(made_once(f"gguf-{CONVERSION}-{sha256}", gguf.name, gigabytes, make))
 
 
 def convert(gguf: Path, folder: Path, source: Mapping[str, str], **facts: Any) -> None:
@@ -62,7 +63,10 @@ def convert(gguf: Path, folder: Path, source: Mapping[str, str], **facts: Any) -
         shutil.copymode(folder / "config.json", folder / "model.safetensors")  # save_file's is for the owner alone
         _save_tokenizer(tokenizer, folder)
     kinds = Counter(tensor.kind_name for tensor in header.tensors.values())
-    facts = {"architecture": header.architecture, "quantization": header.quantization, "tensors": dict(kinds), **facts}
+    facts = {
+        "conversion": CONVERSION, "architecture": header.architecture, "quantization": header.quantization,
+        "tensors": dict(kinds), **facts,
+    }  # fmt: skip
     write_manifest(folder, source, **facts)
 
 

@@ -1,8 +1,12 @@
 """Baselines of a tuned vector: trained as plain PyTorch trains, on its pairs, and measured as it is measured."""
 
+import copy
+import time
+
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 import fv_lens
 from fv_lens.datasets.instructions import instructions
@@ -11,13 +15,13 @@ from fv_lens.datasets.relation_files import relation_names
 from fv_lens.datasets.relations import Relation
 from fv_lens.engine.completion import completions
 from fv_lens.engine.whatif import Edit
+from fv_lens.evaluation.baselines import costs, training
 from fv_lens.evaluation.baselines import rows as rows_module
-from fv_lens.evaluation.baselines import training
 from fv_lens.evaluation.baselines.compare import baselines
-from fv_lens.evaluation.baselines.costs import memory_held
+from fv_lens.evaluation.baselines.costs import memory_held, prepared, timed
 from fv_lens.evaluation.baselines.rows import METHODS
 from fv_lens.evaluation.baselines.steering import activation_addition, instructed, mean_difference
-from fv_lens.evaluation.baselines.training import AnswerRows, Lesson, behind_virtual_tokens, train
+from fv_lens.evaluation.baselines.training import AnswerRows, TrainingPrompts, behind_virtual_tokens, train
 from fv_lens.ground.errors import InputError
 from fv_lens.models.adapters import with_lora, with_soft_prompt
 from fv_lens.models.lens import lens_of
@@ -53,6 +57,19 @@ def table(llama, fv, others):
     return baselines(llama, RELATION, fv, others=others, instruction="w1 w2", how=QUICK)
 
 
+CHAT = (
+    "{% for turn in messages %}<{{ turn.role }}> {{ turn.content }} </s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant> {% endif %}"
+)
+
+
+def chatting(form):
+    model = tiny.build("llama")
+    model.tokenizer = copy.deepcopy(model.tokenizer)
+    model.tokenizer.chat_template = form
+    return model
+
+
 def in_tokens(model, part):
     pairs = []
     for word, answers in part.pairs:
@@ -86,8 +103,8 @@ def nats(plain, pair):
     return -logits.log_softmax(-1)[range(len(answer)), answer].sum()
 
 
-def lesson_of(model):
-    return Lesson.of(lens_of(model), tuning_pairs(RELATION), PromptTemplate())
+def prompts_of(model):
+    return TrainingPrompts.of(lens_of(model), tuning_pairs(RELATION), PromptTemplate())
 
 
 # Training
@@ -97,7 +114,7 @@ def lesson_of(model):
 @pytest.mark.parametrize("perplexity", [False, True])
 def test_losses_and_gradients_are_those_of_plain_torch(llama, perplexity):
     adapted = with_soft_prompt(lens_of(llama), 2)
-    rows = AnswerRows(adapted, lesson_of(llama).train)
+    rows = AnswerRows(adapted, prompts_of(llama).train)
     losses = rows.backward(perplexity)
     pairs = in_tokens(llama, tuning_pairs(RELATION).train)
     plain = prompt_tuned(adapted.parameters[0].detach())
@@ -112,7 +129,7 @@ def test_losses_and_gradients_are_those_of_plain_torch(llama, perplexity):
 def test_training_is_adam_by_hand_and_keeps_the_step_of_lowest_validation_loss(llama):
     adapted = with_soft_prompt(lens_of(llama), 1)
     plain = prompt_tuned(adapted.parameters[0].detach())
-    trained = train(adapted, lesson_of(llama), [RATE], Tuning(5))
+    trained = train(adapted, prompts_of(llama), [RATE], Tuning(5))
     parts = [in_tokens(llama, part) for part in tuning_pairs(RELATION)[:2]]
     rows = plain.prompt_encoder["default"].embedding.weight
     scale = llama.original_model.get_input_embeddings().weight.detach().square().mean().sqrt()
@@ -135,8 +152,8 @@ def test_training_is_adam_by_hand_and_keeps_the_step_of_lowest_validation_loss(l
 def test_the_step_that_is_kept_may_be_the_start(llama):
     adapted = with_soft_prompt(lens_of(llama), 1)
     start = adapted.parameters[0].detach().clone()
-    rows = lesson_of(llama)
-    trained = train(adapted, Lesson(rows.train, rows.train), [1e4], Tuning(2))
+    rows = prompts_of(llama)
+    trained = train(adapted, TrainingPrompts(rows.train, rows.train), [1e4], Tuning(2))
     assert trained.step == 0 and torch.equal(adapted.parameters[0], start)
 
 
@@ -144,19 +161,19 @@ def test_the_step_that_is_kept_may_be_the_start(llama):
 def test_a_rate_that_is_worse_on_trial_changes_nothing(llama, others):
     how = Tuning(training.TRIAL + 2)
     alone, beside = (with_soft_prompt(lens_of(llama), 1) for _ in range(2))
-    first, second = train(alone, lesson_of(llama), [RATE], how), train(beside, lesson_of(llama), [*others, RATE], how)
+    first, second = train(alone, prompts_of(llama), [RATE], how), train(beside, prompts_of(llama), [*others, RATE], how)
     assert first == second and first.rate == RATE
     assert torch.equal(alone.parameters[0], beside.parameters[0])
 
 
 def test_first_tokens_alone_are_trained_on_where_the_vector_was(llama):
-    rows = AnswerRows(with_soft_prompt(lens_of(llama), 1), lesson_of(llama).train, first_token=True)
+    rows = AnswerRows(with_soft_prompt(lens_of(llama), 1), prompts_of(llama).train, first_token=True)
     assert rows.n_tokens.unique().tolist() == [1]
 
 
 def test_a_trained_prompt_completes_as_plain_torch_does(llama):
     adapted = with_soft_prompt(lens_of(llama), 3)
-    prompts = behind_virtual_tokens(adapted, lesson_of(llama).validation)
+    prompts = behind_virtual_tokens(adapted, prompts_of(llama).validation)
     assert prompts.tokens[prompts.mask.bool()].tolist().count(adapted.virtual[0]) == len(prompts)
     found = completions(adapted.lens, prompts, []).log_prob[:, 0]
     plain = prompt_tuned(adapted.parameters[0].detach())
@@ -191,6 +208,36 @@ def test_what_is_trained_costs_time_and_memory(table):
     assert np.isnan(table.rows["tuned vector"].cost.seconds), "it was tuned elsewhere"
 
 
+def test_what_completes_validation_words_costs_time_and_memory(table):
+    for name in ("activation addition", "mean difference", "another relation's, best"):
+        assert table.rows[name].cost.seconds > 0 and table.rows[name].cost.memory > 4 * 256, "logits alone take more"
+
+
+def test_the_count_of_memory_takes_nothing_of_the_seconds():
+    kept = torch.zeros(8)
+
+    def run():
+        if _get_current_dispatch_mode():
+            time.sleep(0.5)
+        return (kept + 1).sum()
+
+    value, seconds, memory = prepared(run)
+    assert value == 8 and seconds < 0.25 and memory == 36
+
+
+def test_no_method_is_timed_while_memory_is_counted(llama, fv, others, monkeypatch):
+    counted = []
+
+    def spy(run):
+        counted.append(_get_current_dispatch_mode())
+        return timed(run)
+
+    for module in (rows_module, costs):
+        monkeypatch.setattr(module, "timed", spy)
+    baselines(llama, RELATION, fv, others=others, methods=METHODS[1:2] + METHODS[4:], how=Tuning(1))
+    assert counted == [None] * 4
+
+
 def test_the_tuned_vector_is_measured_as_by_evaluate(llama, table, fv):
     own = fv_lens.evaluate(llama, RELATION, fv, controls=False)
     row = table.rows["tuned vector"].result
@@ -204,9 +251,9 @@ def test_all_see_the_pairs_the_vector_saw_and_go_as_many_steps(llama, monkeypatc
     fv = finetune(llama, RELATION, layer=1, n_pairs=12, n_validation=5, seed=3, how=Tuning(3))
     seen = []
 
-    def spy(adapted, lesson, rates, how):
-        seen.append((lesson.train.words, lesson.validation.words, how.steps))
-        return train(adapted, lesson, rates, how)
+    def spy(adapted, prompts, rates, how):
+        seen.append((prompts.train.words, prompts.validation.words, how.steps))
+        return train(adapted, prompts, rates, how)
 
     monkeypatch.setattr(rows_module, "train", spy)
     table = baselines(llama, RELATION, fv, methods=["soft prompt, 1 token"])
@@ -229,7 +276,7 @@ def test_without_a_vector_one_is_tuned_here_and_its_cost_known(llama):
 def test_the_best_other_vector_is_chosen_on_validation_and_the_mean_is_over_all(llama, table, others):
     scores = {name: fv_lens.evaluate(llama, RELATION, vector, controls=False) for name, vector in others.items()}
     edits = [[Edit(vector.layer, vector.vector)] for vector in others.values()]
-    measured = completions(lens_of(llama), lesson_of(llama).validation, edits)
+    measured = completions(lens_of(llama), prompts_of(llama).validation, edits)
     quality = list(zip(measured.right[:, 1:].mean(0), measured.log_prob[:, 1:].mean(0)))
     best = table.rows["another relation's, best"]
     name = best.chosen.split(",")[0]
@@ -239,8 +286,33 @@ def test_the_best_other_vector_is_chosen_on_validation_and_the_mean_is_over_all(
     assert float(table.rows["another relation's, mean"].result.log_prob) == pytest.approx(mean, abs=1e-4)
 
 
-def test_the_instruction_stands_before_the_prompt():
-    assert instructed(PromptTemplate(), "Say {it}.").prompt("big") == "Say {it}.\n\nQ: big\nA:"
+def test_the_instruction_stands_before_the_prompt(llama):
+    assert instructed(lens_of(llama), PromptTemplate(), "Say {it}.").prompt("big") == "Say {it}.\n\nQ: big\nA:"
+    headed = PromptTemplate(prefix="Words.\n")
+    assert instructed(lens_of(llama), headed, "Say.").prompt("big") == "Say.\n\nWords.\nQ: big\nA:"
+
+
+@pytest.mark.parametrize("system", ["", "<system> be {{ '{' }}kind} </s>\n"], ids=["alone", "system"])
+@pytest.mark.parametrize("question", ["{word}", "What of {word}, {{now}}?"])
+def test_the_instruction_stands_in_the_users_turn(system, question):
+    model = chatting(system + CHAT)
+    template = PromptTemplate.chat(model, question)
+    found = instructed(lens_of(model), template, "Say {it}.").prompt("w5")
+    turn = {"role": "user", "content": f"Say {{it}}.\n{question.format(word='w5')}"}
+    assert found == model.tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
+    plain = instructed(lens_of(model), PromptTemplate(), "Say.").prompt("w5")
+    assert plain == "Say.\n\nQ: w5\nA:", "the form of the template counts, not what the model has"
+
+
+def test_where_a_turn_begins_is_not_guessed(fv):
+    model = chatting(CHAT)
+    own = PromptTemplate("<user> {word} </s>\n<model>")
+    table = baselines(
+        model, RELATION, fv, instruction="w1 w2", methods=["instruction", "activation addition"],
+        how=Tuning(1, template=own),
+    )  # fmt: skip
+    assert "holds the special token '</s>' and is not the chat form" in table.gaps["instruction"]
+    assert "instruction" not in table.rows and "activation addition" in table.rows
 
 
 def test_every_bundled_relation_has_an_instruction_of_one_short_sentence():
@@ -390,5 +462,5 @@ def test_memory_is_that_of_the_tensors_alive_together():
 
 def test_lora_is_measured_behind_the_same_prompts(llama):
     adapted = with_lora(lens_of(llama), [1])
-    prompts = lesson_of(llama).train
+    prompts = prompts_of(llama).train
     assert behind_virtual_tokens(adapted, prompts) is prompts

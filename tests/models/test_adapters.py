@@ -143,6 +143,26 @@ def test_every_adapter_is_reached_and_adds_nothing_at_first(name):
     } == {2}
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_adapters_of_models_in_half_precision_take_steps_of_float32(name, dtype):
+    made = tiny.build(name).to(dtype)
+    clean = made(IDS)[0, -1]
+    adapted = with_lora(lens_of(made), range(3))
+    starts = [parameter.detach().clone() for parameter in adapted.parameters]
+    ones, adam = torch.ones_like(IDS), torch.optim.Adam(adapted.parameters, 1e-5)
+    for _ in range(2):  # of the two matrices of each adapter, the first has no gradient before the second moves
+        logits = adapted.logits(IDS, ones, 1)[0, -1]
+        adam.zero_grad()
+        (-logits.float().log_softmax(-1)[3]).backward()
+        adam.step()
+    assert clean.dtype == logits.dtype == adapted.lens.dtype == dtype
+    for parameter, start in zip(adapted.parameters, starts):
+        moved = (parameter - start).abs()
+        assert parameter.dtype == torch.float32 and moved.isfinite().all()
+        assert 0 < moved.max() < 3e-5 and (moved > 0).float().mean() > 0.5
+
+
 # The user's model
 
 

@@ -107,13 +107,21 @@ def test_a_file_is_converted_once_under_whatever_name(file, cache, monkeypatch):
     model = load_model(file)
     (folder,) = left(cache)
     sha256 = record(cache)["source"]["tiny.gguf"]
-    assert folder == f"gguf-{sha256}"
+    assert folder == f"gguf-{gguf_model.CONVERSION}-{sha256}"
     monkeypatch.setattr(gguf_model, "convert", lambda *args, **facts: pytest.fail("converted twice"))
     moved = file.rename(file.with_name("moved.gguf"))
     monkeypatch.chdir(moved.parent)
     for name in (moved, str(moved), "moved.gguf", moved.parent, f"./{moved.name}"):
         again = load_model(name)
         assert again.cfg.model_name == "moved" and torch.equal(logits(again), logits(model))
+
+
+def test_a_file_is_converted_again_once_the_conversion_has_changed(file, cache, monkeypatch):
+    first = gguf_model.converted(file)
+    monkeypatch.setattr(gguf_model, "CONVERSION", gguf_model.CONVERSION + 1)
+    second = gguf_model.converted(file)
+    versions = [json.loads((folder / "fv_lens.json").read_text())["conversion"] for folder in (first, second)]
+    assert first != second and versions == [gguf_model.CONVERSION - 1, gguf_model.CONVERSION]
 
 
 def test_another_file_of_that_name_in_the_current_folder_is_not_taken(file, tmp_path, monkeypatch):
@@ -221,7 +229,10 @@ def test_other_scaling_is_refused(tmp_path, cache, changes, message):
     ("changes", "message"),
     [
         ({"split__count": 3}, "is one of 3 parts of a model, .* llama-gguf-split --merge"),
-        ({"general__type": "mmproj"}, "holds no language model: its general.type is 'mmproj'; give the model's own"),
+        (
+            {"general__type": "mmproj"},
+            "does not hold a language model: its general.type is 'mmproj'; give the model's own",
+        ),
         (
             {"general__architecture": "rwkv7"},
             "holds a model of architecture 'rwkv7', .*expected one of .*llama, .*qwen3",

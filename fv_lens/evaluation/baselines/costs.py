@@ -1,6 +1,7 @@
 """What a method costs: the numbers it trains, the seconds it takes and the memory it holds at most."""
 
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from typing import Any, TypeVar
 from torch import Tensor, UntypedStorage
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
+
+from ...ground.progress import no_progress
 
 T = TypeVar("T")
 
@@ -35,6 +38,17 @@ def timed(run: Callable[[], T]) -> tuple[T, float]:
     started = time.perf_counter()
     value = run()
     return value, time.perf_counter() - started
+
+
+def prepared(run: Callable[[], T]) -> tuple[T, float, float]:
+    """What `run` returns, the seconds it took, and the most bytes its tensors held together.
+
+    It runs twice: with each operation counted it takes longer.
+    """
+    with memory_held() as most, no_progress(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the same come again
+        run()
+    return *timed(run), most()
 
 
 @contextmanager

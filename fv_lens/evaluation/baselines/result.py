@@ -32,7 +32,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Baselines:
-    """How a tuned vector compares, on the same test words, with what else the same pairs buy.
+    """How a tuned vector compares, on the same test words, with what other methods make of the same pairs.
 
     Args:
         name: the row of the tuned vector, the first of `rows`.

@@ -15,9 +15,9 @@ from ...models.lens import Lens
 from ...vectors.function_vector import FunctionVector
 from ...vectors.optimizer import Tuning
 from ..controls import edits_of, prompt_controls
-from .costs import Cost, memory_held, timed
+from .costs import Cost, memory_held, prepared, timed
 from .steering import ACTIVATION_ADDITION, MEAN_DIFFERENCE, activation_addition, best_of, instructed, mean_difference
-from .training import Lesson, behind_virtual_tokens, train
+from .training import TrainingPrompts, behind_virtual_tokens, train
 
 TUNED = "tuned vector"
 SOFT_1, SOFT_5 = "soft prompt, 1 token", "soft prompt, 5 tokens"
@@ -58,22 +58,21 @@ class Measured:
         for name, make in measured.items():
             if name in methods:
                 try:
-                    with memory_held() as most:
-                        (vector, chosen), seconds = timed(make)
-                    vectors[name] = [vector], Cost(0, seconds, most()), chosen
+                    (vector, chosen), *cost = prepared(make)
+                    vectors[name] = [vector], Cost(0, *cost), chosen
                 except InputError as error:
                     gaps[name] = str(error)
         others = {name: vector for name, vector in others.items() if name != self.relation.name}
         if OTHERS in methods and others:
             named = list(others)
             candidates = [[others[name]] for name in named]
-            best, seconds = timed(lambda: best_of(self.lens, self.relation, candidates, self.template, OTHERS))
+            best, *cost = prepared(lambda: best_of(self.lens, self.relation, candidates, self.template, OTHERS))
             chosen = f"{named[best]}, of {len(named)}"
-            vectors[OTHERS_BEST] = [others[named[best]]], Cost(0, seconds), chosen
+            vectors[OTHERS_BEST] = [others[named[best]]], Cost(0, *cost), chosen
             vectors[OTHERS_MEAN] = list(others.values()), Cost(0), ""
         elif OTHERS in methods:
             gaps[OTHERS] = "no vectors of other relations were given; pass others={name: vector}"
-        rows = self._with_vectors(vectors) | self._with_prompts(instruction if INSTRUCTION in methods else None)
+        rows = self._with_vectors(vectors) | self._with_prompts(instruction if INSTRUCTION in methods else None, gaps)
         if INSTRUCTION in methods and not instruction:
             gaps[INSTRUCTION] = f"no instruction is known for {self.relation.name!r}; pass instruction="
         return rows | self._trained(methods, gaps), gaps
@@ -97,7 +96,7 @@ class Measured:
                 rows["zero-shot"] = values.rows([0]), Cost(0), ""
         return rows
 
-    def _with_prompts(self, instruction: str | None) -> dict[str, Row]:
+    def _with_prompts(self, instruction: str | None, gaps: dict[str, str]) -> dict[str, Row]:
         """Rows of prompts without any vector: demonstrations from the train pairs, and the instruction."""
         parts = self.relation.split()
         asked = {
@@ -107,7 +106,11 @@ class Measured:
         }
         chosen = dict.fromkeys(asked, "")
         if instruction:
-            asked[INSTRUCTION], chosen[INSTRUCTION] = self._prompts(instructed(self.template, instruction)), instruction
+            try:
+                asked[INSTRUCTION] = self._prompts(instructed(self.lens, self.template, instruction))
+                chosen[INSTRUCTION] = instruction
+            except InputError as error:
+                gaps[INSTRUCTION] = str(error)
         rows: dict[str, Row] = {}
         for name, prompts in asked.items():
             with progress_bar(total=len(prompts), desc=f"{name} on test", unit="prompt") as bar:
@@ -123,25 +126,30 @@ class Measured:
             LORA_ONE: (lambda: with_lora(lens, [layer], 1, self.seed), LORA_RATES),
             LORA_ALL: (lambda: with_lora(lens, every, 1, self.seed), LORA_RATES),
         }
-        lesson, prompts = Lesson.of(self.lens, self.relation.split(), self.template), self._prompts()
+        seen, tested = TrainingPrompts.of(self.lens, self.relation.split(), self.template), self._prompts()
         rows: dict[str, Row] = {}
         for name, (make, rates) in made.items():
             if name in methods:
                 try:
-                    rows[name] = self._row_of(name, make, rates, lesson, prompts)
+                    rows[name] = self._row_of(name, make, rates, seen, tested)
                 except InputError as error:
                     gaps[name] = str(error)
         return rows
 
     def _row_of(
-        self, name: str, make: Callable[[], Adapted], rates: tuple[float, ...], lesson: Lesson, prompts: PromptBatch
+        self,
+        name: str,
+        make: Callable[[], Adapted],
+        rates: tuple[float, ...],
+        seen: TrainingPrompts,
+        tested: PromptBatch,
     ) -> Row:
         with memory_held() as most:  # of one step, as every later one is like it
-            train(make(), lesson, rates[:1], replace(self.how, steps=1))
+            train(make(), seen, rates[:1], replace(self.how, steps=1))
         adapted = make()
-        trained, seconds = timed(lambda: train(adapted, lesson, rates, self.how))
-        with progress_bar(total=len(prompts), desc=f"{name} on test", unit="prompt") as bar:
-            values = completions(adapted.lens, behind_virtual_tokens(adapted, prompts), [], bar.update)
+        trained, seconds = timed(lambda: train(adapted, seen, rates, self.how))
+        with progress_bar(total=len(tested), desc=f"{name} on test", unit="prompt") as bar:
+            values = completions(adapted.lens, behind_virtual_tokens(adapted, tested), [], bar.update)
         chosen = f"rate {trained.rate:g}, step {trained.step}, loss {trained.loss:.2f}"
         return values, Cost(adapted.n_parameters, seconds, most()), chosen
 

@@ -5,13 +5,14 @@ layer and strength are those that complete the validation words best, as for sum
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from ...datasets.prompts import FewShot, PromptTemplate, corrupted, few_shot
 from ...datasets.relations import Relation
+from ...engine.batches import padded_texts
 from ...engine.whatif import residuals_of_layers
 from ...ground.errors import InputError
 from ...models.lens import Lens
@@ -48,7 +49,9 @@ def activation_addition(
     except InputError:  # few answers serve all words, so that none is wrong
         pass
     if instruction:
-        contrasts["instructed"] = [instructed(template, instruction).prompt(word) for word in train.words], bare
+        with suppress(InputError):  # nobody knows where it belongs in this template
+            asked = instructed(lens, template, instruction)
+            contrasts["instructed"] = [asked.prompt(word) for word in train.words], bare
     return _placed(lens, relation, template, contrasts, ACTIVATION_ADDITION)
 
 
@@ -76,9 +79,36 @@ def mean_difference(
     return _placed(lens, relation, template, contrasts, MEAN_DIFFERENCE)
 
 
-def instructed(template: PromptTemplate, instruction: str) -> PromptTemplate:
-    """The template with an instruction before all else."""
+def instructed(lens: Lens, template: PromptTemplate, instruction: str) -> PromptTemplate:
+    """The template with an instruction before all else; in the model's chat form, at the start of the user's turn.
+
+    Raises:
+        InputError: the template holds special tokens of the model, but is not its chat form, so where a user speaks is
+            not known.
+    """
+    if (header := _user_header(lens, template)) is not None:
+        text = instruction.replace("{", "{{").replace("}", "}}")
+        return replace(template, question=f"{header}{text}\n{template.question.removeprefix(header)}")
+    added = getattr(lens.model.tokenizer, "added_tokens_decoder", {}).values()
+    for token in (str(token) for token in added if token.special):
+        if any(token in part for part in template.to_dict().values()):
+            raise InputError(
+                f"the template holds the special token {token!r} and is not the chat form of {lens.name}, so where an "
+                "instruction belongs is not known; give PromptTemplate.chat(model), or a template of plain text"
+            )
     return replace(template, prefix=f"{instruction}{template.separator}{template.prefix}")
+
+
+def _user_header(lens: Lens, template: PromptTemplate) -> str | None:
+    """What opens a user's turn in the template's question; None where this is not the model's chat form."""
+    try:
+        form = PromptTemplate.chat(lens.model)
+    except InputError:
+        return None
+    header, _, reply = form.question.partition("{word}")
+    question = template.question
+    is_form = question.startswith(header) and question.endswith(reply)
+    return header if is_form and replace(form, question=question, prefix=template.prefix) == template else None
 
 
 def best_of(
@@ -99,7 +129,7 @@ def _placed(
     for contrast, (shown, plain) in contrasts.items():
         for texts in (shown, plain):
             if tuple(texts) not in means:
-                means[tuple(texts)] = residuals_of_layers(lens, *_tokens(lens, texts), layers).mean(1)
+                means[tuple(texts)] = residuals_of_layers(lens, *padded_texts(lens, texts), layers).mean(1)
         difference = means[tuple(shown)] - means[tuple(plain)]
         for layer, vector in zip(layers, difference):
             made = FunctionVector.on(lens, vector, layer, relation, template, method=method)
@@ -107,14 +137,3 @@ def _placed(
             names += [f"{contrast}, layer {layer}, strength {strength:g}" for strength in STRENGTHS]
     best = best_of(lens, relation, [[vector] for vector in vectors], template, method)
     return vectors[best], names[best]
-
-
-def _tokens(lens: Lens, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Left-padded ids and mask of texts."""
-    ids = [lens.tokens(text) for text in texts]
-    width = max(map(len, ids))
-    if width > lens.n_ctx:
-        raise InputError(f"A prompt has {width} tokens, more than the context of {lens.name}, {lens.n_ctx}.")
-    tokens = [[lens.pad_id] * (width - len(own)) + own for own in ids]
-    mask = [[0] * (width - len(own)) + [1] * len(own) for own in ids]
-    return torch.tensor(tokens, device="cpu"), torch.tensor(mask, device="cpu")

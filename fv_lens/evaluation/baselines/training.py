@@ -27,14 +27,14 @@ TRIAL = 6  # steps that each learning rate is tried for
 
 
 @dataclass(frozen=True, eq=False)
-class Lesson:
+class TrainingPrompts:
     """The prompts that are trained on, and those that training is stopped by: the same as of a tuned vector."""
 
     train: PromptBatch
     validation: PromptBatch
 
     @classmethod
-    def of(cls, lens: Lens, split: Split, template: PromptTemplate) -> "Lesson":
+    def of(cls, lens: Lens, split: Split, template: PromptTemplate) -> "TrainingPrompts":
         """Zero-shot prompts of the pairs."""
         prompts = task(lens, [split.train], [split.validation], 0, template)
         return cls(prompts.train, prompts.validation)
@@ -134,7 +134,7 @@ class _Fit:
 
 
 @torch.inference_mode(False)
-def train(adapted: Adapted, lesson: Lesson, rates: Sequence[float], how: Tuning = Tuning()) -> Trained:
+def train(adapted: Adapted, prompts: TrainingPrompts, rates: Sequence[float], how: Tuning = Tuning()) -> Trained:
     """Train what is on a twin, which then holds the step of lowest validation loss.
 
     Args:
@@ -144,7 +144,7 @@ def train(adapted: Adapted, lesson: Lesson, rates: Sequence[float], how: Tuning 
     Raises:
         InputError: the loss is not a number before the first step.
     """
-    rows, check = (AnswerRows(adapted, part, how.first_token) for part in (lesson.train, lesson.validation))
+    rows, check = (AnswerRows(adapted, part, how.first_token) for part in (prompts.train, prompts.validation))
     fits = [_Fit(rows, check, rate, how) for rate in rates]
     if len(fits) > 1:
         for fit in fits:
