@@ -5,8 +5,9 @@ which is high for a frequent B and low for a rare one whatever the vector, a map
 level; and the identity, with or without it, is the posterior. A vector that is left out is masked before the softmax,
 and its score is 0, so that weights are those of a library without it.
 
-Source: Kang et al. 2026 (arXiv 2601.08169), equation 4, where s is the probability; whether their map is a full matrix
-or a scale and bias for each vector is not known, so both are here.
+Source: after Kang et al. 2026 (arXiv 2601.08169), equation 4, where s is the probability; centring, ridge and
+log-probabilities are ours. Whether their map is a full matrix or a scale and bias for each vector is not known, so both
+are here.
 """
 
 import torch

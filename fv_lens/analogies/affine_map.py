@@ -29,7 +29,9 @@ class Affine:
     Args:
         full: a map from every score to every weight; else a slope and a bias for each vector.
         scored_by: see `Composition`.
-        ridge: weight of half the squared distance from the identity and from no bias, per vector, in logits.
+        ridge: weight of half the squared distance of the map from its start and of the bias from zero, per vector, in
+            logits. The start is the identity, which is the posterior, or for probabilities the identity over their root
+            mean square.
         free_scale: fit one number that multiplies the composite as well; else it is 1.
 
     Raises:
@@ -66,7 +68,7 @@ class AffineParameters:
         self.what, n = what, scores.shape[1]
         rms = scores[known].square().mean().sqrt().item() if known.any() else 0.0
         self.unit = rms if rms > 0 else 1.0
-        # By probability the posterior is no start: scores of one unit stand in for log-probabilities.
+        # By probability the posterior is not a start: scores of one unit stand in for log-probabilities.
         diagonal = torch.full((n,), 1.0 if what.scored_by == "log-probability" else 1 / self.unit, **CPU_FLOAT32)
         self.start = diagonal.diag() if what.full else diagonal
         self.moved = torch.zeros_like(self.start, requires_grad=True)  # from the start, in logits per unit of score

@@ -4,8 +4,8 @@
 library explains the pair; `shared` is one vector for all analogies, fitted on analogies of other relations; the pair
 part is what a few gradient steps on the pair itself add. `shared` and the pair part are optional.
 
-Source: Kang et al. 2026 (arXiv 2601.08169) mix fine-tuned vectors for analogies. Their exact weights are not given
-there; centring, the shared vector beside it and the pair part are ours.
+Source: Kang et al. 2026 (arXiv 2601.08169) mix fine-tuned vectors for analogies; "affine" weights are after their
+equation 4. The other weightings, centring, the shared vector and the pair part are ours.
 """
 
 from collections.abc import Mapping, Sequence
@@ -140,6 +140,16 @@ class Composer:
         if key not in self._fitted:
             self._fitted[key] = fitted_weights(self.lens, self.library, self.sources.select(self.place), allowed)
         return self._fitted[key]
+
+    def weights_of_each(
+        self, each: Sequence[Composition], allowed: Bool[Tensor, "pair vector"] | None = None
+    ) -> Float[Tensor, "pair vector"]:
+        """The weights of each pair by its own settings; zeros where these are "none"."""
+        weights = torch.zeros(len(self.place), len(self.library), **CPU_FLOAT32)
+        for settings, indices in _grouped(each):
+            if (found := self.weights(settings, allowed)) is not None:
+                weights[indices] = found[indices]
+        return weights
 
     def coefficients(
         self, how: Composition, allowed: Bool[Tensor, "pair vector"] | None = None

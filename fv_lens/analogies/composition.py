@@ -8,6 +8,7 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
+from ..datasets.questions import Question
 from ..ground import storage
 from ..ground.errors import InputError, finite_number, whole_number
 from ..ground.markup import card, facts, number, table
@@ -260,3 +261,10 @@ def composition(how: CompositionLike) -> Composition:
     if not isinstance(how, str) or how not in METHODS:
         raise InputError(f"how is {how!r}; give a Composition, or one of {', '.join(METHODS)}.")
     return METHODS[how]
+
+
+def settings_for(how: CompositionLike, questions: Sequence[Question], left_out: bool) -> list[Composition]:
+    """The settings of each question; where its own vectors are left out, those fitted without its family."""
+    if isinstance(how, Folded) and left_out:
+        return [how.of(question.kin) for question in questions]
+    return [composition(how)] * len(questions)

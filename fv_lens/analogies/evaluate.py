@@ -21,11 +21,11 @@ from ..ground.progress import progress_bar
 from ..models.lens import Lens, Model, lens_of
 from ..vectors.function_vector import FunctionVector
 from .compose import Composer, weights_of
-from .composition import METHODS, Composition, CompositionLike, Folded, composition
-from .library import Exclusion, Library, allowed
+from .composition import METHODS, Composition, CompositionLike, Folded, composition, settings_for
+from .library import Exclusion, Library, allowed_for
 from .scores import LIBRARIES, PROFILES, PROMPT_ONLY, SUMMED, TIE, TRUE, AnalogyScores, LibraryName, Row
 from .solve import SENTENCE, choice_scores
-from .unseen import unseen
+from .unseen import some_unseen
 
 Progress = Callable[[int], Any]  # called with how many prompts were begun
 
@@ -66,9 +66,7 @@ def evaluate_analogies(
     for question in questions:
         if not isinstance(question, Question):
             raise InputError(f"questions holds {question!r}; give Questions, such as load_questions() does.")
-    kept, left_out = unseen(questions, vectors.values())
-    if not kept:
-        raise InputError(f"No question is left of {len(questions)}; {len(left_out)} have a pair that was tuned on.")
+    kept, left_out = some_unseen(questions, vectors.values())
     if unknown := [name for name in libraries if name not in LIBRARIES]:
         raise InputError(f"libraries has {unknown[0]!r}; choose from {', '.join(LIBRARIES)}.")
     methods = METHODS if methods is None else methods
@@ -83,7 +81,7 @@ def evaluate_analogies(
     for row, measures in chosen.items():
         values[row] = values.get(row, {}) | measures
     groups = [question.kin or i for i, question in enumerate(kept)]
-    return AnalogyScores(values, kept, groups, len(left_out))
+    return AnalogyScores(values, kept, groups, left_out)
 
 
 class _Asker:
@@ -113,8 +111,7 @@ class _Asker:
     def _allowed(
         self, library: Library, questions: Sequence[Question], exclude: Exclusion | None
     ) -> Bool[Tensor, "question vector"]:
-        names = [[getattr(question, name) for question in questions] for name in ("relation", "family")]
-        return allowed(library, names[0], exclude, self.families, names[1])
+        return allowed_for(library, questions, exclude, self.families)
 
     def _composer(self, library: Library, pairs: tuple[Sequence[str], ...]) -> Composer:
         """The composer of all prompts with these source pairs, so that what they share is computed once."""
@@ -144,7 +141,7 @@ class _Asker:
                 continue
             if not depends and name != self.libraries[0]:
                 continue
-            settings = [how.of(q.kin) for q in questions] if isinstance(how, Folded) and LIBRARIES[name] else whole
+            settings = settings_for(how, questions, LIBRARIES[name] is not None)
             row = Row(title, name if depends else "", prompt)
             whatifs[row] = composer.library.edit(composer.vectors(settings, may[composer, name]))
         places: dict[str | None, int] = {name: i for i, name in enumerate(self.library.names)}

@@ -25,7 +25,7 @@ from ..vectors.function_vector import FunctionVector
 from ..vectors.optimizer import Task, Tuning, tune
 from .compose import Composer
 from .composition import Composition, Folded
-from .library import Exclusion, Library, allowed
+from .library import Exclusion, Library, allowed_for
 from .selection import BEST, Folds, best_settings, folds_of
 
 N_FOLDS = 5
@@ -158,13 +158,12 @@ def fit_compositions(
     sources, most = [question.source for question in validation], max(how.pair_steps for _, how in every)
     composer = Composer(lens, library, sources, most)
     families = families_of([*train, *validation])
-    names = [[getattr(question, name) for question in validation] for name in ("relation", "family")]
     prompts = batch(lens, [question.asked(n_shots) for question in validation], library.template)
     settings_by_fold = [[placed(how, fold) for fold in range(1 + folds.n)] for _, how in every]
     quality: dict[Exclusion | None, Completions] = {}
     exclusions: tuple[Exclusion | None, ...] = (None, "family") if folds.n else (None,)
     for exclude in exclusions:
-        may = allowed(library, names[0], exclude, families, names[1])
+        may = allowed_for(library, validation, exclude, families)
         whatifs = []
         for settings in progress_bar(settings_by_fold, desc="composites on validation", unit="setting"):
             each = [settings[0 if exclude is None else 1 + fold] for fold in fold_of_question.tolist()]

@@ -27,7 +27,7 @@ from .affine_map import Affine, AffineParameters, backward
 from .compose import Composer
 from .composition import Composition, Folded, ScoredBy
 from .fit import Fitting
-from .library import Exclusion, Library, allowed
+from .library import Exclusion, Library, allowed_for
 from .selection import BEST, Folds, best_settings, folds_of
 
 EVERY = 4  # steps between measurements of the validation loss
@@ -53,7 +53,7 @@ def fit_affine(
 ) -> dict[str, Folded]:
     """Composites with affine weights, for each name the best of its candidates on validation.
 
-    No shared vector is beside them: they are as in the paper.
+    They are after Kang et al., equation 4, without a shared vector; centring, ridge and log-probabilities are ours.
 
     Args:
         model: a HookedTransformer or TransformerBridge.
@@ -203,8 +203,7 @@ class _Part:
         return batch(self.lens, [question.asked(n_shots) for question in self.questions], self.library.template)
 
     def allowed(self, exclude: Exclusion | None) -> Bool[Tensor, "pair vector"]:
-        names = [[getattr(question, name) for question in self.questions] for name in ("relation", "family")]
-        return allowed(self.library, names[0], exclude, self.families, names[1])
+        return allowed_for(self.library, self.questions, exclude, self.families)
 
     def rows(self, n_shots: int, places: slice) -> Rows:
         prompts = self.prompts(n_shots).select(range(len(self.questions))[places])

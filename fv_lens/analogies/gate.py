@@ -1,4 +1,4 @@
-"""When to insert a composite: a gate that knows the pair A:B alone, and what it gains at every coverage.
+"""When to insert a composite: a gate decided from the pair A:B alone, and what it gains at every coverage.
 
 Source: risk-coverage curves as in El-Yaniv and Wiener 2010, On the foundations of noise-free selective classification.
 """
@@ -22,9 +22,10 @@ from ..ground.scores import Score
 from ..models.lens import Model, lens_of
 from ..vectors.function_vector import FunctionVector
 from .compose import Composer
-from .composition import Composition, CompositionLike, Folded, composition
-from .library import Library, allowed
+from .composition import Composition, CompositionLike, Folded, composition, settings_for
+from .library import Library, allowed_for
 from .scores import LIBRARIES, LibraryName
+from .unseen import some_unseen
 
 Signal = Literal["gain of the best vector", "gain of the composite", "certainty of the weights"]
 SIGNALS = get_args(Signal)
@@ -37,7 +38,7 @@ class GateCurve:
 
     `values`: the signal of each analogy's pair. `gained`: 1 where the composite alone completes the analogy right, -1
     where the prompt without it does, else 0. `groups`: of each analogy; intervals are over groups. `threshold`: of the
-    gate, where there is one.
+    gate, where there is one; infinity if it never inserts. `left_out`: analogies whose pairs a vector was tuned on.
     """
 
     signal: Signal
@@ -45,6 +46,7 @@ class GateCurve:
     gained: np.ndarray = field(repr=False)
     groups: Sequence[Any] = field(repr=False)
     threshold: float | None = None
+    left_out: int = 0
 
     def covered(self, coverage: float) -> np.ndarray:
         """Mask of the analogies whose signal is largest, a share of all of them; at least one."""
@@ -59,7 +61,7 @@ class GateCurve:
         """Mask of the analogies that the gate lets the composite be inserted for."""
         if self.threshold is None:
             raise InputError("The curve is of a signal without a threshold; `Gate.curve` gives one that has it.")
-        return self.values >= self.threshold
+        return _reaches(self.values, self.threshold)
 
     def gain(self, coverage: float = 1.0) -> Score:
         """Share of analogies won less the share lost, among those covered."""
@@ -94,7 +96,8 @@ class GateCurve:
             for coverage in COVERAGES
         ]
         headings = ["coverage", "gain where inserted", "gain over all"]
-        return card("GateCurve", self.signal, table(headings, lines), note=f"{len(self.values)} analogies")
+        note = f"{len(self.values)} analogies" + (f", {self.left_out} more left out" if self.left_out else "")
+        return card("GateCurve", self.signal, table(headings, lines), note=note)
 
     def _mean(self, gained: np.ndarray, mask: np.ndarray | None = None) -> Score:
         groups = [group for i, group in enumerate(self.groups) if mask is None or mask[i]]
@@ -103,10 +106,11 @@ class GateCurve:
 
 @dataclass(frozen=True, eq=False)
 class Gate:
-    """Whether to insert a composite, said by the pair A:B alone: it is inserted where a signal reaches a threshold.
+    """Whether to insert a composite, decided from the pair A:B alone: where a signal reaches a threshold.
 
-    `how`: the composite. `library`: what the library held where the gate was chosen. `record`: the mean gain of each
-    signal over coverages, and the gain over all analogies at the threshold, all on validation.
+    `how`: the composite. `threshold`: infinity to insert it never. `library`: what the library held where the gate was
+    chosen. `record`: the mean gain of each signal over coverages, and the gain over all analogies at the threshold, all
+    on validation; how many analogies of it were left out, for a pair that was tuned on.
     """
 
     how: Composition | Folded
@@ -116,13 +120,15 @@ class Gate:
     record: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """What was chosen, and on what, as plain JSON data."""
-        return {"signal": self.signal, "threshold": self.threshold, "library": self.library, **self.record}
+        """What was chosen, and on what, as plain JSON data; the threshold is None if the gate never inserts."""
+        threshold = self.threshold if np.isfinite(self.threshold) else None
+        return {"signal": self.signal, "threshold": threshold, "library": self.library, **self.record}
 
     def inserts(self, model: Model, vectors: Mapping[str, FunctionVector], pair: tuple[str, str]) -> bool:
-        """Whether the composite of one pair is to be inserted."""
-        values = Gated(model, vectors, [Question(pair, target=pair[0], answers=(pair[1],))]).signals(self.how, "full")
-        return bool(values[self.signal][0] >= self.threshold)
+        """Whether the composite of one pair, which may be one that was tuned on, is to be inserted."""
+        asked = [Question(pair, target=pair[0], answers=(pair[1],))]
+        values = Gated(model, vectors, asked, drop_seen=False).signals(self.how, "full")
+        return bool(_reaches(values[self.signal], self.threshold)[0])
 
     def curve(self, model: Model, vectors: Mapping[str, FunctionVector], questions: Sequence[Question]) -> GateCurve:
         """What the composite gains on other analogies, by the signal of the gate."""
@@ -142,17 +148,19 @@ def fit_gate(
     A signal is known before C is: how much more probable the best vector of the library, or the composite itself, makes
     B after A, and how far the weights are from uniform (1 less their entropy as a share of the largest one). Chosen is
     the signal with the largest mean gain over coverages of 10 to 100 %, then the threshold with the largest gain over
-    all analogies.
+    all analogies; infinity, never to insert, if every other one loses.
 
     Args:
         model: a HookedTransformer or TransformerBridge.
         vectors: the library, relation -> FunctionVector.
-        validation: analogies, best those that nothing else was chosen on: gains on others are a little too large.
+        validation: analogies, best those that nothing else was chosen on: gains on others are a little too large. Those
+            on a pair that a vector was tuned on are left out and counted, see `unseen`, here and in `Gate.curve`.
         how: the composite; its `n_shots` says which prompt is asked with and without it.
         library: what the library holds for each analogy; of fitted folds those are used that fit it.
 
     Raises:
-        InputError: no analogies; an empty library, vectors of two models or layers; an unknown method or library.
+        InputError: no analogies, or none left; an empty library, vectors of two models or layers; an unknown method or
+            library.
 
     Example:
         >>> gate = fit_gate(model, vectors, parts.validation, affine["affine, diagonal"])
@@ -163,15 +171,27 @@ def fit_gate(
 
 
 class Gated:
-    """Analogies with the signals of their pairs; what several composites and libraries share is computed once."""
+    """Analogies with the signals of their pairs; what several composites and libraries share is computed once.
 
-    def __init__(self, model: Model, vectors: Mapping[str, FunctionVector], questions: Sequence[Question]):
+    Args:
+        drop_seen: leave out analogies on pairs that a vector was tuned on, and count them.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        vectors: Mapping[str, FunctionVector],
+        questions: Sequence[Question],
+        *,
+        drop_seen: bool = True,
+    ):
         if not questions:
             raise InputError("There are no analogies to choose or to measure a gate on; give some.")
         self.lens = lens_of(model)
-        self.library, self.questions = Library.of(self.lens, vectors), questions
-        self.composer = Composer(self.lens, self.library, [question.source for question in questions])
-        self.groups = [question.kin or i for i, question in enumerate(questions)]
+        self.library, self.families = Library.of(self.lens, vectors), families_of(questions)
+        self.questions, self.left_out = some_unseen(questions, vectors.values()) if drop_seen else ([*questions], 0)
+        self.composer = Composer(self.lens, self.library, [question.source for question in self.questions])
+        self.groups = [question.kin or i for i, question in enumerate(self.questions)]
 
     def fit(self, how: CompositionLike, library: LibraryName = "full") -> Gate:
         """As `fit_gate`."""
@@ -180,21 +200,27 @@ class Gated:
         signals = self.signals(how, library)
         curves = [GateCurve(signal, signals[signal], gained, self.groups) for signal in SIGNALS if signal in signals]
         best = max(curves, key=lambda curve: round(curve.mean_gain, 9))
-        # Of thresholds that gain the same, the lowest, which inserts most often.
-        thresholds = np.unique(best.values)
-        gains = [round(float((gained * (best.values >= threshold)).mean()), 9) for threshold in thresholds]
+        # Of thresholds that gain the same, the lowest, which inserts most often; the last never inserts.
+        thresholds = [*np.unique(best.values[np.isfinite(best.values)]).tolist(), np.inf]
+        gains = [round(float((gained * _reaches(best.values, threshold)).mean()), 9) for threshold in thresholds]
         at = int(np.argmax(gains))
-        record = {"mean gain": {curve.signal: curve.mean_gain for curve in curves}, "gain": gains[at]}
-        return Gate(how, best.signal, float(thresholds[at]), library, record)
+        record = {
+            "mean gain": {curve.signal: curve.mean_gain for curve in curves},
+            "gain": gains[at],
+            "left out": self.left_out,
+        }
+        return Gate(how, best.signal, thresholds[at], library, record)
 
     def curve(self, gate: Gate) -> GateCurve:
         """As `Gate.curve`."""
         values = self.signals(gate.how, gate.library)[gate.signal]
-        return GateCurve(gate.signal, values, self.gained(gate.how, gate.library), self.groups, gate.threshold)
+        gained = self.gained(gate.how, gate.library)
+        return GateCurve(gate.signal, values, gained, self.groups, gate.threshold, self.left_out)
 
     def signals(self, how: Composition | Folded, library: LibraryName) -> dict[Signal, np.ndarray]:
         """Each signal of each pair; without weights there is no certainty of them."""
-        may, each = self._allowed(library), self._settings(how, library)
+        may = self._allowed(library)
+        each = settings_for(how, self.questions, LIBRARIES[library] is not None)
         plain, with_vectors = self.composer.log_probs[:, 0], self.composer.log_probs[:, 1:]
         best = with_vectors.nan_to_num(-torch.inf).masked_fill(~may, -torch.inf).max(1).values
         edited = [self.library.edit(self.composer.vectors(each, may))]
@@ -205,30 +231,28 @@ class Gated:
             "gain of the composite": of_composite[:, 1] - of_composite[:, 0],
         }
         if all(settings.weighting != "none" for settings in each):
-            rows = {id(settings): self.composer.weights(settings, may) for settings in each}
-            weights = torch.stack([rows[id(settings)][i] for i, settings in enumerate(each)])  # type: ignore[index]
-            entropy = torch.special.entr(weights).sum(1)
+            entropy = torch.special.entr(self.composer.weights_of_each(each, may)).sum(1)
             most = may.sum(1).float().log()
             values["certainty of the weights"] = (1 - entropy / most.clamp(min=1e-9)).numpy()
         return values
 
     def gained(self, how: Composition | Folded, library: LibraryName) -> np.ndarray:
         """1 where the composite completes the whole answer and the same prompt without it does not; -1; 0."""
-        each = self._settings(how, library)
+        may = self._allowed(library)
+        each = settings_for(how, self.questions, LIBRARIES[library] is not None)
         prompts = batch(
             self.lens, [q.asked(how.n_shots) for q, how in zip(self.questions, each)], self.library.template
         )
-        edited = [self.library.edit(self.composer.vectors(each, self._allowed(library)))]
+        edited = [self.library.edit(self.composer.vectors(each, may))]
         right = completions(self.lens, prompts, edited).right.astype(float)
         return right[:, 1] - right[:, 0]
-
-    def _settings(self, how: Composition | Folded, library: LibraryName) -> list[Composition]:
-        if isinstance(how, Folded) and LIBRARIES[library]:
-            return [how.of(question.kin) for question in self.questions]
-        return [composition(how)] * len(self.questions)
 
     def _allowed(self, library: LibraryName) -> torch.Tensor:
         if library not in LIBRARIES:
             raise InputError(f"library is {library!r}; choose from {', '.join(LIBRARIES)}.")
-        names = [[getattr(question, name) for question in self.questions] for name in ("relation", "family")]
-        return allowed(self.library, names[0], LIBRARIES[library], families_of(self.questions), names[1])
+        return allowed_for(self.library, self.questions, LIBRARIES[library], self.families)
+
+
+def _reaches(values: np.ndarray, threshold: float) -> np.ndarray:
+    """Mask of the signals that a threshold lets through; that of infinity none, however large."""
+    return (values >= threshold) & (threshold < np.inf)

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..datasets.prompts import FewShot, PromptTemplate
+from ..datasets.questions import Question
 from ..datasets.relation_files import load_relation, relation_names
 from ..engine.batches import PromptBatch, batch
 from ..engine.completion import completions
@@ -139,3 +140,11 @@ def allowed(
         for pair_kind in pair_kinds
     ]
     return torch.tensor(kept, device="cpu").reshape(len(relations), len(library))
+
+
+def allowed_for(
+    library: Library, questions: Sequence[Question], exclude: Exclusion | None, families: Mapping[str, str]
+) -> Bool[Tensor, "question vector"]:
+    """`allowed`, for questions, which know their relation and family."""
+    relations, own = ([getattr(question, name) for question in questions] for name in ("relation", "family"))
+    return allowed(library, relations, exclude, families, own)

@@ -1,5 +1,6 @@
-"""What a composite needs of its library: how many vectors, which, and how many of them with a weight."""
+"""What a composite needs of its library: how many vectors, which, and how many of them get a weight."""
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -21,16 +22,18 @@ from ..ground.streams import Stream, generator
 from ..models.lens import Model, lens_of
 from ..vectors.function_vector import FunctionVector
 from .compose import Composer
-from .composition import CompositionLike, composition
-from .library import Library, allowed
+from .composition import CompositionLike, settings_for
+from .library import Library, allowed_for
 from .scores import LIBRARIES, LibraryName
+from .unseen import some_unseen
 
 COLUMNS = ["pool", "vectors", "measure", "value", "low", "high", "n"]
 
 
 @dataclass(frozen=True)
 class Pools:
-    """Which pools of vectors are tried beside the whole library; numbers that it does not reach are left out.
+    """Which pools of vectors are tried beside the whole library; sizes that the library is too small for
+    are skipped.
 
     Args:
         sizes: numbers of vectors drawn from the library, `draws` times each.
@@ -82,9 +85,9 @@ def pool_scores(
     Args:
         model: a HookedTransformer or TransformerBridge.
         vectors: the library, relation -> FunctionVector.
-        questions: analogies on pairs that no vector was tuned on, see `unseen`.
-        how: the composite. An affine map is for the vectors it was fitted with: then give pools without `merged` and
-            `noise`.
+        questions: analogies. Those on a pair that a vector was tuned on are left out, with a warning, see `unseen`.
+        how: the composite; of fitted folds those are used that fit `library`. An affine map is for the vectors it was
+            fitted with: then give pools without `merged` and `noise`.
         pools: which are tried.
         library: what is left out of each pool for each analogy. A merged vector is left out if one of its parts is.
 
@@ -93,7 +96,7 @@ def pool_scores(
         many), measure ("accuracy", or "minus whole", paired), value, low, high and n.
 
     Raises:
-        InputError: no analogies; an empty library; a pool that leaves an analogy without a vector.
+        InputError: no analogies, or none left; an empty library; a pool that leaves an analogy without a vector.
 
     Example:
         >>> pool_scores(model, vectors, parts.test).query("pool == 'drawn'")
@@ -102,23 +105,25 @@ def pool_scores(
         raise InputError("There are no analogies to measure pools on; give some.")
     if library not in LIBRARIES:
         raise InputError(f"library is {library!r}; choose from {', '.join(LIBRARIES)}.")
-    lens, settings = lens_of(model), composition(how)
+    lens, exclude, families = lens_of(model), LIBRARIES[library], families_of(questions)
     own = Library.of(lens, vectors)
+    questions, left_out = some_unseen(questions, vectors.values())
+    if left_out:
+        warnings.warn(f"{left_out} analogies were left out: they have a pair that was tuned on.", stacklevel=2)
+    each = settings_for(how, questions, exclude is not None)
     extended = _Extended(own, pools)
-    own_may = allowed(
-        own, [question.relation for question in questions], LIBRARIES[library], families_of(questions),
-        [question.family for question in questions],
-    )  # fmt: skip
-    may = extended.allowed(own_may)
+    may = extended.allowed(allowed_for(own, questions, exclude, families))
     composer = Composer(lens, extended.library, [question.source for question in questions])
     every, whatifs = list(extended.pools()), []
     for pool in every:
         some = may & pool.vectors
-        if pool.top is not None and (weights := composer.weights(settings, some)) is not None:
+        if pool.top is not None:
+            # Below a weight of 0, so that a vector that is left out is not among the largest.
+            weights = composer.weights_of_each(each, some).masked_fill(~some, -1)
             largest = weights.topk(min(pool.top, weights.shape[1]), 1).indices
             some &= torch.zeros_like(some).scatter_(1, largest, True)
-        whatifs.append(extended.library.edit(composer.vectors(settings, some)))
-    prompts = batch(lens, [question.asked(settings.n_shots) for question in questions], own.template)
+        whatifs.append(extended.library.edit(composer.vectors(each, some)))
+    prompts = batch(lens, [question.asked(by.n_shots) for question, by in zip(questions, each)], own.template)
     right = completions(lens, prompts, whatifs).right[:, 1:].astype(float)
     return _frame(every, right, [question.kin or i for i, question in enumerate(questions)])
 

@@ -1,12 +1,13 @@
 """Analogy questions on pairs that no vector was tuned on."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..datasets.questions import Question, unordered
 from ..datasets.relation_files import load_relation, relation_names
 from ..datasets.relations import Relation
+from ..ground.errors import InputError
 from ..vectors.function_vector import FunctionVector
 
 
@@ -48,6 +49,14 @@ def unseen(
 
     parted = [(may_be_known(question), question) for question in questions]
     return [q for out, q in parted if not out], [q for out, q in parted if out]
+
+
+def some_unseen(questions: Sequence[Question], vectors: Iterable[FunctionVector]) -> tuple[list[Question], int]:
+    """The questions that `unseen` keeps, and how many it leaves out; an InputError where none is left."""
+    kept, left_out = unseen(questions, vectors)
+    if not kept:
+        raise InputError(f"No question is left of {len(questions)}; {len(left_out)} have a pair that was tuned on.")
+    return kept, len(left_out)
 
 
 def _tuned_words(records: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str | None, list[str]]]:

@@ -14,7 +14,7 @@ COLOURS = (ACCENT, CONTROL, "#1b7f5c", "#8a4f9e")
 def gate(curves: Mapping[str, GateCurve]) -> go.Figure:
     """Gain over the prompt against coverage, a line with its band of intervals for each curve, from few to all.
 
-    A star stands where the threshold of the curve's gate is.
+    A star stands where the threshold of the curve's gate is; there is none if the gate never inserts.
 
     Args:
         curves: name -> curve, such as the library -> what `Gate.curve` returned; at most four.

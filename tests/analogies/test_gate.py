@@ -1,5 +1,6 @@
 """Gates: signals by full forwards, curves by hand, thresholds that no other beats."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -7,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from fv_lens import plots
 from fv_lens.analogies.compose import compose
 from fv_lens.analogies.composition import METHODS, Composition, Folded
 from fv_lens.analogies.gate import COVERAGES, SIGNALS, Gate, GateCurve, Gated, fit_gate
+from fv_lens.analogies.unseen import unseen
 from fv_lens.ground.errors import InputError
 
 from .. import oracles
@@ -132,6 +135,16 @@ def test_a_family_is_answered_by_its_fold_where_it_is_left_out(llama):
             assert found[i] == pytest.approx(gated.signals(how, library)["gain of the composite"][i], abs=1e-4)
 
 
+@pytest.mark.parametrize("library", ["full", "family left out"])
+def test_certainty_is_of_the_weights_of_each_ones_own_fold(llama, library):
+    folded = Folded(METHODS["posterior"], (METHODS["uniform"], METHODS["single best"]), {"f": 0, "g": 1})
+    gated = Gated(llama, vectors_of(llama), TRAIN)
+    alone = {how: gated.signals(METHODS[how], library)[SIGNALS[2]] for how in ("posterior", "uniform", "single best")}
+    of_family = {"f": "uniform", "g": "single best"} if library != "full" else {}
+    expected = [alone[of_family.get(question.family, "posterior")][i] for i, question in enumerate(TRAIN)]
+    assert gated.signals(folded, library)[SIGNALS[2]] == pytest.approx(expected, abs=1e-6)
+
+
 # Gates
 
 
@@ -180,6 +193,43 @@ def test_what_a_gate_cannot_be_chosen_on_is_refused(llama):
         fit_gate(llama, vectors_of(llama), [])
     with pytest.raises(InputError, match="^how is 'postrior'"):
         fit_gate(llama, vectors_of(llama), VALIDATION, "postrior")  # type: ignore[arg-type]
+
+
+def test_a_composite_that_always_harms_is_never_inserted(llama, gained):
+    gained(-np.ones(len(VALIDATION)))
+    vectors = vectors_of(llama)
+    gate = fit_gate(llama, vectors, VALIDATION)
+    curve = gate.curve(llama, vectors, VALIDATION)
+    assert not curve.inserted.any() and gate.record["gain"] == 0 == curve.gated.value
+    assert not gate.inserts(llama, vectors, VALIDATION[0].source)
+    assert not replace(CURVE, values=np.full(5, np.inf), threshold=gate.threshold).inserted.any()
+    assert curve._repr_html_() and plots.gate({"full": curve})
+    told = json.loads(json.dumps(gate.to_dict(), allow_nan=False))
+    assert told["threshold"] is None and told["signal"] == gate.signal
+
+
+def tuned_on(vectors, question):
+    """The library, a vector of which was tuned on the source pair of a question."""
+    training = {"train_words": [question.source[0]], "validation_words": []}
+    return vectors | {question.relation: replace(vectors[question.relation], training=training)}
+
+
+def test_analogies_on_pairs_that_were_tuned_on_are_left_out_and_counted(llama):
+    vectors = tuned_on(vectors_of(llama), VALIDATION[0])
+    kept, out = unseen(VALIDATION, vectors.values())
+    gate, same = fit_gate(llama, vectors, VALIDATION), fit_gate(llama, vectors, kept)
+    assert len(out) == 1 == gate.record["left out"] and same.record["left out"] == 0
+    assert {**gate.to_dict(), "left out": 0} == same.to_dict()
+    curve = gate.curve(llama, vectors, VALIDATION)
+    assert (len(curve.values), curve.left_out) == (len(kept), 1) and "1 more left out" in curve._repr_html_()
+    assert np.array_equal(curve.values, gate.curve(llama, vectors, kept).values)
+    with pytest.raises(InputError, match="^No question is left of 1; 1 have a pair"):
+        fit_gate(llama, vectors, VALIDATION[:1])
+
+
+def test_a_gate_decides_on_a_pair_that_was_tuned_on_too(llama):
+    vectors = tuned_on(vectors_of(llama), VALIDATION[0])
+    assert Gate(METHODS["posterior"], SIGNALS[2], -1.0).inserts(llama, vectors, VALIDATION[0].source)
 
 
 def test_every_family_is_among_the_questions():

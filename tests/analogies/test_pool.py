@@ -6,12 +6,13 @@ import pandas as pd
 import pytest
 import torch
 
-from fv_lens.analogies.composition import Composition
+from fv_lens.analogies.composition import Composition, Folded
 from fv_lens.analogies.pool import COLUMNS, Pools, pool_scores
 from fv_lens.analogies.scores import Row
+from fv_lens.analogies.unseen import unseen
 from fv_lens.ground.errors import InputError
 
-from .made import FULL, QUESTIONS, RELATION, TRAIN, evaluated, noise, questions_of, vectors_of
+from .made import FAMILY, FULL, QUESTIONS, RELATION, TRAIN, evaluated, noise, questions_of, vectors_of
 
 pytestmark = pytest.mark.usefixtures("some_end")
 
@@ -52,6 +53,46 @@ def test_a_line_has_a_paired_difference_from_the_whole(frame):
     for line in frame[frame.measure == "minus whole"].itertuples():
         gap = lone(frame, line.pool, line.vectors) - lone(frame, "whole", 4)
         assert line.value == pytest.approx(gap, abs=1e-9) and line.pool != "whole" and line.n == len(ASKED)
+
+
+@pytest.mark.parametrize("library", [FULL, FAMILY])
+def test_a_family_is_answered_by_the_settings_that_have_not_seen_it(llama, library):
+    """Scales of either sign, so that folds and `whole` answer differently."""
+    vectors, fold_of = vectors_of(llama), {"f": 0, "g": 1}
+
+    def folded(weighting):
+        way, back, none = (Composition(weighting, scale=scale) for scale in (1.0, -1.0, 0.01))
+        return Folded(none, (way, back), fold_of)
+
+    found = pool_scores(llama, vectors, ASKED, folded("posterior"), Pools((), (), (), (1,)), library=library)
+    whole = by_itself(llama, vectors, folded("posterior"), library)
+    largest = by_itself(llama, vectors, folded("single"), library)
+    assert lone(found, "whole", 4) == pytest.approx(whole)
+    assert lone(found, "largest weights", 1) == pytest.approx(largest)
+    other = by_itself(llama, vectors, folded("posterior").whole, library)
+    assert (whole == pytest.approx(other)) == (library == FULL)
+
+
+def test_settings_of_which_some_have_no_weights_have_pools(llama):
+    shared = Composition("none", shared=noise(32))
+    folded = Folded(Composition(), (shared, Composition()), {"f": 0, "g": 1})
+    found = pool_scores(llama, vectors_of(llama), ASKED, folded, Pools((), (), (), (1,)), library=FAMILY)
+    single = replace(folded, whole=Composition("single"), folds=(shared, Composition("single")))
+    assert lone(found, "largest weights", 1) == pytest.approx(by_itself(llama, vectors_of(llama), single, FAMILY))
+
+
+def test_analogies_on_pairs_that_were_tuned_on_are_left_out_with_a_warning(llama):
+    vectors = vectors_of(llama)
+    training = {"train_words": [TRAIN[0].source[0]], "validation_words": []}
+    vectors["a"] = replace(vectors["a"], training=training)
+    kept, out = unseen(ASKED, vectors.values())
+    assert 0 < len(out) < len(ASKED)
+    with pytest.warns(UserWarning, match=f"^{len(out)} analogies were left out"):
+        found = pool_scores(llama, vectors, ASKED, pools=Pools((), (), (), (1,)))
+    pd.testing.assert_frame_equal(found, pool_scores(llama, vectors, kept, pools=Pools((), (), (), (1,))))
+    assert set(found.n) == {len(kept)}
+    with pytest.raises(InputError, match="^No question is left of 1"):
+        pool_scores(llama, vectors, out[:1])
 
 
 @pytest.mark.slow

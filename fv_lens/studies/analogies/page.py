@@ -24,7 +24,7 @@ LEFT_OUT = (
 CHOICE_CAPTION = "By log P(D | C) with the vector, choices in an order drawn by seed. The dashed line is chance."
 GATE_CAPTION = (
     "Analogies in the order of a signal that is known from A:B alone. Signal and threshold (the star) were chosen on "
-    "validation analogies."
+    "validation analogies; without a star the gate never inserts."
 )
 # Said where a method has the word in its name.
 WORDS = {

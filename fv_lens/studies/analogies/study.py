@@ -18,6 +18,7 @@ from ...analogies.gate import Gate, GateCurve
 from ...analogies.scores import LIBRARIES, PROMPT_ONLY, SUMMED, TRUE, AnalogyScores, LibraryName, Row
 from ...analogies.selection import BEST
 from ...analogies.solve import AnalogyAnswer, solve_analogy
+from ...analogies.unseen import unseen
 from ...datasets.questions import Question, digest
 from ...datasets.relation_files import load_relation, relation_names
 from ...engine.batches import batch
@@ -156,7 +157,9 @@ def solve_all(
     items = _items(model, vectors, scores.questions, fitted[best].whole if fitted else "posterior")
     frame = pd.concat([scores.to_frame().assign(part="score"), _differences(scores)], ignore_index=True)
     gates: dict[LibraryName, tuple[Gate, GateCurve]] = {}
-    if fitted:
+    if fitted and not unseen(validation, vectors.values())[0]:
+        tell("No gate: every validation analogy has a pair that a vector was tuned on")
+    elif fitted:
         tell(f"When to insert {BEST!r}, chosen on validation analogies")
         parts = validation, scores.questions
         gates = gates_of(model, vectors, parts, fitted[BEST], _libraries(vectors, test))

@@ -195,6 +195,22 @@ def test_gates_are_chosen_on_validation_and_measured_on_test_analogies(model, wh
 
 
 @pytest.mark.slow
+def test_a_gate_is_not_chosen_on_pairs_that_were_tuned_on(model, tmp_path, without_page):
+    """Validation analogies of one relation are left out, then all of them."""
+    counts, told = [], []
+    for i, names in enumerate((["a"], ["a", "b", "c", "d"])):
+        vectors = vectors_of(model)
+        for name in names:
+            some = [q for q in VALIDATION if q.relation == name or len(names) > 1]
+            training = {"train_words": [q.source[0] for q in some], "validation_words": []}
+            vectors[name] = replace(vectors[name], training=training, relation=name if len(names) == 1 else None)
+        solved(model, tmp_path / str(i), vectors=vectors, told=told)
+        counts.append({gate["left out"] for gate in summary(tmp_path / str(i)).get("gates", {}).values()})
+    of_a = sum(question.relation == "a" for question in VALIDATION)
+    assert counts == [{of_a}, set()] and sum(line.startswith("No gate: every") for line in told) == 1
+
+
+@pytest.mark.slow
 def test_the_summary_says_what_was_run(model, whole):
     out, found, *_ = whole
     told = summary(out)
