@@ -26,10 +26,10 @@ def step(losses: list[float | None]):
 )
 def test_the_library_is_of_the_start_that_is_better_where_both_are_whole(zero, fv, library):
     tuning = {"from-zero": step(zero), "from-fv": step(fv)}
-    found = Found(1, {1: 0.0}, [], ({}, {}), tuning, {}, np.zeros(0), {})
+    found = Found(1, {1: 0.0}, [], ({}, {}), tuning, {}, {}, np.zeros(0), {})
     assert found.library == library
     assert (
-        Found(1, {1: 0.0}, [], ({}, {}), {"from-zero": tuning["from-zero"]}, {}, np.zeros(0), {}).library == "from-zero"
+        Found(1, {1: 0.0}, [], ({}, {}), {"from-zero": tuning["from-zero"]}, {}, {}, np.zeros(0), {}).library == "from-zero"
     )
 
 
