@@ -28,9 +28,8 @@ def test_the_library_is_of_the_start_that_is_better_where_both_are_whole(zero, f
     tuning = {"from-zero": step(zero), "from-fv": step(fv)}
     found = Found(1, {1: 0.0}, [], ({}, {}), tuning, {}, {}, np.zeros(0), {})
     assert found.library == library
-    assert (
-        Found(1, {1: 0.0}, [], ({}, {}), {"from-zero": tuning["from-zero"]}, {}, {}, np.zeros(0), {}).library == "from-zero"
-    )
+    alone = {"from-zero": tuning["from-zero"]}
+    assert Found(1, {1: 0.0}, [], ({}, {}), alone, {}, {}, np.zeros(0), {}).library == "from-zero"
 
 
 def test_no_two_relations_have_vectors_of_one_file_name():
