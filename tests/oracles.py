@@ -146,6 +146,16 @@ def random_prompts(*lengths: int, seed: int = 0) -> list[list[int]]:
     return [torch.randint(1, 200, (length,), generator=generator).tolist() for length in lengths]
 
 
+def in_tokens(model, part) -> list[tuple[list[int], list[int]]]:
+    """(ids of the zero-shot prompt, ids of the first listed answer behind it) of each pair of a relation."""
+    pairs = []
+    for word, answers in part.pairs:
+        text = f"Q: {word}\nA:"
+        prompt = model.to_tokens(text)[0].tolist()
+        pairs.append((prompt, model.to_tokens(f"{text} {answers[0]}")[0, len(prompt) :].tolist()))
+    return pairs
+
+
 def in_words(model, text: str, answers: tuple[str, ...]) -> tuple[list[int], list[tuple[int, ...]]]:
     """Ids of a text, and those that each answer adds to it."""
     prompt = model.to_tokens(text)[0].tolist()

@@ -1,5 +1,6 @@
 """Tiny random models, built in memory: one of each architecture family, in each model class that is installed."""
 
+import copy
 import functools
 import importlib.metadata
 import tempfile
@@ -72,12 +73,27 @@ def build(name: str, bos: bool = True):
     torch.manual_seed(0)
     if name in HOOKED:
         return _hooked(HOOKED[name], name, bos)
-    network = ARCHITECTURES[name]().eval()
-    for parameter in network.parameters():
+    net = network(name)
+    net.config.architectures = [type(net).__name__]
+    return TransformerBridge.boot_transformers(f"tiny/{name}", hf_model=net, tokenizer=tokenizer(bos), device="cpu")
+
+
+def network(name: str):
+    """The network that `build` puts into a bridge."""
+    torch.manual_seed(0)
+    net = ARCHITECTURES[name]().eval()
+    for parameter in net.parameters():
         if parameter.dim() > 1:
             parameter.data.normal_(0, 0.2)
-    network.config.architectures = [type(network).__name__]
-    return TransformerBridge.boot_transformers(f"tiny/{name}", hf_model=network, tokenizer=tokenizer(bos), device="cpu")
+    return net
+
+
+def chatting(form: str | None, bos: bool = True):
+    """A model whose tokenizer has this chat template."""
+    model = build("llama", bos)
+    model.tokenizer = copy.deepcopy(model.tokenizer)
+    model.tokenizer.chat_template = form
+    return model
 
 
 def bent():

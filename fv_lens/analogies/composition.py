@@ -263,6 +263,11 @@ def composition(how: CompositionLike) -> Composition:
     return METHODS[how]
 
 
+def with_folds(how: CompositionLike) -> Composition | Folded:
+    """What `how` means, with its folds where it has some."""
+    return how if isinstance(how, Folded) else composition(how)
+
+
 def settings_for(how: CompositionLike, questions: Sequence[Question], left_out: bool) -> list[Composition]:
     """The settings of each question; where its own vectors are left out, those fitted without its family."""
     if isinstance(how, Folded) and left_out:

@@ -21,7 +21,7 @@ from ..ground.progress import progress_bar
 from ..models.lens import Lens, Model, lens_of
 from ..vectors.function_vector import FunctionVector
 from .compose import Composer, weights_of
-from .composition import METHODS, Composition, CompositionLike, Folded, composition, settings_for
+from .composition import METHODS, Composition, CompositionLike, Folded, composition, settings_for, with_folds
 from .library import Exclusion, Library, allowed_for
 from .scores import LIBRARIES, PROFILES, PROMPT_ONLY, SUMMED, TIE, TRUE, AnalogyScores, LibraryName, Row
 from .solve import SENTENCE, choice_scores
@@ -70,7 +70,9 @@ def evaluate_analogies(
     if unknown := [name for name in libraries if name not in LIBRARIES]:
         raise InputError(f"libraries has {unknown[0]!r}; choose from {', '.join(LIBRARIES)}.")
     methods = METHODS if methods is None else methods
-    ways = {name: tuple(map(_settings, how if isinstance(how, tuple) else (how, how))) for name, how in methods.items()}
+    ways = {
+        name: tuple(map(with_folds, how if isinstance(how, tuple) else (how, how))) for name, how in methods.items()
+    }
     kept = [question.shuffled(seed) for question in kept]
     asker = _Asker(lens, library, None if summed is None else Library.of(lens, summed), ways, libraries,
                     families_of(questions))  # fmt: skip
@@ -232,10 +234,6 @@ class _Asker:
 
     def _template(self, prompt: str) -> PromptTemplate:
         return SENTENCE if prompt == "sentence" else self.template
-
-
-def _settings(how: CompositionLike) -> Composition | Folded:
-    return how if isinstance(how, Folded) else composition(how)
 
 
 def _prompt(question: Question, prompt: str) -> FewShot:

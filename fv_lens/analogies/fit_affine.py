@@ -4,8 +4,9 @@ Each train analogy A:B :: C:D is a prompt for C with a vector of its own, the co
 The engine gives the loss of D and its exact gradient for that vector; the chain rule leads from there to map and bias.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Literal
 
 import numpy as np
@@ -157,7 +158,7 @@ class AffineFits:
         )
         parameters = AffineParameters(what, scores[kept[0]], known[kept[0]])
         best, lowest, waited = parameters.settings(self.library, n_shots), torch.inf, 0
-        turns = _turns([block for block in blocks if kept[0][block.places].any()])
+        turns = cycle([block for block in blocks if kept[0][block.places].any()])
         for step in range(self.how.steps + 1 if kept[0].any() and kept[1].any() else 0):
             if step % EVERY == 0 or step == self.how.steps:
                 with torch.no_grad():
@@ -187,11 +188,6 @@ class _Block:
     rows: Rows
 
 
-def _turns(blocks: Sequence[_Block]) -> Iterator[_Block]:
-    while True:
-        yield from blocks
-
-
 class _Part:
     """Train or validation analogies, with what all fits need of them."""
 
@@ -210,6 +206,6 @@ class _Part:
         return Rows(self.lens, prompts, range(len(prompts)), self.library.first.layer)
 
     def blocks(self, n_shots: int) -> list[_Block]:
-        """Every so many-th analogy in a block, so that each has some of every relation."""
+        """The analogies dealt out to blocks in turn, so that each block has some of every relation."""
         n = -(-len(self.questions) // BLOCK)
         return [_Block([*range(len(self.questions))[i::n]], self.rows(n_shots, slice(i, None, n))) for i in range(n)]

@@ -22,9 +22,9 @@ from ..ground.scores import Score
 from ..models.lens import Model, lens_of
 from ..vectors.function_vector import FunctionVector
 from .compose import Composer
-from .composition import Composition, CompositionLike, Folded, composition, settings_for
+from .composition import Composition, CompositionLike, Folded, settings_for, with_folds
 from .library import Library, allowed_for
-from .scores import LIBRARIES, LibraryName
+from .scores import LibraryName, exclusion
 from .unseen import some_unseen
 
 Signal = Literal["gain of the best vector", "gain of the composite", "certainty of the weights"]
@@ -195,7 +195,7 @@ class Gated:
 
     def fit(self, how: CompositionLike, library: LibraryName = "full") -> Gate:
         """As `fit_gate`."""
-        how = how if isinstance(how, Folded) else composition(how)
+        how = with_folds(how)
         gained = self.gained(how, library)
         signals = self.signals(how, library)
         curves = [GateCurve(signal, signals[signal], gained, self.groups) for signal in SIGNALS if signal in signals]
@@ -218,9 +218,9 @@ class Gated:
         return GateCurve(gate.signal, values, gained, self.groups, gate.threshold, self.left_out)
 
     def signals(self, how: Composition | Folded, library: LibraryName) -> dict[Signal, np.ndarray]:
-        """Each signal of each pair; without weights there is no certainty of them."""
+        """Each signal of each pair; "certainty of the weights" only if the composite has weights."""
         may = self._allowed(library)
-        each = settings_for(how, self.questions, LIBRARIES[library] is not None)
+        each = settings_for(how, self.questions, exclusion(library) is not None)
         plain, with_vectors = self.composer.log_probs[:, 0], self.composer.log_probs[:, 1:]
         best = with_vectors.nan_to_num(-torch.inf).masked_fill(~may, -torch.inf).max(1).values
         edited = [self.library.edit(self.composer.vectors(each, may))]
@@ -239,7 +239,7 @@ class Gated:
     def gained(self, how: Composition | Folded, library: LibraryName) -> np.ndarray:
         """1 where the composite completes the whole answer and the same prompt without it does not; -1; 0."""
         may = self._allowed(library)
-        each = settings_for(how, self.questions, LIBRARIES[library] is not None)
+        each = settings_for(how, self.questions, exclusion(library) is not None)
         prompts = batch(
             self.lens, [q.asked(how.n_shots) for q, how in zip(self.questions, each)], self.library.template
         )
@@ -248,9 +248,7 @@ class Gated:
         return right[:, 1] - right[:, 0]
 
     def _allowed(self, library: LibraryName) -> torch.Tensor:
-        if library not in LIBRARIES:
-            raise InputError(f"library is {library!r}; choose from {', '.join(LIBRARIES)}.")
-        return allowed_for(self.library, self.questions, LIBRARIES[library], self.families)
+        return allowed_for(self.library, self.questions, exclusion(library), self.families)
 
 
 def _reaches(values: np.ndarray, threshold: float) -> np.ndarray:

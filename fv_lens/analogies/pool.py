@@ -24,7 +24,7 @@ from ..vectors.function_vector import FunctionVector
 from .compose import Composer
 from .composition import CompositionLike, settings_for
 from .library import Library, allowed_for
-from .scores import LIBRARIES, LibraryName
+from .scores import LibraryName, exclusion
 from .unseen import some_unseen
 
 COLUMNS = ["pool", "vectors", "measure", "value", "low", "high", "n"]
@@ -103,9 +103,7 @@ def pool_scores(
     """
     if not questions:
         raise InputError("There are no analogies to measure pools on; give some.")
-    if library not in LIBRARIES:
-        raise InputError(f"library is {library!r}; choose from {', '.join(LIBRARIES)}.")
-    lens, exclude, families = lens_of(model), LIBRARIES[library], families_of(questions)
+    lens, exclude, families = lens_of(model), exclusion(library), families_of(questions)
     own = Library.of(lens, vectors)
     questions, left_out = some_unseen(questions, vectors.values())
     if left_out:

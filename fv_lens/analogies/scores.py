@@ -23,6 +23,13 @@ SUMMED = "summed vectors, posterior"
 TIE = 1e-5  # scores that are nearer than rounding can tell apart
 
 
+def exclusion(library: LibraryName) -> Exclusion | None:
+    """What is left out of the library for each question; an InputError for an unknown library."""
+    if library not in LIBRARIES:
+        raise InputError(f"library is {library!r}; choose from {', '.join(LIBRARIES)}.")
+    return LIBRARIES[library]
+
+
 class Row(NamedTuple):
     """A row of the results: the method, the library it may use ("" if it uses none), and the prompt."""
 

@@ -13,7 +13,7 @@ def json_files(folder: FilePath, what: str, depth: int) -> list[Path]:
     """The .json files of a folder and its sub-folders down to a depth, sorted; hidden ones are left out.
 
     Raises:
-        InputError: there is no such folder; `what` it should be is named.
+        InputError: there is no such folder; the message asks for the path of `what`.
     """
     path = own_path(folder)
     if not os.path.isdir(path):

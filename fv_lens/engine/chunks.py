@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ..models.lens import Lens, Prefix
 from ..models.state import Parity
@@ -91,6 +92,19 @@ def groups(
                 group, longest = [], lengths[index]
         group.append(index)
     yield group
+
+
+def with_answers(
+    prompts: PromptBatch, answers: Sequence[tuple[int, ...]], rows: Sequence[int]
+) -> tuple[Int[Tensor, "row pos"], Int[Tensor, "row pos"], Int[Tensor, "row new"]]:
+    """Ids, mask and targets of some prompts, with their answers but for the last token behind them; see `Chunk`.
+
+    An answer's last token is predicted, never read. What stands behind a shorter answer is seen by nothing.
+    """
+    new, longest = max(len(answers[i]) for i in rows), int(prompts.mask[rows].sum(1).max())
+    targets = torch.tensor([list(answers[i]) + [-1] * (new - len(answers[i])) for i in rows], device="cpu")
+    ids = torch.cat([prompts.tokens[rows][:, -longest:], targets[:, :-1].clamp(min=0)], 1)
+    return ids, pad(prompts.mask[rows][:, -longest:], (0, new - 1), value=1), targets
 
 
 def most_rows(lens: Lens, layer: int, exact: bool, length: int, new: int) -> int:

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from ..ground.errors import InputError, ParityError
 from ..models.base import Hook, HookFunction
-from ..models.lens import Lens, Prefix, check_layer
+from ..models.lens import Lens, check_layer
 from ..models.onednn import only
 from ..models.sites import probe_noise
 from ..models.state import Parity
 from .batches import PromptBatch
-from .chunks import Begun, Chunk, groups
+from .beginnings import begin
+from .chunks import Chunk, groups, with_answers
 from .edits import CPU_FLOAT32, RESIDUAL
 from .growing import growing, told_apart
 from .parity import measured
@@ -83,7 +83,7 @@ class Rows:
         members = groups(lens, parity, prompts, answers, min(self.layers), self.exact)
         ordered = (sorted(rows, key=lambda row: self.layers[owners[row]]) for rows in members)
         chunks = (self._chunk(prompts, answers, rows, [self.layers[owners[row]] for row in rows]) for rows in ordered)
-        return [self._with_prefix(chunk) if self.exact else chunk for chunk in chunks]
+        return [begin(self.lens, chunk) if self.exact else chunk for chunk in chunks]
 
     @property
     def residual_rms(self) -> Float[Tensor, " vector"]:
@@ -213,39 +213,8 @@ class Rows:
         self, prompts: PromptBatch, answers: Sequence[tuple[int, ...]], rows: Sequence[int], layers: Sequence[int]
     ) -> Chunk:
         rows = list(rows)
-        new, longest = max(len(answers[i]) for i in rows), int(prompts.mask[rows].sum(1).max())
-        targets = torch.tensor([list(answers[i]) + [-1] * (new - len(answers[i])) for i in rows], device="cpu")
-        # An answer's last token is predicted, never read. What stands behind a shorter answer is seen by nothing.
-        ids = torch.cat([prompts.tokens[rows][:, -longest:], targets[:, :-1].clamp(min=0)], 1)
-        mask = pad(prompts.mask[rows][:, -longest:], (0, new - 1), value=1)
-        ids, mask, targets = (x.to(self.lens.device) for x in (ids, mask, targets))
+        ids, mask, targets = (x.to(self.lens.device) for x in with_answers(prompts, answers, rows))
         return Chunk(torch.tensor(rows, device="cpu"), self.owners[rows], layers, ids, mask, targets)
-
-    @torch.no_grad()
-    def _with_prefix(self, chunk: Chunk) -> Chunk:
-        width, alive = chunk.ids.shape[1], chunk.alive(self.lens.n_layers)
-        at = width - chunk.new
-        # A prompt that stands in several rows is run once.
-        once, place = torch.cat([chunk.ids, chunk.mask], 1).unique(dim=0, return_inverse=True)
-        residuals: list[Tensor] = []  # of the rows of each layer, from the lowest
-        tuples = False
-
-        def see(layer: int, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            nonlocal tuples
-            out = forward(*args, **kwargs)
-            if layer in chunk.layers:
-                tuples = isinstance(out, tuple)
-                residuals.append((out[0] if tuples else out)[place[alive[layer] : alive[layer + 1]], at:])
-            return out
-
-        with self.lens.blocks_through(see):
-            whole = self.lens.prefix(once[:, :width], once[:, width:])
-        # No block runs again for the rows of a higher layer.
-        keys, values = (
-            [x[place[:n], :, : at if n else 0] for x, n in zip(part, alive)] for part in (whole.keys, whole.values)
-        )
-        prefix = Prefix(keys, values, chunk.mask[:, :at])
-        return replace(chunk, above=Begun(prefix, torch.cat(residuals), tuples))
 
     def _probe(self, parity: Parity, prompts: PromptBatch, answers: Sequence[tuple[int, ...]]) -> bool:
         """Whether running the blocks above alone equals full forwards here, in losses and gradients.
@@ -275,7 +244,7 @@ class Rows:
                 raise ParityError(f"A vector added at blocks.{layer}.{RESIDUAL} of {lens.name} changed nothing.")
         tolerance = 1e-3 if lens.full_precision else 1e-1
         try:
-            losses, gradient = self._losses_and_gradient(self._with_prefix(chunk), noise, exact=True)
+            losses, gradient = self._losses_and_gradient(begin(self.lens, chunk), noise, exact=True)
             exact = bool((losses - truth).abs().max() <= tolerance * truth.abs().max().clamp(min=1))
             for off, whole in zip((gradient - slope).split(len(rows)), slope.split(len(rows))):  # of each layer
                 exact &= bool(off.norm() <= tolerance * whole.norm().clamp(min=1e-8))

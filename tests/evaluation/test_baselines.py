@@ -1,6 +1,5 @@
 """Baselines of a tuned vector: trained as plain PyTorch trains, on its pairs, and measured as it is measured."""
 
-import copy
 import time
 
 import numpy as np
@@ -30,7 +29,7 @@ from fv_lens.vectors.optimizer import Tuning
 from fv_lens.vectors.tuning import finetune
 from fv_lens.vectors.tuning_pairs import tuning_pairs
 
-from .. import tiny
+from .. import oracles, tiny
 
 peft = pytest.importorskip("peft")
 
@@ -63,34 +62,11 @@ CHAT = (
 )
 
 
-def chatting(form):
-    model = tiny.build("llama")
-    model.tokenizer = copy.deepcopy(model.tokenizer)
-    model.tokenizer.chat_template = form
-    return model
-
-
-def in_tokens(model, part):
-    pairs = []
-    for word, answers in part.pairs:
-        text = f"Q: {word}\nA:"
-        prompt = model.to_tokens(text)[0].tolist()
-        pairs.append((prompt, model.to_tokens(f"{text} {answers[0]}")[0, len(prompt) :].tolist()))
-    return pairs
-
-
-def plain_network():
-    torch.manual_seed(0)
-    net = tiny.ARCHITECTURES["llama"]().eval()
-    for parameter in net.parameters():
-        if parameter.dim() > 1:
-            parameter.data.normal_(0, 0.2)
-    return net
-
-
 def prompt_tuned(rows):
     """PEFT's own prompt tuning of the same network, with these virtual tokens."""
-    plain = peft.get_peft_model(plain_network(), peft.PromptTuningConfig("CAUSAL_LM", num_virtual_tokens=len(rows)))
+    plain = peft.get_peft_model(
+        tiny.network("llama"), peft.PromptTuningConfig("CAUSAL_LM", num_virtual_tokens=len(rows))
+    )
     plain.prompt_encoder["default"].embedding.weight.data.copy_(rows)
     return plain.eval()
 
@@ -116,7 +92,7 @@ def test_losses_and_gradients_are_those_of_plain_torch(llama, perplexity):
     adapted = with_soft_prompt(lens_of(llama), 2)
     rows = AnswerRows(adapted, prompts_of(llama).train)
     losses = rows.backward(perplexity)
-    pairs = in_tokens(llama, tuning_pairs(RELATION).train)
+    pairs = oracles.in_tokens(llama, tuning_pairs(RELATION).train)
     plain = prompt_tuned(adapted.parameters[0].detach())
     expected = torch.stack([nats(plain, pair) for pair in pairs])
     values = (expected / torch.tensor([len(answer) for _, answer in pairs])).exp() if perplexity else expected
@@ -130,7 +106,7 @@ def test_training_is_adam_by_hand_and_keeps_the_step_of_lowest_validation_loss(l
     adapted = with_soft_prompt(lens_of(llama), 1)
     plain = prompt_tuned(adapted.parameters[0].detach())
     trained = train(adapted, prompts_of(llama), [RATE], Tuning(5))
-    parts = [in_tokens(llama, part) for part in tuning_pairs(RELATION)[:2]]
+    parts = [oracles.in_tokens(llama, part) for part in tuning_pairs(RELATION)[:2]]
     rows = plain.prompt_encoder["default"].embedding.weight
     scale = llama.original_model.get_input_embeddings().weight.detach().square().mean().sqrt()
     adam, values, checks = torch.optim.Adam([rows], lr=RATE * float(scale)), [], []
@@ -178,7 +154,7 @@ def test_a_trained_prompt_completes_as_plain_torch_does(llama):
     found = completions(adapted.lens, prompts, []).log_prob[:, 0]
     plain = prompt_tuned(adapted.parameters[0].detach())
     with torch.no_grad():
-        expected = [-float(nats(plain, pair)) for pair in in_tokens(llama, tuning_pairs(RELATION).validation)]
+        expected = [-float(nats(plain, pair)) for pair in oracles.in_tokens(llama, tuning_pairs(RELATION).validation)]
     assert found == pytest.approx(expected, abs=1e-4)
 
 
@@ -295,7 +271,7 @@ def test_the_instruction_stands_before_the_prompt(llama):
 @pytest.mark.parametrize("system", ["", "<system> be {{ '{' }}kind} </s>\n"], ids=["alone", "system"])
 @pytest.mark.parametrize("question", ["{word}", "What of {word}, {{now}}?"])
 def test_the_instruction_stands_in_the_users_turn(system, question):
-    model = chatting(system + CHAT)
+    model = tiny.chatting(system + CHAT)
     template = PromptTemplate.chat(model, question)
     found = instructed(lens_of(model), template, "Say {it}.").prompt("w5")
     turn = {"role": "user", "content": f"Say {{it}}.\n{question.format(word='w5')}"}
@@ -305,7 +281,7 @@ def test_the_instruction_stands_in_the_users_turn(system, question):
 
 
 def test_where_a_turn_begins_is_not_guessed(fv):
-    model = chatting(CHAT)
+    model = tiny.chatting(CHAT)
     own = PromptTemplate("<user> {word} </s>\n<model>")
     table = baselines(
         model, RELATION, fv, instruction="w1 w2", methods=["instruction", "activation addition"],

@@ -21,16 +21,6 @@ each_bridge = pytest.mark.parametrize("name", BRIDGES)
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
 
 
-def network(name):
-    """The network of `tiny.build`, not in a bridge."""
-    torch.manual_seed(0)
-    net = tiny.ARCHITECTURES[name]().eval()
-    for parameter in net.parameters():
-        if parameter.dim() > 1:
-            parameter.data.normal_(0, 0.2)
-    return net
-
-
 def fingerprint(model):
     """All that could differ in a model after something was done to it."""
     modules = {name: (type(m), m.training, *map(len, (m._forward_hooks, m._backward_hooks))) for name, m in
@@ -54,7 +44,7 @@ def test_virtual_tokens_are_those_of_pefts_own_prompt_tuning(name):
     log_probs = adapted.logits(ids, torch.ones_like(ids), 1)[0, -1].log_softmax(-1)
     (gradient,) = torch.autograd.grad(log_probs[3], adapted.parameters)
 
-    plain = peft.get_peft_model(network(name), peft.PromptTuningConfig("CAUSAL_LM", num_virtual_tokens=3)).eval()
+    plain = peft.get_peft_model(tiny.network(name), peft.PromptTuningConfig("CAUSAL_LM", num_virtual_tokens=3)).eval()
     rows = plain.prompt_encoder["default"].embedding.weight
     rows.data.copy_(adapted.parameters[0].detach())
     expected = plain(input_ids=IDS, attention_mask=torch.ones_like(IDS)).logits[0, -1].log_softmax(-1)
@@ -103,7 +93,7 @@ def test_lora_is_a_product_of_thin_matrices_on_every_map_of_the_blocks(layers):
     log_probs = adapted.logits(IDS, ones, 1)[0, -1].log_softmax(-1)
     gradients = torch.autograd.grad(log_probs[3], adapted.parameters)
 
-    net = network("llama")
+    net = tiny.network("llama")
     owners = [place for layer in layers for place in maps(net.model.layers[layer])]
     trained = dict(adapted.lens.network.named_parameters())
     hand = {}

@@ -1,7 +1,5 @@
 """A model's chat form as a template, against what its tokenizer writes."""
 
-import copy
-
 import pytest
 
 from fv_lens import InputError, PromptTemplate, Relation
@@ -24,13 +22,6 @@ FORMS = {
 DEMONSTRATIONS = [("w1", "w2"), ("w3", "{w4}")]
 
 
-def chatting(form: str | None, bos: bool = True):
-    model = tiny.build("llama", bos)
-    model.tokenizer = copy.deepcopy(model.tokenizer)
-    model.tokenizer.chat_template = form
-    return model
-
-
 def conversation(model, words: list[str]) -> str:
     turns = [{"role": ("user", "assistant")[i % 2], "content": word} for i, word in enumerate(words)]
     return model.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
@@ -41,7 +32,7 @@ def conversation(model, words: list[str]) -> str:
 def test_prompts_are_what_the_tokenizer_writes(form, bos):
     if not bos and "bos_token" in form:
         pytest.skip("the form writes a token that there is not")
-    model = chatting(form, bos)
+    model = tiny.chatting(form, bos)
     template = PromptTemplate.chat(model)
     expected = conversation(model, ["w1", "w2", "w3", "{w4}", "w5"])
     found = template.prompt("w5", DEMONSTRATIONS)
@@ -52,7 +43,7 @@ def test_prompts_are_what_the_tokenizer_writes(form, bos):
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_there_is_one_bos_and_answers_are_found_in_the_ids(form):
-    model = chatting(form)
+    model = tiny.chatting(form)
     template, bos = PromptTemplate.chat(model), model.tokenizer.bos_token_id
     prompts = batch(lens_of(model), [FewShot("w5", ("w6 w7",), DEMONSTRATIONS)], template)
     ids = prompts.tokens[0].tolist()
@@ -63,7 +54,7 @@ def test_there_is_one_bos_and_answers_are_found_in_the_ids(form):
 def test_a_chat_template_goes_through_a_vectors_record(tmp_path):
     from fv_lens import FunctionVector, finetune
 
-    model = chatting(FORMS["system"])
+    model = tiny.chatting(FORMS["system"])
     template = PromptTemplate.chat(model)
     assert PromptTemplate.from_dict(template.to_dict()) == template
     words = Relation("next", [(f"w{i}", f"w{i + 1}") for i in range(0, 80, 2)])
@@ -87,9 +78,9 @@ def test_a_chat_template_goes_through_a_vectors_record(tmp_path):
 )
 def test_what_is_not_a_plain_conversation_is_refused(form, message):
     with pytest.raises(InputError, match=message):
-        PromptTemplate.chat(chatting(form))
+        PromptTemplate.chat(tiny.chatting(form))
 
 
 def test_a_question_without_its_word_is_refused():
     with pytest.raises(InputError, match="takes {word}"):
-        PromptTemplate.chat(chatting(PLAIN), "What?")
+        PromptTemplate.chat(tiny.chatting(PLAIN), "What?")

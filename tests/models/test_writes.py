@@ -26,15 +26,6 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def net_of(name: str):
-    torch.manual_seed(0)
-    net = tiny.ARCHITECTURES[name]().eval()
-    for parameter in net.parameters():
-        if parameter.dim() > 1:
-            parameter.data.normal_(0, 0.2)
-    return net
-
-
 def bridge(net):
     return TransformerBridge.boot_transformers("tiny/x", hf_model=net, tokenizer=tiny.tokenizer(), device="cpu")
 
@@ -86,7 +77,7 @@ def assert_vectors_are_exact(model, own, words):
 @pytest.mark.parametrize("layers", [[0], [1], [2], None], ids=str)
 @pytest.mark.parametrize("name, target", [("llama", "o_proj"), ("qwen3", "o_proj"), ("gpt2", "c_proj")])
 def test_an_adapter_on_the_output_projection_counts(words, name, target, layers, trained):
-    net = net_of(name)
+    net = tiny.network(name)
     adapted(net, [target], layers, trained, fan_in_fan_out=name == "gpt2")
     own = copy.deepcopy(projections(net))
     assert_vectors_are_exact(bridge(net), own, words)
@@ -95,7 +86,7 @@ def test_an_adapter_on_the_output_projection_counts(words, name, target, layers,
 @pytest.mark.slow
 @pytest.mark.parametrize("targets", [["q_proj"], ["k_proj", "v_proj"], ["down_proj"], ["o_proj", "up_proj", "q_proj"]])
 def test_adapters_elsewhere_count_in_effects(words, targets):
-    net = net_of("llama")
+    net = tiny.network("llama")
     adapted(net, targets)
     own = copy.deepcopy(projections(net))
     assert_vectors_are_exact(bridge(net), own, words)
@@ -103,7 +94,7 @@ def test_adapters_elsewhere_count_in_effects(words, targets):
 
 @pytest.mark.slow
 def test_an_adapter_that_is_switched_and_merged_after_a_first_use_counts(words):
-    net = net_of("llama")
+    net = tiny.network("llama")
     made = adapted(net, ["o_proj", "v_proj"])
     model, own = bridge(net), projections(net)
     on = assert_vectors_are_exact(model, copy.deepcopy(own), words)
@@ -117,7 +108,7 @@ def test_an_adapter_that_is_switched_and_merged_after_a_first_use_counts(words):
 
 
 def test_dropout_of_an_adapter_is_refused(words):
-    net = net_of("llama")
+    net = tiny.network("llama")
     adapted(net, ["o_proj"], lora_dropout=0.5).train()
     model = bridge(net)
     model.train()
@@ -127,7 +118,7 @@ def test_dropout_of_an_adapter_is_refused(words):
 
 @pytest.mark.slow
 def test_transposed_projections_are_applied_as_the_model_does(words):
-    net = net_of("gpt2")
+    net = tiny.network("gpt2")
     assert type(projections(net)[0]).__name__ == "Conv1D"
     own = copy.deepcopy(projections(net))
     for projection in own:

@@ -22,15 +22,6 @@ RELATION = Relation("a", list(zip(WORDS, ANSWERS)))
 N, LAYER = 10, 1
 
 
-def in_tokens(model, part):
-    pairs = []
-    for word, answers in part.pairs:
-        text = f"Q: {word}\nA:"
-        prompt = model.to_tokens(text)[0].tolist()
-        pairs.append((prompt, model.to_tokens(f"{text} {answers[0]}")[0, len(prompt) :].tolist()))
-    return pairs
-
-
 def nats(model, prompt, answer, vector):
     """Cross-entropy of an answer with the vector added at the prompt's last token, by one full forward."""
 
@@ -67,7 +58,7 @@ def batch_of(pairs) -> PromptBatch:
 @pytest.mark.slow(but=2)
 @pytest.mark.parametrize("exact", [True, False])
 def test_the_gradient_of_perplexity_is_that_of_plain_autograd(model, exact):
-    pairs = in_tokens(model, tuning_pairs(RELATION, N, 4).train)
+    pairs = oracles.in_tokens(model, tuning_pairs(RELATION, N, 4).train)
     vector = 0.5 * torch.randn(32, generator=torch.Generator().manual_seed(0))
     rows = Rows(lens_of(model), batch_of(pairs), [0] * N, LAYER)
     rows.exact &= exact
@@ -84,7 +75,7 @@ def test_the_gradient_of_perplexity_is_that_of_plain_autograd(model, exact):
 @pytest.mark.parametrize("options", [dict(l2=3.0), dict(perplexity=True), dict(l2=0.5, perplexity=True)], ids=str)
 def test_tuning_goes_down_the_loss_asked_for_and_keeps_the_step_of_fewest_nats(llama, options):
     fv = finetune(llama, RELATION, layer=LAYER, n_pairs=N, n_validation=4, how=Tuning(5, **options))
-    train, validation, _ = (in_tokens(llama, part) for part in tuning_pairs(RELATION, N, 4))
+    train, validation, _ = (oracles.in_tokens(llama, part) for part in tuning_pairs(RELATION, N, 4))
     unit = oracles.residual_rms(llama, [prompt for prompt, _ in train], LAYER)
     vector = torch.zeros(32)
     adam = torch.optim.Adam([vector], lr=RATE * float(unit))

@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 from ...datasets.prompts import PromptTemplate
 from ...datasets.relations import Split
 from ...engine.batches import PromptBatch
-from ...engine.chunks import groups
+from ...engine.chunks import groups, with_answers
 from ...engine.edits import CPU_FLOAT32
 from ...engine.parity import measured
 from ...ground.errors import InputError
@@ -69,7 +69,7 @@ class AnswerRows:
         parity = measured(lens, prompts.tokens.to(lens.device), prompts.mask.to(lens.device))
         self.chunks: list[tuple[list[int], Tensor, Tensor, Tensor]] = []
         for rows in groups(lens, parity, prompts, answers, 0, exact=False):
-            ids, mask, targets = (x.to(lens.device) for x in _with_answers(prompts, answers, rows))
+            ids, mask, targets = (x.to(lens.device) for x in with_answers(prompts, answers, rows))
             self.chunks.append((rows, ids, mask, targets))
 
     @torch.no_grad()
@@ -180,16 +180,6 @@ def behind_virtual_tokens(adapted: Adapted, prompts: PromptBatch) -> PromptBatch
     places = first[:, None] - len(virtual) + torch.arange(len(virtual), device="cpu")
     tokens = tokens.scatter(1, places, torch.tensor(virtual, device="cpu").expand(n, -1))
     return replace(prompts, tokens=tokens, mask=mask.scatter(1, places, 1))
-
-
-def _with_answers(
-    prompts: PromptBatch, answers: Sequence[tuple[int, ...]], rows: Sequence[int]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids, mask and targets `[row, token]` of some prompts, whose answers stand behind them but for the last token."""
-    new, longest = max(len(answers[i]) for i in rows), int(prompts.mask[rows].sum(1).max())
-    targets = torch.tensor([list(answers[i]) + [-1] * (new - len(answers[i])) for i in rows], device="cpu")
-    ids = torch.cat([prompts.tokens[rows][:, -longest:], targets[:, :-1].clamp(min=0)], 1)
-    return ids, pad(prompts.mask[rows][:, -longest:], (0, new - 1), value=1), targets
 
 
 @torch.no_grad()

@@ -126,7 +126,7 @@ def _questions(
 
 def _libraries(folder: Path) -> "tuple[dict[str, FunctionVector] | None, dict[str, FunctionVector] | None]":
     """The tuned vectors of a folder and the summed ones in it, where there are any."""
-    from .study import load_library
+    from .files import load_library
 
     if not any(folder.glob("*.safetensors")):
         return None, None

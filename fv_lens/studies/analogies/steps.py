@@ -18,6 +18,7 @@ AFFINE_PROMPTS = ("zero-shot", "one-shot")
 
 
 def affine_names() -> list[str]:
+    """The names of the affine composites that are fitted, as `fit_affine_all` gives them."""
     return [f"{name}, {prompt}" for name in AFFINE for prompt in AFFINE_PROMPTS]
 
 

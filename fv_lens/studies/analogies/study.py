@@ -3,12 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
-from torch import Tensor
 
 from ...analogies.composition import METHODS, CompositionLike, Folded
 from ...analogies.evaluate import evaluate_analogies
@@ -22,19 +20,17 @@ from ...analogies.unseen import unseen
 from ...datasets.questions import Question, digest
 from ...datasets.relation_files import load_relation, relation_names
 from ...engine.batches import batch
-from ...evaluation.table import write_csv
 from ...ground import storage
 from ...ground.errors import InputError
 from ...ground.measures import MEASURES
 from ...models.lens import Model, lens_of
 from ...vectors.function_vector import FunctionVector, own_template
-from ...vectors.tuning import finetune_all
 from ..job import Job
-from ..stages import Stages, Step
+from ..stages import Stages
+from .files import file_name, packed, tuned_library, unpacked, write_outputs
 from .page import write_analogy_report
 from .steps import affine_names, by_prompt, fit_affine_all, gates_frame, gates_of
 
-RESULTS, SUMMARY = "results.csv", "summary.json"
 TUNED_HERE = "of the bundled relations, tuned for this run"  # in the plan, which is there before they are
 N_ITEMS = 8  # single analogies on the page
 
@@ -53,34 +49,6 @@ class Asked(NamedTuple):
     validation: Sequence[Question]
     test: Sequence[Question]
     choose_on: Sequence[Question] = ()
-
-
-def load_library(folder: Path) -> dict[str, FunctionVector]:
-    """The vectors of a folder, by the relation of each; an InputError where there are none or two of one relation."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise InputError(f"{str(folder)!r} has no vectors (*.safetensors); give the `vectors` folder of a `reproduce`.")
-    vectors: dict[str, FunctionVector] = {}
-    for file in files:
-        fv = FunctionVector.load(file)
-        name = fv.relation or file.stem
-        if name in vectors:
-            raise InputError(f"{str(folder)!r} has two vectors of {name!r}; keep one of them.")
-        vectors[name] = fv
-    return vectors
-
-
-def tuned_library(model: Model, folder: Path, tell: Callable[[str], None]) -> dict[str, FunctionVector]:
-    """A vector of every bundled relation, tuned from zero and saved in the folder; read where all are there."""
-    kept = load_library(folder) if any(folder.glob("*.safetensors")) else {}
-    if set(kept) >= set(relation_names()):
-        return kept
-    tell(f"Tuning the library: {len(relation_names())} bundled relations, from zero")
-    vectors = dict(finetune_all(model, relation_names()))
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, fv in vectors.items():
-        fv.save(folder / f"{name}.safetensors")
-    return vectors
 
 
 def solve_all(
@@ -118,31 +86,16 @@ def solve_all(
     # Prompts that exceed the context are refused before the fit.
     batch(lens_of(model), [question.asked(1) for question in every], own_template(list(libraries[0].values())))
     vector_files = {"vectors": [f"{name}.safetensors" for name in relation_names()] if vectors is None else []}
-    folder.claim(plan, vector_files | {"composites": list(map(_file_name, (*CANDIDATES, BEST, *affine_names())))})
+    folder.claim(plan, vector_files | {"composites": list(map(file_name, (*CANDIDATES, BEST, *affine_names())))})
     out = folder.path
     if vectors is None:
         vectors = tuned_library(model, out / "vectors", tell)
         plan["vectors, SHA-256"] = _digests(vectors, libraries[1])  # what is fitted is of these very vectors
     stages = Stages(out / "stages", plan)
-    fitted: dict[str, Folded] = {}
-    affine: dict[str, Folded] = {}
-    if train:
-        tell(f"Composites fitted on {len(train)} train and {len(validation)} validation analogies")
-        fitted = _unpacked(*stages.run("fit", lambda: _packed(fit_compositions(
-            model, vectors, train, validation, how=Fitting(seed=seed)))))  # fmt: skip
-        tell("Affine weights, for zero-shot and for one-shot prompts")
-        affine = _unpacked(
-            *stages.run("affine", lambda: _packed(fit_affine_all(model, vectors, train, validation, seed)))
-        )
-    methods: dict[str, CompositionLike | tuple[CompositionLike, CompositionLike]] = {
-        **METHODS,
-        **fitted,
-        **by_prompt(affine),
-    }
-    ask = partial(
-        evaluate_analogies, model, vectors, methods=methods, libraries=_libraries(vectors, test),
-        summed=summed, seed=seed,
-    )  # fmt: skip
+    fitted, affine = _fitted(model, vectors, asked, seed, stages, tell) if train else ({}, {})
+    held = _libraries(vectors, test)
+    methods = METHODS | fitted | by_prompt(affine)
+    ask = partial(evaluate_analogies, model, vectors, methods=methods, libraries=held, summed=summed, seed=seed)
     scores, chosen, lines = _answered(ask, test, choose_on, choices, tell)
     summary = {
         "command": job.command, **plan, "vectors": sorted(vectors), "layer": next(iter(vectors.values())).layer,
@@ -156,16 +109,11 @@ def solve_all(
     tell(f"{N_ITEMS} single analogies")
     items = _items(model, vectors, scores.questions, fitted[best].whole if fitted else "posterior")
     frame = pd.concat([scores.to_frame().assign(part="score"), _differences(scores)], ignore_index=True)
-    gates: dict[LibraryName, tuple[Gate, GateCurve]] = {}
-    if fitted and not unseen(validation, vectors.values())[0]:
-        tell("No gate: every validation analogy has a pair that a vector was tuned on")
-    elif fitted:
-        tell(f"When to insert {BEST!r}, chosen on validation analogies")
-        parts = validation, scores.questions
-        gates = gates_of(model, vectors, parts, fitted[BEST], _libraries(vectors, test))
+    gates = _gates(model, vectors, (validation, scores.questions), fitted, held, tell)
+    if gates:
         frame = pd.concat([frame, gates_frame(gates)], ignore_index=True)
         summary["gates"] = {library: gate.to_dict() for library, (gate, _) in gates.items()}
-    _write(out, frame, fitted | affine, summary)
+    write_outputs(out, frame, fitted | affine, summary)
     facts = {
         key: summary[key] for key in ("model", "dtype", "layer", "seed", "questions", "fitted", "versions", "command")
     }
@@ -175,6 +123,34 @@ def solve_all(
         facts=facts | {"weights, SHA-256": plan["weights, SHA-256"], "timings, s": stages.timings},
     )  # fmt: skip
     return scores, lines
+
+
+def _fitted(
+    model: Model, vectors: Mapping[str, FunctionVector], asked: Asked, seed: int, stages: Stages,
+    tell: Callable[[str], None],
+) -> tuple[dict[str, Folded], dict[str, Folded]]:  # fmt: skip
+    """Composites fitted on train and chosen on validation analogies, and those with affine weights."""
+    train, validation = asked.train, asked.validation
+    tell(f"Composites fitted on {len(train)} train and {len(validation)} validation analogies")
+    how = Fitting(seed=seed)
+    fitted = stages.run("fit", lambda: packed(fit_compositions(model, vectors, train, validation, how=how)))
+    tell("Affine weights, for zero-shot and for one-shot prompts")
+    affine = stages.run("affine", lambda: packed(fit_affine_all(model, vectors, train, validation, seed)))
+    return unpacked(*fitted), unpacked(*affine)
+
+
+def _gates(
+    model: Model, vectors: Mapping[str, FunctionVector], parts: tuple[Sequence[Question], Sequence[Question]],
+    fitted: Mapping[str, Folded], libraries: Sequence[LibraryName], tell: Callable[[str], None],
+) -> dict[LibraryName, tuple[Gate, GateCurve]]:  # fmt: skip
+    """The gates of the best fitted composite, where there is one and validation analogies to choose them on."""
+    if not fitted:
+        return {}
+    if not unseen(parts[0], vectors.values())[0]:
+        tell("No gate: every validation analogy has a pair that a vector was tuned on")
+        return {}
+    tell(f"When to insert {BEST!r}, chosen on validation analogies")
+    return gates_of(model, vectors, parts, fitted[BEST], libraries)
 
 
 def _answered(
@@ -248,19 +224,6 @@ def _title(measure: str) -> str:
     return MEASURES[measure].heading.lower()
 
 
-def _write(out: Path, frame: pd.DataFrame, fitted: Mapping[str, Folded], summary: Mapping[str, Any]) -> None:
-    with storage.written_whole(out / RESULTS) as partial:
-        write_csv(frame, partial)
-    storage.save_json(out / SUMMARY, summary)
-    (out / "composites").mkdir(exist_ok=True)
-    for name, how in fitted.items():
-        how.save(out / "composites" / _file_name(name))
-
-
-def _file_name(composite: str) -> str:
-    return f"{composite.replace(' + ', '-').replace(', ', '-').replace(' ', '-')}.safetensors"
-
-
 def _libraries(vectors: Mapping[str, FunctionVector], questions: Sequence[Question]) -> list[LibraryName]:
     """The full library, and those with something left out where a question has kin in it."""
     family = {name: load_relation(name).family or name for name in relation_names()}
@@ -298,21 +261,3 @@ def _differences(scores: AnalogyScores) -> pd.DataFrame:
                     lines.append((name, row.library, row.prompt, measure, score.value, *score.ends, score.n))
     columns = ["method", "library", "prompt", "measure", "value", "low", "high", "n"]
     return pd.DataFrame(lines, columns=columns).assign(part="difference")
-
-
-def _packed(fitted: Mapping[str, Folded]) -> Step:
-    tensors: dict[str, Tensor] = {}
-    record: dict[str, Any] = {}
-    for name, how in fitted.items():
-        own, record[name] = how.parts()
-        tensors |= {f"{name}/{key}": value for key, value in own.items()}
-    return tensors, record
-
-
-def _unpacked(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> dict[str, Folded]:
-    return {
-        name: Folded.of_parts(
-            {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}, saved
-        )
-        for name, saved in record.items()
-    }

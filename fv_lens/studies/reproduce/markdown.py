@@ -87,5 +87,6 @@ def _score_text(frame: pd.DataFrame, row: str, measure: str, signed: bool = Fals
 
 
 def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table of strings in GitHub's Markdown."""
     frame = pd.DataFrame(body, columns=head, dtype=str)
     return frame.to_markdown(index=False, tablefmt="github", disable_numparse=True)

@@ -13,6 +13,7 @@ from fv_lens.datasets import question_files
 from fv_lens.ground.measures import MEASURES
 from fv_lens.models import load
 from fv_lens.studies import cli
+from fv_lens.studies.analogies import files as of_study
 from fv_lens.studies.analogies import study
 from fv_lens.vectors.function_vector import FunctionVector
 
@@ -163,7 +164,7 @@ def test_tuned_vectors_outlive_an_interruption(here, command, tunes, monkeypatch
 @pytest.mark.slow
 def test_an_interruption_while_the_library_is_tuned_leaves_nothing(here, command, tunes, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(study, "finetune_all", interrupted)
+        patched.setattr(of_study, "finetune_all", interrupted)
         result = call()
     assert result.exit_code == 130 and result.stderr.splitlines()[-1] == "Interrupted. Nothing was saved."
     assert not files(here)

@@ -20,7 +20,8 @@ from fv_lens.ground.errors import InputError
 from fv_lens.ground.measures import MEASURES
 from fv_lens.models.lens import lens_of
 from fv_lens.studies.analogies import study as module
-from fv_lens.studies.analogies.study import Asked, load_library, solve_all, tuned_library
+from fv_lens.studies.analogies.files import load_library, tuned_library
+from fv_lens.studies.analogies.study import Asked, solve_all
 from fv_lens.studies.folders import MARKER, OutputFolder
 from fv_lens.studies.job import Job
 from fv_lens.vectors.function_vector import FunctionVector
