@@ -84,7 +84,7 @@ def side_effects(
     n_words: int = 20,
     *,
     beside: Mapping[str, FunctionVector | Sequence[FunctionVector]] | None = None,
-    texts: Sequence[str] | None = None,
+    texts: str | Sequence[str] | None = None,
 ) -> SideEffects:
     """What a vector does where it is not wanted, added at the last token of each prompt.
 
@@ -94,7 +94,7 @@ def side_effects(
         others: other relations, whose words are asked for in prompts of `n_shots` demonstrations.
         n_words: the most test words of each of them.
         beside: other vectors to measure on the same prompts, by the name of their row: baselines.
-        texts: neutral texts; by default 48 bundled beginnings of sentences.
+        texts: a neutral text or several; by default 48 bundled beginnings of sentences.
 
     Raises:
         InputError: no other relations, no texts, a vector that does not fit the model or was made on these words; the
@@ -107,7 +107,7 @@ def side_effects(
     """
     lens, own = lens_of(model), load_relation(relation)
     relations = [load_relation(other) for other in others]
-    texts = neutral_texts() if texts is None else list(texts)
+    texts = neutral_texts() if texts is None else [texts] if isinstance(texts, str) else list(texts)
     for given, what in ((relations, "others"), (texts, "texts")):
         if not given:
             raise InputError(f"{what} is empty; give at least one.")

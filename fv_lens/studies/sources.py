@@ -23,7 +23,7 @@ ToddFolder = Annotated[
 ]
 
 
-class Source(NamedTuple):
+class PublishedSet(NamedTuple):
     """The folder of a published set, and the option that it was given by."""
 
     option: str
@@ -34,9 +34,9 @@ class Source(NamedTuple):
         return LOADERS[self.option](self.folder)
 
 
-def source_of(bats: Path | None, lre: Path | None, todd: Path | None) -> Source | None:
+def published_set(bats: Path | None, lre: Path | None, todd: Path | None) -> PublishedSet | None:
     """The set that was given, if any; an InputError for two."""
-    given = [Source(option, path) for option, path in zip(LOADERS, (bats, lre, todd)) if path is not None]
+    given = [PublishedSet(option, path) for option, path in zip(LOADERS, (bats, lre, todd)) if path is not None]
     if len(given) > 1:
         (one, path), (other, second), *_ = given
         raise InputError(f"{one} is {str(path)!r} and {other} {str(second)!r}; give one of them.")

@@ -67,6 +67,8 @@ def test_no_vector_has_no_side_effects(llama, words):
     found = side_effects(llama, words, vector(torch.zeros(32)), [other("one", 20)], 2, 4, texts=TEXTS).rows["vector"]
     assert found.divergence.value == pytest.approx(0, abs=1e-9)
     assert found.lost.value == 0 and found.wrong_way.value == 0
+    one = side_effects(llama, words, vector(noise(32)), [other("one", 20)], 2, 4, texts=TEXTS[0]).rows["vector"]
+    assert one.divergence.n == 1, "a text by itself is one text"
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import pytest
 
 from fv_lens.models import load
 from fv_lens.studies.reproduce import command as reproduce
-from fv_lens.studies.sources import LOADERS, Source, source_of
+from fv_lens.studies.sources import LOADERS, PublishedSet, published_set
 
 from .commands import call
 from .small import made, relations
@@ -41,8 +41,8 @@ WRITERS = {"--bats": bats, "--lre": lre, "--todd": todd}
 def test_a_set_gives_its_relations_or_those_asked_for(tmp_path, option):
     WRITERS[option](tmp_path / "set", relations()[:3])
     folders = [tmp_path / "set" if each == option else None for each in LOADERS]
-    source = source_of(*folders)
-    assert source == Source(option, tmp_path / "set")
+    source = published_set(*folders)
+    assert source == PublishedSet(option, tmp_path / "set")
     chosen = reproduce._chosen_relations(None, source)
     assert [relation.pairs for relation in chosen] == [relation.pairs for relation in relations()[:3]]
     last = chosen[-1].name
@@ -50,7 +50,7 @@ def test_a_set_gives_its_relations_or_those_asked_for(tmp_path, option):
 
 
 def test_no_set_is_none_and_two_are_refused(here, no_model):
-    assert source_of(None, None, None) is None
+    assert published_set(None, None, None) is None
     for name in ("reproduce", "analogies"):
         result = call(name, "--todd", "a", "--bats", "b")
         assert result.exit_code == 2 and "--bats is 'b' and --todd 'a'; give one of them." in result.stderr

@@ -24,7 +24,7 @@ from ..console import (
     tell,
 )
 from ..job import Job
-from ..sources import BatsFolder, LreFolder, Source, ToddFolder, source_of
+from ..sources import BatsFolder, LreFolder, PublishedSet, ToddFolder, published_set
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +68,7 @@ def analogies(
     """Solve analogies A:B :: C:? with composites of tuned vectors, beside prompts and simpler vectors."""
     saved: list[Path] = []
     with plain_errors(saved, goes_on=True), quiet():
-        source = source_of(bats, lre, todd)
+        source = published_set(bats, lre, todd)
         if file and source:
             raise InputError(f"FILE is {str(file)!r} and {source.option} {str(source.folder)!r}; give one of them.")
         train, chosen_on, test, choose_on = _questions(file, source, validation or (), each, seed)
@@ -109,7 +109,7 @@ def analogies(
 
 
 def _questions(
-    file: Path | None, source: Source | None, validation: "Sequence[Path]", each: int, seed: int
+    file: Path | None, source: PublishedSet | None, validation: "Sequence[Path]", each: int, seed: int
 ) -> "tuple[list[Question], list[Question], list[Question], list[Question]]":
     """Questions for fitting composites, for choosing them, for the report, and for choosing among methods of choice."""
     from ...datasets.question_files import load_questions
@@ -133,7 +133,7 @@ def _libraries(folder: Path) -> "tuple[dict[str, FunctionVector] | None, dict[st
     return load_library(folder), load_library(folder / "summed") if (folder / "summed").is_dir() else None
 
 
-def _of_set(source: Source, seed: int, each: int) -> "list[list[Question]]":
+def _of_set(source: PublishedSet, seed: int, each: int) -> "list[list[Question]]":
     """Analogies of each relation from each part that `reproduce` cuts it into: ten, and `each` of the test part."""
     from ...datasets.question_generator import generate
     from ..reproduce.setup import Settings, sized

@@ -19,7 +19,7 @@ from ...ground.measures import COMPLETED, MEASURES
 from ..console import MOST_DEALS, STUDY, ModelName, console, expanded, notes, output_folder, plain_errors, quiet, tell
 from ..folders import owner_of
 from ..job import Job
-from ..sources import BatsFolder, LreFolder, Source, ToddFolder, source_of
+from ..sources import BatsFolder, LreFolder, PublishedSet, ToddFolder, published_set
 
 MODEL = "smollm2-135m"
 DTYPES = ("float32", "bfloat16", "float16")  # as in `models`, which is slow to import
@@ -62,7 +62,7 @@ def reproduce(
         if dtype not in DTYPES:
             raise InputError(f"--dtype is {dtype!r}; give one of {', '.join(DTYPES)}")
         weights: Any = dtype  # one of DTYPES, as was checked
-        source = source_of(bats, lre, todd)
+        source = published_set(bats, lre, todd)
         chosen = _chosen_relations(relations, source)
         several = None if models is None else _models(models, model)
 
@@ -164,7 +164,7 @@ def _note_left_out(left_out: Mapping[str, str]) -> None:
         typer.echo(f"Note: {name} is left out: {why}", err=True)
 
 
-def _chosen_relations(relations: str | None, source: Source | None) -> list[Relation]:
+def _chosen_relations(relations: str | None, source: PublishedSet | None) -> list[Relation]:
     names_given = None if relations is None else split_names(relations)
     if names_given == []:
         raise InputError(f"--relations is {relations!r}; give comma-separated names or files, such as antonym,synonym.")
