@@ -7,7 +7,9 @@ import re
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-Kind = Literal["prompting", "function vector", "fine-tuned", "control"]
+from .baselines import names
+
+Kind = Literal["prompting", "function vector", "fine-tuned", "baseline", "control"]
 Place = Literal["summed", "heads", "tuned"]
 
 
@@ -18,7 +20,7 @@ class StudyRow(NamedTuple):
         name: the name, or a regular expression if it holds a number of shots, which the study's settings decide.
         kind: the heading under which figures draw it.
         place: where its vectors are added: at the layer of the summed vectors, at their heads' own layers, or at that
-            of the tuned ones; None for prompts without a vector.
+            of the tuned ones; None for prompts without a vector, and for baselines, which are asked by themselves.
         drawn: whether several draws of the vectors are averaged.
     """
 
@@ -45,6 +47,10 @@ class Comparison(NamedTuple):
 
 
 FEW_SHOT = r"\d+-shot"
+BEST_BASELINE = "best baseline"  # that of the highest mean over relations, in hindsight
+BASELINES = (
+    *names.TRAINED, names.ACTIVATION_ADDITION, names.MEAN_DIFFERENCE, names.INSTRUCTION, names.OTHERS_BEST,
+)  # fmt: skip
 ROWS = (
     StudyRow("zero-shot", "prompting"),
     StudyRow(FEW_SHOT, "prompting"),
@@ -56,6 +62,7 @@ ROWS = (
     StudyRow("FFV from FV", "fine-tuned", "tuned"),
     StudyRow("FFV from zero", "fine-tuned", "tuned"),
     StudyRow("FFV from random", "fine-tuned", "tuned"),
+    *(StudyRow(name, "baseline") for name in (*BASELINES, BEST_BASELINE)),
     StudyRow("mean of FFVs", "control", "tuned"),
     StudyRow("pooled FFV", "control", "tuned"),
     StudyRow("FFV of shuffled pairs", "control", "tuned"),
@@ -73,6 +80,7 @@ COMPARISONS = (
     Comparison("FFV from FV", "{shots}-shot", short=True),
     Comparison("FFV from FV", "{pairs}-shot", short=True),
     Comparison("FFV from FV", "{all}-shot", short=True),
+    Comparison("FFV from FV", BEST_BASELINE, short=True),
     Comparison("FFV from FV", "pooled FFV", short=True),
     Comparison("FFV from FV", "FFV of shuffled pairs", short=True),
     Comparison("FFV from FV", "mean of FFVs"),
@@ -82,6 +90,8 @@ COMPARISONS = (
     Comparison("FFV from zero", "{shots}-shot"),
     Comparison("FFV from zero", "{pairs}-shot"),
     Comparison("FFV from zero", "{all}-shot"),
+    Comparison("FFV from zero", BEST_BASELINE, short=True),
+    *(Comparison("FFV from zero", name) for name in BASELINES),
     Comparison("FFV from zero", "pooled FFV", short=True),
     Comparison("FFV from zero", "FFV of shuffled pairs", short=True),
     Comparison("FFV from zero", "mean of FFVs"),

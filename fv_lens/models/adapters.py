@@ -87,7 +87,7 @@ def with_soft_prompt(lens: Lens, n_tokens: int, seed: int = 0) -> Adapted:
 
     Source: Lester et al. 2021, The power of scale for parameter-efficient prompt tuning; PEFT's `PromptEmbedding`.
     """
-    peft = _peft()
+    peft = peft_module()
     made = twin(lens)
     known, d_vocab = made.network.get_input_embeddings(), len(made.embedding)
     how = peft.PromptTuningConfig(
@@ -113,7 +113,7 @@ def with_lora(lens: Lens, layers: Sequence[int], rank: int = 1, seed: int = 0) -
 
     Source: Hu et al. 2022, LoRA: low-rank adaptation of large language models.
     """
-    peft = _peft()
+    peft = peft_module()
     made = twin(lens)
     targets = _called_maps(made, layers)
     how = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=targets, bias="none")
@@ -135,7 +135,7 @@ def check_adaptable(lens: Lens) -> None:
         InputError: PEFT is not installed; a HookedTransformer, whose parts PEFT does not know; a patch, or hooks or
             adapters of the user's, on the model.
     """
-    peft = _peft()
+    peft = peft_module()
     if not isinstance(lens, BridgeLens):
         raise InputError(
             f"{lens.name} is a HookedTransformer, and soft prompts and LoRA are trained on Hugging Face's network, "
@@ -211,7 +211,7 @@ def _drawing(seed: int) -> Iterator[None]:
         yield
 
 
-def _peft() -> Any:
+def peft_module() -> Any:
     """PEFT's module; an InputError where it is not installed."""
     try:
         import peft

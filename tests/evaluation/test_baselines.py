@@ -18,7 +18,7 @@ from fv_lens.evaluation.baselines import costs, training
 from fv_lens.evaluation.baselines import rows as rows_module
 from fv_lens.evaluation.baselines.compare import baselines
 from fv_lens.evaluation.baselines.costs import memory_held, prepared, timed
-from fv_lens.evaluation.baselines.rows import METHODS
+from fv_lens.evaluation.baselines.names import METHODS
 from fv_lens.evaluation.baselines.steering import activation_addition, instructed, mean_difference
 from fv_lens.evaluation.baselines.training import AnswerRows, TrainingPrompts, behind_virtual_tokens, train
 from fv_lens.ground.errors import InputError

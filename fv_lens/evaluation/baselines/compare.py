@@ -21,8 +21,9 @@ from ...vectors.tuning import finetune
 from ...vectors.tuning_pairs import tuning_pairs
 from ..evaluate import result
 from .costs import Cost, memory_held, timed
+from .names import METHODS, TRAINED, TUNED
 from .result import Baseline, Baselines
-from .rows import METHODS, TRAINED, TUNED, Measured
+from .rows import Measured
 
 
 def baselines(
@@ -75,6 +76,7 @@ def baselines(
     study = Measured(lens, _budgeted(relation, fv, seed), fv, template, _how_of(fv, how), seed)
     instruction = instruction or instructions().get(relation.name)
     rows, gaps = study.rows(methods, others or {}, instruction)
+    rows |= study.shots()
     tested = rows[TUNED][0]
     table = {
         name: Baseline(result(values, None if name == TUNED else tested), cost if name == TUNED else own, chosen)

@@ -16,16 +16,22 @@ from ...vectors.function_vector import FunctionVector
 from ...vectors.optimizer import Tuning
 from ..controls import edits_of, prompt_controls
 from .costs import Cost, memory_held, prepared, timed
-from .steering import ACTIVATION_ADDITION, MEAN_DIFFERENCE, activation_addition, best_of, instructed, mean_difference
+from .names import (
+    ACTIVATION_ADDITION,
+    INSTRUCTION,
+    LORA_ALL,
+    LORA_ONE,
+    MEAN_DIFFERENCE,
+    OTHERS,
+    OTHERS_BEST,
+    OTHERS_MEAN,
+    SOFT_1,
+    SOFT_5,
+    TUNED,
+)
+from .steering import activation_addition, best_of, instructed, mean_difference
 from .training import TrainingPrompts, behind_virtual_tokens, train
 
-TUNED = "tuned vector"
-SOFT_1, SOFT_5 = "soft prompt, 1 token", "soft prompt, 5 tokens"
-LORA_ONE, LORA_ALL = "LoRA, injection layer", "LoRA, all layers"
-INSTRUCTION, OTHERS = "instruction", "other relations"
-TRAINED = (SOFT_1, SOFT_5, LORA_ONE, LORA_ALL)
-METHODS = (*TRAINED, ACTIVATION_ADDITION, MEAN_DIFFERENCE, INSTRUCTION, OTHERS)
-OTHERS_BEST, OTHERS_MEAN = "another relation's, best", "another relation's, mean"
 SOFT_RATES = (0.1, 0.3)  # Adam's, in root mean squares of the token embeddings
 LORA_RATES = (3e-3, 1e-2)
 
@@ -72,10 +78,19 @@ class Measured:
             vectors[OTHERS_MEAN] = list(others.values()), Cost(0), ""
         elif OTHERS in methods:
             gaps[OTHERS] = "no vectors of other relations were given; pass others={name: vector}"
-        rows = self._with_vectors(vectors) | self._with_prompts(instruction if INSTRUCTION in methods else None, gaps)
-        if INSTRUCTION in methods and not instruction:
+        rows = self._with_vectors(vectors)
+        if INSTRUCTION in methods and instruction:
+            rows |= self._with_instruction(instruction, gaps)
+        elif INSTRUCTION in methods:
             gaps[INSTRUCTION] = f"no instruction is known for {self.relation.name!r}; pass instruction="
         return rows | self._trained(methods, gaps), gaps
+
+    def shots(self) -> dict[str, Row]:
+        """Rows of prompts with demonstrations from the train pairs, without any vector."""
+        parts = self.relation.split()
+        asked = prompt_controls(parts.test, parts.train, 0, self.seed).items()
+        intact = {name: prompts for name, prompts in asked if name != "zero-shot" and "shuffled" not in name}
+        return {name: self._asked(name, batch(self.lens, some, self.template)) for name, some in intact.items()}
 
     def _prompts(self, template: PromptTemplate | None = None) -> PromptBatch:
         test = self.relation.split().test
@@ -96,26 +111,17 @@ class Measured:
                 rows["zero-shot"] = values.rows([0]), Cost(0), ""
         return rows
 
-    def _with_prompts(self, instruction: str | None, gaps: dict[str, str]) -> dict[str, Row]:
-        """Rows of prompts without any vector: demonstrations from the train pairs, and the instruction."""
-        parts = self.relation.split()
-        asked = {
-            name: batch(self.lens, prompts, self.template)
-            for name, prompts in prompt_controls(parts.test, parts.train, 0, self.seed).items()
-            if name != "zero-shot" and "shuffled" not in name
-        }
-        chosen = dict.fromkeys(asked, "")
-        if instruction:
-            try:
-                asked[INSTRUCTION] = self._prompts(instructed(self.lens, self.template, instruction))
-                chosen[INSTRUCTION] = instruction
-            except InputError as error:
-                gaps[INSTRUCTION] = str(error)
-        rows: dict[str, Row] = {}
-        for name, prompts in asked.items():
-            with progress_bar(total=len(prompts), desc=f"{name} on test", unit="prompt") as bar:
-                rows[name] = completions(self.lens, prompts, [], bar.update), Cost(0), chosen[name]
-        return rows
+    def _with_instruction(self, instruction: str, gaps: dict[str, str]) -> dict[str, Row]:
+        try:
+            template = instructed(self.lens, self.template, instruction)
+            return {INSTRUCTION: self._asked(INSTRUCTION, self._prompts(template), instruction)}
+        except InputError as error:
+            gaps[INSTRUCTION] = str(error)
+            return {}
+
+    def _asked(self, name: str, prompts: PromptBatch, chosen: str = "") -> Row:
+        with progress_bar(total=len(prompts), desc=f"{name} on test", unit="prompt") as bar:
+            return completions(self.lens, prompts, [], bar.update), Cost(0), chosen
 
     def _trained(self, methods: Collection[str], gaps: dict[str, str]) -> dict[str, Row]:
         """Rows of what is trained on a twin of the model; the reason goes into `gaps` where one cannot be."""

@@ -19,9 +19,9 @@ from ...models.lens import Lens
 from ...vectors.function_vector import FunctionVector
 from ...vectors.sweeps import STRENGTHS, layer_grid, on_validation, quality_of
 from ...vectors.tuning_pairs import shuffled
+from .names import ACTIVATION_ADDITION, MEAN_DIFFERENCE
 
 SHOTS = 10
-ACTIVATION_ADDITION, MEAN_DIFFERENCE = "activation addition", "mean difference"
 Texts = tuple[list[str], list[str]]  # of prompts with what is wanted, and of prompts without
 
 

@@ -51,6 +51,11 @@ def reproduce(
     seeds: Annotated[
         int, typer.Option(min=1, max=MOST_DEALS, help="Number of random divisions into train and validation pairs.")
     ] = 2,
+    baselines: Annotated[
+        bool,
+        typer.Option("--baselines", help="Also train soft prompts and LoRA on the same pairs, and more; takes longer."),
+    ] = False,
+    chat: Annotated[bool, typer.Option("--chat", help="Ask in the model's own chat form.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only estimate rows, time and memory.")] = False,
 ) -> None:
     """Tune vectors for many relations and measure them beside prompting and controls, in one table.
@@ -70,12 +75,19 @@ def reproduce(
             options: dict[str, Any] = {"--relations": relations, **dict([source] if source else []), **named}
             options |= {"--dtype": dtype, "--seeds": seeds, "--out": out}
             given = [str(part) for option in options.items() if option[1] is not None for part in option]
+            given += ["--baselines"] * baselines + ["--chat"] * chat
             return shlex.join(["fv-lens", "reproduce", *given])
 
         from .setup import Settings, sized
 
-        settings = Settings(seeds=seeds)
+        settings = Settings(seeds=seeds, baselines=baselines)
+        if baselines:
+            from ...models.adapters import peft_module
+
+            peft_module()  # which is refused before hours of work
         if dry_run:
+            if chat:
+                raise InputError("--dry-run counts the plain form of prompts; leave --chat out.")
             from .estimate import estimate
 
             for name in several.values() if several else [model]:
@@ -86,7 +98,7 @@ def reproduce(
             _note_left_out(too_small)
 
             def load(name: str) -> "tuple[Study, dict[str, Any]]":
-                return _study_of(name, weights, chosen, settings, too_small)
+                return _study_of(name, weights, chosen, settings, too_small, chat)
 
             if several is None:
                 study, facts = load(model)
@@ -98,7 +110,7 @@ def reproduce(
 
                 lines = {name: line(out / name, **{"--model": path}) for name, path in several.items()}
                 command = line(out, **{"--models": ",".join(several.values())})
-                plan = plan_of_models(several, kept, settings, dtype)
+                plan = plan_of_models(several, kept, settings, dtype) | ({"chat": True} if chat else {})
                 frame = study_models(folder, plan, load, lines, command, saved)
         console.print(_overview(frame) if several is None else _overview_of_models(frame, list(several)))
         names = ("report.html", "results.csv", "summary.json", *(several or ["vectors"]))
@@ -106,10 +118,11 @@ def reproduce(
 
 
 def _study_of(
-    name: str, dtype: Any, chosen: "Sequence[Relation]", settings: "Settings", noted: Mapping[str, str]
+    name: str, dtype: Any, chosen: "Sequence[Relation]", settings: "Settings", noted: Mapping[str, str], chat: bool
 ) -> "tuple[Study, dict[str, Any]]":
     """The study of a model, which is loaded, and the hash of its weights; relations left out are noted once."""
     notes.print(Text("Loading the libraries and the model", style="bold"))
+    from ...datasets.prompts import PromptTemplate
     from ...models.lens import lens_of
     from ...models.load import load_model
     from .setup import Study
@@ -117,7 +130,7 @@ def _study_of(
     loaded = load_model(name, dtype=dtype)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # small parts were warned of before
-        study = Study(loaded, chosen, settings)
+        study = Study(loaded, chosen, settings, PromptTemplate.chat(loaded) if chat else PromptTemplate())
     _note_left_out({name: why for name, why in study.left_out.items() if name not in noted})
     return study, {"weights, SHA-256": lens_of(loaded).weights_hash}
 

@@ -38,6 +38,7 @@ class Found:
         rows, shuffled, owners: row -> measure -> `[draw, word]`; the same in prompts with shuffled answers, of which
             that without a vector comes first; which relation each word is of, `[word]`.
         said: what `readings` found.
+        beside: what is said of the baselines, where there are any: their costs, choices and gaps.
     """
 
     layer: int
@@ -49,6 +50,7 @@ class Found:
     shuffled: Mapping[str, Row]
     owners: np.ndarray
     said: Mapping[str, Any]
+    beside: Mapping[str, Any] | None = None
 
     @property
     def library(self) -> str:
@@ -88,6 +90,7 @@ def write_outputs(
         "broken": {name: record["broken"] for name, (_, record) in found.tuning.items() if record["broken"]},
         "share_right": dict(zip(study.names, found.share_right)), "readings": found.said["halves"],
         "sign_tests": found.said["tests"], "timings_s": timings,
+        **({"baselines": found.beside} if found.beside else {}),
     }  # fmt: skip
     storage.save_json(out / SUMMARY, summary)
     vectors = _vectors(study, found)
@@ -95,7 +98,7 @@ def write_outputs(
     write_table_report(
         out / REPORT, frame, {r.name: r.category or "other" for r in study.relations}, _portrait(found, vectors),
         title=f"{len(study)} relations in {study.lens.name}", summary=_facts(study, plan, chosen, timings),
-        command=command,
+        command=command, baselines=found.beside,
     )  # fmt: skip
 
 

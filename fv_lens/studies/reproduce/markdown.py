@@ -48,6 +48,13 @@ def markdown(frame: pd.DataFrame, summary: Mapping[str, Any]) -> str:
             both = [(_score_text(again, row, of), _score_text(gained, row, of, signed=True)) for of in COMPLETED[:2]]
             body.append([row, *both[0], *both[1]])
         parts.append(markdown_table(heads, body))
+    if costs := summary.get("baselines", {}).get("costs"):
+        heads = ["method, mean over relations", "numbers trained", "seconds", "MB"]
+        body = [
+            [name, f"{cost['parameters']:,.0f}", f"{cost['seconds']:,.1f}", f"{cost['memory'] / 1e6:,.0f}"]
+            for name, cost in costs.items()
+        ]
+        parts.append(markdown_table(heads, body))
     said = frame[(frame.part == "decoding") & (frame.group == "all")]
     readings = [name for name in said.measure.unique() if name.startswith("name score")]
     if readings:

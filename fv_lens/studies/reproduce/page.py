@@ -74,6 +74,7 @@ def write_table_report(
     title: str,
     summary: Mapping[str, Any],
     command: str | None = None,
+    baselines: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the page from whichever parts the table has; it appears whole or not at all.
 
@@ -83,6 +84,7 @@ def write_table_report(
         summary: facts for "How it was made", name -> value, such as model and timings; a value may be a mapping itself.
         vectors: what else is drawn of them.
         command: the command line that made the results.
+        baselines: what is said of the other methods, where there are any: `costs`, `best` and `gaps`.
 
     Raises:
         InputError: a column that `frame`, a record or `decoding` lacks; the folder does not exist or cannot be written.
@@ -125,6 +127,7 @@ def write_table_report(
         page.in_short(_in_short(frame)),
         page.section("How well", some("comparison"), _all_numbers(frame), note=WORDS),
         page.section("Differences", _differences(frame)),
+        page.section("Other methods on the same pairs", _costs(baselines or {})),
         page.section("With shuffled answers before the question", some("shuffled"), _shuffled(frame)),
         page.section("Relation by relation", some("slopes", "relations"), _by_category(frame)),
         page.section("Fine-tuning", some("learning", "training"), _plain_table(frame, "stability")),
@@ -188,6 +191,30 @@ def _all_numbers(frame: pd.DataFrame) -> str:
 def _differences(frame: pd.DataFrame) -> str:
     note = "Paired over the same relations and words; not shown: the 95 % interval holds 0."
     return _table("", _measures(frame, "difference"), note, gain=True)
+
+
+def _costs(baselines: Mapping[str, Any]) -> str:
+    """What the baselines cost, or nothing where there are none."""
+    rows = {
+        name: [page.plain_cell(f"{cost['parameters']:,.0f}"), page.plain_cell(f"{cost['seconds']:,.1f}"),
+               page.plain_cell(f"{cost['memory'] / 1e6:,.0f}")]
+        for name, cost in baselines.get("costs", {}).items()
+    }  # fmt: skip
+    if not rows:
+        return ""
+    gaps = baselines["gaps"]
+    note = (
+        "Means over relations: the numbers that are trained, the seconds of training or measuring, and the most memory "
+        "held meanwhile, beyond the model's weights. All see a relation's train pairs and are stopped or placed by its "
+        f"validation pairs. The best baseline of the tables is {baselines['best']}: of highest mean on these test "
+        "words, which favours it."
+    )
+    why = {name: "; ".join(dict.fromkeys(of.values())) for name, of in gaps.items()}
+    missing = {name: [page.plain_cell(str(len(gaps[name]))), page.plain_cell(text)] for name, text in why.items()}
+    parts = [page.table(["numbers trained", "seconds", "MB"], rows, note, first_bold=False, name="What they cost")]
+    if missing:
+        parts.append(page.table(["relations", "why"], missing, "", first_bold=False, name="Left out"))
+    return Markup("").join(parts)
 
 
 def _shuffled(frame: pd.DataFrame) -> str:

@@ -48,6 +48,7 @@ class Settings:
         curve: numbers of pairs of the learning curve, below n_pairs.
         seeds: how many deals of train and validation pairs are tuned on; scores are those of the first.
         split_seed: which split of the relations the parts come from.
+        baselines: whether soft prompts, LoRA, measured vectors and instructions are made of the same pairs as well.
     """
 
     n_pairs: int = 20
@@ -65,6 +66,7 @@ class Settings:
     curve: tuple[int, ...] = (1, 2, 5, 10)
     seeds: int = 2
     split_seed: int = 0
+    baselines: bool = False
 
     @property
     def shots(self) -> tuple[int, int, int]:
@@ -94,13 +96,20 @@ class Study:
     Args:
         model: a HookedTransformer or TransformerBridge.
         relations: Relations, bundled names or paths.
+        template: the form of all prompts.
 
     Raises:
         InputError: two relations of one name, or none that can be studied.
     """
 
-    def __init__(self, model: Model, relations: Sequence[RelationLike], settings: Settings = Settings()):
-        self.model, self.lens, self.settings, self.template = model, lens_of(model), settings, PromptTemplate()
+    def __init__(
+        self,
+        model: Model,
+        relations: Sequence[RelationLike],
+        settings: Settings = Settings(),
+        template: PromptTemplate = PromptTemplate(),
+    ):
+        self.model, self.lens, self.settings, self.template = model, lens_of(model), settings, template
         self.relations: list[Relation] = []
         kept, self.left_out = sized(relations, settings)
         for relation in kept:

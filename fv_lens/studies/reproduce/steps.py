@@ -72,7 +72,7 @@ def heads(study: Study) -> Step:
         shots = min(settings.n_shots, len(relation.split().train) - 1)
         sizes = (settings.map_prompts, shots, settings.mean_prompts)
         with no_progress():
-            maps.append(indirect_effects(study.model, relation, *sizes))
+            maps.append(indirect_effects(study.model, relation, *sizes, template=study.template))
     tensors = {"effects": torch.stack([m.mean for m in maps]), "mean_z": torch.stack([m.mean_z for m in maps])}
     sizes_held = [m.attention_rms for m in maps if m.attention_rms is not None]
     tensors |= {"attention_rms": torch.stack(sizes_held)} if sizes_held else {}
@@ -124,7 +124,10 @@ def _distributed(study: Study, heads: Heads, counts: Sequence[int], mean_z: Tens
     by_count: dict[int, list[list[FunctionVector]]] = {}
     try:
         for n in counts:
-            by_count[n] = [distributed_vectors(study.model, r, heads[:n], z) for r, z in zip(study.relations, mean_z)]
+            by_count[n] = [
+                distributed_vectors(study.model, r, heads[:n], z, template=study.template)
+                for r, z in zip(study.relations, mean_z)
+            ]
     except InputError as error:
         return {}, {"no_distributed": str(error)}
     strengths = study.settings.strengths
@@ -209,7 +212,7 @@ def scores(study: Study, whatifs: Mapping[str, Sequence[WhatIf]]) -> Step:
     flat = [whatif for several in whatifs.values() for whatif in several]
     with progress_bar(total=len(prompts), desc="test words, zero-shot", unit="word") as bar:
         found = completions(study.lens, prompts, flat, bar.update)
-    return _measured(found, owners), {"rows": {"zero-shot": [0]} | rows_of(whatifs)}
+    return as_tensors(found, owners), {"rows": {"zero-shot": [0]} | rows_of(whatifs)}
 
 
 def prompting(
@@ -235,7 +238,7 @@ def prompting(
         for i in order:
             of_batch = [[edit.for_prompts(members[i]) for edit in whatif] for whatif in flat]
             by_batch[i] = completions(study.lens, batches[i][0], of_batch, bar.update)
-    return _measured(
+    return as_tensors(
         Completions.joined([by_batch[i] for i in range(len(batches))]), torch.cat([owners for _, owners in batches])
     ), {"rows": rows_of(whatifs)}
 
@@ -254,7 +257,8 @@ def mean_difference(study: Study, layer: int) -> Float[Tensor, "relation d_model
     ])  # fmt: skip
 
 
-def _measured(found: Completions, owners: Tensor) -> dict[str, Tensor]:
+def as_tensors(found: Completions, owners: Tensor) -> dict[str, Tensor]:
+    """Completions as a step's tensors, with the relation of each word."""
     parts = {name: torch.from_numpy(getattr(found, name)) for name in found.__dataclass_fields__}
     return {name: x.to(torch.uint8) if name == "right" else x.float() for name, x in parts.items()} | {"owners": owners}
 
@@ -263,4 +267,4 @@ def _summed(study: Study, chosen: Sequence[Heads], maps: Mapping[str, Tensor]) -
     """Each relation's sum of its chosen heads."""
     held = maps.get("attention_rms", [None] * len(study))
     parts = zip(study.relations, chosen, maps["mean_z"], held)
-    return [function_vector(study.model, relation, own, 0, z, rms) for relation, own, z, rms in parts]
+    return [function_vector(study.model, r, own, 0, z, rms, template=study.template) for r, own, z, rms in parts]

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from ...vectors.sweeps import layer_grid
 from ...vectors.tuning import DEPTHS
 from ..job import Job
 from ..stages import Stages, Step
-from . import steps
+from . import baselines, steps
 from .files import STARTS, Found, table_of, vector_files, write_outputs
 from .readings import readings
 from .setup import TEST, Study
@@ -64,8 +65,9 @@ def reproduce(
     layer, losses, tuning = _tuned_vectors(study, stage, sums)
     few, _ = stage("curve", "Tuning on fewer pairs", lambda: steps.curve(study, layer))
     rows, shuffled, owners = _completed_rows(study, stage, sums, tuning, few["vectors"], layer)
+    others, beside = _baselines(study, stage, tuning, owners)
     said = _readings(study, stage, sums, tuning, layer)
-    found = Found(layer, losses, maps[1]["share_right"], sums, tuning, rows, shuffled, owners, said)
+    found = Found(layer, losses, maps[1]["share_right"], sums, tuning, rows | others, shuffled, owners, said, beside)
     frame = table_of(study, found)
     write_outputs(study, folder.path, found, frame, plan, job.command, stages.timings)
     return frame
@@ -125,6 +127,19 @@ def _completed_rows(
             shuffled = rows_of(completed, {row: [0]} | places["rows"])
             shuffled |= {name: without(shuffled[name], owners, missing.get(name, [])) for name in beside}
     return rows, shuffled, owners
+
+
+def _baselines(
+    study: Study, stage: Stage, tuning: Mapping[str, Step], owners: np.ndarray
+) -> tuple[dict[str, Row], dict[str, Any] | None]:
+    """The rows of other methods, and what is said of them; nothing where the settings leave them out."""
+    if not study.settings.baselines:
+        return {}, None
+    vectors, results = unpacked(tuning["from-zero"]), []
+    for r, name in enumerate(study.names):
+        what = f"Baselines, relation {r + 1} of {len(study)}: {name}"
+        results.append(stage(f"baselines-{r}", what, partial(baselines.of_relation, study, r, vectors)))
+    return baselines.together(study, results, owners)
 
 
 def _readings(study: Study, stage: Stage, sums: Step, tuning: Mapping[str, Step], layer: int) -> dict[str, Any]:
