@@ -11,6 +11,7 @@ import numpy as np
 
 from ...engine.completion import FEW
 from ...engine.prefixes import WORTH
+from ...evaluation.baselines.training import TRIAL
 from ...evaluation.readings import NEUTRAL_PROMPTS
 from ...evaluation.rows import ROWS
 from ...vectors.optimizer import EVERY, STRENGTHS
@@ -22,6 +23,7 @@ from .steps import DIFFERENCE_PROMPTS
 FOUND = 0.5  # assumed: the share of rows whose most probable token begins an answer
 CHECKED = 14  # full forwards, about, in the engine's parity check of prompts longer than any before
 KINDS = 5  # kinds of vectors that are decoded
+CONTRASTS = 5  # of prompts, from which steering vectors are measured
 
 Number = float | int
 
@@ -121,6 +123,14 @@ class Shape:
         full = self.whole(CHECKED, length)
         return Cost(0, full.tokens, full.flop)
 
+    def trained(self, n: int, n_validation: int, words: Words, layer: int, steps: int) -> Cost:
+        """Training what a forward meets from `layer` on: forwards of whole prompts, and back as far as there."""
+        length = words.prompt + words.answer - 1
+        n_looks = len({*range(0, steps + 1, EVERY), steps})
+        forward = self.whole(n * (steps + TRIAL + 1) + n_validation * n_looks, length)
+        back = self.flop(n * length * (steps + TRIAL + 1), length, layer, n * words.answer * steps)
+        return forward + Cost(0, 0, back)
+
     def tuned(self, n: int, n_validation: int, words: Words, layer: int, steps: int, n_starts: int = 1) -> Cost:
         """Tuning on `n` pairs: all tokens once; then the answers' own, in the blocks above the layer, there and back.
 
@@ -179,6 +189,12 @@ def stage_costs(shape: Shape, words: Words, settings: Settings, sizes: Sequence[
         stages[f"shots-{n}{'-shuffled' * shuffled}"] = (
             shape.completed(n_test, words, beside, n, settings.n_together) + longer
         )
+    for r, (train, validation, test) in enumerate(sizes if settings.baselines else ()):
+        trained = (shape.trained(train, validation, words, at, settings.steps) for at in (0, 0, layer, 0))
+        swept = shape.completed(validation, words, [at for at in places for _ in STRENGTHS] * CONTRASTS)
+        asked = shape.completed(test, words, [layer] * 4)
+        prompts = shape.whole(2 * train, shown) + shape.whole(4 * train + 4 * test, words.prompt)
+        stages[f"baselines-{r}"] = sum(trained, swept + asked + prompts)
     n = n_relations * DIFFERENCE_PROMPTS
     stages["difference"] = shape.whole(n, shown) + shape.whole(n, words.prompt)
     length = float(np.mean([len(prompt.split()) for prompt in NEUTRAL_PROMPTS]))

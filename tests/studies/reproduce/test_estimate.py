@@ -175,6 +175,19 @@ def test_stages_are_those_of_reproduce(folder, studied, tmp_path):
     assert list(estimate(folder, studied.relations, SMALL).stages) == list(ran)
 
 
+def test_baselines_are_a_stage_of_each_relation_that_costs_more_the_longer_they_train(folder):
+    shape, words, sizes = _shape(folder, folder), Words(6, 8, 1.5, 0.5, 0.5, ""), [(10, 5, 10), (20, 10, 20)]
+    plain, short, long = (
+        stage_costs(shape, words, replace(SMALL, steps=steps, baselines=beside), sizes)
+        for steps, beside in ((4, False), (4, True), (40, True))
+    )
+    assert [name for name in short if name not in plain] == ["baselines-0", "baselines-1"]
+    assert all(short[name] == cost for name, cost in plain.items())
+    for name, factor in (("baselines-0", 2), ("baselines-1", 2)):
+        assert long[name].flop > factor * short[name].flop
+    assert short["baselines-1"].flop > 1.9 * short["baselines-0"].flop
+
+
 def test_the_grid_is_that_of_tuning(folder, studied):
     assert _shape(folder, folder).grid == layer_grid(studied.lens)
 
