@@ -57,8 +57,10 @@ def of_relation(study: Study, r: int, vectors: Sequence[FunctionVector | InputEr
     return as_tensors(joined, torch.full((len(joined.right),), r, device="cpu")), record
 
 
-def together(study: Study, results: Sequence[Step], owners: np.ndarray) -> tuple[dict[str, Row], dict[str, Any]]:
-    """The rows of all relations, NaN where one has none, and last the best of them; what is said of them.
+def together(
+    names: Sequence[str], results: Sequence[Step], owners: np.ndarray
+) -> tuple[dict[str, Row], dict[str, Any]]:
+    """The rows of all relations, by their names, NaN where one has none, and last the best; what is said of them.
 
     The best is the row of highest mean accuracy over the relations that it has, chosen in hindsight: that favours the
     baselines. Seconds and bytes are means over relations.
@@ -71,12 +73,12 @@ def together(study: Study, results: Sequence[Step], owners: np.ndarray) -> tuple
     for name in BASELINES:
         if any(name in some for some in found):
             parts = [some.get(name) for some in found]
-            rows[name] = _filled(parts, [int((owners == r).sum()) for r in range(len(study))])
+            rows[name] = _filled(parts, [int((owners == r).sum()) for r in range(len(names))])
     said: dict[str, Any] = {"costs": _costs([record for _, record in results]), "gaps": {}}
-    for relation, (_, record) in zip(study.names, results):
+    for relation, (_, record) in zip(names, results):
         for name, why in record["gaps"].items():
             said["gaps"].setdefault(name, {})[relation] = why
-    said["chosen"] = {relation: record["chosen"] for relation, (_, record) in zip(study.names, results)}
+    said["chosen"] = {relation: record["chosen"] for relation, (_, record) in zip(names, results)}
     if rows:
         said["best"] = max(rows, key=lambda name: _mean_over_relations(rows[name]["accuracy"], owners))
         rows[BEST_BASELINE] = rows[said["best"]]

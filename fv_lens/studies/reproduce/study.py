@@ -139,7 +139,7 @@ def _baselines(
     for r, name in enumerate(study.names):
         what = f"Baselines, relation {r + 1} of {len(study)}: {name}"
         results.append(stage(f"baselines-{r}", what, partial(baselines.of_relation, study, r, vectors)))
-    return baselines.together(study, results, owners)
+    return baselines.together(study.names, results, owners)
 
 
 def _readings(study: Study, stage: Stage, sums: Step, tuning: Mapping[str, Step], layer: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from fv_lens.ground.measures import COMPLETED
 from fv_lens.studies.reproduce.baselines import of_relation, together
 from fv_lens.studies.reproduce.markdown import markdown
 from fv_lens.studies.reproduce.steps import tuned, unpacked
+from fv_lens.vectors.function_vector import FunctionVector
 
 from ... import tiny
 from ..left import summary
@@ -20,7 +21,7 @@ from ..small import made, run, studied, study_of
 
 pytest.importorskip("peft")
 QUICK = dict(steps=2, curve=(1,), seeds=1, baselines=True)
-NAMES = ("antonym", "b", "c")  # one of a known instruction
+NAMES = ("antonym", "b")  # one of a known instruction
 
 
 @pytest.fixture(scope="module")
@@ -30,37 +31,29 @@ def study(model):
 
 
 @pytest.fixture(scope="module")
-def vectors(study):
-    return unpacked(tuned(study, 1))
-
-
-@pytest.fixture(scope="module")
 def left(study, tmp_path_factory):
+    """The folder and table of a whole study."""
     out = tmp_path_factory.mktemp("beside")
     return out, run(study, out)
 
 
-@pytest.mark.slow(but=1)
-@pytest.mark.parametrize("r", [0, 1])
-def test_the_rows_of_a_relation_are_those_of_the_function(study, vectors, r):
-    tensors, record = of_relation(study, r, vectors)
-    others = {study.names[q]: vectors[q] for q in study.others(r)}
-    table = fv_lens.baselines(study.model, study.relations[r], vectors[r], others=others, how=study.tuning)
-    expected = [name for name in BASELINES if name in table.rows]
-    assert record["rows"] == expected and OTHERS_BEST in expected and (INSTRUCTION in expected) == (r == 0)
-    assert record["gaps"].keys() == table.gaps.keys() == set() if r == 0 else record["gaps"].keys() == {INSTRUCTION}
-    assert (tensors["owners"] == r).all() and len(tensors["owners"]) == 6
-    right, log_prob = (tensors[name].double().mean(0).numpy() for name in ("right", "log_prob"))
-    for column, name in enumerate(expected):
+@pytest.mark.slow
+def test_the_rows_of_a_relation_are_those_of_the_function(study, left):
+    out, frame = left
+    vectors = {name: FunctionVector.load(out / "vectors/from-zero" / f"{name}.safetensors") for name in NAMES}
+    table = fv_lens.baselines(study.model, study.relations[0], vectors["antonym"], others=vectors, how=study.tuning)
+    of = frame[(frame.part == "score") & (frame.name == "antonym")].set_index(["row", "measure"]).value
+    said = summary(out)["baselines"]
+    assert not table.gaps and said["chosen"]["antonym"].keys() == set(BASELINES) <= set(table.rows)
+    for name in BASELINES:
         result = table.rows[name].result
-        assert (
-            right[column] == pytest.approx(result.accuracy.value) and record["chosen"][name] == table.rows[name].chosen
-        )
-        assert log_prob[column] == pytest.approx(result.log_prob.value, abs=1e-4)
-        assert record["cost"][name]["parameters"] == table.rows[name].cost.parameters
+        assert of[name, "accuracy"] == pytest.approx(result.accuracy.value)
+        assert of[name, "log_prob"] == pytest.approx(result.log_prob.value, abs=1e-4)
+        assert said["chosen"]["antonym"][name] == table.rows[name].chosen
+        assert said["costs"][name]["parameters"] == table.rows[name].cost.parameters
 
 
-def test_what_a_relation_lacks_is_missing_for_its_words_alone_and_the_best_is_that_of_the_highest_mean(study):
+def test_what_a_relation_lacks_is_missing_for_its_words_alone_and_the_best_is_that_of_the_highest_mean():
     def step(r, **right):
         columns = torch.tensor(list(right.values()), dtype=torch.double).T
         tensors = {"right": columns, "rank": 1 - columns, "log_prob": columns - 1}
@@ -77,7 +70,7 @@ def test_what_a_relation_lacks_is_missing_for_its_words_alone_and_the_best_is_th
         step(1, **{SOFT_1: [1, 0], INSTRUCTION: [1, 1], OTHERS_BEST: [1, 0]}),
         ({}, {"rows": [], "cost": {}, "chosen": {}, "gaps": dict.fromkeys(BASELINES, "its vector broke")}),
     ]  # fmt: skip
-    rows, said = together(study, results, owners)
+    rows, said = together(["antonym", "b", "c"], results, owners)
     assert list(rows) == [SOFT_1, INSTRUCTION, OTHERS_BEST, BEST_BASELINE]
     assert rows[SOFT_1]["accuracy"][0, :4].tolist() == [1, 0, 1, 0] and np.isnan(rows[SOFT_1]["accuracy"][0, 4:]).all()
     assert np.isnan(rows[INSTRUCTION]["accuracy"]).tolist() == [[True, True, False, False, True, True]]
