@@ -8,14 +8,13 @@ import pandas as pd
 from markupsafe import Markup
 
 from ... import plots
-from ...evaluation.pooled import OVER_MODELS, PAIRED, POOLED, pooled_over_fewer, scores_by_model
+from ...evaluation.pooled import OVER_MODELS, PAIRED, POOLED, by_reason, pooled_over_fewer, scores_by_model
 from ...ground.measures import COMPLETED, MEASURES
 from ...ground.scores import Score
 from ...plots.relations import main_rows
 from ...plots.table import number
 from ..page import parts as page
 from .page import WORDS
-from .several_markdown import by_reason
 
 CAPTION = (
     "Zero-shot prompts with each vector added, beside prompting and controls, on the same test words for every model. "
