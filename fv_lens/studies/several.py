@@ -12,7 +12,7 @@ import torch
 
 from ..ground.errors import InputError, ParityError
 from .console import output_folder, tell
-from .folders import FILES, FOLDERS, OutputFolder
+from .folders import FILES, FOLDERS, OutputFolder, models_of
 from .job import Job
 from .reproduce.files import distinct
 
@@ -137,3 +137,24 @@ def read_result(path: Path, read: Callable[[Path], T]) -> T:
         raise InputError(
             f"{str(path)!r} cannot be read: {error}. Delete the file; the same command then writes it again."
         ) from None
+
+
+def vectors_folder(study: Path, model: str, folder: str) -> Path:
+    """Where the vectors of one model are in the folder of a `reproduce --models`.
+
+    Args:
+        model: as that study was given it; else the model in the folder of this name is taken.
+    """
+    own = next((name for name, other in models_of(study).items() if other == model), folder)
+    return study / own / "vectors"
+
+
+def vectors_of(study: Path, model: str, folder: str) -> Path:
+    """`vectors_folder`; an InputError where there are no vectors."""
+    vectors = vectors_folder(study, model, folder)
+    if not any(vectors.glob("*.safetensors")):
+        raise InputError(
+            f"{str(study)!r} has no vectors of {model!r} ({str(vectors)!r} has none); give the --out of a finished "
+            "`fv-lens reproduce --models` that has them."
+        )
+    return vectors

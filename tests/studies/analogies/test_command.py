@@ -13,7 +13,7 @@ from fv_lens.datasets import question_files
 from fv_lens.ground.measures import MEASURES
 from fv_lens.models import load
 from fv_lens.studies import cli
-from fv_lens.studies.analogies import files as of_study
+from fv_lens.studies.analogies import library as of_study
 from fv_lens.studies.analogies import study
 from fv_lens.vectors.function_vector import FunctionVector
 
