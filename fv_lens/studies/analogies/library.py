@@ -1,6 +1,6 @@
 """The library of vectors of a study of analogies: read from folders, or tuned for it."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ...datasets.relation_files import relation_names
@@ -36,10 +36,9 @@ def load_libraries(folders: Sequence[Path]) -> tuple[Vectors, Vectors | None]:
     Raises:
         InputError: as `load_library`; two folders have vectors of one relation, or vectors that cannot be mixed.
     """
-    tuned = {folder: load_library(folder) for folder in folders}
+    tuned = [load_library(folder) for folder in folders]
     owner: dict[str, Path] = {}
-    first = folders[0]
-    for folder, vectors in tuned.items():
+    for folder, vectors in zip(folders, tuned):
         for name in vectors:
             if name in owner:
                 raise InputError(
@@ -47,14 +46,14 @@ def load_libraries(folders: Sequence[Path]) -> tuple[Vectors, Vectors | None]:
                     "folders, or move one of the two files elsewhere."
                 )
             owner[name] = folder
-        if (place := _place(vectors)) != (expected := _place(tuned[first])):
+        if (place := _place(vectors)) != (expected := _place(tuned[0])):
             raise InputError(
-                f"{str(first)!r} has vectors for {expected} and {str(folder)!r} for {place}; a library takes vectors "
-                "of one model and layer, such as `finetune_all(model, relations, layer=...)` tunes."
+                f"{str(folders[0])!r} has vectors for {expected} and {str(folder)!r} for {place}; a library takes "
+                "vectors of one model and layer, such as `finetune_all(model, relations, layer=...)` tunes."
             )
     parts = [load_library(folder / "summed") for folder in folders if (folder / "summed").is_dir()]
     one_place = len({_place(vectors) for vectors in parts}) == 1 and len(parts) == len(folders)
-    return _joined(tuned.values()), _joined(parts) if one_place else None
+    return _joined(tuned), _joined(parts) if one_place else None
 
 
 def _place(vectors: Mapping[str, FunctionVector]) -> str:
@@ -63,7 +62,7 @@ def _place(vectors: Mapping[str, FunctionVector]) -> str:
     return f"layer {fv.layer} ({fv.site}) of {fv.model!r}"
 
 
-def _joined(libraries: Iterable[Vectors]) -> Vectors:
+def _joined(libraries: Sequence[Vectors]) -> Vectors:
     return {name: fv for vectors in libraries for name, fv in vectors.items()}
 
 

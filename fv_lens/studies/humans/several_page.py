@@ -15,9 +15,9 @@ from ..page.models import Scores, headed, missing, table_of_models
 from .page import WORDS
 
 NOTE = (
-    "Spearman's rho; 95 % intervals. Of a model and of all models, over relations, each with its numbers on all "
-    "models: they speak of these models. Of the mean over models, over the models (Student's, if they are fewer than ten): it "
-    "speaks of other models. Both are of one mean, on Fisher's z where it is of rhos."
+    "Spearman's rho; 95 % intervals. Of a model and of all models: over relations, each with its numbers on all "
+    "models; they speak of these models. Of the mean over models: over the models (Student's, if fewer than ten); it "
+    "speaks of other models. Both are of the same mean, which is on Fisher's z where it is of rhos."
 )
 
 
