@@ -74,6 +74,15 @@ class AnalogyScores:
         apart = self._of(row, measure) - self._of(other, other_measure or measure)
         return self._mean(apart, measure, scores.GAIN)
 
+    def only(self, places: Sequence[int]) -> "AnalogyScores":
+        """The scores on some of the questions, by their places."""
+        values = {
+            row: {measure: values[list(places)] for measure, values in measures.items()}
+            for row, measures in self.values.items()
+        }
+        questions, groups = ([every[i] for i in places] for every in (self.questions, self.groups))
+        return AnalogyScores(values, questions, groups, self.left_out)
+
     def _repr_html_(self) -> str:
         return display.analogies(self.to_frame(), self.chance, len(self.questions), self.left_out)
 

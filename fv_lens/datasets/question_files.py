@@ -7,6 +7,7 @@ those of SCAN.
 """
 
 import json
+import math
 import re
 from collections import defaultdict
 from collections.abc import Callable
@@ -33,14 +34,15 @@ def load_questions(source: FilePath | None = None) -> list[Question]:
 
     - JSON lines as the bundled set has them: {"relation": "antonym", "family": "opposite", "source": ["hot", "cold"],
       "target": "big", "answers": ["small"], "foils": [{"word": "huge", "kind": "associate"}], "distance": "near"};
-      source, target and answers are needed. `distance` becomes the label. A JSON list of such objects, over as many
-      lines as it likes, is read as well.
+      source, target and answers are needed. `distance`, a word or a number, becomes the label. A JSON list of such
+      objects, over as many lines as it likes, is read as well.
     - JSON lines of published sets: {"stem": ["hot", "cold"], "choice": [["big", "huge"], ["big", "small"]], "answer":
       1, "prefix": "grade4"}. `prefix`, or the last part of a path, becomes the label where it is a school grade, a
       level or a test's number, else the relation, spelt as `load_bats` spells names (its family is known for BATS and
       for bundled relations).
     - A CSV with columns a, b, c, d, in any letter case; d may hold several answers, separated by "/". Columns that
-      begin with "foil" are wrong choices (empty ones are skipped); `relation` and `family` are optional.
+      begin with "foil" are wrong choices (empty ones are skipped); `relation`, `family` and `distance` (words such as
+      near and far, or numbers; the label) are optional.
     - SCAN's CSV (Czinczoll et al. 2022, arXiv 2211.15268): every two rows of one domain pair, in either order, make a
       question with A:B from the source domain and C:D from the target domain (sun:planet :: nucleus:electron), except
       those that use a word twice. Rows with the same source word give one question with several answers.
@@ -141,7 +143,7 @@ def _from_published(item: dict[str, Any]) -> Question:
 
 
 def _from_bundled(item: dict[str, Any]) -> Question:
-    _check_types(item, source=list, target=str, answers=list, foils=list, relation=str, family=str, distance=str)
+    _check_types(item, source=list, target=str, answers=list, foils=list, relation=str, family=str)
     source, target, answers, foils = item["source"], item["target"], item["answers"], item.get("foils", [])
     if not answers:
         raise InputError('"answers" is empty; give a list of words, the usual one first')
@@ -150,9 +152,17 @@ def _from_bundled(item: dict[str, Any]) -> Question:
     pairs, kinds = _choices(target, answers, [foil["word"] for foil in foils]), ()
     if pairs:
         kinds = ("right", *(foil.get("kind", "") for foil in foils))
-    relation, label = item.get("relation"), item.get("distance", "")
+    relation, label = item.get("relation"), _distance(item.get("distance", ""))
     family = item.get("family") or _family(relation)
     return Question(source, pairs, 0 if pairs else None, target, answers, relation, family, kinds, label)
+
+
+def _distance(value: Any) -> str:
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(f'"distance" is {value!r}; give a word, such as "near", or a number')
+    return f"{value}"
 
 
 def _check_types(item: dict[str, Any], **types: type) -> None:
@@ -171,7 +181,7 @@ def _from_cells(cells: dict[str, str]) -> Question:
     pairs, relation = _choices(cells["c"], answers, foils), cells.get("relation") or None
     return Question(
         (cells["a"], cells["b"]), pairs, 0 if pairs else None, cells["c"], answers, relation,
-        family=cells.get("family") or _family(relation),
+        family=cells.get("family") or _family(relation), label=cells.get("distance", ""),
     )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ value. Two names stand for all models together: `POOLED` and `OVER_MODELS`, see 
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -74,6 +74,16 @@ def side_by_side(tables: Mapping[str, pd.DataFrame], kin: Mapping[str, Kin]) -> 
     return pd.concat([*single, pd.DataFrame(lines, columns=columns)])[columns].reset_index(drop=True)
 
 
+def both_scores(
+    values: Float[np.ndarray, "model value"], groups: Sequence[Any], within: tuple[float, float] = ANY
+) -> tuple[Score, Score]:
+    """The mean over values of their means over models, with the interval over groups and with that over models."""
+    return (
+        clustered_mean(values.mean(0), groups, within=within, alike=ROUNDED),
+        clustered_mean(values.mean(1), range(len(values)), within=within, alike=ROUNDED),
+    )
+
+
 def scores_by_model(frame: pd.DataFrame, part: str, measure: str) -> dict[str, dict[str, Score]]:
     """Row -> model -> score over all relations, both in the order of the frame; pooled ones as well."""
     lines = frame[(frame.part == part) & (frame.group == "all") & (frame.measure == measure)]
@@ -87,6 +97,15 @@ def pooled_over_fewer(frame: pd.DataFrame, part: str, n_models: int) -> dict[str
     """The rows that are pooled over fewer than all models, and over how many."""
     lines = frame[(frame.model == POOLED) & (frame.part == part) & (frame.models < n_models)]
     return {str(row): int(n) for row, n in zip(lines.row, lines.models)}
+
+
+def by_reason(gaps: Mapping[str, Mapping[str, str]]) -> list[tuple[str, list[str], str]]:
+    """Model, rows and reason; rows of one reason are together."""
+    return [
+        (model, [row for row, other in rows.items() if other == why], why)
+        for model, rows in gaps.items()
+        for why in dict.fromkeys(rows.values())
+    ]
 
 
 def _compared(part: str, row: str, measure: str, tables: Mapping[str, pd.DataFrame]) -> tuple[Key, Key]:
@@ -127,11 +146,6 @@ def _together(
         groups.append(("category", category, [r for r, name in enumerate(names) if kin[name].category == category]))
     for group, label, members in groups:
         if shared := [r for r in members if known[r]]:
-            families, some = [kin[names[r]].family for r in shared], values[:, shared]
-            yield POOLED, group, label, clustered_mean(some.mean(0), families, within=within, alike=ROUNDED)
-            yield (
-                OVER_MODELS,
-                group,
-                label,
-                clustered_mean(some.mean(1), range(len(some)), within=within, alike=ROUNDED),
-            )
+            pooled, over_models = both_scores(values[:, shared], [kin[names[r]].family for r in shared], within)
+            yield POOLED, group, label, pooled
+            yield OVER_MODELS, group, label, over_models

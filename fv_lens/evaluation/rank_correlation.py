@@ -63,36 +63,56 @@ def clustered_rho(
     Raises:
         InputError: fewer than three relations.
     """
-    names = sorted({*first.tolist(), *second.tolist()})
-    if (n := len(names)) < 3:
+    if (n := len({*first.tolist(), *second.tolist()})) < 3:
         raise InputError(f"The comparisons are of {n} relations; an interval over relations needs three or more.")
 
-    def z(kept: np.ndarray) -> float:
-        return fisher_z(_spearman(predicted[kept][None], rated[kept][None])[0])
+    without = np.array([fisher_z(rho) for rho in rhos_without(predicted, rated, first, second).values()])
+    rho = float(_spearman(predicted[None], rated[None])[0])
+    half = stats.norm.ppf((1 + level) / 2) * comparisons_error(without)
+    low, high = np.tanh([fisher_z(rho) - half, fisher_z(rho) + half])
+    return Score(rho, float(low), float(high), len(rated))
 
-    whole, without = (z(np.full(len(rated), True)), np.array([z((first != name) & (second != name)) for name in names]))
-    half = stats.norm.ppf((1 + level) / 2) * np.sqrt((n - 1) / n * ((without - without.mean()) ** 2).sum())
-    low, high = np.tanh([whole - half, whole + half])
-    return Score(float(_spearman(predicted[None], rated[None])[0]), float(low), float(high), len(rated))
+
+def rhos_without(predicted: np.ndarray, rated: np.ndarray, first: np.ndarray, second: np.ndarray) -> dict[Any, float]:
+    """Spearman's rho of comparisons of two pairs each, by the relation that is left out."""
+    rhos = {}
+    for name in sorted({*first.tolist(), *second.tolist()}):
+        kept = (first != name) & (second != name)
+        rhos[name] = float(_spearman(predicted[kept][None], rated[kept][None])[0])
+    return rhos
+
+
+def comparisons_error(without: np.ndarray) -> float:
+    """The jackknife's standard error of a rho of comparisons, from its values (on Fisher's z) without each relation."""
+    n = len(without)
+    return float(np.sqrt((n - 1) / n * ((without - without.mean()) ** 2).sum()))
 
 
 def jackknife(
     pairs: Sequence[tuple[np.ndarray, np.ndarray]], of: Callable[[Sequence[float]], Any], level: float
 ) -> tuple[float, float]:
     """Interval of `of` (rhos on Fisher's z) over relations, each left out in turn of every pair of matrices."""
+    whole = of(_z(pairs, np.arange(len(pairs[0][0]))))
+    half = stats.norm.ppf((1 + level) / 2) * matrices_error(np.array([of(z) for z in z_without(pairs)]))
+    return whole - half, whole + half
+
+
+def z_without(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[list[float]]:
+    """For each relation that is left out the rhos of every pair of matrices, on Fisher's z."""
     n = len(pairs[0][0])
+    return [_z(pairs, np.delete(np.arange(n), i)) for i in range(n)]
 
-    def z(kept: np.ndarray) -> list[float]:
-        rhos = (matrix_rho(a[np.ix_(kept, kept)], b[np.ix_(kept, kept)]) for a, b in pairs)
-        return [fisher_z(rho) for rho in rhos]
 
-    whole = of(z(np.arange(n)))
-    without = np.array([of(z(np.delete(np.arange(n), i))) for i in range(n)])
+def matrices_error(without: np.ndarray) -> float:
+    """The jackknife's standard error of a rho of matrices, from its values without each relation."""
     # Each relation stands in n - 1 cells, and leaving one out changes what is left of all others' cells as well: with
     # the jackknife's usual (n - 1) / n, intervals would be too wide.
-    error = (n - 2) * np.sqrt(((without - without.mean()) ** 2).sum() / (n * (n - 1)))
-    half = stats.norm.ppf((1 + level) / 2) * error
-    return whole - half, whole + half
+    n = len(without)
+    return float((n - 2) * np.sqrt(((without - without.mean()) ** 2).sum() / (n * (n - 1))))
+
+
+def _z(pairs: Sequence[tuple[np.ndarray, np.ndarray]], kept: np.ndarray) -> list[float]:
+    return [fisher_z(matrix_rho(a[np.ix_(kept, kept)], b[np.ix_(kept, kept)])) for a, b in pairs]
 
 
 def fisher_z(rho: float) -> float:

@@ -28,6 +28,7 @@ def analogies(
     measure: str = "accuracy",
     chance: float | None = None,
     library: Sequence[str] | None = None,
+    panel: str = "library",
 ) -> go.Figure:
     """A row of dots with their intervals for each method, coloured by prompt; a panel for each library.
 
@@ -39,6 +40,7 @@ def analogies(
         measure: one of the frame's, such as "accuracy" (of whole words), "choice" or "log_prob" (nats).
         chance: the score of guessing, such as `AnalogyScores.chance`, drawn as a dashed line.
         library: the libraries to show, in their order; all of the frame if None.
+        panel: what the frame's column `library` holds: "model" for models beside each other.
 
     Raises:
         InputError: a column, measure or library that the frame lacks; a chance that is not a number.
@@ -57,7 +59,7 @@ def analogies(
             raise InputError(f"there is no library {name!r}; there are {', '.join(map(repr, known)) or 'none'}")
     scores = {row: score for row, score in scores.items() if row[1] in ("", *panels)}
 
-    rows = lanes(_groups(scores, panels[0]), 15, height=32)
+    rows = lanes(_groups(scores, panels[0], panel), 15, height=32)
     what = MEASURES[measure].heading if measure in MEASURES else measure
     unit = MEASURES[measure].unit("analogies") if measure in MEASURES else measure
     prompts = sorted({row[2] for row in scores}, key=lambda p: (list(LOOKS).index(p) if p in LOOKS else len(LOOKS), p))
@@ -73,7 +75,7 @@ def analogies(
         )  # fmt: skip
     for column, of in enumerate(panels, 1):
         for prompt in prompts:
-            _dots(figure, scores, of, prompt, heights, unit, dict(row=1, col=column))
+            _dots(figure, scores, of, prompt, heights, (panel, unit), dict(row=1, col=column))
         if chance is not None:
             figure.add_scatter(
                 x=[chance] * 2, y=rows.range[::-1], mode="lines", line=dict(color=INK, dash="dash", width=1.5),
@@ -88,12 +90,12 @@ def analogies(
     figure.update_xaxes(**share_axis(measure, drawn) | ticks_fit)
     figure.update_xaxes(title=unit, col=(len(panels) + 1) // 2)
     most = max(score.n for score in scores.values())
-    details = [f"{most:,} analogies, 95 % intervals{'; columns: the library' * bool(known)}"]
+    details = [f"{most:,} analogies, 95 % intervals{f'; columns: the {panel}' * bool(known)}"]
     n_labels = len(prompts) + (chance is not None)
     return finish(figure, what, details, round(32 * rows.end) + 60, 860, n_labels, above=18 * n_lines)
 
 
-def _groups(scores: Mapping[Row, Score], first: str) -> dict[str, list[str]]:
+def _groups(scores: Mapping[Row, Score], first: str, panel: str) -> dict[str, list[str]]:
     """Methods with and without the library, each group by its best number in the first panel."""
     uses = {method: False for method, _, _ in scores} | {method: True for method, of, _ in scores if of}
     best = dict.fromkeys(uses, -np.inf)
@@ -101,7 +103,7 @@ def _groups(scores: Mapping[Row, Score], first: str) -> dict[str, list[str]]:
         if of in ("", first):
             best[method] = max(best[method], score.value)
     ordered = sorted(uses, key=lambda method: -best[method])
-    if not any(uses.values()):
+    if panel != "library" or not any(uses.values()):
         return {"": ordered}
     groups = {WITH: [m for m in ordered if uses[m]], WITHOUT: [m for m in ordered if not uses[m]]}
     return {group: methods for group, methods in groups.items() if methods}
@@ -141,7 +143,7 @@ def _dots(
     of: str,
     prompt: str,
     heights: Mapping[tuple[str, str], float],
-    unit: str,
+    named: tuple[str, str],
     at: dict[str, int],
 ) -> None:
     """One prompt's dots in one panel: with its library, and paler without any."""
@@ -153,12 +155,12 @@ def _dots(
             x=[score.value for score in line], y=[heights[method, prompt] for method, *_ in rows], mode="markers",
             marker=dict(size=8, color=paint, symbol=symbol), name=escaped(prompt or "no prompt"),
             error_x=dict(bars(line), thickness=2, width=0, color=paint), legendgroup=escaped(prompt),
-            showlegend=False, hoverinfo="text", text=[_hover(row, score, unit) for row, score in rows.items()], **at,
+            showlegend=False, hoverinfo="text", text=[_hover(row, score, *named) for row, score in rows.items()], **at,
         )  # fmt: skip
 
 
-def _hover(row: Row, score: Score, unit: str) -> str:
+def _hover(row: Row, score: Score, panel: str, unit: str) -> str:
     method, library, prompt = row
-    where = ", ".join(part for part in (f"library: {library}" if library else "no library", prompt) if part)
+    where = ", ".join(part for part in (f"{panel}: {library}" if library else f"no {panel}", prompt) if part)
     head = f"<b>{escaped(method)}</b>: {score}<br>{escaped(where)}"
     return f"{head}<br>{unit}, 95 %, {score.n:,} analogies"

@@ -30,6 +30,10 @@ def expanded(value: Any) -> Any:
 ModelName = Annotated[
     str, typer.Option(help="smollm2-135m, gemma-3-270m, a Hugging Face name, a model folder, or a .gguf file.")
 ]
+ModelNames = Annotated[
+    list[str] | None,
+    typer.Option(help="Several models instead, each as for --model, with commas between or --models again."),
+]
 
 
 class _Console(Console):

@@ -23,7 +23,8 @@ from ..ground.errors import InputError
 MARKER, LOCK = "fv_lens_plan.json", ".fv_lens.lock"
 EARLIER = "plan.json"  # in `stages`: where version 0.1.0 kept the plan at first
 FILES = (
-    "report.html", "summary.json", "results.csv", "effects.safetensors", "vector.safetensors", "tuned.safetensors"
+    "report.html", "summary.json", "results.csv", "by_question.csv", "by_relation.csv", "effects.safetensors",
+    "vector.safetensors", "tuned.safetensors",
 )  # fmt: skip
 FOLDERS = ("stages", "vectors", "composites")
 HALF_WRITTEN = re.compile(
@@ -185,9 +186,7 @@ class OutputFolder:
 
     def _parts(self) -> list[str]:
         """The folders within, each of one model, that the plan in the marker names: output folders of their own."""
-        owner = _read(self.path / MARKER)
-        models = owner["plan"].get("models") if owner is not None and isinstance(owner["plan"], dict) else None
-        return list(models) if isinstance(models, dict) else []
+        return list(models_of(self.path))
 
     def _partial(self) -> list[Path]:
         """Files that a killed process left half-written."""
@@ -234,6 +233,13 @@ def owner_of(folder: Path) -> str | None:
     """The command whose results a folder holds; None where it does not say."""
     owner = _read(folder / MARKER)
     return None if owner is None else owner["command"]
+
+
+def models_of(folder: Path) -> dict[str, str]:
+    """The models of a folder of several, by the folder of each within; none where it is not of several models."""
+    owner = _read(folder / MARKER)
+    models = owner["plan"].get("models") if owner is not None and isinstance(owner["plan"], dict) else None
+    return models if isinstance(models, dict) else {}
 
 
 def _read(marker: Path) -> dict[str, Any] | None:

@@ -48,6 +48,19 @@ def test_our_own_format_at_its_shortest(tmp_path):
     assert load(tmp_path, json_lines(item)) == [Question(("hot", "cold"), target="big", answers=("small",))]
 
 
+@pytest.mark.parametrize(
+    ("distance", "label"), [("far", "far"), (" far ", "far"), (0.25, "0.25"), (3, "3"), ("7", "7")]
+)
+def test_a_distance_is_a_word_or_a_number(tmp_path, distance, label):
+    (question,) = load(tmp_path, json_lines(OWN | {"distance": distance}))
+    assert question.label == label
+
+
+def test_a_table_may_have_a_column_of_distances(tmp_path):
+    rows = "a,b,c,d,Distance\nhot,cold,big,small,near\nlungs,air,engine,fuel, 0.75 \nhen,egg,cow,milk\n"
+    assert [question.label for question in load(tmp_path, rows)] == ["near", "0.75", ""]
+
+
 @pytest.mark.parametrize("prefix", ["grade4", "high-intermediate", "low-advanced", "190 FROM THE TESTS"])
 def test_published_questions_with_a_level(tmp_path, prefix):
     (question,) = load(tmp_path, json_lines(PUBLISHED | {"prefix": prefix}))
@@ -126,7 +139,9 @@ def test_blank_lines_line_ends_byte_order_marks_and_rare_separators(tmp_path):
         (OWN | {"answers": [["small"]]}, "has the word"),
         (OWN | {"target": None}, '"target" is None; give a string'),
         (OWN | {"target": " big"}, "' big'; give a string of valid Unicode, not empty"),
-        (OWN | {"distance": 2}, '"distance" is 2; give a string'),
+        (OWN | {"distance": ["near"]}, r"""distance" is \['near'\]; give a word, such as "near", or a number"""),
+        (OWN | {"distance": True}, '"distance" is True; give a word'),
+        (json.dumps(OWN | {"distance": 0}).replace(": 0", ": 1e999"), '"distance" is inf; give a word'),
         (OWN | {"relation": ["antonym"]}, '"relation" is .*; give a string'),
         (OWN | {"relation": ""}, "has the relation ''"),
     ],

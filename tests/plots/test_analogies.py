@@ -147,6 +147,18 @@ def test_hovering_names_the_method_library_prompt_unit_and_number():
     assert f"{expected}<br>share of analogies, 95 %, 336 analogies" in trace.text
 
 
+def test_models_are_beside_each_other_as_libraries_are():
+    frame = FRAME[FRAME.library.isin(["", "full"])]
+    both = pd.concat([frame.assign(library="one", value=frame.value / 2), frame.assign(library="two")])
+    figure = plots.analogies(both, panel="model")
+    text = drawn_texts(figure)
+    assert panels(figure) == ["one", "two"] and "columns: the model" in text
+    assert not any(word in text for word in ("library:", "with the library", "columns: the library"))
+    found, own = dots(figure), frame[(frame.measure == "accuracy") & (frame.prompt == "one-shot")]
+    for line in own.itertuples():
+        assert [found[at, line.method, "one-shot"][0] for at in (0, 1)] == pytest.approx([line.value / 2, line.value])
+
+
 @pytest.mark.parametrize("column", FRAME.columns)
 def test_a_missing_column_is_named(column):
     with pytest.raises(InputError, match=f"lacks the column '{column}'"):

@@ -5,16 +5,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from ...ground.errors import InputError
-from ...ground.measures import MEASURES
 from ..console import (
     LIBRARY,
     MOST_EACH,
     MOST_SEED,
     ModelName,
+    ModelNames,
     console,
     expanded,
     notes,
@@ -24,6 +23,7 @@ from ..console import (
     tell,
 )
 from ..job import Job
+from ..model_names import MODEL, named_models
 from ..sources import BatsFolder, LreFolder, PublishedSet, ToddFolder, published_set
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from ...analogies.scores import AnalogyScores
     from ...datasets.questions import Question
-    from ...vectors.function_vector import FunctionVector
+    from .study import Asked
 
 
 def analogies(
@@ -51,15 +51,20 @@ def analogies(
     ] = None,
     choices: Annotated[bool, typer.Option("--choices", help="Also choose among the answers of each question.")] = False,
     vectors: Annotated[
-        Path,
+        list[Path] | None,
         typer.Option(
-            callback=expanded, help="A folder of tuned vectors; if there is none, the bundled relations are tuned."
+            callback=expanded,
+            show_default=str(LIBRARY),
+            help="A folder of tuned vectors, such as the `vectors` of `reproduce`; given again, one library of all, "
+            "of one layer and with one vector of a relation. With --models: the --out of a `reproduce --models`. If "
+            "there are none, the bundled relations are tuned.",
         ),
-    ] = LIBRARY,
+    ] = None,
     each: Annotated[
         int, typer.Option(min=1, max=MOST_EACH, help="With --bats, --lre or --todd: test analogies per relation.")
     ] = 10,
-    model: ModelName = "smollm2-135m",
+    model: ModelName = MODEL,
+    models: ModelNames = None,
     out: Annotated[Path, typer.Option(callback=expanded, help="Folder for the results.")] = Path("fv_lens_analogies"),
     seed: Annotated[
         int, typer.Option(min=0, max=MOST_SEED, help="Seed of the question split, the folds and the order of choices.")
@@ -75,37 +80,68 @@ def analogies(
         if (choices or choose_on) and not any(question.pairs for question in test):
             asked = source.folder if source else file
             raise InputError(f"{str(asked)!r} gives no choices; leave --choices out to complete the analogies.")
-        command = ["fv-lens", "analogies", *([file] if file else []), *["--choices"] * choices]
-        command += [*source, "--each", each] if source else []
-        for path in validation or ():
-            command += ["--validation", path]
-        command += ["--vectors", vectors, "--model", model, "--out", out, "--seed", seed]
-        choices = choices or bool(choose_on)
-        with output_folder(out, "analogies", saved) as folder:
-            if vectors != LIBRARY and not any(vectors.glob("*.safetensors")):
-                raise InputError(
-                    f"{str(vectors)!r} has no vectors (*.safetensors); give the `vectors` folder of a study."
-                )
-            notes.print(Text("Loading the libraries and the model", style="bold"))
-            from ...models.load import load_model
-            from .study import Asked, solve_all
+        several = None if models is None else named_models(models, model)
+        folders = vectors or ([LIBRARY] if several is None else [])
 
-            loaded, (library, summed) = load_model(model), _libraries(vectors)
-            try:
-                scores, chosen = solve_all(
-                    loaded, library, Asked(train, chosen_on, test, choose_on),
-                    Job(folder, shlex.join(map(str, command)), tell), summed=summed, seed=seed, choices=choices,
-                )  # fmt: skip
-            except BaseException:
-                if folder.claimed and any((out / "vectors").glob("*.safetensors")):
-                    saved[:] = [out / "vectors"]  # what was tuned, until there are stages
-                raise
-        for measure in ("accuracy", *(["choice"] if choices and scores.chance is not None else [])):
-            console.print(_overview(scores, measure))
-        for line in chosen:
-            console.print(Text(line), soft_wrap=True)
-        files = "\n".join(str(out / name) for name in ("report.html", "results.csv", "summary.json"))
-        console.print(Text(files), soft_wrap=True)
+        def line(out: Path, folders: "Sequence[Path]", **model: str) -> str:
+            command = ["fv-lens", "analogies", *([file] if file else []), *["--choices"] * choices]
+            command += [*source, "--each", each] if source else []
+            for option, paths in {"--validation": validation or (), "--vectors": folders}.items():
+                command += [part for path in paths for part in (option, path)]
+            command += [part for name, value in model.items() for part in (f"--{name}", value)]
+            return shlex.join(map(str, [*command, "--out", out, "--seed", seed]))
+
+        with output_folder(out, "analogies", saved) as folder:
+            for path in folders:
+                if several is None and folders != [LIBRARY] and not any(path.glob("*.safetensors")):
+                    raise InputError(
+                        f"{str(path)!r} has no vectors (*.safetensors); give the `vectors` folder of a study."
+                    )
+            notes.print(Text("Loading the libraries and the model", style="bold"))
+            from ...datasets.question_groups import group_names
+            from .overview import overviews, overviews_of_models
+            from .study import Asked
+
+            questions, choosing = Asked(train, chosen_on, test, choose_on), choices or bool(choose_on)
+            group_names(test)  # refused before a model is loaded
+            if several is not None:
+                from ..several import vectors_folder
+                from .several import plan_of_models, solve_all_by_models
+
+                plan = plan_of_models(several, questions, choosing, seed)
+                lines = {
+                    name: line(out / name, [vectors_folder(study, path, name) for study in folders], model=path)
+                    for name, path in several.items()
+                }
+                command = line(out, folders, models=",".join(several.values()))
+                frame = solve_all_by_models(folder, plan, questions, folders, lines, command, saved)
+                shown = overviews_of_models(frame, list(several))
+            else:
+                job = Job(folder, line(out, folders, model=model), tell)
+                shown = overviews(*_solved(model, folders, questions, job, choosing, seed, saved), test, choosing)
+        for part in shown:
+            console.print(part, soft_wrap=isinstance(part, Text))
+        names = ("report.html", "results.csv", "summary.json", *(several or ()))
+        console.print(Text("\n".join(str(out / name) for name in names)), soft_wrap=True)
+
+
+def _solved(
+    model: str, folders: "Sequence[Path]", asked: "Asked", job: Job, choices: bool, seed: int, saved: list[Path]
+) -> "tuple[AnalogyScores, list[str]]":
+    """The questions answered by one model; `saved` gets what was tuned if that is cut short."""
+    from ...models.load import load_model
+    from .library import load_libraries
+    from .study import solve_all
+
+    loaded = load_model(model)
+    library, summed = load_libraries(folders) if any(folders[0].glob("*.safetensors")) else (None, None)
+    try:
+        return solve_all(loaded, library, asked, job, summed=summed, seed=seed, choices=choices)
+    except BaseException:
+        made = job.folder.path / "vectors"
+        if job.folder.claimed and any(made.glob("*.safetensors")):
+            saved[:] = [made]  # what was tuned, until there are stages
+        raise
 
 
 def _questions(
@@ -124,15 +160,6 @@ def _questions(
     return train, chosen_on, test, [question for path in validation for question in read[path]]
 
 
-def _libraries(folder: Path) -> "tuple[dict[str, FunctionVector] | None, dict[str, FunctionVector] | None]":
-    """The tuned vectors of a folder and the summed ones in it, where there are any."""
-    from .files import load_library
-
-    if not any(folder.glob("*.safetensors")):
-        return None, None
-    return load_library(folder), load_library(folder / "summed") if (folder / "summed").is_dir() else None
-
-
 def _of_set(source: PublishedSet, seed: int, each: int) -> "list[list[Question]]":
     """Analogies of each relation from each part that `reproduce` cuts it into: ten, and `each` of the test part."""
     from ...datasets.question_generator import generate
@@ -141,25 +168,3 @@ def _of_set(source: PublishedSet, seed: int, each: int) -> "list[list[Question]]
     relations = sized(source.relations().values(), Settings())[0]
     train, validation = generate(relations, 10, seed, "train"), generate(relations, 10, seed, "validation")
     return [train, validation, generate(relations, each, seed, "test")]
-
-
-def _overview(scores: "AnalogyScores", measure: str) -> Table:
-    """One line per method and prompt, one column per library."""
-    from ...analogies.scores import LIBRARIES, Row
-
-    title = {
-        "accuracy": f"{MEASURES['accuracy'].heading}, {len(scores.questions)} analogies",
-        "choice": f"{MEASURES['choice'].heading}; chance {scores.chance or 0:.2f}",
-    }[measure]
-    table = Table("", "prompt", title=Text(f"{title}; 95 % intervals"), title_justify="left", box=None, pad_edge=False)
-    table.columns[1].no_wrap = True
-    for library in LIBRARIES:
-        table.add_column(library, no_wrap=True)
-    names = dict.fromkeys((row.method, row.prompt) for row, values in scores.values.items() if measure in values)
-    for method, prompt in names:
-        cells = []
-        for library in LIBRARIES:
-            row = next((r for r in (Row(method, library, prompt), Row(method, "", prompt)) if r in scores.values), None)
-            cells.append(str(scores.score(row, measure)) if row and measure in scores.values[row] else "")
-        table.add_row(Text(method), Text(prompt), *cells)
-    return table

@@ -1,6 +1,6 @@
-"""Files of a study of analogies: its library of vectors, its composites, table and summary."""
+"""Files of a study of analogies: its composites, tables and summary."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,50 +8,24 @@ import pandas as pd
 from torch import Tensor
 
 from ...analogies.composition import Folded
-from ...datasets.relation_files import relation_names
 from ...evaluation.table import write_csv
 from ...ground import storage
-from ...ground.errors import InputError
-from ...models.lens import Model
-from ...vectors.function_vector import FunctionVector
-from ...vectors.tuning import finetune_all
 from ..stages import Step
 
-RESULTS, SUMMARY = "results.csv", "summary.json"
+RESULTS, BY_QUESTION, SUMMARY = "results.csv", "by_question.csv", "summary.json"
 
 
-def load_library(folder: Path) -> dict[str, FunctionVector]:
-    """The vectors of a folder, by the relation of each; an InputError where there are none or two of one relation."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise InputError(f"{str(folder)!r} has no vectors (*.safetensors); give the `vectors` folder of a `reproduce`.")
-    vectors: dict[str, FunctionVector] = {}
-    for file in files:
-        fv = FunctionVector.load(file)
-        name = fv.relation or file.stem
-        if name in vectors:
-            raise InputError(f"{str(folder)!r} has two vectors of {name!r}; keep one of them.")
-        vectors[name] = fv
-    return vectors
-
-
-def tuned_library(model: Model, folder: Path, tell: Callable[[str], None]) -> dict[str, FunctionVector]:
-    """A vector of every bundled relation, tuned from zero and saved in the folder; read where all are there."""
-    kept = load_library(folder) if any(folder.glob("*.safetensors")) else {}
-    if set(kept) >= set(relation_names()):
-        return kept
-    tell(f"Tuning the library: {len(relation_names())} bundled relations, from zero")
-    vectors = dict(finetune_all(model, relation_names()))
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, fv in vectors.items():
-        fv.save(folder / f"{name}.safetensors")
-    return vectors
-
-
-def write_outputs(out: Path, frame: pd.DataFrame, fitted: Mapping[str, Folded], summary: Mapping[str, Any]) -> None:
-    """Write `results.csv`, `summary.json` and `composites/`."""
-    with storage.written_whole(out / RESULTS) as partial:
-        write_csv(frame, partial)
+def write_outputs(
+    out: Path,
+    frame: pd.DataFrame,
+    answers: pd.DataFrame,
+    fitted: Mapping[str, Folded],
+    summary: Mapping[str, Any],
+) -> None:
+    """Write `results.csv`, `by_question.csv`, `summary.json` and `composites/`."""
+    for name, each in {RESULTS: frame, BY_QUESTION: answers}.items():
+        with storage.written_whole(out / name) as partial:
+            write_csv(each, partial)
     storage.save_json(out / SUMMARY, summary)
     (out / "composites").mkdir(exist_ok=True)
     for name, how in fitted.items():

@@ -9,6 +9,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from ... import plots
+from ...analogies.differences import GROUPED
 from ...analogies.gate import GateCurve
 from ...analogies.scores import LIBRARIES, PROMPT_ONLY, TRUE, AnalogyScores, Row
 from ...analogies.solve import AnalogyAnswer
@@ -26,6 +27,10 @@ GATE_CAPTION = (
     "Analogies in the order of a signal that is known from A:B alone. Signal and threshold (the star) were chosen on "
     "validation analogies; without a star the gate never inserts."
 )
+GROUPS = (
+    "Whole words completed, each group of analogies by itself. Groups are the distances that the file of questions "
+    "gives (near, far), or its levels or domains; numbers are divided at their median."
+)
 # Said where a method has the word in its name.
 WORDS = {
     "posterior": "Posterior: vectors weighted by how probable each makes B after A.",
@@ -36,6 +41,7 @@ WORDS = {
     "centred": "Centred: weights less their mean.",
     TRUE: "True relation: its own tuned vector, where there is one.",
 }
+MINUS = " \N{MINUS SIGN} "
 N_WEIGHTS = 5  # of an item
 
 
@@ -75,10 +81,11 @@ def write_analogy_report(
     tables = {m: _table(scores, m) for m in MEASURES if (levels.measure == m).any()}
     words = " ".join(said for part, said in WORDS.items() if any(part in row.method for row in scores.values))
     parts = [
-        page.in_short([*_in_short(scores, best), *lines]),
+        page.in_short([*_in_short(scores, best), *_groups_in_short(frame, best), *lines]),
         page.section("Completed", figures.get("accuracy", ""), tables.get("accuracy", ""), note=words),
         page.section("Chosen among answers", figures.get("choice", ""), *(tables.get(m, "") for m in CHOSEN)),
         page.section("Differences", _differences(frame[frame.part == "difference"])),
+        page.section("Groups of analogies", *groups(frame), note=GROUPS),
         page.section("When to insert", _gates(gates, best)),
         page.section("Single analogies", *(_item(*item) for item in items)),
         page.section("More numbers", *(tables.get(m, "") for m in ("first_token_accuracy", "log_prob"))),
@@ -114,6 +121,37 @@ def _in_short(scores: AnalogyScores, best: str) -> Iterator[str]:
                     gain = scores.difference(row, other)
                     line += f"; {name} {gain.signed if gain.differs() else f'a gain is not shown ({gain.signed})'}"
             yield line + "."
+
+
+def _groups_in_short(frame: pd.DataFrame, best: str) -> Iterator[str]:
+    """What the chosen method gains over the prompt in each group of analogies."""
+    lines = frame[(frame.part == GROUPED["difference"]) & (frame.method == f"{best} - {PROMPT_ONLY}")]
+    lines = lines[(lines.measure == "accuracy") & (lines.prompt == "one-shot")]
+    for library, of_library in lines.groupby("library", sort=False):
+        gains = "; ".join(f"{line.group} {Score.of(line).signed}" for line in of_library.itertuples())
+        yield f"{best}, one-shot, over that prompt alone, {library}: {gains}."
+
+
+def groups(frame: pd.DataFrame) -> Iterator[Markup]:
+    """A table for each library of the scores in every group of analogies, and of the gains over the prompt."""
+    lines = frame[frame.part.isin(GROUPED.values()) & (frame.measure == "accuracy")]
+    if lines.empty:
+        return
+    gains = lines.method.str.endswith(f" - {PROMPT_ONLY}")
+    sizes = lines.groupby("group", sort=False).n.max()
+    columns = [f"{group} (n = {n})" for group, n in sizes.items()]
+    for part, some in (("score", lines), ("difference", lines[gains])):
+        some = some[some.part == GROUPED[part]]
+        known = [library for library in LIBRARIES if (some.library == library).any()]
+        for at, library in enumerate(known):
+            rows, cells = {}, some[some.library.isin([library, ""])]
+            for (method, prompt), of_row in cells.groupby(["method", "prompt"], sort=False):
+                scores = {line.group: Score.of(line) for line in of_row.itertuples()}
+                name = f"{method.replace(' - ', MINUS)}, {prompt}"
+                rows[name] = [page.cell(scores.get(group), part == "difference") for group in sizes.index]
+            heading = f"{'Gains over the prompt, ' * (part == 'difference')}{library}"
+            drawn = page.table(columns, rows, "", first_bold=False, name=f"Groups: {heading}")
+            yield page.titled(heading, drawn) if at == 0 else page.opening(heading, drawn)
 
 
 def _table(scores: AnalogyScores, measure: str) -> str:

@@ -8,26 +8,30 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 
+from ...analogies.by_question import by_question
 from ...analogies.composition import METHODS, CompositionLike, Folded
+from ...analogies.differences import table
 from ...analogies.evaluate import evaluate_analogies
 from ...analogies.fit import CANDIDATES, Fitting, fit_compositions
-from ...analogies.fit_affine import AFFINE
 from ...analogies.gate import Gate, GateCurve
-from ...analogies.scores import LIBRARIES, PROMPT_ONLY, SUMMED, TRUE, AnalogyScores, LibraryName, Row
+from ...analogies.scores import LIBRARIES, AnalogyScores, LibraryName
 from ...analogies.selection import BEST
 from ...analogies.solve import AnalogyAnswer, solve_analogy
 from ...analogies.unseen import unseen
+from ...datasets.question_groups import group_names
 from ...datasets.questions import Question, digest
 from ...datasets.relation_files import load_relation, relation_names
 from ...engine.batches import batch
 from ...ground import storage
 from ...ground.errors import InputError
-from ...ground.measures import MEASURES
 from ...models.lens import Model, lens_of
 from ...vectors.function_vector import FunctionVector, own_template
+from ..folders import OutputFolder
 from ..job import Job
 from ..stages import Stages
-from .files import file_name, packed, tuned_library, unpacked, write_outputs
+from .choice import best_method
+from .files import file_name, packed, unpacked, write_outputs
+from .library import tuned_library
 from .page import write_analogy_report
 from .steps import affine_names, by_prompt, fit_affine_all, gates_frame, gates_of
 
@@ -62,7 +66,7 @@ def solve_all(
 ) -> tuple[AnalogyScores, list[str]]:
     """Fit composites on train and validation analogies, answer the test ones by every method, and write the results.
 
-    The folder gets `report.html`, `results.csv`, `summary.json`, `composites/` and `stages/`.
+    The folder gets `report.html`, `results.csv`, `by_question.csv`, `summary.json`, `composites/` and `stages/`.
 
     Args:
         vectors: the library; None for that of `tuned_library`, which is kept in `vectors/` of the folder.
@@ -77,20 +81,12 @@ def solve_all(
             vectors.
     """
     train, validation, test, choose_on = asked
-    folder, tell = job.folder, job.tell
-    if choose_on and not any(question.pairs for question in choose_on):
-        raise InputError("The validation questions have no choices; give some that have, or none.")
-    libraries = {} if vectors is None else vectors, summed or {}
-    plan = _plan(model, asked[:3], seed, TUNED_HERE if vectors is None else _digests(*libraries))
-    every = [question for part in asked for question in part]
-    # Prompts that exceed the context are refused before the fit.
-    batch(lens_of(model), [question.asked(1) for question in every], own_template(list(libraries[0].values())))
-    vector_files = {"vectors": [f"{name}.safetensors" for name in relation_names()] if vectors is None else []}
-    folder.claim(plan, vector_files | {"composites": list(map(file_name, (*CANDIDATES, BEST, *affine_names())))})
-    out = folder.path
+    out, tell = job.folder.path, job.tell
+    plan = plan_of(model, vectors, asked, summed, seed)
+    claim(job.folder, plan)
     if vectors is None:
         vectors = tuned_library(model, out / "vectors", tell)
-        plan["vectors, SHA-256"] = _digests(vectors, libraries[1])  # what is fitted is of these very vectors
+        plan["vectors, SHA-256"] = _digests(vectors, summed or {})  # what is fitted is of these very vectors
     stages = Stages(out / "stages", plan)
     fitted, affine = _fitted(model, vectors, asked, seed, stages, tell) if train else ({}, {})
     held = _libraries(vectors, test)
@@ -108,12 +104,12 @@ def solve_all(
     best = BEST if fitted else "posterior"
     tell(f"{N_ITEMS} single analogies")
     items = _items(model, vectors, scores.questions, fitted[best].whole if fitted else "posterior")
-    frame = pd.concat([scores.to_frame().assign(part="score"), _differences(scores)], ignore_index=True)
+    frame = table(scores, test)
     gates = _gates(model, vectors, (validation, scores.questions), fitted, held, tell)
     if gates:
-        frame = pd.concat([frame, gates_frame(gates)], ignore_index=True)
+        frame = pd.concat([frame, gates_frame(gates).assign(group="all")], ignore_index=True)
         summary["gates"] = {library: gate.to_dict() for library, (gate, _) in gates.items()}
-    write_outputs(out, frame, fitted | affine, summary)
+    write_outputs(out, frame, by_question(scores, test), fitted | affine, summary)
     facts = {
         key: summary[key] for key in ("model", "dtype", "layer", "seed", "questions", "fitted", "versions", "command")
     }
@@ -123,6 +119,43 @@ def solve_all(
         facts=facts | {"weights, SHA-256": plan["weights, SHA-256"], "timings, s": stages.timings},
     )  # fmt: skip
     return scores, lines
+
+
+def plan_of(
+    model: Model,
+    vectors: Mapping[str, FunctionVector] | None,
+    asked: Asked,
+    summed: Mapping[str, FunctionVector] | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The plan of `solve_all` with the same arguments, which a later start must share to resume.
+
+    Raises:
+        InputError: questions that cannot be asked.
+    """
+    if asked.choose_on and not any(question.pairs for question in asked.choose_on):
+        raise InputError("The validation questions have no choices; give some that have, or none.")
+    group_names(asked.test)  # refuses what cannot be divided into groups
+    lens = lens_of(model)
+    every = [question for part in asked for question in part]
+    # Prompts that exceed the context are refused before the fit.
+    batch(lens, [question.asked(1) for question in every], own_template(list((vectors or {}).values())))
+    return {
+        "model": lens.name, "weights, SHA-256": lens.weights_hash, "dtype": str(lens.dtype), "seed": seed,
+        "questions, SHA-256": digest([[repr(question) for question in part] for part in asked[:3]]),
+        "vectors, SHA-256": TUNED_HERE if vectors is None else _digests(vectors, summed or {}),
+        "threads": torch.get_num_threads(), "versions": storage.versions(),
+    }  # fmt: skip
+
+
+def claim(folder: OutputFolder, plan: Mapping[str, Any]) -> None:
+    """Mark the folder as that of the plan; an InputError where it holds a run of other questions or vectors."""
+    tuned = relation_names() if plan["vectors, SHA-256"] == TUNED_HERE else ()
+    composites = (*CANDIDATES, BEST, *affine_names())
+    folder.claim(
+        plan,
+        {"vectors": [f"{name}.safetensors" for name in tuned], "composites": list(map(file_name, composites))},
+    )
 
 
 def _fitted(
@@ -167,7 +200,7 @@ def _answered(
         tried = ask(choose_on)
     tell(f"{len(test)} test analogies, by every method")
     scores = ask(test, choices=choices or bool(choose_on))
-    return scores, *(_best_method(tried, scores) if tried else ({}, []))
+    return scores, *(best_method(tried, scores) if tried else ({}, []))
 
 
 def _items(
@@ -185,17 +218,6 @@ def _items(
     ]
 
 
-def _plan(model: Model, parts: Sequence[Sequence[Question]], seed: int, vectors: str | list[str]) -> dict[str, Any]:
-    """The plan, which a later start must share to resume."""
-    lens = lens_of(model)
-    return {
-        "model": lens.name, "weights, SHA-256": lens.weights_hash, "dtype": str(lens.dtype), "seed": seed,
-        "questions, SHA-256": digest([[repr(question) for question in part] for part in parts]),
-        "vectors, SHA-256": vectors,
-        "threads": torch.get_num_threads(), "versions": storage.versions(),
-    }  # fmt: skip
-
-
 def _digests(*libraries: Mapping[str, FunctionVector]) -> list[str]:
     return [digest(sorted(map(_identity, library, library.values()))) for library in libraries]
 
@@ -204,60 +226,9 @@ def _identity(name: str, fv: FunctionVector) -> list[Any]:
     return [name, fv.relation or "", fv.layer, fv.site, fv.vector.tolist()]
 
 
-def _best_method(tried: AnalogyScores, scores: AnalogyScores) -> tuple[dict[str, Any], list[str]]:
-    """The method of choice that was best on validation, and its test score beside that of the best prompt there."""
-
-    def best(method: str | None = None) -> tuple[Row, str]:
-        return max(_choice_rows(tried, method), key=lambda way: tried.score(*way).value)
-
-    (row, measure), (plain, plainly) = best(), best(PROMPT_ONLY)
-    gain = scores.difference(row, plain, measure, plainly)
-    lines = [
-        f"Chosen on validation: {row} ({_title(measure)}): {scores.score(row, measure)}; chance {scores.chance:.2f}.",
-        f"Over the best prompt alone there, {plain} ({_title(plainly)}, {scores.score(plain, plainly)}), "
-        + (f"{gain.signed}." if gain.differs() else f"a gain is not shown ({gain.signed})."),
-    ]
-    return {"row": str(row), "measure": measure, "validation": tried.score(row, measure).value}, lines
-
-
-def _title(measure: str) -> str:
-    return MEASURES[measure].heading.lower()
-
-
 def _libraries(vectors: Mapping[str, FunctionVector], questions: Sequence[Question]) -> list[LibraryName]:
     """The full library, and those with something left out where a question has kin in it."""
     family = {name: load_relation(name).family or name for name in relation_names()}
     kin = {family.get(fv.relation or name, fv.relation or name) for name, fv in vectors.items()}
     known = any({q.relation, q.family, family.get(q.relation or "")} & (kin | set(vectors)) - {None} for q in questions)
     return list(LIBRARIES) if known else ["full"]
-
-
-def _choice_rows(scores: AnalogyScores, method: str | None = None) -> list[tuple[Row, str]]:
-    """Every row with each of its measures of choice; only those of `method`, if given."""
-    return [
-        (row, measure)
-        for row, measures in scores.values.items()
-        for measure in measures
-        if measure.startswith("choice") and method in (None, row.method) and row.method != TRUE
-    ]
-
-
-def _differences(scores: AnalogyScores) -> pd.DataFrame:
-    """Every composite minus the baselines it has to beat, in the same prompt and library, paired over questions."""
-    lines = []
-    for row in scores.values:
-        if row.method in (PROMPT_ONLY, TRUE, SUMMED) or not row.prompt:
-            continue
-        others = [Row(PROMPT_ONLY, "", "one-shot")]
-        others += [Row(name, row.library, row.prompt) for name in ("single best", "uniform", "shared alone")]
-        if row.method in AFFINE:
-            others += [Row(name, row.library, row.prompt) for name in ("posterior", "shared + fitted")]
-            others += [Row("fitted", "", row.prompt)]
-        for other in others:
-            for measure in ("accuracy", "first_token_accuracy", "choice", "log_prob"):
-                if other != row and all(measure in scores.values.get(compared, {}) for compared in (row, other)):
-                    score = scores.difference(row, other, measure)
-                    name = f"{row.method} - {other.method}"
-                    lines.append((name, row.library, row.prompt, measure, score.value, *score.ends, score.n))
-    columns = ["method", "library", "prompt", "measure", "value", "low", "high", "n"]
-    return pd.DataFrame(lines, columns=columns).assign(part="difference")

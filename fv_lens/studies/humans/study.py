@@ -24,14 +24,17 @@ from ...vectors.tuning import DEPTHS
 from ..job import Job
 from ..stages import Stages, Step
 from .page import write_human_report
-from .steps import HALVES, KINDS, Comparison, Vectors, compare, human_vectors
+from .pairs import pairs_measure
+from .steps import CROSSED, HALVES, KINDS, RELATIONS, TYPICALITY, Comparison, Vectors, compare, human_vectors
 
+BY_RELATION, LEFT_OUT, OWN = "by_relation.csv", "left out", "own"
 COLUMNS = ["measure", "vectors", "value", "low", "high", "p", "n"]
 
 
-def place(model: Model, folder: Path) -> tuple[int, list[tuple[int, int]] | None]:
+def place(model: Model, folder: Path | None) -> tuple[int, list[tuple[int, int]] | None]:
     """The layer of the tuned vectors of a folder and the heads of its summed ones; defaults where there are none."""
-    tuned, summed = (sorted(path.glob("*.safetensors")) for path in (folder, folder / "summed"))
+    folders = () if folder is None else (folder, folder / "summed")
+    tuned, summed = [sorted(path.glob("*.safetensors")) for path in folders] or ([], [])
     grid = layer_grid(lens_of(model), DEPTHS)
     layer = FunctionVector.load(tuned[0]).layer if tuned else grid[len(grid) // 2]
     return layer, list(FunctionVector.load(summed[0]).heads) if summed else None
@@ -46,7 +49,8 @@ def study(
     job: Job,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Make the vectors, compare them with people and write `report.html`, `results.csv` and `summary.json`.
+    """Make the vectors, compare them with people and write `report.html`, `results.csv`, `by_relation.csv` and
+    `summary.json`.
 
     Returns:
         One line per measure and kind of vectors: measure, vectors, value, low, high, p, n.
@@ -54,14 +58,9 @@ def study(
     Raises:
         InputError: people rated a relation without a vector; the folder holds a run of other data or another model.
     """
-    lens, folder, tell = lens_of(model), job.folder, job.tell
-    plan = {
-        "model": lens.name, "weights, SHA-256": lens.weights_hash, "dtype": str(lens.dtype), "seed": seed,
-        "layer": layer, "heads": heads, "threads": torch.get_num_threads(), "versions": storage.versions(),
-        "relations, SHA-256": hashlib.sha256(repr(sorted(relations.items())).encode()).hexdigest(),
-    }  # fmt: skip
-    folder.claim(plan)
-    out = folder.path
+    tell, out = job.tell, job.folder.path
+    plan = plan_of(model, relations, layer, heads, seed)
+    job.folder.claim(plan)
     stages = Stages(out / "stages", plan)
     tell(f"Vectors of {len(relations)} relations, of all their pairs and of each half")
     tensors, record = stages.run("vectors", lambda: _packed(human_vectors(model, relations, layer, heads, seed=seed)))
@@ -70,35 +69,70 @@ def study(
     comparisons = compare(model, vectors, relations, ratings, seed)
     human = ratings.matrix(seed=seed)
     frame = _frame(comparisons, human)
-    with storage.written_whole(out / "results.csv") as partial:
-        write_csv(frame, partial)
+    for name, each in {"results.csv": frame, BY_RELATION: by_relation(comparisons)}.items():
+        with storage.written_whole(out / name) as partial:
+            write_csv(each, partial)
     summary = {"command": job.command, **plan, "n_comparisons": len(ratings), "timings_s": stages.timings}
     summary["human ceiling"] = human.ceiling
     storage.save_json(out / "summary.json", summary)
     facts = {key: summary[key] for key in ("model", "dtype", "layer", "seed", "n_comparisons", "versions", "command")}
-    facts |= {"weights, SHA-256": lens.weights_hash, "heads of FV": heads or "its own", "timings, s": stages.timings}
+    facts |= {
+        "weights, SHA-256": plan["weights, SHA-256"],
+        "heads of FV": heads or "its own",
+        "timings, s": stages.timings,
+    }
     write_human_report(
-        out / "report.html", frame, title=f"Vectors of {lens.name} against people", ceiling=human.ceiling,
+        out / "report.html", frame, title=f"Vectors of {plan['model']} against people", ceiling=human.ceiling,
         facts=facts, **_page_data(comparisons, vectors, relations, human),
     )  # fmt: skip
     return frame
+
+
+def plan_of(
+    model: Model, relations: Mapping[str, RatedRelation], layer: int, heads: Heads | None, seed: int = 0
+) -> dict[str, Any]:
+    """The plan of `study` with the same arguments, which a later start must share to resume."""
+    lens = lens_of(model)
+    return {
+        "model": lens.name, "weights, SHA-256": lens.weights_hash, "dtype": str(lens.dtype), "seed": seed,
+        "layer": layer, "heads": heads, "threads": torch.get_num_threads(), "versions": storage.versions(),
+        "relations, SHA-256": hashlib.sha256(repr(sorted(relations.items())).encode()).hexdigest(),
+    }  # fmt: skip
 
 
 def _frame(comparisons: Mapping[str, Comparison], human: HumanMatrix) -> pd.DataFrame:
     lines = []
     for kind, comparison in comparisons.items():
         whole = comparison.relations
-        lines.append(("relations", kind, whole.rho, whole.low, whole.high, whole.p, whole.n_relations))
-        scored = {"relations, cross-fitted": comparison.crossed, "typicality, cross-fitted": comparison.typicality}
+        lines.append((RELATIONS, kind, whole.rho, whole.low, whole.high, whole.p, whole.n_relations))
+        scored = {CROSSED: comparison.crossed, TYPICALITY: comparison.typicality}
         for name, groups in comparison.pairs.items():
-            scored |= {f"pairs by {name}, {group}, cross-fitted": score for group, score in groups.items()}
+            scored |= {pairs_measure(name, group): score for group, score in groups.items()}
         lines += [(name, kind, x.value, *x.ends, np.nan, x.n) for name, x in scored.items()]
     for other in [kind for kind in comparisons if kind != "FFV"]:
         score = difference(comparisons["FFV"].similarity, comparisons[other].similarity, human)
-        lines.append(("relations", f"FFV - {other}", score.value, *score.ends, np.nan, score.n))
+        lines.append((RELATIONS, f"FFV - {other}", score.value, *score.ends, np.nan, score.n))
     plain = comparisons["FFV"].plain_typicality
-    lines.append(("typicality, cross-fitted", "no vector", plain.value, *plain.ends, np.nan, plain.n))
+    lines.append((TYPICALITY, "no vector", plain.value, *plain.ends, np.nan, plain.n))
     return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def by_relation(comparisons: Mapping[str, Comparison]) -> pd.DataFrame:
+    """What the intervals over relations are of: every rho with one relation left out, and each relation's typicality.
+
+    Columns: `measure`, `vectors`, `relation`, `what` ("left out", or "own" for typicality), `value`.
+    """
+    lines: list[tuple[str, str, str, str, float]] = []
+    for kind, comparison in comparisons.items():
+        for measure, rhos in comparison.left_out.items():
+            lines += [(measure, kind, relation, LEFT_OUT, rho) for relation, rho in rhos.items()]
+        lines += [(TYPICALITY, kind, code, OWN, rho) for code, rho in comparison.typicalities[0].items()]
+    for other in [kind for kind in comparisons if kind != "FFV"]:
+        one, two = (comparisons[kind].left_out[RELATIONS] for kind in ("FFV", other))
+        lines += [(RELATIONS, f"FFV - {other}", code, LEFT_OUT, rho - two[code]) for code, rho in one.items()]
+    plain = comparisons["FFV"].typicalities[1]
+    lines += [(TYPICALITY, "no vector", code, OWN, rho) for code, rho in plain.items()]
+    return pd.DataFrame(lines, columns=["measure", "vectors", "relation", "what", "value"])
 
 
 def _page_data(

@@ -1,51 +1,34 @@
 """One study on several models: a folder for each, and a table, a summary and a page of all."""
 
-import gc
 import json
-import os
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from ...datasets.relations import Relation
 from ...evaluation.pooled import Kin, side_by_side
 from ...evaluation.rows import ROWS, TUNED
 from ...evaluation.table import COLUMNS, write_csv
 from ...ground import storage
-from ...ground.errors import InputError, ParityError
-from ..console import output_folder, tell
-from ..folders import FILES, FOLDERS, OutputFolder
-from ..job import Job
-from .files import REPORT, RESULTS, SUMMARY, distinct, vector_files
+from ..folders import OutputFolder
+from ..several import (
+    EVERY_ROW,
+    NO_NUMBERS,
+    REPORT,
+    RESULTS,
+    SUMMARY,
+    OneModel,
+    read_result,
+    study_each,
+    with_results,
+)
+from ..several import model_folders as model_folders
+from .files import vector_files
 from .setup import Settings, Study
 from .several_page import write_page_of_models
 from .study import plan_of, reproduce
-
-EVERY_ROW = "every row"
-NO_NUMBERS = "it has no numbers there"
-
-
-def model_folders(models: Iterable[str]) -> dict[str, str]:
-    """A folder name for each model, the last part of its name or path: folder -> model.
-
-    Raises:
-        InputError: a model is named twice, or is a path of nothing.
-    """
-    models = list(models)
-    for name in models:
-        if models.count(name) > 1:
-            raise InputError(f"--models names {name!r} twice; name each model once")
-        path = os.path.expanduser(name)
-        is_path = name.startswith((".", "~")) or os.path.isabs(path) or name.count("/") > 1 or name.endswith(".gguf")
-        if is_path and not os.path.exists(path):
-            raise InputError(f"--models names {name!r}: there is no such file or folder; check the path")
-    lasts = [Path(os.path.expanduser(name)).absolute().name for name in models]
-    plain = [re.sub(r"[^\w.-]+", "-", last.removesuffix(".gguf")).lstrip(".") or "model" for last in lasts]
-    return dict(zip(distinct(plain, (*FOLDERS, *FILES)), models))
 
 
 def plan_of_models(
@@ -84,44 +67,16 @@ def study_models(
         InputError: a folder is of another plan, or is in use; no model has results.
     """
     folder.claim(plan)
-    without: dict[str, str] = {}
-    try:
-        for number, (name, model) in enumerate(plan["models"].items(), 1):
-            tell(f"Model {number} of {len(plan['models'])}: {model}")
-            if why := _study(folder.path / name, model, load, lines[name], saved):
-                without[name] = why
-                tell(f"{model} is left out: {why}")
-            gc.collect()  # hooks hold a model in circles, and two may not fit
-        return write_together(folder.path, plan, without, command)
-    except BaseException:
-        done = [folder.path / name for name in plan["models"] if _is_finished(folder.path / name)]
-        saved[:] = [*done, *(path for path in saved if path.parent not in done)]
-        raise
-
-
-def _study(
-    path: Path, model: str, load: Callable[[str], tuple[Study, dict[str, Any]]], line: str, saved: list[Path]
-) -> str | None:
-    """Study one model, unless that is done; returns why it cannot be studied."""
-    with output_folder(path, "reproduce", saved) as folder:
-        try:
-            study, facts = load(model)
-        except (InputError, ParityError, torch.OutOfMemoryError) as error:
-            return str(error)
-        folder.claim(plan_of(study, facts), {"vectors": vector_files(study.names)})
-        if _is_finished(path):
-            tell("its study was finished before")
-            return None
-        try:
-            reproduce(study, Job(folder, line, tell), facts)
-        except (InputError, ParityError, torch.OutOfMemoryError) as error:
-            return str(error)
-    return None
-
-
-def _is_finished(folder: Path) -> bool:
-    """Whether a study has left all of its results there; the page is written last."""
-    return all((folder / name).is_file() for name in (RESULTS, SUMMARY, REPORT))
+    one = OneModel(
+        command="reproduce",
+        load=lambda name: load(plan["models"][name]),
+        claim=lambda loaded, part: part.claim(plan_of(*loaded), {"vectors": vector_files(loaded[0].names)}),
+        study=lambda loaded, job: reproduce(loaded[0], job, loaded[1]),
+        lines=lines,
+    )
+    return study_each(
+        folder.path, plan["models"], one, lambda without: write_together(folder.path, plan, without, command), saved
+    )
 
 
 def write_together(out: Path, plan: Mapping[str, Any], without: Mapping[str, str], command: str) -> pd.DataFrame:
@@ -134,11 +89,9 @@ def write_together(out: Path, plan: Mapping[str, Any], without: Mapping[str, str
     Raises:
         InputError: no model has results, or files in a model's folder are damaged.
     """
-    done = [folder for folder in plan["models"] if folder not in without]
-    if not done:
-        raise InputError(f"No model has results. {' '.join(f'{name}: {why}' for name, why in without.items())}")
-    tables = {folder: _read(out / folder / RESULTS, read_table) for folder in done}
-    summaries = {folder: _read(out / folder / SUMMARY, _read_summary) for folder in done}
+    done = with_results(plan["models"], without)
+    tables = {folder: read_result(out / folder / RESULTS, read_table) for folder in done}
+    summaries = {folder: read_result(out / folder / SUMMARY, _read_summary) for folder in done}
     kin = {
         name: Kin(category or "other", family or name) for name, (category, family, *_) in plan["names and kin"].items()
     }
@@ -208,12 +161,3 @@ def _read_summary(path: Path) -> dict[str, Any]:
     if not isinstance(summary, dict) or not {"chosen", "timings_s", "model"} <= summary.keys():
         raise ValueError("it lacks what a study says")
     return summary
-
-
-def _read(path: Path, read: Any) -> Any:
-    try:
-        return read(path)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{str(path)!r} cannot be read: {error}. Delete the file; the same command then writes it again."
-        ) from None

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from ...evaluation.pooled import OVER_MODELS, POOLED, pooled_over_fewer, scores_by_model
+from ...evaluation.pooled import OVER_MODELS, POOLED, by_reason, pooled_over_fewer, scores_by_model
 from ...evaluation.rows import COMPARISONS
 from ...ground.measures import MEASURES
 from ...ground.scores import Score
@@ -42,15 +42,6 @@ def markdown_of_models(frame: pd.DataFrame, summary: Mapping[str, Any]) -> str:
         f"- {model} lacks {', '.join(rows)}: {' '.join(why.split())}" for model, rows, why in by_reason(summary["gaps"])
     ]
     return "\n\n".join([*parts, *(["\n".join(lines)] if lines else [])]) + "\n"
-
-
-def by_reason(gaps: Mapping[str, Mapping[str, str]]) -> list[tuple[str, list[str], str]]:
-    """Model, rows and reason; rows of one reason are together."""
-    return [
-        (model, [row for row, other in rows.items() if other == why], why)
-        for model, rows in gaps.items()
-        for why in dict.fromkeys(rows.values())
-    ]
 
 
 def _provenance(frame: pd.DataFrame, summary: Mapping[str, Any]) -> str:

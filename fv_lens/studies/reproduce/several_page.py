@@ -10,12 +10,11 @@ from markupsafe import Markup
 from ... import plots
 from ...evaluation.pooled import OVER_MODELS, PAIRED, POOLED, pooled_over_fewer, scores_by_model
 from ...ground.measures import COMPLETED, MEASURES
-from ...ground.scores import Score
 from ...plots.relations import main_rows
 from ...plots.table import number
 from ..page import parts as page
+from ..page.models import headed, missing, table_of_models
 from .page import WORDS
-from .several_markdown import by_reason
 
 CAPTION = (
     "Zero-shot prompts with each vector added, beside prompting and controls, on the same test words for every model. "
@@ -49,7 +48,7 @@ def write_page_of_models(path: str | os.PathLike[str], frame: pd.DataFrame, summ
         ),
         page.section("Differences", *_tables(frame, named, "difference")),
         page.section("Gains in prompts with shuffled answers", *_tables(frame, named, "shuffled gain")),
-        page.section("What is missing", _gaps(summary["gaps"])),
+        page.section("What is missing", missing(summary["gaps"])),
         page.how_made({"pages of the models": folders} | summary["by model"] | facts),
     ]
     page.write_page(path, f"{n} in {number(len(named), 'model')}", parts, downloads={"results": frame})
@@ -73,28 +72,13 @@ def _tables(frame: pd.DataFrame, named: list[str], part: str) -> list[Markup]:
     few = pooled_over_fewer(frame, part, len(named))
     note = [POOLED_NOTE, OVER_MODELS_NOTE * gain]
     note += [f"Pooled over fewer models: {', '.join(f'{_minus(row)} ({n})' for row, n in few.items())}."] * bool(few)
+    text = " ".join(filter(None, note))
     tables = {}
     for measure in COMPLETED:
-        rows = scores_by_model(frame, part, measure)
-        cells = {_minus(row): [_cell(of.get(model), gain) for model in columns] for row, of in rows.items()}
         heading = MEASURES[measure].heading
-        if cells:
-            tables[heading] = page.table(columns, cells, " ".join(filter(None, note)), False, f"{part}s: {heading}")
-    return [
-        page.titled(heading, drawn) if at == 0 else page.opening(heading, drawn)
-        for at, (heading, drawn) in enumerate(tables.items())
-    ]
-
-
-def _cell(score: Score | None, gain: bool) -> Markup:
-    return page.plain_cell("none") if score is None else page.cell(score, gain)
-
-
-def _gaps(gaps: Mapping[str, Mapping[str, str]]) -> Markup:
-    """A line for each model and reason; nothing where nothing is missing."""
-    rows = [(model, [page.plain_cell(", ".join(rows)), page.plain_cell(why)]) for model, rows, why in by_reason(gaps)]
-    note = "A row that one model does not have is pooled over the others."
-    return page.table(["rows", "why"], rows, note, False, "What is missing") if rows else Markup("")
+        rows = scores_by_model(frame, part, measure)
+        tables[heading] = table_of_models(f"{part}s: {heading}", columns, rows, gain, text)
+    return headed(tables)
 
 
 def _minus(row: str) -> str:

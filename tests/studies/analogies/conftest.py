@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from fv_lens.studies.analogies import files, study
+from fv_lens.studies.analogies import library, study
 
 from ...analogies.made import vectors_of
 from .made import BUNDLED, quick
@@ -32,7 +32,7 @@ def tunes(monkeypatch, model):
         asked_for.append(names)
         return {name: replace(fv, relation=name) for name, fv in zip(names, vectors_of(model).values(), strict=True)}
 
-    for place in (study, files):
+    for place in (study, library):
         monkeypatch.setattr(place, "relation_names", lambda: BUNDLED)
-    monkeypatch.setattr(files, "finetune_all", finetune_all)
+    monkeypatch.setattr(library, "finetune_all", finetune_all)
     return asked_for

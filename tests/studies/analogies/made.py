@@ -17,7 +17,7 @@ from fv_lens.vectors.function_vector import FunctionVector
 from ...analogies.made import TRAIN, VALIDATION, noise, vectors_of
 from ...analogies.made import asked as asked_at_length
 
-FILES = ["composites", "report.html", "results.csv", "stages", "summary.json"]
+FILES = ["by_question.csv", "composites", "report.html", "results.csv", "stages", "summary.json"]
 
 
 def asked(*args, **more) -> Question:

@@ -13,13 +13,14 @@ from fv_lens.datasets import question_files
 from fv_lens.ground.measures import MEASURES
 from fv_lens.models import load
 from fv_lens.studies import cli
-from fv_lens.studies.analogies import files as of_study
+from fv_lens.studies.analogies import library as of_study
 from fv_lens.studies.analogies import study
 from fv_lens.vectors.function_vector import FunctionVector
 
 from ...analogies.made import TRAIN, vectors_of
 from .. import commands
 from ..commands import files, interrupted
+from ..pages import rows_of
 from .made import BUNDLED, CHOOSE_ON, FILES, asked, summary, summed_of
 
 pytestmark = pytest.mark.usefixtures("fits")
@@ -187,6 +188,56 @@ def test_the_vectors_of_a_study_are_the_default(here, command, model):
     for name, fv in vectors_of(model, "ac").items():
         fv.save(folder / f"{name}.safetensors")
     assert call().exit_code == 0 and summary(here / "fv_lens_analogies")["vectors"] == ["a", "c"]
+
+
+@pytest.mark.slow
+def test_several_folders_are_one_library_and_the_record_names_them(here, command, model, tmp_path):
+    folders = [tmp_path / name for name in ("first", "second")]
+    for folder, names in zip(folders, ("ac", "d")):
+        folder.mkdir()
+        for name, fv in vectors_of(model, names).items():
+            fv.save(folder / f"{name}.safetensors")
+    given = [part for folder in folders for part in ("--vectors", folder)]
+    result = call(*given, "--out", "mine")
+    assert result.exit_code == 0, result.output
+    told = summary(here / "mine")
+    assert told["vectors"] == ["a", "c", "d"]
+    assert all(f"--vectors {folder} " in told["command"] for folder in folders)
+    again = call(*given, "--vectors", tmp_path / "vectors", "--out", "other")
+    last = again.stderr.splitlines()[-1]
+    assert again.exit_code == 2 and not (here / "other").exists()
+    assert last.startswith(f"Error: '{folders[0]}' and '{tmp_path / 'vectors'}' both have a vector of 'a'; ")
+
+
+@pytest.mark.slow
+def test_near_and_far_questions_of_a_file_are_shown_apart(here, command, tmp_path):
+    lines = [",".join([*q.source, q.target, "/".join(q.answers), ("0.2", "0.9")[i % 2]])
+             for i, q in enumerate(asked(i, None) for i in range(6))]  # fmt: skip
+    file = tmp_path / "test.csv"
+    file.write_text("\n".join(["a,b,c,d,distance", *lines]))
+    result = command(file)
+    assert result.exit_code == 0, result.output
+    out = here / "fv_lens_analogies"
+    table = pd.read_csv(out / "results.csv", keep_default_na=False)
+    groups = ["0.55 or less", "more than 0.55"]
+    assert list(dict.fromkeys(table.group)) == ["all", *groups]
+    assert "in groups of analogies, full library" in result.stdout
+    answers = pd.read_csv(out / "by_question.csv", keep_default_na=False)
+    shown = rows_of((out / "report.html").read_text(encoding="utf-8"), "Groups: full")
+    for line in table[(table.part == "score of a group") & (table.measure == "accuracy")].itertuples():
+        own = answers[answers.distance == (0.9 if line.group == groups[1] else 0.2)]
+        values = own[" | ".join([line.method, line.library, line.prompt, "accuracy"])]
+        assert line.n == 3 and line.value == pytest.approx(values.mean(), rel=1e-5)
+        cells = dict(shown)[f"{line.method}, {line.prompt}"]
+        assert cells[line.group == groups[1]].startswith(f"{line.value:.2f} ")
+
+
+def test_distances_that_are_numbers_and_words_are_refused_before_a_model_is_loaded(here, bundled, no_model, tmp_path):
+    file = tmp_path / "test.csv"
+    file.write_text("a,b,c,d,distance\nw1,w2,w3,w4,near\nw5,w6,w7,w8,0.5\n")
+    result = call(file)
+    assert result.exit_code == 2 and not files(here)
+    assert "number in some questions ('0.5') and a word in others ('near')" in result.stderr
 
 
 @pytest.mark.slow

@@ -1,11 +1,13 @@
 """The page of analogies tells what was answered, calls shown only what is, and lets nothing of the data be markup."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from fv_lens.analogies.differences import table
 from fv_lens.analogies.scores import LIBRARIES, PROFILES, PROMPT_ONLY, TRUE, AnalogyScores, Row
 from fv_lens.analogies.solve import AnalogyAnswer
 from fv_lens.datasets.questions import Question
@@ -83,6 +85,27 @@ def summaries(text: str) -> list[str]:
 
 
 # What is said
+
+
+def test_groups_of_analogies_have_tables_of_scores_and_gains_and_a_sentence(write):
+    questions = [replace(ASKED[0], label=("near", "far")[i % 2]) for i in range(N)]
+    scores, near = made_scores(questions=questions), [*range(0, N, 2)]
+    frame = table(scores, scores.questions)
+    text = write(scores, frame[frame.part != "score"])
+    assert "Groups of analogies" in words(text)
+    for library in LIBRARIES:
+        found = dict(rows_of(text, f"Groups: {library}"))
+        row = Row("posterior", library, "one-shot")
+        assert found["posterior, one-shot"][0] == str(scores.only(near).score(row))
+        gain = scores.only(near).difference(row, Row(PROMPT_ONLY, "", "one-shot"))
+        cells = dict(rows_of(text, f"Groups: Gains over the prompt, {library}"))[f"posterior - {PROMPT_ONLY}, one-shot"]
+        assert cells[0].startswith(gain.signed) and len(cells) == 2
+        assert f"posterior, one-shot, over that prompt alone, {library}: near {gain.signed}; far " in short(text)
+
+
+@pytest.mark.slow
+def test_without_groups_nothing_is_said_of_them(write):
+    assert "Groups" not in words(write())
 
 
 def test_every_part_has_its_place_and_the_page_loads_nothing(write):

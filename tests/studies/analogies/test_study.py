@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from fv_lens.analogies.composition import Folded
+from fv_lens.analogies.differences import COLUMNS
 from fv_lens.analogies.evaluate import evaluate_analogies
 from fv_lens.analogies.fit import Fitting, fit_compositions
 from fv_lens.analogies.gate import fit_gate
@@ -20,7 +21,7 @@ from fv_lens.ground.errors import InputError
 from fv_lens.ground.measures import MEASURES
 from fv_lens.models.lens import lens_of
 from fv_lens.studies.analogies import study as module
-from fv_lens.studies.analogies.files import load_library, tuned_library
+from fv_lens.studies.analogies.library import load_library, tuned_library
 from fv_lens.studies.analogies.study import Asked, solve_all
 from fv_lens.studies.folders import MARKER, OutputFolder
 from fv_lens.studies.job import Job
@@ -153,7 +154,7 @@ def test_scores_are_those_of_evaluate_analogies(model, whole):
 def test_the_table_has_every_score_and_what_composites_have_over_baselines(whole):
     out, found, *_ = whole
     table = pd.read_csv(out / "results.csv", keep_default_na=False)
-    assert [*table.columns] == ["method", "library", "prompt", "measure", "value", "low", "high", "n", "part"]
+    assert [*table.columns] == [*COLUMNS, "part", "group"] and set(table.group) == {"all"}
     frame = found.to_frame()
     told = table[table.part == "score"]
     assert told.iloc[:, :4].reset_index(drop=True).equals(frame.iloc[:, :4])
@@ -298,7 +299,7 @@ def test_a_run_that_was_interrupted_behind_its_fit_goes_on_from_there(model, tmp
         solved(model, tmp_path)
     assert fits == [(len(TRAIN), len(VALIDATION))] and files(tmp_path) == ["stages"]
     solved(model, tmp_path)
-    assert len(fits) == 1 and files(tmp_path) == ["composites", "results.csv", "stages", "summary.json"]
+    assert len(fits) == 1 and files(tmp_path) == [name for name in FILES if name != "report.html"]
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from scipy import stats
 from fv_lens.datasets.semeval import halves as dealt
 from fv_lens.ground.errors import InputError
 from fv_lens.models.lens import lens_of
-from fv_lens.studies.humans import steps
-from fv_lens.studies.humans.steps import HALVES, KINDS, compare, typicality
+from fv_lens.studies.humans.pairs import pair_level, typicalities
+from fv_lens.studies.humans.steps import HALVES, KINDS, compare
 
 from ... import oracles
 from .made import CODES, RELATIONS, made_ratings
@@ -36,7 +36,7 @@ def test_a_half_is_tuned_on_none_of_the_other_halfs_words(vectors, code):
 @pytest.mark.slow
 def test_typicality_is_that_of_the_vector_which_has_not_seen_the_pair(model, vectors):
     halves = dealt(RELATIONS)
-    found, plain = typicality(lens_of(model), vectors["FFV"], RELATIONS, halves)
+    found, plain = typicalities(lens_of(model), vectors["FFV"], RELATIONS, halves)
     rhos, without = [], []
     for code, one in RELATIONS.items():
         scored = []
@@ -47,8 +47,11 @@ def test_typicality_is_that_of_the_vector_which_has_not_seen_the_pair(model, vec
             scored.append([float(oracles.continuation_log_probs(model, prompt, answer, e).sum()) for e in (edits, [])])
         rhos.append(stats.spearmanr(np.array(scored)[:, 0], one.ratings).statistic)
         without.append(stats.spearmanr(np.array(scored)[:, 1], one.ratings).statistic)
-    assert found.value == pytest.approx(np.mean(rhos), abs=1e-6)
-    assert plain.value == pytest.approx(np.mean(without), abs=1e-6)
+    assert [*found.values()] == pytest.approx(rhos, abs=1e-6) and list(found) == list(RELATIONS)
+    assert [*plain.values()] == pytest.approx(without, abs=1e-6)
+    compared = compare(model, {"FFV": vectors["FFV"]}, RELATIONS, made_ratings())["FFV"]
+    assert compared.typicality.value == pytest.approx(np.mean(rhos), abs=1e-6)
+    assert compared.plain_typicality.value == pytest.approx(np.mean(without), abs=1e-6)
 
 
 @pytest.mark.slow
@@ -76,7 +79,7 @@ def test_what_a_half_says_of_its_own_pairs_does_not_count(model, vectors):
     ratings = whole.select(np.array(inside))
     other = {"half 0": vectors["FV"]["half 0"], "half 1": vectors["FFV"]["half 1"]}
     levels = [
-        steps._pair_level(lens_of(model), some, ratings, halves)["composites"]["all"].value
+        pair_level(lens_of(model), some, ratings, halves)[0]["composites"]["all"].value
         for some in (vectors["FFV"], other, other | {"half 1": vectors["FV"]["half 1"]})
     ]
     assert levels[0] == levels[1] != levels[2]

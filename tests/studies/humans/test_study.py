@@ -28,7 +28,7 @@ def test_a_run_leaves_numbers_and_figures_and_goes_on(model, tmp_path, monkeypat
 
     first = run(1)
     left = {path.name for path in tmp_path.iterdir()} - {LOCK, MARKER}
-    assert left == {"report.html", "results.csv", "summary.json", "stages"}
+    assert left == {"report.html", "results.csv", "by_relation.csv", "summary.json", "stages"}
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     drawn = [parts["id"] for _, parts in page.tags if parts.get("class") == "plotly-graph-div"]
     assert drawn == ["similarity", "map"] and "Download people.csv" in page.text

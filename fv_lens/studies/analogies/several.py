@@ -1,0 +1,176 @@
+"""The same analogies answered by several models: a folder for each, and a table, a summary and a page of all."""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from ...analogies.by_question import pooled, read_by_question
+from ...analogies.differences import COLUMNS
+from ...analogies.scores import SUMMED, Row
+from ...datasets.questions import Question, digest
+from ...evaluation.table import write_csv
+from ...ground import storage
+from ...models import load as loading
+from ...models.lens import Model
+from ..folders import OutputFolder
+from ..several import (
+    EVERY_ROW,
+    NO_NUMBERS,
+    REPORT,
+    RESULTS,
+    SUMMARY,
+    OneModel,
+    read_result,
+    study_each,
+    vectors_of,
+    with_results,
+)
+from .files import BY_QUESTION
+from .library import Vectors, load_libraries
+from .several_page import write_page_of_models
+from .study import Asked, claim, plan_of, solve_all
+
+NO_SUMS = "there are no summed vectors for it"
+
+
+class Loaded(NamedTuple):
+    """A model with its library, and the plan of its study."""
+
+    model: Model
+    vectors: Vectors | None
+    summed: Vectors | None
+    plan: dict[str, Any]
+
+
+def plan_of_models(models: Mapping[str, str], asked: Asked, choices: bool, seed: int) -> dict[str, Any]:
+    """What the folder of all models is marked with; that of each has a plan of its own, with weights and vectors."""
+    return {
+        "models": dict(models), "seed": seed, "choices": choices,
+        "questions, SHA-256": digest([[repr(question) for question in part] for part in asked]),
+        "versions": storage.versions(),
+    }  # fmt: skip
+
+
+def solve_all_by_models(
+    folder: OutputFolder,
+    plan: Mapping[str, Any],
+    asked: Asked,
+    studies: Sequence[Path],
+    lines: Mapping[str, str],
+    command: str,
+    saved: list[Path],
+) -> pd.DataFrame:
+    """Answer the questions by each model as `solve_all` does, then write what all show together.
+
+    A model whose study is finished is not studied again. One that cannot be loaded or studied is left out with the
+    reason; the others are not affected.
+
+    Args:
+        plan: `plan_of_models`.
+        studies: folders of finished `reproduce --models`, with the vectors of each model; none to tune them.
+        lines: folder -> the command line for that model alone.
+        command: the command line, for the record.
+        saved: gets what is there if the command is stopped.
+
+    Raises:
+        InputError: a folder is of another plan, or is in use; no model has results.
+    """
+    models, seed = plan["models"], plan["seed"]
+
+    def load(name: str) -> Loaded:
+        folders = [vectors_of(study, models[name], name) for study in studies]
+        vectors, summed = load_libraries(folders) if folders else (None, None)
+        model = loading.load_model(models[name])
+        return Loaded(model, vectors, summed, plan_of(model, vectors, asked, summed, seed))
+
+    one = OneModel(
+        command="analogies",
+        load=load,
+        claim=lambda loaded, part: claim(part, loaded.plan),
+        study=lambda loaded, job: solve_all(
+            loaded.model, loaded.vectors, asked, job, summed=loaded.summed, choices=plan["choices"], seed=seed
+        ),
+        lines=lines,
+        files=(BY_QUESTION,),
+    )
+    folder.claim(plan)
+    together = partial(write_together, folder.path, plan, asked.test, command)
+    return study_each(folder.path, models, one, together, saved)
+
+
+def write_together(
+    out: Path, plan: Mapping[str, Any], test: Sequence[Question], command: str, without: Mapping[str, str]
+) -> pd.DataFrame:
+    """Write `results.csv`, `summary.json` and `report.html` of all models, from the files that each has left.
+
+    Args:
+        without: folder -> why the model has no results.
+
+    Raises:
+        InputError: no model has results, or files in a model's folder are damaged.
+    """
+    done = with_results(plan["models"], without)
+    answers = {name: read_result(out / name / BY_QUESTION, partial(read_by_question, n_asked=len(test)))
+               for name in done}  # fmt: skip
+    tables = {name: read_result(out / name / RESULTS, read_table) for name in done}
+    summaries = {name: read_result(out / name / SUMMARY, _read_summary) for name in done}
+    columns = ["model", *COLUMNS, "part", "group", "models"]
+    parts = [*(table.assign(model=name, models=1) for name, table in tables.items()), pooled(answers.values(), test)]
+    frame = pd.concat([part[columns] for part in parts], ignore_index=True)
+    gaps = {name: {EVERY_ROW: why} for name, why in without.items()} | gaps_of(tables)
+    summary = {
+        "command": command, **plan, "chance": summaries[done[0]]["chance"],
+        "gaps": {name: gaps[name] for name in plan["models"] if gaps.get(name)},
+        "by model": {name: _facts(summaries[name]) for name in done},
+    }  # fmt: skip
+    with storage.written_whole(out / RESULTS) as partial_file:
+        write_csv(frame, partial_file)
+    storage.save_json(out / SUMMARY, summary)
+    write_page_of_models(out / REPORT, frame, summary)
+    return frame
+
+
+def gaps_of(tables: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, str]]:
+    """For each model the rows that another has and it lacks, and why."""
+    rows = {
+        name: {Row(*row): None for row in table.loc[table.part == "score", ["method", "library", "prompt"]].to_numpy()}
+        for name, table in tables.items()
+    }
+    every = dict.fromkeys(row for own in rows.values() for row in own)
+    return {
+        name: {str(row): NO_SUMS if row.method == SUMMED else NO_NUMBERS for row in every if row not in own}
+        for name, own in rows.items()
+    }
+
+
+def _facts(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said of one model: its name and weights, its library, questions and seconds."""
+    kept = {key: summary[key] for key in ("model", "weights, SHA-256", "layer", "questions")}
+    return kept | {"vectors": len(summary["vectors"]), "seconds": round(sum(summary["timings_s"].values()))}
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A `results.csv` with its numbers as they were written.
+
+    Raises:
+        ValueError: it lacks a column, or has text for a number.
+    """
+    numbers = ("value", "low", "high")
+    frame = pd.read_csv(
+        path, float_precision="round_trip", keep_default_na=False, na_values={column: [""] for column in numbers},
+        dtype={"method": str, "library": str, "prompt": str, "group": str} | dict.fromkeys(numbers, float),
+    )  # fmt: skip
+    if missing := [column for column in (*COLUMNS, "part", "group") if column not in frame]:
+        raise ValueError(f"it lacks the column {missing[0]!r}")
+    return frame
+
+
+def _read_summary(path: Path) -> dict[str, Any]:
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(summary, dict) or not {"chance", "vectors", "timings_s", "layer"} <= summary.keys():
+        raise ValueError("it lacks what a study says")
+    return summary
