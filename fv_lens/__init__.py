@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from .evaluation.faithfulness import faithfulness as faithfulness
     from .evaluation.side_effects import SideEffects as SideEffects
     from .evaluation.side_effects import side_effects as side_effects
-    from .evaluation.ablation import Ablation as Ablation
+    from .evaluation.ablated import Ablation as Ablation
     from .evaluation.ablation import ablation as ablation
     from .evaluation.transfer import Transfer as Transfer
     from .evaluation.transfer import transfer as transfer

@@ -1,7 +1,6 @@
 """Ablation: what intact prompts lose when heads are set to what they put out in corrupted ones."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import pandas as pd
@@ -11,117 +10,16 @@ from torch import Tensor
 
 from ..datasets.prompts import PromptTemplate, corrupted, with_demonstrations
 from ..datasets.relation_files import RelationLike, load_relation
-from ..datasets.relations import Relation
-from ..engine.batches import batch
+from ..engine.batches import PromptBatch, batch
 from ..engine.completion import Completions, completions, rows_of
 from ..engine.whatif import Edit, WhatIf, head_outputs
 from ..ground import scores
-from ..ground.display import scored
 from ..ground.errors import InputError, whole_number
-from ..ground.markup import card, table
 from ..ground.progress import progress_bar
-from ..ground.scores import Score
 from ..ground.streams import Stream, generator
 from ..models.lens import Lens, Model, lens_of
 from ..vectors.effects import HeadEffects
-
-Heads = tuple[tuple[int, int], ...]
-WRITERS, CANCELLERS, RANDOM = "without writers", "without cancellers", "without random heads"
-
-
-@dataclass(frozen=True)
-class Ablated:
-    """Scores of intact few-shot prompts with or without some heads; log-probabilities in nats.
-
-    `accuracy`: a right answer is completed as a whole. `first_token_accuracy`: the most probable token begins one.
-    `log_prob`: of the whole first listed answer. `..._change`: the row minus the prompts as they are (negative: lost).
-    `..._beyond_random`: the row minus that without random heads. Both are paired over words; None for the rows
-    themselves.
-    """
-
-    accuracy: Score
-    first_token_accuracy: Score
-    log_prob: Score
-    accuracy_change: Score | None = None
-    log_prob_change: Score | None = None
-    accuracy_beyond_random: Score | None = None
-    log_prob_beyond_random: Score | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Ablation:
-    """What the heads that write an answer, and those that cancel it, do in intact prompts.
-
-    Args:
-        relation: the relation's name.
-        rows: "10-shot" (the prompts as they are), "without writers", "without cancellers" and "without random heads"
-            (averaged over draws) -> `Ablated`.
-        writers, cancellers: the heads, `(layer, head)`, strongest first.
-        random: the heads of each draw, none of them among the writers and cancellers.
-        corrupted_z: `[layer, head, d_head]`, what heads are set to.
-        words: a line for each row and word: the share of draws in which it was completed right, and the mean
-            log-probability of its first listed answer, in nats.
-    """
-
-    relation: str
-    rows: Mapping[str, Ablated]
-    writers: Heads
-    cancellers: Heads
-    random: tuple[Heads, ...]
-    corrupted_z: Float[Tensor, "layer head d_head"] = field(repr=False)
-    words: pd.DataFrame = field(repr=False)
-
-    def __repr__(self) -> str:
-        lost = ", ".join(f"{name} {self.rows[name].accuracy_change:+}" for name in (WRITERS, CANCELLERS))
-        return f"Ablation({self.relation!r}, {len(self.writers)} heads each, {lost})"
-
-    def __str__(self) -> str:
-        about = f"{self.relation}: {self._about}; 95 % intervals; change = the row minus the first, paired"
-        titles = f"{'':<26}{'accuracy':<20}{'first token':<20}{'log-prob':<25}"
-        lines = [about, f"{titles}{'change in accuracy':<23}{'in log-prob':<23}beyond random heads"]
-        for name, row in self.rows.items():
-            changes = [row.accuracy_change, row.log_prob_change, row.log_prob_beyond_random]
-            shown = [change.signed if change else "" for change in changes]
-            lines.append(
-                f"{name:<26}{row.accuracy!s:<20}{row.first_token_accuracy!s:<20}{row.log_prob!s:<25}"
-                f"{shown[0]:<23}{shown[1]:<23}{shown[2]}"
-            )
-        return "\n".join(line.rstrip() for line in lines)
-
-    def _repr_html_(self) -> str:
-        columns = ["", "accuracy", "first token", "log-prob, nats", "change in accuracy", "in log-prob"]
-        columns += ["accuracy beyond random heads", "log-prob beyond random heads"]
-        lines = [
-            (name, *(scored(getattr(row, part), place > 2) for place, part in enumerate(Ablated.__dataclass_fields__)))
-            for name, row in self.rows.items()
-        ]
-        listed = [
-            (kind, ", ".join(f"L{layer}H{head}" for layer, head in heads))
-            for kind, heads in (("writers", self.writers), ("cancellers", self.cancellers))
-        ]
-        return card(
-            "Ablation", self.relation, table(columns, lines, strong=[0]), table([], listed, words=True),
-            note=f"{self._about}, 95 % intervals. Change: the row minus the first, paired over words; not shown: the "
-            "interval holds 0. Heads are set to their mean output in prompts with shuffled answers.",
-        )  # fmt: skip
-
-    def to_frame(self) -> pd.DataFrame:
-        """One line per row: every score with its low and high."""
-        lines = {
-            name: {
-                f"{part}{end}": getattr(score, attribute)
-                for part in Ablated.__dataclass_fields__
-                if (score := getattr(row, part)) is not None
-                for end, attribute in (("", "value"), ("_low", "low"), ("_high", "high"))
-            }
-            for name, row in self.rows.items()
-        }
-        return pd.DataFrame.from_dict(lines, orient="index").rename_axis("row")
-
-    @property
-    def _about(self) -> str:
-        n_words = next(iter(self.rows.values())).accuracy.n
-        return f"{n_words} test words; {len(self.writers)} heads in each row, {len(self.random)} random draws"
+from .ablated import CANCELLERS, KEPT, RANDOM, WRITERS, Ablated, Ablation, Heads
 
 
 def ablation(
@@ -138,8 +36,9 @@ def ablation(
     """What intact few-shot prompts of test words lose without the heads of largest positive or negative effect.
 
     A head is taken out by setting its output at the last token to its mean over corrupted prompts, in which the
-    demonstrations' answers are shuffled so that all are wrong: what it knows of the words' form stays, what it knows of
-    the relation does not. Heads and means come from the train part.
+    demonstrations' answers are shuffled so that all are wrong. Heads and means come from the train part. A mean lacks
+    what a head says of the word itself, and not of the relation alone; so in further rows ("word kept") the head is
+    set to its output in the corrupted prompt of the same word.
 
     Args:
         effects: the head map of this relation, or one over relations. Template and split are those of its prompts.
@@ -173,13 +72,19 @@ def ablation(
     random = tuple(tuple(others[i] for i in rng.permutation(len(others))[:n_heads]) for _ in range(draws))
     parts = relation.split()
     intact = batch(lens, with_demonstrations(parts.test, parts.train, n_shots, seed), template)
-    z = _corrupted_means(lens, parts.train, n_prompts, n_shots, seed, template)
-
-    def without(heads: Heads) -> WhatIf:
-        return [Edit(layer, z[layer, head], head) for layer, head in heads]
-
+    z = _mean_outputs(lens, batch(lens, corrupted(parts.train, n_prompts, n_shots, seed), template))
     drawn = {WRITERS: [writers], CANCELLERS: [cancellers], RANDOM: random}
-    whatifs = {name: [without(heads) for heads in listed] for name, listed in drawn.items()}
+    shuffled = batch(lens, with_demonstrations(parts.test, parts.train, n_shots, seed, shuffled=True), template)
+    of_words = _outputs(lens, shuffled, {head for listed in drawn.values() for heads in listed for head in heads})
+
+    def without(heads: Heads, word_kept: bool) -> WhatIf:
+        return [Edit(layer, of_words[layer, head] if word_kept else z[layer, head], head) for layer, head in heads]
+
+    whatifs = {
+        name + KEPT * kept: [without(heads, kept) for heads in listed]
+        for kept in (False, True)
+        for name, listed in drawn.items()
+    }
     with progress_bar(total=len(intact), desc="prompts without heads", unit="prompt") as bar:
         measured = completions(lens, intact, [whatif for listed in whatifs.values() for whatif in listed], bar.update)
     values = {f"{n_shots}-shot": measured.rows([0])}
@@ -209,17 +114,27 @@ def _parted(effects: HeadEffects, n: int) -> tuple[Heads, Heads, list[tuple[int,
     return writers, cancellers, others
 
 
-def _corrupted_means(
-    lens: Lens, train: Relation, n_prompts: int, n_shots: int, seed: int, template: PromptTemplate
-) -> Float[Tensor, "layer head d_head"]:
-    """Mean output of every head at the last token of corrupted prompts of train words."""
-    prompts = batch(lens, corrupted(train, n_prompts, n_shots, seed), template)
+def _mean_outputs(lens: Lens, prompts: PromptBatch) -> Float[Tensor, "layer head d_head"]:
+    """Mean output of every head at the prompts' last tokens."""
     total = torch.zeros(lens.n_layers, lens.n_heads, lens.d_head, dtype=torch.float64, device="cpu")
     with progress_bar(total=len(prompts), desc="mean head outputs, corrupted", unit="prompt") as bar:
         for indices, z, _ in head_outputs(lens, prompts.tokens, prompts.mask):
             total += z.cpu().double().sum(0)
             bar.update(len(indices))
     return (total / len(prompts)).float()
+
+
+def _outputs(
+    lens: Lens, prompts: PromptBatch, heads: Collection[tuple[int, int]]
+) -> dict[tuple[int, int], Float[Tensor, "prompt d_head"]]:
+    """What some heads put out at each prompt's last token."""
+    outputs = {head: torch.zeros(len(prompts), lens.d_head, dtype=torch.float32, device="cpu") for head in heads}
+    with progress_bar(total=len(prompts), desc="head outputs, corrupted", unit="prompt") as bar:
+        for indices, z, _ in head_outputs(lens, prompts.tokens, prompts.mask):
+            for (layer, head), values in outputs.items():
+                values[indices] = z[:, layer, head].float().cpu()
+            bar.update(len(indices))
+    return outputs
 
 
 def _rows(values: Mapping[str, Completions]) -> dict[str, Ablated]:
@@ -232,7 +147,7 @@ def _rows(values: Mapping[str, Completions]) -> dict[str, Ablated]:
     rows = {}
     for name, (right, first, log_prob) in measures.items():
         paired = {}
-        for kind, base in (("change", intact), ("beyond_random", RANDOM)):
+        for kind, base in (("change", intact), ("beyond_random", RANDOM + KEPT * name.endswith(KEPT))):
             if name not in (intact, base):
                 paired[f"accuracy_{kind}"] = scores.gain(right, measures[base][0])
                 paired[f"log_prob_{kind}"] = scores.paired_difference(log_prob, measures[base][2])

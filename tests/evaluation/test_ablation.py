@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from fv_lens import InputError, Relation, ablation, indirect_effects, mean_effects
-from fv_lens.datasets.prompts import corrupted
+from fv_lens.datasets.prompts import PromptTemplate, corrupted, with_demonstrations
 from fv_lens.datasets.relations import Split
 from fv_lens.engine.batches import batch
 from fv_lens.models.lens import lens_of
 
 from .. import oracles, tiny
 from ..oracles import EXACT, Change, difference
-from .completed import ENDINGS, by_hand
+from .completed import ENDINGS
 
 K, SHOTS, PROMPTS, DRAWS = 3, 2, 6, 2
 SIZES = dict(draws=DRAWS, n_prompts=PROMPTS)
@@ -24,6 +24,19 @@ def corrupted_z(model, relation) -> torch.Tensor:
     """Mean head outputs over corrupted prompts of train words, one unpadded prompt at a time."""
     prompts = batch(lens_of(model), corrupted(relation.split().train, PROMPTS, SHOTS, 0))
     return oracles.mean_z(model, oracles.unpadded(prompts))
+
+
+def completed(model, relation, heads=(), z=None) -> np.ndarray:
+    """(right, log-probability, rank, ...) of each test word, `[word, 4]`; without `z` heads keep the word."""
+    split, measured = relation.split(), []
+    intact, shuffled = (with_demonstrations(split.test, split.train, SHOTS, 0, wrong) for wrong in (False, True))
+    for shots, wrong in zip(intact, shuffled):
+        text, other = (PromptTemplate().prompt(x.word, x.demonstrations) for x in (shots, wrong))
+        prompt, answers = oracles.in_words(model, text, shots.answers)
+        own = oracles.head_outputs(model, oracles.in_words(model, other, shots.answers)[0]) if z is None else z
+        edits = [Change(layer, own[layer, head], head) for layer, head in heads]
+        measured.append(oracles.completion(model, prompt, answers, ENDINGS.nonzero()[:, 0].tolist(), edits))
+    return np.array(measured, dtype=float)
 
 
 @pytest.fixture(scope="module")
@@ -45,27 +58,30 @@ def test_prompts_without_heads_are_those_of_full_forwards(name, words, monkeypat
     found = ablation(model, words, effects, K, SHOTS, **SIZES)
     z = corrupted_z(model, words)
     assert difference(found.corrupted_z, z) <= EXACT
-    drawn = {"2-shot": [()], "without writers": [found.writers], "without cancellers": [found.cancellers]}
-    drawn |= {"without random heads": found.random}
-    assert list(found.rows) == list(drawn)
-    values = {}
-    for row, listed in drawn.items():
-        edits = [[Change(layer, z[layer, head], head) for layer, head in heads] for heads in listed]
-        values[row] = np.array([by_hand(model, words, edit, SHOTS) for edit in edits]).transpose(2, 0, 1)
+    drawn = {"writers": [found.writers], "cancellers": [found.cancellers], "random heads": found.random}
+    values = {"2-shot": completed(model, words)[:, None]}
+    for name, listed in drawn.items():
+        values[f"without {name}"] = np.stack([completed(model, words, heads, z) for heads in listed], 1)
+    for name, listed in drawn.items():
+        values[f"without {name}, word kept"] = np.stack([completed(model, words, heads) for heads in listed], 1)
+    assert list(found.rows) == list(values)
+    values = {row: x.transpose(2, 0, 1) for row, x in values.items()}  # [measure, word, draw]
     for row, (right, log_prob, rank, _) in values.items():
         of_row = found.words[found.words.row == row]
-        assert np.abs(of_row.log_prob - log_prob.mean(0)).max() <= EXACT
-        assert of_row.right.to_numpy() == pytest.approx(right.mean(0))
+        assert np.abs(of_row.log_prob - log_prob.mean(1)).max() <= EXACT
+        assert of_row.right.to_numpy() == pytest.approx(right.mean(1))
         assert found.rows[row].accuracy.value == pytest.approx(right.mean())
         assert found.rows[row].first_token_accuracy.value == pytest.approx((rank == 0).mean())
-        for kind, base in (("change", "2-shot"), ("beyond_random", "without random heads")):
+        random = "without random heads" + ", word kept" * row.endswith("kept")
+        for kind, base in (("change", "2-shot"), ("beyond_random", random)):
             change = getattr(found.rows[row], f"log_prob_{kind}")
             if row in ("2-shot", base):
                 assert change is None
             else:
-                assert change.value == pytest.approx((log_prob.mean(0) - values[base][1].mean(0)).mean(), abs=EXACT)
-    changes = [found.rows[row].log_prob_change.value for row in list(drawn)[1:]]
-    assert min(map(abs, changes)) > 0.01, "each edit does something"
+                assert change.value == pytest.approx(log_prob.mean() - values[base][1].mean(), abs=EXACT)
+    changes = [found.rows[row].log_prob_change.value for row in list(values)[1:]]
+    assert min(map(abs, changes)) > 100 * EXACT, "each edit does something"
+    assert len(set(changes)) == 6, "and each another thing"
 
 
 def test_heads_are_the_ends_of_the_map_and_others_are_neither(found, effects):
