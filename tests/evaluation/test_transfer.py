@@ -22,7 +22,8 @@ CHAT += "{% if add_generation_prompt %}<assistant> {% endif %}"
 
 def of(model, layer: int = 1, **record):
     """A vector of noise that belongs to the model."""
-    return vector(3 * noise(32), layer, model=lens_of(model).name, **record)
+    lens = lens_of(model)
+    return vector(3 * noise(32), layer, model=lens.name, bos=lens.bos, **record)
 
 
 @torch.no_grad()
