@@ -57,6 +57,10 @@ if TYPE_CHECKING:
     from .evaluation.faithfulness import faithfulness as faithfulness
     from .evaluation.side_effects import SideEffects as SideEffects
     from .evaluation.side_effects import side_effects as side_effects
+    from .evaluation.ablated import Ablation as Ablation
+    from .evaluation.ablation import ablation as ablation
+    from .evaluation.transfer import Transfer as Transfer
+    from .evaluation.transfer import transfer as transfer
     from .evaluation.baselines.result import Baselines as Baselines
     from .evaluation.baselines.compare import baselines as baselines
     from .evaluation.decoding import Decoding as Decoding

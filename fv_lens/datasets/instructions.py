@@ -1,4 +1,7 @@
-"""Instructions in words, "Give the opposite of the word.", one for each bundled relation."""
+"""What each bundled relation is asked by in words: an instruction, and the beginning of a sentence.
+
+"Give the opposite of the word." and "The opposite of {word} is".
+"""
 
 from functools import cache
 
@@ -9,3 +12,9 @@ from .bundled_files import bundled_json
 def instructions() -> dict[str, str]:
     """Name of a bundled relation -> what a person would be told to do with its words."""
     return dict(bundled_json("instructions.json"))
+
+
+@cache
+def sentences() -> dict[str, str]:
+    """Name of a bundled relation -> the beginning of a sentence, with `{word}` in it, that goes on with the answer."""
+    return dict(bundled_json("sentences.json"))
