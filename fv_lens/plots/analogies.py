@@ -82,7 +82,7 @@ def analogies(
                 name=f"chance {chance:.2f}", text=f"<b>chance</b>: {chance:.3f}", hoverinfo="text",
                 legendgroup="chance", showlegend=column == 1, row=1, col=column,
             )  # fmt: skip
-    figure.update_annotations(font=dict(size=13, color=INK), yanchor="bottom")
+    figure.update_annotations(font=dict(size=13 if len(panels) < 4 else 10, color=INK), yanchor="bottom")
     figure.update_yaxes(tickvals=rows.ticks, range=rows.range)
     figure.update_yaxes(ticktext=rows.labels, tickfont_size=12, col=1)
     drawn = [*scores.values(), *([] if chance is None else [Score(chance, np.nan, np.nan, 1)])]
