@@ -85,8 +85,8 @@ def pooled(models: Collection[Answers], asked: Sequence[Question]) -> pd.DataFra
     kin = [question.kin or i for i, question in enumerate(questions)]  # as in `evaluate_analogies`
     every: dict[Row, dict[str, None]] = {}
     for of in models:
-        for row, measures in of.items():
-            every.setdefault(row, {}).update(dict.fromkeys(measures))
+        for row, measured in of.items():
+            every.setdefault(row, {}).update(dict.fromkeys(measured))
     lines: list[tuple[Any, ...]] = []
 
     def add(part: str, group: str, places: Sequence[int], name: Row, measure: str, values: list[np.ndarray]) -> None:

@@ -1,10 +1,11 @@
-"""The models that a command is given by `--models`."""
+"""Names that a command is given with commas between: those of models, and others."""
 
 import os
 from collections.abc import Sequence
 
 from ..ground.errors import InputError
-from .reproduce.command import MODEL, split_names
+
+MODEL = "smollm2-135m"
 
 
 def named_models(models: Sequence[str], model: str) -> dict[str, str]:
@@ -21,3 +22,14 @@ def named_models(models: Sequence[str], model: str) -> dict[str, str]:
     from .several import model_folders
 
     return model_folders(names)
+
+
+def split_names(text: str) -> list[str]:
+    """Names or paths with commas between; a path may have commas in it, where there is such a file."""
+    parts, names = text.split(","), []
+    while parts:
+        joined = {n: os.path.expanduser(",".join(parts[:n]).strip()) for n in range(len(parts), 0, -1)}
+        n = next((n for n, path in joined.items() if n > 1 and os.path.exists(path)), 1)
+        names.append(joined[n])
+        del parts[:n]
+    return [name for name in names if name]

@@ -63,7 +63,7 @@ def overview_of_groups(scores: AnalogyScores, groups: Mapping[str, Sequence[int]
     return table
 
 
-def overviews_of_models(frame: pd.DataFrame, models: Sequence[str]) -> Iterator[Table]:
+def overviews_of_models(frame: pd.DataFrame, models: Sequence[str]) -> Iterator[Table | Text]:
     """Whole answers with the full library, for each model, and pooled with its interval."""
     lines = frame[(frame.part == "score") & (frame.measure == "accuracy") & frame.library.isin(["", "full"])]
     title = f"{MEASURES['accuracy'].heading}, full library; of all models with a 95 % interval over families"

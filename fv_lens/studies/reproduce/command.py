@@ -1,7 +1,6 @@
 """The commands `fv-lens reproduce` and `fv-lens table`."""
 
 import json
-import os
 import shlex
 import warnings
 from collections.abc import Mapping
@@ -19,9 +18,9 @@ from ...ground.measures import COMPLETED, MEASURES
 from ..console import MOST_DEALS, STUDY, ModelName, console, expanded, notes, output_folder, plain_errors, quiet, tell
 from ..folders import owner_of
 from ..job import Job
+from ..model_names import MODEL, named_models, split_names
 from ..sources import BatsFolder, LreFolder, PublishedSet, ToddFolder, published_set
 
-MODEL = "smollm2-135m"
 DTYPES = ("float32", "bfloat16", "float16")  # as in `models`, which is slow to import
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def reproduce(
         weights: Any = dtype  # one of DTYPES, as was checked
         source = published_set(bats, lre, todd)
         chosen = _chosen_relations(relations, source)
-        several = None if models is None else _models(models, model)
+        several = None if models is None else named_models(models, model)
 
         def line(out: Path, **named: str) -> str:
             options: dict[str, Any] = {"--relations": relations, **dict([source] if source else []), **named}
@@ -188,29 +187,6 @@ def _chosen_relations(relations: str | None, source: PublishedSet | None) -> lis
             raise InputError(f"{str(source.folder)!r} has no relation {unknown[0]!r}; it has {', '.join(loaded)}.")
         return [loaded[name] for name in names]
     return [load_relation(name) for name in (relation_names() if names_given is None else names_given)]
-
-
-def _models(models: "Sequence[str]", model: str) -> dict[str, str]:
-    """The models that were named, by the name of their folder."""
-    if model != MODEL:
-        raise InputError(f"--model is {model!r} and --models {', '.join(models)!r}; give one of them.")
-    names = [os.path.expanduser(name) for listed in models for name in split_names(listed)]
-    if not names:
-        raise InputError(f"--models is {', '.join(models)!r}; give names or folders, with commas between.")
-    from .several import model_folders
-
-    return model_folders(names)
-
-
-def split_names(text: str) -> list[str]:
-    """Names or paths with commas between; a path may have commas in it, where there is such a file."""
-    parts, names = text.split(","), []
-    while parts:
-        joined = {n: os.path.expanduser(",".join(parts[:n]).strip()) for n in range(len(parts), 0, -1)}
-        n = next((n for n, path in joined.items() if n > 1 and os.path.exists(path)), 1)
-        names.append(joined[n])
-        del parts[:n]
-    return [name for name in names if name]
 
 
 def _overview(frame: "pd.DataFrame") -> Table:
