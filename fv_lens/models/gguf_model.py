@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from .gguf_header import Header, read_header
 from .libraries import quiet, quoting
 from .manifest import verified, write_manifest
 
-CONVERSION = 1  # to be raised with each change of what a conversion writes, so that files are converted again
+CONVERSION = 2  # to be raised with each change of what a conversion writes, so that files are converted again
 SAMPLES = ("hot", " hot  cold\n\nQ: A\tB", "Größe, 大きい 3.14 don't", "<s> </s> <|x|>")
 
 
@@ -135,13 +135,20 @@ def _parameters(network: Any) -> dict[str, torch.Tensor]:
 def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
     """Save a tokenizer so that it gives the same ids when it is loaded again."""
     tokenizer.save_pretrained(folder)
+    _settings(folder, lambda settings: settings.pop("model_type", None))  # in some versions, that of another network
     if not _agree(tokenizer, folder):
         # Its class would build it from the vocabulary again, by rules of its own: the general one reads what was saved.
-        file = folder / "tokenizer_config.json"
-        settings = json.loads(file.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
-        file.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+        _settings(folder, lambda settings: settings.update(tokenizer_class="PreTrainedTokenizerFast"))
         if not _agree(tokenizer, folder):
             raise InputError("the tokenizer of the GGUF file gives other ids once saved; give the model's own folder")
+
+
+def _settings(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change the settings of a saved tokenizer."""
+    file = folder / "tokenizer_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    change(settings)
+    file.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _agree(tokenizer: Any, folder: Path) -> bool:

@@ -1,5 +1,6 @@
 """A GGUF file becomes the model it holds, once, or is refused with what to do."""
 
+import copy
 import json
 import os
 import signal
@@ -172,6 +173,15 @@ def test_ids_are_those_of_the_file(tmp_path, cache, spelling, bos):
 
 
 # Rotary positions
+
+
+def test_a_saved_tokenizer_does_not_say_that_the_model_is_of_another_kind(tmp_path):
+    made = copy.deepcopy(tiny.tokenizer())
+    made.init_kwargs["model_type"] = "bert"
+    gguf_model._save_tokenizer(made, tmp_path)
+    assert "model_type" not in json.loads((tmp_path / "tokenizer_config.json").read_text(encoding="utf-8"))
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert again("w1 w2")["input_ids"] == made("w1 w2")["input_ids"]
 
 
 def test_llama_3_scaling_is_told_from_the_divisors_of_its_frequencies(tmp_path, cache):
