@@ -1,6 +1,6 @@
 """Fill the tables of demos/results.md from the folders that the commands left.
 
-    python demos/pages/tables.py study=fv_lens_study study-bats=bats_study
+    python demos/pages/tables.py study=fv_lens_study study-bats=bats_study study-models=three_models
     python demos/pages/tables.py analogies=fv_lens_analogies analogies-bats=bats_analogies
     python demos/pages/tables.py u2=u2 google=google bats=bats humans=fv_lens_humans
 
@@ -113,6 +113,7 @@ def humans(folder: Path) -> str:
 BLOCKS: dict[str, tuple[Callable[..., str], tuple[str, ...]]] = {
     "study-bats": (study, ("study-bats",)),
     "study": (study, ("study",)),
+    "study-models": (study, ("study-models",)),
     "analogies": (analogies, ("analogies-bats", "analogies")),
     "choices": (choices, ("u2", "google", "bats")),
     "humans": (humans, ("humans",)),
