@@ -1,5 +1,7 @@
 """On a GPU the same numbers come out as on the CPU, and come back to it; where there is none, nothing of this runs."""
 
+import functools
+
 import pytest
 import torch
 
@@ -18,7 +20,7 @@ from fv_lens.vectors.optimizer import Tuning
 from fv_lens.vectors.patching import patch
 from fv_lens.vectors.tuning import finetune
 
-from . import oracles, tiny
+from . import oracles, spread, tiny
 from .oracles import difference
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -111,3 +113,33 @@ def test_memory_that_torch_keeps_counts_as_free(words):
     after = most_rows(rows.lens, 1, rows.exact, row, 1)
     torch.cuda.empty_cache()
     assert after > before * 0.9
+
+
+# Blocks on two devices
+
+GPUS = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is one GPU; blocks on two need another one")
+DEVICES = [
+    pytest.param(("cuda:0", "cpu"), id="gpu-then-cpu"),
+    pytest.param(("cpu", "cuda:0"), id="cpu-then-gpu"),
+    pytest.param(("cuda:0", "cuda:1"), id="two-gpus", marks=GPUS),
+]
+
+
+@functools.cache
+def on_one(name):
+    return tiny.build(name).to("cuda:0")
+
+
+@functools.cache
+def on_two(name, devices):
+    return spread.build(name, devices)
+
+
+@pytest.mark.parametrize("measure", spread.MEASURED.values(), ids=spread.MEASURED)
+@pytest.mark.parametrize("devices", DEVICES)
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2"])
+def test_blocks_on_two_devices_give_the_numbers_of_one(name, devices, measure, words):
+    one, two = on_one(name), on_two(name, devices)
+    assert {parameter.device for parameter in two.parameters()} == set(map(torch.device, devices))
+    assert spread.furthest(measure(two, words), measure(one, words)) < CLOSE
+    assert spread.exact_forms(two) == spread.exact_forms(one)

@@ -73,7 +73,8 @@ class VirtualTokens(nn.Module):
     def forward(self, ids: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         first = len(self.weight)
         embedded = self.known(ids.clamp(max=first - 1), *args, **kwargs)
-        virtual = self.rows[(ids - first).clamp(min=0)].to(embedded)
+        ids = ids.to(embedded.device)
+        virtual = self.rows[(ids - first).clamp(min=0).to(self.rows.device)].to(embedded)
         return torch.where((ids >= first)[..., None], virtual, embedded)
 
 

@@ -1,26 +1,28 @@
 """Facts about a model's weights: their precision, whether TransformerLens centred them, and their hash."""
 
 import hashlib
+from collections.abc import Collection
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 
-def is_full_precision(model: nn.Module, dtype: torch.dtype, device: torch.device) -> bool:
+def is_full_precision(model: nn.Module, dtype: torch.dtype, devices: Collection[torch.device]) -> bool:
     """Whether products round as float32 does, or better: not in half precision, autocast, or TF32 on a GPU.
 
     False also for quantised weights, whose kernels choose their own precision.
     """
     quantised = not all(parameter.is_floating_point() for parameter in model.parameters())
-    if quantised or torch.is_autocast_enabled(device.type):
+    kinds = {device.type for device in devices}
+    if quantised or any(torch.is_autocast_enabled(kind) for kind in kinds):
         return False
     matmul = torch.backends.cuda.matmul
     if hasattr(matmul, "fp32_precision"):  # from torch 2.9 on; where it was set, asking for allow_tf32 raises
         tf32 = matmul.fp32_precision == "tf32"
     else:
         tf32 = matmul.allow_tf32
-    return dtype == torch.float64 or (dtype == torch.float32 and not (tf32 and device.type == "cuda"))
+    return dtype == torch.float64 or (dtype == torch.float32 and not (tf32 and "cuda" in kinds))
 
 
 def is_centered(embedding: Float[Tensor, "vocab d_model"]) -> bool:
