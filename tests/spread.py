@@ -88,9 +88,10 @@ def tuned_in_two_layers(model, relation):
     return losses(finetune(model, uneven(), layer=[0, 2], n_pairs=10, n_validation=5, how=how))
 
 
-def tuned_on_first_tokens(model, relation):
+def tuned_behind_the_last_block(model, relation):
+    """No block runs above the vector, on one token of each answer."""
     how = Tuning(3, first_token=True)
-    return losses(finetune(model, uneven(), vector_of(model, layer=0), n_pairs=10, n_validation=5, how=how))
+    return losses(finetune(model, uneven(), vector_of(model), layer=2, n_pairs=10, n_validation=5, how=how))
 
 
 def swept(model, relation):
@@ -140,7 +141,7 @@ def one_by_one(model, relation):
     """Under a hook of the user's each prompt has forwards of its own."""
     handle = model.blocks[1].register_forward_hook(lambda module, given, out: None)
     try:
-        measured = indirect_effects(model, relation, n_prompts=1, n_shots=1, n_mean_prompts=1)
+        measured = indirect_effects(model, relation, n_prompts=1, n_shots=2, n_mean_prompts=1)
         return measured.log_prob_values, measured.mean_z, *residual_streams(model, relation)
     finally:
         handle.remove()
@@ -165,7 +166,7 @@ def trained_adapters(model, relation):
 MEASURED = {
     measure.__name__: measure
     for measure in (
-        effects, summed, tuned, tuned_in_two_layers, tuned_on_first_tokens, swept, chosen, evaluated, decoded,
+        effects, summed, tuned, tuned_in_two_layers, tuned_behind_the_last_block, swept, chosen, evaluated, decoded,
         words_of_heads, patched, hooked, one_by_one, residual_streams, trained_adapters,
     )
 }  # fmt: skip

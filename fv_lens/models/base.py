@@ -135,7 +135,11 @@ class Lens:
 
     def device_of(self, layer: int) -> torch.device:
         """Where a block runs."""
-        return self._device_of(self.model.blocks[layer])
+        return self._of_blocks[layer]
+
+    @cached_property
+    def _of_blocks(self) -> list[torch.device]:
+        return [self._device_of(block) for block in self.model.blocks]
 
     def _device_of(self, part: nn.Module) -> torch.device:
         return device_of(part) or self.parameter.device
@@ -143,8 +147,7 @@ class Lens:
     @cached_property
     def devices(self) -> list[torch.device]:
         """All devices that parts of the model run on, from where prompts enter to where logits are made; each once."""
-        blocks = (self.device_of(layer) for layer in range(self.n_layers))
-        return list(dict.fromkeys([self.device, *blocks, self._device_of(self.model.unembed)]))
+        return list(dict.fromkeys([self.device, *self._of_blocks, self._device_of(self.model.unembed)]))
 
     @property
     def gpus(self) -> list[torch.device]:
