@@ -1,7 +1,7 @@
 """Facts about a model's weights: their precision, whether TransformerLens centred them, and their hash."""
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 import torch
 from jaxtyping import Float
@@ -32,8 +32,33 @@ def is_centered(embedding: Float[Tensor, "vocab d_model"]) -> bool:
 
 
 def weights_hash(model: nn.Module) -> str:
-    """SHA-256 of the weights in order."""
+    """SHA-256 of the weights in order, wherever they are."""
     digest = hashlib.sha256()
-    for parameter in model.parameters():
+    for parameter in _parameters(model):
         digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _parameters(model: nn.Module) -> Iterator[Tensor]:
+    """As `model.parameters()`, with the numbers of those that accelerate keeps elsewhere between calls."""
+    if not is_offloaded(model):
+        yield from model.parameters()
+        return
+    from accelerate.utils import align_module_device  # which has offloaded them
+
+    network = getattr(model, "original_model", model)
+    # Offloaded, tied weights are two parameters.
+    is_tied = getattr(network.config, "tie_word_embeddings", False)
+    tied = set(network.get_output_embeddings().modules()) if is_tied else set()
+    seen: dict[int, Tensor] = {}
+    for module in model.modules():
+        own = {name: x for name, x in module._parameters.items() if x is not None and id(x) not in seen}
+        seen |= {id(x): x for x in own.values()}
+        if module not in tied:
+            with align_module_device(module):
+                yield from (x for name in own if (x := module._parameters[name]) is not None)
+
+
+def is_offloaded(model: nn.Module) -> bool:
+    """Whether weights of the model are on the disk, or on the CPU for blocks of a GPU, and loaded for each call."""
+    return any(parameter.device.type == "meta" for parameter in model.parameters())
