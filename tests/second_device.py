@@ -4,8 +4,7 @@ Its tensors report it as their device and hold their numbers in a tensor of the 
 operation on tensors of both devices raises, but for a number without dimensions, for an index into a tensor, and for
 `copy_` and `to`, which move what they are given.
 
-PyTorch registers a device for the rest of the process, so this is called where it is needed and not where it is
-imported.
+PyTorch registers a device for the rest of the process, so `second_device` is called in tests, not where it is imported.
 """
 
 import functools
@@ -13,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import backend_registration
 from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -62,17 +62,22 @@ class Elsewhere(Tensor):
 def _check_one_device(function: Any, args: tuple, kwargs: dict) -> None:
     if function in MOVES:
         return
-    tensors = [x for x in tree_leaves((args[:1] if function in INDEXED else args, kwargs)) if isinstance(x, Tensor)]
-    strangers = [x for x in tensors if not isinstance(x, Elsewhere)]
-    if any(x.dim() for x in strangers) or (function in INDEXED and strangers):
-        devices = ", ".join(sorted({str(x.device) for x in tensors}))
-        raise RuntimeError(f"Expected all tensors to be on the same device, but {function} was given {devices}")
+    indices = tree_leaves(args[1]) if function in INDEXED else []
+    given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor) and not any(x is at for at in indices)]
+    strangers = [x for x in given if not isinstance(x, Elsewhere)]
+    all_here = len(strangers) == len(given)  # then the indices are the tensors from elsewhere
+    if all_here or any(x.dim() for x in strangers):
+        raise RuntimeError(f"Expected all tensors to be on the same device, but {function} was given some of two")
+
+
+def announce() -> None:
+    """Let PyTorch count the device. Autograd counts once, when something first goes backward in a process."""
+    torch._C._acc.register_python_privateuseone_device_guard(backend_registration._DummyDeviceGuard())
 
 
 @functools.cache
 def second_device() -> torch.device:
     """The device, registered when it is first asked for."""
-    from torch.utils import backend_registration
 
     class Hooks(torch._C._acc.PrivateUse1Hooks):
         def is_available(self) -> bool:

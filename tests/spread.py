@@ -59,9 +59,8 @@ def spread(network, devices: tuple, split: int) -> None:
     stays = {part: False for part in places if part}  # nothing is offloaded
     attach_align_device_hook_on_blocks(network, places, stays, skip_keys=network._skip_keys_device_placement)
     network.tie_weights()
-    kinds = {torch.device(place).type for place in places.values()}
-    if len({str(place) for place in places.values()}) > 1 and "cpu" not in kinds:
-        network.hf_device_map = {part: place for part, place in places.items() if part}
+    if {torch.device(place).type for place in places.values()} != {"cpu", "cuda"}:  # which TransformerLens refuses
+        network.hf_device_map = {part: str(place) for part, place in places.items() if part}
 
 
 # What is measured on a spread model, and on the same model on one device.

@@ -33,7 +33,7 @@ class Placement:
 
 
 def placement(
-    device: Device | None,
+    device: Device | None = None,
     device_map: DeviceMap | None = None,
     n_devices: int | None = None,
     max_memory: MaxMemory | None = None,
