@@ -73,9 +73,9 @@ def placement(
             f"offload_folder is for weights on the disk, which TransformerLens {version} does not take; "
             'pip install "transformer-lens>=4.3", or leave it out.'
         )
-    parts = dict(device_map) if isinstance(device_map, Mapping) else device_map
-    if isinstance(parts, dict):
-        parts = {part: str(place) if isinstance(place, torch.device) else place for part, place in parts.items()}
+    parts: dict[str, str | int] | str | None = None if device_map is None else str(device_map)
+    if isinstance(device_map, Mapping):
+        parts = {part: place if isinstance(place, int) else str(place) for part, place in device_map.items()}
     try:
         resolved, budgets = resolve_device_map(n_devices, parts, None, None if max_memory is None else dict(max_memory))
     except ValueError as error:

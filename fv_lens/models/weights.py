@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Collection, Iterator
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -46,10 +47,10 @@ def _parameters(model: nn.Module) -> Iterator[Tensor]:
         return
     from accelerate.utils import align_module_device  # which has offloaded them
 
-    network = getattr(model, "original_model", model)
-    # Offloaded, tied weights are two parameters.
-    is_tied = getattr(network.config, "tie_word_embeddings", False)
-    tied = set(network.get_output_embeddings().modules()) if is_tied else set()
+    network: Any = getattr(model, "original_model", model)
+    tied: set[nn.Module] = set()
+    if getattr(network.config, "tie_word_embeddings", False):  # once they are offloaded, they are two parameters
+        tied = set(network.get_output_embeddings().modules())
     seen: dict[int, Tensor] = {}
     for module in model.modules():
         own = {name: x for name, x in module._parameters.items() if x is not None and id(x) not in seen}
