@@ -120,10 +120,11 @@ def test_memory_that_torch_keeps_counts_as_free(words):
 # Models over several devices
 
 GPUS = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is one GPU; blocks on two need another one")
-DEVICES = [
-    pytest.param(("cuda:0", "cpu"), id="gpu-then-cpu"),
-    pytest.param(("cpu", "cuda:0"), id="cpu-then-gpu"),
-    pytest.param(("cuda:0", "cuda:1"), id="two-gpus", marks=GPUS),
+GPU_FIRST, CPU_FIRST, TWO_GPUS = ("cuda:0", "cpu"), ("cpu", "cuda:0"), ("cuda:0", "cuda:1")
+SPREAD = [
+    *(pytest.param(name, GPU_FIRST, id=f"{name}-gpu-then-cpu") for name in ("llama", "gpt2", "gemma2")),
+    pytest.param("llama", CPU_FIRST, id="llama-cpu-then-gpu"),
+    *(pytest.param(name, TWO_GPUS, id=f"{name}-two-gpus", marks=GPUS) for name in ("llama", "gpt2", "gemma2")),
 ]
 
 
@@ -138,8 +139,7 @@ def on_two(name, devices):
 
 
 @pytest.mark.parametrize("measure", spread.MEASURED.values(), ids=spread.MEASURED)
-@pytest.mark.parametrize("devices", DEVICES)
-@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2"])
+@pytest.mark.parametrize("name, devices", SPREAD)
 def test_blocks_on_two_devices_give_the_numbers_of_one(name, devices, measure, words):
     one, two = on_one(name), on_two(name, devices)
     assert {parameter.device for parameter in two.parameters()} == set(map(torch.device, devices))
