@@ -31,7 +31,7 @@ from . import tiny
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9]])
 
 
-def build(name: str, devices: tuple, split: int = 2):
+def build(name: str, devices: tuple, split: int = 1):
     """The model of `tiny.build`, its embeddings and first `split` blocks on one device, all behind on the other."""
     network = tiny.network(name)
     network.config.architectures = [type(network).__name__]

@@ -48,7 +48,7 @@ def test_blocks_on_two_devices_give_the_numbers_of_one(name, measure, order, wor
 def test_where_the_parts_of_a_model_run(order):
     lens = lens_of(on_two("llama", order))
     first, last = (torch.device("cpu"), second_device())[:: 1 if order.startswith("cpu") else -1]
-    assert lens.device == first == lens.device_of(1) and lens.device_of(2) == last
+    assert lens.device == first == lens.device_of(0) and lens.device_of(1) == lens.device_of(2) == last
     assert lens.devices == [first, last] and lens.gpus == []
     assert lens.weights_hash == lens_of(on_one("llama")).weights_hash
 
