@@ -31,21 +31,24 @@ from . import tiny
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9]])
 
 
-def build(name: str, devices: tuple, split: int = 1):
-    """The model of `tiny.build`, its embeddings and first `split` blocks on one device, all behind on the other."""
+def build(name: str, devices: tuple, split: int = 1, main: int = 0):
+    """The model of `tiny.build`, its embeddings and first `split` blocks on one device, all behind on the other.
+
+    `main`: the device to which accelerate takes what the network is called with, before it reaches a part.
+    """
     network = tiny.network(name)
     network.config.architectures = [type(network).__name__]
-    spread(network, devices, split)
+    spread(network, devices, split, main)
     model = TransformerBridge.boot_transformers(
         f"tiny/{name}", hf_model=network, tokenizer=tiny.tokenizer(), device=str(devices[0])
     )
     return model
 
 
-def spread(network, devices: tuple, split: int) -> None:
+def spread(network, devices: tuple, split: int, main: int) -> None:
     """Put the parts of a Hugging Face network on two devices, in the order in which they run."""
     base, prefix = network.base_model, network.base_model_prefix
-    places, behind = {"": devices[0]}, False
+    places, behind = {"": devices[main]}, False
     for part, module in base.named_children():
         if isinstance(module, torch.nn.ModuleList):
             places |= {f"{prefix}.{part}.{i}": devices[i >= split] for i in range(len(module))}

@@ -44,6 +44,13 @@ def test_blocks_on_two_devices_give_the_numbers_of_one(name, measure, order, wor
     assert spread.exact_forms(two) == spread.exact_forms(one)
 
 
+@pytest.mark.parametrize("name", ["effects", "tuned", pytest.param("trained_adapters", marks=pytest.mark.slow)])
+def test_prompts_may_come_by_way_of_another_device(name, words):
+    """Accelerate may take what a network is called with to any of its devices first."""
+    measure, two = spread.MEASURED[name], spread.build("llama", (second_device(), torch.device("cpu")), main=1)
+    assert spread.furthest(measure(two, words), measure(on_one("llama"), words)) < CLOSE
+
+
 @ORDERS
 def test_where_the_parts_of_a_model_run(order):
     lens = lens_of(on_two("llama", order))
