@@ -1,5 +1,7 @@
 """On a GPU the same numbers come out as on the CPU, and come back to it; where there is none, nothing of this runs."""
 
+import functools
+
 import pytest
 import torch
 
@@ -12,13 +14,15 @@ from fv_lens.engine.gradients import Rows
 from fv_lens.evaluation.controls import Controls
 from fv_lens.evaluation.evaluate import evaluate
 from fv_lens.models.lens import lens_of
+from fv_lens.models.load import load_model
 from fv_lens.vectors.function_vector import FunctionVector
 from fv_lens.vectors.mediation import indirect_effects
 from fv_lens.vectors.optimizer import Tuning
 from fv_lens.vectors.patching import patch
 from fv_lens.vectors.tuning import finetune
 
-from . import oracles, tiny
+from . import oracles, spread, tiny
+from .models.made import save
 from .oracles import difference
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -111,3 +115,58 @@ def test_memory_that_torch_keeps_counts_as_free(words):
     after = most_rows(rows.lens, 1, rows.exact, row, 1)
     torch.cuda.empty_cache()
     assert after > before * 0.9
+
+
+# Models over several devices
+
+GPUS = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is one GPU; blocks on two need another one")
+GPU_FIRST, CPU_FIRST, TWO_GPUS = ("cuda:0", "cpu"), ("cpu", "cuda:0"), ("cuda:0", "cuda:1")
+SPREAD = [
+    *(pytest.param(name, GPU_FIRST, id=f"{name}-gpu-then-cpu") for name in ("llama", "gpt2", "gemma2")),
+    pytest.param("llama", CPU_FIRST, id="llama-cpu-then-gpu"),
+    *(pytest.param(name, TWO_GPUS, id=f"{name}-two-gpus", marks=GPUS) for name in ("llama", "gpt2", "gemma2")),
+]
+
+
+@functools.cache
+def on_one(name):
+    return tiny.build(name).to("cuda:0")
+
+
+@functools.cache
+def on_two(name, devices):
+    return spread.build(name, devices)
+
+
+@pytest.mark.parametrize("measure", spread.MEASURED.values(), ids=spread.MEASURED)
+@pytest.mark.parametrize("name, devices", SPREAD)
+def test_blocks_on_two_devices_give_the_numbers_of_one(name, devices, measure, words):
+    one, two = on_one(name), on_two(name, devices)
+    assert {parameter.device for parameter in two.parameters()} == set(map(torch.device, devices))
+    assert spread.furthest(measure(two, words), measure(one, words)) < CLOSE
+    assert spread.exact_forms(two) == spread.exact_forms(one)
+
+
+HALVES = {"model.embed_tokens": 0, "model.layers.0": 0, "model.layers.1": 1, "model.layers.2": 1, "model.norm": 1}
+HALVES |= {"model.rotary_emb": 0, "lm_head": 1}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"device_map": "auto"},
+        {"device_map": {"": 0}, "max_memory": {0: "1GiB"}},
+        pytest.param({"n_devices": 2}, marks=GPUS),
+        pytest.param({"device_map": HALVES}, marks=GPUS),
+    ],
+    ids=str,
+)
+def test_a_folder_is_loaded_over_gpus(tmp_path, arguments):
+    folder = save(tmp_path / "tiny-llama")
+    here, there = load_model(folder, device="cpu"), load_model(folder, **arguments)
+    assert {parameter.device.type for parameter in there.parameters()} == {"cuda"}
+    assert lens_of(there).weights_hash == lens_of(here).weights_hash
+    assert spread.furthest(spread.decoded(there, None), spread.decoded(here, None)) < CLOSE
+    assert spread.furthest(spread.tuned(there, None), spread.tuned(here, None)) < CLOSE
+    if arguments.get("device_map") is HALVES:
+        assert lens_of(there).devices == [torch.device("cuda", 0), torch.device("cuda", 1)]

@@ -26,14 +26,17 @@ def begin(lens: Lens, chunk: Chunk) -> Chunk:
         out = forward(*args, **kwargs)
         if layer in chunk.layers:
             tuples = isinstance(out, tuple)
-            residuals.append((out[0] if tuples else out)[place[alive[layer] : alive[layer + 1]], at:])
+            x = out[0] if tuples else out
+            residuals.append(x[place[alive[layer] : alive[layer + 1]].to(x.device), at:])
         return out
 
     with lens.blocks_through(see):
         whole = lens.prefix(once[:, :width], once[:, width:])
     # No block runs again for the rows of a higher layer.
     keys, values = (
-        [x[place[:n], :, : at if n else 0] for x, n in zip(part, alive)] for part in (whole.keys, whole.values)
+        [x[place[:n].to(x.device), :, : at if n else 0] for x, n in zip(part, alive)]
+        for part in (whole.keys, whole.values)
     )
     prefix = Prefix(keys, values, chunk.mask[:, :at])
-    return replace(chunk, above=Begun(prefix, torch.cat(residuals), tuples))
+    # Of blocks on several devices, in one place: each goes on to its own when it joins the rows of its block.
+    return replace(chunk, above=Begun(prefix, torch.cat([x.to(chunk.ids.device) for x in residuals]), tuples))

@@ -75,7 +75,7 @@ def groups(
     if lens.one_by_one:
         yield from ([row] for row in range(len(prompts)))
         return
-    enough = math.inf if lens.device.type == "cuda" else ENOUGH if exact else 0
+    enough = math.inf if lens.gpus else ENOUGH if exact else 0
     lengths = prompts.mask.sum(1).tolist()
     group: list[int] = []
     longest = 0
@@ -120,8 +120,8 @@ def most_rows(lens: Lens, layer: int, exact: bool, length: int, new: int) -> int
     )
     if not exact or lens.parity.plain_readout is False:
         size += 4 * new * lens.cfg.d_vocab * 4
-    if lens.device.type == "cuda":
-        free, most = gpu_bytes(lens.device) // 2, MOST_ROWS_GPU
+    if lens.gpus:  # the fullest of several
+        free, most = min(map(gpu_bytes, lens.gpus)) // 2, MOST_ROWS_GPU
     else:
         free, most = CPU_BYTES, MOST_ROWS
     return max(1, int(min(most, free // size)))

@@ -162,7 +162,7 @@ def _beginning(answers: Tensor, listed: Tensor) -> Read:
     """Reads (rank, log-probability of any answer's first token, top token, log-probability of the first listed's)."""
 
     def read(logits: Tensor, prompt: Tensor) -> Tensor:
-        logits, first = logits[:, 0], answers[prompt]
+        logits, first = logits[:, 0], answers.to(logits.device)[prompt]
         right = logits.gather(1, first.clamp(min=0)).masked_fill(first < 0, -torch.inf)
         best, total = right.amax(1, keepdim=True), logits.logsumexp(1)
         # A sum of booleans takes ten times as long as one of floats.
@@ -170,7 +170,7 @@ def _beginning(answers: Tensor, listed: Tensor) -> Read:
         level = ~(right < best) & (first >= 0)  # a tie counts against the answer
         rank = (logits.shape[1] - behind - level.sum(1)).long()
         top = torch.where(rank == 0, first.gather(1, right.argmax(1, keepdim=True))[:, 0], -1)
-        shown = logits.gather(1, listed[prompt, None])[:, 0]
+        shown = logits.gather(1, listed.to(logits.device)[prompt, None])[:, 0]
         return torch.stack([rank.float(), right.logsumexp(1) - total, top.float(), shown - total], 1)
 
     return read
@@ -179,17 +179,19 @@ def _beginning(answers: Tensor, listed: Tensor) -> Read:
 def _whole(lens: Lens, answers: Sequence[tuple[int, ...]]) -> Read:
     """Reads (log-probability of the prompt's answer, whether its tokens are the top ones and the text then ends)."""
     tokens = _padded(answers).to(lens.device)
-    most, lengths = tokens.shape[1], (tokens >= 0).sum(1)
+    most = tokens.shape[1]
     endings = lens.endings.nonzero()[:, 0] if most else torch.zeros(0, dtype=torch.long)
 
     def read(logits: Tensor, prompt: Tensor) -> Tensor:
         if not most:
             return logits.new_zeros(len(logits), 2)
-        listed, ahead = tokens[prompt, :, None], logits[:, :most]
-        after = logits[torch.arange(len(logits), device=logits.device), lengths[prompt]]
-        ending = pad(after[:, endings], (0, 1), value=-torch.inf).amax(-1)  # there may be none
-        other = after.index_fill_(1, endings, -torch.inf).amax(-1)
-        counts, listed = listed[..., 0] >= 0, listed.clamp(min=0)
+        listed, ahead = tokens.to(logits.device)[prompt, :, None], logits[:, :most]
+        counts = listed[..., 0] >= 0
+        after = logits[torch.arange(len(logits), device=logits.device), counts.sum(1)]
+        ends = endings.to(logits.device)
+        ending = pad(after[:, ends], (0, 1), value=-torch.inf).amax(-1)  # there may be none
+        other = after.index_fill_(1, ends, -torch.inf).amax(-1)
+        listed = listed.clamp(min=0)
         own = ahead.gather(2, listed)
         top = own > ahead.scatter_(2, listed, -torch.inf).amax(-1, keepdim=True)  # a tie counts against the answer
         top, total = top[..., 0], logsumexp_(ahead.scatter_(2, listed, own))

@@ -45,13 +45,13 @@ def as_batch(lens: Lens, prefix: Prefix, ids: Tensor, mask: Tensor, plan: Plan) 
     alive = [n_prompts * (1 + born) for born in itertools.accumulate(plan.born)]
 
     def attend(layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        of = prompt[: len(k)]
+        of = prompt[: len(k)].to(k.device)
         return torch.cat([prefix.keys[layer][of], k], 2), torch.cat([prefix.values[layer][of], v], 2)
 
     def join(layer: int, x: Tensor) -> Tensor:
         """What left the block below, and a copy of the clean rows for each what-if that is born."""
         before = alive[layer - 1] if layer else n_prompts
-        return torch.cat([x[:before], x[prompt[: alive[layer] - before]]])
+        return torch.cat([x[:before], x[prompt[: alive[layer] - before].to(x.device)]])
 
     hooks = plan.hooks(lambda x: x.unflatten(0, (-1, n_prompts))[:, :, 0])
     with growing(lens, [*alive, alive[-1]], n_rows, join):

@@ -140,11 +140,12 @@ class Rows:
 
     def _losses(self, chunk: Chunk, vectors: Tensor, gradient: bool, exact: bool, perplexity: bool = False) -> Tensor:
         """Losses `[row]` of a chunk; with `gradient`, that of the mean losses is added to `vectors.grad`."""
-        added = vectors.to(self.lens.device)[chunk.owners.to(self.lens.device)]
+        added = vectors.to(chunk.ids.device)[chunk.owners.to(chunk.ids.device)]
         run = self._above if exact else self._in_full
         rows = run(chunk, added)
-        counted = chunk.targets >= 0
-        picked, targets = rows[counted], chunk.targets[counted]
+        targets = chunk.targets.to(rows.device)
+        counted = targets >= 0
+        picked, targets = rows[counted], targets[counted]
         row = counted.nonzero()[:, 0]
         weights = self.shares.to(row.device)[chunk.rows.to(row.device)][row]
         plain = exact and self.lens.parity.plain_readout is not False
@@ -152,21 +153,23 @@ class Rows:
         gradients: list[Tensor] = []
         for i in range(0, len(picked), TILE):  # the logits of a tile live no longer than it
             part = picked[i : i + TILE].detach().requires_grad_(gradient)
-            logits, target = (self.lens.readout(part) if plain else part), targets[i : i + TILE, None]
+            logits = self.lens.readout(part) if plain else part
+            target = targets[i : i + TILE, None].to(logits.device)
             log_probs = logits.detach().float().log_softmax(-1)
             losses.append(-log_probs.gather(1, target)[:, 0])
             if gradient:  # of cross-entropy in its closed form, in place: torch's own takes six times as long
                 slope = log_probs.exp_().scatter_add_(1, target, -torch.ones_like(target, dtype=torch.float32))
-                slope *= weights[i : i + TILE, None]
+                slope *= weights[i : i + TILE, None].to(slope.device)
                 gradients += torch.autograd.grad(logits, part, slope.to(logits))
-        of_rows = torch.zeros(len(rows), dtype=torch.float32, device=rows.device).index_add_(0, row, torch.cat(losses))
+        of_tokens = torch.cat(losses).to(rows.device)
+        of_rows = torch.zeros(len(rows), dtype=torch.float32, device=rows.device).index_add_(0, row, of_tokens)
         if gradient:
             slopes = torch.cat(gradients)
             if perplexity:  # by the chain rule, once the loss of the whole answer is known
                 n_tokens = counted.sum(1)
                 slopes *= ((of_rows / n_tokens).exp() / n_tokens)[row].to(slopes)[:, *[None] * (slopes.dim() - 1)]
             picked.backward(slopes)
-        return of_rows
+        return of_rows.to(added.device)
 
     def _above(self, chunk: Chunk, added: Tensor) -> Tensor:
         """What enters the unembedding (or logits), `[row, new, ...]`, from running only the blocks above each layer."""
@@ -180,7 +183,7 @@ class Rows:
 
         def join(layer: int, x: Tensor) -> Tensor:
             before = alive[layer - 1] if layer else 0
-            new = residual[before : alive[layer]]
+            new = residual[before : alive[layer]].to(x.device)
             return new if not before else torch.cat([x, new]) if len(new) else x
 
         def attend(layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

@@ -41,6 +41,7 @@ def growing(
             args, kwargs = tree_map(living, (args, kwargs))
             out = forward(join(layer, x), *args, **kwargs)
         else:
+            x = x.to(lens.device_of(layer))  # where it would have come out
             out = (x, None) if tuples else x
         if layer < lens.n_layers - 1 or alive[layer] == alive[-1]:
             return out

@@ -265,7 +265,7 @@ def _installed() -> str:
 def _disagreement(lens: Lens, rows: Callable[[], Tensor], truth: Tensor) -> str | None:
     """The fault of a function's rows, in words: the error it raised, or how far off the logits are; None if exact."""
     try:
-        logits = lens.readout(rows()).float()
+        logits = lens.readout(rows()).float().to(truth.device)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever an architecture's own code raises on a form it was not written for

@@ -71,7 +71,8 @@ def what_if(
             act, and `tail - 1` tokens of a continuation, each of which sees the prefix and its own row only.
         whatifs: lists of `Edit`s; the edits of one list act together.
         read: `(logits [n, tail, vocab] float32, prompt [n]) -> [n, ...]`, called for a tile of rows at a time, whose
-            logits live no longer and are its own to change.
+            logits live no longer and are its own to change. They are where the unembedding is, or in full forwards
+            where prompts enter; what else it needs it takes to `logits.device`.
         max_rows: the most rows run together; memory is bounded by it, not by `len(whatifs)` or the number of prompts.
         progress: called with the number of prompts done.
 
@@ -125,7 +126,8 @@ def head_outputs(
         hooks, z = _watch_heads(lens)
         logits = clean_logits(lens, ids, seen, hooks)
         absent = logits.new_full((len(ids), lens.n_heads, lens.d_head), torch.nan, dtype=lens.dtype)
-        yield prompts, torch.stack([z.get(layer, absent) for layer in range(lens.n_layers)], 1), logits
+        layers = [z.get(layer, absent).to(logits.device) for layer in range(lens.n_layers)]
+        yield prompts, torch.stack(layers, 1), logits
 
 
 def residuals(
@@ -199,7 +201,7 @@ def refuse_patches(lens: Lens) -> None:
 
 
 def _times(lens: Lens) -> int:
-    return ON_GPU if lens.device.type == "cuda" else 1
+    return ON_GPU if lens.gpus else 1
 
 
 def _groups(lens: Lens, parity: Parity, mask: Tensor, most: int, shared: int = 0) -> Iterator[Tensor]:
@@ -233,8 +235,10 @@ def _read(lens: Lens, rows: Tensor, prompts: Tensor, read: Read, logits: bool) -
     shape, which = rows.shape[:2], prompts.expand(rows.shape[:2]).flatten()
     flat = rows.flatten(0, 1)
     step = max(1, _times(lens) * TILE // flat.shape[1])
-    parts = zip(flat.split(step), which.split(step))
-    tiles = [read((part if logits else lens.readout(part)).float(), of_part) for part, of_part in parts]
+    tiles = []
+    for part, of_part in zip(flat.split(step), which.split(step)):
+        of_rows = (part if logits else lens.readout(part)).float()
+        tiles.append(read(of_rows, of_part.to(of_rows.device)))
     values = torch.cat(tiles).unflatten(0, shape).cpu()
     if values.isnan().any():
         raise InputError(f"Logits of {lens.name} became NaN: an edit is too strong for {lens.dtype}; lower it.")

@@ -23,6 +23,7 @@ from .lens import lens_of
 from .onednn import through_onednn
 from .sites import probe_ids
 from .state import modules, places
+from .weights import is_offloaded
 
 FEW_TOKENS = 4096  # enough to know how long embeddings are
 EXTRA = "baselines"  # the extra of pyproject.toml that installs PEFT
@@ -73,7 +74,8 @@ class VirtualTokens(nn.Module):
     def forward(self, ids: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         first = len(self.weight)
         embedded = self.known(ids.clamp(max=first - 1), *args, **kwargs)
-        virtual = self.rows[(ids - first).clamp(min=0)].to(embedded)
+        ids = ids.to(embedded.device)
+        virtual = self.rows[(ids - first).clamp(min=0).to(self.rows.device)].to(embedded)
         return torch.where((ids >= first)[..., None], virtual, embedded)
 
 
@@ -133,7 +135,7 @@ def check_adaptable(lens: Lens) -> None:
 
     Raises:
         InputError: PEFT is not installed; a HookedTransformer, whose parts PEFT does not know; a patch, or hooks or
-            adapters of the user's, on the model.
+            adapters of the user's, on the model; weights that are offloaded.
     """
     peft = peft_module()
     if not isinstance(lens, BridgeLens):
@@ -149,6 +151,11 @@ def check_adaptable(lens: Lens) -> None:
     if hooks := lens.user_hooks:
         where = ", ".join(places(hooks, lens.network))
         raise InputError(f"{lens.name} has a {where}, which training would run through. Take it off first.")
+    if is_offloaded(lens.model):
+        raise InputError(
+            f"Weights of {lens.name} are loaded from the disk or the CPU for each call, and a twin shares weights that "
+            "stay where they are. Load the model on one device, or over GPUs that hold it."
+        )
     if any(isinstance(module, peft.tuners.tuners_utils.BaseTunerLayer) for module in modules(lens.network)):
         raise InputError(f"{lens.name} has adapters of PEFT on it already; merge them or take them off first.")
 

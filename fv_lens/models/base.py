@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..ground.errors import ParityError
+from .devices import device_of
 from .model import Model
 from .state import Parity, State, UserHook, conditions, user_hooks
 from .tokens import ending_tokens, token_ids, token_text
@@ -87,9 +88,9 @@ class Lens:
             return
         with self.state.lock:
             self.user_hooks = user_hooks(self.model, self.network)
-            self.full_precision = is_full_precision(self.model, self.dtype, self.device)
-            more = self.processing, self.dtype, self.device, self.full_precision
-            key = conditions(self.model, self.network, self.user_hooks, *more)
+            self.full_precision = is_full_precision(self.model, self.dtype, self.devices)
+            more = self.processing, self.dtype, tuple(self.devices), self.full_precision
+            key = conditions(self.model, self.network, self.user_hooks, self.devices, *more)
             self.parity = self.state.parity_under(key)
 
     @contextmanager
@@ -122,14 +123,36 @@ class Lens:
 
     @property
     def parameter(self) -> Tensor:
-        """A parameter whose dtype and device represent all: not quantised, and not offloaded unless all are."""
+        """A parameter whose dtype represents all: not quantised, and not offloaded unless all are."""
         floats = (p for p in self.model.parameters() if p.is_floating_point())
         first = next(floats)
         return first if first.device.type != "meta" else next((p for p in floats if p.device.type != "meta"), first)
 
     @cached_property
     def device(self) -> torch.device:
-        return self.parameter.device
+        """Where prompts enter the model: the device of its embeddings, to which logits of full forwards come back."""
+        return self._device_of(self._embeddings)
+
+    def device_of(self, layer: int) -> torch.device:
+        """Where a block runs."""
+        return self._of_blocks[layer]
+
+    @cached_property
+    def _of_blocks(self) -> list[torch.device]:
+        return [self._device_of(block) for block in self.model.blocks]
+
+    def _device_of(self, part: nn.Module) -> torch.device:
+        return device_of(part) or self.parameter.device
+
+    @cached_property
+    def devices(self) -> list[torch.device]:
+        """All devices that parts of the model run on, from where prompts enter to where logits are made; each once."""
+        return list(dict.fromkeys([self.device, *self._of_blocks, self._device_of(self.model.unembed)]))
+
+    @property
+    def gpus(self) -> list[torch.device]:
+        """Those of its devices that are GPUs."""
+        return [device for device in self.devices if device.type == "cuda"]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -164,6 +187,11 @@ class Lens:
         """The token embeddings."""
         raise NotImplementedError
 
+    @property
+    def _embeddings(self) -> nn.Module:
+        """The module that holds them."""
+        raise NotImplementedError
+
     @torch.no_grad()
     def writes(self, layer: int, z: Float[Tensor, "row head d_head"]) -> Float[Tensor, "row d_model"]:
         """Head outputs through the model's own output projection, without its bias; float32 on the CPU.
@@ -175,8 +203,9 @@ class Lens:
             InputError: the layer has no output projection, or its heads are not `[n_heads, d_head]`.
             ParityError: the projection gives different numbers for the same input (dropout).
         """
-        rows = torch.cat([torch.zeros_like(z[:1]), z]).flatten(1).to(self.device, self.dtype)
-        with torch.autocast(self.device.type, enabled=False):
+        device = self.device_of(layer)
+        rows = torch.cat([torch.zeros_like(z[:1]), z]).flatten(1).to(device, self.dtype)
+        with torch.autocast(device.type, enabled=False):
             once, again = (self._project(layer, rows).float() for _ in range(2))
         if not torch.allclose(once, again, rtol=0, atol=0, equal_nan=True):
             raise ParityError(

@@ -41,7 +41,11 @@ class BridgeLens(Lens):
 
     @property
     def embedding(self) -> Tensor:
-        return self.network.get_input_embeddings().weight
+        return self._embeddings.weight
+
+    @property
+    def _embeddings(self) -> Any:
+        return self.network.get_input_embeddings()
 
     def _project(self, layer: int, rows: Tensor) -> Tensor:
         projection = getattr(getattr(self.model.blocks[layer], "attn", None), "o", None)
@@ -81,7 +85,8 @@ class BridgeLens(Lens):
         if self.parity.plain_readout is None:
             # Soft caps and logit scales act after the unembedding, inside the model: every row must go through them.
             first = self.model.unembed(kept["rows"][:1, :1])
-            self.parity.plain_readout = torch.allclose(first.float(), logits.float(), rtol=1e-4, atol=1e-4)
+            logits_there = logits.to(first.device)
+            self.parity.plain_readout = torch.allclose(first.float(), logits_there.float(), rtol=1e-4, atol=1e-4)
             if not self.parity.plain_readout:
                 return self.step(prefix, ids, mask, attend, hooks, alone)
         return kept["rows"] if self.parity.plain_readout else logits
@@ -164,7 +169,7 @@ class _Attending(DynamicCache):
 
 
 def _replaced_rows(rows: Tensor, x: Tensor) -> Tensor:
-    return rows[None]
+    return rows[None].to(x.device)
 
 
 def _positions(mask: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from einops import einsum
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from .base import Attend, Hook, Lens, Prefix
@@ -51,6 +51,10 @@ class HookedLens(Lens):
     @property
     def embedding(self) -> Tensor:
         return self.model.W_E
+
+    @property
+    def _embeddings(self) -> nn.Module:
+        return self.model.embed
 
     def _project(self, layer: int, rows: Tensor) -> Tensor:
         w = self.model.blocks[layer].attn.W_O
@@ -131,10 +135,10 @@ class HookedLens(Lens):
 
         def scores(s: Tensor, hook: "HookPoint") -> Tensor:
             q, k = now["q"], now["k"].transpose(1, 2)
-            k = attention.apply_rotary(k, n, seen) if rotary else k
+            k = attention.apply_rotary(k, n, seen.to(k.device)) if rotary else k
             own = (q * k.repeat_interleave(q.shape[2] // k.shape[2], 2)).sum(-1).transpose(1, 2)
             s[..., n] = _capped(own / attention.attn_scale, self.cfg.attn_scores_soft_cap)
-            s[..., :n].masked_fill_(padding, -torch.inf)
+            s[..., :n].masked_fill_(padding.to(s.device), -torch.inf)
             return s
 
         at = f"blocks.{layer}.attn."

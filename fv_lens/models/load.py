@@ -15,8 +15,10 @@ from ..ground.errors import InputError
 from .bundled import DEFAULT
 from .gguf_model import adds_bos
 from .installing import without_installing
-from .libraries import first_line, quiet, quoting
+from .libraries import quiet, quoting
 from .model import Model
+from .placement import Device, DeviceMap, MaxMemory, Placement, placement
+from .placement import checked_device as checked_device
 from .source import EXPECTED, Source, source_of
 
 if TYPE_CHECKING:
@@ -27,7 +29,6 @@ REMEDY = f"Give {EXPECTED} of an architecture that TransformerLens supports."
 HOOKED_CTX = 2048  # HookedTransformer keeps tables of this length in every layer
 
 
-Device = str | torch.device
 Dtype = Literal["float32", "bfloat16", "float16"] | torch.dtype
 
 
@@ -38,6 +39,10 @@ def load_model(
     device: Device | None = None,
     dtype: Dtype | None = None,
     cls: Literal["bridge"] | None = None,
+    device_map: DeviceMap | None = None,
+    n_devices: int | None = None,
+    max_memory: MaxMemory | None = None,
+    offload_folder: str | os.PathLike[str] | None = None,
 ) -> TransformerBridge: ...
 
 
@@ -58,6 +63,10 @@ def load_model(
     device: Device | None = None,
     dtype: Dtype | None = None,
     cls: Literal["bridge", "hooked"] | None,
+    device_map: DeviceMap | None = None,
+    n_devices: int | None = None,
+    max_memory: MaxMemory | None = None,
+    offload_folder: str | os.PathLike[str] | None = None,
 ) -> Model: ...
 
 
@@ -67,6 +76,10 @@ def load_model(
     device: Device | None = None,
     dtype: Dtype | None = None,
     cls: Literal["bridge", "hooked"] | None = None,
+    device_map: DeviceMap | None = None,
+    n_devices: int | None = None,
+    max_memory: MaxMemory | None = None,
+    offload_folder: str | os.PathLike[str] | None = None,
 ) -> Model:
     """Load a model as a TransformerBridge, or as a HookedTransformer where TransformerLens still has it.
 
@@ -79,49 +92,68 @@ def load_model(
         dtype: "float32" (the default), "bfloat16" or "float16", as a string or a torch.dtype.
         cls: "bridge" (the default) or "hooked", for which a folder must hold a Llama. In both, weights are as trained:
             nothing is folded or centred.
+        device_map: instead of `device`, for a model that is larger than one device: "auto" or "balanced", or a mapping
+            from parts of the Hugging Face network to devices, as accelerate takes them. TransformerLens does not take
+            parts on a GPU beside others on the CPU or the disk.
+        n_devices: short for "balanced" over this many GPUs.
+        max_memory: with one of these, how much of each device may be used, such as `{0: "20GiB", 1: "40GiB"}`.
+        offload_folder: with `device_map`, where weights of parts on the "disk" lie.
 
     Raises:
         InputError: an argument is none of these; a folder is not a model folder or is damaged; a GGUF file is split,
             damaged or of an architecture that transformers does not read; a bundled model cannot be downloaded or is
             not what was expected; Hugging Face or TransformerLens refuse the model (the message quotes why);
-            `cls="hooked"` with TransformerLens 4.
+            `cls="hooked"` with TransformerLens 4, or spread over devices; `device` beside `device_map` or `n_devices`.
 
     Example:
         >>> model = load_model()
         >>> model.cfg.n_layers, model.cfg.n_heads, model.cfg.d_model
         (30, 9, 576)
+        >>> large = load_model("meta-llama/Llama-3.1-70B", dtype="bfloat16", device_map="auto")  # over all GPUs here
     """
     if cls not in (None, "bridge", "hooked"):
         raise InputError(f'cls is {cls!r}; give "bridge" or "hooked"')
-    place, kind, hooked = checked_device(device), checked_dtype(dtype), cls == "hooked"
-    if hooked:
+    if hooked := cls == "hooked":
         _hooked_transformer()
+        if device_map is not None or n_devices not in (None, 1):
+            raise InputError('cls="hooked" holds a model on one device; give device, or spread it with cls="bridge".')
+    where, kind = placement(device, device_map, n_devices, max_memory, offload_folder), checked_dtype(dtype)
+    remedy = REMEDY if where.device is not None else f"{REMEDY[:-1]}, or another device_map."
     source = source_of(name)
     if source.folder is not None:
-        return _from_folder(source, source.folder, place, kind, hooked)
-    with quoting(source.name, REMEDY), without_installing():
+        return _from_folder(source, source.folder, where, kind, hooked, remedy)
+    with quoting(source.name, remedy), without_installing():
         if hooked:
             load = _hooked_transformer().from_pretrained_no_processing
             with contextlib.redirect_stdout(sys.stderr):  # it prints
-                return load(source.name, device=str(place), dtype=kind).eval()
-        return TransformerBridge.boot_transformers(source.name, device=str(place), dtype=kind).eval()
+                return load(source.name, device=str(where.device), dtype=kind).eval()
+        return TransformerBridge.boot_transformers(source.name, dtype=kind, **where.for_bridge).eval()
 
 
-def _from_folder(source: Source, folder: Path, device: torch.device, dtype: torch.dtype, hooked: bool) -> Model:
-    with quoting(str(folder), REMEDY), without_installing(), quiet():
+def _from_folder(
+    source: Source, folder: Path, where: Placement, dtype: torch.dtype, hooked: bool, remedy: str
+) -> Model:
+    with quoting(str(folder), remedy), without_installing(), quiet():
         # Eager attention, which the Bridge's own loading asks for too: its hooks on scores and patterns need it.
         network: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation="eager", local_files_only=True
+            folder, dtype=dtype, attn_implementation="eager", local_files_only=True, **where.spread
         )
+        network = network if where.device is None else network.to(where.device)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         settings = {"default_prepend_bos": adds_bos(tokenizer)} if source.own_bos else {}
         model: Any
-        if hooked:
-            model = _hooked_llama(network, tokenizer, device, dtype)
+        if where.device is not None and hooked:
+            model = _hooked_llama(network, tokenizer, where.device, dtype)
         else:
+            place = None if where.device is None else str(where.device)  # None: where the network is spread already
             model = TransformerBridge.boot_transformers(
-                str(folder), hf_model=network.to(device), tokenizer=tokenizer, device=str(device), dtype=dtype
+                str(folder), hf_model=network, tokenizer=tokenizer, device=place, dtype=dtype
             )
+            if where.device is None and getattr(model.cfg, "is_stateful", False):  # as TransformerLens for hub names
+                raise InputError(
+                    f"{source.name!r} keeps a recurrent state, which TransformerLens holds on one device; load it "
+                    "without device_map."
+                )
     for key, value in {"model_name": source.name, **settings}.items():
         setattr(model.cfg, key, value)
     return model.eval()
@@ -152,7 +184,7 @@ def _hooked_llama(network: Any, tokenizer: Any, device: torch.device, dtype: tor
     )  # fmt: skip
     model = HookedTransformer(config, tokenizer=tokenizer, move_to_device=False)
     processing = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
-    weights = convert_llama_weights(network.to(device), config)
+    weights = convert_llama_weights(network, config)
     model.load_and_process_state_dict(weights, **dict.fromkeys(processing, False))
     model.move_model_modules_to_device()
     return model
@@ -169,16 +201,6 @@ def _hooked_transformer() -> Any:
             'load the model with cls="bridge", or get the class with: pip install "transformer-lens<4"'
         ) from None
     return HookedTransformer
-
-
-def checked_device(device: Device | None) -> torch.device:
-    """The device, by default "cuda" if available; an InputError if it cannot be used."""
-    device = device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=device).item()
-        return torch.device(device)
-    except Exception as error:  # RuntimeError, AssertionError, TypeError: each backend has its own
-        raise InputError(f"device {device!r} cannot be used here ({first_line(error)}); try 'cpu'") from error
 
 
 def checked_dtype(dtype: Dtype | None) -> torch.dtype:

@@ -40,7 +40,8 @@ def only(read: Bool[Tensor, "row token"]) -> Iterator[None]:
 
     It holds for linear maps of `[row, token, d]` that oneDNN is given; all others are whole.
     """
-    which, flat = read.flatten().nonzero()[:, 0], read.flatten()
+    flat = read.flatten().cpu()  # where oneDNN multiplies, wherever the tokens are
+    which = flat.nonzero()[:, 0]
     places = torch.where(flat, flat.cumsum(0) - 1, len(which))
     token = _read.set(None if len(which) == len(flat) else (read.shape, which, places))
     try:

@@ -8,7 +8,7 @@ import itertools
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FunctionType
@@ -134,15 +134,17 @@ class State:
         return State, ()
 
 
-def conditions(model: nn.Module, network: nn.Module, hooks: Sequence[UserHook], *more: Hashable) -> int:
+def conditions(
+    model: nn.Module, network: nn.Module, hooks: Sequence[UserHook], devices: Collection[torch.device], *more: Hashable
+) -> int:
     """A hash of all that decides which forms are exact, apart from the numbers in the weights.
 
     The kinds and the plain settings of the network's modules (dropout, train flags, adapters and which of them are
-    active), the `user_hooks`, autocast, the model's configuration and whatever is given as `more`.
+    active), the `user_hooks`, autocast on its devices, the model's configuration and whatever is given as `more`.
     """
     settings = tuple(_settings(module) for module in modules(network))
-    device = next((p.device.type for p in network.parameters() if p.device.type != "meta"), "cpu")
-    autocast = torch.is_autocast_enabled(device), str(torch.get_autocast_dtype(device))
+    kinds = sorted({device.type for device in devices})
+    autocast = tuple((torch.is_autocast_enabled(kind), str(torch.get_autocast_dtype(kind))) for kind in kinds)
     attention = str(getattr(getattr(network, "config", None), "_attn_implementation", None))
     numbers = tuple((kind, number) for _, kind, number in hooks)
     return hash((settings, numbers, autocast, attention, _plain(vars(model.cfg)), *more))

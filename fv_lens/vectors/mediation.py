@@ -60,11 +60,11 @@ def indirect_effects(
     means = mean_outputs(model, relation, n_mean_prompts, n_shots, seed, only_correct, template=template)
     heads = _editable_heads(lens)
     edits = [[Edit(layer, means.z[layer, head], head)] for layer, head in heads]
-    answer = prompts.answer_ids.to(lens.device)
+    answers = prompts.answer_ids.to(lens.device)
 
     def log_prob(logits: Tensor, prompt: Tensor) -> Tensor:
-        logits = logits[:, 0]
-        return logits.gather(1, answer[prompt, None])[:, 0] - logsumexp_(logits)
+        logits, answer = logits[:, 0], answers.to(logits.device)[prompt]
+        return logits.gather(1, answer[:, None])[:, 0] - logsumexp_(logits)
 
     with progress_bar(total=n_prompts, desc="indirect effects", unit="prompt") as bar:
         after = what_if(lens, prompts.tokens, prompts.mask, edits, log_prob, progress=bar.update)
