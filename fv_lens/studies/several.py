@@ -15,10 +15,10 @@ from .console import output_folder, tell
 from .folders import FILES, FOLDERS, OutputFolder, models_of
 from .job import Job
 from .reproduce.files import distinct
+from .results import REPORT, RESULTS, SUMMARY
 
 T = TypeVar("T")
 Result = TypeVar("Result")
-RESULTS, SUMMARY, REPORT = "results.csv", "summary.json", "report.html"
 BROKEN = (InputError, ParityError, torch.OutOfMemoryError)  # what leaves a model out, and not the others
 EVERY_ROW = "every row"
 NO_NUMBERS = "it has no numbers there"
@@ -127,16 +127,6 @@ def with_results(models: Mapping[str, str], without: Mapping[str, str]) -> list[
     if done := [folder for folder in models if folder not in without]:
         return done
     raise InputError(f"No model has results. {' '.join(f'{name}: {why}' for name, why in without.items())}")
-
-
-def read_result(path: Path, read: Callable[[Path], T]) -> T:
-    """What `read` makes of a file that a model's study has left; an InputError that names a damaged one."""
-    try:
-        return read(path)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{str(path)!r} cannot be read: {error}. Delete the file; the same command then writes it again."
-        ) from None
 
 
 def vectors_folder(study: Path, model: str, folder: str) -> Path:

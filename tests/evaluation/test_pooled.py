@@ -7,7 +7,7 @@ import pytest
 from fv_lens.evaluation.pooled import OVER_MODELS, POOLED, Kin, pooled_over_fewer, scores_by_model, side_by_side
 from fv_lens.evaluation.table import COLUMNS, Table, write_csv
 from fv_lens.ground.scores import clustered_mean
-from fv_lens.studies.reproduce.several import read_table
+from fv_lens.studies.results import read_table
 
 FAMILIES = ["f", "f", "g", "h", "h", "i"]
 KIN = {f"r{i}": Kin("one" if i < 3 else "two", family) for i, family in enumerate(FAMILIES)}
@@ -133,7 +133,7 @@ def test_models_that_agree_on_every_relation_say_nothing_of_other_models_even_wh
     tables = {}
     for model, rows in {"a": thirds, "b": other}.items():
         write_csv(table(rows), tmp_path / f"{model}.csv")
-        tables[model] = read_table(tmp_path / f"{model}.csv")
+        tables[model] = read_table(tmp_path / f"{model}.csv", COLUMNS)
     frame = side_by_side(tables, KIN)
     assert np.isnan(line(frame, OVER_MODELS, "FV").low), "both models' means are 4 / 42, but for rounding"
     assert np.isnan(line(frame, POOLED, "FFV - FV", "difference").low), "all gains are a seventh, but for rounding"

@@ -1,6 +1,5 @@
 """The same analogies answered by several models: a folder for each, and a table, a summary and a page of all."""
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,28 +11,18 @@ from ...analogies.by_question import pooled, read_by_question
 from ...analogies.differences import COLUMNS
 from ...analogies.scores import SUMMED, Row
 from ...datasets.questions import Question, digest
-from ...evaluation.table import write_csv
 from ...ground import storage
 from ...models import load as loading
 from ...models.lens import Model
 from ..folders import OutputFolder
-from ..several import (
-    EVERY_ROW,
-    NO_NUMBERS,
-    REPORT,
-    RESULTS,
-    SUMMARY,
-    OneModel,
-    read_result,
-    study_each,
-    vectors_of,
-    with_results,
-)
+from ..results import RESULTS, SUMMARY, read_result, read_summary, read_table, write_results
+from ..several import EVERY_ROW, NO_NUMBERS, OneModel, study_each, vectors_of, with_results
 from .files import BY_QUESTION
 from .library import Vectors, load_libraries
 from .several_page import write_page_of_models
 from .study import Asked, claim, plan_of, solve_all
 
+TABLE = (*COLUMNS, "part", "group")
 NO_SUMS = "there are no summed vectors for it"
 
 
@@ -116,9 +105,10 @@ def write_together(
     done = with_results(plan["models"], without)
     answers = {name: read_result(out / name / BY_QUESTION, partial(read_by_question, n_asked=len(test)))
                for name in done}  # fmt: skip
-    tables = {name: read_result(out / name / RESULTS, read_table) for name in done}
-    summaries = {name: read_result(out / name / SUMMARY, _read_summary) for name in done}
-    columns = ["model", *COLUMNS, "part", "group", "models"]
+    tables = {name: read_result(out / name / RESULTS, partial(read_table, columns=TABLE)) for name in done}
+    of_summary = partial(read_summary, keys=("chance", "vectors", "timings_s", "layer"))
+    summaries = {name: read_result(out / name / SUMMARY, of_summary) for name in done}
+    columns = ["model", *TABLE, "models"]
     parts = [*(table.assign(model=name, models=1) for name, table in tables.items()), pooled(answers.values(), test)]
     frame = pd.concat([part[columns] for part in parts], ignore_index=True)
     gaps = {name: {EVERY_ROW: why} for name, why in without.items()} | gaps_of(tables)
@@ -127,10 +117,7 @@ def write_together(
         "gaps": {name: gaps[name] for name in plan["models"] if gaps.get(name)},
         "by model": {name: _facts(summaries[name]) for name in done},
     }  # fmt: skip
-    with storage.written_whole(out / RESULTS) as partial_file:
-        write_csv(frame, partial_file)
-    storage.save_json(out / SUMMARY, summary)
-    write_page_of_models(out / REPORT, frame, summary)
+    write_results(out, frame, summary, write_page_of_models)
     return frame
 
 
@@ -151,26 +138,3 @@ def _facts(summary: Mapping[str, Any]) -> dict[str, Any]:
     """What is said of one model: its name and weights, its library, questions and seconds."""
     kept = {key: summary[key] for key in ("model", "weights, SHA-256", "layer", "questions")}
     return kept | {"vectors": len(summary["vectors"]), "seconds": round(sum(summary["timings_s"].values()))}
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """A `results.csv` with its numbers as they were written.
-
-    Raises:
-        ValueError: it lacks a column, or has text for a number.
-    """
-    numbers = ("value", "low", "high")
-    frame = pd.read_csv(
-        path, float_precision="round_trip", keep_default_na=False, na_values={column: [""] for column in numbers},
-        dtype={"method": str, "library": str, "prompt": str, "group": str} | dict.fromkeys(numbers, float),
-    )  # fmt: skip
-    if missing := [column for column in (*COLUMNS, "part", "group") if column not in frame]:
-        raise ValueError(f"it lacks the column {missing[0]!r}")
-    return frame
-
-
-def _read_summary(path: Path) -> dict[str, Any]:
-    summary = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(summary, dict) or not {"chance", "vectors", "timings_s", "layer"} <= summary.keys():
-        raise ValueError("it lacks what a study says")
-    return summary

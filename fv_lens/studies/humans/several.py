@@ -1,7 +1,6 @@
 """Vectors of several models against the same people: a folder for each, and a table, a summary and a page of all."""
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -15,25 +14,14 @@ from ...datasets.semeval import RatedRelation
 from ...evaluation.pooled import OVER_MODELS, POOLED, both_scores
 from ...evaluation.pooled_rho import pooled_difference, pooled_rho
 from ...evaluation.rank_correlation import comparisons_error, matrices_error
-from ...evaluation.table import write_csv
 from ...ground import storage
 from ...ground.scores import Score
 from ...models import load as loading
 from ...models.lens import Model
 from ...vectors.summed import Heads
 from ..folders import OutputFolder
-from ..several import (
-    EVERY_ROW,
-    NO_NUMBERS,
-    REPORT,
-    RESULTS,
-    SUMMARY,
-    OneModel,
-    read_result,
-    study_each,
-    vectors_of,
-    with_results,
-)
+from ..results import RESULTS, SUMMARY, read_result, read_summary, read_table, write_results
+from ..several import EVERY_ROW, NO_NUMBERS, OneModel, study_each, vectors_of, with_results
 from .several_page import write_page_of_models
 from .study import BY_RELATION, COLUMNS, OWN, place, plan_of, study
 
@@ -119,7 +107,8 @@ def write_together(out: Path, plan: Mapping[str, Any], command: str, without: Ma
     tables = {name: read_result(out / name / RESULTS, partial(read_table, columns=COLUMNS)) for name in done}
     parts = ["measure", "vectors", "relation", "what", "value"]
     by_relation = {name: read_result(out / name / BY_RELATION, partial(read_table, columns=parts)) for name in done}
-    summaries = {name: read_result(out / name / SUMMARY, _read_summary) for name in done}
+    of_summary = partial(read_summary, keys=("human ceiling", "layer", "timings_s"))
+    summaries = {name: read_result(out / name / SUMMARY, of_summary) for name in done}
     single = [table.assign(model=name, models=1) for name, table in tables.items()]
     together = pd.DataFrame(pooled(tables, by_relation), columns=["model", *COLUMNS, "models"])
     frame = pd.concat([*single, together], ignore_index=True)[["model", *COLUMNS, "models"]]
@@ -129,10 +118,7 @@ def write_together(out: Path, plan: Mapping[str, Any], command: str, without: Ma
         "gaps": {name: gaps[name] for name in plan["models"] if gaps.get(name)},
         "by model": {name: _facts(summaries[name]) for name in done},
     }  # fmt: skip
-    with storage.written_whole(out / RESULTS) as partial_file:
-        write_csv(frame, partial_file)
-    storage.save_json(out / SUMMARY, summary)
-    write_page_of_models(out / REPORT, frame, summary)
+    write_results(out, frame, summary, write_page_of_models)
     return frame
 
 
@@ -180,26 +166,3 @@ def _facts(summary: Mapping[str, Any]) -> dict[str, Any]:
     """What is said of one model: its name and weights, where its vectors belong, seconds."""
     kept = {key: summary[key] for key in ("model", "weights, SHA-256", "layer")}
     return kept | {"seconds": round(sum(summary["timings_s"].values()))}
-
-
-def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
-    """A table of a model's study with its numbers as they were written.
-
-    Raises:
-        ValueError: it lacks a column, or has text for a number.
-    """
-    numbers = [name for name in ("value", "low", "high", "p") if name in columns]
-    frame = pd.read_csv(
-        path, float_precision="round_trip", keep_default_na=False, na_values={column: [""] for column in numbers},
-        dtype={"measure": str, "vectors": str, "relation": str} | dict.fromkeys(numbers, float),
-    )  # fmt: skip
-    if missing := [column for column in columns if column not in frame]:
-        raise ValueError(f"it lacks the column {missing[0]!r}")
-    return frame
-
-
-def _read_summary(path: Path) -> dict[str, Any]:
-    summary = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(summary, dict) or not {"human ceiling", "layer", "timings_s"} <= summary.keys():
-        raise ValueError("it lacks what a study says")
-    return summary

@@ -1,7 +1,7 @@
 """One study on several models: a folder for each, and a table, a summary and a page of all."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +10,11 @@ import pandas as pd
 from ...datasets.relations import Relation
 from ...evaluation.pooled import Kin, side_by_side
 from ...evaluation.rows import ROWS, TUNED
-from ...evaluation.table import COLUMNS, write_csv
+from ...evaluation.table import COLUMNS
 from ...ground import storage
 from ..folders import OutputFolder
-from ..several import (
-    EVERY_ROW,
-    NO_NUMBERS,
-    REPORT,
-    RESULTS,
-    SUMMARY,
-    OneModel,
-    read_result,
-    study_each,
-    with_results,
-)
+from ..results import RESULTS, SUMMARY, read_result, read_summary, read_table, write_results
+from ..several import EVERY_ROW, NO_NUMBERS, OneModel, study_each, with_results
 from ..several import model_folders as model_folders
 from .files import vector_files
 from .setup import Settings, Study
@@ -90,8 +81,9 @@ def write_together(out: Path, plan: Mapping[str, Any], without: Mapping[str, str
         InputError: no model has results, or files in a model's folder are damaged.
     """
     done = with_results(plan["models"], without)
-    tables = {folder: read_result(out / folder / RESULTS, read_table) for folder in done}
-    summaries = {folder: read_result(out / folder / SUMMARY, _read_summary) for folder in done}
+    tables = {folder: read_result(out / folder / RESULTS, partial(read_table, columns=COLUMNS)) for folder in done}
+    of_summary = partial(read_summary, keys=("chosen", "timings_s", "model"))
+    summaries = {folder: read_result(out / folder / SUMMARY, of_summary) for folder in done}
     kin = {
         name: Kin(category or "other", family or name) for name, (category, family, *_) in plan["names and kin"].items()
     }
@@ -101,10 +93,7 @@ def write_together(out: Path, plan: Mapping[str, Any], without: Mapping[str, str
         "command": command, **plan, "gaps": {name: gaps[name] for name in plan["models"] if gaps.get(name)},
         "by model": {name: _facts(summaries[name]) for name in done},
     }  # fmt: skip
-    with storage.written_whole(out / RESULTS) as partial:
-        write_csv(frame, partial)
-    storage.save_json(out / SUMMARY, summary)
-    write_page_of_models(out / REPORT, frame, summary)
+    write_results(out, frame, summary, write_page_of_models)
     return frame
 
 
@@ -138,26 +127,3 @@ def _facts(summary: Mapping[str, Any]) -> dict[str, Any]:
     chosen = summary["chosen"]
     kept |= {"layer": chosen["layer"], "layer of the summed vectors": chosen["summed vectors"].get("layer")}
     return kept | {"seconds": round(sum(summary["timings_s"].values()))}
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """A `results.csv` with its numbers as they were written; a relation may be called "null".
-
-    Raises:
-        ValueError: it lacks a column, or has text for a number.
-    """
-    numbers = ("value", "low", "high")
-    frame = pd.read_csv(
-        path, float_precision="round_trip", keep_default_na=False, na_values={column: [""] for column in numbers},
-        dtype={"name": str, "row": str} | dict.fromkeys(numbers, float),
-    )  # fmt: skip
-    if missing := [column for column in COLUMNS if column not in frame]:
-        raise ValueError(f"it lacks the column {missing[0]!r}")
-    return frame
-
-
-def _read_summary(path: Path) -> dict[str, Any]:
-    summary = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(summary, dict) or not {"chosen", "timings_s", "model"} <= summary.keys():
-        raise ValueError("it lacks what a study says")
-    return summary

@@ -18,6 +18,7 @@ from fv_lens.models import load
 from fv_lens.studies.analogies import library, several, several_page, study
 from fv_lens.studies.analogies.several import NO_SUMS, gaps_of
 from fv_lens.studies.folders import MARKER
+from fv_lens.studies.results import read_table
 
 from ...analogies.made import TRAIN, vectors_of
 from .. import commands
@@ -74,7 +75,7 @@ def given(models: str = "org/one,two", out: str = "out") -> list:
 
 
 def table(folder) -> pd.DataFrame:
-    return several.read_table(Path(folder) / "results.csv")
+    return read_table(Path(folder) / "results.csv", several.TABLE)
 
 
 def whole(folder: Path) -> dict[str, bytes]:

@@ -16,6 +16,7 @@ from fv_lens.ground.scores import Score
 from fv_lens.models import load
 from fv_lens.studies.humans import several, study
 from fv_lens.studies.humans.steps import CROSSED, KINDS, RELATIONS, TYPICALITY, human_vectors
+from fv_lens.studies.results import read_table
 
 from ... import tiny
 from .. import commands
@@ -78,7 +79,7 @@ def results(out: str, part: str = "") -> bytes:
 
 
 def table(folder: str, columns=study.COLUMNS, file: str = "results.csv") -> pd.DataFrame:
-    return several.read_table(Path(folder) / file, list(columns))
+    return read_table(Path(folder) / file, list(columns))
 
 
 def line(frame, measure, vectors):
