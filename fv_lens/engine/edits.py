@@ -13,11 +13,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..models.base import HEAD_OUTPUT, Hook, HookFunction
+from ..models.base import HEAD_OUTPUT
+from ..models.hooking import Hook, HookFunction
 from ..models.lens import Lens
 
 if TYPE_CHECKING:
-    from ..models.base import HookPoint
+    from ..models.hooking import HookPoint
 
 RESIDUAL = "hook_resid_post"
 

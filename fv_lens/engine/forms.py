@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..models.base import Hook, HookFunction
+from ..models.hooking import Hook, HookFunction
 from ..models.lens import Lens, Prefix
 from ..models.lone_rows import lone_rows
 from ..models.state import Form

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..ground.errors import InputError, ParityError
-from ..models.base import Hook, HookFunction
+from ..models.hooking import Hook, HookFunction
 from ..models.lens import Lens, check_layer
 from ..models.onednn import only
 from ..models.sites import probe_noise
@@ -32,7 +32,7 @@ from .parity import measured
 from .whatif import TILE, clean_logits, without_patches
 
 if TYPE_CHECKING:
-    from ..models.base import HookPoint
+    from ..models.hooking import HookPoint
 
 log = logging.getLogger("fv_lens")
 

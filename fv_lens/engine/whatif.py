@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..ground.errors import InputError
-from ..models.base import HEAD_OUTPUT, Hook, HookFunction
+from ..models.base import HEAD_OUTPUT
+from ..models.hooking import Hook, HookFunction
 from ..models.lens import Lens
 from ..models.onednn import through_onednn
 from ..models.state import Form, Parity

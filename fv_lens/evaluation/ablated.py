@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..ground.display import scored
 from ..ground.markup import card, table
-from ..ground.scores import Score
+from ..ground.scores import Score, columns_of
 
 Heads = tuple[tuple[int, int], ...]
 WRITERS, CANCELLERS, RANDOM = "without writers", "without cancellers", "without random heads"
@@ -96,15 +96,7 @@ class Ablation:
 
     def to_frame(self) -> pd.DataFrame:
         """One line per row: every score with its low and high."""
-        lines = {
-            name: {
-                f"{part}{end}": getattr(score, attribute)
-                for part in Ablated.__dataclass_fields__
-                if (score := getattr(row, part)) is not None
-                for end, attribute in (("", "value"), ("_low", "low"), ("_high", "high"))
-            }
-            for name, row in self.rows.items()
-        }
+        lines = {name: columns_of(row) for name, row in self.rows.items()}
         return pd.DataFrame.from_dict(lines, orient="index").rename_axis("row")
 
     @property

@@ -1,6 +1,6 @@
 """Ablation: what intact prompts lose when heads are set to what they put out in corrupted ones."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -76,26 +76,18 @@ def ablation(
     drawn = {WRITERS: [writers], CANCELLERS: [cancellers], RANDOM: random}
     shuffled = batch(lens, with_demonstrations(parts.test, parts.train, n_shots, seed, shuffled=True), template)
     of_words = _outputs(lens, shuffled, {head for listed in drawn.values() for heads in listed for head in heads})
-
-    def without(heads: Heads, word_kept: bool) -> WhatIf:
-        return [Edit(layer, of_words[layer, head] if word_kept else z[layer, head], head) for layer, head in heads]
-
-    whatifs = {
-        name + KEPT * kept: [without(heads, kept) for heads in listed]
-        for kept in (False, True)
-        for name, listed in drawn.items()
-    }
+    whatifs = _whatifs(drawn, {head: z[head] for head in of_words})
+    whatifs |= {name + KEPT: kept for name, kept in _whatifs(drawn, of_words).items()}
     with progress_bar(total=len(intact), desc="prompts without heads", unit="prompt") as bar:
         measured = completions(lens, intact, [whatif for listed in whatifs.values() for whatif in listed], bar.update)
     values = {f"{n_shots}-shot": measured.rows([0])}
     values |= {name: measured.rows(places) for name, places in rows_of(whatifs).items()}
-    words = [
+    of_each = [
         pd.DataFrame({"row": name, "word": intact.words, "right": x.right.mean(1), "log_prob": x.log_prob.mean(1)})
         for name, x in values.items()
     ]
-    return Ablation(
-        relation.name, _rows(values), writers, cancellers, random, z, pd.concat(words, ignore_index=True)
-    )  # fmt: skip
+    words = pd.concat(of_each, ignore_index=True)
+    return Ablation(relation.name, _rows(values), writers, cancellers, random, z, words)
 
 
 def _parted(effects: HeadEffects, n: int) -> tuple[Heads, Heads, list[tuple[int, int]]]:
@@ -112,6 +104,16 @@ def _parted(effects: HeadEffects, n: int) -> tuple[Heads, Heads, list[tuple[int,
     writers, cancellers = tuple(effects.top(n)), tuple(effects.top(n, -1))
     others = [head for head in effects.top(effects.n_heads) if head not in {*writers, *cancellers}]
     return writers, cancellers, others
+
+
+def _whatifs(
+    drawn: Mapping[str, Sequence[Heads]], outputs: Mapping[tuple[int, int], Tensor]
+) -> dict[str, list[WhatIf]]:
+    """Row -> for each draw of its heads, all of them set to these outputs."""
+    return {
+        name: [[Edit(layer, outputs[layer, head], head) for layer, head in heads] for heads in listed]
+        for name, listed in drawn.items()
+    }
 
 
 def _mean_outputs(lens: Lens, prompts: PromptBatch) -> Float[Tensor, "layer head d_head"]:

@@ -106,15 +106,7 @@ class Evaluation:
 
     def to_frame(self) -> pd.DataFrame:
         """One line per row of the table: every score with its low and high."""
-        lines = {}
-        for name, row in self.rows.items():
-            parts = {part: getattr(row, part) for part in Result.__dataclass_fields__}
-            lines[name] = {
-                f"{part}{end}": getattr(score, attribute)
-                for part, score in parts.items()
-                if score is not None
-                for end, attribute in (("", "value"), ("_low", "low"), ("_high", "high"))
-            }
+        lines = {name: scores.columns_of(row) for name, row in self.rows.items()}
         return pd.DataFrame.from_dict(lines, orient="index").rename_axis("row")
 
 

@@ -18,7 +18,7 @@ from ..engine.whatif import WhatIf, what_if
 from ..ground import display, scores
 from ..ground.errors import InputError, whole_number
 from ..ground.progress import progress_bar
-from ..ground.scores import Score
+from ..ground.scores import Score, columns_of
 from ..models.lens import Lens, Model, lens_of
 from ..vectors.function_vector import FunctionVector, as_vectors, own_template
 from .controls import edits_of
@@ -64,14 +64,7 @@ class SideEffects:
 
     def to_frame(self) -> pd.DataFrame:
         """One line per vector: each score with its low and high."""
-        lines = {
-            name: {
-                f"{part}{end}": getattr(getattr(row, part), attribute)
-                for part in SideEffect.__dataclass_fields__
-                for end, attribute in (("", "value"), ("_low", "low"), ("_high", "high"))
-            }
-            for name, row in self.rows.items()
-        }
+        lines = {name: columns_of(row) for name, row in self.rows.items()}
         return pd.DataFrame.from_dict(lines, orient="index").rename_axis("row")
 
 

@@ -7,12 +7,12 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from ..datasets.prompts import PromptTemplate, with_demonstrations
+from ..datasets.prompts import FewShot, PromptTemplate, with_demonstrations
 from ..datasets.relation_files import RelationLike, load_relation
 from ..datasets.relations import Relation
 from ..datasets.templates import TEMPLATES, sentence_template
-from ..engine.batches import batch
-from ..engine.completion import completions
+from ..engine.batches import PromptBatch, batch
+from ..engine.completion import Completions, completions
 from ..ground import scores
 from ..ground.display import scored
 from ..ground.errors import InputError, whole_number
@@ -98,12 +98,7 @@ class Transfer:
     def to_frame(self) -> pd.DataFrame:
         """One line per template and prompt: every score with its low and high."""
         lines = {
-            (name, prompt): {
-                f"{part}{end}": getattr(score, attribute)
-                for part in Result.__dataclass_fields__
-                if (score := getattr(row, part)) is not None
-                for end, attribute in (("", "value"), ("_low", "low"), ("_high", "high"))
-            }
+            (name, prompt): scores.columns_of(row)
             for name, prompts in self.rows.items()
             for prompt, row in prompts.items()
         }
@@ -159,14 +154,7 @@ def transfer(
     forms = {OWN: own} | {name: form for name, form in forms.items() if form != own}
     parts = relation.split()
     zero, few = (with_demonstrations(parts.test, parts.train, shots, seed) for shots in (0, n_shots))
-    asked = {}
-    for name, form in forms.items():
-        try:
-            asked[name] = batch(lens, zero, form), batch(lens, few, form)
-        except InputError as error:  # words that the tokenizer joins in this form, or too long a prompt
-            if name == OWN:
-                raise
-            gaps[name] = str(error)
+    asked = _asked(lens, forms, zero, few, gaps)
     measured = {}
     with progress_bar(total=2 * len(zero) * len(asked), desc="prompts in all templates", unit="prompt") as bar:
         for name, (alone, shown) in asked.items():
@@ -181,15 +169,38 @@ def transfer(
     moved, plain = (
         np.array([measured[name][prompt].right[:, 0] for name in others], dtype=float) for prompt in (MOVED, PLAIN)
     )
-    words = [
-        pd.DataFrame({"template": name, "prompt": prompt, "word": parts.test.words,
+    elsewhere = scores.gain(moved, plain) if others else None
+    kept = {name: forms[name] for name in rows}
+    return Transfer(relation.name, rows, gaps, kept, elsewhere, _words(parts.test.words, measured))
+
+
+def _asked(
+    lens: Lens,
+    forms: Mapping[str, PromptTemplate],
+    zero: Sequence[FewShot],
+    few: Sequence[FewShot],
+    gaps: dict[str, str],
+) -> dict[str, tuple[PromptBatch, PromptBatch]]:
+    """Both kinds of prompts in each template; those that the model cannot be asked in go to `gaps`."""
+    asked = {}
+    for name, form in forms.items():
+        try:
+            asked[name] = batch(lens, zero, form), batch(lens, few, form)
+        except InputError as error:  # words that the tokenizer joins in this form, or too long a prompt
+            if name == OWN:
+                raise
+            gaps[name] = str(error)
+    return asked
+
+
+def _words(words: Sequence[str], measured: Mapping[str, Mapping[str, Completions]]) -> pd.DataFrame:
+    """A line for each template, prompt and word."""
+    lines = [
+        pd.DataFrame({"template": name, "prompt": prompt, "word": words,
                       "right": x.right[:, 0], "log_prob": x.log_prob[:, 0]})
         for name, prompts in measured.items() for prompt, x in prompts.items()
     ]  # fmt: skip
-    return Transfer(
-        relation.name, rows, gaps, {name: forms[name] for name in rows},
-        scores.gain(moved, plain) if others else None, pd.concat(words, ignore_index=True),
-    )  # fmt: skip
+    return pd.concat(lines, ignore_index=True)
 
 
 def _forms(

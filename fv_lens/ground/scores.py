@@ -8,7 +8,7 @@ Source: Hesterberg 2015, What teachers should know about the bootstrap, section 
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,10 @@ class Score:
     def of(cls, line: Any) -> "Score":
         """The score in a line of a table, which has the columns `value`, `low`, `high` and `n`."""
         return cls(float(line.value), float(line.low), float(line.high), int(line.n))
+
+    def columns(self, name: str) -> dict[str, float]:
+        """The value and the ends of its interval as columns of a table: "name", "name_low" and "name_high"."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
 
     def __float__(self) -> float:
         return self.value
@@ -92,6 +96,14 @@ class Score:
     def differs(self, than: float = 0.0) -> bool:
         """Whether the whole interval lies on one side of `than`; without an interval nothing is shown."""
         return self.known and (self.low > than or self.high < than)
+
+
+def columns_of(scores: Any) -> dict[str, float]:
+    """`Score.columns` of every score among the fields of a dataclass, by the field's name."""
+    parts = {part.name: getattr(scores, part.name) for part in fields(scores)}
+    return {
+        column: x for name, score in parts.items() if score is not None for column, x in score.columns(name).items()
+    }
 
 
 def proportion(right: np.ndarray) -> Score:

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..ground.errors import InputError
-from .base import HEAD_OUTPUT, HookFunction, Lens
+from .base import HEAD_OUTPUT, Lens
+from .hooking import HookFunction
 from .sites import MIDDLE, STREAM, probe_ids, probe_noise
 from .state import Arrival
 from .writes import ATTENTION_OUTPUTS, writes_plainly

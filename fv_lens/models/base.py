@@ -7,12 +7,11 @@ The verbs are few: `tokens` (text to ids under the model's BOS rule), `logits` (
 TransformerLens; `calls` and `arguments` follow the methods that users call.
 """
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,27 +19,16 @@ from torch import Tensor, nn
 
 from ..ground.errors import ParityError
 from .devices import device_of
+from .hooking import BlockRun, Hook, HookFunction, blocks_through, with_hooks
 from .model import Model
 from .state import Parity, State, UserHook, conditions, user_hooks
 from .tokens import ending_tokens, token_ids, token_text
 from .weights import is_centered, is_full_precision, weights_hash
 
-if TYPE_CHECKING:
-    from transformer_lens.hook_points import HookPoint as HookPoint  # for the rooms above
-
 HEAD_OUTPUT = "attn.hook_z"
 
 
-@runtime_checkable
-class HookFunction(Protocol):
-    """A hook function: takes a hook point's activation, returns a replacement or None."""
-
-    def __call__(self, x: Tensor, /, hook: "HookPoint") -> Tensor | None: ...
-
-
-Hook = tuple[str, HookFunction]
 Attend = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
-BlockRun = Callable[..., Any]  # (layer, the block's forward, its arguments) -> what the block returns: not one type
 
 
 @dataclass(frozen=True)
@@ -265,33 +253,14 @@ class Lens:
         for name, _ in hooks:
             if name not in self.points:
                 raise ParityError(f"{self.name} has no hook point {name!r}, so an edit there would do nothing.")
-        here = threading.get_ident()
-
-        def ours(function: HookFunction) -> HookFunction:
-            return lambda x, hook: function(x, hook=hook) if threading.get_ident() == here else None
-
-        with self.state.lock, self.model.hooks(fwd_hooks=[(name, ours(function)) for name, function in hooks]):
+        with self.state.lock, with_hooks(self.model, hooks):
             yield
 
     @contextmanager
     def blocks_through(self, run: BlockRun) -> Iterator[None]:
         """Send every block's forward in this thread through `run(layer, forward, *args, **kwargs)`."""
-        here = threading.get_ident()
-
-        def through(layer: int, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            ours = threading.get_ident() == here
-            return run(layer, forward, *args, **kwargs) if ours else forward(*args, **kwargs)
-
-        with self.state.lock:
-            before = [block.__dict__.get("forward") for block in self.model.blocks]
-            for layer, block in enumerate(self.model.blocks):
-                block.__dict__["forward"] = partial(through, layer, block.forward)
-            try:
-                yield
-            finally:
-                for block, forward in zip(self.model.blocks, before):
-                    del block.__dict__["forward"]
-                    block.__dict__ |= {} if forward is None else {"forward": forward}
+        with self.state.lock, blocks_through(self.model, run):
+            yield
 
     def logits(
         self, ids: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"], hooks: Sequence[Hook] = (), last: int = 1

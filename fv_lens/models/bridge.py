@@ -11,7 +11,8 @@ from torch.nn.functional import pad
 from transformers import DynamicCache
 
 from ..ground.errors import InputError, ParityError
-from .base import Attend, Hook, Lens, Prefix
+from .base import Attend, Lens, Prefix
+from .hooking import Hook
 from .model import Model
 from .onednn import through_onednn
 from .state import State

@@ -12,7 +12,8 @@ from einops import einsum
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from .base import Attend, Hook, Lens, Prefix
+from .base import Attend, Lens, Prefix
+from .hooking import Hook
 from .onednn import through_onednn
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .base import Attend, Hook, Lens, Prefix
+from .base import Attend, Lens, Prefix
+from .hooking import Hook
 
 if TYPE_CHECKING:
     from transformer_lens.hook_points import HookPoint

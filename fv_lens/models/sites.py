@@ -11,8 +11,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..ground.errors import InputError
-from .base import Hook, HookFunction, Lens
+from .base import Lens
 from .cached import aside
+from .hooking import Hook, HookFunction
 from .state import without_hooks
 
 if TYPE_CHECKING:

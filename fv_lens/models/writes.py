@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ..ground.errors import InputError
-from .base import HEAD_OUTPUT, HookFunction, Lens
+from .base import HEAD_OUTPUT, Lens
+from .hooking import HookFunction
 from .sites import MIDDLE, STREAM, probe_ids, probe_noise
 
 if TYPE_CHECKING:

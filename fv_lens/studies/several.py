@@ -1,9 +1,7 @@
 """Several models by one command: a folder for each, one after the other, and then what they show together."""
 
 import gc
-import os
-import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -12,9 +10,8 @@ import torch
 
 from ..ground.errors import InputError, ParityError
 from .console import output_folder, tell
-from .folders import FILES, FOLDERS, OutputFolder, models_of
+from .folders import OutputFolder, models_of
 from .job import Job
-from .reproduce.files import distinct
 from .results import REPORT, RESULTS, SUMMARY
 
 T = TypeVar("T")
@@ -47,25 +44,6 @@ class OneModel(Generic[T]):
     def is_finished(self, folder: Path) -> bool:
         """Whether a study has left all of its results there."""
         return all((folder / name).is_file() for name in (RESULTS, SUMMARY, REPORT, *self.files))
-
-
-def model_folders(models: Iterable[str]) -> dict[str, str]:
-    """A folder name for each model, the last part of its name or path: folder -> model.
-
-    Raises:
-        InputError: a model is named twice, or is a path of nothing.
-    """
-    models = list(models)
-    for name in models:
-        if models.count(name) > 1:
-            raise InputError(f"--models names {name!r} twice; name each model once")
-        path = os.path.expanduser(name)
-        is_path = name.startswith((".", "~")) or os.path.isabs(path) or name.count("/") > 1 or name.endswith(".gguf")
-        if is_path and not os.path.exists(path):
-            raise InputError(f"--models names {name!r}: there is no such file or folder; check the path")
-    lasts = [Path(os.path.expanduser(name)).absolute().name for name in models]
-    plain = [re.sub(r"[^\w.-]+", "-", last.removesuffix(".gguf")).lstrip(".") or "model" for last in lasts]
-    return dict(zip(distinct(plain, (*FOLDERS, *FILES)), models))
 
 
 def study_each(

@@ -16,14 +16,14 @@ from ..ground import storage
 from ..ground.errors import InputError, finite_number, whole_number
 from ..ground.markup import bars, card, facts, side
 from ..ground.text_files import FilePath
-from ..models.base import Hook
+from ..models.hooking import Hook
 from ..models.lens import Lens, Model, lens_of
 from ..models.positions import At, Prompts, as_at
 from .checks import are_two_models, check_model, check_split
 from .records import Vector, terms
 
 if TYPE_CHECKING:
-    from ..models.base import HookPoint
+    from ..models.hooking import HookPoint
 
 TOKENS, PROCESSING = ("last",), ("raw", "centered")
 

@@ -113,12 +113,8 @@ class Baselines:
         lines: dict[str, dict[str, Any]] = {}
         for name, row in self.rows.items():
             parts = {part: getattr(row.result, part) for part in (*SCORES, *GAINS)}
-            lines[name] = {
-                f"{part}{end}": getattr(score, attribute)
-                for part, score in parts.items()
-                if score is not None
-                for end, attribute in (("", "value"), ("_low", "low"), ("_high", "high"))
-            }
+            for part, score in parts.items():
+                lines.setdefault(name, {}).update({} if score is None else score.columns(part))
             cost = {"parameters": row.cost.parameters, "seconds": row.cost.seconds, "memory": row.cost.memory}
             lines[name] |= cost | {"chosen": row.chosen}
         return pd.DataFrame.from_dict(lines, orient="index").rename_axis("row")

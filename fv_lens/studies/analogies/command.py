@@ -23,7 +23,7 @@ from ..console import (
     tell,
 )
 from ..job import Job
-from ..model_names import MODEL, named_models
+from ..names import MODEL, named_models
 from ..sources import BatsFolder, LreFolder, PublishedSet, ToddFolder, published_set
 
 if TYPE_CHECKING:
@@ -92,11 +92,8 @@ def analogies(
             return shlex.join(map(str, [*command, "--out", out, "--seed", seed]))
 
         with output_folder(out, "analogies", saved) as folder:
-            for path in folders:
-                if several is None and folders != [LIBRARY] and not any(path.glob("*.safetensors")):
-                    raise InputError(
-                        f"{str(path)!r} has no vectors (*.safetensors); give the `vectors` folder of a study."
-                    )
+            if several is None and folders != [LIBRARY]:
+                _check_vectors(folders)
             notes.print(Text("Loading the libraries and the model", style="bold"))
             from ...datasets.question_groups import group_names
             from .overview import overviews, overviews_of_models
@@ -108,12 +105,10 @@ def analogies(
                 from ..several import vectors_folder
                 from .several import plan_of_models, solve_all_by_models
 
-                plan = plan_of_models(several, questions, choosing, seed)
-                lines = {
-                    name: line(out / name, [vectors_folder(study, path, name) for study in folders], model=path)
-                    for name, path in several.items()
-                }
+                own = {name: [vectors_folder(study, path, name) for study in folders] for name, path in several.items()}
+                lines = {name: line(out / name, own[name], model=path) for name, path in several.items()}
                 command = line(out, folders, models=",".join(several.values()))
+                plan = plan_of_models(several, questions, choosing, seed)
                 frame = solve_all_by_models(folder, plan, questions, folders, lines, command, saved)
                 shown = overviews_of_models(frame, list(several))
             else:
@@ -123,6 +118,12 @@ def analogies(
             console.print(part, soft_wrap=isinstance(part, Text))
         names = ("report.html", "results.csv", "summary.json", *(several or ()))
         console.print(Text("\n".join(str(out / name) for name in names)), soft_wrap=True)
+
+
+def _check_vectors(folders: "Sequence[Path]") -> None:
+    for path in folders:
+        if not any(path.glob("*.safetensors")):
+            raise InputError(f"{str(path)!r} has no vectors (*.safetensors); give the `vectors` folder of a study.")
 
 
 def _solved(

@@ -10,9 +10,10 @@ from torch import Tensor
 from ...analogies.composition import Folded
 from ...evaluation.table import write_csv
 from ...ground import storage
+from ..results import RESULTS, SUMMARY
 from ..stages import Step
 
-RESULTS, BY_QUESTION, SUMMARY = "results.csv", "by_question.csv", "summary.json"
+BY_QUESTION = "by_question.csv"
 
 
 def write_outputs(

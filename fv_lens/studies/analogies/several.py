@@ -55,18 +55,13 @@ def solve_all_by_models(
 ) -> pd.DataFrame:
     """Answer the questions by each model as `solve_all` does, then write what all show together.
 
-    A model whose study is finished is not studied again. One that cannot be loaded or studied is left out with the
-    reason; the others are not affected.
+    See `study_each`, also for what is resumed and what is left out.
 
     Args:
         plan: `plan_of_models`.
         studies: folders of finished `reproduce --models`, with the vectors of each model; none to tune them.
         lines: folder -> the command line for that model alone.
         command: the command line, for the record.
-        saved: gets what is there if the command is stopped.
-
-    Raises:
-        InputError: a folder is of another plan, or is in use; no model has results.
     """
     models, seed = plan["models"], plan["seed"]
 

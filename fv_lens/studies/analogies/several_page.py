@@ -16,18 +16,10 @@ from ...ground.measures import MEASURES
 from ...ground.scores import Score
 from ...plots.table import number
 from ..page import parts as page
-from ..page.models import Scores, headed, missing, table_of_models
+from ..page.models import Scores, headed, missing, pooling, table_of_models
 from .page import GROUPS, LEFT_OUT
 
 CAPTION = "With the full library. Composites are fitted and chosen on each model by itself."
-POOLED_NOTE = (
-    "All models: the mean over models and analogies, each model with the same weight; the interval is over families of "
-    "relations, each with its analogies on all models, and speaks of these models."
-)
-OVER_MODELS_NOTE = (
-    "Mean over models: the same mean; its interval is over the models (Student's, if they are fewer than ten), and "
-    "speaks of other models."
-)
 
 
 def write_page_of_models(path: str | os.PathLike[str], frame: pd.DataFrame, summary: Mapping[str, Any]) -> None:
@@ -98,7 +90,7 @@ def _tables(frame: pd.DataFrame, named: Sequence[str], part: str, measures: Sequ
         for library in [name for name in LIBRARIES if (of_measure.library == name).any()]:
             heading = f"{MEASURES[measure].heading}, {library}"
             rows = scores_by_model(of_measure[of_measure.library.isin([library, ""])])
-            note = (LEFT_OUT if library != "full" else "") + POOLED_NOTE + f" {OVER_MODELS_NOTE}" * gain
+            note = (LEFT_OUT if library != "full" else "") + pooling("analogies", gain)
             tables[heading] = table_of_models(f"{part}s: {heading}", columns, rows, gain, note)
     return headed(tables)
 
@@ -115,5 +107,5 @@ def _groups(frame: pd.DataFrame, named: Sequence[str]) -> list[Markup]:
             heading = f"{group}, gains over the prompt" if gain else group
             rows = scores_by_model(some[some.group == group])
             columns = [*named, POOLED, *([OVER_MODELS] if gain else [])]
-            tables[heading] = table_of_models(f"Groups: {heading}", columns, rows, gain, POOLED_NOTE)
+            tables[heading] = table_of_models(f"Groups: {heading}", columns, rows, gain, pooling("analogies", gain))
     return headed(tables)

@@ -22,7 +22,7 @@ from ..console import (
     tell,
 )
 from ..job import Job
-from ..model_names import MODEL, named_models
+from ..names import MODEL, named_models
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

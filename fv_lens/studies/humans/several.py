@@ -61,18 +61,13 @@ def study_models(
 ) -> pd.DataFrame:
     """Compare the vectors of each model with people as `study` does, then write what all models show together.
 
-    A model whose study is finished is not studied again. One that cannot be loaded or studied is left out with the
-    reason; the others are not affected.
+    See `study_each`, also for what is resumed and what is left out.
 
     Args:
         plan: `plan_of_models`.
         of_models: the folder of a finished `reproduce --models`, for layers and heads; defaults without one.
         lines: folder -> the command line for that model alone.
         command: the command line, for the record.
-        saved: gets what is there if the command is stopped.
-
-    Raises:
-        InputError: a folder is of another plan, or is in use; no model has results.
     """
     models, seed = plan["models"], plan["seed"]
 

@@ -22,6 +22,19 @@ def table_of_models(name: str, columns: Sequence[str], rows: Scores, gain: bool,
     return page.table(columns, cells, note, False, name) if cells else Markup("")
 
 
+def pooling(of: str, over_models: bool) -> str:
+    """How columns of all models are to be read; `of` is what they are measured on, such as relations."""
+    pooled = (
+        f"All models: the mean over models and {of}, each model with the same weight; the interval is over families of "
+        "relations, each with its numbers on all models, and speaks of these models."
+    )
+    more = (
+        " Mean over models: the same mean; its interval is over the models (Student's, if they are fewer than ten), "
+        "and speaks of other models."
+    )
+    return pooled + more * over_models
+
+
 def missing(gaps: Mapping[str, Mapping[str, str]]) -> Markup:
     """A line for each model and reason; nothing where nothing is missing."""
     rows = [(model, [page.plain_cell(", ".join(rows)), page.plain_cell(why)]) for model, rows, why in by_reason(gaps)]

@@ -18,7 +18,7 @@ from ...ground.measures import COMPLETED, MEASURES
 from ..console import MOST_DEALS, STUDY, ModelName, console, expanded, notes, output_folder, plain_errors, quiet, tell
 from ..folders import owner_of
 from ..job import Job
-from ..model_names import MODEL, named_models, split_names
+from ..names import MODEL, named_models, split_names
 from ..sources import BatsFolder, LreFolder, PublishedSet, ToddFolder, published_set
 
 DTYPES = ("float32", "bfloat16", "float16")  # as in `models`, which is slow to import
@@ -87,10 +87,7 @@ def reproduce(
         if dry_run:
             if chat:
                 raise InputError("--dry-run counts the plain form of prompts; leave --chat out.")
-            from .estimate import estimate
-
-            for name in several.values() if several else [model]:
-                console.print(Text(str(estimate(name, chosen, settings, weights))))
+            _print_estimates(list(several.values()) if several else [model], chosen, settings, weights)
             return
         with output_folder(out, "reproduce", saved) as folder:
             kept, too_small = sized(chosen, settings)  # before the model is loaded
@@ -114,6 +111,13 @@ def reproduce(
         console.print(_overview(frame) if several is None else _overview_of_models(frame, list(several)))
         names = ("report.html", "results.csv", "summary.json", *(several or ["vectors"]))
         console.print(Text("\n".join(str(out / name) for name in names)), soft_wrap=True)
+
+
+def _print_estimates(models: "Sequence[str]", chosen: "Sequence[Relation]", settings: "Settings", dtype: Any) -> None:
+    from .estimate import estimate
+
+    for name in models:
+        console.print(Text(str(estimate(name, chosen, settings, dtype))))
 
 
 def _study_of(

@@ -1,9 +1,8 @@
 """Files of a study: the table, the summary, the vectors and the page."""
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,15 @@ from ...evaluation.table import Row, Table, cosines, write_csv
 from ...ground import storage
 from ...vectors.function_vector import FunctionVector
 from ...vectors.lessons import mean_validation_losses, training_frame
+from ..names import distinct
+from ..results import REPORT, RESULTS, SUMMARY
 from ..stages import Step
 from .page import Portrait, write_table_report
 from .readings import add_readings
 from .setup import Study
 from .steps import unpacked
 
-RESULTS, SUMMARY, REPORT, VECTORS = "results.csv", "summary.json", "report.html", "vectors"
+VECTORS = "vectors"
 STARTS = {key: TUNED[key] for key in ("from-fv", "from-zero")}
 
 
@@ -176,15 +177,6 @@ def _save_vectors(
 def _file_names(names: Sequence[str]) -> list[str]:
     """A file name for each relation's vector, numbered where two would have the same."""
     return [f"{name}.safetensors" for name in distinct(re.sub(r"[^\w.-]+", "-", name) for name in names)]
-
-
-def distinct(names: Iterable[str], taken: Collection[str] = ()) -> list[str]:
-    """The names, each with a number behind it where it is taken or came before."""
-    used = dict.fromkeys(taken)
-    for name in names:
-        numbered = (f"{name}-{i}" for i in count(2))
-        used[name if name not in used else next(one for one in numbered if one not in used)] = None
-    return list(used)[len(set(taken)) :]
 
 
 def _facts(

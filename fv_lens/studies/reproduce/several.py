@@ -15,7 +15,6 @@ from ...ground import storage
 from ..folders import OutputFolder
 from ..results import RESULTS, SUMMARY, read_result, read_summary, read_table, write_results
 from ..several import EVERY_ROW, NO_NUMBERS, OneModel, study_each, with_results
-from ..several import model_folders as model_folders
 from .files import vector_files
 from .setup import Settings, Study
 from .several_page import write_page_of_models
@@ -44,18 +43,13 @@ def study_models(
 ) -> pd.DataFrame:
     """Run the study on each model in a folder of its own, one after the other, then write what they show together.
 
-    A model whose study is finished is not studied again. One that cannot be loaded or studied is left out with the
-    reason; the others are not affected.
+    See `study_each`, also for what is resumed and what is left out.
 
     Args:
         plan: `plan_of_models`.
         load: the study of a model, and facts for its summary.
         lines: folder -> the command line for that model alone.
         command: the command line, for the record.
-        saved: gets what is there if the command is stopped.
-
-    Raises:
-        InputError: a folder is of another plan, or is in use; no model has results.
     """
     folder.claim(plan)
     one = OneModel(

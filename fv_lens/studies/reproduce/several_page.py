@@ -13,20 +13,12 @@ from ...ground.measures import COMPLETED, MEASURES
 from ...plots.relations import main_rows
 from ...plots.table import number
 from ..page import parts as page
-from ..page.models import headed, missing, table_of_models
+from ..page.models import headed, missing, pooling, table_of_models
 from .page import WORDS
 
 CAPTION = (
     "Zero-shot prompts with each vector added, beside prompting and controls, on the same test words for every model. "
     "A vector is made and chosen on each model by itself."
-)
-POOLED_NOTE = (
-    "All models: the mean over models and relations, each model with the same weight; the interval is over families of "
-    "relations, each with its numbers on all models, and speaks of these models."
-)
-OVER_MODELS_NOTE = (
-    "Mean over models: the same mean; its interval is over the models (Student's, if they are fewer than ten), and "
-    "speaks of other models."
 )
 
 
@@ -70,14 +62,14 @@ def _tables(frame: pd.DataFrame, named: list[str], part: str) -> list[Markup]:
     gain = part in PAIRED
     columns = [*named, POOLED, *([OVER_MODELS] if gain else [])]
     few = pooled_over_fewer(frame, part, len(named))
-    note = [POOLED_NOTE, OVER_MODELS_NOTE * gain]
-    note += [f"Pooled over fewer models: {', '.join(f'{_minus(row)} ({n})' for row, n in few.items())}."] * bool(few)
-    text = " ".join(filter(None, note))
+    note = pooling("relations", gain)
+    if few:
+        note += f" Pooled over fewer models: {', '.join(f'{_minus(row)} ({n})' for row, n in few.items())}."
     tables = {}
     for measure in COMPLETED:
         heading = MEASURES[measure].heading
         rows = scores_by_model(frame, part, measure)
-        tables[heading] = table_of_models(f"{part}s: {heading}", columns, rows, gain, text)
+        tables[heading] = table_of_models(f"{part}s: {heading}", columns, rows, gain, note)
     return headed(tables)
 
 

@@ -17,8 +17,9 @@ from fv_lens.ground.errors import InputError, ParityError
 from fv_lens.ground.scores import Score
 from fv_lens.models import load
 from fv_lens.studies.folders import LOCK, MARKER
+from fv_lens.studies.names import model_folders
 from fv_lens.studies.reproduce import estimate, several, steps
-from fv_lens.studies.reproduce.several import EVERY_ROW, gaps_of, model_folders
+from fv_lens.studies.reproduce.several import EVERY_ROW, gaps_of
 from fv_lens.studies.reproduce.several_markdown import by_reason
 
 from .. import commands

@@ -1,0 +1,65 @@
+"""Names: those that a command is given with commas between, of models and others, and distinct ones for files."""
+
+import os
+import re
+from collections.abc import Collection, Iterable, Sequence
+from itertools import count
+from pathlib import Path
+
+from ..ground.errors import InputError
+from .folders import FILES, FOLDERS
+
+MODEL = "smollm2-135m"
+
+
+def named_models(models: Sequence[str], model: str) -> dict[str, str]:
+    """The models by the name of their folder, where `--models` was given.
+
+    Raises:
+        InputError: `--model` was given as well; no model, or one twice, or a path of nothing.
+    """
+    if model != MODEL:
+        raise InputError(f"--model is {model!r} and --models {', '.join(models)!r}; give one of them.")
+    names = [os.path.expanduser(name) for listed in models for name in split_names(listed)]
+    if not names:
+        raise InputError(f"--models is {', '.join(models)!r}; give names or folders, with commas between.")
+    return model_folders(names)
+
+
+def model_folders(models: Iterable[str]) -> dict[str, str]:
+    """A folder name for each model, the last part of its name or path: folder -> model.
+
+    Raises:
+        InputError: a model is named twice, or is a path of nothing.
+    """
+    models = list(models)
+    for name in models:
+        if models.count(name) > 1:
+            raise InputError(f"--models names {name!r} twice; name each model once")
+        path = os.path.expanduser(name)
+        is_path = name.startswith((".", "~")) or os.path.isabs(path) or name.count("/") > 1 or name.endswith(".gguf")
+        if is_path and not os.path.exists(path):
+            raise InputError(f"--models names {name!r}: there is no such file or folder; check the path")
+    lasts = [Path(os.path.expanduser(name)).absolute().name for name in models]
+    plain = [re.sub(r"[^\w.-]+", "-", last.removesuffix(".gguf")).lstrip(".") or "model" for last in lasts]
+    return dict(zip(distinct(plain, (*FOLDERS, *FILES)), models))
+
+
+def split_names(text: str) -> list[str]:
+    """Names or paths with commas between; a path may have commas in it, where there is such a file."""
+    parts, names = text.split(","), []
+    while parts:
+        joined = {n: os.path.expanduser(",".join(parts[:n]).strip()) for n in range(len(parts), 0, -1)}
+        n = next((n for n, path in joined.items() if n > 1 and os.path.exists(path)), 1)
+        names.append(joined[n])
+        del parts[:n]
+    return [name for name in names if name]
+
+
+def distinct(names: Iterable[str], taken: Collection[str] = ()) -> list[str]:
+    """The names, each with a number behind it where it is taken or came before."""
+    used = dict.fromkeys(taken)
+    for name in names:
+        numbered = (f"{name}-{i}" for i in count(2))
+        used[name if name not in used else next(one for one in numbered if one not in used)] = None
+    return list(used)[len(set(taken)) :]
