@@ -31,8 +31,9 @@ from .console import (
 )
 from .humans.command import humans
 from .job import Job
-from .reproduce.command import reproduce, table
+from .reproduce.command import reproduce
 from .run.study import N_SHOTS
+from .table import table
 
 if TYPE_CHECKING:
     from ..vectors.function_vector import FunctionVector

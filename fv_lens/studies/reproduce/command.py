@@ -1,6 +1,5 @@
-"""The commands `fv-lens reproduce` and `fv-lens table`."""
+"""The command `fv-lens reproduce`."""
 
-import json
 import shlex
 import warnings
 from collections.abc import Mapping
@@ -16,7 +15,6 @@ from ...datasets.relations import Relation
 from ...ground.errors import InputError
 from ...ground.measures import COMPLETED, MEASURES
 from ..console import MOST_DEALS, STUDY, ModelName, console, expanded, notes, output_folder, plain_errors, quiet, tell
-from ..folders import owner_of
 from ..job import Job
 from ..names import MODEL, named_models, split_names
 from ..sources import BatsFolder, LreFolder, PublishedSet, ToddFolder, published_set
@@ -136,43 +134,6 @@ def _study_of(
         study = Study(loaded, chosen, settings, PromptTemplate.chat(loaded) if chat else PromptTemplate())
     _note_left_out({name: why for name, why in study.left_out.items() if name not in noted})
     return study, {"weights, SHA-256": lens_of(loaded).weights_hash}
-
-
-def table(
-    folder: Annotated[
-        Path, typer.Argument(callback=expanded, help="The folder of a finished `fv-lens reproduce`.")
-    ] = STUDY,
-) -> None:
-    """Print the results of `reproduce` as Markdown tables."""
-    with plain_errors():
-        import pandas as pd
-
-        from .markdown import markdown
-        from .several_markdown import markdown_of_models
-
-        try:
-            frame = pd.read_csv(folder / "results.csv")
-            summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-            text = (markdown_of_models if "models" in summary else markdown)(frame, summary)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # each damage has its own
-            raise InputError(
-                f"{str(folder)!r} holds no results of `fv-lens reproduce`: {_without_results(folder, error)}"
-            ) from None
-        typer.echo(text, nl=False)
-
-
-def _without_results(folder: Path, error: Exception) -> str:
-    if not folder.is_dir():
-        return "there is no such folder; give the --out of a study"
-    owner = owner_of(folder)
-    if owner not in (None, "reproduce"):
-        return f"they are of `fv-lens {owner}`; give the --out of a study"
-    if not isinstance(error, FileNotFoundError):
-        cause = f"{type(error).__name__}: {error}"
-        return f"its results.csv or summary.json is damaged or another command's ({cause}); give the --out of a study"
-    if owner == "reproduce" or (folder / "stages").is_dir():
-        return "the study is not finished; the command that began it goes on from where it stopped"
-    return "it has no results.csv and summary.json; give the --out of a finished study"
 
 
 def _note_left_out(left_out: Mapping[str, str]) -> None:

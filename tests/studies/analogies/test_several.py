@@ -161,6 +161,11 @@ def test_every_model_has_the_folder_that_it_would_have_alone_and_all_have_one_ta
     shown = f"{one.value.iloc[0]:.2f} {two.value.iloc[0]:.2f} {Score.of(line)}"
     assert f"prompt only, one-shot {shown}" in printed
     assert result.stdout.splitlines()[-1] == str(Path("out") / "two")
+    markdown = commands.call("table", "out").stdout
+    whole_answers = markdown.split("gain over")[0]
+    shown = commands.cells(whole_answers, "method, prompt; full")
+    assert shown["prompt only, one-shot"][2] == str(Score.of(line)) and len(shown["prompt only, one-shot"]) == 3
+    assert "- one lacks " in markdown and NO_SUMS in markdown
 
 
 @pytest.mark.slow
