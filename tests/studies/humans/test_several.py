@@ -26,7 +26,7 @@ from .made import HEADS, made_ratings
 from .made import RELATIONS as RATED
 
 call = partial(commands.call, "humans")
-MODELS = {"org/one": "llama", "two": "mistral"}
+MODELS = {"org/one": "llama", "two": "gpt2"}
 LEFT = ["by_relation.csv", "report.html", "results.csv", "stages", "summary.json"]
 
 

@@ -29,7 +29,7 @@ from ..pages import Page, downloads, figures, rows_of
 from ..small import made, relations, studied
 
 call = partial(commands.call, "reproduce")
-KINDS = {"org/one": "llama", "two": "mistral", "three": "neox"}
+KINDS = {"org/one": "llama", "two": "gpt2", "three": "neox"}
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ from fv_lens.models import load
 from fv_lens.studies.reproduce import setup
 from tests.studies.commands import call
 from tests.studies.small import SMALL, studied
-load.load_model = lambda name, **options: studied({"org/one": "llama", "two": "mistral"}[name])
+load.load_model = lambda name, **options: studied({"org/one": "llama", "two": "gpt2"}[name])
 setup.Settings = partial(setup.Settings, **SMALL | dict(steps=2, curve=(1,)))
 
 def start(out):
@@ -180,9 +180,9 @@ def test_what_is_done_is_not_done_again_and_an_interruption_says_what_is_there(h
         several, "reproduce", lambda study, *args: computed.append(study.lens.name) or REPRODUCE(study, *args)
     )
     assert call(*given("org/one,two")).exit_code == 0
-    assert computed == ["tiny/mistral"] and (here / "out" / "one" / "summary.json").stat().st_mtime_ns == stamp
+    assert computed == ["tiny/gpt2"] and (here / "out" / "one" / "summary.json").stat().st_mtime_ns == stamp
     before = results(here / "out")
-    assert call(*given("two,org/one")).exit_code == 0 and computed == ["tiny/mistral"]
+    assert call(*given("two,org/one")).exit_code == 0 and computed == ["tiny/gpt2"]
     assert sorted(results(here / "out").splitlines()) != [] and len(results(here / "out")) == len(before)
 
 
