@@ -81,8 +81,8 @@ class OutputFolder:
 
     @property
     def stages(self) -> list[Path]:
-        """The finished stages."""
-        return sorted((self.path / "stages").glob("*.safetensors"))
+        """The finished stages, and parts of some."""
+        return sorted((self.path / "stages").rglob("*.safetensors"))
 
     @property
     def has_results(self) -> bool:
