@@ -1,14 +1,19 @@
 """Units: the independent pieces of a study, each a file in `stages` that rests on those of others.
 
-    heads = Unit("heads", "Head maps", lambda kept: stacked(...), needs=[part.name for part in parts], parts=parts)
-    in_order([heads, ...], stages, tell)  # one process; several share the same units in `worker`
+    parts = [Unit(f"{PARTS}/heads-{r}", "Head map", partial(head_map, r)) for r in range(8)]
+    in_order([Whole("heads", "Head maps", parts, stacked), ...], study, stages, tell)  # in one process
+
+Several processes share the same units in `worker`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from ...ground.progress import no_progress, progress_bar
 from ..stages import Stages, Step
+
+T = TypeVar("T")  # what the units are computed with: a study, its model loaded
 
 
 class Kept(Mapping[str, Step]):
@@ -36,7 +41,7 @@ class Kept(Mapping[str, Step]):
 
 
 @dataclass(frozen=True, eq=False)
-class Unit:
+class Unit(Generic[T]):
     """One piece of a study.
 
     Args:
@@ -46,33 +51,59 @@ class Unit:
         needs: names of units that come before it.
         work: how long it takes beside others, about; the longest way through the graph is begun first.
         applies: whether it is part of the study at all, given what it needs.
-        parts: units of their own that `compute` brings together, after which their files go; `each` is what they are
-            of: "relation".
     """
 
     name: str
     what: str
-    compute: Callable[[Kept], Step]
+    compute: Callable[[T, Kept], Step]
     needs: Sequence[str] = ()
     work: float = 0.0
     applies: Callable[[Kept], bool] = lambda kept: True
-    parts: Sequence["Unit"] = ()
+
+    def run(self, subject: T, stages: Stages, kept: Kept) -> None:
+        """Compute it and write it, unless it is on disk."""
+        stages.run(self.name, lambda: self.compute(subject, kept))
+
+
+@dataclass(frozen=True, eq=False)
+class Whole(Generic[T]):
+    """A stage of several units, which are brought together when all are there; their files then go.
+
+    Args:
+        name: of its file in `stages`.
+        what: said before its parts are computed.
+        parts: its units.
+        join: the stage, from the results of its parts.
+        each: what a part is of.
+    """
+
+    name: str
+    what: str
+    parts: Sequence[Unit[T]]
+    join: Callable[[Sequence[Step]], Step]
     each: str = "relation"
 
+    @property
+    def needs(self) -> list[str]:
+        return [part.name for part in self.parts]
+
     def run(self, stages: Stages, kept: Kept) -> None:
-        """Compute it and write it, unless it is on disk."""
-        stages.run(self.name, lambda: self.compute(kept), [part.name for part in self.parts])
+        """Write it, unless it is on disk."""
+        stages.run(self.name, lambda: self.join([kept[name] for name in self.needs]), self.needs)
 
 
-def in_order(units: Sequence[Unit], stages: Stages, tell: Callable[[str], None]) -> None:
+def in_order(units: Sequence[Unit[T] | Whole[T]], subject: T, stages: Stages, tell: Callable[[str], None]) -> None:
     """Compute what is not on disk, one unit after the other."""
     kept = Kept(stages)
     for unit in units:
-        if not unit.applies(kept):
+        if isinstance(unit, Unit):
+            if unit.applies(kept):
+                tell(unit.what)
+                unit.run(subject, stages, kept)
             continue
         tell(unit.what)
-        if unit.parts and not stages.has(unit.name):
+        if not stages.has(unit.name):
             for part in progress_bar(unit.parts, desc=unit.what, unit=unit.each):
                 with no_progress():
-                    part.run(stages, kept)
+                    part.run(subject, stages, kept)
         unit.run(stages, kept)

@@ -100,7 +100,7 @@ class Outline:
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> "Outline":
         """The outline that `to_dict` made plain data of, and JSON lists of its tuples."""
-        sizes = {key: tuple(x) if isinstance(x, list) else x for key, x in record["settings"].items()}
+        sizes: dict[str, Any] = {key: tuple(x) if isinstance(x, list) else x for key, x in record["settings"].items()}
         fields = {name: record[name] for name in cls.__dataclass_fields__}
         return cls(**fields | {"settings": Settings(**sizes)})
 

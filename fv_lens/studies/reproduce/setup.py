@@ -86,13 +86,15 @@ class Study(Outline):
         return self._joined([with_demonstrations(words, words, 0) for words in parts])
 
     def few_shot(
-        self, n_shots: int, shuffled: bool = False, validation: bool = False
+        self, n_shots: int, shuffled: bool = False, validation: bool = False, only: int | None = None
     ) -> Iterator[tuple[PromptBatch, Int[Tensor, " prompt"]]]:
         """Prompts of the test words behind demonstrations, a few words behind the same ones at a time.
 
-        Demonstrations are from the train part, or from the validation part as well (`validation`).
+        Demonstrations are from the train part, or from the validation part as well (`validation`). `only`: the index
+        of a relation, for its words alone.
         """
-        for owner, relation in enumerate(self.relations):
+        for owner in range(len(self)) if only is None else [only]:
+            relation = self.relations[owner]
             for prompts in self._prompts_of(relation, n_shots, shuffled, validation):
                 yield batch(self.lens, prompts, self.template), torch.full((len(prompts),), owner, device="cpu")
 
