@@ -17,7 +17,7 @@ NumberOfJobs = Annotated[int | None, typer.Option("--jobs", min=1, help="Process
 Partition = Annotated[str | None, typer.Option("--slurm", help="Run them as jobs in this partition of Slurm.")]
 Minutes = Annotated[
     int | None,
-    typer.Option(min=1, help="Time limit of a Slurm job, which then goes on in another turn; 60 if not given."),
+    typer.Option(min=1, help="Time limit of a Slurm job, after which it goes on in another turn; by default 60."),
 ]
 Gpus = Annotated[int | None, typer.Option(min=0, help="GPUs of a Slurm job; by default one if there are any here.")]
 ShardText = Annotated[

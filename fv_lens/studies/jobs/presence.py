@@ -50,8 +50,8 @@ def refuse_others(out: Path) -> None:
     """Raise an InputError where workers or shards are at work in a folder."""
     if names := at_work(out):
         raise InputError(
-            f"{', '.join(names)} {'are' if len(names) > 1 else 'is'} at work in {str(out)!r}, perhaps jobs of an earlier "
-            "start; wait until they end or cancel them, or give another --out"
+            f"{', '.join(names)} {'are' if len(names) > 1 else 'is'} at work in {str(out)!r}, perhaps since an earlier "
+            "start; wait until they end, or cancel them"
         )
 
 

@@ -62,7 +62,8 @@ def study(given: Given, order: Order, sharing: Sharing, saved: list[Path]) -> "p
     if sharing.machines:
         check_submitit()
     if sharing.shard:
-        return _shard(given, order, sharing)
+        _shard(given, order, sharing)
+        return None
     with output_folder(given.out, "reproduce", saved) as folder:
         kept, too_small = sized(order.relations, order.settings)  # before the model is loaded
         note_left_out(too_small)

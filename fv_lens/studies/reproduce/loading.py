@@ -3,12 +3,11 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ...datasets.relations import Relation
 
 if TYPE_CHECKING:
-    from ...models.load import Dtype
     from .outline import Settings
     from .setup import Study
 
@@ -27,7 +26,7 @@ class Order:
 
     relations: Sequence[Relation]
     settings: "Settings"
-    dtype: "Dtype"
+    dtype: Literal["float32", "bfloat16", "float16"]
     chat: bool = False
     threads: int | None = None
 

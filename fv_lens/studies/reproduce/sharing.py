@@ -16,10 +16,11 @@ from ..jobs.presence import present
 from ..jobs.shards import Shard
 from ..jobs.unfinished import UnfinishedError
 from ..results import REPORT, RESULTS, SUMMARY
+from ..several import BROKEN
 from .crew import run_workers
 from .loading import Order
 from .several import write_together
-from .workers import BROKEN, Part, check_left_out, compute, finish_part
+from .workers import Part, check_left_out, compute, finish_part
 
 COMMAND = "command.json"  # of all models, where shards study several
 WAIT = 30.0  # seconds for another shard that looks at the folder at the same moment
