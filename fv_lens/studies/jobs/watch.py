@@ -20,13 +20,13 @@ class State:
     """How far a study is.
 
     Args:
-        done: names of the units that are done, or no part of the study.
+        done: names of the units that are done, or no part of the study, in order.
         total: how many there are.
         running: unit -> the try that is at it.
         failed: unit -> why, of those that have failed once or were given up.
     """
 
-    done: frozenset[str]
+    done: list[str]
     total: int
     running: Mapping[str, Try]
     failed: Mapping[str, str]
@@ -38,7 +38,8 @@ def state_of(graph: Graph[Any], ledger: Ledger) -> State:
     tries = {name: ledger.tries(name) for name in left}
     running = {name: of[-1] for name, of in tries.items() if of and of[-1].how == "running"}
     failed = {name: of[-1].why for name, of in tries.items() if of and of[-1].how == "failed"}
-    return State(frozenset(graph.units) - frozenset(left), len(graph.units), running, failed)
+    done = [name for name in graph.units if name not in tries]
+    return State(done, len(graph.units), running, failed)
 
 
 class Board:
@@ -73,11 +74,11 @@ class Board:
 
     def _print(self, label: str, state: State, before: State | None) -> None:
         start = f"{label}: " if label else ""
-        known = before.done if before else state.done
         if before is None:
             self._tell(f"{start}{len(state.done)} of {state.total} units are done")
-        for n, name in enumerate(sorted(state.done - known), len(known) + 1):
-            self._tell(f"{start}{n} of {state.total}: {name}")
+        else:
+            for n, name in enumerate((x for x in state.done if x not in before.done), len(before.done) + 1):
+                self._tell(f"{start}{n} of {state.total}: {name}")
         for name, why in state.failed.items():
             if before is None or before.failed.get(name) != why:
                 self._tell(f"{start}{name} failed: {why}")
