@@ -1,4 +1,4 @@
-"""`reproduce --jobs` and `--shard`, and `merge`: the table of one process, whoever computed it and however they ended."""
+"""`reproduce --jobs` and `--shard`, and `merge`: the table of one process, whoever computed it."""
 
 import json
 import os
@@ -140,7 +140,7 @@ def test_models_are_studied_beside_one_another_and_one_that_cannot_be_is_left_ou
     [
         (
             ["--shard", "3/3"],
-            "--shard is '3/3'; give its number, from 0, and how many there are, such as 0/3, 1/3 and 2/3",
+            "--shard is '3/3'; give its number, from 0, and how many there are, such as 0/3",
         ),
         (["--shard", "one"], "--shard is 'one'; give its number"),
         (["--shard", "0/2", "--jobs", "2"], "--shard is '0/2' beside --jobs; give one"),
