@@ -64,7 +64,9 @@ def finish(study: Outline, out: Path, plan: Mapping[str, Any], command: str, sta
         kept[name]  # which tells how long it took
     found = found_in(study, kept)
     frame = table_of(study, found)
-    write_outputs(study, out, found, frame, plan, command, {name: stages.timings[name] for name in names})
+    # Of a stage whose process was killed before it could write it down, the time is not known.
+    timings = {name: stages.timings[name] for name in names if name in stages.timings}
+    write_outputs(study, out, found, frame, plan, command, timings)
     stages.tidy()
     return frame
 

@@ -38,9 +38,9 @@ def test_a_unit_is_claimed_once_and_again_only_after_a_failure(two):
 
 def test_a_unit_whose_process_is_killed_is_free_and_the_try_counts(tmp_path, two):
     code = (
-        f"import os; from fv_lens.studies.jobs.ledger import Ledger; from pathlib import Path; "
-        f"ledger = Ledger(Path({str(tmp_path)!r}), 'worker-9'); assert ledger.claim('sums'); print('claimed', flush=True); "
-        "input()"
+        "from fv_lens.studies.jobs.ledger import Ledger; from pathlib import Path; "
+        f"ledger = Ledger(Path({str(tmp_path)!r}), 'worker-9'); assert ledger.claim('sums'); "
+        "print('claimed', flush=True); input()"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "claimed\n"
