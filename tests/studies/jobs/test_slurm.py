@@ -4,6 +4,7 @@ import os
 import subprocess
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from fv_lens.studies.jobs.launch import Jobs, Machines
 from fv_lens.studies.jobs.ledger import Ledger
 from fv_lens.studies.jobs.worker import unfinished
+from fv_lens.studies.reproduce import setup
 
 from ... import slurm_node
 from ..commands import call
@@ -63,7 +65,10 @@ def requeueing(out: Path, after: int, did: list) -> threading.Thread:
     return thread
 
 
-def test_a_job_that_is_requeued_goes_on_at_its_stage_and_leaves_the_table_of_one_process(given, there, in_slurm):
+def test_a_job_that_is_requeued_goes_on_at_its_stage_and_leaves_the_table_of_one_process(
+    given, there, in_slurm, monkeypatch
+):
+    monkeypatch.setattr(setup, "Settings", partial(setup.Settings, steps=60))  # or it ends before it is killed
     assert call("reproduce", *given, "--out", "whole").exit_code == 0
     did: list = []
     thread = requeueing(there / "out", 3, did)
