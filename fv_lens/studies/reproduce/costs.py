@@ -17,7 +17,7 @@ from ...evaluation.rows import ROWS
 from ...vectors.optimizer import EVERY, STRENGTHS
 from ...vectors.sweeps import DEPTHS as SWEPT
 from ...vectors.tuning import DEPTHS
-from .setup import Settings
+from .outline import Settings
 from .steps import DIFFERENCE_PROMPTS
 
 FOUND = 0.5  # assumed: the share of rows whose most probable token begins an answer

@@ -28,7 +28,8 @@ from ...models.load import REMEDY, Dtype, checked_device, checked_dtype
 from ...models.onednn import through_onednn
 from ...models.source import Source, source_of
 from .costs import Cost, Number, Shape, Words, stage_costs
-from .setup import Settings, sized
+from .outline import Settings
+from .setup import sized
 
 OVERHEAD = 2.5  # time over that of bare matmuls; measured on one CPU thread: 1.2 (long prompts) to 2.4 (tuning)
 PER_WORD = 1.4  # tokens, where there is no tokenizer
