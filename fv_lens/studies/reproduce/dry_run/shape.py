@@ -19,7 +19,8 @@ from ....vectors.tuning import DEPTHS
 from .flops import Flops, Number, Work
 
 FOUND = 0.5  # assumed: the share of rows whose most probable token begins an answer
-CHECKED = 14  # full forwards, about, in the engine's parity check of prompts longer than any before
+CHECKED = 27  # full forwards in the engine's comparisons on the longest prompts, before a study's first stage
+SHARED = 5  # about as many in that of demonstrations that are run once, before the prompts that share them
 
 
 class Kind(StrEnum):
@@ -64,7 +65,7 @@ class Words:
     """Mean tokens of a zero-shot prompt, of a demonstration before it, of an answer (the first listed one).
 
     `long`: the share of answers with several tokens. `several`: of words with several answers. `source`: how tokens
-    were counted.
+    were counted. `answers`: the tokens of each answer.
     """
 
     prompt: Number
@@ -73,6 +74,7 @@ class Words:
     long: Number
     several: Number
     source: str
+    answers: tuple[int, ...] = (1,)
 
 
 @dataclass(frozen=True)
@@ -200,9 +202,9 @@ class Shape:
         more = self.what_ifs(again * n, length, births, 1 + words.answer, shared, together, kind)
         return first + replace(more, rows=0)
 
-    def checked(self, length: Number) -> Cost:
-        """Cost of the engine's parity check on prompts of this length."""
-        return replace(self.whole(CHECKED, length), rows=0)
+    def checked(self, length: Number, n: int = CHECKED) -> Cost:
+        """The engine's comparisons of itself with `n` full forwards of prompts of this length."""
+        return replace(self.whole(n, length), rows=0)
 
     def trained(self, n: int, n_validation: int, words: Words, layer: int, steps: int) -> Cost:
         """Training what a forward meets from `layer` on: forwards of whole prompts, and back as far as there."""

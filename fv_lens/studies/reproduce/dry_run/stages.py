@@ -10,14 +10,14 @@ from ....vectors.optimizer import STRENGTHS
 from ....vectors.sweeps import DEPTHS as SWEPT
 from ..setup import Settings
 from ..steps import DIFFERENCE_PROMPTS
-from .shape import Cost, Shape, Words
+from .shape import SHARED, Cost, Kind, Shape, Words
 
 KINDS = 5  # kinds of vectors that are decoded
 CONTRASTS = 5  # of prompts, from which steering vectors are measured
 
 
 def stage_costs(shape: Shape, words: Words, settings: Settings, sizes: Sequence[Sequence[int]]) -> dict[str, Cost]:
-    """What each stage of `reproduce` costs, by its name, in order.
+    """What each stage of `reproduce` costs, by its name, in order; "checks" are those of the engine before them all.
 
     Assumes what a run would measure: tuning at the lowest layer of the grid, which costs most, and sums added at half
     the depth.
@@ -30,8 +30,9 @@ def stage_costs(shape: Shape, words: Words, settings: Settings, sizes: Sequence[
     shown = words.prompt + min(settings.n_shots, *(train - 1 for train, _, _ in sizes)) * words.shown
 
     heads = [at for at in range(shape.n_layers) for _ in range(shape.n_heads)]
-    stages = {"heads": shape.whole(n_relations * settings.mean_prompts, shown)}
-    stages["heads"] += shape.what_ifs(n_relations * settings.map_prompts, shown, heads) + shape.checked(shown)
+    longest = words.prompt + max(how["n_shots"] for how in settings.prompting.values()) * words.shown
+    stages = {"checks": shape.checked(longest), "heads": shape.whole(n_relations * settings.mean_prompts, shown)}
+    stages["heads"] += shape.what_ifs(n_relations * settings.map_prompts, shown, heads, kind=Kind.SHOWN)
 
     places, n_counts = sorted({shape.at(share) for share in SWEPT}), len(settings.head_counts)
     summed, others, distributed = places * n_counts, [half] * (1 + draws), places[:1] * n_counts
@@ -56,17 +57,15 @@ def stage_costs(shape: Shape, words: Words, settings: Settings, sizes: Sequence[
     stages["scores"] = shape.completed(n_test, words, births)
     for how in settings.prompting.values():
         n, shuffled = how["n_shots"], how.get("shuffled", False)
-        longer = shape.checked(words.prompt + n * words.shown) if n > settings.n_shots else Cost()
         beside = again if shuffled else []
-        stages[f"shots-{n}{'-shuffled' * shuffled}"] = (
-            shape.completed(n_test, words, beside, n, settings.n_together) + longer
-        )
+        asked = shape.completed(n_test, words, beside, n, settings.n_together)
+        stages[f"shots-{n}{'-shuffled' * shuffled}"] = asked + shape.checked(words.prompt + n * words.shown, SHARED)
     for r, (train, validation, test) in enumerate(sizes if settings.baselines else ()):
         trained = (shape.trained(train, validation, words, at, settings.steps) for at in (0, 0, layer, 0))
         swept = shape.completed(validation, words, [at for at in places for _ in STRENGTHS] * CONTRASTS)
-        asked = shape.completed(test, words, [layer] * 4)
+        scored = shape.completed(test, words, [layer] * 4)
         prompts = shape.whole(2 * train, shown) + shape.whole(4 * train + 4 * test, words.prompt)
-        stages[f"baselines-{r}"] = sum(trained, swept + asked + prompts)
+        stages[f"baselines-{r}"] = sum(trained, swept + scored + prompts)
     n = n_relations * DIFFERENCE_PROMPTS
     stages["difference"] = shape.whole(n, shown) + shape.whole(n, words.prompt)
     length = float(np.mean([len(prompt.split()) for prompt in NEUTRAL_PROMPTS]))
