@@ -25,13 +25,13 @@ from .flops import Number
 from .network import cut
 from .shape import Cost, Kind, Shape, Words
 
-SECONDS = 0.25  # about, for each run that is timed, at the rate of bare products
-REPEATS = 3  # of which the fastest counts
+SECONDS = 0.15  # about, for each run that is timed, at the rate of bare products
+REPEATS = 2  # of which the fastest counts
 MOST_WEIGHTS = 5e8  # of the blocks and embeddings that are timed on a CPU, which take seconds to be made
 GPU_TFLOPS, GPU_USE = 300, 0.4
 N_BLOCKS = (3, 10)  # fewest and most that are timed; between them as many as weigh what the unembedding does
-SHOTS = 10  # demonstrations before the longer prompts
-N_WHATIFS = 30
+SHOTS = 6  # demonstrations before the longer prompts
+N_WHATIFS, N_SHOWN = 30, 100  # of a prompt: behind it alone, and behind demonstrations, as a head map has many
 PER_VECTOR = 20  # pairs
 # Times over those of bare products, where nothing could be timed: measured on a model of half a billion parameters.
 OVERHEADS = {Kind.PROMPT: 1.3, Kind.ROW: 1.5, Kind.SHOWN: 1.8, Kind.STEP: 1.5, Kind.READ: 1.3, Kind.LOSS: 1.3}
@@ -97,10 +97,10 @@ def _runs(lens: Lens, shape: Shape, words: Words, matmul: float) -> Iterator[tup
     shown = _prompts(lens, n, long)
     yield shape.whole(n, long), lambda: list(head_outputs(lens, shown.tokens, shown.mask))
     for length, start, kind in ((short, 0, Kind.ROW), (short, last, Kind.ROW), (long, 0, Kind.SHOWN)):
-        births = [start] * N_WHATIFS
+        births = [start] * (N_SHOWN if kind == Kind.SHOWN else N_WHATIFS)
         cost = shape.what_ifs(1, length, births, kind=kind)
         n = as_many(cost)
-        asked, added = _prompts(lens, n, length), _vectors(lens, N_WHATIFS)
+        asked, added = _prompts(lens, n, length), _vectors(lens, len(births))
         whatifs = [[Edit(start, vector)] for vector in added]
         yield cost * n, lambda asked=asked, whatifs=whatifs: completions(lens, asked, whatifs)  # type: ignore[misc]
     for layer in (0, last):
