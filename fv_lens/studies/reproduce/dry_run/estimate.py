@@ -7,6 +7,7 @@ time here is that of a few of its blocks with random weights, which are run for 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import SupportsFloat
 
 from ....datasets.relation_files import RelationLike
 from ....ground.errors import InputError, finite_number, whole_number
@@ -168,7 +169,7 @@ def estimate(
     *,
     jobs: int = 1,
     devices: int | None = None,
-    memory: float | None = None,
+    memory: SupportsFloat | None = None,
 ) -> Estimate:
     """What a study of the relations will take on a model; some seconds of work on a few blocks are all that is run.
 
