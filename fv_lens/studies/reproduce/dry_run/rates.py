@@ -14,10 +14,11 @@ import torch
 from scipy.optimize import lsq_linear
 
 from ....engine.batches import PromptBatch
+from ....engine.chunks import MOST_ROWS
 from ....engine.completion import completions
 from ....engine.edits import Edit
 from ....engine.gradients import Rows
-from ....engine.whatif import head_outputs
+from ....engine.whatif import MAX_ROWS, PREFIX_TOKENS, head_outputs
 from ....models.blank import blank_model
 from ....models.lens import Lens, lens_of
 from ....models.onednn import through_onednn
@@ -90,21 +91,22 @@ def _runs(lens: Lens, shape: Shape, words: Words, matmul: float) -> Iterator[tup
     budget, last = SECONDS * matmul, shape.n_layers - 1
     short, long = round(words.prompt), round(words.prompt + SHOTS * words.shown)
 
-    def as_many(cost: Cost) -> int:
-        return int(min(400, max(2, budget / max(1, cost.flop))))
+    def as_many(cost: Cost, at_most: int) -> int:
+        return int(max(2, min(at_most, budget / max(1, cost.flop))))
 
-    n = as_many(shape.whole(1, long))
+    n = as_many(shape.whole(1, long), PREFIX_TOKENS // long)
     shown = _prompts(lens, n, long)
     yield shape.whole(n, long), lambda: list(head_outputs(lens, shown.tokens, shown.mask))
     for length, start, kind in ((short, 0, Kind.ROW), (short, last, Kind.ROW), (long, 0, Kind.SHOWN)):
         births = [start] * (N_SHOWN if kind == Kind.SHOWN else N_WHATIFS)
         cost = shape.what_ifs(1, length, births, kind=kind)
-        n = as_many(cost)
+        n = as_many(cost, MAX_ROWS // (1 + len(births)))
         asked, added = _prompts(lens, n, length), _vectors(lens, len(births))
         whatifs = [[Edit(start, vector)] for vector in added]
         yield cost * n, lambda asked=asked, whatifs=whatifs: completions(lens, asked, whatifs)  # type: ignore[misc]
     for layer in (0, last):
-        n = PER_VECTOR * max(1, as_many(shape.steps(words.answer, short, layer, back=True)) // PER_VECTOR)
+        n = as_many(shape.steps(words.answer, short, layer, back=True), MOST_ROWS)
+        n = PER_VECTOR * max(1, n // PER_VECTOR)
         taught = _prompts(lens, n, short, words.answers)
         rows, start = Rows(lens, taught, [i // PER_VECTOR for i in range(n)], layer), _vectors(lens, n // PER_VECTOR)
         n_tokens = sum(len(listed[0]) for listed in taught.answers)
