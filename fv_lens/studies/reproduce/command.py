@@ -56,9 +56,7 @@ def reproduce(
     ] = False,
     chat: Annotated[bool, typer.Option("--chat", help="Ask in the model's own chat form.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only estimate work, time, memory and traffic.")] = False,
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="With --dry-run: how many processes share the work.")
-    ] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="With --dry-run: how many processes share the work.")] = None,
     devices: Annotated[
         int | None, typer.Option(min=1, help="With --dry-run: estimate for this many GPUs a job.")
     ] = None,

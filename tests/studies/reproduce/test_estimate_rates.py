@@ -45,12 +45,12 @@ def test_every_kind_of_work_has_a_measured_rate(config, briefly):
 
 
 def test_rates_are_those_with_which_the_work_takes_its_time():
-    true = {kind: 1e9 / (1 + at) for at, kind in enumerate(Kind)}
-    costs = [Cost(flops={kind: 1e9, Kind.READ: 5e8}) for kind in Kind]
-    timed = [(cost, sum(flop / true[kind] for kind, flop in cost.flops.items())) for cost in costs]
-    found = rates._solved(timed, 1e9)
-    assert found == pytest.approx(true, rel=1e-3)
-    assert rates.Rates(found, "").seconds(costs[0]) == pytest.approx(timed[0][1], rel=1e-3)
+    true = rates.Rates({kind: 1e9 / (1 + at) for at, kind in enumerate(Kind)}, "", 2e-3)
+    costs = [Cost(flops={kind: 1e9, Kind.READ: 5e8}, calls=30 * at) for at, kind in enumerate(Kind)]
+    costs.append(Cost(flops={Kind.ROW: 1e7}, calls=100))
+    found = rates._solved([(cost, true.seconds(cost)) for cost in costs], 1e9, "measured")
+    assert found.of == pytest.approx(true.of, rel=1e-3) and found.call == pytest.approx(2e-3, rel=1e-3)
+    assert found.seconds(costs[2]) == pytest.approx(true.seconds(costs[2]), rel=1e-3)
 
 
 def test_the_costs_of_what_is_timed_are_those_that_torch_counts(monkeypatch):

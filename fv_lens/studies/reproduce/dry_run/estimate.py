@@ -18,7 +18,7 @@ from ..setup import Settings, sized
 from .devices import Holding, available, holdings
 from .flops import Number
 from .network import configuration, shape_of
-from .rates import GPU_TFLOPS, GPU_USE, Rates, matmul_rate, measured, of_gpu
+from .rates import GPU_TFLOPS, GPU_USE, Rates, measured, of_gpu
 from .schedule import critical, makespan, needs_of, parts_of
 from .shape import Cost, Shape, Words
 from .stages import stage_costs

@@ -44,9 +44,7 @@ def shape_of(
         InputError: transformers cannot build it, or it has no list of blocks.
     """
     with quoting(str(name), REMEDY), quiet(), torch.device("meta"):
-        network: Any = transformers.AutoModelForCausalLM.from_config(
-            config, dtype=dtype, attn_implementation="eager"
-        )
+        network: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="eager")
     c = config.get_text_config()
     n_layers, n_heads, d_model = c.num_hidden_layers, c.num_attention_heads, c.hidden_size
     d_mlp = getattr(c, "intermediate_size", None)
@@ -55,7 +53,7 @@ def shape_of(
         raise InputError(f"{name!r} has no list of {n_layers} blocks, so its cost cannot be counted.")
     blocks = max(lists, key=_n_weights)
     matrices = [(weight.shape[0], weight.shape[1]) for weight in blocks[0].parameters() if weight.dim() == 2]
-    sizes = dict(
+    sizes: dict[str, Any] = dict(
         weights=tuple(map(_n_weights, blocks)), n_parameters=_n_weights(network), d_model=d_model,
         d_mlp=d_mlp if isinstance(d_mlp, int) else 4 * d_model, n_heads=n_heads,
         n_kv_heads=getattr(c, "num_key_value_heads", None) or n_heads,
@@ -64,7 +62,7 @@ def shape_of(
     )  # fmt: skip
     places = _places(network, blocks, n_devices, memory)
     flops, uncounted = _flops(network, blocks, sizes)
-    return Shape(**sizes, flops=flops, uncounted=uncounted, placed=places)  # type: ignore[arg-type]
+    return Shape(**sizes, flops=flops, uncounted=uncounted, placed=places)
 
 
 def _places(network: Any, blocks: nn.ModuleList, n_devices: int, memory: float | None) -> Placed:

@@ -33,26 +33,29 @@ GPU_TFLOPS, GPU_USE = 300, 0.4
 N_BLOCKS = (3, 10)  # fewest and most that are timed; between them as many as weigh what the unembedding does
 SHOTS = 6  # demonstrations before the longer prompts
 N_WHATIFS, N_SHOWN = 30, 100  # of a prompt: behind it alone, and behind demonstrations, as a head map has many
+TOGETHER = 5  # prompts behind the same demonstrations
 PER_VECTOR = 20  # pairs
+CALL = 1e-3  # seconds of a call of a block, where nothing could be timed
 # Times over those of bare products, where nothing could be timed: measured on a model of half a billion parameters.
 OVERHEADS = {Kind.PROMPT: 1.3, Kind.ROW: 1.5, Kind.SHOWN: 1.8, Kind.STEP: 1.5, Kind.READ: 1.3, Kind.LOSS: 1.3}
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Operations per second of each kind of work. `source`: how they are known."""
+    """Operations per second of each kind of work, seconds of a call of a block, and how they are known."""
 
     of: Mapping[Kind, float]
     source: str
+    call: float = 0.0
 
     def seconds(self, cost: Cost) -> Number:
         """How long the work takes."""
-        return sum(flop / self.of[kind] for kind, flop in cost.flops.items())
+        return self.call * cost.calls + sum(flop / self.of[kind] for kind, flop in cost.flops.items())
 
 
 def assumed(matmul: float, why: str) -> Rates:
     """Rates from that of products of matrices alone."""
-    return Rates({kind: matmul / over for kind, over in OVERHEADS.items()}, f"assumed, {why}")
+    return Rates({kind: matmul / over for kind, over in OVERHEADS.items()}, f"assumed, {why}", CALL)
 
 
 def of_gpu() -> Rates:
@@ -76,14 +79,18 @@ def measured(config: Any, shape: Shape, words: Words, dtype: torch.dtype, device
         timed = [(cost, _fastest(run)) for cost, run in _runs(lens, shape.cut(n_blocks), words, matmul)]
     except Exception as error:  # whatever an architecture raises on random weights, or a machine for want of memory
         return assumed(matmul, f"as {n_blocks} blocks did not run here ({type(error).__name__})")
-    return Rates(_solved(timed, matmul), f"measured on {n_blocks} of its blocks with random weights")
+    return _solved(timed, matmul, f"measured on {n_blocks} of its blocks with random weights")
 
 
-def _solved(timed: Sequence[tuple[Cost, float]], matmul: float) -> dict[Kind, float]:
+def _solved(timed: Sequence[tuple[Cost, float]], matmul: float, source: str) -> Rates:
     """The rates with which the costs take the times that they took; none is faster than products can be."""
-    parts = np.array([[cost.flops.get(kind, 0) / matmul / seconds for kind in Kind] for cost, seconds in timed])
-    over = lsq_linear(parts, np.ones(len(parts)), bounds=(0.5, np.inf)).x
-    return {kind: matmul / x for kind, x in zip(Kind, over)}
+    unit = 1e-3  # seconds, about which a call takes
+    parts = np.array([
+        [*(cost.flops.get(kind, 0) / matmul / seconds for kind in Kind), unit * cost.calls / seconds]
+        for cost, seconds in timed
+    ])  # fmt: skip
+    *over, call = lsq_linear(parts, np.ones(len(parts)), bounds=([0.5] * len(Kind) + [0.0], np.inf)).x
+    return Rates({kind: matmul / x for kind, x in zip(Kind, over)}, source, unit * call)
 
 
 def _runs(lens: Lens, shape: Shape, words: Words, matmul: float) -> Iterator[tuple[Cost, Callable[[], Any]]]:
@@ -97,21 +104,25 @@ def _runs(lens: Lens, shape: Shape, words: Words, matmul: float) -> Iterator[tup
     n = as_many(shape.whole(1, long), PREFIX_TOKENS // long)
     shown = _prompts(lens, n, long)
     yield shape.whole(n, long), lambda: list(head_outputs(lens, shown.tokens, shown.mask))
-    for length, start, kind in ((short, 0, Kind.ROW), (short, last, Kind.ROW), (long, 0, Kind.SHOWN)):
-        births = [start] * (N_SHOWN if kind == Kind.SHOWN else N_WHATIFS)
-        cost = shape.what_ifs(1, length, births, kind=kind)
-        n = as_many(cost, MAX_ROWS // (1 + len(births)))
-        asked, added = _prompts(lens, n, length), _vectors(lens, len(births))
-        whatifs = [[Edit(start, vector)] for vector in added]
-        yield cost * n, lambda asked=asked, whatifs=whatifs: completions(lens, asked, whatifs)  # type: ignore[misc]
+    common = long - short + 1
+    alike = _prompts(lens, TOGETHER, long)
+    alike.tokens[:, :common] = alike.tokens[0, :common]
+    cost = shape.what_ifs(TOGETHER, long, (), 2, common, TOGETHER, Kind.SHOWN)
+    yield cost, lambda: completions(lens, alike, [])
+    for length, at, kind in ((short, 0, Kind.ROW), (short, last, Kind.ROW), (long, 0, Kind.SHOWN)):
+        births = [at] * (N_SHOWN if kind == Kind.SHOWN else N_WHATIFS)
+        n = as_many(shape.what_ifs(1, length, births, kind=kind), MAX_ROWS // (1 + len(births)))
+        asked, whatifs = _prompts(lens, n, length), [[Edit(at, vector)] for vector in _vectors(lens, len(births))]
+        cost = shape.what_ifs(n, length, births, kind=kind)
+        yield cost, lambda asked=asked, whatifs=whatifs: completions(lens, asked, whatifs)  # type: ignore[misc]
     for layer in (0, last):
-        n = as_many(shape.steps(words.answer, short, layer, back=True), MOST_ROWS)
+        n = as_many(shape.steps(1, words.answer, short, layer, back=True), MOST_ROWS)
         n = PER_VECTOR * max(1, n // PER_VECTOR)
-        taught = _prompts(lens, n, short, words.answers)
-        rows, start = Rows(lens, taught, [i // PER_VECTOR for i in range(n)], layer), _vectors(lens, n // PER_VECTOR)
+        taught, vectors = _prompts(lens, n, short, words.answers), _vectors(lens, n // PER_VECTOR)
+        rows = Rows(lens, taught, [i // PER_VECTOR for i in range(n)], layer)
         n_tokens = sum(len(listed[0]) for listed in taught.answers)
-        cost = shape.steps(n_tokens, short + words.answer - 1, layer, back=True)
-        yield cost, lambda rows=rows, start=start: rows.gradient(start)  # type: ignore[misc]
+        cost = shape.steps(1, n_tokens, short + words.answer - 1, layer, back=True)
+        yield cost, lambda rows=rows, vectors=vectors: rows.gradient(vectors)  # type: ignore[misc]
 
 
 def _prompts(lens: Lens, n: int, length: int, answers: Sequence[int] = (1,)) -> PromptBatch:

@@ -43,7 +43,7 @@ def critical(seconds: Mapping[str, Number], needs: Mapping[str, Sequence[str]]) 
         {'c': 5, 'b': 2, 'a': 3}
     """
     behind: dict[str, Number] = {}
-    for name in reversed(seconds):  # each is after those that it needs
+    for name in reversed(list(seconds)):  # each is after those that it needs
         later = [behind[other] for other in behind if name in needs[other]]
         behind[name] = seconds[name] + max(later, default=0)
     return behind
@@ -63,9 +63,9 @@ def makespan(
     running: list[tuple[Number, str]] = []
     now: Number = 0
     while waiting or running:
-        ready = (name for name in waiting if not any(unfinished[other] for other in needs[name]))
-        while len(running) < n_jobs and (name := next(ready, None)) is not None:
-            for _ in range(min(left[name], n_jobs - len(running))):
+        for name in waiting:
+            free = 0 if any(unfinished[other] for other in needs[name]) else n_jobs - len(running)
+            for _ in range(min(left[name], free)):
                 heapq.heappush(running, (now + seconds[name] / parts[name], name))
                 left[name] -= 1
         waiting = [name for name in waiting if left[name]]

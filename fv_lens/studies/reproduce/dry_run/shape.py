@@ -13,6 +13,7 @@ from itertools import accumulate
 
 from ....engine.completion import FEW
 from ....engine.prefixes import WORTH
+from ....engine.whatif import MAX_ROWS, PREFIX_TOKENS
 from ....evaluation.baselines.training import TRIAL
 from ....vectors.optimizer import EVERY
 from ....vectors.tuning import DEPTHS
@@ -20,6 +21,7 @@ from .flops import Flops, Number, Work
 
 FOUND = 0.5  # assumed: the share of rows whose most probable token begins an answer
 CHECKED = 27  # full forwards in the engine's comparisons on the longest prompts, before a study's first stage
+LENGTHS_TOGETHER = 3  # about, that prompts behind the same demonstrations have
 SHARED = 5  # about as many in that of demonstrations that are run once, before the prompts that share them
 
 
@@ -38,12 +40,14 @@ class Kind(StrEnum):
 class Cost:
     """Rows (what-ifs x prompts, or pairs x steps), the tokens that are run for them, and operations by kind.
 
-    `carried`: residuals `[d_model]` taken from a device to another.
+    `calls`: of a block, there or back, each of which takes time however few tokens it has. `carried`: residuals
+    `[d_model]` taken from a device to another.
     """
 
     rows: Number = 0
     tokens: Number = 0
     flops: Mapping[Kind, Number] = field(default_factory=dict)
+    calls: Number = 0
     carried: Number = 0
 
     @property
@@ -53,11 +57,8 @@ class Cost:
     def __add__(self, other: "Cost") -> "Cost":
         both = Counter(self.flops)
         both.update(other.flops)
-        return Cost(self.rows + other.rows, self.tokens + other.tokens, both, self.carried + other.carried)
-
-    def __mul__(self, share: Number) -> "Cost":
-        flops = {kind: share * flop for kind, flop in self.flops.items()}
-        return Cost(share * self.rows, share * self.tokens, flops, share * self.carried)
+        calls, carried = self.calls + other.calls, self.carried + other.carried
+        return Cost(self.rows + other.rows, self.tokens + other.tokens, both, calls, carried)
 
 
 @dataclass(frozen=True)
@@ -160,19 +161,20 @@ class Shape:
             True
         """
         flop = self._from[start].flop(n, context) + back * self._back_to[start].flop(n, context)
-        return Cost(0, 0, {kind: flop}, (1 + back) * n * self.placed.crossed[start])
+        return Cost(flops={kind: flop}, carried=(1 + back) * n * self.placed.crossed[start])
 
     def read(self, n: Number, kind: Kind = Kind.READ, back: bool = False) -> Cost:
         """The unembedding of `n` tokens, and with `back` its gradient."""
-        return Cost(0, 0, {kind: n * (self.flops.read + back * self.flops.read_back)})
+        return Cost(flops={kind: n * (self.flops.read + back * self.flops.read_back)})
 
     def prompts(self, n: Number, length: Number) -> Cost:
         """`n` tokens of prompts of `length` tokens."""
-        return Cost(0, n, {}, n * self.placed.enters) + self.run(Kind.PROMPT, n, length)
+        return Cost(tokens=n, carried=n * self.placed.enters) + self.run(Kind.PROMPT, n, length)
 
     def whole(self, n: Number, length: Number) -> Cost:
         """`n` prompts of `length` tokens in full forwards, their last token read."""
-        return Cost(n) + self.prompts(n * length, length) + self.read(n)
+        calls = self.n_layers * max(1, n * length / PREFIX_TOKENS)
+        return Cost(n, calls=calls) + self.prompts(n * length, length) + self.read(n)
 
     def what_ifs(
         self, n: Number, length: Number, births: Sequence[int], tail: Number = 1, shared: Number = 0, together: int = 1,
@@ -182,10 +184,14 @@ class Shape:
 
         Of each prompt's tokens, `shared` are those of all `together`, and are run once for them.
         """
-        total = self.prompts(n * (length - 1 - shared) + n / together * shared, length - 1)
-        for start, n_rows in Counter([0, *births]).items():
-            n_tokens = n * n_rows * tail
-            total += Cost(n * n_rows, n_tokens) + self.run(kind, n_tokens, length - 1 + tail, start)
+        n_rows = n * (1 + len(births)) * tail
+        groups = n / together if shared else max(min(1, n), n * length / PREFIX_TOKENS, n_rows / MAX_ROWS)
+        alone = min(together, LENGTHS_TOGETHER) * bool(shared)  # behind what they share, prompts of each length apart
+        total = Cost(calls=self.n_layers * groups * (2 + alone))
+        total += self.prompts(n * (length - 1 - shared) + n / together * shared, length - 1)
+        for start, n_born in Counter([0, *births]).items():
+            n_tokens = n * n_born * tail
+            total += Cost(n * n_born, n_tokens) + self.run(kind, n_tokens, length - 1 + tail, start)
             total += self.read(n_tokens)
         return total
 
@@ -214,7 +220,8 @@ class Shape:
         way_back = self._back_to[layer].flop(n_back * length, length)
         read = self.flops.read_back * n * words.answer * steps
         carried = n_back * length * self.placed.crossed[layer]
-        return forward + Cost(0, 0, {Kind.PROMPT: way_back, Kind.LOSS: read}, carried)
+        calls = self.n_layers * (steps + n_looks)
+        return forward + Cost(flops={Kind.PROMPT: way_back, Kind.LOSS: read}, calls=calls, carried=carried)
 
     def tuned(self, n: int, n_validation: int, words: Words, layer: int, steps: int, n_starts: int = 1) -> Cost:
         """Tuning on `n` pairs: all tokens once; then the answers' own, in the blocks above the layer, there and back.
@@ -224,10 +231,12 @@ class Shape:
         context = words.prompt + words.answer - 1
         n_looks = n_starts + len({*range(0, steps + 1, EVERY), steps})
         once = replace(self.prompts((n + n_validation) * context, context), rows=0)
-        stepped = self.steps(steps * n * words.answer, context, layer, back=True)
-        looked = self.steps(n_looks * n_validation * words.answer, context, layer, back=False)
-        return once + stepped + looked + Cost(n * steps + n_validation * n_looks)
+        stepped = self.steps(steps, n * words.answer, context, layer, back=True)
+        looked = self.steps(n_looks, n_validation * words.answer, context, layer, back=False)
+        return once + stepped + looked + Cost(n * steps + n_validation * n_looks, calls=2 * self.n_layers)
 
-    def steps(self, n: Number, context: Number, layer: int, back: bool) -> Cost:
-        """`n` tokens of answers in the blocks above a layer, and read."""
-        return Cost(0, n) + self.run(Kind.STEP, n, context, layer + 1, back) + self.read(n, Kind.LOSS, back)
+    def steps(self, n: Number, n_tokens: Number, context: Number, layer: int, back: bool) -> Cost:
+        """`n` runs of tokens of answers through the blocks above a layer, all together, and read."""
+        cost, total = Cost(tokens=n * n_tokens), n * n_tokens
+        cost += self.run(Kind.STEP, total, context, layer + 1, back) + self.read(total, Kind.LOSS, back)
+        return replace(cost, calls=n * (self.n_layers - layer - 1) * (1 + back))
