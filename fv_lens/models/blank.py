@@ -20,6 +20,7 @@ def blank_model(config: Any, dtype: torch.dtype, device: torch.device) -> Transf
     """
     random = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
     with without_installing(), quiet(), random, tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(0)
         with device:
             network: Any = transformers.AutoModelForCausalLM.from_config(
                 config, dtype=dtype, attn_implementation="eager"

@@ -35,6 +35,7 @@ SHOTS = 6  # demonstrations before the longer prompts
 N_WHATIFS, N_SHOWN = 30, 100  # of a prompt: behind it alone, and behind demonstrations, as a head map has many
 TOGETHER = 5  # prompts behind the same demonstrations
 PER_VECTOR = 20  # pairs
+STEPS = 3  # times as much work in a step of tuning: with few rows what it holds stays in a processor's cache
 CALL = 1e-3  # seconds of a call of a block, where nothing could be timed
 # Times over those of bare products, where nothing could be timed: measured on a model of half a billion parameters.
 OVERHEADS = {Kind.PROMPT: 1.3, Kind.ROW: 1.5, Kind.SHOWN: 1.8, Kind.STEP: 1.5, Kind.READ: 1.3, Kind.LOSS: 1.3}
@@ -116,7 +117,7 @@ def _runs(lens: Lens, shape: Shape, words: Words, matmul: float) -> Iterator[tup
         cost = shape.what_ifs(n, length, births, kind=kind)
         yield cost, lambda asked=asked, whatifs=whatifs: completions(lens, asked, whatifs)  # type: ignore[misc]
     for layer in (0, last):
-        n = as_many(shape.steps(1, words.answer, short, layer, back=True), MOST_ROWS)
+        n = STEPS * as_many(shape.steps(1, words.answer, short, layer, back=True), MOST_ROWS // STEPS)
         n = PER_VECTOR * max(1, n // PER_VECTOR)
         taught, vectors = _prompts(lens, n, short, words.answers), _vectors(lens, n // PER_VECTOR)
         rows = Rows(lens, taught, [i // PER_VECTOR for i in range(n)], layer)

@@ -173,7 +173,7 @@ class Shape:
 
     def whole(self, n: Number, length: Number) -> Cost:
         """`n` prompts of `length` tokens in full forwards, their last token read."""
-        calls = self.n_layers * max(1, n * length / PREFIX_TOKENS)
+        calls = self.n_layers * max(min(1, n), n * length / PREFIX_TOKENS)
         return Cost(n, calls=calls) + self.prompts(n * length, length) + self.read(n)
 
     def what_ifs(
@@ -208,7 +208,7 @@ class Shape:
         more = self.what_ifs(again * n, length, births, 1 + words.answer, shared, together, kind)
         return first + replace(more, rows=0)
 
-    def checked(self, length: Number, n: int = CHECKED) -> Cost:
+    def checked(self, length: Number, n: Number = CHECKED) -> Cost:
         """The engine's comparisons of itself with `n` full forwards of prompts of this length."""
         return replace(self.whole(n, length), rows=0)
 

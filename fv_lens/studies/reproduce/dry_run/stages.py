@@ -38,6 +38,9 @@ def stage_costs(shape: Shape, words: Words, settings: Settings, sizes: Sequence[
     summed, others, distributed = places * n_counts, [half] * (1 + draws), places[:1] * n_counts
     whatifs = [some * len(settings.strengths) for some in (summed, others, distributed)]
     stages["sums"] = sum((shape.completed(n_validation, words, births) for births in whatifs), Cost())
+    # An edit in each layer that has one of the heads is compared with full forwards, of two prompts.
+    compared = 2 * (1 + shape.n_layers * (1 - (1 - 1 / shape.n_layers) ** settings.head_counts[-1])) + SHARED
+    stages["sums"] += shape.checked(words.prompt, compared)
 
     def tuned(at: int, n_starts: int = 1) -> Cost:
         return shape.tuned(n_train, n_validation, words, at, settings.steps, n_starts)
@@ -57,9 +60,10 @@ def stage_costs(shape: Shape, words: Words, settings: Settings, sizes: Sequence[
     stages["scores"] = shape.completed(n_test, words, births)
     for how in settings.prompting.values():
         n, shuffled = how["n_shots"], how.get("shuffled", False)
-        beside = again if shuffled else []
+        length, beside = words.prompt + n * words.shown, again if shuffled else []
         asked = shape.completed(n_test, words, beside, n, settings.n_together)
-        stages[f"shots-{n}{'-shuffled' * shuffled}"] = asked + shape.checked(words.prompt + n * words.shown, SHARED)
+        asked += shape.checked(length, SHARED) + shape.checked(length, compared * bool(beside))
+        stages[f"shots-{n}{'-shuffled' * shuffled}"] = asked
     for r, (train, validation, test) in enumerate(sizes if settings.baselines else ()):
         trained = (shape.trained(train, validation, words, at, settings.steps) for at in (0, 0, layer, 0))
         swept = shape.completed(validation, words, [at for at in places for _ in STRENGTHS] * CONTRASTS)
