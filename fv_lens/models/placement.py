@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import inspect
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,9 +11,10 @@ from typing import Any
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.utilities.multi_gpu import resolve_device_map
+from transformers.integrations.accelerate import get_balanced_memory, infer_auto_device_map
 
 from ..ground.errors import InputError, whole_number
-from .libraries import first_line
+from .libraries import first_line, quiet
 
 Device = str | torch.device
 DeviceMap = str | Mapping[str, str | int | torch.device]
@@ -93,3 +95,30 @@ def checked_device(device: Device | None) -> torch.device:
         return torch.device(device)
     except Exception as error:  # RuntimeError, AssertionError, TypeError: each backend has its own
         raise InputError(f"device {device!r} cannot be used here ({first_line(error)}); try 'cpu'") from error
+
+
+def planned(network: Any, n_devices: int, memory: float | None) -> dict[str, int]:
+    """Where `load_model(n_devices=)` would put the parts of a network, which may be without weights.
+
+    Args:
+        memory: bytes of each device, all the same; None for as many as it takes.
+
+    Returns:
+        Name of each part -> its device, from 0; `n_devices` for parts that find no place.
+    """
+    if n_devices == 1:
+        return {"": 0}
+    size = sum(x.numel() * x.element_size() for x in network.parameters())
+    each = int(size if memory is None else memory)
+    budgets: dict[int | str, int | str] = {**dict.fromkeys(range(n_devices), each), "cpu": 2 * size + each}
+    kinds = network._no_split_modules
+    log = logging.getLogger("accelerate")
+    before = log.level
+    log.setLevel(logging.CRITICAL)  # that the devices are not here
+    try:
+        with quiet():
+            balanced = get_balanced_memory(network, budgets, kinds)
+            found = infer_auto_device_map(network, balanced, kinds)
+    finally:
+        log.setLevel(before)
+    return {part: place if isinstance(place, int) else n_devices for part, place in found.items()}

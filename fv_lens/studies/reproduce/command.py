@@ -1,6 +1,7 @@
 """The command `fv-lens reproduce`."""
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,7 +54,13 @@ def reproduce(
         typer.Option("--baselines", help="Also train soft prompts and LoRA on the same pairs, and more; takes longer."),
     ] = False,
     chat: Annotated[bool, typer.Option("--chat", help="Ask in the model's own chat form.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only estimate rows, time and memory.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only estimate work, time, memory and traffic.")] = False,
+    devices: Annotated[
+        int | None, typer.Option(min=1, help="With --dry-run: estimate for this many GPUs a job.")
+    ] = None,
+    memory: Annotated[
+        float | None, typer.Option(help="With --dry-run: gigabytes of each GPU.", show_default="80")
+    ] = None,
     threads: Threads = None,
     jobs: NumberOfJobs = None,
     slurm: Partition = None,
@@ -92,8 +99,11 @@ def reproduce(
         if dry_run:
             if chat:
                 raise InputError("--dry-run counts the plain form of prompts; leave --chat out.")
-            _print_estimates(list(several.values()) if several else [model], chosen, settings, weights)
+            asked = {"jobs": jobs or 1, "devices": devices, "memory": memory}
+            _print_estimates(list(several.values()) if several else [model], chosen, settings, weights, asked)
             return
+        if (devices, memory) != (None, None):
+            raise InputError("--devices and --memory are of an estimate; give --dry-run beside them.")
         order = Order(chosen, settings, weights, chat, threads)
         if several is None:
             given = Given(out, {"": model}, {"": line(out, **{"--model": model})}, line(out, **{"--model": model}))
@@ -108,11 +118,13 @@ def reproduce(
         console.print(Text("\n".join(str(out / name) for name in names)), soft_wrap=True)
 
 
-def _print_estimates(models: "Sequence[str]", chosen: "Sequence[Relation]", settings: "Settings", dtype: Any) -> None:
-    from .estimate import estimate
+def _print_estimates(
+    models: "Sequence[str]", chosen: "Sequence[Relation]", settings: "Settings", dtype: Any, asked: Mapping[str, Any]
+) -> None:
+    from .dry_run.estimate import estimate
 
     for name in models:
-        console.print(Text(str(estimate(name, chosen, settings, dtype))))
+        console.print(Text(str(estimate(name, chosen, settings, dtype, **asked))))
 
 
 def _chosen_relations(relations: str | None, source: PublishedSet | None) -> list[Relation]:

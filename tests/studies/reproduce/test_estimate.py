@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 
 import pytest
-import torch
 import transformers as hf
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -15,14 +14,24 @@ from fv_lens.datasets.relations import Relation
 from fv_lens.engine import chunks
 from fv_lens.engine.batches import batch
 from fv_lens.engine.gradients import Rows
+from fv_lens.engine.parity import measure_ahead
+from fv_lens.engine.whatif import without_patches
 from fv_lens.ground.errors import InputError
 from fv_lens.models import onednn
 from fv_lens.models.load import load_model
 from fv_lens.models.source import Source
 from fv_lens.studies import cli
-from fv_lens.studies.reproduce import costs, steps
-from fv_lens.studies.reproduce.costs import Cost, Shape, Words, stage_costs
-from fv_lens.studies.reproduce.estimate import _shape, _words, estimate, matmul_rate, row_bytes
+from fv_lens.studies.reproduce import steps
+from fv_lens.studies.reproduce.dry_run import estimate as estimates
+from fv_lens.studies.reproduce.dry_run import stages as stages_module
+from fv_lens.studies.reproduce.dry_run.devices import row_bytes
+from fv_lens.studies.reproduce.dry_run.estimate import estimate
+from fv_lens.studies.reproduce.dry_run.flops import Flops, Work
+from fv_lens.studies.reproduce.dry_run.network import configuration, shape_of
+from fv_lens.studies.reproduce.dry_run.rates import of_gpu
+from fv_lens.studies.reproduce.dry_run.shape import Cost, Kind, Placed, Shape, Words
+from fv_lens.studies.reproduce.dry_run.stages import stage_costs
+from fv_lens.studies.reproduce.dry_run.words import words_of
 from fv_lens.studies.reproduce.setup import Settings, Study
 from fv_lens.vectors.tuning import layer_grid
 
@@ -38,9 +47,23 @@ def related(name: str, at: int = 0, n: int = 40) -> Relation:
     return Relation(name, [(f"w{(at + i) % 200}", f"w{(at + 7 * i + 3) % 200}") for i in range(n)])
 
 
-def shape_of(*blocks: int) -> Shape:
-    sizes = dict(d_model=4, d_mlp=8, n_heads=2, n_kv_heads=1, d_head=2, d_vocab=10, matrix=(8, 4))
-    return Shape(blocks, 50, sum(blocks) + 50, **sizes)
+def shape_with(*blocks: int) -> Shape:
+    """A shape whose blocks take two operations for each of so many weights, and 16 for each key; 32 on the way back."""
+    there, back = (tuple(Work(2 * weights, key) for weights in blocks) for key in (16, 32))
+    return Shape(
+        blocks, sum(blocks) + 50, d_model=4, d_mlp=8, n_heads=2, n_kv_heads=1, d_head=2, d_vocab=10, matrix=(8, 4),
+        flops=Flops(there, back, 100, 100), placed=Placed((0,) * len(blocks), 0, 0, (0, 0)),
+    )  # fmt: skip
+
+
+def shape_in(folder) -> Shape:
+    return shape_of(folder, configuration(folder, folder))
+
+
+@pytest.fixture
+def unmeasured(monkeypatch):
+    """No blocks are timed, which takes seconds."""
+    monkeypatch.setattr(estimates, "measured", lambda *args: of_gpu())
 
 
 @pytest.fixture(scope="module")
@@ -68,45 +91,28 @@ def studied(llama):
 # Counts
 
 
-def test_weights_are_counted_without_any(folder):
-    shape = _shape(folder, folder)
-    network = hf.LlamaForCausalLM(hf.LlamaConfig(**tiny.GROUPED))
-    assert shape.n_parameters == sum(weight.numel() for weight in network.parameters())
-    block = 32 * 32 * 2 + 2 * 32 * 16 + 3 * 32 * 48 + 2 * 32  # q and o, k and v of half the heads, the MLP, two norms
-    assert shape.blocks == (block,) * 3 and shape.unembedding == 256 * 32 and shape.matrix in [(48, 32), (32, 48)]
-    assert (shape.n_heads, shape.n_kv_heads, shape.d_head) == (4, 2, 8)
-
-
-@pytest.mark.parametrize("name", ["gpt2", "neox", "gemma2", "qwen3", "bloom"])
-def test_every_architecture_has_blocks_and_an_unembedding(name, tmp_path):
-    network = tiny.ARCHITECTURES[name]()
-    network.config.save_pretrained(tmp_path)
-    shape = _shape(tmp_path, tmp_path)
-    assert len(shape.blocks) == 3 and shape.unembedding == 256 * 32
-    assert shape.n_parameters == sum(weight.numel() for weight in network.parameters())
-
-
 def test_operations_of_a_tuning_against_a_count_by_hand():
-    shape = shape_of(100, 200, 300)
+    shape = shape_with(100, 200, 300)
     words = Words(prompt=5, shown=6, answer=2, long=1, several=0, source="")
     cost = shape.tuned(3, 2, words, layer=1, steps=4)
     context = 5 + 2 - 1
-    attention = 2 * 2 * (2 * 2) * context  # two products, multiply and add, n_heads x d_head numbers for each key
-    prepared = 5 * (context * (2 * 600 + 3 * attention) + 2 * 50)
-    token = 2 * 300 + attention + 2 * 50  # the block above layer 1, and the unembedding
+    prepared = 5 * context * (2 * 600 + 3 * 16 * context)
+    there = 2 * (2 * 300 + 16 * context + 100)  # two tokens in the block above layer 1, and the unembedding
+    back = 2 * (2 * 300 + 32 * context + 100)
     looks = 1 + 3  # the start's strength; steps 0, 2 and 4
-    assert cost.flop == prepared + 2 * 4 * (3 * 2 * token) + looks * (2 * 2 * token)
+    assert cost.flop == prepared + 4 * 3 * (there + back) + looks * 2 * there
+    assert cost.flops[Kind.LOSS] == 100 * (2 * 2 * 4 * 3 + 2 * looks * 2)
     assert cost.rows == 4 * 3 + looks * 2 and cost.tokens == 5 * context + 2 * cost.rows
 
 
 def test_rows_are_run_from_the_layer_where_they_are_born():
-    shape = shape_of(100, 200, 300)
+    shape = shape_with(100, 200, 300)
     one = shape.what_ifs(1, 5, [2]).flop - shape.what_ifs(1, 5, []).flop
-    assert one == 2 * 300 + 4 * 4 * 5 + 2 * 50
+    assert one == 2 * 300 + 16 * 5 + 100
 
 
 def test_prompts_behind_the_same_demonstrations_are_run_once():
-    shape = shape_of(100)
+    shape = shape_with(100)
     words = Words(prompt=5, shown=10, answer=1, long=0, several=0, source="")
     alone, together = (shape.completed(6, words, (), 4, n).tokens for n in (1, 3))
     assert alone - together == 6 * 40 - 2 * 40
@@ -114,7 +120,7 @@ def test_prompts_behind_the_same_demonstrations_are_run_once():
 
 @pytest.mark.slow
 def test_tokens_are_those_of_the_prompts(folder, llama, studied):
-    words = _words(Source("tiny", folder, own_bos=False), studied.relations)
+    words = words_of(Source("tiny", folder, own_bos=False), studied.relations)
     prompts, _ = studied.zero_shot(2)
     assert words.prompt == prompts.mask.sum(1).double().mean() and words.source == "counted"
     lens, test = studied.lens, studied.relations[0].split().test
@@ -124,7 +130,7 @@ def test_tokens_are_those_of_the_prompts(folder, llama, studied):
 
 
 @pytest.mark.slow
-def test_without_a_tokenizer_tokens_are_estimated_and_it_says_so(bare):
+def test_without_a_tokenizer_tokens_are_estimated_and_it_says_so(bare, unmeasured):
     found = estimate(bare, [related("one")], SMALL)
     assert found.words.source == "estimated, 1.4 a word,"
     assert found.words.shown == pytest.approx(2 + 2 + 2 + 2 * 1.4)  # Q and A, their colons, two line breaks; words
@@ -153,8 +159,8 @@ STEPS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STEPS)
-def test_stages_take_the_operations_that_torch_counts(name, folder, studied, monkeypatch):
-    monkeypatch.setattr(costs, "CHECKED", 0)
+def test_stages_take_the_operations_that_torch_counts(name, folder, studied, unmeasured, monkeypatch):
+    monkeypatch.setattr(stages_module, "SHARED", 0)
     monkeypatch.setattr(onednn, "_product", None)  # torch counts no products of oneDNN
     estimated = estimate(folder, studied.relations, SMALL).stages[name].flop
     STEPS[name](studied)  # after which the engine's checks of itself are over
@@ -172,11 +178,11 @@ def test_stages_are_those_of_reproduce(folder, studied, tmp_path):
     with OutputFolder(tmp_path / "out", "reproduce") as out:
         reproduce(studied, Job(out, "", lambda line: None), {})
     ran = json.loads((tmp_path / "out" / "summary.json").read_text())["timings_s"]
-    assert list(estimate(folder, studied.relations, SMALL).stages) == list(ran)
+    assert list(estimate(folder, studied.relations, SMALL, memory=80).stages) == ["checks", *ran]
 
 
 def test_baselines_are_a_stage_of_each_relation_that_costs_more_the_longer_they_train(folder):
-    shape, words, sizes = _shape(folder, folder), Words(6, 8, 1.5, 0.5, 0.5, ""), [(10, 5, 10), (20, 10, 20)]
+    shape, words, sizes = shape_in(folder), Words(6, 8, 1.5, 0.5, 0.5, ""), [(10, 5, 10), (20, 10, 20)]
     plain, short, long = (
         stage_costs(shape, words, replace(SMALL, steps=steps, baselines=beside), sizes)
         for steps, beside in ((4, False), (4, True), (40, True))
@@ -189,11 +195,11 @@ def test_baselines_are_a_stage_of_each_relation_that_costs_more_the_longer_they_
 
 
 def test_the_grid_is_that_of_tuning(folder, studied):
-    assert _shape(folder, folder).grid == layer_grid(studied.lens)
+    assert shape_in(folder).grid == layer_grid(studied.lens)
 
 
 def test_more_deals_and_more_relations_cost_more(folder):
-    shape = _shape(folder, folder)
+    shape = shape_in(folder)
     words = Words(6, 8, 1.5, 0.5, 0.5, "")
 
     def total(seeds, n):
@@ -205,15 +211,26 @@ def test_more_deals_and_more_relations_cost_more(folder):
             assert getattr(total(*less), what) < getattr(total(*more), what)
 
 
+@pytest.mark.slow
+def test_the_checks_are_those_of_the_engine_before_the_first_stage(folder, llama, studied, monkeypatch):
+    monkeypatch.setattr(onednn, "_product", None)
+    fresh = tiny.build("llama")
+    study = Study(fresh, studied.relations, SMALL)
+    with Counting() as counted:
+        without_patches(measure_ahead)(study.lens, study.longest_prompts())
+    checks = estimate(folder, studied.relations, SMALL, memory=80).stages["checks"]
+    assert checks.flop == pytest.approx(counted.flop, rel=0.1) and checks.rows == 0
+
+
 # Memory and time
 
 
 @pytest.mark.slow
-def test_seven_billion_parameters_are_weighed_without_being_held(bare):
+def test_seven_billion_parameters_are_weighed_without_being_held(bare, unmeasured):
     half, whole = (estimate(bare, [related("one")], SMALL, dtype) for dtype in ("bfloat16", "float32"))
-    assert half.memory["weights"] == pytest.approx(13.5e9, rel=0.02) and half.peak > half.memory["weights"]
-    assert whole.memory["weights"] == 2 * half.memory["weights"]
-    assert half.total.flop == whole.total.flop
+    weights = [found.holdings[0].memory["weights"] for found in (half, whole)]
+    assert weights[0] == pytest.approx(13.5e9, rel=0.02) and half.peak > weights[0]
+    assert weights[1] == 2 * weights[0] and half.total.flop == whole.total.flop
 
 
 def test_memory_of_a_tuned_row_is_what_the_engine_reckons_with(folder, llama, studied, monkeypatch):
@@ -221,42 +238,38 @@ def test_memory_of_a_tuned_row_is_what_the_engine_reckons_with(folder, llama, st
     rows = Rows(studied.lens, prompts, owners.tolist(), 1)
     monkeypatch.setattr(chunks, "MOST_ROWS", 10**9)
     assert chunks.most_rows(rows.lens, 1, rows.exact, 9, 2) == chunks.CPU_BYTES // row_bytes(
-        _shape(folder, folder), 9, 2, 1, 4
+        shape_in(folder), 9, 2, 1, 4
     )
 
 
-@pytest.mark.slow
-def test_what_does_not_fit_is_said(folder):
+def test_what_does_not_fit_is_said(folder, unmeasured):
     found = estimate(folder, [related("one")], SMALL)
-    assert "it does not fit" in str(replace(found, available=found.peak - 1))
-    assert "it does not fit" not in str(replace(found, available=found.peak + 1))
-    assert "GB here" not in str(replace(found, available=None))
+    assert "it does not fit" in str(replace(found, memory=found.peak - 1))
+    assert "it does not fit" not in str(replace(found, memory=found.peak + 1))
+    assert "it fits" not in str(replace(found, memory=None))
 
 
-def test_the_rate_is_measured_and_threads_stay_as_they_were():
-    threads = torch.get_num_threads()
-    assert 1e6 < matmul_rate((64, 32), torch.float32, torch.device("cpu"), seconds=0.02) < 1e16
-    assert torch.get_num_threads() == threads
+def test_jobs_on_this_machine_share_its_memory(folder, unmeasured):
+    found = estimate(folder, [related("one")], SMALL, jobs=3)
+    assert not replace(found, memory=2.9 * found.peak).fits and replace(found, memory=3.1 * found.peak).fits
+    assert "times 3 jobs" in str(found)
 
 
-@pytest.mark.slow
-def test_the_time_is_said_to_be_that_of_a_machine_as_busy_as_now(folder):
-    shown = str(estimate(folder, [related("one")], SMALL))
-    assert "give or take a factor of 2, if the machine stays as busy as it is now" in shown
-    assert "nothing else" not in shown
-
-
-@pytest.mark.slow
-def test_time_is_work_at_the_measured_rate(folder):
+def test_time_is_work_at_the_rate_of_its_kind(folder, unmeasured):
     found = estimate(folder, [related("one")], SMALL)
-    assert replace(found, rate=2 * found.rate).seconds == pytest.approx(found.seconds / 2)
+    twice = replace(found.rates, of={kind: 2 * rate for kind, rate in found.rates.of.items()})
+    assert replace(found, rates=twice).seconds == pytest.approx(found.seconds / 2)
+    slow = replace(found.rates, of={**found.rates.of, Kind.STEP: 1.0})
+    steps = {name: cost.flops.get(Kind.STEP, 0) for name, cost in found.stages.items()}
+    took = replace(found, rates=slow).stage_seconds
+    assert steps["curve"] > 0 and took["curve"] == pytest.approx(steps["curve"], rel=1e-6)
+    assert took["heads"] == found.stage_seconds["heads"]
 
 
 # What is refused
 
 
-@pytest.mark.slow
-def test_small_relations_are_left_out_as_a_study_leaves_them_out(folder):
+def test_small_relations_are_left_out_as_a_study_leaves_them_out(folder, unmeasured):
     tiny_one = related("few", n=12)
     found = estimate(folder, [related("one"), tiny_one], SMALL)
     assert found.n_relations == 1 and list(found.left_out) == ["few"] and "Left out: relation 'few'" in str(found)

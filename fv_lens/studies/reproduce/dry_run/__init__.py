@@ -1,0 +1,1 @@
+"""`fv-lens reproduce --dry-run`: what a study takes, without running it."""

@@ -1,0 +1,50 @@
+"""How many tokens a study's words are, by the model's tokenizer or by a rule of thumb."""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import transformers
+
+from ....datasets.prompts import PromptTemplate
+from ....datasets.relations import Relation
+from ....models.gguf_model import adds_bos
+from ....models.libraries import quiet
+from ....models.source import Source
+from .shape import Words
+
+PER_WORD = 1.4  # tokens, where there is no tokenizer
+
+
+def words_of(source: Source, relations: Sequence[Relation]) -> Words:
+    """Mean tokens of the relations' prompts, demonstrations and answers."""
+    folder = source.folder
+    try:
+        with quiet():
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                folder or source.name, local_files_only=folder is not None
+            )
+    except Exception:  # whatever it raises where there is none
+        tokenizer = None
+    has_bos = tokenizer is not None and tokenizer.bos_token is not None
+    more = int(has_bos and (adds_bos(tokenizer) if source.own_bos else True))
+    template = PromptTemplate()
+    pairs = [(word, answers[0]) for relation in relations for word, answers in relation.pairs]
+    several = [len(answers) > 1 for relation in relations for _, answers in relation.pairs]
+
+    def counts(texts: list[str]) -> np.ndarray:
+        if tokenizer is None:  # a word as PER_WORD, a mark or line break as one
+            return np.array(
+                [sum(PER_WORD if x[1:].strip() else 1 for x in re.findall(r"\w+|\n+|\S", t)) for t in texts]
+            )
+        return np.array([len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]])
+
+    bare, answers = [template.prompt(word) for word, _ in pairs], [template.answer.format(answer=a) for _, a in pairs]
+    shown = counts([prompt + answer + template.separator for prompt, answer in zip(bare, answers)]).mean()
+    answer = np.maximum(counts(answers), 1)
+    origin = f"estimated, {PER_WORD} a word," if tokenizer is None else "counted"
+    return Words(
+        prompt=float(counts(bare).mean()) + more, shown=float(shown), answer=float(answer.mean()),
+        long=float((answer >= 2).mean()), several=float(np.mean(several)), source=origin,
+        answers=tuple(np.round(answer).astype(int).tolist()),
+    )  # fmt: skip
