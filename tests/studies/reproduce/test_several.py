@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from fv_lens.evaluation.pooled import OVER_MODELS, POOLED, scores_by_model
+from fv_lens.evaluation.pooled import OVER_MODELS, POOLED, by_reason, scores_by_model
 from fv_lens.evaluation.rows import ROWS
 from fv_lens.ground.errors import InputError, ParityError
 from fv_lens.ground.scores import Score
@@ -21,7 +21,6 @@ from fv_lens.studies.names import model_folders
 from fv_lens.studies.reproduce import several, steps
 from fv_lens.studies.reproduce.dry_run import estimate
 from fv_lens.studies.reproduce.several import EVERY_ROW, gaps_of
-from fv_lens.studies.reproduce.several_markdown import by_reason
 
 from .. import commands
 from ..commands import interrupted, write
