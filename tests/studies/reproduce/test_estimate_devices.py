@@ -10,9 +10,10 @@ from fv_lens.ground.errors import InputError
 from fv_lens.models.placement import planned
 from fv_lens.studies import cli
 from fv_lens.studies.reproduce.dry_run import estimate as estimates
+from fv_lens.studies.reproduce.dry_run.cost import Kind
 from fv_lens.studies.reproduce.dry_run.estimate import estimate
 from fv_lens.studies.reproduce.dry_run.network import shape_of
-from fv_lens.studies.reproduce.dry_run.shape import Kind, Placed
+from fv_lens.studies.reproduce.dry_run.shape import Placed
 from fv_lens.studies.reproduce.setup import Settings
 
 LLAMAS = {
