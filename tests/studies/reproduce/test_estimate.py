@@ -23,15 +23,16 @@ from fv_lens.models.source import Source
 from fv_lens.studies import cli
 from fv_lens.studies.reproduce import steps
 from fv_lens.studies.reproduce.dry_run import estimate as estimates
+from fv_lens.studies.reproduce.dry_run import shape as shapes
 from fv_lens.studies.reproduce.dry_run import stages as stages_module
-from fv_lens.studies.reproduce.dry_run.devices import row_bytes
+from fv_lens.studies.reproduce.dry_run.cost import Cost, Kind
 from fv_lens.studies.reproduce.dry_run.estimate import estimate
 from fv_lens.studies.reproduce.dry_run.flops import Flops, Work
 from fv_lens.studies.reproduce.dry_run.network import configuration, shape_of
 from fv_lens.studies.reproduce.dry_run.rates import of_gpu
-from fv_lens.studies.reproduce.dry_run.shape import Cost, Kind, Placed, Shape, Words
+from fv_lens.studies.reproduce.dry_run.shape import Placed, Shape
 from fv_lens.studies.reproduce.dry_run.stages import stage_costs
-from fv_lens.studies.reproduce.dry_run.words import words_of
+from fv_lens.studies.reproduce.dry_run.words import Words, words_of
 from fv_lens.studies.reproduce.setup import Settings, Study
 from fv_lens.vectors.tuning import layer_grid
 
@@ -52,7 +53,7 @@ def shape_with(*blocks: int) -> Shape:
     there, back = (tuple(Work(2 * weights, key) for weights in blocks) for key in (16, 32))
     return Shape(
         blocks, sum(blocks) + 50, d_model=4, d_mlp=8, n_heads=2, n_kv_heads=1, d_head=2, d_vocab=10, matrix=(8, 4),
-        flops=Flops(there, back, 100, 100), placed=Placed((0,) * len(blocks), 0, 0, (0, 0)),
+        flops=Flops(there, back, 100, 100), placed=Placed((0,) * len(blocks), 0, 0, (4 * sum(blocks) + 200, 0)),
     )  # fmt: skip
 
 
@@ -237,9 +238,21 @@ def test_memory_of_a_tuned_row_is_what_the_engine_reckons_with(folder, llama, st
     prompts, owners = studied.zero_shot(0)
     rows = Rows(studied.lens, prompts, owners.tolist(), 1)
     monkeypatch.setattr(chunks, "MOST_ROWS", 10**9)
-    assert chunks.most_rows(rows.lens, 1, rows.exact, 9, 2) == chunks.CPU_BYTES // row_bytes(
-        shape_in(folder), 9, 2, 1, 4
-    )
+    size = shape_in(folder).row_bytes(9, 2, 1, 4)
+    assert chunks.most_rows(rows.lens, 1, rows.exact, 9, 2) == chunks.CPU_BYTES // size
+
+
+def test_rows_are_divided_as_the_engine_divides_them(folder, llama, studied, monkeypatch):
+    shape = shape_in(folder)
+    words = words_of(Source("tiny", folder, own_bos=False), studied.relations)
+    prompts, owners = studied.zero_shot(0)
+    for n_rows in (1, 3, 7, 1000):
+        budget = n_rows * shape.row_bytes(words.prompt, 1, 1, 4) + 1
+        monkeypatch.setattr(chunks, "CPU_BYTES", budget)
+        monkeypatch.setattr(shapes, "CPU_BYTES", budget)
+        made = Rows(studied.lens, prompts, owners.tolist(), 1).chunks
+        assert shape.chunks(len(prompts), words, 1) == len(made)
+    assert replace(shape, gpu=True).chunks(len(prompts), words, 1) == 1
 
 
 def test_what_does_not_fit_is_said(folder, unmeasured):

@@ -7,9 +7,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fv_lens.models.source import Source
 from fv_lens.studies.reproduce.dry_run import network as networks
+from fv_lens.studies.reproduce.dry_run.cost import Kind
 from fv_lens.studies.reproduce.dry_run.flops import Work
 from fv_lens.studies.reproduce.dry_run.network import configuration, cut, shape_of
-from fv_lens.studies.reproduce.dry_run.shape import Kind
 
 from ... import tiny
 

@@ -7,9 +7,10 @@ import transformers as hf
 from fv_lens.models.blank import blank_model
 from fv_lens.models.lens import lens_of
 from fv_lens.studies.reproduce.dry_run import rates
+from fv_lens.studies.reproduce.dry_run.cost import Cost, Kind
 from fv_lens.studies.reproduce.dry_run.network import shape_of
 from fv_lens.studies.reproduce.dry_run.rates import assumed, matmul_rate, measured, of_gpu
-from fv_lens.studies.reproduce.dry_run.shape import Cost, Kind, Words
+from fv_lens.studies.reproduce.dry_run.words import Words
 
 from ... import tiny
 

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
-from ....engine.chunks import CPU_BYTES, MOST_ROWS, MOST_ROWS_GPU, bytes_held
+from ....engine.chunks import CPU_BYTES, MOST_ROWS, MOST_ROWS_GPU
 from ....engine.whatif import MAX_ROWS, ON_GPU, TILE
 from ....evaluation.readings import NEUTRAL_PROMPTS
 from .flops import Number
-from .shape import Shape, Words
+from .shape import Shape
+from .words import Words
 
 LIBRARIES = 5e8  # bytes that a process holds before it has a model
 
@@ -34,27 +35,20 @@ class Holding:
         return ", ".join(part for part in (*self.ends[:1], blocks, *self.ends[1:]) if part) or "nothing"
 
 
-def row_bytes(shape: Shape, length: Number, new: Number, layer: int, itemsize: int) -> Number:
-    """Bytes that a tuned row holds for the backward pass, as `engine.chunks` counts them."""
-    sizes = dict(d_model=shape.d_model, d_mlp=shape.d_mlp, n_heads=shape.n_heads, itemsize=itemsize)
-    return bytes_held(new, length + new, shape.n_layers - layer, **sizes)
-
-
 def holdings(
-    shape: Shape, words: Words, sizes: Sequence[Sequence[int]], itemsize: int, memory: float | None, gpu: bool
+    shape: Shape, words: Words, sizes: Sequence[Sequence[int]], itemsize: int, memory: float | None
 ) -> list[Holding]:
     """What each device of a job holds, and one more, for what finds no place, where there is such.
 
     Args:
         sizes: of each relation, how many train, validation and test pairs it has.
         memory: bytes free on each device before it has a model; None where not known.
-        gpu: whether the devices are GPUs, on which the engine runs more rows together.
     """
-    placed, layer = shape.placed, shape.grid[0]
+    placed, layer, gpu = shape.placed, shape.grid[0], shape.gpu
     n_train, n = sum(size[0] for size in sizes), sum(size[0] + size[1] for size in sizes)
     used = max(placed.weights[:-1])
     free = None if memory is None else max(0.0, memory - used)
-    row = row_bytes(shape, words.prompt, words.answer, layer, itemsize)
+    row = shape.row_bytes(words.prompt, words.answer, layer, itemsize)
     most, budget = (MOST_ROWS_GPU, free / 2 if free is not None else row * MOST_ROWS_GPU) if gpu else (
         MOST_ROWS, float(CPU_BYTES))  # fmt: skip
     way_back = max(row, min(row * n_train, row * most, budget))

@@ -5,7 +5,7 @@ time here is that of a few of its blocks with random weights, which are run for 
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import SupportsFloat
 
@@ -16,15 +16,16 @@ from ....models.load import Dtype, checked_device, checked_dtype
 from ....models.source import source_of
 from ..outline import Settings
 from ..setup import sized
+from .cost import Cost
 from .devices import Holding, available, holdings
 from .flops import Number
 from .network import configuration, shape_of
 from .rates import GPU_TFLOPS, GPU_USE, Rates, measured, of_gpu
 from .schedule import critical, makespan, needs_of, parts_of
-from .shape import Cost, Shape, Words
+from .shape import Shape
 from .stages import stage_costs
 from .text import device_table, duration, in_gigabytes, stage_table
-from .words import words_of
+from .words import Words, words_of
 
 GIGABYTES = 80  # of a device, where nothing is said
 
@@ -201,15 +202,15 @@ def estimate(
     kept, left_out = sized(relations, settings)
     source = source_of(model_name)
     config = configuration(model_name, source.folder or source.name)
-    shape = shape_of(model_name, config, kind, n_devices, bytes_each)
+    gpu, here = elsewhere or device.type == "cuda", device.type == "cuda" or not elsewhere
+    shape = replace(shape_of(model_name, config, kind, n_devices, bytes_each), gpu=gpu)
     words = words_of(source, kept)
     sizes = [[len(part) for part in relation.split()] for relation in kept]
-    gpu, here = elsewhere or device.type == "cuda", device.type == "cuda" or not elsewhere
     return Estimate(
         model=str(model_name), dtype=str(kind).removeprefix("torch."), itemsize=kind.itemsize, device=device.type,
         shape=shape, words=words, n_relations=len(kept), left_out=left_out,
         stages=stage_costs(shape, words, settings, sizes),
         rates=measured(config, shape, words, kind, device) if here else of_gpu(),
-        holdings=holdings(shape, words, sizes, kind.itemsize, bytes_each, gpu), memory=bytes_each,
+        holdings=holdings(shape, words, sizes, kind.itemsize, bytes_each), memory=bytes_each,
         here=not elsewhere, devices=n_devices, jobs=jobs,
     )  # fmt: skip

@@ -22,9 +22,11 @@ from ....engine.whatif import MAX_ROWS, PREFIX_TOKENS, head_outputs
 from ....models.blank import blank_model
 from ....models.lens import Lens, lens_of
 from ....models.onednn import through_onednn
+from .cost import Cost, Kind
 from .flops import Number
 from .network import cut
-from .shape import Cost, Kind, Shape, Words
+from .shape import Shape
+from .words import Words
 
 SECONDS = 0.15  # about, for each run that is timed, at the rate of bare products
 REPEATS = 2  # of which the fastest counts

@@ -5,77 +5,26 @@ that torch counted (`flops`).
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 
+from ....engine.chunks import CPU_BYTES, MOST_ROWS, MOST_ROWS_GPU, bytes_held
 from ....engine.completion import FEW
 from ....engine.prefixes import WORTH
 from ....engine.whatif import MAX_ROWS, PREFIX_TOKENS
 from ....evaluation.baselines.training import TRIAL
 from ....vectors.optimizer import EVERY
 from ....vectors.tuning import DEPTHS
+from .cost import Cost, Kind
 from .flops import Flops, Number, Work
+from .words import Words
 
 FOUND = 0.5  # assumed: the share of rows whose most probable token begins an answer
 CHECKED = 27  # full forwards in the engine's comparisons on the longest prompts, before a study's first stage
 LENGTHS_TOGETHER = 3  # about, that prompts behind the same demonstrations have
 SHARED = 5  # about as many in that of demonstrations that are run once, before the prompts that share them
-
-
-class Kind(StrEnum):
-    """Kinds of work, each of which a machine does at a speed of its own."""
-
-    PROMPT = "whole prompts"
-    ROW = "what-ifs behind a prompt"
-    SHOWN = "what-ifs behind demonstrations"
-    STEP = "steps of tuning"
-    READ = "logits of what-ifs"
-    LOSS = "logits of tuning"
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Rows (what-ifs x prompts, or pairs x steps), the tokens that are run for them, and operations by kind.
-
-    `calls`: of a block, there or back, each of which takes time however few tokens it has. `carried`: residuals
-    `[d_model]` taken from a device to another.
-    """
-
-    rows: Number = 0
-    tokens: Number = 0
-    flops: Mapping[Kind, Number] = field(default_factory=dict)
-    calls: Number = 0
-    carried: Number = 0
-
-    @property
-    def flop(self) -> Number:
-        return sum(self.flops.values())
-
-    def __add__(self, other: "Cost") -> "Cost":
-        both = Counter(self.flops)
-        both.update(other.flops)
-        calls, carried = self.calls + other.calls, self.carried + other.carried
-        return Cost(self.rows + other.rows, self.tokens + other.tokens, both, calls, carried)
-
-
-@dataclass(frozen=True)
-class Words:
-    """Mean tokens of a zero-shot prompt, of a demonstration before it, of an answer (the first listed one).
-
-    `long`: the share of answers with several tokens. `several`: of words with several answers. `source`: how tokens
-    were counted. `answers`: the tokens of each answer.
-    """
-
-    prompt: Number
-    shown: Number
-    answer: Number
-    long: Number
-    several: Number
-    source: str
-    answers: tuple[int, ...] = (1,)
 
 
 @dataclass(frozen=True)
@@ -107,7 +56,8 @@ class Placed:
 class Shape:
     """What the cost of a model depends on: weights in each block and in all; its dimensions; operations by token.
 
-    `uncounted`: why operations are those of a product with every weight, and not counted; "" where they are.
+    `uncounted`: why operations are those of a product with every weight, and not counted; "" where they are. `gpu`:
+    whether rows are run together as on a GPU, where more of them have room.
     """
 
     weights: tuple[int, ...]
@@ -122,6 +72,7 @@ class Shape:
     flops: Flops
     placed: Placed
     uncounted: str = ""
+    gpu: bool = False
 
     @property
     def n_layers(self) -> int:
@@ -231,12 +182,30 @@ class Shape:
         context = words.prompt + words.answer - 1
         n_looks = n_starts + len({*range(0, steps + 1, EVERY), steps})
         once = replace(self.prompts((n + n_validation) * context, context), rows=0)
-        stepped = self.steps(steps, n * words.answer, context, layer, back=True)
-        looked = self.steps(n_looks, n_validation * words.answer, context, layer, back=False)
-        return once + stepped + looked + Cost(n * steps + n_validation * n_looks, calls=2 * self.n_layers)
+        once += Cost(calls=2 * self.n_layers)
+        stepped = self.steps(steps, n * words.answer, context, layer, True, self.chunks(n, words, layer))
+        looked = self.steps(n_looks, n_validation * words.answer, context, layer, False,
+                            self.chunks(n_validation, words, layer))  # fmt: skip
+        return once + stepped + looked + Cost(n * steps + n_validation * n_looks)
 
-    def steps(self, n: Number, n_tokens: Number, context: Number, layer: int, back: bool) -> Cost:
-        """`n` runs of tokens of answers through the blocks above a layer, all together, and read."""
+    def steps(self, n: Number, n_tokens: Number, context: Number, layer: int, back: bool, n_chunks: int = 1) -> Cost:
+        """`n` runs of tokens of answers through the blocks above a layer, in so many chunks, and read."""
         cost, total = Cost(tokens=n * n_tokens), n * n_tokens
         cost += self.run(Kind.STEP, total, context, layer + 1, back) + self.read(total, Kind.LOSS, back)
-        return replace(cost, calls=n * (self.n_layers - layer - 1) * (1 + back))
+        return replace(cost, calls=n * n_chunks * (self.n_layers - layer - 1) * (1 + back))
+
+    def chunks(self, n: int, words: Words, layer: int) -> int:
+        """Into how many chunks the engine divides `n` rows that are tuned at a layer, longest answers first."""
+        itemsize = sum(self.placed.weights) / self.n_parameters
+        lengths = sorted((words.answers[i * len(words.answers) // n] for i in range(n)), reverse=True)
+        found = start = 0
+        while start < n:
+            size = self.row_bytes(words.prompt, lengths[start], layer, itemsize)
+            start += MOST_ROWS_GPU if self.gpu else max(1, int(min(MOST_ROWS, CPU_BYTES // size)))
+            found += 1
+        return found
+
+    def row_bytes(self, length: Number, new: Number, layer: int, itemsize: Number) -> Number:
+        """Bytes that a tuned row holds for the backward pass, as `engine.chunks` counts them."""
+        sizes = dict(d_model=self.d_model, d_mlp=self.d_mlp, n_heads=self.n_heads)
+        return itemsize * bytes_held(new, length + new, self.n_layers - layer, **sizes, itemsize=1)

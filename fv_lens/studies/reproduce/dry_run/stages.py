@@ -10,7 +10,9 @@ from ....vectors.optimizer import STRENGTHS
 from ....vectors.sweeps import DEPTHS as SWEPT
 from ..outline import Settings
 from ..steps import DIFFERENCE_PROMPTS
-from .shape import SHARED, Cost, Kind, Shape, Words
+from .cost import Cost, Kind
+from .shape import SHARED, Shape
+from .words import Words
 
 KINDS = 5  # kinds of vectors that are decoded
 CONTRASTS = 5  # of prompts, from which steering vectors are measured

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+from .cost import Cost
 from .devices import Holding
 from .flops import Number
-from .shape import Cost
 
 
 def stage_table(stages: Mapping[str, Cost], total: Cost, seconds: Mapping[str, Number]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import transformers
@@ -11,9 +12,26 @@ from ....datasets.relations import Relation
 from ....models.gguf_model import adds_bos
 from ....models.libraries import quiet
 from ....models.source import Source
-from .shape import Words
+from .flops import Number
 
 PER_WORD = 1.4  # tokens, where there is no tokenizer
+
+
+@dataclass(frozen=True)
+class Words:
+    """Mean tokens of a zero-shot prompt, of a demonstration before it, of an answer (the first listed one).
+
+    `long`: the share of answers with several tokens. `several`: of words with several answers. `source`: how tokens
+    were counted. `answers`: the tokens of each answer.
+    """
+
+    prompt: Number
+    shown: Number
+    answer: Number
+    long: Number
+    several: Number
+    source: str
+    answers: tuple[int, ...] = (1,)
 
 
 def words_of(source: Source, relations: Sequence[Relation]) -> Words:
