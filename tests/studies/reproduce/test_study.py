@@ -23,8 +23,8 @@ from fv_lens.ground.measures import COMPLETED
 from fv_lens.plots.comparison import curve_of
 from fv_lens.plots.table import scores_of
 from fv_lens.studies.reproduce import files, steps, units
-from fv_lens.studies.reproduce.dry_run.cost import Words
 from fv_lens.studies.reproduce.dry_run.stages import stage_costs
+from fv_lens.studies.reproduce.dry_run.words import Words
 from fv_lens.studies.reproduce.rows import means_of_others
 from fv_lens.studies.reproduce.setup import Settings
 from fv_lens.studies.stages import StageRecord
