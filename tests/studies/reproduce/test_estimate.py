@@ -133,9 +133,9 @@ def test_tokens_are_those_of_the_prompts(folder, llama, studied):
 @pytest.mark.slow
 def test_without_a_tokenizer_tokens_are_estimated_and_it_says_so(bare, unmeasured):
     found = estimate(bare, [related("one")], SMALL)
-    assert found.words.source == "estimated, 1.4 a word,"
+    assert found.words.source == "estimated at 1.4 a word"
     assert found.words.shown == pytest.approx(2 + 2 + 2 + 2 * 1.4)  # Q and A, their colons, two line breaks; words
-    assert "Tokens estimated, 1.4 a word" in str(found)
+    assert "Tokens estimated at 1.4 a word" in str(found)
 
 
 class Counting(TorchDispatchMode):

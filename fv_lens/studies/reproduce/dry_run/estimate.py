@@ -131,8 +131,9 @@ class Estimate:
 
     def _on_time(self) -> list[str]:
         alone = sum(self.stage_seconds.values())
+        unsure = ", give or take a factor of 2" * self.rates.source.startswith("assumed")
         busy = ", if the machine stays as busy as it is now" * self.here
-        lines = [f"Time: about {duration(self.seconds)}{busy}. Rates of work: {self.rates.source}."]
+        lines = [f"Time: about {duration(self.seconds)}{unsure}{busy}. Rates of work: {self.rates.source}."]
         if self.jobs > 1:
             lines.append(
                 f"That is with {self.jobs} jobs, each as fast as one is alone; one takes {duration(alone)}, and "
