@@ -18,7 +18,8 @@ from fv_lens.ground.scores import Score
 from fv_lens.models import load
 from fv_lens.studies.folders import LOCK, MARKER
 from fv_lens.studies.names import model_folders
-from fv_lens.studies.reproduce import estimate, several, steps
+from fv_lens.studies.reproduce import several, steps
+from fv_lens.studies.reproduce.dry_run import estimate
 from fv_lens.studies.reproduce.several import EVERY_ROW, gaps_of
 from fv_lens.studies.reproduce.several_markdown import by_reason
 
@@ -294,7 +295,7 @@ def test_relations_that_are_too_small_are_told_once(here, models, monkeypatch):
 
 
 def test_an_estimate_is_given_for_every_model(here, monkeypatch):
-    monkeypatch.setattr(estimate, "estimate", lambda name, *args: f"estimated {name}")
+    monkeypatch.setattr(estimate, "estimate", lambda name, *args, **asked: f"estimated {name}")
     result = call("--models", "a,b", "--dry-run")
     assert result.exit_code == 0 and result.stdout.split("\n")[:2] == ["estimated a", "estimated b"]
     assert not list(here.iterdir())

@@ -22,8 +22,10 @@ from fv_lens.ground.errors import InputError
 from fv_lens.ground.measures import COMPLETED
 from fv_lens.plots.comparison import curve_of
 from fv_lens.plots.table import scores_of
-from fv_lens.studies.reproduce import costs, files, steps
+from fv_lens.studies.reproduce import files, steps
 from fv_lens.studies.reproduce import study as module
+from fv_lens.studies.reproduce.dry_run.stages import stage_costs
+from fv_lens.studies.reproduce.dry_run.words import Words
 from fv_lens.studies.reproduce.setup import Settings
 from fv_lens.studies.stages import StageRecord
 from fv_lens.vectors import optimizer, tuning
@@ -34,6 +36,7 @@ from fv_lens.vectors.optimizer import Tuning
 from ..left import FILES, summary
 from ..pages import Page
 from ..small import KIN, SMALL, breaking, relations, run, small_study, studied, study_of, with_permuted_test
+from .counting import shape_with
 
 SUMMED = ["FV", "FV of own heads", "FV of random heads", "FV, strength 1", "FFV from FV"]
 PARTS = {"score", "difference", "shuffled", "shuffled gain", "curve", "stability", "decoding"}
@@ -328,9 +331,9 @@ def test_the_page_is_written_and_names_its_command(whole):
 @pytest.mark.slow
 def test_every_row_is_in_the_estimate(model, small):
     study, (tensors, _) = small_study(model), stages(small)["scores"]
-    shape, words = costs.Shape((1, 1, 1), *[1] * 8, (1, 1)), costs.Words(1, 1, 1, 0, 0, "")
+    shape, words = shape_with(1, 1, 1), Words(1, 1, 1, 0, 0, "")
     sizes = [[len(part) for part in relation.split()] for relation in study.relations]
-    assert costs.stage_costs(shape, words, study.settings, sizes)["scores"].rows == tensors["right"].numel()
+    assert stage_costs(shape, words, study.settings, sizes)["scores"].rows == tensors["right"].numel()
 
 
 # Studies that lack something

@@ -30,7 +30,7 @@ from .shape import Shape
 from .words import Words
 
 SECONDS = 0.15  # about, for each run that is timed, at the rate of bare products
-REPEATS = 3  # of which the fastest counts
+REPEATS = 3  # of which the middle one counts: a study has no luck
 LEAST = 0.9  # times over that of bare products, which are timed with fewer rows than the engine has at best
 MOST_WEIGHTS = 5e8  # of the blocks and embeddings that are timed on a CPU, which take seconds to be made
 GPU_TFLOPS, GPU_USE = 300, 0.4
@@ -82,7 +82,7 @@ def measured(config: Any, shape: Shape, words: Words, dtype: torch.dtype, device
         return assumed(matmul, "as the model is too large to time some of its blocks here", block)
     try:
         lens = lens_of(blank_model(short, dtype, device))
-        timed = [(cost, _fastest(run)) for cost, run in _runs(lens, shape.cut(n_blocks), words, matmul)]
+        timed = [(cost, _typical(run)) for cost, run in _runs(lens, shape.cut(n_blocks), words, matmul)]
     except Exception as error:  # whatever an architecture raises on random weights, or a machine for want of memory
         return assumed(matmul, f"as {n_blocks} blocks did not run here ({type(error).__name__})", block)
     return _solved(timed, matmul, f"measured on {n_blocks} of its blocks with random weights")
@@ -152,14 +152,14 @@ def _vectors(lens: Lens, n: int) -> torch.Tensor:
     return torch.randn(n, lens.d_model, generator=torch.Generator().manual_seed(0), device="cpu")
 
 
-def _fastest(run: Callable[[], Any]) -> float:
+def _typical(run: Callable[[], Any]) -> float:
     run()  # what is made on first use takes no time again
-    best = np.inf
+    took = []
     for _ in range(REPEATS):
         started = time.perf_counter()
         run()
-        best = min(best, time.perf_counter() - started)
-    return best
+        took.append(time.perf_counter() - started)
+    return float(np.median(took))
 
 
 @through_onednn
