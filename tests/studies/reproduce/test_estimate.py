@@ -5,8 +5,6 @@ from dataclasses import replace
 
 import pytest
 import transformers as hf
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 from typer.testing import CliRunner
 
 from fv_lens.datasets.prompts import with_demonstrations
@@ -27,16 +25,16 @@ from fv_lens.studies.reproduce.dry_run import shape as shapes
 from fv_lens.studies.reproduce.dry_run import stages as stages_module
 from fv_lens.studies.reproduce.dry_run.cost import Cost, Kind
 from fv_lens.studies.reproduce.dry_run.estimate import estimate
-from fv_lens.studies.reproduce.dry_run.flops import Flops, Work
 from fv_lens.studies.reproduce.dry_run.network import configuration, shape_of
 from fv_lens.studies.reproduce.dry_run.rates import of_gpu
-from fv_lens.studies.reproduce.dry_run.shape import Placed, Shape
+from fv_lens.studies.reproduce.dry_run.shape import Shape
 from fv_lens.studies.reproduce.dry_run.stages import stage_costs
 from fv_lens.studies.reproduce.dry_run.words import Words, words_of
 from fv_lens.studies.reproduce.setup import Settings, Study
 from fv_lens.vectors.tuning import layer_grid
 
 from ... import tiny
+from .counting import Counting, shape_with
 
 SMALL = Settings(
     n_pairs=10, n_validation=5, n_test=10, n_shots=3, n_together=2, map_prompts=4, mean_prompts=4, head_counts=(2, 4),
@@ -46,15 +44,6 @@ SMALL = Settings(
 
 def related(name: str, at: int = 0, n: int = 40) -> Relation:
     return Relation(name, [(f"w{(at + i) % 200}", f"w{(at + 7 * i + 3) % 200}") for i in range(n)])
-
-
-def shape_with(*blocks: int) -> Shape:
-    """A shape whose blocks take two operations for each of so many weights, and 16 for each key; 32 on the way back."""
-    there, back = (tuple(Work(2 * weights, key) for weights in blocks) for key in (16, 32))
-    return Shape(
-        blocks, sum(blocks) + 50, d_model=4, d_mlp=8, n_heads=2, n_kv_heads=1, d_head=2, d_vocab=10, matrix=(8, 4),
-        flops=Flops(there, back, 100, 100), placed=Placed((0,) * len(blocks), 0, 0, (4 * sum(blocks) + 200, 0)),
-    )  # fmt: skip
 
 
 def shape_in(folder) -> Shape:
@@ -133,21 +122,9 @@ def test_tokens_are_those_of_the_prompts(folder, llama, studied):
 @pytest.mark.slow
 def test_without_a_tokenizer_tokens_are_estimated_and_it_says_so(bare, unmeasured):
     found = estimate(bare, [related("one")], SMALL)
-    assert found.words.source == "estimated, 1.4 a word,"
+    assert found.words.source == "estimated at 1.4 a word"
     assert found.words.shown == pytest.approx(2 + 2 + 2 + 2 * 1.4)  # Q and A, their colons, two line breaks; words
-    assert "Tokens estimated, 1.4 a word" in str(found)
-
-
-class Counting(TorchDispatchMode):
-    """Adds up the operations of all products of matrices, on the way back as well."""
-
-    flop = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        if (count := flop_registry.get(func._overloadpacket)) is not None:
-            self.flop += count(*args, **(kwargs or {}), out_val=out)
-        return out
+    assert "Tokens estimated at 1.4 a word" in str(found)
 
 
 STEPS = {
@@ -285,7 +262,9 @@ def test_time_is_work_at_the_rate_of_its_kind(folder, unmeasured):
 def test_small_relations_are_left_out_as_a_study_leaves_them_out(folder, unmeasured):
     tiny_one = related("few", n=12)
     found = estimate(folder, [related("one"), tiny_one], SMALL)
-    assert found.n_relations == 1 and list(found.left_out) == ["few"] and "Left out: relation 'few'" in str(found)
+    assert (
+        found.n_relations == 1 and list(found.outline.left_out) == ["few"] and "Left out: relation 'few'" in str(found)
+    )
     with pytest.raises(InputError, match="give at least one, each name once"):
         estimate(folder, [tiny_one], SMALL)
     with pytest.raises(InputError, match="each name once"):

@@ -18,7 +18,8 @@ from ....engine.chunks import MOST_ROWS
 from ....engine.completion import completions
 from ....engine.edits import Edit
 from ....engine.gradients import Rows
-from ....engine.whatif import MAX_ROWS, PREFIX_TOKENS, head_outputs
+from ....engine.parity import measure_ahead
+from ....engine.whatif import MAX_ROWS, PREFIX_TOKENS, head_outputs, without_patches
 from ....models.blank import blank_model
 from ....models.lens import Lens, lens_of
 from ....models.onednn import through_onednn
@@ -29,18 +30,19 @@ from .shape import Shape
 from .words import Words
 
 SECONDS = 0.15  # about, for each run that is timed, at the rate of bare products
-REPEATS = 2  # of which the fastest counts
+REPEATS = 3  # of which the middle one counts: a study has no luck
+LEAST = 0.9  # times over that of bare products, which are timed with fewer rows than the engine has at best
 MOST_WEIGHTS = 5e8  # of the blocks and embeddings that are timed on a CPU, which take seconds to be made
 GPU_TFLOPS, GPU_USE = 300, 0.4
-N_BLOCKS = (3, 10)  # fewest and most that are timed; between them as many as weigh what the unembedding does
-SHOTS = 6  # demonstrations before the longer prompts
-N_WHATIFS, N_SHOWN = 30, 100  # of a prompt: behind it alone, and behind demonstrations, as a head map has many
+N_BLOCKS = (3, 6)  # fewest and most that are timed; between them as many as weigh what the unembedding does
+SHOTS = 5  # demonstrations before the longer prompts
+N_WHATIFS, N_SHOWN = 30, 60  # of a prompt: behind it alone, and behind demonstrations, as a head map has many
 TOGETHER = 5  # prompts behind the same demonstrations
 PER_VECTOR = 20  # pairs
-STEPS = 3  # times as much work in a step of tuning: with few rows what it holds stays in a processor's cache
-CALL = 1e-3  # seconds of a call of a block, where nothing could be timed
+STEPS = 2  # times as much work in a step of tuning: with few rows what it holds stays in a processor's cache
+CALL, PER_BYTE = 1e-3, 1e-10  # seconds of a call of a block, and for each byte of its weights
 # Times over those of bare products, where nothing could be timed: measured on a model of half a billion parameters.
-OVERHEADS = {Kind.PROMPT: 1.3, Kind.ROW: 1.5, Kind.SHOWN: 1.8, Kind.STEP: 1.5, Kind.READ: 1.3, Kind.LOSS: 1.3}
+OVERHEADS = {Kind.PROMPT: 1.5, Kind.ROW: 1.7, Kind.SHOWN: 1.3, Kind.STEP: 1.6, Kind.READ: 2.0, Kind.LOSS: 2.1}
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,10 @@ class Rates:
         return self.call * cost.calls + sum(flop / self.of[kind] for kind, flop in cost.flops.items())
 
 
-def assumed(matmul: float, why: str) -> Rates:
-    """Rates from that of products of matrices alone."""
-    return Rates({kind: matmul / over for kind, over in OVERHEADS.items()}, f"assumed, {why}", CALL)
+def assumed(matmul: float, why: str, block: Number = 0) -> Rates:
+    """Rates from that of products of matrices alone; `block`: bytes of one."""
+    of = {kind: matmul / over for kind, over in OVERHEADS.items()}
+    return Rates(of, f"assumed, {why}", CALL + PER_BYTE * float(block))
 
 
 def of_gpu() -> Rates:
@@ -70,18 +73,18 @@ def of_gpu() -> Rates:
 def measured(config: Any, shape: Shape, words: Words, dtype: torch.dtype, device: torch.device) -> Rates:
     """The rates here, from some seconds of work on a few blocks with random weights; assumed for larger models."""
     matmul = matmul_rate(shape.matrix, dtype, device)
-    fewest, most = N_BLOCKS
+    (fewest, most), block = N_BLOCKS, max(shape.weights) * (dtype.itemsize if device.type == "cpu" else 0)
     like = int(shape.d_model * shape.d_vocab / max(1, shape.weights[0]) + 0.5)
     n_blocks = min(shape.n_layers, max(fewest, min(most, like)))
     short = cut(config, n_blocks)
     size = shape.n_parameters - sum(shape.weights[n_blocks:])
     if size > MOST_WEIGHTS if device.type == "cpu" else size * dtype.itemsize > torch.cuda.mem_get_info(device)[0] / 3:
-        return assumed(matmul, "as the model is too large to time some of its blocks here")
+        return assumed(matmul, "as the model is too large to time some of its blocks here", block)
     try:
         lens = lens_of(blank_model(short, dtype, device))
-        timed = [(cost, _fastest(run)) for cost, run in _runs(lens, shape.cut(n_blocks), words, matmul)]
+        timed = [(cost, _typical(run)) for cost, run in _runs(lens, shape.cut(n_blocks), words, matmul)]
     except Exception as error:  # whatever an architecture raises on random weights, or a machine for want of memory
-        return assumed(matmul, f"as {n_blocks} blocks did not run here ({type(error).__name__})")
+        return assumed(matmul, f"as {n_blocks} blocks did not run here ({type(error).__name__})", block)
     return _solved(timed, matmul, f"measured on {n_blocks} of its blocks with random weights")
 
 
@@ -92,7 +95,7 @@ def _solved(timed: Sequence[tuple[Cost, float]], matmul: float, source: str) -> 
         [*(cost.flops.get(kind, 0) / matmul / seconds for kind in Kind), unit * cost.calls / seconds]
         for cost, seconds in timed
     ])  # fmt: skip
-    *over, call = lsq_linear(parts, np.ones(len(parts)), bounds=([0.5] * len(Kind) + [0.0], np.inf)).x
+    *over, call = lsq_linear(parts, np.ones(len(parts)), bounds=([LEAST] * len(Kind) + [0.0], np.inf)).x
     return Rates({kind: matmul / x for kind, x in zip(Kind, over)}, source, unit * call)
 
 
@@ -102,8 +105,9 @@ def _runs(lens: Lens, shape: Shape, words: Words, matmul: float) -> Iterator[tup
     short, long = round(words.prompt), round(words.prompt + SHOTS * words.shown)
 
     def as_many(cost: Cost, at_most: int) -> int:
-        return int(max(2, min(at_most, budget / max(1, cost.flop))))
+        return int(max(1, min(at_most, budget / max(1, cost.flop))))
 
+    _settle(lens, _prompts(lens, 2, short))
     n = as_many(shape.whole(1, long), PREFIX_TOKENS // long)
     shown = _prompts(lens, n, long)
     yield shape.whole(n, long), lambda: list(head_outputs(lens, shown.tokens, shown.mask))
@@ -114,18 +118,26 @@ def _runs(lens: Lens, shape: Shape, words: Words, matmul: float) -> Iterator[tup
     yield cost, lambda: completions(lens, alike, [])
     for length, at, kind in ((short, 0, Kind.ROW), (short, last, Kind.ROW), (long, 0, Kind.SHOWN)):
         births = [at] * (N_SHOWN if kind == Kind.SHOWN else N_WHATIFS)
-        n = as_many(shape.what_ifs(1, length, births, kind=kind), MAX_ROWS // (1 + len(births)))
+        n = as_many(shape.what_ifs(1, length, [0] * len(births), kind=kind), MAX_ROWS // (1 + len(births)))
         asked, whatifs = _prompts(lens, n, length), [[Edit(at, vector)] for vector in _vectors(lens, len(births))]
         cost = shape.what_ifs(n, length, births, kind=kind)
         yield cost, lambda asked=asked, whatifs=whatifs: completions(lens, asked, whatifs)  # type: ignore[misc]
     for layer in (0, last):
-        n = STEPS * as_many(shape.steps(1, words.answer, short, layer, back=True), MOST_ROWS // STEPS)
-        n = PER_VECTOR * max(1, n // PER_VECTOR)
+        n = as_many(shape.steps(1, words.answer, short, layer, back=True), MOST_ROWS)
+        n = PER_VECTOR * max(1, (STEPS if layer < last else 1) * n // PER_VECTOR)
         taught, vectors = _prompts(lens, n, short, words.answers), _vectors(lens, n // PER_VECTOR)
         rows = Rows(lens, taught, [i // PER_VECTOR for i in range(n)], layer)
         n_tokens = sum(len(listed[0]) for listed in taught.answers)
         cost = shape.steps(1, n_tokens, short + words.answer - 1, layer, back=True)
         yield cost, lambda rows=rows, vectors=vectors: rows.gradient(vectors)  # type: ignore[misc]
+
+
+def _settle(lens: Lens, prompts: PromptBatch) -> None:
+    """Have the engine compare itself with full forwards on short prompts, and not again on longer ones."""
+    without_patches(measure_ahead)(lens, prompts)
+    parity, ever = lens.parity, lens.n_ctx
+    parity.length, parity.sharing = ever, (ever, True)
+    parity.several_tokens = (ever, parity.several_tokens[1])
 
 
 def _prompts(lens: Lens, n: int, length: int, answers: Sequence[int] = (1,)) -> PromptBatch:
@@ -140,14 +152,14 @@ def _vectors(lens: Lens, n: int) -> torch.Tensor:
     return torch.randn(n, lens.d_model, generator=torch.Generator().manual_seed(0), device="cpu")
 
 
-def _fastest(run: Callable[[], Any]) -> float:
-    run()  # the engine compares itself with full forwards on first use
-    best = np.inf
+def _typical(run: Callable[[], Any]) -> float:
+    run()  # what is made on first use takes no time again
+    took = []
     for _ in range(REPEATS):
         started = time.perf_counter()
         run()
-        best = min(best, time.perf_counter() - started)
-    return best
+        took.append(time.perf_counter() - started)
+    return float(np.median(took))
 
 
 @through_onednn

@@ -60,7 +60,7 @@ def words_of(source: Source, relations: Sequence[Relation]) -> Words:
     bare, answers = [template.prompt(word) for word, _ in pairs], [template.answer.format(answer=a) for _, a in pairs]
     shown = counts([prompt + answer + template.separator for prompt, answer in zip(bare, answers)]).mean()
     answer = np.maximum(counts(answers), 1)
-    origin = f"estimated, {PER_WORD} a word," if tokenizer is None else "counted"
+    origin = f"estimated at {PER_WORD} a word" if tokenizer is None else "counted"
     return Words(
         prompt=float(counts(bare).mean()) + more, shown=float(shown), answer=float(answer.mean()),
         long=float((answer >= 2).mean()), several=float(np.mean(several)), source=origin,
