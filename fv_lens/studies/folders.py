@@ -106,7 +106,7 @@ class OutputFolder:
             InputError: the folder is of another plan, or holds vectors that this one does not make.
         """
         plain, earlier = json.loads(json.dumps(plan)), self._plan()
-        if earlier is not None and earlier != plain and self.has_results:
+        if earlier is not None and earlier != plain and (self.has_results or not alone):
             raise InputError(
                 f"{str(self.path)!r} holds another run. What differs: {_differing(earlier, plain)}. {WAY_OUT}"
             )

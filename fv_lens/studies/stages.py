@@ -123,7 +123,7 @@ class Stages:
         return hashlib.sha256(json.dumps([self._plan, name], sort_keys=True).encode()).hexdigest()
 
     def _write(self, name: str, tensors: dict[str, Tensor], saved: dict[str, Any]) -> None:
-        self._path(name).parent.mkdir(exist_ok=True)
+        self._path(name).parent.mkdir(parents=True, exist_ok=True)
         storage.save(self._path(name), StageRecord.kind, tensors, saved | {"plan": self._digest(name)})
 
     def _read(self, name: str) -> Step:

@@ -42,9 +42,9 @@ class Graph(Generic[T]):
         return isinstance(unit, Unit) and self._may_begin(name) and not unit.applies(self.kept)
 
     def join(self) -> None:
-        """Write the stages of which all parts are on disk."""
+        """Write the stages of which all parts are on disk, and remove parts of those that are written."""
         for unit in self.units.values():
-            if isinstance(unit, Whole) and not self.is_done(unit.name) and self._may_begin(unit.name):
+            if isinstance(unit, Whole) and self._may_begin(unit.name):
                 unit.run(self.stages, self.kept)
 
     def left(self, among: Collection[str] | None = None) -> list[str]:

@@ -1,9 +1,11 @@
 """Workers as jobs, by submitit: processes on this machine, or jobs of Slurm."""
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,9 +116,13 @@ class Jobs:
             job.cancel(check=False)
         end = time.monotonic() + GRACE
         while self._machines.partition is None and time.monotonic() < end:
-            if all(job.done() for job in self._running.values()):
+            alive = [job for job in self._running.values() if not job.done()]
+            if not alive:
                 break
-            time.sleep(0.1)
+            for job in alive:  # which may pass over the SIGINT of `cancel`; its id is that of its process
+                with suppress(ProcessLookupError):
+                    os.kill(int(job.job_id), signal.SIGTERM)
+            time.sleep(0.2)
 
     def _how(self, job: "submitit.Job[Any]", states: Mapping[str, str]) -> str | None:
         """How a job ended; None while it has not, as far as is known."""

@@ -82,6 +82,10 @@ class Ledger:
         self._locks[name] = lock
         return True
 
+    def holds(self, name: str) -> bool:
+        """Whether this process is at a unit."""
+        return name in self._locks
+
     def end(self, name: str, error: str | None = None) -> None:
         """End this process's attempt: done, or failed with an error."""
         self._end(name, "done" if error is None else "failed", error or "")

@@ -67,6 +67,8 @@ def _compute(graph: Graph[T], name: str, subject: T, ledger: Ledger, tell: Calla
             else:
                 unit.run(graph.stages, graph.kept)
     except Exception as error:  # whatever it is, the units that do not rest on this one go on
+        if not ledger.holds(name):  # its job was stopped in the meantime
+            raise
         line = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         ledger.end(name, line)
         tell(f"{name} failed after {time.perf_counter() - started:.0f} s:\n{traceback.format_exc()}")

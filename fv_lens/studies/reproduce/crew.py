@@ -1,9 +1,14 @@
 """The process that starts workers for a study, shows how far they are, and writes the results when they have ended."""
 
+import os
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
+from ...ground.errors import InputError
 from ..console import notes
 from ..folders import JOBS
 from ..jobs.graph import Graph
@@ -17,6 +22,7 @@ from .workers import Part, Worker, graph_of
 
 LOOK = 0.5  # seconds between two looks at what workers have done
 WATCHER = "watcher"
+THE_MODEL = "the model"  # stands for all units where nobody has loaded it
 
 
 def run_workers(
@@ -36,10 +42,11 @@ def run_workers(
     """
     refuse_others(out)
     for part in parts.values():
+        part.begin_again()
         part.ledger(WATCHER).forget()
     crew = _Crew(out, parts, order, machines)
     views = _Views(parts)
-    with Board(notes, tell) as board:
+    with _terminated_as_interrupted(), Board(notes, tell) as board:
         try:
             for place in range(machines.jobs):
                 crew.start(place)
@@ -54,13 +61,27 @@ def run_workers(
     return views.left(), crew.ends
 
 
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM acts as Ctrl-C does, so that workers do not outlive the command."""
+    if threading.current_thread() is not threading.main_thread():  # which alone may set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 class _Crew:
     """The workers that have been started, and how those ended that did not run to their end."""
 
     def __init__(self, out: Path, parts: Mapping[str, Part], order: Order, machines: Machines):
         self._out, self._parts, self._order = out, list(parts.values()), order
         self._minutes = None if machines.partition is None else machines.minutes
-        self.jobs, self.ends = Jobs(out / JOBS / "submitit", machines), dict[str, str]()
+        of_start = f"{time.time():.0f}-{os.getpid()}"  # whose files an earlier start's are not taken for
+        self.jobs, self.ends = Jobs(out / JOBS / "submitit" / of_start, machines), dict[str, str]()
         self._started, self._places = 0, dict[str, int]()
 
     def start(self, place: int) -> None:
@@ -77,7 +98,10 @@ class _Crew:
                 self.ends[name] = how
                 tell(f"{name}: {how}")
                 if self._died_in_a_unit(name):
-                    self.start(self._places[name])
+                    try:
+                        self.start(self._places[name])
+                    except InputError as error:  # Slurm took no job; the others go on
+                        tell(str(error))
 
     def _died_in_a_unit(self, name: str) -> bool:
         ledgers = [part.ledger(WATCHER) for part in self._parts]
@@ -105,7 +129,7 @@ class _Views:
         left: dict[str, dict[str, str]] = {}
         for label, part in self._parts.items():
             if label not in self._graphs:
-                left[label] = {"the model": ""}
+                left[label] = {THE_MODEL: ""}
             elif reasons := unfinished(self._graphs[label], part.ledger(WATCHER)):
                 left[label] = reasons
         return left

@@ -9,12 +9,13 @@ from pathlib import Path
 from ...ground import storage
 from ...ground.errors import InputError
 from ..console import tell
-from ..folders import JOBS, OutputFolder, models_of, plan_in
+from ..folders import JOBS, OutputFolder, models_of, owner_of, plan_in
+from ..jobs.presence import refuse_others
 from ..jobs.shards import owner
 from ..stages import TIMINGS
 from .files import vector_files
 from .sharing import COMMAND, finish_models
-from .workers import Part, finish_part, graph_of
+from .workers import LEFT_OUT, Part, finish_part, graph_of
 
 SHARD = re.compile(r"shard-\d+-of-(\d+)\.alive")
 
@@ -27,8 +28,9 @@ def gather(folder: OutputFolder, sources: Sequence[Path]) -> None:
     """
     for source in sources:
         plan = plan_in(source)
-        if plan is None:
+        if plan is None or owner_of(source) != "reproduce":
             raise InputError(f"{str(source)!r} holds no study; give the --out of `fv-lens reproduce --shard`")
+        refuse_others(source)
         models = models_of(source)
         makes = {} if models else {"vectors": vector_files(list(plan["relations"]))}
         folder.claim(plan, makes)  # refuses another than its own
@@ -41,6 +43,8 @@ def _copy(source: Path, out: Path) -> None:
     if marker is not None and plan_in(out) is None:  # before the files, which are then of a plan
         with OutputFolder(out, "reproduce", keep=True) as folder:
             folder.claim(marker)
+    elif marker is not None and marker != plan_in(out):
+        raise InputError(f"{str(source)!r} and {str(out)!r} are of other plans; merge shards of one study")
     for path in sorted((source / "stages").rglob("*.safetensors")) + sorted((source / JOBS).glob("*.*")):
         target = out / path.relative_to(source)
         if target.exists() or path.suffix not in (".safetensors", ".json", ".alive"):
@@ -73,6 +77,8 @@ def finish_shards(folder: OutputFolder) -> None:
         if (graph := graph_of(part)) is None:
             if not models:
                 raise InputError(f"{str(out)!r} has no study that shards have begun; give the folder of one")
+            if not (part.jobs / LEFT_OUT).is_file():
+                left[name] = ["No shard has begun it."]
             continue
         graph.join()
         if missing := graph.left():

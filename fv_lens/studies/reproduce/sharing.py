@@ -1,5 +1,6 @@
 """One study by several processes, from the command line: `--jobs`, `--slurm` and `--shard`."""
 
+import gc
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -12,12 +13,12 @@ from ...ground import storage
 from ..console import output_folder
 from ..folders import JOBS, OutputFolder, plan_in
 from ..jobs.launch import Machines
-from ..jobs.presence import present
+from ..jobs.presence import at_work, present
 from ..jobs.shards import Shard
 from ..jobs.unfinished import UnfinishedError
 from ..results import REPORT, RESULTS, SUMMARY
 from ..several import BROKEN
-from .crew import run_workers
+from .crew import THE_MODEL, run_workers
 from .loading import Order
 from .several import write_together
 from .workers import Part, check_left_out, compute, finish_part
@@ -38,7 +39,8 @@ def by_workers(
     """
     left, ends = run_workers(folder.path, {"": part}, order, machines, tell)
     if left:
-        check_left_out(part)
+        if THE_MODEL in left[""]:  # which nobody could load
+            check_left_out(part)
         raise UnfinishedError(left, ends, folder.path / JOBS)
     return finish_part(folder, part)
 
@@ -60,9 +62,14 @@ def models_by_workers(
         UnfinishedError: units of a model are left; the table of the others is written.
     """
     folder.claim(plan)
+    _save_command(folder.path, command)
     parts = {name: Part(folder.path / name, plan["models"][name], lines[name]) for name in plan["models"]}
     try:
-        todo = {name: part for name, part in parts.items() if not is_finished(part.out)}
+        todo = {
+            name: part
+            for name, part in parts.items()
+            if not is_finished(part.out) or plan_in(part.out).get("threads") != order.threads  # which is then refused
+        }
         left, ends = run_workers(folder.path, todo, order, machines, tell) if todo else ({}, {})
         return finish_models(folder.path, plan, parts, command, left, ends)
     except BaseException:
@@ -80,7 +87,8 @@ def finish_models(
     for name, part in parts.items():
         try:
             if name in left:
-                check_left_out(part)
+                if THE_MODEL in left[name]:
+                    check_left_out(part)
                 unfinished[name] = left[name]
                 without[name] = f"{len(left[name])} units are left"
             elif not is_finished(part.out):
@@ -112,16 +120,17 @@ def by_shard(
     with OutputFolder(out, "reproduce", wait=WAIT, keep=plan is not None) as folder:
         if plan is not None:
             folder.claim(plan, alone=False)
-            (out / JOBS).mkdir(exist_ok=True)
-            storage.save_json(out / JOBS / COMMAND, {"command": command})
+            _save_command(out, command)
     left: dict[str, dict[str, str]] = {}
     with present(out, shard.name):
-        with OutputFolder(out, "reproduce", wait=WAIT):
-            pass  # nobody has it alone; who comes later sees the shard
+        with OutputFolder(out, "reproduce", wait=WAIT) as folder:  # nobody has it alone; later ones see the shard
+            if at_work(out) == [shard.name] and not folder.has_results:
+                for part in parts.values():
+                    part.begin_again()
         first = shard.index % len(parts)
         for name in [*list(parts)[first:], *list(parts)[:first]]:
             ledger = parts[name].ledger(shard.name)
-            ledger.forget(shard.name)
+            ledger.forget(None if at_work(out) == [shard.name] else shard.name)
             try:
                 reasons = compute(parts[name], order, ledger, tell, shard)
             except BROKEN as error:
@@ -132,8 +141,14 @@ def by_shard(
                 continue
             if reasons:
                 left[name] = reasons
+            gc.collect()  # hooks hold a model in circles, and two may not fit
     if left:
         raise UnfinishedError(left, {}, out / JOBS)
+
+
+def _save_command(out: Path, command: str) -> None:
+    (out / JOBS).mkdir(exist_ok=True)
+    storage.save_json(out / JOBS / COMMAND, {"command": command})
 
 
 def is_finished(out: Path) -> bool:
@@ -143,7 +158,7 @@ def is_finished(out: Path) -> bool:
 
 def forget_nothing(out: Path) -> None:
     """Remove the records of processes from a folder in which no study was begun."""
-    if plan_in(out) is None:
+    if plan_in(out) is None and not at_work(out):
         shutil.rmtree(out / JOBS, ignore_errors=True)
         with suppress(OSError):
             out.rmdir()

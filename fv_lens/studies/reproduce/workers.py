@@ -1,6 +1,8 @@
 """A study, or those of several models, computed by several processes: workers that `--jobs` starts, and shards."""
 
+import gc
 import json
+import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +15,7 @@ from filelock import FileLock
 from ...ground import storage
 from ...ground.errors import InputError, ParityError
 from ...ground.progress import no_progress
-from ..folders import JOBS, OutputFolder, plan_in
+from ..folders import JOBS, MARKER, OutputFolder, plan_in
 from ..jobs.graph import Graph
 from ..jobs.ledger import Ledger
 from ..jobs.presence import present
@@ -50,6 +52,13 @@ class Part:
         self.jobs.mkdir(parents=True, exist_ok=True)
         kind = "ParityError" if isinstance(error, ParityError) else "InputError"
         storage.save_json(self.jobs / LEFT_OUT, {"kind": kind, "why": str(error)})
+
+    def begin_again(self) -> None:
+        """Forget what an earlier start said of the study, which may have been another one; results stay."""
+        for name in (OUTLINE, LEFT_OUT):
+            (self.jobs / name).unlink(missing_ok=True)
+        if not OutputFolder(self.out, "reproduce").has_results:
+            (self.out / MARKER).unlink(missing_ok=True)
 
     def ledger(self, worker: str) -> Ledger:
         """The tries at its units, as this worker makes them."""
@@ -103,6 +112,8 @@ class Worker:
     _at: Ledger | None = field(default=None, repr=False)
 
     def __call__(self) -> None:
+        if self.minutes is None:  # on this machine SIGTERM ends it; submitit would pass over it
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         with present(self.out, self.name), no_progress(), (self.out / JOBS / f"{self.name}.log").open("a") as log:
 
             def tell(line: str) -> None:
@@ -111,6 +122,7 @@ class Worker:
             first = self.number % len(self.parts)
             for part in [*self.parts[first:], *self.parts[:first]]:
                 self._work_on(part, tell)
+                gc.collect()  # hooks hold a model in circles, and two may not fit
 
     def _work_on(self, part: Part, tell: Callable[[str], None]) -> None:
         tell(f"{part.model} in {part.out}")
@@ -155,8 +167,7 @@ def outline_of(part: Part) -> tuple[Outline, str]:
 
 def graph_of(part: Part) -> Graph[Study] | None:
     """The units of a study and what is on disk of them; None before its model has been loaded."""
-    plan = plan_in(part.out)
-    if plan is None or not (part.jobs / OUTLINE).is_file():
+    if not (part.jobs / OUTLINE).is_file() or (plan := plan_in(part.out)) is None:
         return None
     return Graph(units_of(outline_of(part)[0]), Stages(part.out / "stages", plan))
 
@@ -165,4 +176,6 @@ def finish_part(folder: OutputFolder, part: Part) -> pd.DataFrame:
     """Write the results of a study whose units are all there; returns the table."""
     (outline, command), plan = outline_of(part), plan_in(part.out)
     folder.claim(plan, {"vectors": vector_files(outline.names)})
-    return finish(outline, part.out, plan, command, Stages(part.out / "stages", plan))
+    stages = Stages(part.out / "stages", plan)
+    Graph(units_of(outline), stages).join()  # which removes parts that a killed process left beside their stage
+    return finish(outline, part.out, plan, command, stages)

@@ -5,6 +5,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from fv_lens.studies.jobs.ledger import Ledger
-from fv_lens.studies.jobs.presence import present
+from fv_lens.studies.jobs.presence import at_work, present
 from fv_lens.studies.reproduce import steps
 
 from ..commands import call, files, write
@@ -78,6 +80,20 @@ def test_two_jobs_of_which_one_is_killed_leave_the_table_of_one_process(given, w
     assert len(killed) == 1
     assert summary(there / "out")["command"].endswith("--threads 1 --out out")
     assert len(list((there / "out/jobs").glob("worker-*.log"))) == 3, "another one came in its place"
+    other = call("reproduce", *given, "--seeds", "1", "--out", "out", "--jobs", 1)
+    assert other.exit_code == 2 and "holds another run" in other.stderr and results(there / "out") == expected
+
+
+@pytest.mark.slow
+def test_no_worker_outlives_a_command_that_is_terminated(given, there):
+    line = [sys.executable, "-m", "fv_lens", "reproduce", *given, "--out", "out", "--jobs", "2"]
+    with subprocess.Popen(line, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as command:
+        while len(at_work(there / "out")) < 2 or not list((there / "out").glob("stages/parts/*")):
+            assert command.poll() is None
+            time.sleep(0.1)
+        command.terminate()
+        assert command.wait(60) != 0
+    assert not at_work(there / "out")
 
 
 @pytest.mark.slow
@@ -128,7 +144,10 @@ def test_a_unit_that_fails_twice_is_named_and_the_rest_goes_on_and_later_this_to
         patched.setattr(steps, "curve", broken)
         result = call("reproduce", *given, "--out", "out", "--shard", "0/1")
     assert result.exit_code == 1
-    assert "curve failed: RuntimeError: no room" in result.stderr and "because they need a unit that failed: scores" in result.stderr
+    assert (
+        "curve failed: RuntimeError: no room" in result.stderr
+        and "because they need a unit that failed: scores" in result.stderr
+    )
     assert len(Ledger(there / "out/jobs/units", "").failures("curve")) == 2
     finished = {path.stem for path in (there / "out" / "stages").glob("*.safetensors")}
     assert {"readings", "shots-13", "tuned-from-fv-seed-1"} <= finished and not finished & {"scores", "curve"}
@@ -177,7 +196,7 @@ def test_without_submitit_or_slurm_it_is_said_what_to_install(here, no_model, mo
     if shutil.which("srun") is None:
         slurm = call("reproduce", "--relations", write(relations()[0]), "--slurm", "gpu")
         assert slurm.exit_code == 2 and "'gpu', and this machine has no Slurm (srun)" in slurm.stderr
-    monkeypatch.setitem(__import__("sys").modules, "submitit", None)
+    monkeypatch.setitem(sys.modules, "submitit", None)
     result = call("reproduce", "--jobs", 2)
     assert result.exit_code == 2 and 'pip install "fv-lens[cluster]"' in result.stderr
     assert files(here) == ["a.json"]
