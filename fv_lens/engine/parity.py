@@ -22,7 +22,7 @@ from ..models.state import Form, Parity, places
 from .batches import PromptBatch
 from .edits import RESIDUAL, Edit, Plan, WhatIf
 from .forms import ALONE, BATCH, FORMS, POSITIONS, SLOW, in_full, one_by_one, prefix_for
-from .prefixes import trimmed
+from .prefixes import WORTH, shared_tokens, trimmed
 
 ALWAYS_PROBED = (HEAD_OUTPUT, RESIDUAL)  # other sites are probed when an edit there is first asked for
 
@@ -45,10 +45,11 @@ def measured(lens: Lens, tokens: Tensor, mask: Tensor, tail: int = 1) -> Parity:
 
 
 @torch.no_grad()
-def measure_ahead(lens: Lens, prompts: PromptBatch) -> None:
-    """Measure parity on the longest of these prompts and answers, for rows of one token and of several.
+def measure_ahead(lens: Lens, prompts: PromptBatch, whatifs: Sequence[WhatIf] = ()) -> None:
+    """Measure parity on the longest of these prompts and answers: rows of one token and of several, shared beginnings.
 
-    For work that begins with shorter prompts, each longer one of which would be compared again.
+    For work that begins with shorter prompts, each longer one of which would be compared again; and for work whose
+    order is not known, which is then done in the same forms in any order. Sites are those of the what-ifs' edits.
     """
     answer = max(chain.from_iterable(prompts.answers), key=len)[: lens.n_ctx - prompts.tokens.shape[1]]
     tokens = torch.cat([prompts.tokens, torch.tensor(answer, device="cpu").expand(len(prompts), -1).long()], 1)
@@ -56,6 +57,10 @@ def measure_ahead(lens: Lens, prompts: PromptBatch) -> None:
     parity = measured(lens, tokens, mask)
     if not lens.one_by_one and BATCH in parity.forms:
         _forms_of_several_tokens(lens, tokens, mask, int(mask.sum(1).max()))
+    form, length = form_for(lens, tokens, mask, 1, whatifs), int(mask.sum(1).max())
+    if form not in (SLOW, ALONE) and length > WORTH + 4:
+        shared = shared_tokens(tokens[:, :-1], mask[:, :-1]) or WORTH
+        sharing_is_exact(lens, tokens, mask, shared, form)
 
 
 def form_for(lens: Lens, tokens: Tensor, mask: Tensor, tail: int, whatifs: Sequence[WhatIf] = ()) -> Form:

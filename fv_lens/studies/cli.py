@@ -1,4 +1,4 @@
-"""The command line: `fv-lens run`, `reproduce`, `table`, `analogies`, `humans`, `relations`, `generate` and `decode`.
+"""The command line: `fv-lens run`, `reproduce`, `merge`, `table`, `analogies`, `humans`, `relations` and others.
 
 Slow imports (torch, TransformerLens) are inside the commands, so that help is instant.
 """
@@ -31,8 +31,10 @@ from .console import (
 )
 from .humans.command import humans
 from .job import Job
-from .reproduce.command import reproduce, table
+from .reproduce.command import reproduce
+from .reproduce.merge import merge
 from .run.study import N_SHOTS
+from .table import table
 
 if TYPE_CHECKING:
     from ..vectors.function_vector import FunctionVector
@@ -192,6 +194,7 @@ def _model_of(fv: "FunctionVector", file: Path, name: str | None) -> Any:
 
 
 app.command()(reproduce)
+app.command()(merge)
 app.command()(table)
 app.command()(analogies)
 app.command()(humans)

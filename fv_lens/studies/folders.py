@@ -27,6 +27,7 @@ FILES = (
     "vector.safetensors", "tuned.safetensors",
 )  # fmt: skip
 FOLDERS = ("stages", "vectors", "composites")
+JOBS = "jobs"  # logs and records of processes that share a study: no results
 HALF_WRITTEN = re.compile(
     rf"\.(?:{'|'.join(map(re.escape, (*FILES, MARKER, 'timings.json')))}|.+\.safetensors)\.\d+\.part"
 )
@@ -41,15 +42,17 @@ class OutputFolder:
     Args:
         path: the folder; made if needed.
         command: whose results it holds: "run", "reproduce", "analogies" or "humans".
+        wait: seconds to wait for another process that has the folder.
+        keep: whether its mark stays where nothing was saved yet, for others that will.
 
     Raises:
         InputError: on entry, if the folder belongs to another command, holds the user's own files that would be
             overwritten, is in use by another process or cannot be written to.
     """
 
-    def __init__(self, path: str | os.PathLike[str], command: str):
+    def __init__(self, path: str | os.PathLike[str], command: str, wait: float = 0, keep: bool = False):
         self.path, self.command, self.claimed = Path(path), command, False
-        self._lock = FileLock(self.path / LOCK, timeout=0)
+        self._lock, self._keep = FileLock(self.path / LOCK, timeout=wait), keep
         # What was not there before: the folder and those above it, those within it, and the lock's file and marker.
         self._made: list[Path] = []
         self._inner: list[Path] = []
@@ -81,20 +84,23 @@ class OutputFolder:
 
     @property
     def stages(self) -> list[Path]:
-        """The finished stages."""
-        return sorted((self.path / "stages").glob("*.safetensors"))
+        """The finished stages, and parts of some."""
+        return sorted((self.path / "stages").rglob("*.safetensors"))
 
     @property
     def has_results(self) -> bool:
         """Whether there is anything in it that a command of fv-lens writes, a half-written file aside."""
         return any(True for _ in self._results())
 
-    def claim(self, plan: Mapping[str, Any], makes: Mapping[str, Collection[str]] | None = None) -> None:
+    def claim(
+        self, plan: Mapping[str, Any], makes: Mapping[str, Collection[str]] | None = None, alone: bool = True
+    ) -> None:
         """Mark the folder as that of a plan, or confirm that it is.
 
         Args:
             plan: plain JSON data that says what is run: model, relations, settings, versions.
             makes: subfolder -> the .safetensors files that the plan may leave there; none for those left out.
+            alone: no other process writes into the folder, so that half-written files are a killed one's and go.
 
         Raises:
             InputError: the folder is of another plan, or holds vectors that this one does not make.
@@ -113,7 +119,7 @@ class OutputFolder:
                     )
         try:
             stale = [] if self.stages or self._earlier() is None else [self.path / "stages" / EARLIER]
-            for file in (*stale, *self._partial()):
+            for file in (*stale, *(self._partial() if alone else ())):
                 file.unlink(missing_ok=True)
             self._write_marker({"command": self.command, "plan": plain})
         except OSError as error:
@@ -215,7 +221,7 @@ class OutputFolder:
     def _leave(self) -> None:
         """Release the lock; if nothing was saved, remove what was created."""
         with suppress(OSError):
-            if self._lock.is_locked and not (self.claimed and self.has_results):
+            if self._lock.is_locked and not (self.claimed and (self._keep or self.has_results)):
                 for folder in self._inner:
                     with suppress(OSError):
                         folder.rmdir()
@@ -233,6 +239,12 @@ def owner_of(folder: Path) -> str | None:
     """The command whose results a folder holds; None where it does not say."""
     owner = _read(folder / MARKER)
     return None if owner is None else owner["command"]
+
+
+def plan_in(folder: Path) -> Any:
+    """The plan that a folder is marked with; None where it is not marked."""
+    owner = _read(folder / MARKER)
+    return None if owner is None else owner["plan"]
 
 
 def models_of(folder: Path) -> dict[str, str]:

@@ -7,7 +7,7 @@ from itertools import count
 from pathlib import Path
 
 from ..ground.errors import InputError
-from .folders import FILES, FOLDERS
+from .folders import FILES, FOLDERS, JOBS
 
 MODEL = "smollm2-135m"
 
@@ -42,7 +42,7 @@ def model_folders(models: Iterable[str]) -> dict[str, str]:
             raise InputError(f"--models names {name!r}: there is no such file or folder; check the path")
     lasts = [Path(os.path.expanduser(name)).absolute().name for name in models]
     plain = [re.sub(r"[^\w.-]+", "-", last.removesuffix(".gguf")).lstrip(".") or "model" for last in lasts]
-    return dict(zip(distinct(plain, (*FOLDERS, *FILES)), models))
+    return dict(zip(distinct(plain, (*FOLDERS, JOBS, *FILES)), models))
 
 
 def split_names(text: str) -> list[str]:

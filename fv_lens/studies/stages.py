@@ -3,7 +3,8 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ from .folders import EARLIER
 
 Step = tuple[dict[str, Tensor], dict[str, Any]]  # tensors, and plain JSON data
 TIMINGS = "timings.json"
+PARTS = "parts"
 
 
 class StageRecord(Record):
@@ -35,16 +37,20 @@ class StageRecord(Record):
 class Stages:
     """The finished stages in a folder, each of which carries the plan that it is of.
 
+    A stage may be made of parts, named `PARTS/...`: each is kept in a file of its own until the whole is.
+
     Args:
         folder: where they are kept; made if needed.
         plan: plain JSON data that says what is run (model, relations, settings, versions).
+        alone: held while the file of timings is changed, where other processes write stages into the folder as well.
 
     Raises:
         InputError: the folder holds a stage of another plan or a damaged one, or cannot be written to.
     """
 
-    def __init__(self, folder: Path, plan: Mapping[str, Any]):
+    def __init__(self, folder: Path, plan: Mapping[str, Any], alone: AbstractContextManager[Any] | None = None):
         self.folder, self._plan = folder, json.loads(json.dumps(plan))
+        self._alone: AbstractContextManager[Any] = nullcontext() if alone is None else alone
         self.timings: dict[str, float] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -56,22 +62,51 @@ class Stages:
 
     @property
     def finished(self) -> list[str]:
-        """Names of the stages on disk."""
+        """Names of the stages on disk, those of parts apart."""
         return sorted(path.stem for path in self.folder.glob("*.safetensors"))
 
-    def run(self, name: str, compute: Callable[[], tuple[dict[str, Tensor], dict[str, Any]]]) -> Step:
-        """The tensors and record of a stage, from disk if it was finished before."""
-        if not self._path(name).is_file():
+    def has(self, name: str) -> bool:
+        """Whether a stage, or a part of one, is on disk."""
+        return self._path(name).is_file()
+
+    def run(self, name: str, compute: Callable[[], Step], parts: Collection[str] = ()) -> Step:
+        """The tensors and record of a stage, from disk if it was finished before.
+
+        Args:
+            parts: of the stage, on disk, which `compute` brings together: their time is the stage's, and they go.
+        """
+        if not self.has(name):
             started = time.perf_counter()
             tensors, record = compute()
-            took = round(time.perf_counter() - started, 1)
+            took = time.perf_counter() - started
             self._write(name, tensors, {"record": record})
-            storage.save_json(self.folder / TIMINGS, self._known_timings() | {name: took})
+            self._add_timing(name, took, parts)
+        for part in parts:
+            self._path(part).unlink(missing_ok=True)
+        return self.read(name)
+
+    def read(self, name: str) -> Step:
+        """The tensors and record of a finished stage.
+
+        Raises:
+            InputError: it is not there, is damaged or is of another plan.
+        """
         tensors, saved = self._read(name)
         seconds = self._known_timings().get(name, saved.get("seconds"))
-        if seconds is not None:
+        if seconds is not None and not name.startswith(PARTS):
             self.timings[name] = seconds
         return tensors, saved["record"]
+
+    def _add_timing(self, name: str, took: float, parts: Collection[str]) -> None:
+        with self._alone:
+            known = self._known_timings()
+            took += sum(known.pop(part, 0.0) for part in parts)
+            storage.save_json(self.folder / TIMINGS, known | {name: round(took, 1)})
+
+    def tidy(self) -> None:
+        """Remove the folder of parts, where all of them have gone into their stages."""
+        with suppress(OSError):  # it is not there, or not empty
+            (self.folder / PARTS).rmdir()
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
@@ -88,6 +123,7 @@ class Stages:
         return hashlib.sha256(json.dumps([self._plan, name], sort_keys=True).encode()).hexdigest()
 
     def _write(self, name: str, tensors: dict[str, Tensor], saved: dict[str, Any]) -> None:
+        self._path(name).parent.mkdir(exist_ok=True)
         storage.save(self._path(name), StageRecord.kind, tensors, saved | {"plan": self._digest(name)})
 
     def _read(self, name: str) -> Step:

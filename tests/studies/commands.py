@@ -23,6 +23,15 @@ def files(folder):
     return sorted(path.name for path in folder.iterdir() if path.name not in (LOCK, MARKER))
 
 
+def cells(printed: str, first: str) -> dict[str, list[str]]:
+    """Row -> cells of the one table in Markdown whose heading begins with `first`."""
+    lines = printed.splitlines()
+    [start] = [i for i, line in enumerate(lines) if line.startswith(f"| {first} ")]
+    end = next((i for i in range(start, len(lines)) if not lines[i].startswith("|")), len(lines))
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[start:end]]
+    return {name: rest for name, *rest in (rows[0], *rows[2:])}
+
+
 def write(relation: Relation) -> str:
     content = {"name": relation.name, "names": relation.names, "family": relation.family, "pairs": relation.pairs}
     Path(f"{relation.name}.json").write_text(json.dumps(content))

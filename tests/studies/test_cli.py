@@ -8,7 +8,6 @@ import sys
 from dataclasses import replace
 from importlib import metadata
 
-import numpy as np
 import pytest
 import torch
 
@@ -19,9 +18,6 @@ from fv_lens.evaluation.readings import log_probs
 from fv_lens.ground.errors import InputError, ParityError
 from fv_lens.models import load
 from fv_lens.models.lens import lens_of
-from fv_lens.studies.folders import OutputFolder
-from fv_lens.studies.job import Job
-from fv_lens.studies.reproduce.study import reproduce
 from fv_lens.vectors import mediation, tuning_pairs
 from fv_lens.vectors.effects import HeadEffects
 from fv_lens.vectors.function_vector import FunctionVector
@@ -29,8 +25,6 @@ from fv_lens.vectors.summed import function_vector
 
 from .. import tiny
 from .commands import call, files, interrupted
-from .small import relations as kin
-from .small import studied, study_of
 
 FILES = ["effects.safetensors", "report.html", "summary.json", "vector.safetensors"]  # in the order of their making
 TUNED = "tuned.safetensors"
@@ -451,79 +445,6 @@ def test_decode_lists_the_strongest_and_weakest_tokens(here, tiny_model, vector,
 def test_decode_refuses_bad_input(here, tiny_model, vector, arguments, message):
     result = call("decode", *(str(vector) if text == "VECTOR" else text for text in arguments))
     assert result.exit_code == 2 and message in result.stderr and not result.stdout and "Traceback" not in result.stderr
-
-
-# table
-
-
-@pytest.mark.slow
-def test_table_prints_what_a_study_left(here, monkeypatch):
-    monkeypatch.setattr("fv_lens.studies.reproduce.files.write_table_report", lambda *args, **more: None)
-    study = study_of(studied(), kin()[:2], seeds=1, steps=2, curve=(1,))
-    with OutputFolder(here / "fv_lens_study", "reproduce") as folder:
-        frame = reproduce(study, Job(folder, "", lambda line: None), {})
-    before = files(here / "fv_lens_study")
-    result = call("table")
-    assert result.exit_code == 0 and result.stdout == call("table", "fv_lens_study").stdout
-    printed = re.sub(" +", " ", result.stdout)  # columns are padded
-    of = frame[(frame.group == "all") & (frame.measure == "accuracy")].set_index(["part", "row"])
-    for row in ("zero-shot", "3-shot", "13-shot", "FV", "FFV from FV", "FFV from zero"):
-        known = " [" * bool(np.isfinite(of.low["score", row]))
-        assert f"| {row} | {of.value['score', row]:.2f}{known}" in printed
-    for row in ("FFV from FV - FV", "FFV from FV - 3-shot", "FFV from FV - 8-shot"):
-        line = next(line for line in printed.splitlines() if line.startswith(f"| {row.replace(' - ', ' − ')} |"))
-        known = " [" * bool(np.isfinite(of.low["difference", row]))
-        assert f" {of.value['difference', row]:+.2f}{known}" in line.replace("*", "")
-    assert result.stdout.startswith("tiny/llama (torch.float32), 2 relations, 12 test words; vectors tuned on 8 pairs")
-    assert files(here / "fv_lens_study") == before
-
-
-def test_table_of_a_folder_without_results_says_so(here, no_model):
-    (here / "empty").mkdir()
-    (here / "half").mkdir()
-    (here / "half" / "results.csv").write_text("part,row\n")
-    (here / "begun" / "stages").mkdir(parents=True)
-    reasons = {
-        "empty": "it has no results.csv and summary.json; give the --out of a finished study",
-        "missing": "there is no such folder; give the --out of a study",
-        "half": "it has no results.csv and summary.json",
-        "begun": "the study is not finished; the command that began it goes on from where it stopped",
-    }
-    for folder, reason in reasons.items():
-        result = call("table", folder)
-        assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1 and not result.stdout
-        assert result.stderr.startswith(f"Error: '{folder}' holds no results of `fv-lens reproduce`: {reason}")
-        assert "Errno" not in result.stderr
-
-
-@pytest.mark.parametrize("command", ["run", "analogies", "humans"])
-def test_table_of_another_commands_folder_says_whose_it_is(here, command):
-    with OutputFolder(here / "out", command) as folder:
-        folder.claim({})
-        (here / "out" / "summary.json").write_text("{}")
-        (here / "out" / "results.csv").write_text("method,library\nposterior,full\n")
-    result = call("table", "out")
-    assert result.exit_code == 2 and not result.stdout
-    assert result.stderr == (
-        f"Error: 'out' holds no results of `fv-lens reproduce`: they are of `fv-lens {command}`; give the --out of a "
-        "study\n"
-    )
-
-
-LINE = "part,group,name,row,measure,value,low,high,n\nscore,relation,a,zero-shot,accuracy,0.5,0.4,0.6,20\n"
-
-
-@pytest.mark.slow(but=1)
-@pytest.mark.parametrize("frame", ["", "method,library\nposterior,full\n", LINE[:44], LINE, "\x00"], ids=str)
-@pytest.mark.parametrize(
-    "summary", ["", "{", "[]", "{}", '{"command": "fv-lens run", "relation": "antonym"}', '{"versions": 3}']
-)
-def test_table_of_damaged_results_says_so(here, frame, summary):
-    (here / "results.csv").write_text(frame)
-    (here / "summary.json").write_text(summary)
-    result = call("table", ".")
-    assert result.exit_code == 2 and not result.stdout and len(result.stderr.splitlines()) == 1
-    assert "its results.csv or summary.json is damaged or another command's (" in result.stderr
 
 
 # The rest

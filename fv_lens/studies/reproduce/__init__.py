@@ -1,1 +1,1 @@
-"""`fv-lens reproduce` and `fv-lens table`: many relations, every vector and control."""
+"""`fv-lens reproduce`: many relations, every vector and control."""

@@ -1,8 +1,6 @@
-"""The commands `fv-lens reproduce` and `fv-lens table`."""
+"""The command `fv-lens reproduce`."""
 
-import json
 import shlex
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,11 +13,12 @@ from ...datasets.relation_files import load_relation, relation_names
 from ...datasets.relations import Relation
 from ...ground.errors import InputError
 from ...ground.measures import COMPLETED, MEASURES
-from ..console import MOST_DEALS, STUDY, ModelName, console, expanded, notes, output_folder, plain_errors, quiet, tell
-from ..folders import owner_of
-from ..job import Job
+from ..console import MOST_DEALS, STUDY, ModelName, console, expanded, plain_errors, quiet
+from ..jobs.options import Gpus, Minutes, NumberOfJobs, Partition, ShardText, Sharing, Threads
 from ..names import MODEL, named_models, split_names
 from ..sources import BatsFolder, LreFolder, PublishedSet, ToddFolder, published_set
+from .given import Given, study
+from .loading import Order
 
 DTYPES = ("float32", "bfloat16", "float16")  # as in `models`, which is slow to import
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from .setup import Settings, Study
+    from .setup import Settings
 
 
 def reproduce(
@@ -56,13 +55,18 @@ def reproduce(
     ] = False,
     chat: Annotated[bool, typer.Option("--chat", help="Ask in the model's own chat form.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only estimate work, time, memory and traffic.")] = False,
-    jobs: Annotated[int | None, typer.Option(min=1, help="With --dry-run: how many processes share the work.")] = None,
     devices: Annotated[
         int | None, typer.Option(min=1, help="With --dry-run: estimate for this many GPUs a job.")
     ] = None,
     memory: Annotated[
         float | None, typer.Option(help="With --dry-run: gigabytes of each GPU.", show_default="80")
     ] = None,
+    threads: Threads = None,
+    jobs: NumberOfJobs = None,
+    slurm: Partition = None,
+    minutes: Minutes = None,
+    gpus: Gpus = None,
+    shard: ShardText = None,
 ) -> None:
     """Tune vectors for many relations and measure them beside prompting and controls, in one table.
 
@@ -70,6 +74,7 @@ def reproduce(
     """
     saved: list[Path] = []
     with plain_errors(saved, goes_on=True), quiet():
+        sharing = Sharing.of(jobs, slurm, minutes, gpus, shard, threads)
         if dtype not in DTYPES:
             raise InputError(f"--dtype is {dtype!r}; give one of {', '.join(DTYPES)}")
         weights: Any = dtype  # one of DTYPES, as was checked
@@ -79,12 +84,12 @@ def reproduce(
 
         def line(out: Path, **named: str) -> str:
             options: dict[str, Any] = {"--relations": relations, **dict([source] if source else []), **named}
-            options |= {"--dtype": dtype, "--seeds": seeds, "--out": out}
+            options |= {"--dtype": dtype, "--seeds": seeds, "--threads": threads, "--out": out}
             given = [str(part) for option in options.items() if option[1] is not None for part in option]
             given += ["--baselines"] * baselines + ["--chat"] * chat
             return shlex.join(["fv-lens", "reproduce", *given])
 
-        from .setup import Settings, sized
+        from .setup import Settings
 
         settings = Settings(seeds=seeds, baselines=baselines)
         if baselines:
@@ -94,30 +99,24 @@ def reproduce(
         if dry_run:
             if chat:
                 raise InputError("--dry-run counts the plain form of prompts; leave --chat out.")
+            if threads is not None:
+                import torch
+
+                torch.set_num_threads(threads)  # with which the time is measured
             asked = {"jobs": jobs or 1, "devices": devices, "memory": memory}
             _print_estimates(list(several.values()) if several else [model], chosen, settings, weights, asked)
             return
-        if (jobs, devices, memory) != (None, None, None):
-            raise InputError("--jobs, --devices and --memory are of an estimate; give --dry-run beside them.")
-        with output_folder(out, "reproduce", saved) as folder:
-            kept, too_small = sized(chosen, settings)  # before the model is loaded
-            _note_left_out(too_small)
-
-            def load(name: str) -> "tuple[Study, dict[str, Any]]":
-                return _study_of(name, weights, chosen, settings, too_small, chat)
-
-            if several is None:
-                study, facts = load(model)
-                from .study import reproduce as run_all
-
-                frame = run_all(study, Job(folder, line(out, **{"--model": model}), tell), facts)
-            else:
-                from .several import plan_of_models, study_models
-
-                lines = {name: line(out / name, **{"--model": path}) for name, path in several.items()}
-                command = line(out, **{"--models": ",".join(several.values())})
-                plan = plan_of_models(several, kept, settings, dtype) | ({"chat": True} if chat else {})
-                frame = study_models(folder, plan, load, lines, command, saved)
+        if (devices, memory) != (None, None):
+            raise InputError("--devices and --memory are of an estimate; give --dry-run beside them.")
+        order = Order(chosen, settings, weights, chat, threads)
+        if several is None:
+            given = Given(out, {"": model}, {"": line(out, **{"--model": model})}, line(out, **{"--model": model}))
+        else:
+            lines = {name: line(out / name, **{"--model": path}) for name, path in several.items()}
+            given = Given(out, several, lines, line(out, **{"--models": ",".join(several.values())}))
+        frame = study(given, order, sharing, saved)
+        if frame is None:
+            return
         console.print(_overview(frame) if several is None else _overview_of_models(frame, list(several)))
         names = ("report.html", "results.csv", "summary.json", *(several or ["vectors"]))
         console.print(Text("\n".join(str(out / name) for name in names)), soft_wrap=True)
@@ -130,66 +129,6 @@ def _print_estimates(
 
     for name in models:
         console.print(Text(str(estimate(name, chosen, settings, dtype, **asked))))
-
-
-def _study_of(
-    name: str, dtype: Any, chosen: "Sequence[Relation]", settings: "Settings", noted: Mapping[str, str], chat: bool
-) -> "tuple[Study, dict[str, Any]]":
-    """The study of a model, which is loaded, and the hash of its weights; relations left out are noted once."""
-    notes.print(Text("Loading the libraries and the model", style="bold"))
-    from ...datasets.prompts import PromptTemplate
-    from ...models.lens import lens_of
-    from ...models.load import load_model
-    from .setup import Study
-
-    loaded = load_model(name, dtype=dtype)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # small parts were warned of before
-        study = Study(loaded, chosen, settings, PromptTemplate.chat(loaded) if chat else PromptTemplate())
-    _note_left_out({name: why for name, why in study.left_out.items() if name not in noted})
-    return study, {"weights, SHA-256": lens_of(loaded).weights_hash}
-
-
-def table(
-    folder: Annotated[
-        Path, typer.Argument(callback=expanded, help="The folder of a finished `fv-lens reproduce`.")
-    ] = STUDY,
-) -> None:
-    """Print the results of `reproduce` as Markdown tables."""
-    with plain_errors():
-        import pandas as pd
-
-        from .markdown import markdown
-        from .several_markdown import markdown_of_models
-
-        try:
-            frame = pd.read_csv(folder / "results.csv")
-            summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-            text = (markdown_of_models if "models" in summary else markdown)(frame, summary)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # each damage has its own
-            raise InputError(
-                f"{str(folder)!r} holds no results of `fv-lens reproduce`: {_without_results(folder, error)}"
-            ) from None
-        typer.echo(text, nl=False)
-
-
-def _without_results(folder: Path, error: Exception) -> str:
-    if not folder.is_dir():
-        return "there is no such folder; give the --out of a study"
-    owner = owner_of(folder)
-    if owner not in (None, "reproduce"):
-        return f"they are of `fv-lens {owner}`; give the --out of a study"
-    if not isinstance(error, FileNotFoundError):
-        cause = f"{type(error).__name__}: {error}"
-        return f"its results.csv or summary.json is damaged or another command's ({cause}); give the --out of a study"
-    if owner == "reproduce" or (folder / "stages").is_dir():
-        return "the study is not finished; the command that began it goes on from where it stopped"
-    return "it has no results.csv and summary.json; give the --out of a finished study"
-
-
-def _note_left_out(left_out: Mapping[str, str]) -> None:
-    for name, why in left_out.items():
-        typer.echo(f"Note: {name} is left out: {why}", err=True)
 
 
 def _chosen_relations(relations: str | None, source: PublishedSet | None) -> list[Relation]:

@@ -19,9 +19,9 @@ from ...vectors.lessons import mean_validation_losses, training_frame
 from ..names import distinct
 from ..results import REPORT, RESULTS, SUMMARY
 from ..stages import Step
+from .outline import Outline
 from .page import Portrait, write_table_report
 from .readings import add_readings
-from .setup import Study
 from .steps import unpacked
 
 VECTORS = "vectors"
@@ -61,10 +61,10 @@ class Found:
         return kinds[int(np.argmin(losses))]
 
 
-def table_of(study: Study, found: Found) -> pd.DataFrame:
+def table_of(study: Outline, found: Found) -> pd.DataFrame:
     """Every number of the study as a tidy frame, see `evaluation.table`."""
     settings, rows = study.settings, dict(found.rows)
-    table = Table(study.names, [relation.category or "other" for relation in study.relations], study.families)
+    table = Table(study.names, study.categories, study.families)
     curve = {f"{n} pairs": rows.pop(f"{n} pairs") for n in settings.curve}
     deal_names = {deal(row, seed) for row in STARTS.values() for seed in range(1, settings.seeds)}
     deals = {row: rows.pop(row) for row in list(rows) if row in deal_names}
@@ -79,7 +79,7 @@ def table_of(study: Study, found: Found) -> pd.DataFrame:
 
 
 def write_outputs(
-    study: Study, out: Path, found: Found, frame: pd.DataFrame, plan: Mapping[str, Any], command: str,
+    study: Outline, out: Path, found: Found, frame: pd.DataFrame, plan: Mapping[str, Any], command: str,
     timings: Mapping[str, float],
 ) -> None:  # fmt: skip
     """Write `results.csv`, `summary.json`, `vectors/` and `report.html`, each whole or not at all."""
@@ -97,8 +97,8 @@ def write_outputs(
     vectors = _vectors(study, found)
     _save_vectors(out / VECTORS, vectors, found.library, dict(zip(study.names, _file_names(study.names))))
     write_table_report(
-        out / REPORT, frame, {r.name: r.category or "other" for r in study.relations}, _portrait(found, vectors),
-        title=f"{len(study)} relations in {study.lens.name}", summary=_facts(study, plan, chosen, timings),
+        out / REPORT, frame, dict(zip(study.names, study.categories)), _portrait(found, vectors),
+        title=f"{len(study)} relations in {plan['model']}", summary=_facts(study, plan, chosen, timings),
         command=command, baselines=found.beside,
     )  # fmt: skip
 
@@ -147,7 +147,7 @@ def _stability(table: Table, vectors: Mapping[str, Tensor], seeds: int) -> None:
             )
 
 
-def _vectors(study: Study, found: Found) -> dict[str, dict[str, FunctionVector]]:
+def _vectors(study: Outline, found: Found) -> dict[str, dict[str, FunctionVector]]:
     """Kind -> name of the relation -> its vector, where it has a whole one."""
     steps = {key: found.tuning[key] for key in STARTS if key in found.tuning}
     steps |= {"summed": found.sums} if "vectors" in found.sums[0] else {}
@@ -180,7 +180,7 @@ def _file_names(names: Sequence[str]) -> list[str]:
 
 
 def _facts(
-    study: Study, plan: Mapping[str, Any], chosen: Mapping[str, Any], timings: Mapping[str, float]
+    study: Outline, plan: Mapping[str, Any], chosen: Mapping[str, Any], timings: Mapping[str, float]
 ) -> dict[str, Any]:
     """The facts of the page."""
     heads = chosen["summed vectors"].get("heads", [])

@@ -8,6 +8,7 @@ import pandas as pd
 from ...evaluation.rows import COMPARISONS
 from ...ground.measures import COMPLETED, MEASURES
 from ...ground.scores import Score
+from ..markdown import MINUS, joined, markdown_table, score_text, versions_text
 
 
 def markdown(frame: pd.DataFrame, summary: Mapping[str, Any]) -> str:
@@ -35,7 +36,7 @@ def markdown(frame: pd.DataFrame, summary: Mapping[str, Any]) -> str:
     differences = markdown_table(
         ["difference, paired over relations", accuracy, first_token, log_prob],
         [
-            [row.replace(" - ", " − "), *(_score_text(compared, row, of, signed=True) for of in COMPLETED)]
+            [row.replace(" - ", MINUS), *(_score_text(compared, row, of, signed=True) for of in COMPLETED)]
             for row in shown
         ],
     )
@@ -61,18 +62,17 @@ def markdown(frame: pd.DataFrame, summary: Mapping[str, Any]) -> str:
         heads = ["vector", *(name.removeprefix("name score, ") for name in readings)]
         body = [[kind, *(_score_text(said, kind, name) for name in readings)] for kind in said.row.unique()]
         parts.append(markdown_table(heads, body))
-    return "\n\n".join(parts) + "\n"
+    return joined(parts)
 
 
 def _provenance(frame: pd.DataFrame, summary: Mapping[str, Any]) -> str:
     of = frame[(frame.part == "score") & (frame.group == "relation") & (frame.measure == "accuracy")]
     n, words = of.name.nunique(), int(of[of.row == of.row.iloc[0]].n.sum())
-    versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
     chosen, settings = summary["chosen"], summary["settings"]
     return (
         f"{summary['model']} ({summary['dtype']}), {n} relation{'s' * (n > 1)}, {words} test words; vectors tuned on "
         f"{settings['n_pairs']} pairs at layer {chosen['layer']}, stopped on {settings['n_validation']}. "
-        f"95 % intervals are over families of relations. {versions}."
+        f"95 % intervals are over families of relations. {versions_text(summary)}."
     )
 
 
@@ -87,13 +87,4 @@ def _score_text(frame: pd.DataFrame, row: str, measure: str, signed: bool = Fals
     lines = frame[(frame.row == row) & (frame.measure == measure)]
     if not len(lines):
         return ""
-    score = Score.of(lines.iloc[0])
-    value, interval = score.written("+" * signed)
-    value = f"**{value}**" if signed and score.differs() else value
-    return f"{value} {interval}" if score.known else value
-
-
-def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """A table of strings in GitHub's Markdown."""
-    frame = pd.DataFrame(body, columns=head, dtype=str)
-    return frame.to_markdown(index=False, tablefmt="github", disable_numparse=True)
+    return score_text(Score.of(lines.iloc[0]), signed)

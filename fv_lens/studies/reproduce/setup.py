@@ -1,11 +1,8 @@
 """A study: many relations on one model, each with few pairs to tune on, few to choose on and others to be scored on."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Any, NotRequired, TypedDict
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -18,80 +15,21 @@ from ...engine.edits import RESIDUAL, Edit
 from ...ground.errors import InputError
 from ...ground.streams import Stream, generator
 from ...models.lens import Model, lens_of
-from ...vectors.optimizer import RATE, STEPS, Tuning
+from ...vectors.optimizer import Tuning
+from ...vectors.sweeps import layer_grid
+from ...vectors.tuning import DEPTHS
 from ...vectors.tuning_pairs import tuning_pairs
+from .outline import Outline
+from .outline import Settings as Settings
 
 TRAIN, VALIDATION, TEST = range(3)
 
 
-class Shots(TypedDict):
-    """Which demonstrations a prompt shows: arguments of `Study.few_shot`."""
-
-    n_shots: int
-    shuffled: NotRequired[bool]
-    validation: NotRequired[bool]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The sizes of a study.
-
-    Args:
-        n_pairs, n_validation, n_test: the most pairs per relation for tuning and shots, choices, scores.
-        n_shots: demonstrations in the usual few-shot prompt; rows of their own show n_pairs, and these with the
-            validation pairs.
-        n_together: number of test words that share the same demonstrations, which are run once for them.
-        map_prompts, mean_prompts: corrupted and intact prompts of each relation's head map.
-        head_counts, strengths: what summed vectors are tried with on validation.
-        draws: of each random control, over which its scores are averaged.
-        steps, rate: of tuning, see `finetune_all`.
-        curve: numbers of pairs of the learning curve, below n_pairs.
-        seeds: how many deals of train and validation pairs are tuned on; scores are those of the first.
-        split_seed: which split of the relations the parts come from.
-        baselines: whether soft prompts, LoRA, measured vectors and instructions are made of the same pairs as well.
-    """
-
-    n_pairs: int = 20
-    n_validation: int = 10
-    n_test: int = 20
-    n_shots: int = 10
-    n_together: int = 5
-    map_prompts: int = 10
-    mean_prompts: int = 20
-    head_counts: tuple[int, ...] = (5, 10, 20)
-    strengths: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
-    draws: int = 3
-    steps: int = STEPS
-    rate: float = RATE
-    curve: tuple[int, ...] = (1, 2, 5, 10)
-    seeds: int = 2
-    split_seed: int = 0
-    baselines: bool = False
-
-    @property
-    def shots(self) -> tuple[int, int, int]:
-        """Demonstrations of the three intact prompts: the usual number, as many as are tuned on, and all."""
-        return self.n_shots, self.n_pairs, self.n_pairs + self.n_validation
-
-    @property
-    def prompting(self) -> dict[str, Shots]:
-        """The prompts that are asked without any vector, by the row of the table."""
-        usual, pairs, everything = self.shots
-        return {
-            f"{usual}-shot": {"n_shots": usual}, f"{usual}-shot, shuffled": {"n_shots": usual, "shuffled": True},
-            f"{pairs}-shot": {"n_shots": pairs}, f"{everything}-shot": {"n_shots": everything, "validation": True},
-        }  # fmt: skip
-
-    def to_dict(self) -> dict[str, Any]:
-        """The settings by name."""
-        return asdict(self)
-
-
-class Study:
+class Study(Outline):
     """The relations of a study, cut to size; those that a step would refuse are in `left_out` with the reason.
 
     A relation is left out if it has too few pairs, too few answers to shuffle, or prompts beyond the model's context.
-    `names`, `families`: of the relations that are kept, in the order of `relations`.
+    `names`, `categories`, `families`: of the relations that are kept, in the order of `relations`.
 
     Args:
         model: a HookedTransformer or TransformerBridge.
@@ -110,6 +48,7 @@ class Study:
         template: PromptTemplate = PromptTemplate(),
     ):
         self.model, self.lens, self.settings, self.template = model, lens_of(model), settings, template
+        self.d_model, self.grid = self.lens.d_model, layer_grid(self.lens, DEPTHS)
         self.relations: list[Relation] = []
         kept, self.left_out = sized(relations, settings)
         for relation in kept:
@@ -119,13 +58,11 @@ class Study:
             except InputError as error:
                 self.left_out[relation.name] = str(error)
         self.names = [relation.name for relation in self.relations]
+        self.categories = [relation.category or "other" for relation in self.relations]
         self.families = [relation.family or relation.name for relation in self.relations]
         _check_names(self.names, self.left_out)
         self.tuning = Tuning(settings.steps, settings.rate, template=self.template)
         self.zero_shot = cache(self._zero_shot)
-
-    def __len__(self) -> int:
-        return len(self.relations)
 
     def _try(self, relation: Relation) -> None:
         """Make the prompts on which a later step could fail, the very draws that it will ask."""
@@ -149,13 +86,15 @@ class Study:
         return self._joined([with_demonstrations(words, words, 0) for words in parts])
 
     def few_shot(
-        self, n_shots: int, shuffled: bool = False, validation: bool = False
+        self, n_shots: int, shuffled: bool = False, validation: bool = False, only: int | None = None
     ) -> Iterator[tuple[PromptBatch, Int[Tensor, " prompt"]]]:
         """Prompts of the test words behind demonstrations, a few words behind the same ones at a time.
 
-        Demonstrations are from the train part, or from the validation part as well (`validation`).
+        Demonstrations are from the train part, or from the validation part as well (`validation`). `only`: the index
+        of a relation, for its words alone.
         """
-        for owner, relation in enumerate(self.relations):
+        for owner in range(len(self)) if only is None else [only]:
+            relation = self.relations[owner]
             for prompts in self._prompts_of(relation, n_shots, shuffled, validation):
                 yield batch(self.lens, prompts, self.template), torch.full((len(prompts),), owner, device="cpu")
 
@@ -195,27 +134,6 @@ class Study:
         order = generator(seed, Stream.DEALS).permutation(len(both))
         shuffled = [both[i] for i in order]
         return relation.with_pairs(shuffled[: len(train)]), relation.with_pairs(shuffled[len(train) :])
-
-    def rivals(self, draws: int) -> Int[np.ndarray, "draw relation"]:
-        """For each relation some of its `others`, in `draws` fixed draws.
-
-        Raises:
-            InputError: the study is of one relation, which has no others.
-        """
-        if len(self) == 1:
-            raise InputError(f"The study has one relation, {self.names[0]!r}; give two or more to compare.")
-        rng, draws_by_relation = generator(self.settings.split_seed, Stream.RIVALS), []
-        for others in map(self.others, range(len(self))):
-            draws_by_relation.append(rng.choice(others, draws, replace=len(others) < draws))
-        return np.array(draws_by_relation).T
-
-    def others(self, r: int) -> list[int]:
-        """Indices of the relations of other families than relation `r`'s; of all others if there is one family.
-
-        Empty if it is the only relation.
-        """
-        strangers = [q for q, family in enumerate(self.families) if family != self.families[r]]
-        return strangers or [q for q in range(len(self)) if q != r]
 
 
 def sized(relations: Iterable[RelationLike], settings: Settings) -> tuple[list[Relation], dict[str, str]]:

@@ -16,7 +16,8 @@ from ..folders import OutputFolder
 from ..results import RESULTS, SUMMARY, read_result, read_summary, read_table, write_results
 from ..several import EVERY_ROW, NO_NUMBERS, OneModel, study_each, with_results
 from .files import vector_files
-from .setup import Settings, Study
+from .outline import Settings
+from .setup import Study
 from .several_page import write_page_of_models
 from .study import plan_of, reproduce
 

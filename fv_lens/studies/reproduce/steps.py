@@ -15,8 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...engine.completion import Completions, completions, rows_of
-from ...engine.edits import CPU_FLOAT32
-from ...engine.whatif import WhatIf
+from ...engine.edits import CPU_FLOAT32, RESIDUAL
+from ...engine.parity import measure_ahead
+from ...engine.whatif import WhatIf, without_patches
 from ...ground.errors import InputError
 from ...ground.progress import no_progress, progress_bar
 from ...ground.streams import Stream, generator
@@ -62,13 +63,15 @@ def whole(step: Step) -> list[FunctionVector]:
     return vectors
 
 
-def heads(study: Study) -> Step:
+def heads(study: Study, only: int | None = None) -> Step:
     """Each relation's head map from short runs: `effects` `[relation, layer, head]`, `mean_z` `[..., d_head]`.
 
-    In models with norms behind attention, `attention_rms` `[relation, layer]` as well.
+    In models with norms behind attention, `attention_rms` `[relation, layer]` as well. `only`: the index of a
+    relation, for its map alone.
     """
     settings, maps = study.settings, []
-    for relation in progress_bar(study.relations, desc="head maps", unit="relation"):
+    relations = study.relations if only is None else [study.relations[only]]
+    for relation in relations:
         shots = min(settings.n_shots, len(relation.split().train) - 1)
         sizes = (settings.map_prompts, shots, settings.mean_prompts)
         with no_progress():
@@ -210,6 +213,7 @@ def scores(study: Study, whatifs: Mapping[str, Sequence[WhatIf]]) -> Step:
     """
     prompts, owners = study.zero_shot(TEST)
     flat = [whatif for several in whatifs.values() for whatif in several]
+    _measure_sites(study, whatifs)
     with progress_bar(total=len(prompts), desc="test words, zero-shot", unit="word") as bar:
         found = completions(study.lens, prompts, flat, bar.update)
     return as_tensors(found, owners), {"rows": {"zero-shot": [0]} | rows_of(whatifs)}
@@ -221,26 +225,36 @@ def prompting(
     shuffled: bool = False,
     validation: bool = False,
     whatifs: Mapping[str, Sequence[WhatIf]] | None = None,
+    only: int | None = None,
 ) -> Step:
     """Completion of all test words behind demonstrations, plain and under each what-if; results as those of `scores`.
 
-    `shuffled` and `validation` are as in `Study.few_shot`. The plain prompt, at 0, has no name among the `rows`.
+    `shuffled`, `validation` and `only` are as in `Study.few_shot`. The plain prompt, at 0, has no name among the
+    `rows`.
     """
-    batches, whatifs = list(study.few_shot(n_shots, shuffled, validation)), whatifs or {}
+    batches, whatifs = list(study.few_shot(n_shots, shuffled, validation, only)), whatifs or {}
     flat = [whatif for several in whatifs.values() for whatif in several]
-    places = torch.arange(sum(len(prompts) for prompts, _ in batches), device="cpu")
-    members = places.split([len(prompts) for prompts, _ in batches])
+    _measure_sites(study, whatifs)
+    before = sum(len(relation.split().test) for relation in study.relations[: only or 0])
+    sizes = [len(prompts) for prompts, _ in batches]
+    members = torch.arange(before, before + sum(sizes), device="cpu").split(sizes)
     by_batch: dict[int, Completions] = {}
     # The longest first: the engine checks itself again on prompts that are longer than all before.
     order = sorted(range(len(batches)), key=lambda i: -batches[i][0].tokens.shape[1])
-    total = sum(len(prompts) for prompts, _ in batches)
-    with progress_bar(total=total, desc=f"test words, {n_shots}-shot", unit="word") as bar:
+    with progress_bar(total=sum(sizes), desc=f"test words, {n_shots}-shot", unit="word") as bar:
         for i in order:
             of_batch = [[edit.for_prompts(members[i]) for edit in whatif] for whatif in flat]
             by_batch[i] = completions(study.lens, batches[i][0], of_batch, bar.update)
     return as_tensors(
         Completions.joined([by_batch[i] for i in range(len(batches))]), torch.cat([owners for _, owners in batches])
     ), {"rows": rows_of(whatifs)}
+
+
+def _measure_sites(study: Study, whatifs: Mapping[str, Sequence[WhatIf]]) -> None:
+    """Choose the forms of edits at other sites by the longest prompts, whichever step meets such edits first."""
+    edits = [edit for several in whatifs.values() for whatif in several[:1] for edit in whatif]
+    if any(edit.site != RESIDUAL for edit in edits):
+        without_patches(measure_ahead)(study.lens, study.longest_prompts(), [edits])
 
 
 def mean_difference(study: Study, layer: int) -> Float[Tensor, "relation d_model"]:

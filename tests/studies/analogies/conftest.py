@@ -15,11 +15,17 @@ def model(small_model):
     return small_model
 
 
+@pytest.fixture(scope="module")
+def known():
+    """What was fitted in the tests of a module."""
+    return {}
+
+
 @pytest.fixture
-def fits():
-    """Every run is quick; the number of questions of each fit."""
+def fits(known):
+    """Every run is quick, and the same is fitted once; the number of questions of each fit that was asked for."""
     found: list = []
-    with quick(found):
+    with quick(found, known=known):
         yield found
 
 

@@ -36,20 +36,42 @@ NAMED = {name: METHODS[name] for name in ("posterior", "single best")}
 
 
 @contextmanager
-def quick(fits: list | None = None):
-    """Fewer settings, steps and methods than by default; `fits` gets the number of questions of each fit."""
+def quick(fits: list | None = None, items: int = 1, known: dict | None = None):
+    """Fewer settings, steps, methods and single answers than by default.
+
+    Args:
+        fits: gets the number of questions of each fit.
+        known: what was fitted before; the same model, vectors and questions are not fitted again.
+    """
+    known = {} if known is None else known
 
     def fit(model, vectors, train, validation, how):
         if fits is not None:
             fits.append((len(train), len(validation)))
-        return fit_compositions(model, vectors, train, validation, candidates=FEW, how=replace(how, steps=2))
+        key = "fit", id(model), of_vectors(vectors), repr((train, validation, how))
+        if key not in known:
+            known[key] = fit_compositions(model, vectors, train, validation, candidates=FEW, how=replace(how, steps=2))
+        return known[key]
+
+    def fit_affine(model, vectors, train, validation, seed):
+        key = "affine", id(model), of_vectors(vectors), repr((train, validation, seed))
+        if key not in known:
+            known[key] = steps.fit_affine_all(model, vectors, train, validation, seed)
+        return known[key]
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(study, "fit_compositions", fit)
+        patched.setattr(study, "fit_affine_all", fit_affine)
         patched.setattr(study, "METHODS", NAMED)
+        patched.setattr(study, "N_ITEMS", items)
         patched.setattr(steps, "AFFINE", AFFINE)
         patched.setattr(steps, "AffineFits", lambda *parts, how: AffineFits(*parts, replace(how, steps=1)))
         yield
+
+
+def of_vectors(vectors) -> tuple:
+    """What tells two libraries apart."""
+    return tuple((name, fv.relation, fv.layer, fv.vector.numpy().tobytes()) for name, fv in vectors.items())
 
 
 def summed_of(model) -> dict[str, FunctionVector]:

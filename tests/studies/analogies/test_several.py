@@ -18,6 +18,7 @@ from fv_lens.models import load
 from fv_lens.studies.analogies import library, several, several_page, study
 from fv_lens.studies.analogies.several import NO_SUMS, gaps_of
 from fv_lens.studies.folders import MARKER
+from fv_lens.studies.markdown import score_text
 from fv_lens.studies.results import read_table
 
 from ...analogies.made import TRAIN, vectors_of
@@ -30,7 +31,7 @@ from .made import CHOOSE_ON, FILES, asked, summary, summed_of
 pytestmark = pytest.mark.usefixtures("fits")
 
 call = partial(commands.call, "analogies")
-KINDS = {"org/one": "llama", "two": "mistral"}
+KINDS = {"org/one": "llama", "two": "gpt2"}
 
 
 @pytest.fixture(scope="module")
@@ -87,31 +88,22 @@ def whole(folder: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.fixture(scope="module")
-def known():
-    """What was fitted, by model and function: the questions of these tests are the same."""
-    return {}
-
-
 @pytest.fixture
-def fitted(monkeypatch, known, fits):
-    """Nothing is fitted twice in these tests; the models for which fits were asked."""
+def fitted(monkeypatch, fits):
+    """The models for which fits were asked."""
     models = []
 
-    def remembered(name):
+    def counted(name):
         fit = getattr(study, name)
 
-        def of(model, vectors, *args, **more):
+        def of(model, *args, **more):
             models.append(model)
-            key = id(model), name, tuple(vectors)
-            if key not in known:
-                known[key] = fit(model, vectors, *args, **more)
-            return known[key]
+            return fit(model, *args, **more)
 
         return of
 
     for name in ("fit_compositions", "fit_affine_all"):
-        monkeypatch.setattr(study, name, remembered(name))
+        monkeypatch.setattr(study, name, counted(name))
     return models
 
 
@@ -161,6 +153,11 @@ def test_every_model_has_the_folder_that_it_would_have_alone_and_all_have_one_ta
     shown = f"{one.value.iloc[0]:.2f} {two.value.iloc[0]:.2f} {Score.of(line)}"
     assert f"prompt only, one-shot {shown}" in printed
     assert result.stdout.splitlines()[-1] == str(Path("out") / "two")
+    markdown = commands.call("table", "out").stdout
+    whole_answers = markdown.split("gain over")[0]
+    shown = commands.cells(whole_answers, "method, prompt; full")
+    assert shown["prompt only, one-shot"][2] == score_text(Score.of(line)) and len(shown["prompt only, one-shot"]) == 3
+    assert "- one lacks " in markdown and NO_SUMS in markdown
 
 
 @pytest.mark.slow

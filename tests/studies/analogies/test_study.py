@@ -59,7 +59,7 @@ def solved(model, out, parts=PARTS, vectors=None, told=None, **settings):
 def whole(model, tmp_path_factory):
     """The folder of a run with everything, and what it returned."""
     out, told = tmp_path_factory.mktemp("whole"), []
-    with quick():
+    with quick(items=8):
         found, lines = solved(model, out, told=told, summed=summed_of(model), choices=True, choose_on=CHOOSE_ON)
     return out, found, lines, told
 

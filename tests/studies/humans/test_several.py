@@ -26,7 +26,7 @@ from .made import HEADS, made_ratings
 from .made import RELATIONS as RATED
 
 call = partial(commands.call, "humans")
-MODELS = {"org/one": "llama", "two": "mistral"}
+MODELS = {"org/one": "llama", "two": "gpt2"}
 LEFT = ["by_relation.csv", "report.html", "results.csv", "stages", "summary.json"]
 
 
@@ -139,6 +139,9 @@ def test_every_model_has_the_folder_that_it_would_have_alone_and_all_have_one_ta
     printed = re.sub(" +", " ", result.stdout)
     one, two = (line(of, RELATIONS, "FFV").value for of in single.values())
     assert f"relations FFV {one:.2f} {two:.2f} {Score.of(line(pooled, RELATIONS, 'FFV'))}" in printed
+    markdown = commands.call("table", "out").stdout
+    assert commands.cells(markdown, "relations")["FFV"][:3] == shown["FFV"][:3]
+    assert "- one lacks FV" in markdown
 
 
 @pytest.mark.slow

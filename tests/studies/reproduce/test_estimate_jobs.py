@@ -6,9 +6,11 @@ import pytest
 import transformers as hf
 
 from fv_lens.datasets.relations import Relation
+from fv_lens.studies.jobs.unit import Whole
 from fv_lens.studies.reproduce.dry_run.estimate import estimate
 from fv_lens.studies.reproduce.dry_run.schedule import critical, makespan, needs_of, parts_of
-from fv_lens.studies.reproduce.setup import Settings
+from fv_lens.studies.reproduce.setup import Settings, Study
+from fv_lens.studies.reproduce.units import units_of
 
 from ... import tiny
 
@@ -17,16 +19,17 @@ TAKES = {"a": 2, "b": 3, "c": 1, "d": 2, "e": 4}
 WHOLE = dict.fromkeys(TAKES, 1)
 SMALL = Settings(n_pairs=10, n_validation=5, n_test=10, steps=4)
 
+RELATIONS = [
+    Relation(name, [(f"w{(at + i) % 200}", f"w{(at + 7 * i) % 200 + 1}") for i in range(40)])
+    for name, at in (("one", 0), ("two", 60), ("three", 120))
+]
+
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny") / "llama"
     hf.LlamaConfig(**tiny.GROUPED).save_pretrained(folder)
-    relations = [
-        Relation(name, [(f"w{(at + i) % 200}", f"w{(at + 7 * i) % 200 + 1}") for i in range(40)])
-        for name, at in (("one", 0), ("two", 60), ("three", 120))
-    ]
-    return estimate(folder, relations, SMALL, memory=80)
+    return estimate(folder, RELATIONS, SMALL, memory=80)
 
 
 @pytest.mark.parametrize(("n_jobs", "hours"), [(1, 12), (2, 7), (3, 7), (9, 7)])
@@ -55,6 +58,16 @@ def test_stages_wait_for_stages_before_them_and_for_what_they_are_made_of(found)
     assert needs["tuned-from-zero-seed-1"] == [name for name in names if name.startswith("tuned-from-zero-")][:-1]
     assert set(needs["tuned-from-fv"]) - set(needs["tuned-from-random"]) == {"sums"}
     assert set(needs["scores"]) == {"sums", "curve", *(name for name in names if name.startswith("tuned-"))}
+
+
+def test_what_waits_for_what_is_as_in_a_real_study(llama, found):
+    study = Study(llama, RELATIONS, replace(SMALL, baselines=True))
+    units = units_of(study)
+    names = [unit.name for unit in units]
+    parts = {unit.name: unit.parts if isinstance(unit, Whole) else [unit] for unit in units}
+    assert needs_of(names) == {name: list(each[0].needs) for name, each in parts.items()}
+    assert parts_of(names, len(study)) == {name: len(each) for name, each in parts.items()}
+    assert [name for name in names if "baselines" not in name] == [name for name in found.stages if name != "checks"]
 
 
 def test_head_maps_and_few_shot_prompts_are_shared_by_relation():

@@ -22,10 +22,10 @@ from fv_lens.ground.errors import InputError
 from fv_lens.ground.measures import COMPLETED
 from fv_lens.plots.comparison import curve_of
 from fv_lens.plots.table import scores_of
-from fv_lens.studies.reproduce import files, steps
-from fv_lens.studies.reproduce import study as module
+from fv_lens.studies.reproduce import files, steps, units
 from fv_lens.studies.reproduce.dry_run.stages import stage_costs
 from fv_lens.studies.reproduce.dry_run.words import Words
+from fv_lens.studies.reproduce.rows import means_of_others
 from fv_lens.studies.reproduce.setup import Settings
 from fv_lens.studies.stages import StageRecord
 from fv_lens.vectors import optimizer, tuning
@@ -148,7 +148,7 @@ def test_a_finished_run_is_read_and_written_again_as_it_was(model, whole, monkey
 STOPS = (
     (steps, "heads", {}), (steps, "sums", {}), (steps, "tuned", {"shuffle": True}),
     (steps, "tuned", {"seed": 1}), (steps, "curve", {}), (steps, "scores", {}),
-    (steps, "prompting", {"shuffled": True}), (steps, "mean_difference", {}), (module, "readings", {}),
+    (steps, "prompting", {"shuffled": True}), (steps, "mean_difference", {}), (units, "readings", {}),
     (files, "write_csv", {}), (files, "_save_vectors", {}),
 )  # fmt: skip
 
@@ -331,9 +331,9 @@ def test_the_page_is_written_and_names_its_command(whole):
 @pytest.mark.slow
 def test_every_row_is_in_the_estimate(model, small):
     study, (tensors, _) = small_study(model), stages(small)["scores"]
-    shape, words = shape_with(1, 1, 1), Words(1, 1, 1, 0, 0, "")
     sizes = [[len(part) for part in relation.split()] for relation in study.relations]
-    assert stage_costs(shape, words, study.settings, sizes)["scores"].rows == tensors["right"].numel()
+    costs = stage_costs(shape_with(1, 1, 1), Words(1, 1, 1, 0, 0, ""), study.settings, sizes)
+    assert costs["scores"].rows == tensors["right"].numel()
 
 
 # Studies that lack something
@@ -393,11 +393,11 @@ def test_a_mean_over_others_never_holds_the_vector_itself(model, n):
     study = study_of(model, [replace(relation, family="f") for relation in relations()[:n]])
     vectors = torch.eye(n, 32)
     vectors[n - 1] = torch.nan
-    means = module._means_of_others(study, vectors)
+    means = means_of_others(study, vectors)
     for r, mean in enumerate(means):
         others = [q for q in range(n - 1) if q != r]
         assert mean.isnan().all() if len(others) < 2 else torch.allclose(mean, vectors[others].mean(0))
-    assert module._means_of_others(study_of(model, relations()[:1]), vectors[:1]).isnan().all()
+    assert means_of_others(study_of(model, relations()[:1]), vectors[:1]).isnan().all()
 
 
 @pytest.mark.slow

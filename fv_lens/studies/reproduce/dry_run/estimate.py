@@ -14,7 +14,8 @@ from ....ground.errors import InputError, finite_number, whole_number
 from ....ground.text_files import FilePath
 from ....models.load import Dtype, checked_device, checked_dtype
 from ....models.source import source_of
-from ..setup import Settings, sized
+from ..outline import Settings
+from ..setup import sized
 from .cost import Cost
 from .devices import Holding, available, holdings
 from .flops import Number

@@ -25,7 +25,7 @@ def needs_of(names: Sequence[str]) -> dict[str, list[str]]:
             return []
         if name == "readings":
             return ["sums", *grid, "tuned-from-fv", "difference"]
-        return [*grid, *(["sums"] if name.startswith("tuned-from-fv") else [])]
+        return [*(["sums"] if name.startswith("tuned-from-fv") else []), *grid]
 
     return {name: needs(name) for name in names}
 

@@ -1,0 +1,32 @@
+"""The error of a study of which units are left: which failed, why, and which wait for them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+
+class UnfinishedError(Exception):
+    """Units of a study are left; what was finished is kept, and the same command goes on.
+
+    Args:
+        left: where ("" for the only study) -> unit -> why it is left.
+        ends: how workers ended that did not run to their end.
+        logs: the folder of their logs.
+    """
+
+    def __init__(self, left: Mapping[str, Mapping[str, str]], ends: Mapping[str, str], logs: Path):
+        super().__init__("\n".join(_lines(left, ends, logs)))
+
+
+def _lines(left: Mapping[str, Mapping[str, str]], ends: Mapping[str, str], logs: Path) -> list[str]:
+    lines = []
+    for where, reasons in left.items():
+        start = f"{where}: " if where else ""
+        resting = [name for name, why in reasons.items() if why.startswith("needs ")]
+        waiting = [name for name, why in reasons.items() if not why]
+        lines += [f"{start}{name} failed: {why}" for name, why in reasons.items() if why and name not in resting]
+        if resting:
+            lines.append(f"{start}not run, as they rest on that: {', '.join(resting)}")
+        if waiting:
+            lines.append(f"{start}not run: {', '.join(waiting)}")
+    lines += [f"{name}: {how}" for name, how in ends.items()]
+    return [*lines, f"What is finished is kept, and the same command goes on. Logs: {logs}"]

@@ -1,0 +1,75 @@
+"""A worker: computes units of a graph that others compute as well, one at a time, until none is left."""
+
+import time
+import traceback
+from collections.abc import Callable, Collection
+from typing import TypeVar
+
+from .graph import Graph
+from .ledger import Ledger
+from .unit import Unit
+
+T = TypeVar("T")
+WAIT = 0.5  # seconds between two looks at what others have finished
+
+
+def work(
+    graph: Graph[T],
+    subject: T,
+    ledger: Ledger,
+    tell: Callable[[str], None],
+    among: Collection[str] | None = None,
+) -> dict[str, str]:
+    """Compute what is left and nobody else is at, and wait for what others are at.
+
+    A unit that fails is tried again once, here or elsewhere. Then it and all that rests on it are left, and the rest
+    goes on.
+
+    Args:
+        subject: what the units are computed with.
+        ledger: who is at which unit.
+        tell: called with a line as a unit begins, ends or fails.
+        among: the units to compute, with all that they need; by default every one.
+
+    Returns:
+        Why units are left: name -> the error, or the unit that it rests on.
+    """
+    while left := graph.left(among):
+        given_up = [name for name in left if ledger.is_given_up(name)]
+        hopeless = {*given_up, *graph.blocked(left, given_up)}
+        if hopeless.issuperset(left):
+            break
+        for name in graph.ready(left):
+            if name not in hopeless and ledger.claim(name):
+                _compute(graph, name, subject, ledger, tell)
+                break
+        else:
+            time.sleep(WAIT)
+    return unfinished(graph, ledger, among)
+
+
+def unfinished(graph: Graph[T], ledger: Ledger, among: Collection[str] | None = None) -> dict[str, str]:
+    """Units that are left: name -> why it failed, the unit that it waits for, or "" where nobody has begun it."""
+    left = graph.left(among)
+    reasons = {name: tries[-1].why for name in left if (tries := ledger.failures(name))}
+    blocked = graph.blocked(left, [name for name in left if ledger.is_given_up(name)])
+    return {name: reasons.get(name) or (f"needs {blocked[name]}" if name in blocked else "") for name in left}
+
+
+def _compute(graph: Graph[T], name: str, subject: T, ledger: Ledger, tell: Callable[[str], None]) -> None:
+    """Compute a unit that has been claimed, unless another has finished it in between."""
+    unit, started = graph.units[name], time.perf_counter()
+    try:
+        if not graph.is_done(name):
+            tell(unit.what)
+            if isinstance(unit, Unit):
+                unit.run(subject, graph.stages, graph.kept)
+            else:
+                unit.run(graph.stages, graph.kept)
+    except Exception as error:  # whatever it is, the units that do not rest on this one go on
+        line = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        ledger.end(name, line)
+        tell(f"{name} failed after {time.perf_counter() - started:.0f} s:\n{traceback.format_exc()}")
+    else:
+        ledger.end(name)
+        tell(f"{name}: {time.perf_counter() - started:.1f} s")

@@ -1,0 +1,63 @@
+"""Tables in GitHub's Markdown, for a README or a note: scores with intervals, differences in bold where shown."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from ..evaluation.pooled import by_reason
+from ..ground.scores import Score
+
+MINUS = " \N{MINUS SIGN} "
+
+
+def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table of strings."""
+    frame = pd.DataFrame(body, columns=head, dtype=str)
+    return frame.to_markdown(index=False, tablefmt="github", disable_numparse=True)
+
+
+def score_text(score: Score | None, signed: bool = False, absent: str = "none") -> str:
+    """A score and its interval; a difference has a sign, and is bold where its interval excludes zero."""
+    if score is None:
+        return absent
+    value, interval = score.written("+" * signed)
+    value = f"**{value}**" if signed and score.differs() else value
+    return f"{value} {interval}" if score.known else value
+
+
+def score_table(
+    first: str,
+    columns: Sequence[str],
+    rows: Mapping[str, Mapping[str, Score]],
+    signed: bool = False,
+    absent: str = "none",
+) -> str:
+    """A table with a row of scores by column; "" where there are no rows.
+
+    Args:
+        first: heading of the rows' names.
+        rows: name -> column -> score; `absent` stands where there is none.
+    """
+    body = [
+        [row.replace(" - ", MINUS), *(score_text(scores.get(name), signed, absent) for name in columns)]
+        for row, scores in rows.items()
+    ]
+    return markdown_table([first, *columns], body) if body else ""
+
+
+def missing_lines(gaps: Mapping[str, Mapping[str, str]]) -> str:
+    """A line for each model that lacks rows, with the reason; "" where nothing is missing."""
+    return "\n".join(
+        f"- {model} lacks {', '.join(rows)}: {' '.join(why.split())}" for model, rows, why in by_reason(gaps)
+    )
+
+
+def versions_text(summary: Mapping[str, Any]) -> str:
+    """Versions of the libraries, as a summary names them."""
+    return ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
+
+
+def joined(parts: Sequence[str]) -> str:
+    """The parts that say something, as one text."""
+    return "\n\n".join(part for part in parts if part) + "\n"

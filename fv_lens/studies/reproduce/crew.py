@@ -1,0 +1,109 @@
+"""The process that starts workers for a study, shows how far they are, and writes the results when they have ended."""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from ..console import notes
+from ..folders import JOBS
+from ..jobs.graph import Graph
+from ..jobs.launch import Jobs, Machines
+from ..jobs.presence import refuse_others
+from ..jobs.watch import Board, State, state_of
+from ..jobs.worker import unfinished
+from .loading import Order
+from .setup import Study
+from .workers import Part, Worker, graph_of
+
+LOOK = 0.5  # seconds between two looks at what workers have done
+WATCHER = "watcher"
+
+
+def run_workers(
+    out: Path, parts: Mapping[str, Part], order: Order, machines: Machines, tell: Callable[[str], None]
+) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+    """Start workers, and wait until they have ended; one that was killed in the middle of a unit is replaced.
+
+    Args:
+        out: the folder of all, held.
+        parts: the studies, by their label.
+
+    Returns:
+        Study -> why units of it are left, and how workers ended that did not run to their end.
+
+    Raises:
+        InputError: submitit or Slurm is not here, or takes no job; workers of an earlier start are at work.
+    """
+    refuse_others(out)
+    for part in parts.values():
+        part.ledger(WATCHER).forget()
+    crew = _Crew(out, parts, order, machines)
+    views = _Views(parts)
+    with Board(notes, tell) as board:
+        try:
+            for _ in range(machines.jobs):
+                crew.start()
+            while crew.jobs.running:
+                time.sleep(LOOK)
+                crew.look(tell)
+                board.show(views.states())
+        except BaseException:
+            crew.jobs.cancel()
+            raise
+        board.show(views.states())
+    return views.left(), crew.ends
+
+
+class _Crew:
+    """The workers that have been started, and how those ended that did not run to their end."""
+
+    def __init__(self, out: Path, parts: Mapping[str, Part], order: Order, machines: Machines):
+        self._out, self._parts, self._order = out, list(parts.values()), order
+        self._minutes = None if machines.partition is None else machines.minutes
+        self.jobs, self.ends, self._started = Jobs(out / JOBS / "submitit", machines), dict[str, str](), 0
+
+    def start(self) -> None:
+        """Submit one more worker."""
+        number, name = self._started, f"worker-{self._started + 1}"
+        self.jobs.start(name, number, Worker(name, number, self._out, self._parts, self._order, self._minutes))
+        self._started += 1
+
+    def look(self, tell: Callable[[str], None]) -> None:
+        """Note who has ended, and replace workers that were killed in the middle of a unit."""
+        for name, how in self.jobs.ended().items():
+            if how:
+                self.ends[name] = how
+                tell(f"{name}: {how}")
+                if self._died_in_a_unit(name):
+                    self.start()
+
+    def _died_in_a_unit(self, name: str) -> bool:
+        ledgers = [part.ledger(WATCHER) for part in self._parts]
+        for ledger in ledgers:
+            ledger.settle()
+        return any(ledger.was_killed(name) for ledger in ledgers)
+
+
+class _Views:
+    """The graphs of studies, each from when a worker has loaded its model."""
+
+    def __init__(self, parts: Mapping[str, Part]):
+        self._parts, self._graphs = parts, dict[str, Graph[Study]]()
+
+    def states(self) -> dict[str, State]:
+        """How far each study is."""
+        for label, part in self._parts.items():
+            if label not in self._graphs and (graph := graph_of(part)) is not None:
+                self._graphs[label] = graph
+        return {label: state_of(graph, self._parts[label].ledger(WATCHER)) for label, graph in self._graphs.items()}
+
+    def left(self) -> dict[str, dict[str, str]]:
+        """Why units are left, of each study of which any are."""
+        self.states()
+        left: dict[str, dict[str, str]] = {}
+        for label, part in self._parts.items():
+            if label not in self._graphs:
+                left[label] = {"the model": ""}
+            elif reasons := unfinished(self._graphs[label], part.ledger(WATCHER)):
+                left[label] = reasons
+        return left

@@ -1,0 +1,158 @@
+"""What `fv-lens reproduce` was given, and its study in one process or several."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.text import Text
+
+from ..console import notes, output_folder, tell
+from ..folders import OutputFolder
+from ..job import Job
+from ..jobs.launch import check_submitit
+from ..jobs.options import Sharing
+from .loading import Order
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ...datasets.relations import Relation
+    from .setup import Study
+    from .workers import Part
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is studied, and where.
+
+    Args:
+        out: the folder of all.
+        models: folder within -> model; "" where there is one alone.
+        lines: folder -> the command line for that model alone, in one process.
+        command: the command line of all, in one process.
+    """
+
+    out: Path
+    models: Mapping[str, str]
+    lines: Mapping[str, str]
+    command: str
+
+    @property
+    def is_alone(self) -> bool:
+        return list(self.models) == [""]
+
+    def parts(self) -> "dict[str, Part]":
+        """The study of each model, by its folder."""
+        from .workers import Part
+
+        return {name: Part(self.out / name, model, self.lines[name]) for name, model in self.models.items()}
+
+
+def study(given: Given, order: Order, sharing: Sharing, saved: list[Path]) -> "pd.DataFrame | None":
+    """Run a study; returns the table, or None for a shard, which leaves it to `merge`.
+
+    Raises:
+        InputError, ParityError: as `reproduce`.
+        typer.Exit: units are left, which are named.
+    """
+    from .setup import sized
+
+    if sharing.machines:
+        check_submitit()
+    if sharing.shard:
+        _shard(given, order, sharing)
+        return None
+    with output_folder(given.out, "reproduce", saved) as folder:
+        kept, too_small = sized(order.relations, order.settings)  # before the model is loaded
+        note_left_out(too_small)
+        if sharing.machines:
+            return _by_workers(given, order, sharing, folder, kept, too_small, saved)
+        return _in_one_process(given, order, folder, kept, too_small, saved)
+
+
+def _in_one_process(
+    given: Given, order: Order, folder: OutputFolder, kept: "list[Relation]", noted: Mapping[str, str],
+    saved: list[Path],
+) -> "pd.DataFrame":  # fmt: skip
+    from ..jobs.presence import refuse_others
+
+    refuse_others(given.out)
+
+    def load(name: str) -> "tuple[Study, dict[str, Any]]":
+        notes.print(Text("Loading the libraries and the model", style="bold"))
+        loaded, facts = order.load(name)
+        note_left_out({name: why for name, why in loaded.left_out.items() if name not in noted})
+        return loaded, facts
+
+    if given.is_alone:
+        loaded, facts = load(given.models[""])
+        from .study import reproduce
+
+        return reproduce(loaded, Job(folder, given.command, tell), facts)
+    from .several import study_models
+
+    return study_models(folder, _plan(given, order, kept), load, given.lines, given.command, saved)
+
+
+def _by_workers(
+    given: Given, order: Order, sharing: Sharing, folder: OutputFolder, kept: "list[Relation]",
+    noted: Mapping[str, str], saved: list[Path],
+) -> "pd.DataFrame":  # fmt: skip
+    import torch
+
+    from ..jobs.unfinished import UnfinishedError
+    from .sharing import by_workers, forget_nothing, models_by_workers
+    from .workers import outline_of
+
+    assert sharing.machines is not None
+    order = replace(order, threads=order.threads or torch.get_num_threads())
+    machines = replace(sharing.machines, threads=order.threads or 1)
+    if machines.gpus is None:
+        machines = replace(machines, gpus=int(torch.cuda.is_available()))
+    try:
+        if given.is_alone:
+            frame = by_workers(folder, given.parts()[""], order, machines, tell)
+            left_out = outline_of(given.parts()[""])[0].left_out
+            note_left_out({name: why for name, why in left_out.items() if name not in noted})
+            return frame
+        plan = _plan(given, order, kept)
+        return models_by_workers(folder, plan, given.lines, given.command, order, machines, tell, saved)
+    except UnfinishedError as error:
+        notes.print(Text(str(error)), soft_wrap=True)
+        raise typer.Exit(1) from None
+    finally:
+        forget_nothing(given.out)
+
+
+def _shard(given: Given, order: Order, sharing: Sharing) -> None:
+    from ..jobs.unfinished import UnfinishedError
+    from .setup import sized
+    from .sharing import by_shard, forget_nothing
+
+    assert sharing.shard is not None
+    kept, too_small = sized(order.relations, order.settings)
+    note_left_out(too_small)
+    try:
+        plan = None if given.is_alone else _plan(given, order, kept)
+        by_shard(given.out, given.parts(), order, sharing.shard, tell, plan, given.command)
+    except UnfinishedError as error:
+        notes.print(Text(str(error)), soft_wrap=True)
+        raise typer.Exit(1) from None
+    finally:
+        forget_nothing(given.out)
+    notes.print(Text(f"Shard {sharing.shard} is done. When all are: fv-lens merge {given.out}"), soft_wrap=True)
+
+
+def _plan(given: Given, order: Order, kept: "list[Relation]") -> dict[str, Any]:
+    from .several import plan_of_models
+
+    plan = plan_of_models(given.models, kept, order.settings, order.dtype)
+    return plan | ({"chat": True} if order.chat else {})
+
+
+def note_left_out(left_out: Mapping[str, str]) -> None:
+    """Say on standard error which relations are left out, and why."""
+    for name, why in left_out.items():
+        typer.echo(f"Note: {name} is left out: {why}", err=True)
