@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL", "DEADLINE")
 UNLIMITED = 60 * 24 * 365  # minutes
+TURNS = 10_000  # times that a job may be requeued
 ASK = 10.0  # seconds between two questions to Slurm
 GRACE = 15.0  # seconds that cancelled processes have to end
 NOTICE = 90  # seconds before its time limit at which a job is told, a quarter of the limit at most
@@ -74,7 +75,7 @@ class Jobs:
         self._running: dict[str, submitit.Job[Any]] = {}
         self._executor: Any
         if machines.partition is None:
-            self._executor = submitit.LocalExecutor(folder, max_num_timeout=UNLIMITED)
+            self._executor = submitit.LocalExecutor(folder, max_num_timeout=TURNS)
             self._executor.update_parameters(timeout_min=UNLIMITED)
         else:
             self._executor = _slurm(folder, machines)
@@ -108,7 +109,7 @@ class Jobs:
         return over
 
     def cancel(self) -> None:
-        """End all of them; those on this machine have ended when this returns."""
+        """End all of them; those on this machine are waited for, `GRACE` seconds at most."""
         for job in self._running.values():
             job.cancel(check=False)
         end = time.monotonic() + GRACE
@@ -145,7 +146,7 @@ def _slurm(folder: Path, machines: Machines) -> Any:
     import submitit
 
     try:
-        executor = submitit.SlurmExecutor(folder, max_num_timeout=UNLIMITED)
+        executor = submitit.SlurmExecutor(folder, max_num_timeout=TURNS)
     except RuntimeError:
         raise InputError(
             f"--slurm is {machines.partition!r}, and this machine has no Slurm (srun); start where sbatch works"
@@ -163,6 +164,8 @@ def _own_gpus() -> list[int]:
     import torch
 
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    if named.replace(",", "").isdigit():
+    if named and not named.replace(",", "").isdigit():
+        raise InputError(f"CUDA_VISIBLE_DEVICES is {named!r}; --jobs needs the numbers of GPUs there, such as 0,1")
+    if named:
         return [int(index) for index in named.split(",") if index]
     return list(range(torch.cuda.device_count()))

@@ -52,7 +52,7 @@ class Sharing:
             return cls(shard=Shard.parse(shard))
         for option, value in (("--minutes", minutes), ("--gpus", gpus)):
             if slurm is None and value is not None:
-                raise InputError(f"{option} says nothing without --slurm; give the partition as well")
+                raise InputError(f"{option} has no effect without --slurm; give the partition as well")
         if jobs is None and slurm is None:
             return cls()
         return cls(Machines(jobs or 1, slurm, minutes or 60, gpus, threads or 1))

@@ -41,5 +41,5 @@ class Shard:
 
 
 def owner(name: str, names: Sequence[str], count: int) -> Shard:
-    """The shard of `count` whose unit this is."""
+    """The shard of `count` to which a unit belongs."""
     return Shard(list(names).index(name) % count, count)

@@ -25,7 +25,7 @@ def _lines(left: Mapping[str, Mapping[str, str]], ends: Mapping[str, str], logs:
         waiting = [name for name, why in reasons.items() if not why]
         lines += [f"{start}{name} failed: {why}" for name, why in reasons.items() if why and name not in resting]
         if resting:
-            lines.append(f"{start}not run, as they rest on that: {', '.join(resting)}")
+            lines.append(f"{start}not run, because they need a unit that failed: {', '.join(resting)}")
         if waiting:
             lines.append(f"{start}not run: {', '.join(waiting)}")
     lines += [f"{name}: {how}" for name, how in ends.items()]

@@ -41,8 +41,8 @@ def run_workers(
     views = _Views(parts)
     with Board(notes, tell) as board:
         try:
-            for _ in range(machines.jobs):
-                crew.start()
+            for place in range(machines.jobs):
+                crew.start(place)
             while crew.jobs.running:
                 time.sleep(LOOK)
                 crew.look(tell)
@@ -60,13 +60,15 @@ class _Crew:
     def __init__(self, out: Path, parts: Mapping[str, Part], order: Order, machines: Machines):
         self._out, self._parts, self._order = out, list(parts.values()), order
         self._minutes = None if machines.partition is None else machines.minutes
-        self.jobs, self.ends, self._started = Jobs(out / JOBS / "submitit", machines), dict[str, str](), 0
+        self.jobs, self.ends = Jobs(out / JOBS / "submitit", machines), dict[str, str]()
+        self._started, self._places = 0, dict[str, int]()
 
-    def start(self) -> None:
-        """Submit one more worker."""
-        number, name = self._started, f"worker-{self._started + 1}"
-        self.jobs.start(name, number, Worker(name, number, self._out, self._parts, self._order, self._minutes))
+    def start(self, place: int) -> None:
+        """Submit one more worker, on the GPU and with the first model of its place among them."""
         self._started += 1
+        name = f"worker-{self._started}"
+        self._places[name] = place
+        self.jobs.start(name, place, Worker(name, place, self._out, self._parts, self._order, self._minutes))
 
     def look(self, tell: Callable[[str], None]) -> None:
         """Note who has ended, and replace workers that were killed in the middle of a unit."""
@@ -75,7 +77,7 @@ class _Crew:
                 self.ends[name] = how
                 tell(f"{name}: {how}")
                 if self._died_in_a_unit(name):
-                    self.start()
+                    self.start(self._places[name])
 
     def _died_in_a_unit(self, name: str) -> bool:
         ledgers = [part.ledger(WATCHER) for part in self._parts]

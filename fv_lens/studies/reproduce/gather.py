@@ -1,7 +1,6 @@
 """The shards of a study, brought together from the folders that they worked in."""
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from ..console import tell
 from ..folders import JOBS, OutputFolder, models_of, plan_in
 from ..jobs.shards import owner
 from ..stages import TIMINGS
+from .files import vector_files
 from .sharing import COMMAND, finish_models
 from .workers import Part, finish_part, graph_of
 
@@ -29,25 +29,25 @@ def gather(folder: OutputFolder, sources: Sequence[Path]) -> None:
         plan = plan_in(source)
         if plan is None:
             raise InputError(f"{str(source)!r} holds no study; give the --out of `fv-lens reproduce --shard`")
-        folder.claim(plan)  # refuses another than its own
-        for name in models_of(source) or [""]:
+        models = models_of(source)
+        makes = {} if models else {"vectors": vector_files(list(plan["relations"]))}
+        folder.claim(plan, makes)  # refuses another than its own
+        for name in ["", *models]:  # what lies at the top of a folder of several models counts, too
             _copy(source / name, folder.path / name)
 
 
 def _copy(source: Path, out: Path) -> None:
+    marker = plan_in(source)
+    if marker is not None and plan_in(out) is None:  # before the files, which are then of a plan
+        with OutputFolder(out, "reproduce", keep=True) as folder:
+            folder.claim(marker)
     for path in sorted((source / "stages").rglob("*.safetensors")) + sorted((source / JOBS).glob("*.*")):
         target = out / path.relative_to(source)
         if target.exists() or path.suffix not in (".safetensors", ".json", ".alive"):
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-        shutil.copyfile(path, partial)
-        os.replace(partial, target)
-    marker = plan_in(source)
-    if marker is not None and plan_in(out) is None:
-        out.mkdir(parents=True, exist_ok=True)
-        with OutputFolder(out, "reproduce", keep=True) as folder:
-            folder.claim(marker)
+        with storage.written_whole(target) as partial:
+            shutil.copyfile(path, partial)
     timings = [_timings(source / "stages" / TIMINGS), _timings(out / "stages" / TIMINGS)]
     if (out / "stages").is_dir():
         storage.save_json(out / "stages" / TIMINGS, timings[0] | timings[1])
@@ -64,7 +64,7 @@ def finish_shards(folder: OutputFolder) -> None:
     """Write the results of a study whose units its shards have computed.
 
     Raises:
-        InputError: units are missing, which are named with the shard whose they are.
+        InputError: units are missing, which are named, with the shards they belong to.
     """
     out, models = folder.path, models_of(folder.path)
     parts = {name: Part(out / name, model, "") for name, model in models.items()} or {"": Part(out, "", "")}
@@ -94,7 +94,7 @@ def _counts(jobs: Path) -> set[int]:
 
 
 def _by_shard(missing: Sequence[str], names: Sequence[str], counts: set[int]) -> list[str]:
-    """What is missing, by the shard whose it is, where all shards were of one count."""
+    """What is missing, by the shard it belongs to, if all shards were of one division."""
     if len(counts) != 1:
         return [f"Missing: {', '.join(missing)}. Start shards that make a whole."]
     of: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""What a study consists of: its sizes, and the outline on which its table and files rest beside its stages."""
+"""The sizes of a study, and all that its table and files need beside its stages."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -99,7 +99,7 @@ class Outline:
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> "Outline":
-        """The outline that `to_dict` made plain data of, and JSON lists of its tuples."""
+        """The outline in a record of `to_dict`, whose tuples JSON has stored as lists."""
         sizes: dict[str, Any] = {key: tuple(x) if isinstance(x, list) else x for key, x in record["settings"].items()}
         fields = {name: record[name] for name in cls.__dataclass_fields__}
         return cls(**fields | {"settings": Settings(**sizes)})

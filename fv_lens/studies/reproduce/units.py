@@ -25,7 +25,7 @@ from .rows import VectorRows, directions, vector_rows
 from .setup import Study
 from .steps import unpacked, whole
 
-# About how long each takes beside others, from counts for a model of 135 million parameters: see `costs`.
+# About how long each takes beside others, as the estimate counts for a model of 135 million parameters: `dry_run`.
 HEADS, SUMS, TUNED, CURVE, SCORES, SHOT, BESIDE, BASELINES, DIFFERENCE, READINGS = (
     4.4, 2.1, 1.5, 1.4, 1.2, 0.07, 1.0, 3.0, 0.65, 0.1,
 )  # fmt: skip
@@ -45,10 +45,9 @@ def layer_of(study: Outline, kept: Kept) -> tuple[int, dict[int, float]]:
 def tuned_vectors(study: Outline, kept: Kept) -> dict[str, Step]:
     """Every kind of tuned vectors, by its key; "from-zero" are those at the best layer."""
     layer, _ = layer_of(study, kept)
-    keys = [f"from-zero-{at}" for at in study.grid] + _later_kinds(study)
-    steps_of = {key: kept[f"tuned-{key}"] for key in keys if f"tuned-{key}" in kept}
-    first = {key: steps_of.pop(key) for key in list(steps_of)[: len(study.grid)]}
-    return first | {"from-zero": first[f"from-zero-{layer}"]} | steps_of
+    grid = {f"from-zero-{at}": kept[f"tuned-from-zero-{at}"] for at in study.grid}
+    later = {key: kept[f"tuned-{key}"] for key in _later_kinds(study) if f"tuned-{key}" in kept}
+    return grid | {"from-zero": grid[f"from-zero-{layer}"]} | later
 
 
 def rows_with_vectors(study: Outline, kept: Kept) -> VectorRows:

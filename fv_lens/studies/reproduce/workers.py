@@ -30,7 +30,7 @@ from .units import units_of
 
 OUTLINE, LEFT_OUT = "outline.json", "left_out.json"
 UNITS = "units"
-ENOUGH = 0.5  # of a time limit: a unit that took more, and all that a job had, would not end in another turn either
+ENOUGH = 0.5  # of a time limit: a unit cut off after more than this would not end in another turn either
 
 
 @dataclass(frozen=True)
@@ -140,13 +140,14 @@ def check_left_out(part: Part) -> None:
 
 
 def outline_of(part: Part) -> tuple[Outline, str]:
-    """The outline that whoever has loaded the model has left, and the command line of one process.
+    """The outline left by the first process that loaded the model, and the command line of one process.
 
     Raises:
-        InputError: nobody has.
+        InputError, ParityError: no process has loaded it: why, where that is known.
     """
     path = part.jobs / OUTLINE
     if not path.is_file():
+        check_left_out(part)
         raise InputError(f"{str(part.out)!r} has no study that jobs or shards have begun; give the folder of one")
     record = json.loads(path.read_text(encoding="utf-8"))
     return Outline.of(record), record["command"]

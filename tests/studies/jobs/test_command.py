@@ -103,6 +103,21 @@ def test_shards_of_one_folder_and_of_several_are_merged_to_the_table_of_one_proc
 
 
 @pytest.mark.slow
+def test_shards_of_several_models_in_folders_of_their_own_are_merged_as_often_as_one_likes(given, networks, there):
+    del given[2:4]
+    Path("nowhere/at/all").mkdir(parents=True)
+    models = ["--models", f"{networks / 'llama'},nowhere/at/all"]
+    for shard in range(2):
+        result = call("reproduce", *given, *models, "--out", f"apart-{shard}", "--shard", f"{shard}/2")
+        assert result.exit_code == 0, result.output + result.stderr
+    alone = call("reproduce", *given, *models, "--out", "alone")
+    for _ in range(2):
+        merged = call("merge", "both", "apart-0", "apart-1")
+        assert merged.exit_code == 0 and results(there / "both") == results(there / "alone"), merged.stderr
+    assert alone.exit_code == 0 and summary(there / "both")["gaps"] == summary(there / "alone")["gaps"]
+
+
+@pytest.mark.slow
 def test_a_unit_that_fails_twice_is_named_and_the_rest_goes_on_and_later_this_too(
     given, whole, there, monkeypatch, without_page
 ):
@@ -113,7 +128,10 @@ def test_a_unit_that_fails_twice_is_named_and_the_rest_goes_on_and_later_this_to
         patched.setattr(steps, "curve", broken)
         result = call("reproduce", *given, "--out", "out", "--shard", "0/1")
     assert result.exit_code == 1
-    assert "curve failed: RuntimeError: no room" in result.stderr and "rest on that: scores" in result.stderr
+    assert (
+        "curve failed: RuntimeError: no room" in result.stderr
+        and "because they need a unit that failed: scores" in result.stderr
+    )
     assert len(Ledger(there / "out/jobs/units", "").failures("curve")) == 2
     finished = {path.stem for path in (there / "out" / "stages").glob("*.safetensors")}
     assert {"readings", "shots-13", "tuned-from-fv-seed-1"} <= finished and not finished & {"scores", "curve"}
@@ -145,8 +163,8 @@ def test_models_are_studied_beside_one_another_and_one_that_cannot_be_is_left_ou
         (["--shard", "one"], "--shard is 'one'; give its number"),
         (["--shard", "0/2", "--jobs", "2"], "--shard is '0/2' beside --jobs; give one"),
         (["--shard", "0/2", "--slurm", "gpu"], "--shard is '0/2' beside --slurm; give one"),
-        (["--minutes", "5"], "--minutes says nothing without --slurm"),
-        (["--gpus", "1", "--jobs", "2"], "--gpus says nothing without --slurm"),
+        (["--minutes", "5"], "--minutes has no effect without --slurm"),
+        (["--gpus", "1", "--jobs", "2"], "--gpus has no effect without --slurm"),
         (["--jobs", "0"], "Invalid value for '--jobs'"),
         (["--threads", "0"], "Invalid value for '--threads'"),
     ],

@@ -260,7 +260,9 @@ def test_time_is_work_at_the_rate_of_its_kind(folder, unmeasured):
 def test_small_relations_are_left_out_as_a_study_leaves_them_out(folder, unmeasured):
     tiny_one = related("few", n=12)
     found = estimate(folder, [related("one"), tiny_one], SMALL)
-    assert found.n_relations == 1 and list(found.left_out) == ["few"] and "Left out: relation 'few'" in str(found)
+    assert (
+        found.n_relations == 1 and list(found.outline.left_out) == ["few"] and "Left out: relation 'few'" in str(found)
+    )
     with pytest.raises(InputError, match="give at least one, each name once"):
         estimate(folder, [tiny_one], SMALL)
     with pytest.raises(InputError, match="each name once"):

@@ -331,9 +331,9 @@ def test_the_page_is_written_and_names_its_command(whole):
 @pytest.mark.slow
 def test_every_row_is_in_the_estimate(model, small):
     study, (tensors, _) = small_study(model), stages(small)["scores"]
+    shape, words = shape_with(1, 1, 1), Words(1, 1, 1, 0, 0, "")
     sizes = [[len(part) for part in relation.split()] for relation in study.relations]
-    costs = stage_costs(shape_with(1, 1, 1), Words(1, 1, 1, 0, 0, ""), study.settings, sizes)
-    assert costs["scores"].rows == tensors["right"].numel()
+    assert stage_costs(shape, words, study.settings, sizes)["scores"].rows == tensors["right"].numel()
 
 
 # Studies that lack something

@@ -36,12 +36,13 @@ class Holding:
 
 
 def holdings(
-    shape: Shape, words: Words, sizes: Sequence[Sequence[int]], itemsize: int, memory: float | None
+    shape: Shape, words: Words, sizes: Sequence[Sequence[int]], n_shots: int, itemsize: int, memory: float | None
 ) -> list[Holding]:
     """What each device of a job holds, and one more, for what finds no place, where there is such.
 
     Args:
         sizes: of each relation, how many train, validation and test pairs it has.
+        n_shots: demonstrations before the prompts of a head map.
         memory: bytes free on each device before it has a model; None where not known.
     """
     placed, layer, gpu = shape.placed, shape.grid[0], shape.gpu
@@ -53,7 +54,7 @@ def holdings(
         MOST_ROWS, float(CPU_BYTES))  # fmt: skip
     way_back = max(row, min(row * n_train, row * most, budget))
     keys = 2 * shape.n_kv_heads * shape.d_head * words.prompt
-    context = words.prompt + 10 * words.shown
+    context = words.prompt + n_shots * words.shown
     row_floats = 3 * shape.n_heads * (context + shape.d_head) + 6 * shape.d_model + 3 * shape.d_mlp
     n_above = shape.n_layers - layer
     found = []
@@ -64,7 +65,7 @@ def holdings(
         held = {"weights": weights}
         if blocks:
             held["keys and values of tuned rows"] = n * itemsize * keys * sum(at > layer for at in blocks)
-            held["their way back"] = way_back * above / n_above
+            held["their backward pass"] = way_back * above / n_above
             held["what-ifs"] = MAX_ROWS * (ON_GPU if gpu else 1) * row_floats * itemsize
         if first:
             held["tuned rows"] = n * itemsize * words.answer * shape.d_model

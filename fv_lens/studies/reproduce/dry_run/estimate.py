@@ -14,8 +14,9 @@ from ....ground.errors import InputError, finite_number, whole_number
 from ....ground.text_files import FilePath
 from ....models.load import Dtype, checked_device, checked_dtype
 from ....models.source import source_of
-from ..outline import Settings
+from ..outline import Outline, Settings
 from ..setup import sized
+from ..units import units_of
 from .cost import Cost
 from .devices import Holding, available, holdings
 from .flops import Number
@@ -34,9 +35,9 @@ GIGABYTES = 80  # of a device, where nothing is said
 class Estimate:
     """What a study will take; `str` shows it.
 
-    `stages`: name, as in the summary's timings, -> `Cost`; "checks" come before them all. `rates`: operations per
-    second of each kind of work. `holdings`: what each device of a job holds. `memory`: bytes of each device, None where
-    not known. `here`: whether the devices are this machine's. `jobs` share the work.
+    `outline`: of the study. `stages`: name, as in the summary's timings, -> `Cost`; "checks" come before them all.
+    `rates`: operations per second of each kind of work. `holdings`: what each device of a job holds. `memory`: bytes of
+    each device, None where not known. `here`: whether the devices are this machine's. `jobs` share the work.
     """
 
     model: str
@@ -45,8 +46,7 @@ class Estimate:
     device: str
     shape: Shape
     words: Words
-    n_relations: int
-    left_out: dict[str, str]
+    outline: Outline
     stages: dict[str, Cost]
     rates: Rates
     holdings: list[Holding]
@@ -59,6 +59,10 @@ class Estimate:
     def total(self) -> Cost:
         """All stages together."""
         return sum(self.stages.values(), Cost())
+
+    @property
+    def n_relations(self) -> int:
+        return len(self.outline)
 
     @cached_property
     def stage_seconds(self) -> dict[str, Number]:
@@ -73,10 +77,11 @@ class Estimate:
     @property
     def longest_path(self) -> Number:
         """Wall-clock time with as many jobs as can be of use."""
-        took, parts = self.stage_seconds, self._parts
+        took, units = self.stage_seconds, units_of(self.outline)
+        parts = parts_of(units)
         checks = took["checks"]
         rest = {name: seconds / parts[name] for name, seconds in took.items() if name != "checks"}
-        return checks + max(critical(rest, needs_of(list(took))).values())
+        return checks + max(critical(rest, needs_of(units)).values())
 
     @property
     def traffic(self) -> Number:
@@ -100,14 +105,11 @@ class Estimate:
         """How many jobs share a device: all those that run on this machine's processors."""
         return self.jobs if self.here and self.device == "cpu" else 1
 
-    @property
-    def _parts(self) -> dict[str, int]:
-        return parts_of(list(self.stages), self.n_relations)
-
     def _with_jobs(self, seconds: dict[str, Number]) -> Number:
         """Each job makes its own checks; then they share the stages."""
         rest = {name: took for name, took in seconds.items() if name != "checks"}
-        return seconds["checks"] + makespan(rest, needs_of(list(seconds)), self._parts, self.jobs)
+        units = units_of(self.outline)
+        return seconds["checks"] + makespan(rest, needs_of(units), parts_of(units), self.jobs)
 
     def __str__(self) -> str:
         words, billions = self.words, self.shape.n_parameters / 1e9
@@ -115,7 +117,7 @@ class Estimate:
         lines = [
             f"{self.n_relations} relations on {self.model} ({billions:.3g} billion parameters, {self.dtype}, {where}). "
             "Nothing of the study was run.",
-            *(f"Left out: {why}" for why in self.left_out.values()),
+            *(f"Left out: {why}" for why in self.outline.left_out.values()),
             f"Tokens {words.source}: {words.prompt:.1f} in a zero-shot prompt, {words.shown:.1f} in a demonstration, "
             f"{words.answer:.1f} in an answer.",
             "",
@@ -207,11 +209,13 @@ def estimate(
     shape = replace(shape_of(model_name, config, kind, n_devices, bytes_each), gpu=gpu)
     words = words_of(source, kept)
     sizes = [[len(part) for part in relation.split()] for relation in kept]
+    names, categories, families = zip(*((r.name, r.category or "other", r.family or r.name) for r in kept))
+    outline = Outline([*names], [*categories], [*families], left_out, settings, shape.d_model, shape.grid)
     return Estimate(
         model=str(model_name), dtype=str(kind).removeprefix("torch."), itemsize=kind.itemsize, device=device.type,
-        shape=shape, words=words, n_relations=len(kept), left_out=left_out,
+        shape=shape, words=words, outline=outline,
         stages=stage_costs(shape, words, settings, sizes),
         rates=measured(config, shape, words, kind, device) if here else of_gpu(),
-        holdings=holdings(shape, words, sizes, kind.itemsize, bytes_each), memory=bytes_each,
+        holdings=holdings(shape, words, sizes, settings.n_shots, kind.itemsize, bytes_each), memory=bytes_each,
         here=not elsewhere, devices=n_devices, jobs=jobs,
     )  # fmt: skip

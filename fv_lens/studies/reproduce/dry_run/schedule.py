@@ -3,36 +3,19 @@
 import heapq
 from collections.abc import Mapping, Sequence
 
+from ...jobs.unit import Unit, Whole
+from ..setup import Study
 from .flops import Number
 
 
-def needs_of(names: Sequence[str]) -> dict[str, list[str]]:
-    """Which stages each stage waits for, of all that a study has, by name.
-
-    Layers are chosen among vectors tuned from zero, and test words are asked once there are vectors of every kind.
-    """
-    grid = [name for name in names if name.startswith("tuned-from-zero-") and "seed" not in name]
-    tuned = [name for name in names if name.startswith("tuned-")]
-
-    def needs(name: str) -> list[str]:
-        if name in grid or name in ("checks", "heads"):
-            return []
-        if name == "sums":
-            return ["heads"]
-        if name == "scores" or name.endswith("-shuffled") and name.startswith("shots-"):
-            return ["sums", *tuned, "curve"]
-        if name.startswith("shots-"):
-            return []
-        if name == "readings":
-            return ["sums", *grid, "tuned-from-fv", "difference"]
-        return [*(["sums"] if name.startswith("tuned-from-fv") else []), *grid]
-
-    return {name: needs(name) for name in names}
+def needs_of(units: Sequence[Unit[Study] | Whole[Study]]) -> dict[str, list[str]]:
+    """Which stages each stage of a study waits for; one of several parts waits for what these need."""
+    return {unit.name: list(unit.parts[0].needs if isinstance(unit, Whole) else unit.needs) for unit in units}
 
 
-def parts_of(names: Sequence[str], n_relations: int) -> dict[str, int]:
-    """In how many equal parts each stage may be run by several jobs: head maps and few-shot prompts by relation."""
-    return {name: n_relations if name == "heads" or name.startswith("shots-") else 1 for name in names}
+def parts_of(units: Sequence[Unit[Study] | Whole[Study]]) -> dict[str, int]:
+    """In how many equal parts each stage may be run by several jobs."""
+    return {unit.name: len(unit.parts) if isinstance(unit, Whole) else 1 for unit in units}
 
 
 def critical(seconds: Mapping[str, Number], needs: Mapping[str, Sequence[str]]) -> dict[str, Number]:
@@ -52,7 +35,7 @@ def critical(seconds: Mapping[str, Number], needs: Mapping[str, Sequence[str]]) 
 def makespan(
     seconds: Mapping[str, Number], needs: Mapping[str, Sequence[str]], parts: Mapping[str, int], n_jobs: int
 ) -> Number:
-    """How long `n_jobs` take for all, each taking the unit with the longest way behind it among those that can begin.
+    """How long `n_jobs` take for all, each taking the unit on the longest remaining path among those that can begin.
 
     Args:
         seconds: name of each stage -> how long it takes one job; each stage is after those that it needs.
