@@ -99,6 +99,10 @@ def reproduce(
         if dry_run:
             if chat:
                 raise InputError("--dry-run counts the plain form of prompts; leave --chat out.")
+            if threads is not None:
+                import torch
+
+                torch.set_num_threads(threads)  # with which the time is measured
             asked = {"jobs": jobs or 1, "devices": devices, "memory": memory}
             _print_estimates(list(several.values()) if several else [model], chosen, settings, weights, asked)
             return

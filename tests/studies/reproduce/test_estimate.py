@@ -22,7 +22,6 @@ from fv_lens.studies import cli
 from fv_lens.studies.reproduce import steps
 from fv_lens.studies.reproduce.dry_run import estimate as estimates
 from fv_lens.studies.reproduce.dry_run import shape as shapes
-from fv_lens.studies.reproduce.dry_run import stages as stages_module
 from fv_lens.studies.reproduce.dry_run.cost import Cost, Kind
 from fv_lens.studies.reproduce.dry_run.estimate import estimate
 from fv_lens.studies.reproduce.dry_run.network import configuration, shape_of
@@ -138,7 +137,6 @@ STEPS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STEPS)
 def test_stages_take_the_operations_that_torch_counts(name, folder, studied, unmeasured, monkeypatch):
-    monkeypatch.setattr(stages_module, "SHARED", 0)
     monkeypatch.setattr(onednn, "_product", None)  # torch counts no products of oneDNN
     estimated = estimate(folder, studied.relations, SMALL).stages[name].flop
     STEPS[name](studied)  # after which the engine's checks of itself are over

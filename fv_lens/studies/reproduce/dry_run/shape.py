@@ -22,9 +22,9 @@ from .flops import Flops, Number, Work
 from .words import Words
 
 FOUND = 0.5  # assumed: the share of rows whose most probable token begins an answer
-CHECKED = 27  # full forwards in the engine's comparisons on the longest prompts, before a study's first stage
+CHECKED = 31  # full forwards in the engine's comparisons on the longest prompts, before a study's first stage
 LENGTHS_TOGETHER = 3  # about, that prompts behind the same demonstrations have
-SHARED = 5  # about as many in that of demonstrations that are run once, before the prompts that share them
+FORMS = 4  # about as many for the faster forms of rows that are compared at a new site
 
 
 @dataclass(frozen=True)

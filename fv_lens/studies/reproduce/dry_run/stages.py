@@ -11,7 +11,7 @@ from ....vectors.sweeps import DEPTHS as SWEPT
 from ..outline import Settings
 from ..steps import DIFFERENCE_PROMPTS
 from .cost import Cost, Kind
-from .shape import SHARED, Shape
+from .shape import FORMS, Shape
 from .words import Words
 
 KINDS = 5  # kinds of vectors that are decoded
@@ -41,7 +41,7 @@ def stage_costs(shape: Shape, words: Words, settings: Settings, sizes: Sequence[
     whatifs = [some * len(settings.strengths) for some in (summed, others, distributed)]
     stages["sums"] = sum((shape.completed(n_validation, words, births) for births in whatifs), Cost())
     # An edit in each layer that has one of the heads is compared with full forwards, of two prompts.
-    compared = 2 * (1 + shape.n_layers * (1 - (1 - 1 / shape.n_layers) ** settings.head_counts[-1])) + SHARED
+    compared = 2 * (1 + shape.n_layers * (1 - (1 - 1 / shape.n_layers) ** settings.head_counts[-1])) + FORMS
     stages["sums"] += shape.checked(words.prompt, compared)
 
     def tuned(at: int, n_starts: int = 1) -> Cost:
@@ -59,12 +59,11 @@ def stage_costs(shape: Shape, words: Words, settings: Settings, sizes: Sequence[
     added = {"summed": half, "heads": places[0], "tuned": layer}
     again = [added[row.place] for row in ROWS if row.place for _ in range(draws if row.drawn else 1)]
     births = again + [layer] * (len(settings.curve) + 2 * (settings.seeds - 1))  # and the other deals
-    stages["scores"] = shape.completed(n_test, words, births)
+    stages["scores"] = shape.completed(n_test, words, births) + shape.checked(longest, compared)
     for how in settings.prompting.values():
         n, shuffled = how["n_shots"], how.get("shuffled", False)
-        length, beside = words.prompt + n * words.shown, again if shuffled else []
+        beside = again if shuffled else []
         asked = shape.completed(n_test, words, beside, n, settings.n_together)
-        asked += shape.checked(length, SHARED) + shape.checked(length, compared * bool(beside))
         stages[f"shots-{n}{'-shuffled' * shuffled}"] = asked
     for r, (train, validation, test) in enumerate(sizes if settings.baselines else ()):
         trained = (shape.trained(train, validation, words, at, settings.steps) for at in (0, 0, layer, 0))
