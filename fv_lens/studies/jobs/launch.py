@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ class Machines:
         jobs: how many at once.
         partition: of Slurm; None for this machine.
         minutes: the time limit of a job of Slurm, after which it waits for another turn and goes on.
-        gpus: of each job; None for one where this machine has any.
+        gpus: of each job; None for as many as the model is spread over, where this machine has any.
         threads: CPU cores of each job of Slurm.
     """
 
@@ -87,8 +87,7 @@ class Jobs:
         import submitit
 
         if self._machines.partition is None:
-            gpus = _own_gpus()
-            visible = [gpus[number % len(gpus)]] if gpus else []
+            visible = visible_gpus(_own_gpus(), self._machines.gpus or 1, number)
             self._executor.update_parameters(visible_gpus=visible, gpus_per_node=len(visible))
         else:
             self._executor.update_parameters(job_name=f"fv-lens {name}")
@@ -159,10 +158,17 @@ def _slurm(folder: Path, machines: Machines) -> Any:
         ) from None
     executor.update_parameters(
         partition=machines.partition, time=machines.minutes, cpus_per_task=machines.threads,
+        srun_args=[f"--cpus-per-task={machines.threads}"],  # which some versions of srun do not take from sbatch
         signal_delay_s=machines.notice, additional_parameters={"requeue": True},
         **({"gpus_per_node": machines.gpus} if machines.gpus else {}),
     )  # fmt: skip
     return executor
+
+
+def visible_gpus(gpus: Sequence[int], each: int, place: int) -> list[int]:
+    """The GPUs of the worker at a place, `each` of them; places take turns where there are fewer."""
+    groups = [list(gpus[start : start + each]) for start in range(0, len(gpus) - each + 1, each)]
+    return groups[place % len(groups)] if groups else list(gpus)
 
 
 def _own_gpus() -> list[int]:

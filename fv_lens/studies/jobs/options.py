@@ -19,7 +19,9 @@ Minutes = Annotated[
     int | None,
     typer.Option(min=1, help="Time limit of a Slurm job, after which it goes on in another turn; by default 60."),
 ]
-Gpus = Annotated[int | None, typer.Option(min=0, help="GPUs of a Slurm job; by default one if there are any here.")]
+Gpus = Annotated[
+    int | None, typer.Option(min=0, help="GPUs of a Slurm job; by default --devices, or one, if there are any here.")
+]
 ShardText = Annotated[
     str | None,
     typer.Option("--shard", help="Compute one share, such as 0/3; `fv-lens merge` then brings them together."),

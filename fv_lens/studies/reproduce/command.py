@@ -56,7 +56,7 @@ def reproduce(
     chat: Annotated[bool, typer.Option("--chat", help="Ask in the model's own chat form.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only estimate work, time, memory and traffic.")] = False,
     devices: Annotated[
-        int | None, typer.Option(min=1, help="With --dry-run: estimate for this many GPUs a job.")
+        int | None, typer.Option(min=1, help="GPUs that a process spreads the model over; with --dry-run, anywhere.")
     ] = None,
     memory: Annotated[
         float | None, typer.Option(help="With --dry-run: gigabytes of each GPU.", show_default="80")
@@ -84,7 +84,7 @@ def reproduce(
 
         def line(out: Path, **named: str) -> str:
             options: dict[str, Any] = {"--relations": relations, **dict([source] if source else []), **named}
-            options |= {"--dtype": dtype, "--seeds": seeds, "--threads": threads, "--out": out}
+            options |= {"--dtype": dtype, "--seeds": seeds, "--devices": devices, "--threads": threads, "--out": out}
             given = [str(part) for option in options.items() if option[1] is not None for part in option]
             given += ["--baselines"] * baselines + ["--chat"] * chat
             return shlex.join(["fv-lens", "reproduce", *given])
@@ -106,9 +106,9 @@ def reproduce(
             asked = {"jobs": jobs or 1, "devices": devices, "memory": memory}
             _print_estimates(list(several.values()) if several else [model], chosen, settings, weights, asked)
             return
-        if (devices, memory) != (None, None):
-            raise InputError("--devices and --memory are of an estimate; give --dry-run beside them.")
-        order = Order(chosen, settings, weights, chat, threads)
+        if memory is not None:
+            raise InputError("--memory is of an estimate; give --dry-run beside it.")
+        order = Order(chosen, settings, weights, chat, threads, devices or 1)
         if several is None:
             given = Given(out, {"": model}, {"": line(out, **{"--model": model})}, line(out, **{"--model": model}))
         else:

@@ -110,7 +110,7 @@ def _by_workers(
     order = replace(order, threads=order.threads or torch.get_num_threads())
     machines = replace(sharing.machines, threads=order.threads or 1)
     if machines.gpus is None:
-        machines = replace(machines, gpus=int(torch.cuda.is_available()))
+        machines = replace(machines, gpus=order.devices * torch.cuda.is_available())
     try:
         if given.is_alone:
             frame = by_workers(folder, given.parts()[""], order, machines, tell)

@@ -22,6 +22,7 @@ class Order:
         dtype: of the weights.
         chat: whether the model is asked in its own chat form.
         threads: of torch, on which the last digits depend; None for as many as it takes by itself.
+        devices: GPUs that a model is spread over.
     """
 
     relations: Sequence[Relation]
@@ -29,6 +30,7 @@ class Order:
     dtype: Literal["float32", "bfloat16", "float16"]
     chat: bool = False
     threads: int | None = None
+    devices: int = 1
 
     def load(self, name: str) -> "tuple[Study, dict[str, Any]]":
         """The study of a model, which is loaded, and the hash of its weights."""
@@ -41,7 +43,7 @@ class Order:
 
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        loaded = load_model(name, dtype=self.dtype)
+        loaded = load_model(name, dtype=self.dtype, n_devices=self.devices if self.devices > 1 else None)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # small parts were warned of before
             template = PromptTemplate.chat(loaded) if self.chat else PromptTemplate()

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from fv_lens.ground.errors import InputError
+from fv_lens.models import load
+from fv_lens.studies.jobs.launch import visible_gpus
 from fv_lens.studies.jobs.ledger import Ledger
 from fv_lens.studies.jobs.presence import at_work, present
 from fv_lens.studies.reproduce import steps
@@ -21,6 +24,17 @@ from ..commands import call, files, write
 from ..left import summary
 from ..small import relations
 
+SMALLER = """
+import sys
+from functools import partial
+
+from fv_lens.studies import cli
+from fv_lens.studies.reproduce import setup
+from tests.studies.small import SMALL
+
+setup.Settings = partial(setup.Settings, **SMALL)
+cli.app(sys.argv[1:])
+"""
 FOLDER = ["jobs", "report.html", "results.csv", "stages", "summary.json", "vectors"]
 
 
@@ -86,10 +100,10 @@ def test_two_jobs_of_which_one_is_killed_leave_the_table_of_one_process(given, w
 
 @pytest.mark.slow
 def test_no_worker_outlives_a_command_that_is_terminated(given, there):
-    line = [sys.executable, "-m", "fv_lens", "reproduce", *given, "--out", "out", "--jobs", "2"]
-    with subprocess.Popen(line, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as command:
+    line = [sys.executable, "-c", SMALLER, "reproduce", *given, "--out", "out", "--jobs", "2"]
+    with (there / "said").open("w") as said, subprocess.Popen(line, stderr=said, stdout=said) as command:
         while len(at_work(there / "out")) < 2 or not list((there / "out").glob("stages/parts/*")):
-            assert command.poll() is None
+            assert command.poll() is None, (there / "said").read_text()
             time.sleep(0.1)
         command.terminate()
         assert command.wait(60) != 0
@@ -219,6 +233,25 @@ def test_a_model_that_cannot_be_loaded_is_told_as_by_one_process(there, networks
         result = call("reproduce", *given, "--out", "out", *arguments)
         assert result.exit_code == 2 and "missing/model/folder" in result.stderr, result.output
         assert not Path("out").exists()
+
+
+def test_a_model_is_spread_over_as_many_devices_as_are_asked_for(there, given, monkeypatch):
+    asked = []
+
+    def load_model(name, **options):
+        asked.append(options)
+        raise InputError("no such devices here")
+
+    monkeypatch.setattr(load, "load_model", load_model)
+    for devices in ([], ["--devices", "2"]):
+        assert call("reproduce", *given, "--out", "out", *devices).exit_code == 2
+    assert [options.get("n_devices") for options in asked] == [None, 2]
+
+
+def test_workers_share_out_the_gpus():
+    assert [visible_gpus([0, 1, 4], 1, place) for place in range(4)] == [[0], [1], [4], [0]]
+    assert [visible_gpus([0, 1, 4, 5, 6], 2, place) for place in range(3)] == [[0, 1], [4, 5], [0, 1]]
+    assert visible_gpus([], 1, 3) == [] and visible_gpus([0], 2, 1) == [0]
 
 
 @pytest.mark.parametrize("folders", [["nothing"], ["nothing", "here"]], ids=str)
