@@ -1,6 +1,7 @@
 """A real Slurm of one node on this machine, for tests: started in a folder of its own, and stopped again.
 
-It needs root, and Debian's packages: `apt-get install --no-install-recommends slurm-wlm munge`.
+It needs root, and Debian's packages: `apt-get install --no-install-recommends slurm-wlm munge`. Where munge does not
+answer, it is started as the system's own, with a new key in /etc/munge if there is none.
 """
 
 import os
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "munged", "mungekey")
+PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "munged", "mungekey", "sinfo", "scancel")
 PARTITION = "debug"
 SETTINGS = """\
 ClusterName=one
