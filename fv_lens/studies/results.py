@@ -16,6 +16,11 @@ RESULTS, SUMMARY, REPORT = "results.csv", "summary.json", "report.html"
 NUMBERS, COUNTS = ("value", "low", "high", "p"), ("n",)
 
 
+def is_finished(folder: Path, files: Collection[str] = ()) -> bool:
+    """Whether a study has left all of its results there, `files` among them."""
+    return all((folder / name).is_file() for name in (RESULTS, SUMMARY, REPORT, *files))
+
+
 def read_result(path: Path, read: Callable[[Path], T]) -> T:
     """What `read` makes of a file that a model's study has left; an InputError that names a damaged one."""
     try:

@@ -12,7 +12,7 @@ from ..ground.errors import InputError, ParityError
 from .console import output_folder, tell
 from .folders import OutputFolder, models_of
 from .job import Job
-from .results import REPORT, RESULTS, SUMMARY
+from .results import is_finished
 
 T = TypeVar("T")
 Result = TypeVar("Result")
@@ -43,7 +43,7 @@ class OneModel(Generic[T]):
 
     def is_finished(self, folder: Path) -> bool:
         """Whether a study has left all of its results there."""
-        return all((folder / name).is_file() for name in (RESULTS, SUMMARY, REPORT, *self.files))
+        return is_finished(folder, self.files)
 
 
 def study_each(

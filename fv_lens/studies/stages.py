@@ -92,14 +92,14 @@ class Stages:
             InputError: it is not there, is damaged or is of another plan.
         """
         tensors, saved = self._read(name)
-        seconds = self._known_timings().get(name, saved.get("seconds"))
+        seconds = timings_in(self.folder).get(name, saved.get("seconds"))
         if seconds is not None and not name.startswith(PARTS):
             self.timings[name] = seconds
         return tensors, saved["record"]
 
     def _add_timing(self, name: str, took: float, parts: Collection[str]) -> None:
         with self._alone:
-            known = self._known_timings()
+            known = timings_in(self.folder)
             took += sum(known.pop(part, 0.0) for part in parts)
             storage.save_json(self.folder / TIMINGS, known | {name: round(took, 1)})
 
@@ -110,14 +110,6 @@ class Stages:
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
-
-    def _known_timings(self) -> dict[str, float]:
-        """How long stages took, in a file of its own: stages that are equal are then equal files."""
-        try:
-            known = json.loads((self.folder / TIMINGS).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return {name: x for name, x in known.items() if isinstance(x, int | float)} if isinstance(known, dict) else {}
 
     def _digest(self, name: str) -> str:
         return hashlib.sha256(json.dumps([self._plan, name], sort_keys=True).encode()).hexdigest()
@@ -151,3 +143,12 @@ class Stages:
             if "plan" not in saved:
                 self._write(name, tensors, saved)
         earlier.unlink()
+
+
+def timings_in(folder: Path) -> dict[str, float]:
+    """Seconds that the stages in a folder took, from a file of its own: stages that are equal are then equal files."""
+    try:
+        known = json.loads((folder / TIMINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {name: x for name, x in known.items() if isinstance(x, int | float)} if isinstance(known, dict) else {}

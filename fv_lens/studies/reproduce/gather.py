@@ -12,7 +12,7 @@ from ..console import tell
 from ..folders import JOBS, OutputFolder, models_of, owner_of, plan_in
 from ..jobs.presence import refuse_others
 from ..jobs.shards import owner
-from ..stages import TIMINGS
+from ..stages import TIMINGS, timings_in
 from .files import vector_files
 from .sharing import COMMAND, finish_models
 from .workers import LEFT_OUT, Part, finish_part, graph_of
@@ -52,16 +52,9 @@ def _copy(source: Path, out: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with storage.written_whole(target) as partial:
             shutil.copyfile(path, partial)
-    timings = [_timings(source / "stages" / TIMINGS), _timings(out / "stages" / TIMINGS)]
     if (out / "stages").is_dir():
-        storage.save_json(out / "stages" / TIMINGS, timings[0] | timings[1])
-
-
-def _timings(path: Path) -> dict[str, float]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return {}
+        both = timings_in(source / "stages") | timings_in(out / "stages")
+        storage.save_json(out / "stages" / TIMINGS, both)
 
 
 def finish_shards(folder: OutputFolder) -> None:

@@ -1,6 +1,7 @@
 """What `fv-lens reproduce` was given, and its study in one process or several."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +12,9 @@ from rich.text import Text
 from ..console import notes, output_folder, tell
 from ..folders import OutputFolder
 from ..job import Job
-from ..jobs.launch import check_submitit
+from ..jobs.launch import Machines, check_submitit
 from ..jobs.options import Sharing
+from ..jobs.shards import Shard
 from .loading import Order
 
 if TYPE_CHECKING:
@@ -62,13 +64,15 @@ def study(given: Given, order: Order, sharing: Sharing, saved: list[Path]) -> "p
     if sharing.machines:
         check_submitit()
     if sharing.shard:
-        _shard(given, order, sharing)
+        kept, too_small = sized(order.relations, order.settings)
+        note_left_out(too_small)
+        _by_shard(given, order, sharing.shard, kept)
         return None
     with output_folder(given.out, "reproduce", saved) as folder:
         kept, too_small = sized(order.relations, order.settings)  # before the model is loaded
         note_left_out(too_small)
         if sharing.machines:
-            return _by_workers(given, order, sharing, folder, kept, too_small, saved)
+            return _by_workers(given, order, sharing.machines, folder, kept, too_small, saved)
         return _in_one_process(given, order, folder, kept, too_small, saved)
 
 
@@ -97,21 +101,19 @@ def _in_one_process(
 
 
 def _by_workers(
-    given: Given, order: Order, sharing: Sharing, folder: OutputFolder, kept: "list[Relation]",
+    given: Given, order: Order, machines: Machines, folder: OutputFolder, kept: "list[Relation]",
     noted: Mapping[str, str], saved: list[Path],
 ) -> "pd.DataFrame":  # fmt: skip
     import torch
 
-    from ..jobs.unfinished import UnfinishedError
-    from .sharing import by_workers, forget_nothing, models_by_workers
+    from .sharing import by_workers, models_by_workers
     from .workers import outline_of
 
-    assert sharing.machines is not None
     order = replace(order, threads=order.threads or torch.get_num_threads())
-    machines = replace(sharing.machines, threads=order.threads or 1)
+    machines = replace(machines, threads=order.threads or 1)
     if machines.gpus is None:
         machines = replace(machines, gpus=order.devices * torch.cuda.is_available())
-    try:
+    with _unfinished_told(given.out):
         if given.is_alone:
             frame = by_workers(folder, given.parts()[""], order, machines, tell)
             left_out = outline_of(given.parts()[""])[0].left_out
@@ -119,30 +121,30 @@ def _by_workers(
             return frame
         plan = _plan(given, order, kept)
         return models_by_workers(folder, plan, given.lines, given.command, order, machines, tell, saved)
-    except UnfinishedError as error:
-        notes.print(Text(str(error)), soft_wrap=True)
-        raise typer.Exit(1) from None
-    finally:
-        forget_nothing(given.out)
 
 
-def _shard(given: Given, order: Order, sharing: Sharing) -> None:
-    from ..jobs.unfinished import UnfinishedError
-    from .setup import sized
-    from .sharing import by_shard, forget_nothing
+def _by_shard(given: Given, order: Order, shard: Shard, kept: "list[Relation]") -> None:
+    from .sharing import by_shard
 
-    assert sharing.shard is not None
-    kept, too_small = sized(order.relations, order.settings)
-    note_left_out(too_small)
-    try:
+    with _unfinished_told(given.out):
         plan = None if given.is_alone else _plan(given, order, kept)
-        by_shard(given.out, given.parts(), order, sharing.shard, tell, plan, given.command)
+        by_shard(given.out, given.parts(), order, shard, tell, plan, given.command)
+    notes.print(Text(f"Shard {shard} is done. When all are: fv-lens merge {given.out}"), soft_wrap=True)
+
+
+@contextmanager
+def _unfinished_told(out: Path) -> Iterator[None]:
+    """Name units that are left, and exit with 1; nothing stays of a study that never began."""
+    from ..jobs.unfinished import UnfinishedError
+    from .sharing import forget_nothing
+
+    try:
+        yield
     except UnfinishedError as error:
         notes.print(Text(str(error)), soft_wrap=True)
         raise typer.Exit(1) from None
     finally:
-        forget_nothing(given.out)
-    notes.print(Text(f"Shard {sharing.shard} is done. When all are: fv-lens merge {given.out}"), soft_wrap=True)
+        forget_nothing(out)
 
 
 def _plan(given: Given, order: Order, kept: "list[Relation]") -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ..jobs.launch import Machines
 from ..jobs.presence import at_work, present
 from ..jobs.shards import Shard
 from ..jobs.unfinished import UnfinishedError
-from ..results import REPORT, RESULTS, SUMMARY
+from ..results import is_finished
 from ..several import BROKEN
 from .crew import THE_MODEL, run_workers
 from .loading import Order
@@ -149,11 +149,6 @@ def by_shard(
 def _save_command(out: Path, command: str) -> None:
     (out / JOBS).mkdir(exist_ok=True)
     storage.save_json(out / JOBS / COMMAND, {"command": command})
-
-
-def is_finished(out: Path) -> bool:
-    """Whether a study has left all of its results there."""
-    return all((out / name).is_file() for name in (RESULTS, SUMMARY, REPORT))
 
 
 def forget_nothing(out: Path) -> None:
