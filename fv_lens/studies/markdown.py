@@ -58,6 +58,11 @@ def versions_text(summary: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
 
 
+def layers_text(summary: Mapping[str, Any]) -> str:
+    """The models of a summary of several, each with the layer of its vectors."""
+    return ", ".join(f"{name} (layer {facts['layer']})" for name, facts in summary["by model"].items())
+
+
 def joined(parts: Sequence[str]) -> str:
     """The parts that say something, as one text."""
     return "\n\n".join(part for part in parts if part) + "\n"

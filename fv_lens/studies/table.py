@@ -1,6 +1,5 @@
 """The command `fv-lens table`: the results of a study as Markdown, of one model or of several."""
 
-import json
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -28,16 +27,19 @@ def table(
 ) -> None:
     """Print the results of a study as Markdown tables."""
     with plain_errors():
-        from .results import RESULTS, SUMMARY
+        from .results import RESULTS, SUMMARY, read_summary
 
+        if why := _without_results(folder):
+            raise InputError(f"{str(folder)!r} holds no results of a study: {why}")
         try:
-            if not (folder / SUMMARY).is_file():
-                raise FileNotFoundError(folder / SUMMARY)
-            summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-            frame = _frame(folder / RESULTS)
+            summary, frame = read_summary(folder / SUMMARY, ["versions"]), _frame(folder / RESULTS)
             text = _printer(owner_of(folder), summary)(frame, summary)
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # each damage has its own
-            raise InputError(f"{str(folder)!r} holds no results of a study: {_why(folder, error)}") from None
+            cause = f"{type(error).__name__}: {error}"
+            raise InputError(
+                f"{str(folder)!r} holds no results of a study: its results.csv or summary.json is damaged or another "
+                f"command's ({cause}); give the --out of a study"
+            ) from None
         typer.echo(text, nl=False)
 
 
@@ -52,8 +54,6 @@ def _frame(path: Path) -> "pd.DataFrame":
 
 def _printer(owner: str | None, summary: Mapping[str, Any]) -> Callable[["pd.DataFrame", Mapping[str, Any]], str]:
     """What prints the results of a command; a folder without a marker is taken for one of `reproduce`."""
-    if owner not in (None, *PRINTED):
-        raise ValueError("another command's")
     several = "models" in summary
     if owner in ("analogies", "humans"):
         module = import_module(f".{owner}.markdown", __package__)
@@ -64,15 +64,17 @@ def _printer(owner: str | None, summary: Mapping[str, Any]) -> Callable[["pd.Dat
     return markdown_of_models if several else markdown
 
 
-def _why(folder: Path, error: Exception) -> str:
+def _without_results(folder: Path) -> str | None:
+    """Why a folder has no results to print, and what to give; None where they are there."""
+    from .results import RESULTS, SUMMARY
+
     if not folder.is_dir():
         return "there is no such folder; give the --out of a study"
     owner = owner_of(folder)
     if owner not in (None, *PRINTED):
         return f"they are of `fv-lens {owner}`; give the --out of {', '.join(PRINTED[:-1])} or {PRINTED[-1]}"
-    if not isinstance(error, FileNotFoundError):
-        cause = f"{type(error).__name__}: {error}"
-        return f"its results.csv or summary.json is damaged or another command's ({cause}); give the --out of a study"
+    if (folder / RESULTS).is_file() and (folder / SUMMARY).is_file():
+        return None
     if owner in PRINTED or (folder / "stages").is_dir():
         return "the study is not finished; the command that began it goes on from where it stopped"
     return "it has no results.csv and summary.json; give the --out of a finished study"

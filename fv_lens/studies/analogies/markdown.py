@@ -9,7 +9,7 @@ from ...analogies.scores import LIBRARIES, PROMPT_ONLY
 from ...evaluation.pooled import OVER_MODELS, POOLED
 from ...ground.measures import MEASURES
 from ...ground.scores import Score
-from ..markdown import joined, missing_lines, score_table, versions_text
+from ..markdown import joined, layers_text, missing_lines, score_table, versions_text
 from .several_page import scores_by_model
 
 SHOWN = ("accuracy", "first_token_accuracy", "choice", "choice_both_ways")
@@ -36,11 +36,10 @@ def markdown(frame: pd.DataFrame, summary: Mapping[str, Any]) -> str:
 def markdown_of_models(frame: pd.DataFrame, summary: Mapping[str, Any]) -> str:
     """As `markdown`, a table for each library with a column a model; and what is missing on which model."""
     named = list(summary["by model"])
-    layers = ", ".join(f"{name} (layer {facts['layer']})" for name, facts in summary["by model"].items())
     n = int(frame[(frame.model == POOLED) & (frame.group == "all")].n.max())
     said = (
-        f"{n} test analogies in {layers}. 95 % intervals are over families of relations; of the {OVER_MODELS}, over "
-        f"the models. {versions_text(summary)}."
+        f"{n} test analogies in {layers_text(summary)}. 95 % intervals are over families of relations; of the "
+        f"{OVER_MODELS}, over the models. {versions_text(summary)}."
     )
 
     def by_model(lines: pd.DataFrame) -> Iterator[tuple[str, list[str], Rows, str]]:

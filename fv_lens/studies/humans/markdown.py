@@ -7,7 +7,7 @@ import pandas as pd
 
 from ...evaluation.pooled import OVER_MODELS, POOLED
 from ...ground.scores import Score
-from ..markdown import joined, missing_lines, score_table, versions_text
+from ..markdown import joined, layers_text, missing_lines, score_table, versions_text
 from .several_page import scores_by_model
 
 
@@ -35,10 +35,9 @@ def markdown(frame: pd.DataFrame, summary: Mapping[str, Any]) -> str:
 def markdown_of_models(frame: pd.DataFrame, summary: Mapping[str, Any]) -> str:
     """As `markdown`, a table for each measure with a column a model; and what is missing on which model."""
     named = list(summary["by model"])
-    layers = ", ".join(f"{name} (layer {facts['layer']})" for name, facts in summary["by model"].items())
     parts = [
-        f"Spearman's rho with people, vectors of {layers}. 95 % intervals are over relations; of the {OVER_MODELS}, "
-        f"over the models. {versions_text(summary)}."
+        f"Spearman's rho with people, vectors of {layers_text(summary)}. 95 % intervals are over relations; of the "
+        f"{OVER_MODELS}, over the models. {versions_text(summary)}."
     ]
     for gains, lines in _halves(frame):
         for measure, of in lines.groupby("measure", sort=False):

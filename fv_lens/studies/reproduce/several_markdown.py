@@ -8,7 +8,7 @@ import pandas as pd
 from ...evaluation.pooled import OVER_MODELS, POOLED, pooled_over_fewer, scores_by_model
 from ...evaluation.rows import COMPARISONS
 from ...ground.measures import MEASURES
-from ..markdown import joined, missing_lines, score_table, versions_text
+from ..markdown import joined, layers_text, missing_lines, score_table, versions_text
 
 MEASURED = ("accuracy", "first_token_accuracy")
 WHAT = {"score": "", "difference": ", difference", "shuffled gain": ", gain in prompts with shuffled answers"}
@@ -38,10 +38,9 @@ def markdown_of_models(frame: pd.DataFrame, summary: Mapping[str, Any]) -> str:
 
 def _provenance(frame: pd.DataFrame, summary: Mapping[str, Any]) -> str:
     n = frame.name[frame.group == "relation"].nunique()
-    layers = ", ".join(f"{name} (layer {facts['layer']})" for name, facts in summary["by model"].items())
     settings = summary["settings"]
     return (
-        f"{n} relation{'s' * (n != 1)} in {layers}, {summary['dtype']}; vectors tuned on {settings['n_pairs']} pairs, "
-        f"stopped on {settings['n_validation']}. 95 % intervals: of a model and of {POOLED}, over families of "
+        f"{n} relation{'s' * (n != 1)} in {layers_text(summary)}, {summary['dtype']}; vectors tuned on "
+        f"{settings['n_pairs']} pairs, stopped on {settings['n_validation']}. 95 % intervals: of a model and of {POOLED}, over families of "
         f"relations; of the {OVER_MODELS}, over the models. {versions_text(summary)}."
     )
