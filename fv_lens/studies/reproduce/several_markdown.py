@@ -41,6 +41,6 @@ def _provenance(frame: pd.DataFrame, summary: Mapping[str, Any]) -> str:
     settings = summary["settings"]
     return (
         f"{n} relation{'s' * (n != 1)} in {layers_text(summary)}, {summary['dtype']}; vectors tuned on "
-        f"{settings['n_pairs']} pairs, stopped on {settings['n_validation']}. 95 % intervals: of a model and of {POOLED}, over families of "
-        f"relations; of the {OVER_MODELS}, over the models. {versions_text(summary)}."
+        f"{settings['n_pairs']} pairs, stopped on {settings['n_validation']}. 95 % intervals: of a model and of "
+        f"{POOLED}, over families of relations; of the {OVER_MODELS}, over the models. {versions_text(summary)}."
     )

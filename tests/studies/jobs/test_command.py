@@ -137,12 +137,12 @@ def test_shards_of_several_models_in_folders_of_their_own_are_merged_as_often_as
     del given[2:4]
     Path("nowhere/at/all").mkdir(parents=True)
     models = ["--models", f"{networks / 'llama'},nowhere/at/all"]
-    for shard in range(2):
-        result = call("reproduce", *given, *models, "--out", f"apart-{shard}", "--shard", f"{shard}/2")
+    for shard in range(3):
+        result = call("reproduce", *given, *models, "--out", f"apart-{shard}", "--shard", f"{shard}/3")
         assert result.exit_code == 0, result.output + result.stderr
     alone = call("reproduce", *given, *models, "--out", "alone")
     for _ in range(2):
-        merged = call("merge", "both", "apart-0", "apart-1")
+        merged = call("merge", "both", "apart-0", "apart-1", "apart-2")
         assert merged.exit_code == 0 and results(there / "both") == results(there / "alone"), merged.stderr
     assert alone.exit_code == 0 and summary(there / "both")["gaps"] == summary(there / "alone")["gaps"]
 
