@@ -117,7 +117,8 @@ def allowed(
 ) -> Bool[Tensor, "pair vector"]:
     """Mask of the vectors that each pair may use, given its relation (None if unknown: all of them).
 
-    `exclude`: None for all, "relation" to leave out the pair's own, "family" its siblings too. `families`: relation ->
+    `exclude`: None for all, "relation" to leave out the pair's own, "family" its siblings too and the vectors that name
+    the family among their `kin`. `families`: relation ->
     family; the bundled relations' are known. `own`: each pair's family, for pairs without a known relation.
 
     Raises:
@@ -133,10 +134,13 @@ def allowed(
             return relation
         return family or (None if relation is None else families.get(relation, relation))
 
-    vector_kinds = [kind(fv.relation or name) for name, fv in zip(library.names, library.vectors)]
+    vector_kinds = [
+        {kind(fv.relation or name), *(fv.kin if exclude == "family" else ())}
+        for name, fv in zip(library.names, library.vectors)
+    ]
     pair_kinds = [kind(relation, family) for relation, family in zip(relations, own or [None] * len(relations))]
     kept = [
-        [exclude is None or pair_kind is None or pair_kind != other for other in vector_kinds]
+        [exclude is None or pair_kind is None or pair_kind not in kinds for kinds in vector_kinds]
         for pair_kind in pair_kinds
     ]
     return torch.tensor(kept, device="cpu").reshape(len(relations), len(library))

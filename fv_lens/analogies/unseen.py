@@ -16,17 +16,17 @@ def unseen(
 ) -> tuple[list[Question], list[Question]]:
     """Separate the questions to keep from those that a vector may have learnt from, which are to be left out.
 
-    Tuned vectors record the first words of their train and validation pairs, not the answers, and the names of their
-    relations; so do the parents of combined ones. The rule therefore errs on the side of leaving out: a question is
-    left out if A or C is among the words of a vector of the question's relation, or of any vector if the relation of
-    either is unknown. If the answers are known too, a question of any relation is left out if A:B or C:D is a pair that
-    a vector was tuned on, in either direction: otherwise a pair under another relation's name would pass. Letter case
-    is ignored. Untuned vectors leave out nothing.
+    Tuned vectors record their train and validation pairs (those of an earlier version the first words alone) and the
+    names of their relations; so do the parents of combined ones. The rule errs on the side of leaving out: a question
+    is left out if A or C is among the words of a vector of the question's relation, or of any vector if the relation of
+    either is unknown. A question of any relation is left out if A:B or C:D is a pair that a vector was tuned on, in
+    either direction: otherwise a pair under another relation's name would pass. Letter case is ignored. Untuned vectors
+    leave out nothing.
 
     Args:
         questions: kept and left out in their order.
         vectors: such as the values of a library.
-        relations: the relations that the vectors were tuned on, unless bundled, so that the answers are known.
+        relations: the relations that the vectors were tuned on, unless bundled, for vectors without answers.
 
     Example:
         >>> kept, left_out = unseen(load_questions(), vectors.values())
@@ -35,8 +35,9 @@ def unseen(
     pairs: set[frozenset[str]] = set()
     own: dict[str | None, Relation] = {relation.name: relation for relation in relations}
     bundled: dict[str | None, Relation] = {name: load_relation(name) for name in relation_names()}
-    for name, tuned in _tuned_words(fv.record for fv in vectors):
+    for name, tuned, listed in _tuned_words(fv.record for fv in vectors):
         words[name].update(word.casefold() for word in tuned)
+        pairs.update(unordered(word, answer) for word, answers in zip(tuned, listed) for answer in answers)
         for relation in (own.get(name), bundled.get(name)):
             answers = relation.answers if relation else {}
             pairs.update(unordered(word, answer) for word in tuned for answer in answers.get(word, ()))
@@ -59,9 +60,12 @@ def some_unseen(questions: Sequence[Question], vectors: Iterable[FunctionVector]
     return kept, len(left_out)
 
 
-def _tuned_words(records: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str | None, list[str]]]:
-    """The relation and the first words of what each vector, and each it was combined from, was tuned on."""
+def _tuned_words(
+    records: Iterable[Mapping[str, Any]],
+) -> Iterator[tuple[str | None, list[str], Sequence[Sequence[str]]]]:
+    """Relation, first words and answers (where recorded) of what each vector, or a parent of it, was tuned on."""
     for record in records:
         training = record["training"] or {}
-        yield record["relation"], [*training.get("train_words", ()), *training.get("validation_words", ())]
+        words = [*training.get("train_words", ()), *training.get("validation_words", ())]
+        yield record["relation"], words, training.get("word_answers", ())
         yield from _tuned_words(parent for _, parent in record["parents"])

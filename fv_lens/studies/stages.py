@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import stat
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -68,6 +69,12 @@ class Stages:
     def has(self, name: str) -> bool:
         """Whether a stage, or a part of one, is on disk."""
         return self._path(name).is_file()
+
+    def refresh(self) -> None:
+        """Have a network file system look at the folders anew: a change of mode ends what it remembers of them."""
+        for folder in (self.folder, self.folder / PARTS):
+            with suppress(OSError):  # it is not there, or another user's
+                folder.chmod(stat.S_IMODE(folder.stat().st_mode))
 
     def run(self, name: str, compute: Callable[[], Step], parts: Collection[str] = ()) -> Step:
         """The tensors and record of a stage, from disk if it was finished before.

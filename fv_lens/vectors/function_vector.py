@@ -41,6 +41,7 @@ class FunctionVector:
         processing: "raw", or "centered" where TransformerLens centred the weights that write to the residual stream.
         bos: whether its prompts began with a BOS token.
         relation, data_hash, split_seed: the relation, SHA-256 of its pairs, and which split its words came from.
+        kin: families, beside that of its relation, which it is left out with, since it shares pairs with them.
         template: the prompt template, as `PromptTemplate.to_dict` gives it.
         heads: the (layer, head) whose outputs were summed.
         method: "sum", "combination" (of `parents`), or what another module of fv_lens names.
@@ -72,6 +73,7 @@ class FunctionVector:
     relation: str | None = None
     data_hash: str | None = None
     split_seed: int | None = None
+    kin: Sequence[str] = ()
     template: Mapping[str, str] | None = None
     heads: Sequence[tuple[int, int]] = ()
     method: str = "sum"
@@ -100,6 +102,7 @@ class FunctionVector:
         object.__setattr__(self, "strength", finite_number("strength", self.strength))
         object.__setattr__(self, "heads", tuple((int(layer), int(head)) for layer, head in self.heads))
         object.__setattr__(self, "source", tuple(self.source))
+        object.__setattr__(self, "kin", tuple(self.kin))
         object.__setattr__(self, "parents", tuple((float(weight), parent) for weight, parent in self.parents))
 
     @classmethod

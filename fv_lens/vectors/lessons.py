@@ -43,6 +43,12 @@ class Lesson:
     def name(self) -> str:
         return self.relation.name if self.relation else "all"
 
+    @property
+    def answers(self) -> list[list[str]]:
+        """The answers of the train words, then of the validation words, in the order of the prompts."""
+        parts = [*self.train, *self.validation]
+        return [list(answers) for part in parts for _, answers in part.pairs]
+
     def shuffled(self) -> "Lesson":
         """The control: the same words with exchanged answers, none of which is right."""
         assert self.relation is not None  # several relations together have no list of right answers
@@ -143,7 +149,7 @@ def _vector(
     return FunctionVector.on(
         lens, result.vector, layer, lesson.relation, how.template or PromptTemplate(), method="tuned",
         parents=[(result.strength, start.record)] if isinstance(start, FunctionVector) else (),
-        training=result.record(of, how, lesson.seed, lesson.is_shuffled),
+        training=result.record(of, how, lesson.seed, lesson.is_shuffled) | {"word_answers": lesson.answers},
     )  # fmt: skip
 
 

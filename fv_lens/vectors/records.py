@@ -28,7 +28,7 @@ from ..ground.schema import (
 )
 
 # Fields that the first vectors did not have.
-LATER: dict[str, list[str] | None] = {"training": None, "weights": None, "source": [], "frozen_rms": None}
+LATER: dict[str, list[str] | None] = {"training": None, "weights": None, "source": [], "frozen_rms": None, "kin": []}
 
 
 class Template(Schema):
@@ -56,6 +56,7 @@ class Training(Schema):
     validation_losses: list[tuple[Index, float]] = Field(min_length=1)
     train_words: list[Text]
     validation_words: list[Text]
+    word_answers: list[Annotated[list[Text], Field(min_length=1)]] = []
     learning_rate: float = Field(1.0, gt=0)
     first_token: bool = False
     shuffle: bool = False
@@ -72,6 +73,8 @@ class Training(Schema):
             raise ValueError(f"{' and '.join(sorted(missing))} is missing")
         if (self.n_pairs, self.n_validation) != (len(self.train_words), len(self.validation_words)):
             raise ValueError("n_pairs and n_validation are not the numbers of train_words and validation_words")
+        if self.word_answers and len(self.word_answers) != self.n_pairs + self.n_validation:
+            raise ValueError("word_answers are not those of train_words and validation_words")
         if dict(self.validation_losses).get(self.chosen_step) != self.validation_loss:
             raise ValueError("validation_loss is not what validation_losses has at chosen_step")
         if max(step for step, _ in self.validation_losses) > len(self.losses):
@@ -93,6 +96,7 @@ class Vector(Record):
     relation: Text | None
     data_hash: Hash | None
     split_seed: Seed | None
+    kin: Annotated[list[Text], AfterValidator(unlike)]
     template: Template | None
     heads: Annotated[list[tuple[Index, Index]], AfterValidator(unlike)]
     method: Text

@@ -145,6 +145,16 @@ def test_families_of_the_users_own_relations_are_told(llama):
     assert names_of(library, allowed(library, ["antonym"], "family", moved)[0]) == {"b", "c"}
 
 
+def test_vectors_are_left_out_with_families_that_they_share_pairs_with(llama):
+    vectors = vectors_of(llama, ("tool-action", "synonym", "mine"))
+    vectors["mine"] = vector(noise(32), relation="mine", kin=["opposite", "other"])
+    library = Library.of(lens_of(llama), vectors)
+    for relation, left_out in {"antonym": {"mine"}, "mine": {"mine"}, "tool-action": {"tool-action"}}.items():
+        assert names_of(library, allowed(library, [relation], "family")[0]) == {*library.names} - left_out
+    assert names_of(library, allowed(library, [None], "family", own=["other"])[0]) == {"tool-action", "synonym"}
+    assert allowed(library, ["antonym"], "relation").all(), "kin are other relations"
+
+
 def test_a_pair_may_be_known_by_its_family_alone(llama):
     library = Library.of(lens_of(llama), vectors_of(llama))
     own = ["opposite", "synonym", None]

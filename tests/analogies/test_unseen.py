@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import torch
 
 from fv_lens.analogies.unseen import unseen
@@ -49,6 +51,14 @@ def test_pairs_leave_out_under_any_relation_where_the_answers_are_known():
     ]
     kept, out = unseen(questions, [tuned("antonym", [word])])
     assert (kept, out) == (questions[2:], questions[:2])
+
+
+def test_recorded_answers_leave_out_their_pairs_under_any_relation():
+    fv = tuned("size", ["two"], ["ten"])
+    fv = replace(fv, training=fv.training | {"word_answers": [["three", "III"], ["eleven"]]})
+    out = [asked("x", "y", word, answer, relation="after") for word, answer in (("two", "III"), ("ELEVEN", "ten"))]
+    kept = [asked("x", "y", "two", "eleven", relation="after")]
+    assert unseen([*kept, *out], [fv]) == (kept, out)
 
 
 def test_answers_of_other_relations_can_be_given():

@@ -31,7 +31,8 @@ ABOUT = dict(
 TRAINING = dict(
     n_pairs=2, n_validation=1, chosen_step=2, validation_loss=2.5, losses=[3.5, 2.25],
     validation_losses=[[0, 3.0], [2, 2.5]], train_words=["w1", "w2"], validation_words=["w3"], learning_rate=0.05,
-    first_token=False, shuffle=False, seed=0, layer_losses={"1": 2.5, "2": float("inf")},
+    word_answers=[["w2"], ["w3", "w4"], ["w4"]], first_token=False, shuffle=False, seed=0,
+    layer_losses={"1": 2.5, "2": float("inf")},
 )  # fmt: skip
 
 
@@ -268,7 +269,7 @@ def test_a_record_with_any_field_damaged_is_refused(name, tmp_path):
 # What a field may hold, so that no schema can refuse it: by the last name in its place.
 TEXT = dict.fromkeys(
     ("site", "relation", "relations", "method", "separator", "prefix", "fv-lens", "transformer-lens", "transformers")
-    + ("torch", "train_words", "validation_words", "source", "texts", "words", "chosen"),
+    + ("torch", "train_words", "validation_words", "word_answers", "source", "kin", "texts", "words", "chosen"),
     ["every"],
 )
 NUMBERS = dict.fromkeys(
@@ -280,7 +281,7 @@ MORE = {
     "model": ["", "every"], "separator": [""], "split_seed": [HUGE], "seed": [HUGE], "heads": [[], MISSING],
     "parents": [[], MISSING, -3, 2.5], "learning_rate": [2.5], "temperature": [2.5], "answers": [MISSING],
     "layer_losses": [MISSING], "1": [MISSING, HUGE, float("inf")], "2": [MISSING, HUGE, 2.5],
-    "validation_losses": [MISSING],
+    "validation_losses": [MISSING], "word_answers": [MISSING, []], "kin": [MISSING, []],
     # Of composites that were not fitted, or before their tensors were listed.
     "record": [{}, {"": None}], "family left out": [MISSING, {}, {"": None}], "tensors": [MISSING],
     **dict.fromkeys(("accuracy", "log_prob", "chosen", "a", "b", "c"), [MISSING]),

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ...analogies.scores import AnalogyScores
+    from ...datasets.published import Published
     from ...datasets.questions import Question
     from .study import Asked
 
@@ -60,8 +61,19 @@ def analogies(
             "there are none, the bundled relations are tuned.",
         ),
     ] = None,
+    library: Annotated[
+        list[Path] | None,
+        typer.Option(
+            callback=expanded,
+            help="A folder of BATS, LRE, SemEval-2012 Task 2 or Todd et al., or a file of questions: the library is "
+            "tuned, and has their relations beside the bundled ones; may be repeated.",
+        ),
+    ] = None,
     each: Annotated[
         int, typer.Option(min=1, max=MOST_EACH, help="With --bats, --lre or --todd: test analogies per relation.")
+    ] = 10,
+    taught: Annotated[
+        int, typer.Option(min=1, max=MOST_EACH, help="Likewise: train analogies per relation, and validation ones.")
     ] = 10,
     model: ModelName = MODEL,
     models: ModelNames = None,
@@ -76,23 +88,27 @@ def analogies(
         source = published_set(bats, lre, todd)
         if file and source:
             raise InputError(f"FILE is {str(file)!r} and {source.option} {str(source.folder)!r}; give one of them.")
-        train, chosen_on, test, choose_on = _questions(file, source, validation or (), each, seed)
+        train, chosen_on, test, choose_on = _questions(file, source, validation or (), (taught, each), seed)
         if (choices or choose_on) and not any(question.pairs for question in test):
             asked = source.folder if source else file
             raise InputError(f"{str(asked)!r} gives no choices; leave --choices out to complete the analogies.")
         several = None if models is None else named_models(models, model)
-        folders = vectors or ([LIBRARY] if several is None else [])
+        if library and vectors:
+            raise InputError(f"--library is {str(library[0])!r}, to be tuned, beside --vectors; give one of them")
+        folders = vectors or ([LIBRARY] if several is None and not library else [])
+        sets = _sets(library or ())
 
         def line(out: Path, folders: "Sequence[Path]", **model: str) -> str:
             command = ["fv-lens", "analogies", *([file] if file else []), *["--choices"] * choices]
-            command += [*source, "--each", each] if source else []
-            for option, paths in {"--validation": validation or (), "--vectors": folders}.items():
+            command += [*source, "--each", each, "--taught", taught] if source else []
+            paths_of = {"--validation": validation or (), "--vectors": folders, "--library": library or ()}
+            for option, paths in paths_of.items():
                 command += [part for path in paths for part in (option, path)]
             command += [part for name, value in model.items() for part in (f"--{name}", value)]
             return shlex.join(map(str, [*command, "--out", out, "--seed", seed]))
 
         with output_folder(out, "analogies", saved) as folder:
-            if several is None and folders != [LIBRARY]:
+            if several is None and folders and folders != [LIBRARY]:
                 _check_vectors(folders)
             notes.print(Text("Loading the libraries and the model", style="bold"))
             from ...datasets.question_groups import group_names
@@ -108,12 +124,13 @@ def analogies(
                 own = {name: [vectors_folder(study, path, name) for study in folders] for name, path in several.items()}
                 lines = {name: line(out / name, own[name], model=path) for name, path in several.items()}
                 command = line(out, folders, models=",".join(several.values()))
-                plan = plan_of_models(several, questions, choosing, seed)
-                frame = solve_all_by_models(folder, plan, questions, folders, lines, command, saved)
+                plan = plan_of_models(several, questions, choosing, seed, sets)
+                frame = solve_all_by_models(folder, plan, questions, folders, lines, command, saved, sets)
                 shown = overviews_of_models(frame, list(several))
             else:
                 job = Job(folder, line(out, folders, model=model), tell)
-                shown = overviews(*_solved(model, folders, questions, job, choosing, seed, saved), test, choosing)
+                solved = _solved(model, folders, sets, questions, job, choosing, seed, saved)
+                shown = overviews(*solved, test, choosing)
         for part in shown:
             console.print(part, soft_wrap=isinstance(part, Text))
         names = ("report.html", "results.csv", "summary.json", *(several or ()))
@@ -126,18 +143,31 @@ def _check_vectors(folders: "Sequence[Path]") -> None:
             raise InputError(f"{str(path)!r} has no vectors (*.safetensors); give the `vectors` folder of a study.")
 
 
+def _sets(paths: "Sequence[Path]") -> "list[Published]":
+    """The sets of relations at these places; an InputError for two of one name."""
+    from ...datasets.published import load_published
+
+    sets = [load_published(path) for path in paths]
+    names = [of.name for of in sets]
+    if twice := [str(path) for path, name in zip(paths, names) if names.count(name) > 1]:
+        raise InputError(f"--library is {twice[0]!r} and {twice[1]!r}, sets of one name; give one of them")
+    return sets
+
+
 def _solved(
-    model: str, folders: "Sequence[Path]", asked: "Asked", job: Job, choices: bool, seed: int, saved: list[Path]
-) -> "tuple[AnalogyScores, list[str]]":
+    model: str, folders: "Sequence[Path]", sets: "Sequence[Published]", asked: "Asked", job: Job, choices: bool,
+    seed: int, saved: list[Path],
+) -> "tuple[AnalogyScores, list[str]]":  # fmt: skip
     """The questions answered by one model; `saved` gets what was tuned if that is cut short."""
     from ...models.load import load_model
     from .library import load_libraries
     from .study import solve_all
 
     loaded = load_model(model)
-    library, summed = load_libraries(folders) if any(folders[0].glob("*.safetensors")) else (None, None)
+    there = any(any(folder.glob("*.safetensors")) for folder in folders[:1])
+    library, summed = load_libraries(folders) if there else (None, None)
     try:
-        return solve_all(loaded, library, asked, job, summed=summed, seed=seed, choices=choices)
+        return solve_all(loaded, library, asked, job, summed=summed, seed=seed, choices=choices, sets=sets)
     except BaseException:
         made = job.folder.path / "vectors"
         if job.folder.claimed and any(made.glob("*.safetensors")):
@@ -146,13 +176,13 @@ def _solved(
 
 
 def _questions(
-    file: Path | None, source: PublishedSet | None, validation: "Sequence[Path]", each: int, seed: int
+    file: Path | None, source: PublishedSet | None, validation: "Sequence[Path]", numbers: tuple[int, int], seed: int
 ) -> "tuple[list[Question], list[Question], list[Question], list[Question]]":
     """Questions for fitting composites, for choosing them, for the report, and for choosing among methods of choice."""
     from ...datasets.question_files import load_questions
     from ...datasets.question_split import split_questions
 
-    train, chosen_on, test = _of_set(source, seed, each) if source else split_questions(load_questions(), seed)
+    train, chosen_on, test = _of_set(source, seed, *numbers) if source else split_questions(load_questions(), seed)
     read = {path: load_questions(path) for path in (*([file] if file else ()), *validation)}
     for path, questions in read.items():
         if not questions:
@@ -161,11 +191,11 @@ def _questions(
     return train, chosen_on, test, [question for path in validation for question in read[path]]
 
 
-def _of_set(source: PublishedSet, seed: int, each: int) -> "list[list[Question]]":
-    """Analogies of each relation from each part that `reproduce` cuts it into: ten, and `each` of the test part."""
+def _of_set(source: PublishedSet, seed: int, taught: int, each: int) -> "list[list[Question]]":
+    """Analogies of each relation from each of its parts: `taught` to fit and to choose on, `each` of the test part."""
     from ...datasets.question_generator import generate
     from ..reproduce.setup import Settings, sized
 
     relations = sized(source.relations().values(), Settings())[0]
-    train, validation = generate(relations, 10, seed, "train"), generate(relations, 10, seed, "validation")
+    train, validation = generate(relations, taught, seed, "train"), generate(relations, taught, seed, "validation")
     return [train, validation, generate(relations, each, seed, "test")]

@@ -1,9 +1,13 @@
 """The library of vectors of a study of analogies: read from folders, or tuned for it."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from ...datasets.relation_files import relation_names
+from ...datasets.kinship import Gathered, gather
+from ...datasets.published import Published
+from ...datasets.relation_files import load_relation, relation_names
 from ...ground.errors import InputError
 from ...models.lens import Model
 from ...vectors.function_vector import FunctionVector
@@ -66,14 +70,33 @@ def _joined(libraries: Sequence[Vectors]) -> Vectors:
     return {name: fv for vectors in libraries for name, fv in vectors.items()}
 
 
-def tuned_library(model: Model, folder: Path, tell: Callable[[str], None]) -> Vectors:
-    """A vector of every bundled relation, tuned from zero and saved in the folder; read where all are there."""
+def relations_for(sets: Sequence[Published]) -> Gathered:
+    """The relations of a library: the bundled ones, and those of sets that are not among them."""
+    bundled = [load_relation(name) for name in relation_names()]
+    return gather([("bundled", bundled), *sets])
+
+
+def tuned_library(model: Model, folder: Path, tell: Callable[[str], None], sets: Sequence[Published] = ()) -> Vectors:
+    """A vector of every relation of `relations_for`, tuned from zero and saved in the folder; read where all are there.
+
+    A relation of a set that cannot be tuned, mostly for want of pairs, has none.
+    """
+    wanted = relations_for(sets)
     kept = load_library(folder) if any(folder.glob("*.safetensors")) else {}
     if set(kept) >= set(relation_names()):
         return kept
-    tell(f"Tuning the library: {len(relation_names())} bundled relations, from zero")
-    vectors = dict(finetune_all(model, relation_names()))
+    if wanted.left_out:
+        same = ", ".join(f"{name} ({other})" for name, other in wanted.left_out.items())
+        tell(f"Left out, as most of their pairs are those of another relation: {same}")
+    tell(f"Tuning the library from zero: {len(wanted.relations)} relations")
+    with warnings.catch_warnings():
+        if sets:
+            warnings.simplefilter("ignore", UserWarning)  # small ones are tuned on what they have
+        tuned = finetune_all(model, dict(wanted.relations))
+    if tuned.errors:
+        tell(f"Without a vector, for want of pairs: {', '.join(tuned.errors)}")
+    vectors = {name: replace(fv, kin=wanted.kin[name]) for name, fv in tuned.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    for name, fv in vectors.items():
-        fv.save(folder / f"{name}.safetensors")
+    for name in reversed(list(vectors)):  # the bundled ones, of which all are looked for, come last
+        vectors[name].save(folder / f"{name}.safetensors")
     return vectors

@@ -10,6 +10,7 @@ import pandas as pd
 from ...analogies.by_question import pooled, read_by_question
 from ...analogies.differences import COLUMNS
 from ...analogies.scores import SUMMED, Row
+from ...datasets.published import Published
 from ...datasets.questions import Question, digest
 from ...ground import storage
 from ...models import load as loading
@@ -20,7 +21,7 @@ from ..several import EVERY_ROW, NO_NUMBERS, OneModel, study_each, vectors_of, w
 from .files import BY_QUESTION
 from .library import Vectors, load_libraries
 from .several_page import write_page_of_models
-from .study import Asked, claim, plan_of, solve_all
+from .study import Asked, claim, of_sets, plan_of, solve_all
 
 TABLE = (*COLUMNS, "part", "group")
 NO_SUMS = "there are no summed vectors for it"
@@ -35,12 +36,14 @@ class Loaded(NamedTuple):
     plan: dict[str, Any]
 
 
-def plan_of_models(models: Mapping[str, str], asked: Asked, choices: bool, seed: int) -> dict[str, Any]:
+def plan_of_models(
+    models: Mapping[str, str], asked: Asked, choices: bool, seed: int, sets: Sequence[Published] = ()
+) -> dict[str, Any]:
     """What the folder of all models is marked with; that of each has a plan of its own, with weights and vectors."""
     return {
         "models": dict(models), "seed": seed, "choices": choices,
         "questions, SHA-256": digest([[repr(question) for question in part] for part in asked]),
-        "versions": storage.versions(),
+        "versions": storage.versions(), **of_sets(sets),
     }  # fmt: skip
 
 
@@ -52,6 +55,7 @@ def solve_all_by_models(
     lines: Mapping[str, str],
     command: str,
     saved: list[Path],
+    sets: Sequence[Published] = (),
 ) -> pd.DataFrame:
     """Answer the questions by each model as `solve_all` does, then write what all show together.
 
@@ -62,6 +66,7 @@ def solve_all_by_models(
         studies: folders of finished `reproduce --models`, with the vectors of each model; none to tune them.
         lines: folder -> the command line for that model alone.
         command: the command line, for the record.
+        sets: whose relations the tuned libraries have as well.
     """
     models, seed = plan["models"], plan["seed"]
 
@@ -69,14 +74,21 @@ def solve_all_by_models(
         folders = [vectors_of(study, models[name], name) for study in studies]
         vectors, summed = load_libraries(folders) if folders else (None, None)
         model = loading.load_model(models[name])
-        return Loaded(model, vectors, summed, plan_of(model, vectors, asked, summed, seed))
+        return Loaded(model, vectors, summed, plan_of(model, vectors, asked, summed, seed, sets))
 
     one = OneModel(
         command="analogies",
         load=load,
-        claim=lambda loaded, part: claim(part, loaded.plan),
+        claim=lambda loaded, part: claim(part, loaded.plan, sets),
         study=lambda loaded, job: solve_all(
-            loaded.model, loaded.vectors, asked, job, summed=loaded.summed, choices=plan["choices"], seed=seed
+            loaded.model,
+            loaded.vectors,
+            asked,
+            job,
+            summed=loaded.summed,
+            choices=plan["choices"],
+            seed=seed,
+            sets=sets,
         ),
         lines=lines,
         files=(BY_QUESTION,),

@@ -18,6 +18,7 @@ from ...analogies.scores import LIBRARIES, AnalogyScores, LibraryName
 from ...analogies.selection import BEST
 from ...analogies.solve import AnalogyAnswer, solve_analogy
 from ...analogies.unseen import unseen
+from ...datasets.published import Published
 from ...datasets.question_groups import group_names
 from ...datasets.questions import Question, digest
 from ...datasets.relation_files import load_relation, relation_names
@@ -31,7 +32,7 @@ from ..job import Job
 from ..stages import Stages
 from .choice import best_method
 from .files import file_name, packed, unpacked, write_outputs
-from .library import tuned_library
+from .library import relations_for, tuned_library
 from .page import write_analogy_report
 from .steps import affine_names, by_prompt, fit_affine_all, gates_frame, gates_of
 
@@ -63,6 +64,7 @@ def solve_all(
     summed: Mapping[str, FunctionVector] | None = None,
     choices: bool = False,
     seed: int = 0,
+    sets: Sequence[Published] = (),
 ) -> tuple[AnalogyScores, list[str]]:
     """Fit composites on train and validation analogies, answer the test ones by every method, and write the results.
 
@@ -72,6 +74,7 @@ def solve_all(
         vectors: the library; None for that of `tuned_library`, which is kept in `vectors/` of the folder.
         summed: un-tuned vectors, for comparison.
         choices: also choose among answers.
+        sets: whose relations the tuned library has as well.
 
     Returns:
         The scores, and a line on what was chosen, if anything was.
@@ -82,10 +85,10 @@ def solve_all(
     """
     train, validation, test, choose_on = asked
     out, tell = job.folder.path, job.tell
-    plan = plan_of(model, vectors, asked, summed, seed)
-    claim(job.folder, plan)
+    plan = plan_of(model, vectors, asked, summed, seed, sets)
+    claim(job.folder, plan, sets)
     if vectors is None:
-        vectors = tuned_library(model, out / "vectors", tell)
+        vectors = tuned_library(model, out / "vectors", tell, sets)
         plan["vectors, SHA-256"] = _digests(vectors, summed or {})  # what is fitted is of these very vectors
     stages = Stages(out / "stages", plan)
     fitted, affine = _fitted(model, vectors, asked, seed, stages, tell) if train else ({}, {})
@@ -127,6 +130,7 @@ def plan_of(
     asked: Asked,
     summed: Mapping[str, FunctionVector] | None = None,
     seed: int = 0,
+    sets: Sequence[Published] = (),
 ) -> dict[str, Any]:
     """The plan of `solve_all` with the same arguments, which a later start must share to resume.
 
@@ -145,12 +149,18 @@ def plan_of(
         "questions, SHA-256": digest([[repr(question) for question in part] for part in asked[:3]]),
         "vectors, SHA-256": TUNED_HERE if vectors is None else _digests(vectors, summed or {}),
         "threads": torch.get_num_threads(), "versions": storage.versions(),
+        **of_sets(sets),
     }  # fmt: skip
 
 
-def claim(folder: OutputFolder, plan: Mapping[str, Any]) -> None:
+def of_sets(sets: Sequence[Published]) -> dict[str, Any]:
+    """What a plan says of sets whose relations the library has as well."""
+    return {"library": [[name, *(relation.hash for relation in of)] for name, of in sets]} if sets else {}
+
+
+def claim(folder: OutputFolder, plan: Mapping[str, Any], sets: Sequence[Published] = ()) -> None:
     """Mark the folder as that of the plan; an InputError where it holds a run of other questions or vectors."""
-    tuned = relation_names() if plan["vectors, SHA-256"] == TUNED_HERE else ()
+    tuned = relations_for(sets).relations if plan["vectors, SHA-256"] == TUNED_HERE else ()
     composites = (*CANDIDATES, BEST, *affine_names())
     folder.claim(
         plan,
@@ -223,12 +233,13 @@ def _digests(*libraries: Mapping[str, FunctionVector]) -> list[str]:
 
 
 def _identity(name: str, fv: FunctionVector) -> list[Any]:
-    return [name, fv.relation or "", fv.layer, fv.site, fv.vector.tolist()]
+    return [name, fv.relation or "", fv.layer, fv.site, fv.vector.tolist(), *([list(fv.kin)] if fv.kin else [])]
 
 
 def _libraries(vectors: Mapping[str, FunctionVector], questions: Sequence[Question]) -> list[LibraryName]:
     """The full library, and those with something left out where a question has kin in it."""
     family = {name: load_relation(name).family or name for name in relation_names()}
     kin = {family.get(fv.relation or name, fv.relation or name) for name, fv in vectors.items()}
+    kin |= {other for fv in vectors.values() for other in fv.kin}
     known = any({q.relation, q.family, family.get(q.relation or "")} & (kin | set(vectors)) - {None} for q in questions)
     return list(LIBRARIES) if known else ["full"]

@@ -37,9 +37,8 @@ class Sharing:
 
     @classmethod
     def of(
-        cls, jobs: int | None, slurm: str | None, minutes: int | None, gpus: int | None, shard: str | None,
-        threads: int | None,
-    ) -> "Sharing":  # fmt: skip
+        cls, jobs: int | None, slurm: str | None, minutes: int | None, gpus: int | None, shard: str | None
+    ) -> "Sharing":
         """What the options ask for.
 
         Raises:
@@ -57,4 +56,4 @@ class Sharing:
                 raise InputError(f"{option} has no effect without --slurm; give the partition as well")
         if jobs is None and slurm is None:
             return cls()
-        return cls(Machines(jobs or 1, slurm, minutes or 60, gpus, threads or 1))
+        return cls(Machines(jobs or 1, slurm, minutes or 60, gpus))

@@ -1,4 +1,8 @@
-"""Which workers and shards are at work in a folder: each holds a lock of its own name there while it lives."""
+"""Which workers and shards are at work in a folder: each holds a lock of its own name there while it lives.
+
+A job that waits for its turn holds none. So each start leaves its mark, and a job of another start, whose command has
+ended, does nothing when its turn comes.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,10 +10,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ...ground import storage
 from ...ground.errors import InputError
 from ..folders import JOBS
 
 PATIENCE = 2.0  # seconds for another process that only looks
+START = "start"
 
 
 @contextmanager
@@ -55,6 +61,44 @@ def refuse_others(out: Path) -> None:
             f"{', '.join(names)} {'are' if len(names) > 1 else 'is'} at work in {str(out)!r}, perhaps since an earlier "
             "start; wait until they end, or cancel them"
         )
+
+
+def begin(out: Path, start: str) -> None:
+    """Take a folder over: jobs of earlier starts, which may wait for their turn still, then find another's mark.
+
+    Args:
+        start: what nobody else has for a mark; "" for a command that has no workers.
+
+    Raises:
+        InputError: workers or shards are at work in it.
+    """
+    refuse_others(out)
+    if not start and not (out / JOBS).is_dir():
+        return  # nobody has ever been at work here
+    before = _mark(out)
+    leave_mark(out, start)
+    try:
+        refuse_others(out)  # one that began in between
+    except InputError:
+        leave_mark(out, before)
+        raise
+
+
+def has_begun(out: Path, start: str) -> bool:
+    """Whether a folder's last start is this one."""
+    return _mark(out) == start
+
+
+def _mark(out: Path) -> str:
+    path = out / JOBS / START
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def leave_mark(out: Path, start: str) -> None:
+    """Have jobs of other starts do nothing when their turn comes."""
+    (out / JOBS).mkdir(parents=True, exist_ok=True)
+    with storage.written_whole(out / JOBS / START) as partial:
+        Path(partial).write_text(start, encoding="utf-8")
 
 
 def _path(folder: Path, name: str) -> Path:

@@ -2,6 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
+
+
+class Reason(NamedTuple):
+    """Why a unit is left: its own `error`, or the failed unit that it `needs`; neither where nobody has begun it."""
+
+    error: str = ""
+    needs: str = ""
 
 
 class UnfinishedError(Exception):
@@ -13,17 +21,17 @@ class UnfinishedError(Exception):
         logs: the folder of their logs.
     """
 
-    def __init__(self, left: Mapping[str, Mapping[str, str]], ends: Mapping[str, str], logs: Path):
+    def __init__(self, left: Mapping[str, Mapping[str, Reason]], ends: Mapping[str, str], logs: Path):
         super().__init__("\n".join(_lines(left, ends, logs)))
 
 
-def _lines(left: Mapping[str, Mapping[str, str]], ends: Mapping[str, str], logs: Path) -> list[str]:
+def _lines(left: Mapping[str, Mapping[str, Reason]], ends: Mapping[str, str], logs: Path) -> list[str]:
     lines = []
     for where, reasons in left.items():
         start = f"{where}: " if where else ""
-        resting = [name for name, why in reasons.items() if why.startswith("needs ")]
-        waiting = [name for name, why in reasons.items() if not why]
-        lines += [f"{start}{name} failed: {why}" for name, why in reasons.items() if why and name not in resting]
+        resting = [name for name, why in reasons.items() if why.needs and not why.error]
+        waiting = [name for name, why in reasons.items() if why == Reason()]
+        lines += [f"{start}{name} failed: {why.error}" for name, why in reasons.items() if why.error]
         if resting:
             lines.append(f"{start}not run, because they need a unit that failed: {', '.join(resting)}")
         if waiting:

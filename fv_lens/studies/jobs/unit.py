@@ -60,7 +60,7 @@ class Unit(Generic[T]):
     work: float = 0.0
     applies: Callable[[Kept], bool] = lambda kept: True
 
-    def run(self, subject: T, stages: Stages, kept: Kept) -> None:
+    def run(self, stages: Stages, kept: Kept, subject: T) -> None:
         """Compute it and write it, unless it is on disk."""
         stages.run(self.name, lambda: self.compute(subject, kept))
 
@@ -87,8 +87,8 @@ class Whole(Generic[T]):
     def needs(self) -> list[str]:
         return [part.name for part in self.parts]
 
-    def run(self, stages: Stages, kept: Kept) -> None:
-        """Write it, unless it is on disk."""
+    def run(self, stages: Stages, kept: Kept, subject: T | None = None) -> None:
+        """Write it, unless it is on disk; nothing is computed with the subject."""
         stages.run(self.name, lambda: self.join([kept[name] for name in self.needs]), self.needs)
 
 
@@ -99,11 +99,11 @@ def in_order(units: Sequence[Unit[T] | Whole[T]], subject: T, stages: Stages, te
         if isinstance(unit, Unit):
             if unit.applies(kept):
                 tell(unit.what)
-                unit.run(subject, stages, kept)
+                unit.run(stages, kept, subject)
             continue
         tell(unit.what)
         if not stages.has(unit.name):
             for part in progress_bar(unit.parts, desc=unit.what, unit=unit.each):
                 with no_progress():
-                    part.run(subject, stages, kept)
+                    part.run(stages, kept, subject)
         unit.run(stages, kept)

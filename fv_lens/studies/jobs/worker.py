@@ -5,9 +5,11 @@ import traceback
 from collections.abc import Callable, Collection
 from typing import TypeVar
 
+import torch
+
 from .graph import Graph
 from .ledger import Ledger
-from .unit import Unit
+from .unfinished import Reason
 
 T = TypeVar("T")
 WAIT = 0.5  # seconds between two looks at what others have finished
@@ -19,11 +21,11 @@ def work(
     ledger: Ledger,
     tell: Callable[[str], None],
     among: Collection[str] | None = None,
-) -> dict[str, str]:
+) -> dict[str, Reason]:
     """Compute what is left and nobody else is at, and wait for what others are at.
 
     A unit that fails is tried again once, here or elsewhere. Then it and all that rests on it are left, and the rest
-    goes on.
+    goes on. A fault of the GPU ends the process, in which no unit could be computed any more.
 
     Args:
         subject: what the units are computed with.
@@ -32,8 +34,12 @@ def work(
         among: the units to compute, with all that they need; by default every one.
 
     Returns:
-        Why units are left: name -> the error, or the unit that it rests on.
+        Why units are left, by name.
+
+    Raises:
+        torch.AcceleratorError: the GPU is out of order.
     """
+    graph.stages.refresh()
     while left := graph.left(among):
         given_up = [name for name in left if ledger.is_given_up(name)]
         hopeless = {*given_up, *graph.blocked(left, given_up)}
@@ -45,15 +51,16 @@ def work(
                 break
         else:
             time.sleep(WAIT)
+        graph.stages.refresh()
     return unfinished(graph, ledger, among)
 
 
-def unfinished(graph: Graph[T], ledger: Ledger, among: Collection[str] | None = None) -> dict[str, str]:
-    """Units that are left: name -> why it failed, the unit that it waits for, or "" where nobody has begun it."""
+def unfinished(graph: Graph[T], ledger: Ledger, among: Collection[str] | None = None) -> dict[str, Reason]:
+    """Units that are left, and why."""
     left = graph.left(among)
-    reasons = {name: tries[-1].why for name in left if (tries := ledger.failures(name))}
+    errors = {name: tries[-1].why for name in left if (tries := ledger.failures(name))}
     blocked = graph.blocked(left, [name for name in left if ledger.is_given_up(name)])
-    return {name: reasons.get(name) or (f"needs {blocked[name]}" if name in blocked else "") for name in left}
+    return {name: Reason(errors.get(name, ""), blocked.get(name, "")) for name in left}
 
 
 def _compute(graph: Graph[T], name: str, subject: T, ledger: Ledger, tell: Callable[[str], None]) -> None:
@@ -62,12 +69,9 @@ def _compute(graph: Graph[T], name: str, subject: T, ledger: Ledger, tell: Calla
     try:
         if not graph.is_done(name):
             tell(unit.what)
-            if isinstance(unit, Unit):
-                unit.run(subject, graph.stages, graph.kept)
-            else:
-                unit.run(graph.stages, graph.kept)
+            unit.run(graph.stages, graph.kept, subject)
     except Exception as error:  # whatever it is, the units that do not rest on this one go on
-        if not ledger.holds(name):  # its job was stopped in the meantime
+        if isinstance(error, torch.AcceleratorError) or not ledger.holds(name):  # or its job was stopped meanwhile
             raise
         line = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         ledger.end(name, line)

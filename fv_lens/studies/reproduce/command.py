@@ -74,7 +74,7 @@ def reproduce(
     """
     saved: list[Path] = []
     with plain_errors(saved, goes_on=True), quiet():
-        sharing = Sharing.of(jobs, slurm, minutes, gpus, shard, threads)
+        sharing = Sharing.of(jobs, slurm, minutes, gpus, shard)
         if dtype not in DTYPES:
             raise InputError(f"--dtype is {dtype!r}; give one of {', '.join(DTYPES)}")
         weights: Any = dtype  # one of DTYPES, as was checked
@@ -103,7 +103,7 @@ def reproduce(
                 import torch
 
                 torch.set_num_threads(threads)  # with which the time is measured
-            asked = {"jobs": jobs or 1, "devices": devices, "memory": memory}
+            asked = {"jobs": jobs or 1, "devices": devices, "memory": memory, "apart": slurm is not None}
             _print_estimates(list(several.values()) if several else [model], chosen, settings, weights, asked)
             return
         if memory is not None:

@@ -13,7 +13,8 @@ from ..console import notes
 from ..folders import JOBS
 from ..jobs.graph import Graph
 from ..jobs.launch import Jobs, Machines
-from ..jobs.presence import refuse_others
+from ..jobs.presence import begin
+from ..jobs.unfinished import Reason
 from ..jobs.watch import Board, State, state_of
 from ..jobs.worker import unfinished
 from .loading import Order
@@ -27,7 +28,7 @@ THE_MODEL = "the model"  # stands for all units where nobody has loaded it
 
 def run_workers(
     out: Path, parts: Mapping[str, Part], order: Order, machines: Machines, tell: Callable[[str], None]
-) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+) -> tuple[dict[str, dict[str, Reason]], dict[str, str]]:
     """Start workers, and wait until they have ended; one that was killed in the middle of a unit is replaced.
 
     Args:
@@ -40,11 +41,12 @@ def run_workers(
     Raises:
         InputError: submitit or Slurm is not here, or takes no job; workers of an earlier start are at work.
     """
-    refuse_others(out)
+    start = f"{time.time():.0f}-{os.getpid()}"
+    begin(out, start)
     for part in parts.values():
         part.begin_again()
         part.ledger(WATCHER).forget()
-    crew = _Crew(out, parts, order, machines)
+    crew = _Crew(out, parts, order, machines, start)
     views = _Views(parts)
     with _terminated_as_interrupted(), Board(notes, tell) as board:
         try:
@@ -77,11 +79,10 @@ def _terminated_as_interrupted() -> Iterator[None]:
 class _Crew:
     """The workers that have been started, and how those ended that did not run to their end."""
 
-    def __init__(self, out: Path, parts: Mapping[str, Part], order: Order, machines: Machines):
-        self._out, self._parts, self._order = out, list(parts.values()), order
+    def __init__(self, out: Path, parts: Mapping[str, Part], order: Order, machines: Machines, start: str):
+        self._out, self._parts, self._order, self._start = out, list(parts.values()), order, start
         self._minutes = None if machines.partition is None else machines.minutes
-        of_start = f"{time.time():.0f}-{os.getpid()}"  # whose files an earlier start's are not taken for
-        self.jobs, self.ends = Jobs(out / JOBS / "submitit" / of_start, machines), dict[str, str]()
+        self.jobs, self.ends = Jobs(out / JOBS / "submitit" / start, machines), dict[str, str]()
         self._started, self._places = 0, dict[str, int]()
 
     def start(self, place: int) -> None:
@@ -89,7 +90,8 @@ class _Crew:
         self._started += 1
         name = f"worker-{self._started}"
         self._places[name] = place
-        self.jobs.start(name, place, Worker(name, place, self._out, self._parts, self._order, self._minutes))
+        worker = Worker(name, place, self._out, self._parts, self._order, self._start, self._minutes)
+        self.jobs.start(name, place, worker)
 
     def look(self, tell: Callable[[str], None]) -> None:
         """Note who has ended, and replace workers that were killed in the middle of a unit."""
@@ -123,13 +125,13 @@ class _Views:
                 self._graphs[label] = graph
         return {label: state_of(graph, self._parts[label].ledger(WATCHER)) for label, graph in self._graphs.items()}
 
-    def left(self) -> dict[str, dict[str, str]]:
+    def left(self) -> dict[str, dict[str, Reason]]:
         """Why units are left, of each study of which any are."""
         self.states()
-        left: dict[str, dict[str, str]] = {}
+        left: dict[str, dict[str, Reason]] = {}
         for label, part in self._parts.items():
             if label not in self._graphs:
-                left[label] = {THE_MODEL: ""}
+                left[label] = {THE_MODEL: Reason()}
             elif reasons := unfinished(self._graphs[label], part.ledger(WATCHER)):
                 left[label] = reasons
         return left

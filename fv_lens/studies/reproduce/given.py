@@ -1,5 +1,6 @@
 """What `fv-lens reproduce` was given, and its study in one process or several."""
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -80,9 +81,9 @@ def _in_one_process(
     given: Given, order: Order, folder: OutputFolder, kept: "list[Relation]", noted: Mapping[str, str],
     saved: list[Path],
 ) -> "pd.DataFrame":  # fmt: skip
-    from ..jobs.presence import refuse_others
+    from ..jobs.presence import begin
 
-    refuse_others(given.out)
+    begin(given.out, "")
 
     def load(name: str) -> "tuple[Study, dict[str, Any]]":
         notes.print(Text("Loading the libraries and the model", style="bold"))
@@ -113,6 +114,9 @@ def _by_workers(
     machines = replace(machines, threads=order.threads or 1)
     if machines.gpus is None:
         machines = replace(machines, gpus=order.devices * torch.cuda.is_available())
+    wanted, cores = machines.jobs * machines.threads, os.cpu_count() or 1
+    if machines.partition is None and not machines.gpus and wanted > max(cores, machines.threads):
+        tell(f"{machines.jobs} jobs of {machines.threads} threads each on {cores} cores: fewer --threads may be faster")
     with _unfinished_told(given.out):
         if given.is_alone:
             frame = by_workers(folder, given.parts()[""], order, machines, tell)

@@ -23,10 +23,10 @@ def merge(
         if plan_in(out) is None and not folders:
             raise InputError(f"{str(out)!r} holds no study; give the --out of `fv-lens reproduce --shard`")
         with output_folder(out, "reproduce", saved) as folder:
-            from ..jobs.presence import refuse_others
+            from ..jobs.presence import begin
             from .gather import finish_shards, gather
 
-            refuse_others(out)
+            begin(out, "")
             gather(folder, folders or [])
             finish_shards(folder)
         console.print(Text("\n".join(str(out / name) for name in ("report.html", "results.csv", "summary.json"))))

@@ -13,18 +13,18 @@ from ...ground import storage
 from ..console import output_folder
 from ..folders import JOBS, OutputFolder, plan_in
 from ..jobs.launch import Machines
-from ..jobs.presence import at_work, present
+from ..jobs.presence import at_work, leave_mark, present
 from ..jobs.shards import Shard
-from ..jobs.unfinished import UnfinishedError
+from ..jobs.unfinished import Reason, UnfinishedError
+from ..jobs.worker import work
 from ..results import is_finished
 from ..several import BROKEN
 from .crew import THE_MODEL, run_workers
 from .loading import Order
 from .several import write_together
-from .workers import Part, check_left_out, compute, finish_part
+from .workers import WAIT, Part, check_left_out, finish_part, loaded
 
 COMMAND = "command.json"  # of all models, where shards study several
-WAIT = 30.0  # seconds for another shard that looks at the folder at the same moment
 Plan = Mapping[str, Any]
 
 
@@ -79,11 +79,11 @@ def models_by_workers(
 
 def finish_models(
     out: Path, plan: Plan, parts: Mapping[str, Part], command: str,
-    left: Mapping[str, Mapping[str, str]], ends: Mapping[str, str],
+    left: Mapping[str, Mapping[str, Reason]], ends: Mapping[str, str],
 ) -> pd.DataFrame:  # fmt: skip
     """Write the results of each model of which no unit is left, and those of all; returns the table of all."""
     without: dict[str, str] = {}
-    unfinished: dict[str, Mapping[str, str]] = {}
+    unfinished: dict[str, Mapping[str, Reason]] = {}
     for name, part in parts.items():
         try:
             if name in left:
@@ -121,10 +121,11 @@ def by_shard(
         if plan is not None:
             folder.claim(plan, alone=False)
             _save_command(out, command)
-    left: dict[str, dict[str, str]] = {}
+    left: dict[str, dict[str, Reason]] = {}
     with present(out, shard.name):
         with OutputFolder(out, "reproduce", wait=WAIT) as folder:  # nobody has it alone; later ones see the shard
             if at_work(out) == [shard.name] and not folder.has_results:
+                leave_mark(out, "")  # jobs of an earlier start that wait for their turn find nothing to do
                 for part in parts.values():
                     part.begin_again()
         first = shard.index % len(parts)
@@ -132,15 +133,16 @@ def by_shard(
             ledger = parts[name].ledger(shard.name)
             ledger.forget(None if at_work(out) == [shard.name] else shard.name)
             try:
-                reasons = compute(parts[name], order, ledger, tell, shard)
+                with loaded(parts[name], order, shard.name, None if plan is None else WAIT) as (graph, study):
+                    reasons = work(graph, study, ledger, tell, shard.own(list(graph.units)))
             except BROKEN as error:
                 if plan is None:
                     raise
                 tell(f"{parts[name].model} is left out: {error}")
                 parts[name].leave_out(error)
-                continue
-            if reasons:
-                left[name] = reasons
+            else:
+                if reasons:
+                    left[name] = reasons
             gc.collect()  # hooks hold a model in circles, and two may not fit
     if left:
         raise UnfinishedError(left, {}, out / JOBS)

@@ -4,7 +4,8 @@ import gc
 import json
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,7 @@ from ...ground.progress import no_progress
 from ..folders import JOBS, MARKER, OutputFolder, plan_in
 from ..jobs.graph import Graph
 from ..jobs.ledger import Ledger
-from ..jobs.presence import present
-from ..jobs.shards import Shard
+from ..jobs.presence import has_begun, present
 from ..jobs.worker import work
 from ..several import BROKEN
 from ..stages import Stages
@@ -32,6 +32,7 @@ from .units import units_of
 
 OUTLINE, LEFT_OUT = "outline.json", "left_out.json"
 UNITS = "units"
+WAIT = 30.0  # seconds for another process that looks at a folder at the same moment
 ENOUGH = 0.5  # of a time limit: a unit cut off after more than this would not end in another turn either
 
 
@@ -65,28 +66,33 @@ class Part:
         return Ledger(self.jobs / UNITS, worker)
 
 
-def compute(
-    part: Part, order: Order, ledger: Ledger, tell: Callable[[str], None], shard: Shard | None = None
-) -> dict[str, str]:
-    """Load the model, and compute units of its study until none is left, or none of a shard's.
+@contextmanager
+def loaded(part: Part, order: Order, worker: str, wait: float | None = None) -> Iterator[tuple[Graph[Study], Study]]:
+    """The units of a study and its loaded model, for a worker or shard of this name.
 
-    Returns:
-        Why units are left, see `work`.
+    Args:
+        wait: seconds to wait for another process in the study's folder, where that is one of several within the folder
+            of all; None where it is that folder itself, which is held.
 
     Raises:
-        InputError: the model cannot be loaded or studied, or the folder is of another plan.
+        InputError: the model cannot be loaded or studied; the folder is of another plan, or in use.
     """
     study, facts = order.load(part.model)
     plan = plan_of(study, facts)
     part.jobs.mkdir(parents=True, exist_ok=True)
-    with FileLock(part.jobs / "plan.lock"):
-        OutputFolder(part.out, "reproduce").claim(plan, {"vectors": vector_files(study.names)}, alone=False)
-        storage.save_json(part.jobs / OUTLINE, study.to_dict() | {"command": part.command})
-        stages = Stages(part.out / "stages", plan, FileLock(part.jobs / "timings.lock"))
-    (part.jobs / LEFT_OUT).unlink(missing_ok=True)
-    prepare(study)
-    graph = Graph(units_of(study), stages)
-    return work(graph, study, ledger, tell, None if shard is None else shard.own(list(graph.units)))
+    with ExitStack() as held:
+        with ExitStack() as claiming:
+            claiming.enter_context(FileLock(part.jobs / "plan.lock"))
+            folder = OutputFolder(part.out, "reproduce", wait or 0, keep=True)
+            if wait is not None:
+                claiming.enter_context(folder)
+                held.enter_context(present(part.out, worker))
+            folder.claim(plan, {"vectors": vector_files(study.names)}, alone=False)
+            storage.save_json(part.jobs / OUTLINE, study.to_dict() | {"command": part.command})
+            stages = Stages(part.out / "stages", plan, FileLock(part.jobs / "timings.lock"))
+        (part.jobs / LEFT_OUT).unlink(missing_ok=True)
+        prepare(study)
+        yield Graph(units_of(study), stages), study
 
 
 @dataclass
@@ -100,7 +106,9 @@ class Worker:
         out: the folder of all.
         parts: the studies.
         order: what is studied on each model.
+        start: the mark of the command that started it.
         minutes: the time limit of the job, if it has one.
+        slow: studies of which the model took most of a turn to load.
     """
 
     name: str
@@ -108,8 +116,12 @@ class Worker:
     out: Path
     parts: Sequence[Part]
     order: Order
+    start: str
     minutes: int | None = None
+    slow: frozenset[Path] = frozenset()
     _at: Ledger | None = field(default=None, repr=False)
+    _loading: Part | None = field(default=None, repr=False)
+    _began: float = field(default=0.0, repr=False)
 
     def __call__(self) -> None:
         if self.minutes is None:  # on this machine SIGTERM ends it; submitit would pass over it
@@ -119,16 +131,21 @@ class Worker:
             def tell(line: str) -> None:
                 print(time.strftime("%Y-%m-%d %H:%M:%S"), line, file=log, flush=True)
 
-            first = self.number % len(self.parts)
+            if not has_begun(self.out, self.start):
+                tell("its command has ended, and another has begun: nothing to do")
+                return
+            first = self.number % max(1, len(self.parts))
             for part in [*self.parts[first:], *self.parts[:first]]:
                 self._work_on(part, tell)
                 gc.collect()  # hooks hold a model in circles, and two may not fit
 
     def _work_on(self, part: Part, tell: Callable[[str], None]) -> None:
         tell(f"{part.model} in {part.out}")
-        self._at = part.ledger(self.name)
+        self._at, self._loading, self._began = part.ledger(self.name), part, time.time()
         try:
-            compute(part, self.order, self._at, tell)
+            with loaded(part, self.order, self.name, None if part.out == self.out else WAIT) as (graph, study):
+                self._loading = None
+                work(graph, study, self._at, tell)
         except BROKEN as error:
             tell(f"{part.model} is left out: {error}")
             part.leave_out(error)
@@ -137,9 +154,18 @@ class Worker:
         """What the job goes on with in its next turn: itself. Its unit is free for others until then."""
         from submitit.helpers import DelayedSubmission
 
+        most = None if self.minutes is None else 60 * ENOUGH * self.minutes
         if self._at is not None:
-            self._at.interrupt(None if self.minutes is None else 60 * ENOUGH * self.minutes)
-        again = Worker(self.name, self.number, self.out, self.parts, self.order, self.minutes)
+            self._at.interrupt(most)
+        parts, slow, took = self.parts, self.slow, time.time() - self._began
+        if self._loading is not None and most is not None and took > most:
+            late = self._loading
+            if late.out in slow:  # the first time it may have been fetched, too
+                error = f"{late.model} was not loaded after {took:.0f} s of a job of {self.minutes} min, twice"
+                late.leave_out(InputError(f"{error}; give more --minutes."))
+                parts = [part for part in parts if part != late]
+            slow |= {late.out}
+        again = Worker(self.name, self.number, self.out, parts, self.order, self.start, self.minutes, slow)
         return DelayedSubmission(again)
 
 

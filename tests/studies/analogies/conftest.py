@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from fv_lens.studies.analogies import library, study
+from fv_lens.studies.analogies import library
+from fv_lens.vectors.tuning import Tuned
 
 from ...analogies.made import vectors_of
 from .made import BUNDLED, quick
@@ -34,11 +35,11 @@ def tunes(monkeypatch, model):
     """Tuning gives the vectors of four relations; how often it was asked for."""
     asked_for = []
 
-    def finetune_all(of, names):
-        asked_for.append(names)
-        return {name: replace(fv, relation=name) for name, fv in zip(names, vectors_of(model).values(), strict=True)}
+    def finetune_all(of, relations):
+        asked_for.append(tuple(relations))
+        vectors = [fv for few in ("abcd", "efgh") for fv in vectors_of(model, few).values()]
+        return Tuned({name: replace(fv, relation=name) for name, fv in zip(relations, vectors)}, {})
 
-    for place in (study, library):
-        monkeypatch.setattr(place, "relation_names", lambda: BUNDLED)
+    monkeypatch.setattr(library, "relation_names", lambda: BUNDLED)
     monkeypatch.setattr(library, "finetune_all", finetune_all)
     return asked_for

@@ -17,6 +17,9 @@ from fv_lens.analogies.fit import Fitting, fit_compositions
 from fv_lens.analogies.gate import fit_gate
 from fv_lens.analogies.scores import LIBRARIES, PROFILES, PROMPT_ONLY, TRUE, AnalogyScores, Row
 from fv_lens.analogies.selection import BEST
+from fv_lens.datasets.published import Published
+from fv_lens.datasets.relation_files import load_relation
+from fv_lens.datasets.relations import Relation
 from fv_lens.ground.errors import InputError
 from fv_lens.ground.measures import MEASURES
 from fv_lens.models.lens import lens_of
@@ -517,9 +520,29 @@ def test_a_library_is_tuned_once_and_kept(model, tmp_path, tunes):
     told = []
     first = tuned_library(model, tmp_path / "deep" / "vectors", told.append)
     again = tuned_library(model, tmp_path / "deep" / "vectors", told.append)
-    assert tunes == [BUNDLED] and told == ["Tuning the library: 4 bundled relations, from zero"]
+    assert tunes == [BUNDLED] and told == ["Tuning the library from zero: 4 relations"]
     assert first.keys() == again.keys() == set(BUNDLED)
     assert all(torch.equal(first[name].vector, again[name].vector) for name in first)
+
+
+def test_a_library_has_the_relations_of_sets_that_are_not_among_the_bundled_ones(model, tmp_path, tunes):
+    antonym = load_relation("antonym")
+    sets = [
+        Published("one", [Relation("opposites", antonym.pairs[:30]), Relation("antonym", [("x", "y")])]),
+        Published("two", [Relation("some", [*antonym.pairs[:2], *((f"a{i}", f"b{i}") for i in range(18))])]),
+    ]
+    told = []
+    vectors = tuned_library(model, tmp_path, told.append, sets)
+    assert tunes == [(*BUNDLED, "antonym-one", "some")]
+    assert told == [
+        "Left out, as most of their pairs are those of another relation: opposites (antonym)",
+        "Tuning the library from zero: 6 relations",
+    ]
+    assert {name: fv.kin for name, fv in vectors.items() if fv.kin} == {"antonym": ("some",), "some": ("opposite",)}
+    again = tuned_library(model, tmp_path, told.append, sets)
+    assert len(tunes) == 1 and {name: fv.kin for name, fv in again.items()} == {
+        name: fv.kin for name, fv in vectors.items()
+    }
 
 
 def test_a_library_that_was_cut_short_is_not_taken_for_a_whole_one(model, tmp_path, tunes, monkeypatch):

@@ -1,15 +1,19 @@
 """What may begin, what is blocked, what goes first; and workers that share a graph of toy units."""
 
+import re
 import threading
+from io import StringIO
 
 import pytest
 import torch
+from rich.console import Console
 
 from fv_lens.ground.errors import InputError
 from fv_lens.studies.jobs import worker as module
 from fv_lens.studies.jobs.graph import Graph
 from fv_lens.studies.jobs.ledger import Ledger
 from fv_lens.studies.jobs.shards import Shard, owner
+from fv_lens.studies.jobs.unfinished import Reason
 from fv_lens.studies.jobs.unit import Unit, Whole, in_order
 from fv_lens.studies.jobs.watch import Board, state_of
 from fv_lens.studies.jobs.worker import work
@@ -105,7 +109,7 @@ def test_a_unit_that_fails_is_tried_twice_and_what_does_not_rest_on_it_is_done(t
     broken_units = [Unit("b", "Unit b", broken, ["a"]) if of.name == "b" else of for of in units()]
     graph = Graph(broken_units, Stages(tmp_path / "stages", PLAN))
     ledger, told = Ledger(tmp_path / "units", "worker-1"), []
-    assert work(graph, None, ledger, told.append) == {"b": "InputError: no room", "c": "needs b"}
+    assert work(graph, None, ledger, told.append) == {"b": Reason("InputError: no room"), "c": Reason(needs="b")}
     assert calls == ["b", "b"] and graph.stages.finished == ["a", "d", "e"]
     state = state_of(graph, ledger)
     assert (len(state.done), state.total, dict(state.failed)) == (6, 8, {"b": "InputError: no room"})
@@ -127,6 +131,19 @@ def test_shards_together_are_the_whole_and_each_computes_what_it_needs(tmp_path)
 
 class Plain:
     is_terminal = False
+
+
+def test_in_a_terminal_what_runs_and_what_failed_is_shown_as_it_changes(graph, tmp_path):
+    console = Console(file=StringIO(), force_terminal=True, width=80)
+    ledger = Ledger(tmp_path / "units", "worker-1")
+    ledger.claim("d")
+    ledger.claim("b")
+    ledger.end("b", "no room")
+    with Board(console, lambda line: pytest.fail(line)) as board:
+        board.show({"llama": state_of(graph, ledger)})
+    shown = console.file.getvalue()
+    assert "llama: 0 of 8 units" in shown and re.search(r"worker-1\s+d\s+\d+ s", shown)
+    assert re.search(r"failed\s*\x1b\[0m\s+b\s+no room", shown)
 
 
 def test_elsewhere_than_in_a_terminal_each_change_is_a_line(graph, tmp_path):

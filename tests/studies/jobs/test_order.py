@@ -6,7 +6,6 @@ import pytest
 
 from fv_lens.studies.jobs.graph import Graph
 from fv_lens.studies.jobs.ledger import Ledger
-from fv_lens.studies.jobs.unit import Unit
 from fv_lens.studies.jobs.worker import work
 from fv_lens.studies.reproduce.study import finish, plan_of, prepare
 from fv_lens.studies.reproduce.units import units_of
@@ -28,10 +27,7 @@ def in_any_order(kind: str, out, seed: int, n_models: int = 2) -> None:
         prepare(study)
     while ready := graph.ready(graph.left()):
         unit = graph.units[rng.choice(ready)]
-        if isinstance(unit, Unit):
-            unit.run(rng.choice(studies), graph.stages, graph.kept)
-        else:
-            unit.run(graph.stages, graph.kept)
+        unit.run(graph.stages, graph.kept, rng.choice(studies))
     assert not graph.left()
     finish(studies[0], out, plan, "fv-lens reproduce", graph.stages)
 

@@ -11,6 +11,7 @@ import pytest
 
 from fv_lens.studies.jobs.launch import Jobs, Machines
 from fv_lens.studies.jobs.ledger import Ledger
+from fv_lens.studies.jobs.unfinished import Reason
 from fv_lens.studies.jobs.worker import unfinished
 from fv_lens.studies.reproduce import setup
 
@@ -98,7 +99,8 @@ def test_a_job_over_its_time_names_the_unit_and_keeps_what_it_has_finished(tmp_p
     wait(lambda: jobs.ended() == {"worker-1": ""})
     graph = toy_graph(tmp_path)
     left = unfinished(graph, ledger)
-    assert "its job's time limit came after" in left["slow"] and left["after"] == "needs slow" and len(left) == 2
+    assert "its job's time limit came after" in left["slow"].error
+    assert left["after"] == Reason(needs="slow") and len(left) == 2
     assert graph.stages.finished == ["first"] and (tmp_path / "log").read_text().count("A quick unit") == 1
 
 

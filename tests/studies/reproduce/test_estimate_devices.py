@@ -99,7 +99,7 @@ def test_traffic_is_of_the_residuals_that_cross(folders):
     border = shape.placed.blocks.index(1)
     for start, crossing in ((0, 1), (border - 1, 1), (border, 0)):
         assert shape.run(Kind.ROW, 10, 5, start).carried == 10 * crossing
-        assert shape.run(Kind.STEP, 10, 5, start, back=True).carried == 20 * crossing
+        assert shape.run(Kind.STEP, 10, 5, start, backward=True).carried == 20 * crossing
     assert shape.whole(3, 7).carried == 21
 
 

@@ -59,7 +59,7 @@ def test_the_way_back_takes_what_torch_counts(name):
     def learn():
         network(inputs_embeds=entering, use_cache=False).logits.sum().backward()
 
-    cost = shape(network).run(Kind.STEP, 20, 10, back=True) + shape(network).read(20, back=True)
+    cost = shape(network).run(Kind.STEP, 20, 10, backward=True) + shape(network).read(20, backward=True)
     assert cost.flop == pytest.approx(counted(learn), rel=2e-3)
 
 
@@ -68,7 +68,7 @@ def test_a_mixture_runs_the_experts_that_it_chooses():
     block = network.model.layers[0]
     chosen = sum(x.numel() for x in block.self_attn.parameters()) + 4 * 32  # a router to four experts
     chosen += 2 * 3 * 32 * 48  # of two of them, three matrices
-    assert shape(network).flops.there[0].token == 2 * chosen and not shape(network).uncounted
+    assert shape(network).flops.forward[0].token == 2 * chosen and not shape(network).uncounted
 
 
 def test_blocks_that_differ_are_counted_each():
@@ -79,8 +79,8 @@ def test_blocks_that_differ_are_counted_each():
         wide = hf.Qwen2ForCausalLM(hf.Qwen2Config(**tiny.GROUPED | dict(intermediate_size=96)))
         meta = hf.Qwen2ForCausalLM(config)
         meta.model.layers[4] = wide.model.layers[0]
-    found = networks.counted(meta, meta.model.layers).there
-    plain = shape(network).flops.there
+    found = networks.counted(meta, meta.model.layers).forward
+    plain = shape(network).flops.forward
     assert [work.token - plain[0].token for work in found] == [0, 0, 0, 0, 2 * 3 * 32 * 48, 0]
 
 
@@ -91,7 +91,7 @@ def test_a_network_that_does_not_run_without_numbers_counts_its_weights_and_says
     monkeypatch.setattr(networks, "counted", refuse)
     found = shape(tiny.network("llama"))
     assert found.uncounted == "nonzero of nothing"
-    assert found.flops.there == tuple(Work(2 * weights) for weights in found.weights)
+    assert found.flops.forward == tuple(Work(2 * weights) for weights in found.weights)
     assert found.flops.read == 2 * 256 * 32
 
 

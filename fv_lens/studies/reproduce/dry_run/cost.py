@@ -23,7 +23,7 @@ class Kind(StrEnum):
 class Cost:
     """Rows (what-ifs x prompts, or pairs x steps), the tokens that are run for them, and operations by kind.
 
-    `calls`: of a block, there or back, each of which takes time however few tokens it has. `carried`: residuals
+    `calls`: of a block, forward or backward, each of which takes time however few tokens it has. `carried`: residuals
     `[d_model]` taken from a device to another.
     """
 

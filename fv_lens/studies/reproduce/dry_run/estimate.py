@@ -4,10 +4,13 @@ Of the model only configuration and tokenizer are read. Its operations are count
 time here is that of a few of its blocks with random weights, which are run for some seconds.
 """
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import SupportsFloat
+
+import torch
 
 from ....datasets.relation_files import RelationLike
 from ....ground.errors import InputError, finite_number, whole_number
@@ -37,7 +40,8 @@ class Estimate:
 
     `outline`: of the study. `stages`: name, as in the summary's timings, -> `Cost`; "checks" come before them all.
     `rates`: operations per second of each kind of work. `holdings`: what each device of a job holds. `memory`: bytes of
-    each device, None where not known. `here`: whether the devices are this machine's. `jobs` share the work.
+    each device, None where not known. `here`: whether the devices are this machine's. `jobs` share the work. `apart`:
+    whether each has a machine of its own, like this one. `cores`: of this machine that a job has work for, and all.
     """
 
     model: str
@@ -54,6 +58,8 @@ class Estimate:
     here: bool = True
     devices: int = 1
     jobs: int = 1
+    apart: bool = False
+    cores: tuple[int, int] = (1, 1)
 
     @property
     def total(self) -> Cost:
@@ -72,7 +78,7 @@ class Estimate:
     @property
     def seconds(self) -> Number:
         """Wall-clock time, if the machine stays as busy as when its rates were measured."""
-        return self._with_jobs(self.stage_seconds)
+        return self._with_jobs(self.stage_seconds) * self._slower
 
     @property
     def longest_path(self) -> Number:
@@ -103,7 +109,13 @@ class Estimate:
     @property
     def _n_here(self) -> int:
         """How many jobs share a device: all those that run on this machine's processors."""
-        return self.jobs if self.here and self.device == "cpu" else 1
+        return self.jobs if self.here and self.device == "cpu" and not self.apart else 1
+
+    @property
+    def _slower(self) -> Number:
+        """How many times longer each job takes where all of them want more cores than there are."""
+        each, every = self.cores
+        return max(1.0, self._n_here * each / every) if self._n_here > 1 else 1.0
 
     def _with_jobs(self, seconds: dict[str, Number]) -> Number:
         """Each job makes its own checks; then they share the stages."""
@@ -138,9 +150,11 @@ class Estimate:
         busy = ", if the machine stays as busy as it is now" * self.here
         lines = [f"Time: about {duration(self.seconds)}{unsure}{busy}. Rates of work: {self.rates.source}."]
         if self.jobs > 1:
+            each, every = self.cores
+            beside = f"which want {self.jobs * each} cores and share {every}" if self._slower > 1 else ""
             lines.append(
-                f"That is with {self.jobs} jobs, each as fast as one is alone; one takes {duration(alone)}, and "
-                f"however many, no less than {duration(self.longest_path)}: what waits for what."
+                f"That is with {self.jobs} jobs, {beside or 'each as fast as one is alone'}; one takes "
+                f"{duration(alone)}, and however many, no less than {duration(self.longest_path)}: what waits for what."
             )
         if self.here and self.device == "cpu":
             gpu = of_gpu().seconds(self.total)
@@ -175,6 +189,7 @@ def estimate(
     jobs: int = 1,
     devices: int | None = None,
     memory: SupportsFloat | None = None,
+    apart: bool = False,
 ) -> Estimate:
     """What a study of the relations will take on a model; some seconds of work on a few blocks are all that is run.
 
@@ -186,6 +201,7 @@ def estimate(
         jobs: how many processes share the work.
         devices: GPUs of a job; without it and `memory`, what is here.
         memory: gigabytes of each, 80 if `devices` alone is given.
+        apart: each job has a machine of its own, like this one.
 
     Raises:
         InputError: as `load_model` and `Study`; the hub cannot be reached; numbers below 1, or a memory of nothing.
@@ -217,5 +233,6 @@ def estimate(
         stages=stage_costs(shape, words, settings, sizes),
         rates=measured(config, shape, words, kind, device) if here else of_gpu(),
         holdings=holdings(shape, words, sizes, settings.n_shots, kind.itemsize, bytes_each), memory=bytes_each,
-        here=not elsewhere, devices=n_devices, jobs=jobs,
+        here=not elsewhere, devices=n_devices, jobs=jobs, apart=apart,
+        cores=(torch.get_num_threads(), os.cpu_count() or 1),
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """Operations of a network without weights, as torch counts them while it runs on meta tensors.
 
-`counted` runs a network forward and back at two lengths. The operations of a token in a block are linear in the number
-of keys that it meets, so two lengths give both parts, and with them those of any rows behind any prefix.
+`counted` runs a network forward and backward at two lengths. The operations of a token in a block are linear in the
+number of keys that it meets, so two lengths give both parts, and with them those of any rows behind any prefix.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,16 +42,16 @@ class Work:
 
 @dataclass(frozen=True)
 class Flops:
-    """Of a token: `there` forward and `back` backward in each block; `read` and `read_back` outside of all blocks.
+    """Of a token: `forward` and `backward` in each block; `read` and `read_backward` outside of all blocks.
 
     Backward is the gradient with respect to activations alone, as in tuning a vector. What is outside of the blocks
     is the unembedding, but for a few operations in a million.
     """
 
-    there: tuple[Work, ...]
-    back: tuple[Work, ...]
+    forward: tuple[Work, ...]
+    backward: tuple[Work, ...]
     read: Number
-    read_back: Number
+    read_backward: Number
 
 
 def counted(network: nn.Module, blocks: nn.ModuleList) -> Flops:
@@ -68,11 +68,11 @@ def counted(network: nn.Module, blocks: nn.ModuleList) -> Flops:
     names = {id(module): name for name, module in network.named_modules()}
     places = [names[id(block)] for block in blocks]
     of_lengths = [_counts(network, places, length) for length in LENGTHS]
-    there, back = (
-        tuple(Work.of([counts[way][of] for counts in of_lengths]) for of in which) for way in ("there", "back")
+    forward, backward = (
+        tuple(Work.of([counts[way][of] for counts in of_lengths]) for of in which) for way in ("forward", "backward")
     )
-    outside, outside_back = (of_lengths[1][way][-1] / LENGTHS[1] for way in ("there", "back"))
-    return Flops(there, back, outside, outside_back)
+    outside, outside_backward = (of_lengths[1][way][-1] / LENGTHS[1] for way in ("forward", "backward"))
+    return Flops(forward, backward, outside, outside_backward)
 
 
 def _counts(network: Any, places: Sequence[str], length: int) -> dict[str, list[int]]:
@@ -91,11 +91,11 @@ def _counts(network: Any, places: Sequence[str], length: int) -> dict[str, list[
     try:
         with torch.enable_grad(), _Agreeing(), counter:
             logits: Tensor = network(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
-            there = so_far()
+            forward = so_far()
             logits.sum().backward()
     finally:
         entering.remove()
-    return {"there": there, "back": [both - one for both, one in zip(so_far(), there)]}
+    return {"forward": forward, "backward": [both - one for both, one in zip(so_far(), forward)]}
 
 
 class _Agreeing(TorchDispatchMode):

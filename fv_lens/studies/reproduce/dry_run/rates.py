@@ -30,11 +30,11 @@ from .shape import Shape
 from .words import Words
 
 SECONDS = 0.15  # about, for each run that is timed, at the rate of bare products
-REPEATS = 3  # of which the middle one counts: a study has no luck
+REPEATS = 7  # of each run, in turns with the others; the middle one counts: a study has no luck
 LEAST = 0.9  # times over that of bare products, which are timed with fewer rows than the engine has at best
 MOST_WEIGHTS = 5e8  # of the blocks and embeddings that are timed on a CPU, which take seconds to be made
 GPU_TFLOPS, GPU_USE = 300, 0.4
-N_BLOCKS = (3, 6)  # fewest and most that are timed; between them as many as weigh what the unembedding does
+N_BLOCKS = (3, 12)  # fewest and most that are timed: what fewer hold in tuning stays in a processor's cache
 SHOTS = 5  # demonstrations before the longer prompts
 N_WHATIFS, N_SHOWN = 30, 60  # of a prompt: behind it alone, and behind demonstrations, as a head map has many
 TOGETHER = 5  # prompts behind the same demonstrations
@@ -74,15 +74,15 @@ def measured(config: Any, shape: Shape, words: Words, dtype: torch.dtype, device
     """The rates here, from some seconds of work on a few blocks with random weights; assumed for larger models."""
     matmul = matmul_rate(shape.matrix, dtype, device)
     (fewest, most), block = N_BLOCKS, max(shape.weights) * (dtype.itemsize if device.type == "cpu" else 0)
-    like = int(shape.d_model * shape.d_vocab / max(1, shape.weights[0]) + 0.5)
-    n_blocks = min(shape.n_layers, max(fewest, min(most, like)))
-    short = cut(config, n_blocks)
-    size = shape.n_parameters - sum(shape.weights[n_blocks:])
-    if size > MOST_WEIGHTS if device.type == "cpu" else size * dtype.itemsize > torch.cuda.mem_get_info(device)[0] / 3:
+    room = MOST_WEIGHTS if device.type == "cpu" else torch.cuda.mem_get_info(device)[0] / 3 / dtype.itemsize
+    sizes = {n: shape.n_parameters - sum(shape.weights[n:]) for n in range(fewest, most + 1)}
+    n_blocks = min(shape.n_layers, max((n for n, size in sizes.items() if size <= room), default=0))
+    if not n_blocks:
         return assumed(matmul, "as the model is too large to time some of its blocks here", block)
     try:
-        lens = lens_of(blank_model(short, dtype, device))
-        timed = [(cost, _typical(run)) for cost, run in _runs(lens, shape.cut(n_blocks), words, matmul)]
+        lens = lens_of(blank_model(cut(config, n_blocks), dtype, device))
+        costs, runs = zip(*_runs(lens, shape.cut(n_blocks), words, matmul))
+        timed = [*zip(costs, _typical(runs))]
     except Exception as error:  # whatever an architecture raises on random weights, or a machine for want of memory
         return assumed(matmul, f"as {n_blocks} blocks did not run here ({type(error).__name__})", block)
     return _solved(timed, matmul, f"measured on {n_blocks} of its blocks with random weights")
@@ -123,12 +123,12 @@ def _runs(lens: Lens, shape: Shape, words: Words, matmul: float) -> Iterator[tup
         cost = shape.what_ifs(n, length, births, kind=kind)
         yield cost, lambda asked=asked, whatifs=whatifs: completions(lens, asked, whatifs)  # type: ignore[misc]
     for layer in (0, last):
-        n = as_many(shape.steps(1, words.answer, short, layer, back=True), MOST_ROWS)
+        n = as_many(shape.steps(1, words.answer, short, layer, backward=True), MOST_ROWS)
         n = PER_VECTOR * max(1, (STEPS if layer < last else 1) * n // PER_VECTOR)
         taught, vectors = _prompts(lens, n, short, words.answers), _vectors(lens, n // PER_VECTOR)
         rows = Rows(lens, taught, [i // PER_VECTOR for i in range(n)], layer)
         n_tokens = sum(len(listed[0]) for listed in taught.answers)
-        cost = shape.steps(1, n_tokens, short + words.answer - 1, layer, back=True)
+        cost = shape.steps(1, n_tokens, short + words.answer - 1, layer, backward=True)
         yield cost, lambda rows=rows, vectors=vectors: rows.gradient(vectors)  # type: ignore[misc]
 
 
@@ -152,14 +152,16 @@ def _vectors(lens: Lens, n: int) -> torch.Tensor:
     return torch.randn(n, lens.d_model, generator=torch.Generator().manual_seed(0), device="cpu")
 
 
-def _typical(run: Callable[[], Any]) -> float:
-    run()  # what is made on first use takes no time again
-    took = []
-    for _ in range(REPEATS):
-        started = time.perf_counter()
-        run()
-        took.append(time.perf_counter() - started)
-    return float(np.median(took))
+def _typical(runs: Sequence[Callable[[], Any]]) -> list[float]:
+    """Seconds that each takes: all in turn, so that a machine that is busy for a moment is so for all of them."""
+    took: list[list[float]] = []
+    for _ in range(1 + REPEATS):
+        took.append([])
+        for run in runs:
+            started = time.perf_counter()
+            run()
+            took[-1].append(time.perf_counter() - started)
+    return [float(x) for x in np.median(took[1:], 0)]  # what is made on first use takes no time again
 
 
 @through_onednn

@@ -89,34 +89,37 @@ class Shape:
 
     def cut(self, n_layers: int) -> "Shape":
         """The shape of the first blocks alone, on one device."""
-        there, back = self.flops.there[:n_layers], self.flops.back[:n_layers]
+        forward, backward = self.flops.forward[:n_layers], self.flops.backward[:n_layers]
         one = Placed((0,) * n_layers, 0, 0, self.placed.weights)
         return replace(
-            self, weights=self.weights[:n_layers], flops=replace(self.flops, there=there, back=back), placed=one
+            self,
+            weights=self.weights[:n_layers],
+            flops=replace(self.flops, forward=forward, backward=backward),
+            placed=one,
         )
 
     @cached_property
     def _from(self) -> list[Work]:
         """Work of a token in the blocks from each on, and behind the last."""
-        return [*accumulate(reversed(self.flops.there), initial=Work(0))][::-1]
+        return [*accumulate(reversed(self.flops.forward), initial=Work(0))][::-1]
 
     @cached_property
-    def _back_to(self) -> list[Work]:
-        return [*accumulate(reversed(self.flops.back), initial=Work(0))][::-1]
+    def _backward_to(self) -> list[Work]:
+        return [*accumulate(reversed(self.flops.backward), initial=Work(0))][::-1]
 
-    def run(self, kind: Kind, n: Number, context: Number, start: int = 0, back: bool = False) -> Cost:
-        """`n` tokens in the blocks from `start` on, each meeting `context` keys, and with `back` their gradient.
+    def run(self, kind: Kind, n: Number, context: Number, start: int = 0, backward: bool = False) -> Cost:
+        """`n` tokens in the blocks from `start` on, each meeting `context` keys, and with `backward` their gradient.
 
         Example:
-            >>> shape.run(Kind.ROW, 1, 0).flop == sum(work.token for work in shape.flops.there)
+            >>> shape.run(Kind.ROW, 1, 0).flop == sum(work.token for work in shape.flops.forward)
             True
         """
-        flop = self._from[start].flop(n, context) + back * self._back_to[start].flop(n, context)
-        return Cost(flops={kind: flop}, carried=(1 + back) * n * self.placed.crossed[start])
+        flop = self._from[start].flop(n, context) + backward * self._backward_to[start].flop(n, context)
+        return Cost(flops={kind: flop}, carried=(1 + backward) * n * self.placed.crossed[start])
 
-    def read(self, n: Number, kind: Kind = Kind.READ, back: bool = False) -> Cost:
-        """The unembedding of `n` tokens, and with `back` its gradient."""
-        return Cost(flops={kind: n * (self.flops.read + back * self.flops.read_back)})
+    def read(self, n: Number, kind: Kind = Kind.READ, backward: bool = False) -> Cost:
+        """The unembedding of `n` tokens, and with `backward` its gradient."""
+        return Cost(flops={kind: n * (self.flops.read + backward * self.flops.read_backward)})
 
     def prompts(self, n: Number, length: Number) -> Cost:
         """`n` tokens of prompts of `length` tokens."""
@@ -168,14 +171,14 @@ class Shape:
         length = words.prompt + words.answer - 1
         n_looks, n_back = len({*range(0, steps + 1, EVERY), steps}), n * (steps + TRIAL + 1)
         forward = self.whole(n_back + n_validation * n_looks, length)
-        way_back = self._back_to[layer].flop(n_back * length, length)
-        read = self.flops.read_back * n * words.answer * steps
+        way_back = self._backward_to[layer].flop(n_back * length, length)
+        read = self.flops.read_backward * n * words.answer * steps
         carried = n_back * length * self.placed.crossed[layer]
         calls = self.n_layers * (steps + n_looks)
         return forward + Cost(flops={Kind.PROMPT: way_back, Kind.LOSS: read}, calls=calls, carried=carried)
 
     def tuned(self, n: int, n_validation: int, words: Words, layer: int, steps: int, n_starts: int = 1) -> Cost:
-        """Tuning on `n` pairs: all tokens once; then the answers' own, in the blocks above the layer, there and back.
+        """Tuning on `n` pairs: all tokens once; then the answers', in the blocks above the layer, forward and backward.
 
         `n_starts`: strengths of a start among which validation chooses.
         """
@@ -188,11 +191,13 @@ class Shape:
                             self.chunks(n_validation, words, layer))  # fmt: skip
         return once + stepped + looked + Cost(n * steps + n_validation * n_looks)
 
-    def steps(self, n: Number, n_tokens: Number, context: Number, layer: int, back: bool, n_chunks: int = 1) -> Cost:
+    def steps(
+        self, n: Number, n_tokens: Number, context: Number, layer: int, backward: bool, n_chunks: int = 1
+    ) -> Cost:
         """`n` runs of tokens of answers through the blocks above a layer, in so many chunks, and read."""
         cost, total = Cost(tokens=n * n_tokens), n * n_tokens
-        cost += self.run(Kind.STEP, total, context, layer + 1, back) + self.read(total, Kind.LOSS, back)
-        return replace(cost, calls=n * n_chunks * (self.n_layers - layer - 1) * (1 + back))
+        cost += self.run(Kind.STEP, total, context, layer + 1, backward) + self.read(total, Kind.LOSS, backward)
+        return replace(cost, calls=n * n_chunks * (self.n_layers - layer - 1) * (1 + backward))
 
     def chunks(self, n: int, words: Words, layer: int) -> int:
         """Into how many chunks the engine divides `n` rows that are tuned at a layer, longest answers first."""
