@@ -34,7 +34,7 @@ def load_published(path: FilePath) -> Published:
 
     Example:
         >>> load_published("semeval2012").relations[0]
-        Relation('1a', 21 pairs)
+        Relation('1a', 19 pairs)
     """
     root = own_path(path)
     if root.is_file():

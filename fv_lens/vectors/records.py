@@ -28,7 +28,7 @@ from ..ground.schema import (
 )
 
 # Fields that the first vectors did not have.
-LATER: dict[str, list[str] | None] = {"training": None, "weights": None, "source": [], "frozen_rms": None, "kin": []}
+LATER: dict[str, list[str] | None] = {"training": None, "weights": None, "source": [], "frozen_rms": None}
 
 
 class Template(Schema):
@@ -96,7 +96,7 @@ class Vector(Record):
     relation: Text | None
     data_hash: Hash | None
     split_seed: Seed | None
-    kin: Annotated[list[Text], AfterValidator(unlike)]
+    kin: Annotated[list[Text], AfterValidator(unlike)] = []
     template: Template | None
     heads: Annotated[list[tuple[Index, Index]], AfterValidator(unlike)]
     method: Text

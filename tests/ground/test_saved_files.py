@@ -153,6 +153,18 @@ def test_vectors_of_before_they_could_be_tuned_are_read(tmp_path):
     assert (fv.training, fv.weights, fv.source, fv.heads) == (None, None, (), ((0, 1), (1, 3)))
 
 
+def test_vectors_of_before_kin_and_answers_were_recorded_are_read(tmp_path):
+    """Those have a digest of their own."""
+    record = {name: part for name, part in MADE["tuned"].record.items() if name != "kin"}
+    record["training"] = {name: part for name, part in record["training"].items() if name != "word_answers"}
+    tensors, text = {"vector": MADE["tuned"].vector}, json.dumps(record)
+    digest = storage._digest("FunctionVector", tensors, text)
+    text = {"kind": "fv_lens.FunctionVector", "format": "1", "record": text, "sha256": digest}
+    save_file(tensors, tmp_path / "fv", metadata=text)
+    fv = FunctionVector.load(tmp_path / "fv")
+    assert fv.kin == () and fv.training["train_words"] == ["w1", "w2"] and "word_answers" not in fv.training
+
+
 def test_schemas_have_the_fields_of_what_is_saved():
     assert records.Vector.model_fields.keys() == MADE["summed"].record.keys()
     assert Settings.model_fields.keys() - set(OF_MAPS) == MADE["single"].split()[1].keys()
