@@ -9,7 +9,7 @@ import numpy as np
 
 from ..ground.errors import InputError, whole_number
 from ..ground.streams import Stream, generator
-from ..models.chat import chat_parts
+from ..models.chat import ChatParts, chat_parts
 from ..models.model import Model
 from .relations import Relation, pairs_for
 
@@ -76,7 +76,11 @@ class PromptTemplate:
             >>> effects = indirect_effects(model, "antonym", template=template)
         """
         cls(question=question)  # which is what says what is wrong with it
-        parts = chat_parts(model)
+        return cls.of_chat(chat_parts(model), question)
+
+    @classmethod
+    def of_chat(cls, parts: ChatParts, question: str = "{word}") -> "PromptTemplate":
+        """The chat form of these parts."""
         header, reply = (part.replace("{", "{{").replace("}", "}}") for part in (parts.header, parts.reply))
         return cls(f"{header}{question}{reply}", "{answer}", parts.end, parts.start)
 

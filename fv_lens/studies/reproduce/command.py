@@ -97,13 +97,11 @@ def reproduce(
 
             peft_module()  # which is refused before hours of work
         if dry_run:
-            if chat:
-                raise InputError("--dry-run counts the plain form of prompts; leave --chat out.")
             if threads is not None:
                 import torch
 
                 torch.set_num_threads(threads)  # with which the time is measured
-            asked = {"jobs": jobs or 1, "devices": devices, "memory": memory, "apart": slurm is not None}
+            asked = {"jobs": jobs or 1, "devices": devices, "memory": memory, "apart": slurm is not None, "chat": chat}
             _print_estimates(list(several.values()) if several else [model], chosen, settings, weights, asked)
             return
         if memory is not None:

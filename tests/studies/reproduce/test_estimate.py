@@ -7,7 +7,7 @@ import pytest
 import transformers as hf
 from typer.testing import CliRunner
 
-from fv_lens.datasets.prompts import with_demonstrations
+from fv_lens.datasets.prompts import FewShot, PromptTemplate, with_demonstrations
 from fv_lens.datasets.relations import Relation
 from fv_lens.engine import chunks
 from fv_lens.engine.batches import batch
@@ -16,6 +16,7 @@ from fv_lens.engine.parity import measure_ahead
 from fv_lens.engine.whatif import without_patches
 from fv_lens.ground.errors import InputError
 from fv_lens.models import onednn
+from fv_lens.models.lens import lens_of
 from fv_lens.models.load import load_model
 from fv_lens.models.source import Source
 from fv_lens.studies import cli
@@ -116,6 +117,24 @@ def test_tokens_are_those_of_the_prompts(folder, llama, studied):
     shown = batch(lens, with_demonstrations(test, studied.relations[0].split().train, 3)).mask.sum(1)
     assert words.prompt + 3 * words.shown == shown.double().mean()
     assert words.answer == 1 and words.long == words.several == 0
+
+
+@pytest.mark.parametrize("start", ["", "{{ bos_token }}"], ids=["no BOS", "BOS"])
+def test_tokens_of_the_chat_form_are_those_of_its_prompts(start, tmp_path):
+    turns = "{% for turn in messages %}<{{ turn.role }}> {{ turn.content }} </s> {% endfor %}"
+    model = tiny.chatting(start + turns + "{% if add_generation_prompt %}<assistant> {% endif %}")
+    model.tokenizer.save_pretrained(tmp_path)
+    words = words_of(Source("tiny", tmp_path, own_bos=False), [related("one")], chat=True)
+    template = PromptTemplate.chat(model)
+    for n, tokens in ((0, words.prompt), (3, words.prompt + 3 * words.shown)):
+        shown = tuple((f"w{i}", f"w{i + 1}") for i in range(n))
+        prompts = batch(lens_of(model), [FewShot("w9", ("w8",), shown)], template)
+        assert prompts.mask.sum() == pytest.approx(tokens)
+
+
+def test_a_dry_run_in_the_chat_form_of_a_model_without_one_is_refused(folder, unmeasured):
+    with pytest.raises(InputError, match="has no chat template"):
+        estimate(folder, [related("one")], SMALL, chat=True)
 
 
 @pytest.mark.slow

@@ -190,6 +190,7 @@ def estimate(
     devices: int | None = None,
     memory: SupportsFloat | None = None,
     apart: bool = False,
+    chat: bool = False,
 ) -> Estimate:
     """What a study of the relations will take on a model; some seconds of work on a few blocks are all that is run.
 
@@ -202,9 +203,11 @@ def estimate(
         devices: GPUs of a job; without it and `memory`, what is here.
         memory: gigabytes of each, 80 if `devices` alone is given.
         apart: each job has a machine of its own, like this one.
+        chat: the model is asked in its own chat form.
 
     Raises:
-        InputError: as `load_model` and `Study`; the hub cannot be reached; numbers below 1, or a memory of nothing.
+        InputError: as `load_model` and `Study`; no chat form; the hub cannot be reached; numbers below 1, or a memory
+            of nothing.
 
     Example:
         >>> estimate("smollm2-135m", ["antonym"], Settings()).shape.n_parameters
@@ -223,7 +226,7 @@ def estimate(
     config = configuration(model_name, source.folder or source.name)
     gpu, here = elsewhere or device.type == "cuda", device.type == "cuda" or not elsewhere
     shape = replace(shape_of(model_name, config, kind, n_devices, bytes_each), gpu=gpu)
-    words = words_of(source, kept)
+    words = words_of(source, kept, chat)
     sizes = [[len(part) for part in relation.split()] for relation in kept]
     names, categories, families = zip(*((r.name, r.category or "other", r.family or r.name) for r in kept))
     outline = Outline([*names], [*categories], [*families], left_out, settings, shape.d_model, shape.grid)

@@ -9,6 +9,7 @@ import transformers
 
 from ....datasets.prompts import PromptTemplate
 from ....datasets.relations import Relation
+from ....models.chat import parts_of
 from ....models.gguf_model import adds_bos
 from ....models.libraries import quiet
 from ....models.source import Source
@@ -34,8 +35,15 @@ class Words:
     answers: tuple[int, ...] = (1,)
 
 
-def words_of(source: Source, relations: Sequence[Relation]) -> Words:
-    """Mean tokens of the relations' prompts, demonstrations and answers."""
+def words_of(source: Source, relations: Sequence[Relation], chat: bool = False) -> Words:
+    """Mean tokens of the relations' prompts, demonstrations and answers.
+
+    Args:
+        chat: in the model's own chat form.
+
+    Raises:
+        InputError: the model has no chat form.
+    """
     folder = source.folder
     try:
         with quiet():
@@ -44,9 +52,12 @@ def words_of(source: Source, relations: Sequence[Relation]) -> Words:
             )
     except Exception:  # whatever it raises where there is none
         tokenizer = None
-    has_bos = tokenizer is not None and tokenizer.bos_token is not None
-    more = int(has_bos and (adds_bos(tokenizer) if source.own_bos else True))
+    bos = None if tokenizer is None else tokenizer.bos_token
+    more = int(bos is not None and (adds_bos(tokenizer) if source.own_bos else True))
     template = PromptTemplate()
+    if chat:
+        parts = parts_of(tokenizer, source.name)
+        template = PromptTemplate.of_chat(parts.without(bos) if bos and more else parts)
     pairs = [(word, answers[0]) for relation in relations for word, answers in relation.pairs]
     several = [len(answers) > 1 for relation in relations for _, answers in relation.pairs]
 
@@ -58,7 +69,8 @@ def words_of(source: Source, relations: Sequence[Relation]) -> Words:
         return np.array([len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]])
 
     bare, answers = [template.prompt(word) for word, _ in pairs], [template.answer.format(answer=a) for _, a in pairs]
-    shown = counts([prompt + answer + template.separator for prompt, answer in zip(bare, answers)]).mean()
+    asked = [template.question.format(word=word) for word, _ in pairs]
+    shown = counts([question + answer + template.separator for question, answer in zip(asked, answers)]).mean()
     answer = np.maximum(counts(answers), 1)
     origin = f"estimated at {PER_WORD} a word" if tokenizer is None else "counted"
     return Words(
