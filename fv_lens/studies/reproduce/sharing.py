@@ -124,9 +124,9 @@ def by_shard(
     left: dict[str, dict[str, Reason]] = {}
     with present(out, shard.name):
         with OutputFolder(out, "reproduce", wait=WAIT) as folder:  # nobody has it alone; later ones see the shard
-            if at_work(out) == [shard.name] and not folder.has_results:
+            if at_work(out) == [shard.name]:
                 leave_mark(out, "")  # jobs of an earlier start that wait for their turn find nothing to do
-                for part in parts.values():
+                for part in parts.values() if not folder.has_results else ():
                     part.begin_again()
         first = shard.index % len(parts)
         for name in [*list(parts)[first:], *list(parts)[:first]]:
