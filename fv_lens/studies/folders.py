@@ -14,7 +14,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from filelock import FileLock, Timeout
 
@@ -92,6 +92,12 @@ class OutputFolder:
         """Whether there is anything in it that a command of fv-lens writes, a half-written file aside."""
         return any(True for _ in self._results())
 
+    def refuse_other(self, known: Mapping[str, Any]) -> None:
+        """Raise an InputError where there are results of a plan that differs in what is `known` of this one."""
+        plain, earlier = json.loads(json.dumps(known)), self._plan()
+        if isinstance(earlier, dict) and self.has_results and any(earlier.get(key) != plain[key] for key in plain):
+            self._refuse({key: earlier.get(key) for key in plain}, plain)
+
     def claim(
         self, plan: Mapping[str, Any], makes: Mapping[str, Collection[str]] | None = None, alone: bool = True
     ) -> None:
@@ -107,9 +113,7 @@ class OutputFolder:
         """
         plain, earlier = json.loads(json.dumps(plan)), self._plan()
         if earlier is not None and earlier != plain and (self.has_results or not alone):
-            raise InputError(
-                f"{str(self.path)!r} holds another run. What differs: {_differing(earlier, plain)}. {WAY_OUT}"
-            )
+            self._refuse(earlier, plain)
         for name in ("vectors", "composites"):
             for file in sorted((self.path / name).rglob("*.safetensors")):
                 if file.relative_to(self.path / name).as_posix() not in (makes or {}).get(name, ()):
@@ -127,6 +131,9 @@ class OutputFolder:
                 f"Cannot write to {str(self.path)!r}: {error.strerror or error}. Choose another --out."
             ) from None
         self.claimed = True
+
+    def _refuse(self, earlier: Any, plan: Mapping[str, Any]) -> NoReturn:
+        raise InputError(f"{str(self.path)!r} holds another run. What differs: {_differing(earlier, plan)}. {WAY_OUT}")
 
     def _check(self) -> None:
         inside = self._within()

@@ -95,7 +95,8 @@ def analogies(
         several = None if models is None else named_models(models, model)
         if library and vectors:
             raise InputError(f"--library is {str(library[0])!r}, to be tuned, beside --vectors; give one of them")
-        folders = vectors or ([LIBRARY] if several is None and not library else [])
+        usual = [LIBRARY] if several is None and not library and any(LIBRARY.glob("*.safetensors")) else []
+        folders = vectors or usual
         sets = _sets(library or ())
 
         def line(out: Path, folders: "Sequence[Path]", **model: str) -> str:
@@ -108,7 +109,7 @@ def analogies(
             return shlex.join(map(str, [*command, "--out", out, "--seed", seed]))
 
         with output_folder(out, "analogies", saved) as folder:
-            if several is None and folders and folders != [LIBRARY]:
+            if several is None:
                 _check_vectors(folders)
             notes.print(Text("Loading the libraries and the model", style="bold"))
             from ...datasets.question_groups import group_names
@@ -164,8 +165,7 @@ def _solved(
     from .study import solve_all
 
     loaded = load_model(model)
-    there = any(any(folder.glob("*.safetensors")) for folder in folders[:1])
-    library, summed = load_libraries(folders) if there else (None, None)
+    library, summed = load_libraries(folders) if folders else (None, None)
     try:
         return solve_all(loaded, library, asked, job, summed=summed, seed=seed, choices=choices, sets=sets)
     except BaseException:

@@ -87,7 +87,7 @@ def tuned_library(model: Model, folder: Path, tell: Callable[[str], None], sets:
         return kept
     if wanted.left_out:
         same = ", ".join(f"{name} ({other})" for name, other in wanted.left_out.items())
-        tell(f"Left out, as most of their pairs are those of another relation: {same}")
+        tell(f"Left out, as half of their pairs or more are those of another relation: {same}")
     tell(f"Tuning the library from zero: {len(wanted.relations)} relations")
     with warnings.catch_warnings():
         if sets:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...ground.errors import InputError
+from .signals import deaf_to_ctrl_c
 
 if TYPE_CHECKING:
     import submitit
@@ -53,8 +54,8 @@ def check_submitit() -> None:
         import submitit  # noqa: F401
     except ImportError:
         raise InputError(
-            '--jobs needs submitit, which is not installed: pip install "fv-lens[cluster]", or divide the study by '
-            "--shard"
+            '--jobs and --slurm need submitit, which is not installed: pip install "fv-lens[cluster]", or divide the '
+            "study by --shard"
         ) from None
 
 
@@ -92,7 +93,8 @@ class Jobs:
         else:
             self._executor.update_parameters(job_name=f"fv-lens {name}")
         try:
-            self._running[name] = self._executor.submit(work)
+            with deaf_to_ctrl_c():
+                self._running[name] = self._executor.submit(work)
         except (subprocess.CalledProcessError, submitit.core.utils.FailedJobError) as error:
             lines = str(error).strip().splitlines()
             raise InputError(f"Slurm took no job: {lines[-1] if lines else error}") from None
@@ -111,16 +113,15 @@ class Jobs:
 
     def cancel(self) -> None:
         """End all of them; those on this machine are waited for, `GRACE` seconds at most."""
-        for job in self._running.values():
-            job.cancel(check=False)
+        if self._machines.partition is not None:
+            for job in self._running.values():
+                job.cancel(check=False)
+            return
         end = time.monotonic() + GRACE
-        while self._machines.partition is None and time.monotonic() < end:
-            alive = [job for job in self._running.values() if not job.done()]
-            if not alive:
-                break
-            for job in alive:  # which may pass over the SIGINT of `cancel`; its id is that of its process
+        while time.monotonic() < end and (alive := [job for job in self._running.values() if not job.done()]):
+            for job in alive:  # again and again, since it is passed over until a worker has begun
                 with suppress(ProcessLookupError):
-                    os.kill(int(job.job_id), signal.SIGTERM)
+                    os.kill(int(job.job_id), signal.SIGTERM)  # the id is that of its process
             time.sleep(0.2)
 
     def _how(self, job: "submitit.Job[Any]", states: Mapping[str, str]) -> str | None:
@@ -128,7 +129,7 @@ class Jobs:
         if job.paths.result_pickle.exists():
             return "" if job.exception() is None else f"it failed; see {job.paths.stderr}"
         if self._machines.partition is None:
-            return f"it was killed; see {job.paths.stderr}" if job.done() else None
+            return "it was killed" if job.done() else None
         if (state := states.get(job.job_id)) not in ENDED:
             return None
         return f"Slurm job {job.job_id}: {state}; see {job.paths.stderr}"

@@ -4,6 +4,8 @@ A job that waits for its turn holds none. So each start leaves its mark, and a j
 ended, does nothing when its turn comes.
 """
 
+import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,9 +36,12 @@ def present(out: Path, name: str) -> Iterator[None]:
         raise InputError(
             f"{name} is already at work in {str(out)!r}; wait until it ends, or give another --out"
         ) from None
+    process = folder / f"{name}.process"
+    process.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
     try:
         yield
     finally:
+        process.unlink(missing_ok=True)
         lock.release()
 
 
@@ -57,10 +62,17 @@ def at_work(out: Path) -> list[str]:
 def refuse_others(out: Path) -> None:
     """Raise an InputError where workers or shards are at work in a folder."""
     if names := at_work(out):
+        listed = ", ".join(f"{name} ({_process(out / JOBS, name)})" for name in names)
+        one = len(names) == 1
         raise InputError(
-            f"{', '.join(names)} {'are' if len(names) > 1 else 'is'} at work in {str(out)!r}, perhaps since an earlier "
-            "start; wait until they end, or cancel them"
+            f"{listed} {'is' if one else 'are'} at work in {str(out)!r}, perhaps since an earlier start; wait until "
+            f"{'it ends' if one else 'they end'}, or end {'it' if one else 'them'} by kill or, on Slurm, scancel"
         )
+
+
+def _process(folder: Path, name: str) -> str:
+    path = folder / f"{name}.process"
+    return path.read_text(encoding="utf-8") if path.is_file() else "process not known"
 
 
 def begin(out: Path, start: str) -> None:

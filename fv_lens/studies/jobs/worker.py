@@ -40,6 +40,7 @@ def work(
         torch.AcceleratorError: the GPU is out of order.
     """
     graph.stages.refresh()
+    waiting: list[str] = []
     while left := graph.left(among):
         given_up = [name for name in left if ledger.is_given_up(name)]
         hopeless = {*given_up, *graph.blocked(left, given_up)}
@@ -47,9 +48,13 @@ def work(
             break
         for name in graph.ready(left):
             if name not in hopeless and ledger.claim(name):
-                _compute(graph, name, subject, ledger, tell)
+                _compute(graph, name, subject, ledger, tell, len(left))
                 break
         else:
+            running = [name for name in left if (tries := ledger.tries(name)) and tries[-1].how == "running"]
+            if running and running != waiting:
+                tell(f"Waits for {', '.join(running)}, which others are at")
+            waiting = running
             time.sleep(WAIT)
         graph.stages.refresh()
     return unfinished(graph, ledger, among)
@@ -63,12 +68,12 @@ def unfinished(graph: Graph[T], ledger: Ledger, among: Collection[str] | None = 
     return {name: Reason(errors.get(name, ""), blocked.get(name, "")) for name in left}
 
 
-def _compute(graph: Graph[T], name: str, subject: T, ledger: Ledger, tell: Callable[[str], None]) -> None:
+def _compute(graph: Graph[T], name: str, subject: T, ledger: Ledger, tell: Callable[[str], None], left: int) -> None:
     """Compute a unit that has been claimed, unless another has finished it in between."""
     unit, started = graph.units[name], time.perf_counter()
     try:
         if not graph.is_done(name):
-            tell(unit.what)
+            tell(f"{unit.what} ({name}); {left} units are left")
             unit.run(graph.stages, graph.kept, subject)
     except Exception as error:  # whatever it is, the units that do not rest on this one go on
         if isinstance(error, torch.AcceleratorError) or not ledger.holds(name):  # or its job was stopped meanwhile

@@ -1,11 +1,8 @@
 """The process that starts workers for a study, shows how far they are, and writes the results when they have ended."""
 
 import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ...ground.errors import InputError
@@ -14,6 +11,7 @@ from ..folders import JOBS
 from ..jobs.graph import Graph
 from ..jobs.launch import Jobs, Machines
 from ..jobs.presence import begin
+from ..jobs.signals import terminated_as_interrupted
 from ..jobs.unfinished import Reason
 from ..jobs.watch import Board, State, state_of
 from ..jobs.worker import unfinished
@@ -48,32 +46,20 @@ def run_workers(
         part.ledger(WATCHER).forget()
     crew = _Crew(out, parts, order, machines, start)
     views = _Views(parts)
-    with _terminated_as_interrupted(), Board(notes, tell) as board:
+    with terminated_as_interrupted(), Board(notes, tell) as board:
         try:
             for place in range(machines.jobs):
                 crew.start(place)
+            tell(f"{', '.join(crew.jobs.running)}: started; each loads the model and checks the engine on it first")
             while crew.jobs.running:
                 time.sleep(LOOK)
                 crew.look(tell)
-                board.show(views.states())
+                board.show(views.states(), crew.jobs.running)
         except BaseException:
             crew.jobs.cancel()
             raise
         board.show(views.states())
     return views.left(), crew.ends
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM acts as Ctrl-C does, so that workers do not outlive the command."""
-    if threading.current_thread() is not threading.main_thread():  # which alone may set handlers
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class _Crew:
@@ -98,10 +84,11 @@ class _Crew:
         for name, how in self.jobs.ended().items():
             if how:
                 self.ends[name] = how
-                tell(f"{name}: {how}")
+                tell(f"{name}: {how}; its log is {self._out / JOBS / f'{name}.log'}")
                 if self._died_in_a_unit(name):
                     try:
                         self.start(self._places[name])
+                        tell(f"worker-{self._started} takes its place")
                     except InputError as error:  # Slurm took no job; the others go on
                         tell(str(error))
 

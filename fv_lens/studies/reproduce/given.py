@@ -67,14 +67,22 @@ def study(given: Given, order: Order, sharing: Sharing, saved: list[Path]) -> "p
     if sharing.shard:
         kept, too_small = sized(order.relations, order.settings)
         note_left_out(too_small)
+        _refuse_other(given, order)
         _by_shard(given, order, sharing.shard, kept)
         return None
     with output_folder(given.out, "reproduce", saved) as folder:
         kept, too_small = sized(order.relations, order.settings)  # before the model is loaded
         note_left_out(too_small)
+        _refuse_other(given, order)
         if sharing.machines:
             return _by_workers(given, order, sharing.machines, folder, kept, too_small, saved)
         return _in_one_process(given, order, folder, kept, too_small, saved)
+
+
+def _refuse_other(given: Given, order: Order) -> None:
+    """Refuse the folder of another study, as far as its plan is known before a model is loaded."""
+    if given.is_alone:
+        OutputFolder(given.out, "reproduce").refuse_other(order.known)
 
 
 def _in_one_process(

@@ -32,6 +32,12 @@ class Order:
     threads: int | None = None
     devices: int = 1
 
+    @property
+    def known(self) -> dict[str, Any]:
+        """What a study's plan says of it, as far as that is known without the model."""
+        plan = {"settings": self.settings.to_dict(), "dtype": f"torch.{self.dtype}"}
+        return plan if self.threads is None else plan | {"threads": self.threads}
+
     def load(self, name: str) -> "tuple[Study, dict[str, Any]]":
         """The study of a model, which is loaded, and the hash of its weights."""
         import torch

@@ -7,7 +7,7 @@ import typer
 from rich.text import Text
 
 from ...ground.errors import InputError
-from ..console import STUDY, console, expanded, output_folder, plain_errors
+from ..console import STUDY, console, expanded, output_folder, plain_errors, tell
 from ..folders import plan_in
 
 
@@ -22,6 +22,10 @@ def merge(
     with plain_errors(saved, goes_on=True):
         if plan_in(out) is None and not folders:
             raise InputError(f"{str(out)!r} holds no study; give the --out of `fv-lens reproduce --shard`")
+        for source in folders or ():
+            if plan_in(source) is None:
+                raise InputError(f"{str(source)!r} holds no study; give the --out of `fv-lens reproduce --shard`")
+        tell("Reading what the shards have left")
         with output_folder(out, "reproduce", saved) as folder:
             from ..jobs.presence import begin
             from .gather import finish_shards, gather

@@ -4,6 +4,7 @@ import gc
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ..folders import JOBS, OutputFolder, plan_in
 from ..jobs.launch import Machines
 from ..jobs.presence import at_work, leave_mark, present
 from ..jobs.shards import Shard
+from ..jobs.signals import terminated_as_interrupted
 from ..jobs.unfinished import Reason, UnfinishedError
 from ..jobs.worker import work
 from ..results import is_finished
@@ -37,6 +39,8 @@ def by_workers(
         InputError, ParityError: the model cannot be studied; see also `run_workers`.
         UnfinishedError: units are left.
     """
+    if is_finished(folder.path):  # as far as is known before the model is loaded: one worker sees whether it is
+        machines = replace(machines, jobs=1)
     left, ends = run_workers(folder.path, {"": part}, order, machines, tell)
     if left:
         if THE_MODEL in left[""]:  # which nobody could load
@@ -122,7 +126,7 @@ def by_shard(
             folder.claim(plan, alone=False)
             _save_command(out, command)
     left: dict[str, dict[str, Reason]] = {}
-    with present(out, shard.name):
+    with terminated_as_interrupted(), present(out, shard.name):
         with OutputFolder(out, "reproduce", wait=WAIT) as folder:  # nobody has it alone; later ones see the shard
             if at_work(out) == [shard.name]:
                 leave_mark(out, "")  # jobs of an earlier start that wait for their turn find nothing to do
@@ -132,6 +136,7 @@ def by_shard(
         for name in [*list(parts)[first:], *list(parts)[:first]]:
             ledger = parts[name].ledger(shard.name)
             ledger.forget(None if at_work(out) == [shard.name] else shard.name)
+            tell(f"Loading {parts[name].model}")
             try:
                 with loaded(parts[name], order, shard.name, None if plan is None else WAIT) as (graph, study):
                     reasons = work(graph, study, ledger, tell, shard.own(list(graph.units)))

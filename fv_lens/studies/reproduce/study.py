@@ -17,6 +17,7 @@ from ...evaluation.rows import ROWS
 from ...evaluation.table import Row, rows_of, without
 from ...ground import storage
 from ..job import Job
+from ..jobs.graph import Graph
 from ..jobs.unit import Kept, in_order
 from ..stages import Stages
 from . import baselines
@@ -46,8 +47,10 @@ def reproduce(
     stages = Stages(folder.path / "stages", plan)
     if n := len(stages.finished):
         tell(f"{n} stage{'s were' if n > 1 else ' was'} there already")
-    prepare(study)
-    in_order(units_of(study), study, stages, tell)
+    units = units_of(study)
+    if Graph(units, stages).left():
+        prepare(study)
+    in_order(units, study, stages, tell)
     return finish(study, folder.path, plan, job.command, stages)
 
 

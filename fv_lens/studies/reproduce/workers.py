@@ -91,8 +91,10 @@ def loaded(part: Part, order: Order, worker: str, wait: float | None = None) -> 
             storage.save_json(part.jobs / OUTLINE, study.to_dict() | {"command": part.command})
             stages = Stages(part.out / "stages", plan, FileLock(part.jobs / "timings.lock"))
         (part.jobs / LEFT_OUT).unlink(missing_ok=True)
-        prepare(study)
-        yield Graph(units_of(study), stages), study
+        graph = Graph(units_of(study), stages)
+        if graph.left():
+            prepare(study)
+        yield graph, study
 
 
 @dataclass

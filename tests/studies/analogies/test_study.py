@@ -535,7 +535,7 @@ def test_a_library_has_the_relations_of_sets_that_are_not_among_the_bundled_ones
     vectors = tuned_library(model, tmp_path, told.append, sets)
     assert tunes == [(*BUNDLED, "antonym-one", "some")]
     assert told == [
-        "Left out, as most of their pairs are those of another relation: opposites (antonym)",
+        "Left out, as half of their pairs or more are those of another relation: opposites (antonym)",
         "Tuning the library from zero: 6 relations",
     ]
     assert {name: fv.kin for name, fv in vectors.items() if fv.kin} == {"antonym": ("some",), "some": ("opposite",)}

@@ -87,7 +87,8 @@ def test_two_jobs_of_which_one_is_killed_leave_the_table_of_one_process(given, w
     assert result.exit_code == 0, result.output + result.stderr
     assert not killer.is_alive() and results(there / "out") == expected
     assert files(there / "out") == FOLDER
-    assert "worker-1: it was killed; see " in result.stderr and re.search(r"28 of 28: ", result.stderr)
+    assert "worker-1: it was killed; its log is " in result.stderr and "worker-3 takes its place" in result.stderr
+    assert "28 of 28, 100% of the work: " in result.stderr
     killed = [
         path.stem for path in (there / "out/jobs/units").glob("*.json") if "ended in the middle" in path.read_text()
     ]
@@ -221,7 +222,7 @@ def test_a_folder_in_which_others_are_at_work_is_left_to_them(here, no_model):
     with present(Path("out"), "worker-1"):
         for arguments in ([], ["--jobs", "2"]):
             result = call("reproduce", "--relations", name, "--out", "out", *arguments)
-            assert result.exit_code == 2 and "worker-1 is at work in 'out'" in result.stderr
+            assert result.exit_code == 2 and re.search(r"worker-1 \(.+\) is at work in 'out'", result.stderr)
     with present(Path("out"), "shard-0-of-2"):
         result = call("reproduce", "--relations", name, "--out", "out", "--shard", "0/2")
         assert result.exit_code == 2 and "shard-0-of-2 is already at work in 'out'" in result.stderr

@@ -89,7 +89,7 @@ def test_workers_compute_each_unit_once_and_end_as_one_process(graph, tmp_path, 
         thread.start()
     for thread in threads:
         thread.join()
-    assert graph.left() == [] and sorted(line for line in told if line.startswith("Unit")) == sorted(
+    assert graph.left() == [] and sorted(line.split(" (")[0] for line in told if line.startswith("Unit")) == sorted(
         f"Unit {name}" for name in ("parts/a-0", "parts/a-1", "b", "c", "d", "e")
     )
     alone = Stages(tmp_path / "alone", PLAN)
@@ -118,6 +118,20 @@ def test_a_unit_that_fails_is_tried_twice_and_what_does_not_rest_on_it_is_done(t
     assert work(Graph(once, graph.stages), None, ledger, told.append) == {}
 
 
+def test_a_worker_that_waits_says_for_what(tmp_path, monkeypatch):
+    graph = Graph(units(), Stages(tmp_path / "stages", PLAN))
+    one, other, told = Ledger(tmp_path / "units", "worker-1"), Ledger(tmp_path / "units", "worker-2"), []
+    other.claim("e")
+
+    def finish(seconds):
+        graph.units["e"].run(graph.stages, graph.kept, None)
+        other.end("e")
+
+    monkeypatch.setattr(module.time, "sleep", finish)
+    assert work(graph, None, one, told.append) == {}
+    assert [line for line in told if line.startswith("Waits")] == ["Waits for e, which others are at"]
+
+
 def test_shards_together_are_the_whole_and_each_computes_what_it_needs(tmp_path):
     names = list(Graph(units(), Stages(tmp_path / "none", PLAN)).units)
     shards = [Shard.parse(f"{i}/3") for i in range(3)]
@@ -140,10 +154,11 @@ def test_in_a_terminal_what_runs_and_what_failed_is_shown_as_it_changes(graph, t
     ledger.claim("b")
     ledger.end("b", "no room")
     with Board(console, lambda line: pytest.fail(line)) as board:
-        board.show({"llama": state_of(graph, ledger)})
+        board.show({"llama": state_of(graph, ledger)}, ["worker-1", "worker-2"])
     shown = console.file.getvalue()
-    assert "llama: 0 of 8 units" in shown and re.search(r"worker-1\s+d\s+\d+ s", shown)
-    assert re.search(r"failed\s*\x1b\[0m\s+b\s+no room", shown)
+    assert "llama: 0 of 8 units, 0% of the work" in shown and re.search(r"worker-1\s+d \(Unit d\)\s+\d+ s", shown)
+    assert re.search(r"failed\s*\x1b\[0m\s+b \(Unit b\)\s+no room; it will be tried again", shown)
+    assert "worker-2  loads a model, or waits for others" in shown and shown.count("loads a model") == 1
 
 
 def test_elsewhere_than_in_a_terminal_each_change_is_a_line(graph, tmp_path):
@@ -156,4 +171,7 @@ def test_elsewhere_than_in_a_terminal_each_change_is_a_line(graph, tmp_path):
         ledger.end("b", "error")
         for _ in range(2):
             board.show({"": state_of(graph, ledger)})
-    assert told == ["0 of 8 units are done", "1 of 8: d", "2 of 8: e", "b failed: error"]
+    assert told == [
+        "0 of 8 units are done", "1 of 8, 41% of the work: d (Unit d)", "2 of 8, 41% of the work: e (Unit e)",
+        "b (Unit b) failed: error; it will be tried again",
+    ]  # fmt: skip

@@ -1,5 +1,8 @@
 """Workers beside other starts, other studies of the same folder, slow models and GPUs that break."""
 
+import os
+import signal
+
 import pytest
 import torch
 
@@ -9,6 +12,7 @@ from fv_lens.studies.folders import JOBS, OutputFolder
 from fv_lens.studies.jobs.graph import Graph
 from fv_lens.studies.jobs.ledger import Ledger
 from fv_lens.studies.jobs.presence import begin, has_begun, leave_mark, present
+from fv_lens.studies.jobs.signals import deaf_to_ctrl_c, terminated_as_interrupted
 from fv_lens.studies.jobs.unit import Unit
 from fv_lens.studies.jobs.worker import work
 from fv_lens.studies.reproduce import workers
@@ -54,7 +58,8 @@ def test_a_command_without_workers_takes_the_folder_from_those_that_wait(tmp_pat
 
 def test_a_start_is_refused_beside_workers_and_leaves_their_mark(tmp_path, monkeypatch):
     begin(tmp_path, "first")
-    with present(tmp_path, "worker-1"), pytest.raises(InputError, match="worker-1 is at work"):
+    here = rf"^worker-1 \(process {os.getpid()} on .+\) is at work .* wait until it ends, or end it by kill"
+    with present(tmp_path, "worker-1"), pytest.raises(InputError, match=here):
         begin(tmp_path, "second")
     looks = iter([None, "worker-2 is at work"])  # one whose turn comes between the two looks
 
@@ -70,7 +75,7 @@ def test_a_start_is_refused_beside_workers_and_leaves_their_mark(tmp_path, monke
 
 def test_a_study_within_a_folder_of_several_is_refused_to_others_while_workers_are_at_it(part, order):
     with loaded(part, order, "worker-1", wait=0.1):
-        with pytest.raises(InputError, match="worker-1 is at work"):
+        with pytest.raises(InputError, match=r"worker-1 \(.+\) is at work"):
             begin(part.out, "")
     begin(part.out, "")
 
@@ -103,6 +108,15 @@ def test_a_model_that_takes_most_of_two_turns_to_load_is_left_out(tmp_path, part
     with pytest.raises(InputError, match=r"not loaded after 50 s of a job of 1 min, twice; give more --minutes"):
         check_left_out(part)
     worker()
+
+
+def test_what_is_started_passes_over_ctrl_c_and_sigterm_acts_as_one():
+    with deaf_to_ctrl_c():
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with pytest.raises(KeyboardInterrupt), terminated_as_interrupted():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_a_short_interruption_while_a_model_loads_is_no_fault(tmp_path, part, order):

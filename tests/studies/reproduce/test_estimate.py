@@ -327,5 +327,6 @@ def test_a_dry_run_prints_stages_and_totals_and_writes_nothing(folder, tmp_path,
     lines = found.stdout.splitlines()
     for name in ("stage", "heads", "sums", "tuned-from-zero-1", "curve", "scores", "shots-30", "readings", "total"):
         assert sum(line.split()[:1] == [name] for line in lines) == 1
-    assert "On a GPU of 300 TFLOP/s at 40% use:" in " ".join(found.stdout.split()) and max(map(len, lines)) <= 80
+    assert "On a GPU" not in found.stdout, "it is small"
+    assert found.stdout.startswith("1 relation on ") and max(map(len, lines)) <= 80
     assert not list(tmp_path.iterdir())

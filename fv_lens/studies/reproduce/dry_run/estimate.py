@@ -124,10 +124,10 @@ class Estimate:
         return seconds["checks"] + makespan(rest, needs_of(units), parts_of(units), self.jobs)
 
     def __str__(self) -> str:
-        words, billions = self.words, self.shape.n_parameters / 1e9
+        n, words, billions = self.n_relations, self.words, self.shape.n_parameters / 1e9
         where = f"on {self.device}" if self.here else f"on {self.devices} device{'s' * (self.devices > 1)} a job"
         lines = [
-            f"{self.n_relations} relations on {self.model} ({billions:.3g} billion parameters, {self.dtype}, {where}). "
+            f"{n} relation{'s' * (n > 1)} on {self.model} ({billions:.3g} billion parameters, {self.dtype}, {where}). "
             "Nothing of the study was run.",
             *(f"Left out: {why}" for why in self.outline.left_out.values()),
             f"Tokens {words.source}: {words.prompt:.1f} in a zero-shot prompt, {words.shown:.1f} in a demonstration, "
@@ -156,12 +156,9 @@ class Estimate:
                 f"That is with {self.jobs} jobs, {beside or 'each as fast as one is alone'}; one takes "
                 f"{duration(alone)}, and however many, no less than {duration(self.longest_path)}: what waits for what."
             )
-        if self.here and self.device == "cpu":
+        if self.here and self.device == "cpu" and self.shape.n_parameters >= 1e9:  # a smaller one leaves a GPU waiting
             gpu = of_gpu().seconds(self.total)
-            lines.append(
-                f"On a GPU of {GPU_TFLOPS} TFLOP/s at {GPU_USE:.0%} use: {duration(gpu)}, if the model has billions "
-                "of parameters; a smaller one leaves a GPU waiting, and takes longer than this says."
-            )
+            lines.append(f"On a GPU of {GPU_TFLOPS} TFLOP/s at {GPU_USE:.0%} use: {duration(gpu)}.")
         return lines
 
     def _on_memory(self) -> list[str]:

@@ -6,6 +6,8 @@ from .cost import Cost
 from .devices import Holding
 from .flops import Number
 
+LEAST = 1e6  # bytes that are told of
+
 
 def stage_table(stages: Mapping[str, Cost], total: Cost, seconds: Mapping[str, Number]) -> list[str]:
     """A line for each stage and one for all, under a heading."""
@@ -30,7 +32,8 @@ def device_table(holdings: Sequence[Holding], n_devices: int) -> list[str]:
 
 def in_gigabytes(memory: Mapping[str, Number]) -> str:
     """What holds how much."""
-    return ", ".join(f"{what} {size / 1e9:.2g}" for what, size in memory.items() if size)
+    large = {what: size / 1e9 for what, size in memory.items() if size >= LEAST}
+    return ", ".join(f"{what} {size:,.1f}" if size >= 10 else f"{what} {size:.2g}" for what, size in large.items())
 
 
 def duration(seconds: Number) -> str:
