@@ -82,6 +82,16 @@ def test_another_plan_is_refused_and_what_differs_is_named(tmp_path, change, nam
     assert repr(str(out)) in str(caught.value) and tree(tmp_path) == before
 
 
+def test_another_plan_is_refused_by_what_is_known_of_it(tmp_path):
+    known = {"settings": {"seeds": 3, "counts": (5, 10)}}
+    for folder in (tmp_path / "none", left(tmp_path / "empty", file="notes.txt")):  # without results, nothing is lost
+        OutputFolder(folder, "reproduce").refuse_other(known)
+    out = OutputFolder(left(tmp_path / "out"), "reproduce")
+    out.refuse_other({"settings": PLAN["settings"]})
+    with pytest.raises(InputError, match=r"holds another run\. What differs: settings \(seeds: 2 there, 3 here\)\."):
+        out.refuse_other(known)
+
+
 @pytest.mark.parametrize("there", ["run", "reproduce", "analogies", "humans"])
 @pytest.mark.parametrize("command", ["run", "reproduce", "analogies", "humans"])
 def test_another_command_is_refused(tmp_path, there, command):

@@ -15,10 +15,12 @@ import pytest
 
 from fv_lens.ground.errors import InputError
 from fv_lens.models import load
+from fv_lens.studies.folders import OutputFolder
 from fv_lens.studies.jobs.launch import visible_gpus
 from fv_lens.studies.jobs.ledger import Ledger
 from fv_lens.studies.jobs.presence import at_work, present
 from fv_lens.studies.reproduce import steps
+from fv_lens.studies.reproduce.setup import Settings
 
 from ..commands import call, files, write
 from ..left import summary
@@ -226,6 +228,16 @@ def test_a_folder_in_which_others_are_at_work_is_left_to_them(here, no_model):
     with present(Path("out"), "shard-0-of-2"):
         result = call("reproduce", "--relations", name, "--out", "out", "--shard", "0/2")
         assert result.exit_code == 2 and "shard-0-of-2 is already at work in 'out'" in result.stderr
+
+
+def test_the_folder_of_another_study_is_refused_before_a_model_is_loaded(here, no_model):
+    name, out = write(relations()[0]), Path("out")
+    with OutputFolder(out, "reproduce") as folder:
+        folder.claim({"settings": Settings(seeds=5).to_dict(), "dtype": "torch.float32"})
+        (out / "summary.json").write_text("{}")
+    for arguments in ([], ["--jobs", "2"], ["--shard", "0/2"]):
+        result = call("reproduce", "--relations", name, "--out", out, *arguments)
+        assert result.exit_code == 2 and "seeds: 5 there, 2 here" in result.stderr
 
 
 def test_a_model_that_cannot_be_loaded_is_told_as_by_one_process(there, networks, given):
