@@ -22,7 +22,7 @@ from ..engine.gradients import Rows
 from ..ground import storage
 from ..ground.errors import InputError
 from ..models.lens import Lens, Model, lens_of
-from ..vectors.function_vector import FunctionVector
+from ..vectors.function_vector import FunctionVector, union
 from ..vectors.optimizer import RATE
 from .affine import affine_scores, affine_weights, check_not_empty
 from .composition import Composition, CompositionLike, composition
@@ -251,10 +251,12 @@ def composed(lens: Lens, library: Library, pair: tuple[str, str], how: Compositi
     if shares is not None:
         weights = dict(sorted(zip(library.names, shares[0].tolist()), key=lambda share: -share[1]))
         held = dict(zip(library.names, composer.coefficients(how)[0].tolist()))
+    mixed = [fv for name, fv in zip(library.names, library.vectors) if held.get(name)]
     records = {name: fv.record | {"training": None} for name, fv in zip(library.names, library.vectors)}
     return replace(
         library.first, vector=composer.vectors(how)[0], method="composite", relation=None, data_hash=None,
         split_seed=None, heads=(), strength=1.0, training=None, template=library.template.to_dict(), weights=weights,
+        aliases=union("aliases", mixed), kin=union("kin", mixed),
         source=tuple(pair), frozen_rms=None, parents=[(held[name], records[name]) for name in weights if held[name]],
         versions=storage.versions(),
     )  # fmt: skip

@@ -117,9 +117,9 @@ def allowed(
 ) -> Bool[Tensor, "pair vector"]:
     """Mask of the vectors that each pair may use, given its relation (None if unknown: all of them).
 
-    `exclude`: None for all, "relation" to leave out the pair's own, "family" its siblings too and the vectors that name
-    the family among their `kin`. `families`: relation ->
-    family; the bundled relations' are known. `own`: each pair's family, for pairs without a known relation.
+    `exclude`: None for all; "relation" to leave out the pair's own, also under an alias; "family" its siblings too, and
+    vectors that name the pair's relation or family among their `kin`. `families`: relation -> family; the bundled
+    relations' are known. `own`: each pair's family, for pairs without a known relation.
 
     Raises:
         InputError: an unknown `exclude`.
@@ -134,14 +134,17 @@ def allowed(
             return relation
         return family or (None if relation is None else families.get(relation, relation))
 
-    vector_kinds = [
-        {kind(fv.relation or name), *(fv.kin if exclude == "family" else ())}
-        for name, fv in zip(library.names, library.vectors)
-    ]
-    pair_kinds = [kind(relation, family) for relation, family in zip(relations, own or [None] * len(relations))]
+    def may(relation: str | None, family: str | None, name: str, fv: FunctionVector) -> bool:
+        if exclude is None:
+            return True
+        pair, listed = kind(relation, family), {*fv.aliases, *(fv.kin if exclude == "family" else ())}
+        return (pair is None or pair != kind(fv.relation or name)) and listed.isdisjoint(
+            {pair, relation, kind(relation)}
+        )
+
     kept = [
-        [exclude is None or pair_kind is None or pair_kind not in kinds for kinds in vector_kinds]
-        for pair_kind in pair_kinds
+        [may(relation, family, name, fv) for name, fv in zip(library.names, library.vectors)]
+        for relation, family in zip(relations, own or [None] * len(relations))
     ]
     return torch.tensor(kept, device="cpu").reshape(len(relations), len(library))
 

@@ -21,7 +21,7 @@ def unseen(
     is left out if A or C is among the words of a vector of the question's relation, or of any vector if the relation of
     either is unknown. A question of any relation is left out if A:B or C:D is a pair that a vector was tuned on, in
     either direction: otherwise a pair under another relation's name would pass. Letter case is ignored. Untuned vectors
-    leave out nothing.
+    leave out nothing, nor do composites, which record their parents without the words.
 
     Args:
         questions: kept and left out in their order.

@@ -7,7 +7,7 @@ from .questions import unordered
 from .relations import Relation
 
 SAME = 0.5  # share of the pairs of the smaller of two relations, from which on they count as one
-KIN = 0.1  # from which on neither is left out without the other
+KIN = 0.1  # from which on neither is answered with the vector of the other, where families are left out
 
 
 @dataclass(frozen=True)
@@ -16,16 +16,19 @@ class Gathered:
 
     Args:
         relations: by name, those of the first set first. One whose name was taken has its set's name behind it.
-        kin: name -> families, beside its own, of other relations that it shares pairs with.
+        aliases: name -> what else the relation is called: in its own set, and those that count as the same.
+        kin: name -> its family and its siblings, and names and families of relations that it shares pairs with, those
+            that were left out among them.
         left_out: name -> the relation before it that it is the same as.
     """
 
     relations: Mapping[str, Relation]
+    aliases: Mapping[str, tuple[str, ...]]
     kin: Mapping[str, tuple[str, ...]]
     left_out: Mapping[str, str]
 
 
-def gather(sets: Iterable[tuple[str, Sequence[Relation]]]) -> Gathered:
+def unite(sets: Iterable[tuple[str, Sequence[Relation]]]) -> Gathered:
     """Bring sets of relations together, without those that share half of their pairs with one before them.
 
     Pairs count in either direction and letter case, with each right answer; shares are of the smaller relation. Two
@@ -36,29 +39,59 @@ def gather(sets: Iterable[tuple[str, Sequence[Relation]]]) -> Gathered:
 
     Example:
         >>> bundled = [load_relation(name) for name in relation_names()]
-        >>> gather([("bundled", bundled), load_published("todd_function_vectors")]).left_out["antonym-Todd"]
+        >>> unite([("bundled", bundled), load_published("todd_function_vectors")]).left_out["antonym-Todd"]
         'antonym'
     """
-    relations: dict[str, Relation] = {}
-    pairs: dict[str, set[frozenset[str]]] = {}
+    everything: dict[str, _Member] = {}
     left_out: dict[str, str] = {}
     for of_set, listed in sets:
-        before = list(relations)
+        before = [name for name in everything if name not in left_out]
         for relation in listed:
-            name = relation.name if relation.name not in relations else f"{relation.name}-{of_set}"
-            own = {unordered(word, answer) for word, answers in relation.pairs for answer in answers}
-            alike = {other: _shared(own, pairs[other]) for other in before}
-            if alike and alike[nearest := max(alike, key=lambda other: alike[other])] >= SAME:
+            name = relation.name
+            while name in everything:
+                name = f"{name}-{of_set}"
+            member = _Member(replace(relation, name=name), relation.name)
+            shares = {other: member.shared(everything[other]) for other in before}
+            if shares and shares[nearest := max(shares, key=lambda other: shares[other])] >= SAME:
                 left_out[name] = nearest
-                continue
-            relations[name], pairs[name] = replace(relation, name=name), own
-    kin = {}
-    for name, relation in relations.items():
-        near = [relations[other] for other in relations if other != name and _shared(pairs[name], pairs[other]) >= KIN]
-        families = dict.fromkeys(other.family or other.name for other in near)
-        kin[name] = tuple(family for family in families if family != (relation.family or name))
-    return Gathered(relations, kin, left_out)
+            everything[name] = member
+    kept = {name: member for name, member in everything.items() if name not in left_out}
+    return Gathered(
+        relations={name: member.relation for name, member in kept.items()},
+        aliases={name: _aliases(name, everything, left_out) for name in kept},
+        kin={name: _kin(name, everything) for name in kept},
+        left_out=left_out,
+    )
 
 
-def _shared(one: set[frozenset[str]], other: set[frozenset[str]]) -> float:
-    return len(one & other) / min(len(one), len(other))
+class _Member:
+    """A relation under its name among all, what its own set calls it, and its pairs."""
+
+    def __init__(self, relation: Relation, called: str):
+        self.relation, self.called = relation, called
+        self.pairs = {unordered(word, answer) for word, answers in relation.pairs for answer in answers}
+
+    @property
+    def labels(self) -> list[str]:
+        return [self.relation.name, self.called, *filter(None, [self.relation.family])]
+
+    def shared(self, other: "_Member") -> float:
+        """The share of the smaller one's pairs that both have."""
+        return len(self.pairs & other.pairs) / min(len(self.pairs), len(other.pairs))
+
+    def is_kin(self, other: "_Member") -> bool:
+        family = self.relation.family
+        return (family is not None and family == other.relation.family) or self.shared(other) >= KIN
+
+
+def _aliases(name: str, everything: Mapping[str, _Member], left_out: Mapping[str, str]) -> tuple[str, ...]:
+    same = [everything[other] for other in (name, *(twin for twin, kept in left_out.items() if kept == name))]
+    called = dict.fromkeys(label for member in same for label in (member.relation.name, member.called))
+    return tuple(label for label in called if label != name)
+
+
+def _kin(name: str, everything: Mapping[str, _Member]) -> tuple[str, ...]:
+    own = everything[name]
+    near = [own, *(member for other, member in everything.items() if other != name and own.is_kin(member))]
+    labels = dict.fromkeys(label for member in near for label in member.labels)
+    return tuple(label for label in labels if label != name)

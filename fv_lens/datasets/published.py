@@ -6,7 +6,7 @@ from typing import NamedTuple
 from ..ground.errors import InputError
 from ..ground.text_files import FilePath, own_path
 from .bats import load_bats
-from .lre import load_lre
+from .lre import KINDS, load_lre
 from .question_files import load_questions
 from .questions import Question
 from .relations import Relation, merge_pairs
@@ -44,8 +44,12 @@ def load_published(path: FilePath) -> Published:
     for name, marks, load in _SETS:
         if any(True for mark in marks for _ in root.rglob(mark)):
             return Published(name, load(root))
+    if root.name in KINDS and any(root.glob("*.json")):
+        return Published("LRE", _lre(root))
     if files := sorted(root.rglob("*.jsonl")):
         return Published(root.name, relations_of(question for file in files for question in load_questions(file)))
+    if any(True for _ in root.rglob("*.json")):
+        return Published("Todd", list(load_todd(root).values()))
     raise InputError(
         f"{str(root)!r} has no files of BATS, LRE, SemEval-2012 Task 2 or Todd et al., nor questions (*.jsonl); give "
         "the folder of one of these sets"
@@ -85,6 +89,5 @@ def _semeval(folder: FilePath) -> list[Relation]:
 _SETS: list[tuple[str, tuple[str, ...], Callable[[FilePath], list[Relation]]]] = [
     ("SemEval", ("GoldRatings-*.txt",), _semeval),
     ("BATS", ("[DEIL]0[0-9]*.txt", "[DEIL]10*.txt"), lambda folder: list(load_bats(folder).values())),
-    ("LRE", ("linguistic/*.json", "commonsense/*.json", "factual/*.json", "bias/*.json"), _lre),
-    ("Todd", ("*.json",), lambda folder: list(load_todd(folder).values())),
+    ("LRE", tuple(f"{kind}/*.json" for kind in KINDS), _lre),
 ]

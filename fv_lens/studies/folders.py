@@ -92,7 +92,7 @@ class OutputFolder:
         """Whether there is anything in it that a command of fv-lens writes, a half-written file aside."""
         return any(True for _ in self._results())
 
-    def refuse_other(self, known: Mapping[str, Any]) -> None:
+    def refuse_other_plan(self, known: Mapping[str, Any]) -> None:
         """Raise an InputError where there are results of a plan that differs in what is `known` of this one."""
         plain, earlier = json.loads(json.dumps(known)), self._plan()
         if isinstance(earlier, dict) and self.has_results and any(earlier.get(key) != plain[key] for key in plain):

@@ -41,7 +41,8 @@ class FunctionVector:
         processing: "raw", or "centered" where TransformerLens centred the weights that write to the residual stream.
         bos: whether its prompts began with a BOS token.
         relation, data_hash, split_seed: the relation, SHA-256 of its pairs, and which split its words came from.
-        kin: families, beside that of its relation, which it is left out with, since it shares pairs with them.
+        aliases: what else its relation is called, in other sets of relations.
+        kin: families and relations, beside its own, with which it is left out where families are.
         template: the prompt template, as `PromptTemplate.to_dict` gives it.
         heads: the (layer, head) whose outputs were summed.
         method: "sum", "combination" (of `parents`), or what another module of fv_lens names.
@@ -73,6 +74,7 @@ class FunctionVector:
     relation: str | None = None
     data_hash: str | None = None
     split_seed: int | None = None
+    aliases: Sequence[str] = ()
     kin: Sequence[str] = ()
     template: Mapping[str, str] | None = None
     heads: Sequence[tuple[int, int]] = ()
@@ -101,8 +103,11 @@ class FunctionVector:
         object.__setattr__(self, "layer", whole_number("layer", self.layer, least=0))
         object.__setattr__(self, "strength", finite_number("strength", self.strength))
         object.__setattr__(self, "heads", tuple((int(layer), int(head)) for layer, head in self.heads))
-        object.__setattr__(self, "source", tuple(self.source))
-        object.__setattr__(self, "kin", tuple(self.kin))
+        for name in ("aliases", "kin"):
+            if isinstance(getattr(self, name), str):
+                raise InputError(f"{name} is {getattr(self, name)!r}; give a list of names.")
+        for name in ("source", "aliases", "kin"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "parents", tuple((float(weight), parent) for weight, parent in self.parents))
 
     @classmethod
@@ -201,6 +206,7 @@ class FunctionVector:
         same = {name: getattr(self, name) for name in ("relation", "data_hash", "split_seed", "template", "model")}
         same = {k: v if all(getattr(parent, k) == v for _, parent in parents) else None for k, v in same.items()}
         same["model"] = same["model"] or self.model
+        same |= {name: union(name, [parent for _, parent in parents]) for name in ("aliases", "kin")}
         return replace(
             self, vector=vector, method="combination", heads=(), strength=1.0,
             parents=tuple((weight, parent.record) for weight, parent in parents),
@@ -294,6 +300,11 @@ def as_vectors(fv: "FunctionVector | Sequence[FunctionVector]") -> list[Function
         if not isinstance(vector, FunctionVector):
             raise InputError(f"fv holds {type(vector).__name__}; give a FunctionVector or a list of them.")
     return vectors
+
+
+def union(name: str, vectors: "Sequence[FunctionVector]") -> tuple[str, ...]:
+    """The `aliases` or `kin` of several vectors, each once."""
+    return tuple(dict.fromkeys(label for fv in vectors for label in getattr(fv, name)))
 
 
 def own_template(vectors: Sequence[FunctionVector]) -> PromptTemplate:

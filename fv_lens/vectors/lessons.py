@@ -149,6 +149,8 @@ def _vector(
     return FunctionVector.on(
         lens, result.vector, layer, lesson.relation, how.template or PromptTemplate(), method="tuned",
         parents=[(result.strength, start.record)] if isinstance(start, FunctionVector) else (),
+        aliases=start.aliases if isinstance(start, FunctionVector) else (),
+        kin=start.kin if isinstance(start, FunctionVector) else (),
         training=result.record(of, how, lesson.seed, lesson.is_shuffled) | {"word_answers": lesson.answers},
     )  # fmt: skip
 

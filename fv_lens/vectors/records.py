@@ -96,6 +96,7 @@ class Vector(Record):
     relation: Text | None
     data_hash: Hash | None
     split_seed: Seed | None
+    aliases: Annotated[list[Text], AfterValidator(unlike)] = []
     kin: Annotated[list[Text], AfterValidator(unlike)] = []
     template: Template | None
     heads: Annotated[list[tuple[Index, Index]], AfterValidator(unlike)]

@@ -8,7 +8,9 @@ import torch
 from fv_lens.analogies.compose import Composer
 from fv_lens.analogies.composition import WEIGHTINGS, Composition
 from fv_lens.analogies.library import Library, allowed, explained, pairs_batch
+from fv_lens.datasets.kinship import unite
 from fv_lens.datasets.prompts import PromptTemplate
+from fv_lens.datasets.relations import Relation
 from fv_lens.ground.errors import InputError
 from fv_lens.models.lens import lens_of
 from fv_lens.vectors.function_vector import FunctionVector
@@ -153,6 +155,37 @@ def test_vectors_are_left_out_with_families_that_they_share_pairs_with(llama):
         assert names_of(library, allowed(library, [relation], "family")[0]) == {*library.names} - left_out
     assert names_of(library, allowed(library, [None], "family", own=["other"])[0]) == {"tool-action", "synonym"}
     assert allowed(library, ["antonym"], "relation").all(), "kin are other relations"
+
+
+def in_a_row(name: str, start: int, family: str | None = None) -> Relation:
+    return Relation(name, [(f"a{i}", f"b{i}") for i in range(start, start + 20)], family=family)
+
+
+@pytest.mark.parametrize(
+    ("relation", "family", "without_relation", "without_family"),
+    [
+        ("plural", "forms", {"plural", "plural-B"}, {"plural", "plural-B", "plural-reg"}),
+        ("twin", None, {"opposite"}, {"opposite", "near"}),
+        ("1b", None, {"1b"}, {"1a", "1b"}),
+        ("far", "far", {"far"}, {"far"}),
+        (None, "factual", set(), set()),
+    ],
+)
+def test_no_kin_from_other_sets_may_answer(llama, relation, family, without_relation, without_family):
+    """Shared family labels, a twin that was left out, siblings of which one is asked, and names that were taken."""
+    found = unite([
+        ("bundled", [in_a_row("plural", 0, "forms"), in_a_row("opposite", 100), in_a_row("far", 900)]),
+        ("B", [in_a_row("plural-reg", 300, "forms"), in_a_row("plural", 17, "forms")]),
+        ("S", [in_a_row("1a", 400, "C"), in_a_row("1b", 500, "C"), in_a_row("twin", 105), in_a_row("near", 118)]),
+    ])  # fmt: skip
+    assert list(found.left_out) == ["twin"]
+    library = Library.of(lens_of(llama), {
+        name: vector(noise(32), relation=name, aliases=found.aliases[name], kin=found.kin[name])
+        for name in found.relations
+    })  # fmt: skip
+    for exclude, expected in (("relation", without_relation), ("family", without_family)):
+        (mask,) = allowed(library, [relation], exclude, own=[family])
+        assert {*library.names} - names_of(library, mask) == expected
 
 
 def test_a_pair_may_be_known_by_its_family_alone(llama):

@@ -155,14 +155,16 @@ def test_vectors_of_before_they_could_be_tuned_are_read(tmp_path):
 
 def test_vectors_of_before_kin_and_answers_were_recorded_are_read(tmp_path):
     """Those have a digest of their own."""
-    record = {name: part for name, part in MADE["tuned"].record.items() if name != "kin"}
+    record = {name: part for name, part in MADE["tuned"].record.items() if name not in ("aliases", "kin")}
     record["training"] = {name: part for name, part in record["training"].items() if name != "word_answers"}
     tensors, text = {"vector": MADE["tuned"].vector}, json.dumps(record)
     digest = storage._digest("FunctionVector", tensors, text)
     text = {"kind": "fv_lens.FunctionVector", "format": "1", "record": text, "sha256": digest}
     save_file(tensors, tmp_path / "fv", metadata=text)
     fv = FunctionVector.load(tmp_path / "fv")
-    assert fv.kin == () and fv.training["train_words"] == ["w1", "w2"] and "word_answers" not in fv.training
+    assert (
+        fv.kin == fv.aliases == () and fv.training["train_words"] == ["w1", "w2"] and "word_answers" not in fv.training
+    )
 
 
 def test_schemas_have_the_fields_of_what_is_saved():
@@ -281,7 +283,18 @@ def test_a_record_with_any_field_damaged_is_refused(name, tmp_path):
 # What a field may hold, so that no schema can refuse it: by the last name in its place.
 TEXT = dict.fromkeys(
     ("site", "relation", "relations", "method", "separator", "prefix", "fv-lens", "transformer-lens", "transformers")
-    + ("torch", "train_words", "validation_words", "word_answers", "source", "kin", "texts", "words", "chosen"),
+    + (
+        "torch",
+        "train_words",
+        "validation_words",
+        "word_answers",
+        "source",
+        "aliases",
+        "kin",
+        "texts",
+        "words",
+        "chosen",
+    ),
     ["every"],
 )
 NUMBERS = dict.fromkeys(
@@ -293,7 +306,7 @@ MORE = {
     "model": ["", "every"], "separator": [""], "split_seed": [HUGE], "seed": [HUGE], "heads": [[], MISSING],
     "parents": [[], MISSING, -3, 2.5], "learning_rate": [2.5], "temperature": [2.5], "answers": [MISSING],
     "layer_losses": [MISSING], "1": [MISSING, HUGE, float("inf")], "2": [MISSING, HUGE, 2.5],
-    "validation_losses": [MISSING], "word_answers": [MISSING, []], "kin": [MISSING, []],
+    "validation_losses": [MISSING], "word_answers": [MISSING, []], "aliases": [MISSING, []], "kin": [MISSING, []],
     # Of composites that were not fitted, or before their tensors were listed.
     "record": [{}, {"": None}], "family left out": [MISSING, {}, {"": None}], "tensors": [MISSING],
     **dict.fromkeys(("accuracy", "log_prob", "chosen", "a", "b", "c"), [MISSING]),

@@ -85,11 +85,11 @@ def test_another_plan_is_refused_and_what_differs_is_named(tmp_path, change, nam
 def test_another_plan_is_refused_by_what_is_known_of_it(tmp_path):
     known = {"settings": {"seeds": 3, "counts": (5, 10)}}
     for folder in (tmp_path / "none", left(tmp_path / "empty", file="notes.txt")):  # without results, nothing is lost
-        OutputFolder(folder, "reproduce").refuse_other(known)
+        OutputFolder(folder, "reproduce").refuse_other_plan(known)
     out = OutputFolder(left(tmp_path / "out"), "reproduce")
-    out.refuse_other({"settings": PLAN["settings"]})
+    out.refuse_other_plan({"settings": PLAN["settings"]})
     with pytest.raises(InputError, match=r"holds another run\. What differs: settings \(seeds: 2 there, 3 here\)\."):
-        out.refuse_other(known)
+        out.refuse_other_plan(known)
 
 
 @pytest.mark.parametrize("there", ["run", "reproduce", "analogies", "humans"])

@@ -463,3 +463,12 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert FunctionVector.load(path).vector.tolist() == [1.0] * 4 and os.listdir(tmp_path) == ["fv.safetensors"]
+
+
+def test_kin_and_aliases_are_those_of_all_that_a_vector_was_made_from():
+    one, other = (FunctionVector(torch.ones(3), 0, kin=[f"f{i}", "f"], aliases=[f"a{i}"]) for i in range(2))
+    assert (one + other).kin == ("f0", "f", "f1") and (2 * one - other).aliases == ("a0", "a1")
+    assert one.strengthened(2).kin == one.kin
+    for name in ("kin", "aliases"):
+        with pytest.raises(InputError, match=f"{name} is 'opposite'; give a list of names"):
+            FunctionVector(torch.ones(3), 0, **{name: "opposite"})

@@ -145,14 +145,15 @@ def _check_vectors(folders: "Sequence[Path]") -> None:
 
 
 def _sets(paths: "Sequence[Path]") -> "list[Published]":
-    """The sets of relations at these places; an InputError for two of one name."""
+    """The sets of relations at these places; files of one name go by their folders' names as well."""
     from ...datasets.published import load_published
 
     sets = [load_published(path) for path in paths]
     names = [of.name for of in sets]
-    if twice := [str(path) for path, name in zip(paths, names) if names.count(name) > 1]:
-        raise InputError(f"--library is {twice[0]!r} and {twice[1]!r}, sets of one name; give one of them")
-    return sets
+    return [
+        of._replace(name=f"{path.absolute().parent.name}-{of.name}") if names.count(of.name) > 1 else of
+        for path, of in zip(paths, sets)
+    ]
 
 
 def _solved(

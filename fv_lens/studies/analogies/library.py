@@ -5,13 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ...datasets.kinship import Gathered, gather
+from ...datasets.kinship import Gathered, unite
 from ...datasets.published import Published
 from ...datasets.relation_files import load_relation, relation_names
 from ...ground.errors import InputError
 from ...models.lens import Model
 from ...vectors.function_vector import FunctionVector
 from ...vectors.tuning import finetune_all
+from ..names import file_names
 
 Vectors = dict[str, FunctionVector]
 
@@ -73,7 +74,7 @@ def _joined(libraries: Sequence[Vectors]) -> Vectors:
 def relations_for(sets: Sequence[Published]) -> Gathered:
     """The relations of a library: the bundled ones, and those of sets that are not among them."""
     bundled = [load_relation(name) for name in relation_names()]
-    return gather([("bundled", bundled), *sets])
+    return unite([("bundled", bundled), *sets])
 
 
 def tuned_library(model: Model, folder: Path, tell: Callable[[str], None], sets: Sequence[Published] = ()) -> Vectors:
@@ -91,12 +92,15 @@ def tuned_library(model: Model, folder: Path, tell: Callable[[str], None], sets:
     tell(f"Tuning the library from zero: {len(wanted.relations)} relations")
     with warnings.catch_warnings():
         if sets:
-            warnings.simplefilter("ignore", UserWarning)  # small ones are tuned on what they have
+            warnings.simplefilter("ignore", UserWarning)  # of small relations; those without a vector are told
         tuned = finetune_all(model, dict(wanted.relations))
-    if tuned.errors:
-        tell(f"Without a vector, for want of pairs: {', '.join(tuned.errors)}")
-    vectors = {name: replace(fv, kin=wanted.kin[name]) for name, fv in tuned.items()}
+    for error in tuned.errors.values():
+        tell(f"Without a vector: {error}")
+    vectors = dict(tuned)
+    if sets:
+        vectors = {name: replace(fv, aliases=wanted.aliases[name], kin=wanted.kin[name]) for name, fv in tuned.items()}
     folder.mkdir(parents=True, exist_ok=True)
+    files = dict(zip(wanted.relations, file_names(list(wanted.relations))))
     for name in reversed(list(vectors)):  # the bundled ones, of which all are looked for, come last
-        vectors[name].save(folder / f"{name}.safetensors")
+        vectors[name].save(folder / files[name])
     return vectors

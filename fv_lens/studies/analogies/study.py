@@ -29,6 +29,7 @@ from ...models.lens import Model, lens_of
 from ...vectors.function_vector import FunctionVector, own_template
 from ..folders import OutputFolder
 from ..job import Job
+from ..names import file_names
 from ..stages import Stages
 from .choice import best_method
 from .files import file_name, packed, unpacked, write_outputs
@@ -155,16 +156,17 @@ def plan_of(
 
 def of_sets(sets: Sequence[Published]) -> dict[str, Any]:
     """What a plan says of sets whose relations the library has as well."""
-    return {"library": [[name, *(relation.hash for relation in of)] for name, of in sets]} if sets else {}
+    listed = [[name, *([relation.name, relation.family, relation.hash] for relation in of)] for name, of in sets]
+    return {"library": listed} if sets else {}
 
 
 def claim(folder: OutputFolder, plan: Mapping[str, Any], sets: Sequence[Published] = ()) -> None:
     """Mark the folder as that of the plan; an InputError where it holds a run of other questions or vectors."""
-    tuned = relations_for(sets).relations if plan["vectors, SHA-256"] == TUNED_HERE else ()
+    tuned = file_names(list(relations_for(sets).relations)) if plan["vectors, SHA-256"] == TUNED_HERE else ()
     composites = (*CANDIDATES, BEST, *affine_names())
     folder.claim(
         plan,
-        {"vectors": [f"{name}.safetensors" for name in tuned], "composites": list(map(file_name, composites))},
+        {"vectors": tuned, "composites": list(map(file_name, composites))},
     )
 
 
@@ -233,13 +235,20 @@ def _digests(*libraries: Mapping[str, FunctionVector]) -> list[str]:
 
 
 def _identity(name: str, fv: FunctionVector) -> list[Any]:
-    return [name, fv.relation or "", fv.layer, fv.site, fv.vector.tolist(), *([list(fv.kin)] if fv.kin else [])]
+    return [
+        name,
+        fv.relation or "",
+        fv.layer,
+        fv.site,
+        fv.vector.tolist(),
+        *filter(None, (list(fv.aliases), list(fv.kin))),
+    ]
 
 
 def _libraries(vectors: Mapping[str, FunctionVector], questions: Sequence[Question]) -> list[LibraryName]:
     """The full library, and those with something left out where a question has kin in it."""
     family = {name: load_relation(name).family or name for name in relation_names()}
     kin = {family.get(fv.relation or name, fv.relation or name) for name, fv in vectors.items()}
-    kin |= {other for fv in vectors.values() for other in fv.kin}
+    kin |= {other for fv in vectors.values() for other in (*fv.aliases, *fv.kin)}
     known = any({q.relation, q.family, family.get(q.relation or "")} & (kin | set(vectors)) - {None} for q in questions)
     return list(LIBRARIES) if known else ["full"]

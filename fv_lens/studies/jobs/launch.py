@@ -5,7 +5,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,6 +75,7 @@ class Jobs:
         import submitit
 
         self._machines, self._asked = machines, 0.0
+        self.silence = ""  # why Slurm did not say how its jobs are, when it was asked last
         self._running: dict[str, submitit.Job[Any]] = {}
         self._executor: Any
         if machines.partition is None:
@@ -93,7 +94,7 @@ class Jobs:
         else:
             self._executor.update_parameters(job_name=f"fv-lens {name}")
         try:
-            with deaf_to_ctrl_c():
+            with nullcontext() if self._machines.partition else deaf_to_ctrl_c():  # sbatch may take its time
                 self._running[name] = self._executor.submit(work)
         except (subprocess.CalledProcessError, submitit.core.utils.FailedJobError) as error:
             lines = str(error).strip().splitlines()
@@ -129,7 +130,7 @@ class Jobs:
         if job.paths.result_pickle.exists():
             return "" if job.exception() is None else f"it failed; see {job.paths.stderr}"
         if self._machines.partition is None:
-            return "it was killed" if job.done() else None
+            return f"it was killed; see {job.paths.stderr}" if job.done() else None
         if (state := states.get(job.job_id)) not in ENDED:
             return None
         return f"Slurm job {job.job_id}: {state}; see {job.paths.stderr}"
@@ -143,8 +144,10 @@ class Jobs:
         line = ["squeue", "-h", "-t", "all", "-j", ",".join(ids), "-o", "%i %T"]
         asked = subprocess.run(line, capture_output=True, text=True)
         known = dict(pair for row in asked.stdout.splitlines() if len(pair := row.split()) == 2)
+        self.silence = ""
         if asked.returncode == 0 or "Invalid job id" in asked.stderr:  # it forgets those that ended long ago
             return dict.fromkeys(ids, "COMPLETED") | known
+        self.silence = (asked.stderr.strip().splitlines() or [f"squeue ends with {asked.returncode}"])[-1]
         return known
 
 

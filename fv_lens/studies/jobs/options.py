@@ -1,5 +1,6 @@
 """Options of a command whose study several processes share."""
 
+import os
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -26,6 +27,11 @@ ShardText = Annotated[
     str | None,
     typer.Option("--shard", help="Compute one share, such as 0/3; `fv-lens merge` then brings them together."),
 ]
+
+
+def n_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

@@ -59,20 +59,22 @@ def at_work(out: Path) -> list[str]:
     return alive
 
 
-def refuse_others(out: Path) -> None:
+def refuse_workers(out: Path) -> None:
     """Raise an InputError where workers or shards are at work in a folder."""
     if names := at_work(out):
         listed = ", ".join(f"{name} ({_process(out / JOBS, name)})" for name in names)
         one = len(names) == 1
         raise InputError(
             f"{listed} {'is' if one else 'are'} at work in {str(out)!r}, perhaps since an earlier start; wait until "
-            f"{'it ends' if one else 'they end'}, or end {'it' if one else 'them'} by kill or, on Slurm, scancel"
+            f"{'it ends' if one else 'they end'}, or end {'it' if one else 'them'} by kill or, on Slurm, scancel."
         )
 
 
 def _process(folder: Path, name: str) -> str:
-    path = folder / f"{name}.process"
-    return path.read_text(encoding="utf-8") if path.is_file() else "process not known"
+    try:
+        return (folder / f"{name}.process").read_text(encoding="utf-8")
+    except OSError:  # it has just ended, or is of an earlier version
+        return "process not known"
 
 
 def begin(out: Path, start: str) -> None:
@@ -84,13 +86,13 @@ def begin(out: Path, start: str) -> None:
     Raises:
         InputError: workers or shards are at work in it.
     """
-    refuse_others(out)
+    refuse_workers(out)
     if not start and not (out / JOBS).is_dir():
         return  # nobody has ever been at work here
     before = _mark(out)
     leave_mark(out, start)
     try:
-        refuse_others(out)  # one that began in between
+        refuse_workers(out)  # one that began in between
     except InputError:
         leave_mark(out, before)
         raise

@@ -86,7 +86,7 @@ class Board:
             took = Text(f"{time.time() - self._began:.0f} s so far", style="dim")
             drawn = [_drawn(label, state) for label, state in states.items()]
             busy = {attempt.worker for state in states.values() for attempt in state.running.values()}
-            idle = [Text(f"{name}  loads a model, or waits for others") for name in workers if name not in busy]
+            idle = [Text(f"{name}  is at no unit: it loads a model, or waits") for name in workers if name not in busy]
             self._live.update(Group(*drawn, *idle, took))
         else:
             for label, state in states.items():

@@ -3,7 +3,7 @@
 import time
 import traceback
 from collections.abc import Callable, Collection
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -12,6 +12,7 @@ from .ledger import Ledger
 from .unfinished import Reason
 
 T = TypeVar("T")
+BROKEN_GPU: Any = getattr(torch, "AcceleratorError", ())  # from torch 2.8 on
 WAIT = 0.5  # seconds between two looks at what others have finished
 
 
@@ -37,7 +38,7 @@ def work(
         Why units are left, by name.
 
     Raises:
-        torch.AcceleratorError: the GPU is out of order.
+        torch.AcceleratorError: the GPU is out of order (from torch 2.8 on, which has this error).
     """
     graph.stages.refresh()
     waiting: list[str] = []
@@ -76,7 +77,7 @@ def _compute(graph: Graph[T], name: str, subject: T, ledger: Ledger, tell: Calla
             tell(f"{unit.what} ({name}); {left} units are left")
             unit.run(graph.stages, graph.kept, subject)
     except Exception as error:  # whatever it is, the units that do not rest on this one go on
-        if isinstance(error, torch.AcceleratorError) or not ledger.holds(name):  # or its job was stopped meanwhile
+        if isinstance(error, BROKEN_GPU) or not ledger.holds(name):  # or its job was stopped meanwhile
             raise
         line = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         ledger.end(name, line)

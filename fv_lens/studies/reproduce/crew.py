@@ -50,7 +50,8 @@ def run_workers(
         try:
             for place in range(machines.jobs):
                 crew.start(place)
-            tell(f"{', '.join(crew.jobs.running)}: started; each loads the model and checks the engine on it first")
+            how = "started" if machines.partition is None else f"submitted to {machines.partition}"
+            tell(f"{', '.join(crew.jobs.running)}: {how}; each loads a model first")
             while crew.jobs.running:
                 time.sleep(LOOK)
                 crew.look(tell)
@@ -69,7 +70,7 @@ class _Crew:
         self._out, self._parts, self._order, self._start = out, list(parts.values()), order, start
         self._minutes = None if machines.partition is None else machines.minutes
         self.jobs, self.ends = Jobs(out / JOBS / "submitit" / start, machines), dict[str, str]()
-        self._started, self._places = 0, dict[str, int]()
+        self._started, self._places, self._silent = 0, dict[str, int](), False
 
     def start(self, place: int) -> None:
         """Submit one more worker, on the GPU and with the first model of its place among them."""
@@ -81,10 +82,14 @@ class _Crew:
 
     def look(self, tell: Callable[[str], None]) -> None:
         """Note who has ended, and replace workers that were killed in the middle of a unit."""
-        for name, how in self.jobs.ended().items():
+        ended, silence = self.jobs.ended(), self.jobs.silence
+        if silence and not self._silent:
+            tell(f"Slurm does not say how its jobs are: {silence}; they are waited for")
+        self._silent = bool(silence)
+        for name, how in ended.items():
             if how:
                 self.ends[name] = how
-                tell(f"{name}: {how}; its log is {self._out / JOBS / f'{name}.log'}")
+                tell(f"{name}: {how} and {self._out / JOBS / f'{name}.log'}")
                 if self._died_in_a_unit(name):
                     try:
                         self.start(self._places[name])

@@ -1,6 +1,5 @@
 """Files of a study: the table, the summary, the vectors and the page."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from ...evaluation.table import Row, Table, cosines, write_csv
 from ...ground import storage
 from ...vectors.function_vector import FunctionVector
 from ...vectors.lessons import mean_validation_losses, training_frame
-from ..names import distinct
+from ..names import file_names
 from ..results import REPORT, RESULTS, SUMMARY
 from ..stages import Step
 from .outline import Outline
@@ -95,7 +94,7 @@ def write_outputs(
     }  # fmt: skip
     storage.save_json(out / SUMMARY, summary)
     vectors = _vectors(study, found)
-    _save_vectors(out / VECTORS, vectors, found.library, dict(zip(study.names, _file_names(study.names))))
+    _save_vectors(out / VECTORS, vectors, found.library, dict(zip(study.names, file_names(study.names))))
     write_table_report(
         out / REPORT, frame, dict(zip(study.names, study.categories)), _portrait(found, vectors),
         title=f"{len(study)} relations in {plan['model']}", summary=_facts(study, plan, chosen, timings),
@@ -159,7 +158,7 @@ def _vectors(study: Outline, found: Found) -> dict[str, dict[str, FunctionVector
 
 def vector_files(names: Sequence[str]) -> set[str]:
     """The files that vectors of these relations may have in `vectors`."""
-    return {f"{kind}{file}" for file in _file_names(names) for kind in ("", "summed/", *(f"{key}/" for key in STARTS))}
+    return {f"{kind}{file}" for file in file_names(names) for kind in ("", "summed/", *(f"{key}/" for key in STARTS))}
 
 
 def _save_vectors(
@@ -172,11 +171,6 @@ def _save_vectors(
             vector.save(folder / key / files[name])
             if key == library:
                 vector.save(folder / files[name])
-
-
-def _file_names(names: Sequence[str]) -> list[str]:
-    """A file name for each relation's vector, numbered where two would have the same."""
-    return [f"{name}.safetensors" for name in distinct(re.sub(r"[^\w.-]+", "-", name) for name in names)]
 
 
 def _facts(

@@ -10,7 +10,7 @@ from ...ground import storage
 from ...ground.errors import InputError
 from ..console import tell
 from ..folders import JOBS, OutputFolder, models_of, owner_of, plan_in
-from ..jobs.presence import refuse_others
+from ..jobs.presence import refuse_workers
 from ..jobs.shards import owner
 from ..stages import TIMINGS, timings_in
 from .files import vector_files
@@ -30,7 +30,7 @@ def gather(folder: OutputFolder, sources: Sequence[Path]) -> None:
         plan = plan_in(source)
         if plan is None or owner_of(source) != "reproduce":
             raise InputError(f"{str(source)!r} holds no study; give the --out of `fv-lens reproduce --shard`")
-        refuse_others(source)
+        refuse_workers(source)
         models = models_of(source)
         makes = {} if models else {"vectors": vector_files(list(plan["relations"]))}
         folder.claim(plan, makes)  # refuses another than its own

@@ -1,6 +1,5 @@
 """What `fv-lens reproduce` was given, and its study in one process or several."""
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from ..console import notes, output_folder, tell
 from ..folders import OutputFolder
 from ..job import Job
 from ..jobs.launch import Machines, check_submitit
-from ..jobs.options import Sharing
+from ..jobs.options import Sharing, n_cores
 from ..jobs.shards import Shard
 from .loading import Order
 
@@ -67,22 +66,22 @@ def study(given: Given, order: Order, sharing: Sharing, saved: list[Path]) -> "p
     if sharing.shard:
         kept, too_small = sized(order.relations, order.settings)
         note_left_out(too_small)
-        _refuse_other(given, order)
+        _refuse_other_plan(given, order)
         _by_shard(given, order, sharing.shard, kept)
         return None
     with output_folder(given.out, "reproduce", saved) as folder:
         kept, too_small = sized(order.relations, order.settings)  # before the model is loaded
         note_left_out(too_small)
-        _refuse_other(given, order)
+        _refuse_other_plan(given, order)
         if sharing.machines:
             return _by_workers(given, order, sharing.machines, folder, kept, too_small, saved)
         return _in_one_process(given, order, folder, kept, too_small, saved)
 
 
-def _refuse_other(given: Given, order: Order) -> None:
+def _refuse_other_plan(given: Given, order: Order) -> None:
     """Refuse the folder of another study, as far as its plan is known before a model is loaded."""
     if given.is_alone:
-        OutputFolder(given.out, "reproduce").refuse_other(order.known)
+        OutputFolder(given.out, "reproduce").refuse_other_plan(order.known)
 
 
 def _in_one_process(
@@ -91,7 +90,8 @@ def _in_one_process(
 ) -> "pd.DataFrame":  # fmt: skip
     from ..jobs.presence import begin
 
-    begin(given.out, "")
+    for name in dict.fromkeys(("", *given.models)):
+        begin(given.out / name, "")
 
     def load(name: str) -> "tuple[Study, dict[str, Any]]":
         notes.print(Text("Loading the libraries and the model", style="bold"))
@@ -118,13 +118,14 @@ def _by_workers(
     from .sharing import by_workers, models_by_workers
     from .workers import outline_of
 
-    order = replace(order, threads=order.threads or torch.get_num_threads())
-    machines = replace(machines, threads=order.threads or 1)
+    threads = order.threads or torch.get_num_threads()
+    order, machines = replace(order, threads=threads), replace(machines, threads=threads)
     if machines.gpus is None:
         machines = replace(machines, gpus=order.devices * torch.cuda.is_available())
-    wanted, cores = machines.jobs * machines.threads, os.cpu_count() or 1
+    wanted, cores = machines.jobs * machines.threads, n_cores()
     if machines.partition is None and not machines.gpus and wanted > max(cores, machines.threads):
-        tell(f"{machines.jobs} jobs of {machines.threads} threads each on {cores} cores: fewer --threads may be faster")
+        each = f"{threads} thread{'s' * (threads > 1)}"
+        tell(f"{machines.jobs} jobs of {each} on {cores} cores: fewer may be faster")
     with _unfinished_told(given.out):
         if given.is_alone:
             frame = by_workers(folder, given.parts()[""], order, machines, tell)

@@ -88,12 +88,12 @@ def loaded(part: Part, order: Order, worker: str, wait: float | None = None) -> 
                 claiming.enter_context(folder)
                 held.enter_context(present(part.out, worker))
             folder.claim(plan, {"vectors": vector_files(study.names)}, alone=False)
-            storage.save_json(part.jobs / OUTLINE, study.to_dict() | {"command": part.command})
             stages = Stages(part.out / "stages", plan, FileLock(part.jobs / "timings.lock"))
-        (part.jobs / LEFT_OUT).unlink(missing_ok=True)
         graph = Graph(units_of(study), stages)
         if graph.left():
             prepare(study)
+        (part.jobs / LEFT_OUT).unlink(missing_ok=True)  # before the outline, without which its reason would be told
+        storage.save_json(part.jobs / OUTLINE, study.to_dict() | {"command": part.command})
         yield graph, study
 
 

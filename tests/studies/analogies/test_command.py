@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fv_lens.datasets import question_files
+from fv_lens.ground.errors import InputError
 from fv_lens.ground.measures import MEASURES
 from fv_lens.models import load
 from fv_lens.studies import cli
@@ -160,6 +161,47 @@ def test_tuned_vectors_outlive_an_interruption(here, command, tunes, monkeypatch
     )
     assert len(files(here / "fv_lens_analogies" / "vectors")) == 4
     assert call().exit_code == 0 and tunes == [BUNDLED]
+
+
+@pytest.mark.slow
+def test_a_larger_library_is_tuned_once_and_kept(here, command, tunes):
+    lines = [{"source": [f"c{i}", f"d{i}"], "target": f"e{i}", "answers": [f"g{i}"], "relation": "is/was"}
+             for i in range(20)]  # fmt: skip
+    (here / "more.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    result = call("--library", "more.jsonl")
+    assert result.exit_code == 0, result.output
+    out = here / "fv_lens_analogies"
+    assert files(out / "vectors") == [*(f"{name}.safetensors" for name in BUNDLED[:2]), "is-was.safetensors",
+                                      *(f"{name}.safetensors" for name in BUNDLED[2:])]  # fmt: skip
+    assert "Tuning the library from zero: 5 relations" in result.stderr
+    assert "--library more.jsonl" in summary(out)["command"] and summary(out)["library"][0][0] == "more"
+    assert call("--library", "more.jsonl").exit_code == 0 and tunes == [(*BUNDLED, "is/was")]
+    other = call()
+    assert other.exit_code == 2 and "holds another run" in other.stderr
+
+
+def test_a_library_is_tuned_or_given(here, command):
+    (here / "more.jsonl").write_text(json.dumps({"source": ["a", "b"], "target": "c", "answers": ["d"]}))
+    result = command("--library", "more.jsonl")
+    assert result.exit_code == 2 and "beside --vectors; give one of them" in result.stderr
+    result = call("--library", "more.jsonl")
+    assert result.exit_code == 2 and "None of the questions names its relation" in result.stderr
+
+
+def test_as_many_analogies_of_a_set_are_taught_as_asked_for(here, monkeypatch):
+    asked = {}
+
+    def generate(relations, n, seed, part):
+        asked[part] = n
+        if part == "test":
+            raise InputError("enough")
+
+    (here / "abstractive").mkdir()
+    pairs = [{"input": f"w{i}", "output": f"w{i + 60}"} for i in range(50)]
+    (here / "abstractive" / "antonym.json").write_text(json.dumps(pairs))
+    monkeypatch.setattr("fv_lens.datasets.question_generator.generate", generate)
+    assert call("--todd", "abstractive", "--taught", "4", "--each", "7").exit_code == 2
+    assert asked == {"train": 4, "validation": 4, "test": 7}
 
 
 @pytest.mark.slow

@@ -158,7 +158,7 @@ def test_in_a_terminal_what_runs_and_what_failed_is_shown_as_it_changes(graph, t
     shown = console.file.getvalue()
     assert "llama: 0 of 8 units, 0% of the work" in shown and re.search(r"worker-1\s+d \(Unit d\)\s+\d+ s", shown)
     assert re.search(r"failed\s*\x1b\[0m\s+b \(Unit b\)\s+no room; it will be tried again", shown)
-    assert "worker-2  loads a model, or waits for others" in shown and shown.count("loads a model") == 1
+    assert "worker-2  is at no unit: it loads a model, or waits" in shown and shown.count("at no unit") == 1
 
 
 def test_elsewhere_than_in_a_terminal_each_change_is_a_line(graph, tmp_path):

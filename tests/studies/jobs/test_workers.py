@@ -2,12 +2,13 @@
 
 import os
 import signal
+import stat
 
 import pytest
 import torch
 
 from fv_lens.datasets.relation_files import load_relation
-from fv_lens.ground.errors import InputError
+from fv_lens.ground.errors import InputError, ParityError
 from fv_lens.studies.folders import JOBS, OutputFolder
 from fv_lens.studies.jobs.graph import Graph
 from fv_lens.studies.jobs.ledger import Ledger
@@ -67,7 +68,7 @@ def test_a_start_is_refused_beside_workers_and_leaves_their_mark(tmp_path, monke
         if (said := next(looks)) is not None:
             raise InputError(said)
 
-    monkeypatch.setattr("fv_lens.studies.jobs.presence.refuse_others", refuse)
+    monkeypatch.setattr("fv_lens.studies.jobs.presence.refuse_workers", refuse)
     with pytest.raises(InputError, match="worker-2"):
         begin(tmp_path, "second")
     assert has_begun(tmp_path, "first")
@@ -125,6 +126,30 @@ def test_a_short_interruption_while_a_model_loads_is_no_fault(tmp_path, part, or
     assert worker.checkpoint().function == Worker("worker-1", 0, tmp_path, [part], order, "start", minutes=60)
 
 
+def test_where_torch_knows_no_broken_gpu_an_error_is_an_error(tmp_path, monkeypatch):
+    """Before torch 2.8."""
+    monkeypatch.setattr("fv_lens.studies.jobs.worker.BROKEN_GPU", ())
+
+    def broken(subject, kept):
+        raise RuntimeError("CUDA error")
+
+    units = [Unit("first", "A unit", broken), Unit("second", "A unit", lambda subject, kept: ({}, {"x": 1}))]
+    graph = Graph(units, Stages(tmp_path / "stages", {}))
+    left = work(graph, None, Ledger(tmp_path / "units", "worker-1"), lambda line: None)
+    assert list(left) == ["first"] and left["first"].error == "RuntimeError: CUDA error" and graph.is_done("second")
+
+
+def test_why_a_model_cannot_be_studied_is_told_though_others_know_its_outline(part, order, monkeypatch):
+    def refuse(study):
+        raise ParityError("the engine differs")
+
+    monkeypatch.setattr(workers, "prepare", refuse)
+    Worker("worker-1", 0, part.out.parent, [part], order, "")()
+    assert not (part.jobs / workers.OUTLINE).exists()
+    with pytest.raises(ParityError, match="the engine differs"):
+        check_left_out(part)
+
+
 def test_a_broken_gpu_ends_the_process_and_the_unit_is_tried_by_another(tmp_path):
     def broken(subject, kept):
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
@@ -143,10 +168,17 @@ def test_a_broken_gpu_ends_the_process_and_the_unit_is_tried_by_another(tmp_path
     assert watcher.was_killed("worker-1") and len(watcher.failures("first")) == 1
 
 
-def test_stages_are_looked_for_anew_in_a_folder_that_may_not_be_changed(tmp_path):
+def test_stages_are_looked_for_anew_in_a_folder_that_may_not_be_changed(tmp_path, monkeypatch):
     stages = Stages(tmp_path / "stages", {})
-    before = stages.folder.stat().st_mode
+    before, changed = stages.folder.stat().st_mode, []
+
+    def chmod(path, mode):
+        changed.append((path, mode))
+        raise PermissionError(path)
+
+    monkeypatch.setattr(type(stages.folder), "chmod", chmod)
     stages.refresh()
-    assert stages.folder.stat().st_mode == before
+    assert changed == [(stages.folder, stat.S_IMODE(before))], "its parts have no folder yet"
     stages.folder.rmdir()
     stages.refresh()
+    assert len(changed) == 1

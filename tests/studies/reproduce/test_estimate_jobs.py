@@ -64,6 +64,17 @@ def test_jobs_take_less_but_never_less_than_the_longest_path_nor_their_share(fou
         assert took >= max(alone / n, found.longest_path) * (1 - 1e-9)
 
 
+def test_jobs_that_share_the_cores_of_one_machine_take_no_less_than_all_the_work_takes_on_them(found):
+    here = replace(found, here=True, device="cpu", cores=(1, 2))
+    alone, checks = here.seconds, here.stage_seconds["checks"]
+    for jobs in (2, 4, 16):
+        several = replace(here, jobs=jobs)
+        least = (alone + (jobs - 1) * checks) / 2
+        assert several.seconds == pytest.approx(max(least, replace(several, apart=True).seconds)) and least > 0
+        assert several.longest_path >= least and f"want {jobs} cores and share 2" in str(several) or jobs == 2
+    assert "share" not in str(replace(here, jobs=4, apart=True)) and "share" not in str(replace(here, jobs=2))
+
+
 def test_it_says_how_long_several_jobs_take(found):
     said = str(replace(found, jobs=4))
     assert "That is with 4 jobs" in said and "no less than" in said and "jobs" not in str(found)

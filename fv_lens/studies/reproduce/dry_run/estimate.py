@@ -4,7 +4,6 @@ Of the model only configuration and tokenizer are read. Its operations are count
 time here is that of a few of its blocks with random weights, which are run for some seconds.
 """
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,6 +16,7 @@ from ....ground.errors import InputError, finite_number, whole_number
 from ....ground.text_files import FilePath
 from ....models.load import Dtype, checked_device, checked_dtype
 from ....models.source import source_of
+from ...jobs.options import n_cores
 from ..outline import Outline, Settings
 from ..setup import sized
 from ..units import units_of
@@ -78,7 +78,7 @@ class Estimate:
     @property
     def seconds(self) -> Number:
         """Wall-clock time, if the machine stays as busy as when its rates were measured."""
-        return self._with_jobs(self.stage_seconds) * self._slower
+        return max(self._with_jobs(self.stage_seconds), self._shared)
 
     @property
     def longest_path(self) -> Number:
@@ -87,7 +87,7 @@ class Estimate:
         parts = parts_of(units)
         checks = took["checks"]
         rest = {name: seconds / parts[name] for name, seconds in took.items() if name != "checks"}
-        return checks + max(critical(rest, needs_of(units)).values())
+        return max(checks + max(critical(rest, needs_of(units)).values()), self._shared)
 
     @property
     def traffic(self) -> Number:
@@ -112,10 +112,13 @@ class Estimate:
         return self.jobs if self.here and self.device == "cpu" and not self.apart else 1
 
     @property
-    def _slower(self) -> Number:
-        """How many times longer each job takes where all of them want more cores than there are."""
+    def _shared(self) -> Number:
+        """The least time in which the cores that all jobs share do all of the work, the checks of each among it."""
+        if self._n_here == 1:
+            return 0
         each, every = self.cores
-        return max(1.0, self._n_here * each / every) if self._n_here > 1 else 1.0
+        work = sum(self.stage_seconds.values()) + (self.jobs - 1) * self.stage_seconds["checks"]
+        return work * each / every
 
     def _with_jobs(self, seconds: dict[str, Number]) -> Number:
         """Each job makes its own checks; then they share the stages."""
@@ -151,7 +154,8 @@ class Estimate:
         lines = [f"Time: about {duration(self.seconds)}{unsure}{busy}. Rates of work: {self.rates.source}."]
         if self.jobs > 1:
             each, every = self.cores
-            beside = f"which want {self.jobs * each} cores and share {every}" if self._slower > 1 else ""
+            short = self._n_here > 1 and self.jobs * each > every
+            beside = f"which want {self.jobs * each} cores and share {every}" if short else ""
             lines.append(
                 f"That is with {self.jobs} jobs, {beside or 'each as fast as one is alone'}; one takes "
                 f"{duration(alone)}, and however many, no less than {duration(self.longest_path)}: what waits for what."
@@ -234,5 +238,5 @@ def estimate(
         rates=measured(config, shape, words, kind, device) if here else of_gpu(),
         holdings=holdings(shape, words, sizes, settings.n_shots, kind.itemsize, bytes_each), memory=bytes_each,
         here=not elsewhere, devices=n_devices, jobs=jobs, apart=apart,
-        cores=(torch.get_num_threads(), os.cpu_count() or 1),
+        cores=(torch.get_num_threads(), n_cores()),
     )  # fmt: skip

@@ -9,6 +9,7 @@ import transformers
 
 from ....datasets.prompts import PromptTemplate
 from ....datasets.relations import Relation
+from ....ground.errors import InputError
 from ....models.chat import parts_of
 from ....models.gguf_model import adds_bos
 from ....models.libraries import quiet
@@ -42,7 +43,7 @@ def words_of(source: Source, relations: Sequence[Relation], chat: bool = False) 
         chat: in the model's own chat form.
 
     Raises:
-        InputError: the model has no chat form.
+        InputError: the model has no chat form, or no tokenizer.
     """
     folder = source.folder
     try:
@@ -55,6 +56,8 @@ def words_of(source: Source, relations: Sequence[Relation], chat: bool = False) 
     bos = None if tokenizer is None else tokenizer.bos_token
     more = int(bos is not None and (adds_bos(tokenizer) if source.own_bos else True))
     template = PromptTemplate()
+    if chat and tokenizer is None:
+        raise InputError(f"The tokenizer of {source.name} cannot be read, so its chat form is not known.")
     if chat:
         parts = parts_of(tokenizer, source.name)
         template = PromptTemplate.of_chat(parts.without(bos) if bos and more else parts)
