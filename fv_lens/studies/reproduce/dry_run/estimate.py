@@ -1,7 +1,7 @@
 """Estimate of what `reproduce` takes on a model, before anything is run: work by stage, time, memory, traffic.
 
 Of the model only configuration and tokenizer are read. Its operations are counted on a network without weights, and the
-time here is that of a few of its blocks with random weights, which are run for some seconds.
+time here is that of some of its blocks with random weights, which are run for half a minute.
 """
 
 from collections.abc import Iterable
@@ -193,7 +193,7 @@ def estimate(
     apart: bool = False,
     chat: bool = False,
 ) -> Estimate:
-    """What a study of the relations will take on a model; some seconds of work on a few blocks are all that is run.
+    """What a study of the relations will take on a model; some of its blocks alone are run, for half a minute.
 
     A model that is not there yet is fetched or converted first, as `load_model` does.
 

@@ -34,7 +34,7 @@ REPEATS = 7  # of each run, in turns with the others; the middle one counts: a s
 LEAST = 0.9  # times over that of bare products, which are timed with fewer rows than the engine has at best
 MOST_WEIGHTS = 5e8  # of the blocks and embeddings that are timed on a CPU, which take seconds to be made
 GPU_TFLOPS, GPU_USE = 300, 0.4
-N_BLOCKS = (3, 12)  # fewest and most that are timed: what fewer hold in tuning stays in a processor's cache
+N_BLOCKS = (3, 12)  # fewest and most that are timed; what tuning keeps of fewer would fit into a cache
 SHOTS = 5  # demonstrations before the longer prompts
 N_WHATIFS, N_SHOWN = 30, 60  # of a prompt: behind it alone, and behind demonstrations, as a head map has many
 TOGETHER = 5  # prompts behind the same demonstrations
@@ -71,7 +71,7 @@ def of_gpu() -> Rates:
 
 
 def measured(config: Any, shape: Shape, words: Words, dtype: torch.dtype, device: torch.device) -> Rates:
-    """The rates here, from some seconds of work on a few blocks with random weights; assumed for larger models."""
+    """The rates here, from half a minute of work on some blocks with random weights; assumed for larger models."""
     matmul = matmul_rate(shape.matrix, dtype, device)
     (fewest, most), block = N_BLOCKS, max(shape.weights) * (dtype.itemsize if device.type == "cpu" else 0)
     room = MOST_WEIGHTS if device.type == "cpu" else torch.cuda.mem_get_info(device)[0] / 3 / dtype.itemsize
