@@ -46,7 +46,7 @@ console, notes = _Console(highlight=False), _Console(stderr=True, highlight=Fals
 
 def tell(line: str) -> None:
     """Show a line before a stage."""
-    notes.print(Text(line, style="bold"))
+    notes.print(Text(line, style="bold"), soft_wrap=True)
 
 
 @contextmanager
