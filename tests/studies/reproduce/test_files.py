@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from fv_lens.studies.reproduce.files import Found, _file_names
+from fv_lens.studies.names import file_names
+from fv_lens.studies.reproduce.files import Found
 from fv_lens.studies.reproduce.steps import packed
 
 from ...vectors.tuned import tuned
@@ -34,4 +35,4 @@ def test_the_library_is_of_the_start_that_is_better_where_both_are_whole(zero, f
 
 def test_no_two_relations_have_vectors_of_one_file_name():
     for names in (["a b", "a-b", "a-b-2"], ["a-b-2", "a b", "a-b"], ["a"] * 3):
-        assert len(set(_file_names(names))) == 3
+        assert len(set(file_names(names))) == 3
