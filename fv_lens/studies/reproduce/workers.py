@@ -33,6 +33,7 @@ from .units import units_of
 OUTLINE, LEFT_OUT = "outline.json", "left_out.json"
 UNITS = "units"
 WAIT = 30.0  # seconds for another process that looks at a folder at the same moment
+TURNS = 3  # of a job that end while the same model is loaded, until it is left out
 ENOUGH = 0.5  # of a time limit: a unit cut off after more than this would not end in another turn either
 
 
@@ -110,7 +111,7 @@ class Worker:
         order: what is studied on each model.
         start: the mark of the command that started it.
         minutes: the time limit of the job, if it has one.
-        slow: studies of which the model took most of a turn to load.
+        slow: for each turn that ended while a model was loaded, the folder of its study.
     """
 
     name: str
@@ -120,7 +121,7 @@ class Worker:
     order: Order
     start: str
     minutes: int | None = None
-    slow: frozenset[Path] = frozenset()
+    slow: tuple[Path, ...] = ()
     _at: Ledger | None = field(default=None, repr=False)
     _loading: Part | None = field(default=None, repr=False)
     _began: float = field(default=0.0, repr=False)
@@ -159,14 +160,16 @@ class Worker:
         most = None if self.minutes is None else 60 * ENOUGH * self.minutes
         if self._at is not None:
             self._at.interrupt(most)
-        parts, slow, took = self.parts, self.slow, time.time() - self._began
-        if self._loading is not None and most is not None and took > most:
-            late = self._loading
-            if late.out in slow:  # the first time it may have been fetched, too
-                error = f"{late.model} was not loaded after {took:.0f} s of a job of {self.minutes} min, twice"
+        parts, slow = self.parts, self.slow
+        if self._loading is not None:
+            late, took = self._loading, time.time() - self._began
+            slow = (*slow, late.out)
+            if slow.count(late.out) >= TURNS:  # at first it may have been fetched, too, or the job had to make room
+                error = (
+                    f"{late.model} was not loaded when its job was stopped, {TURNS} times, at last after {took:.0f} s"
+                )
                 late.leave_out(InputError(f"{error}; give more --minutes."))
                 parts = [part for part in parts if part != late]
-            slow |= {late.out}
         again = Worker(self.name, self.number, self.out, parts, self.order, self.start, self.minutes, slow)
         return DelayedSubmission(again)
 
