@@ -77,9 +77,8 @@ class Graph(Generic[T]):
 
     def _ways(self) -> Mapping[str, float]:
         """Unit -> the work of the longest way from it to the end of the study."""
-        ways = {name: getattr(unit, "work", 0.0) for name, unit in self.units.items()}
+        ways = {name: unit.work for name, unit in self.units.items()}
         for name in reversed(self.units):
             for need in self.units[name].needs:
-                own = getattr(self.units[need], "work", 0.0)
-                ways[need] = max(ways[need], own + ways[name])
+                ways[need] = max(ways[need], self.units[need].work + ways[name])
         return ways

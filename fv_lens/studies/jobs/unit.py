@@ -8,7 +8,7 @@ Several processes share the same units in `worker`.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from ...ground.progress import no_progress, progress_bar
 from ..stages import Stages, Step
@@ -82,6 +82,7 @@ class Whole(Generic[T]):
     parts: Sequence[Unit[T]]
     join: Callable[[Sequence[Step]], Step]
     each: str = "relation"
+    work: ClassVar[float] = 0.0  # beside that of its units
 
     @property
     def needs(self) -> list[str]:

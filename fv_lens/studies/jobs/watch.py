@@ -53,7 +53,7 @@ def state_of(graph: Graph[Any], ledger: Ledger) -> State:
     running = {name: of[-1] for name, of in tries.items() if of and of[-1].how == "running"}
     failed = {name: of[-1].why for name, of in tries.items() if of and of[-1].how == "failed"}
     done = [name for name in graph.units if name not in tries]
-    work = {name: getattr(unit, "work", 0.0) for name, unit in graph.units.items()}
+    work = {name: unit.work for name, unit in graph.units.items()}
     share = sum(work[name] for name in done) / (sum(work.values()) or 1.0)
     what = {name: unit.what for name, unit in graph.units.items()}
     return State(done, len(graph.units), running, failed, [*filter(ledger.is_given_up, failed)], what, share)

@@ -9,7 +9,7 @@ from pathlib import Path
 from ...ground import storage
 from ...ground.errors import InputError
 from ..console import tell
-from ..folders import JOBS, OutputFolder, models_of, owner_of, plan_in
+from ..folders import JOBS, OutputFolder, models_of, plan_in
 from ..jobs.presence import refuse_workers
 from ..jobs.shards import owner
 from ..stages import TIMINGS, timings_in
@@ -23,14 +23,15 @@ SHARD = re.compile(r"shard-\d+-of-(\d+)\.alive")
 def gather(folder: OutputFolder, sources: Sequence[Path]) -> None:
     """Copy what other folders have and this one lacks: stages and parts of them, and what shards said of the study.
 
+    Args:
+        sources: folders of `reproduce`.
+
     Raises:
-        InputError: a folder is of another study, or of none.
+        InputError: workers are at work in one; a folder is of another study.
     """
     for source in sources:
-        plan = plan_in(source)
-        if plan is None or owner_of(source) != "reproduce":
-            raise InputError(f"{str(source)!r} holds no study; give the --out of `fv-lens reproduce --shard`")
         refuse_workers(source)
+        plan = plan_in(source)
         models = models_of(source)
         makes = {} if models else {"vectors": vector_files(list(plan["relations"]))}
         folder.claim(plan, makes)  # refuses another than its own

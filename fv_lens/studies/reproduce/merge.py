@@ -8,7 +8,7 @@ from rich.text import Text
 
 from ...ground.errors import InputError
 from ..console import STUDY, console, expanded, output_folder, plain_errors, tell
-from ..folders import plan_in
+from ..folders import owner_of, plan_in
 
 
 def merge(
@@ -23,7 +23,7 @@ def merge(
         if plan_in(out) is None and not folders:
             raise InputError(f"{str(out)!r} holds no study; give the --out of `fv-lens reproduce --shard`")
         for source in folders or ():
-            if plan_in(source) is None:
+            if owner_of(source) != "reproduce":
                 raise InputError(f"{str(source)!r} holds no study; give the --out of `fv-lens reproduce --shard`")
         tell("Reading what the shards have left")
         with output_folder(out, "reproduce", saved) as folder:

@@ -130,8 +130,9 @@ def by_shard(
         with OutputFolder(out, "reproduce", wait=WAIT) as folder:  # nobody has it alone; later ones see the shard
             if at_work(out) == [shard.name]:
                 leave_mark(out, "")  # jobs of an earlier start that wait for their turn find nothing to do
-                for part in parts.values() if not folder.has_results else ():
-                    part.begin_again()
+                if not folder.has_results:
+                    for part in parts.values():
+                        part.begin_again()
         first = shard.index % len(parts)
         for name in [*list(parts)[first:], *list(parts)[:first]]:
             ledger = parts[name].ledger(shard.name)
@@ -139,15 +140,13 @@ def by_shard(
             tell(f"Loading {parts[name].model}")
             try:
                 with loaded(parts[name], order, shard.name, None if plan is None else WAIT) as (graph, study):
-                    reasons = work(graph, study, ledger, tell, shard.own(list(graph.units)))
+                    if reasons := work(graph, study, ledger, tell, shard.own(list(graph.units))):
+                        left[name] = reasons
             except BROKEN as error:
                 if plan is None:
                     raise
                 tell(f"{parts[name].model} is left out: {error}")
                 parts[name].leave_out(error)
-            else:
-                if reasons:
-                    left[name] = reasons
             gc.collect()  # hooks hold a model in circles, and two may not fit
     if left:
         raise UnfinishedError(left, {}, out / JOBS)

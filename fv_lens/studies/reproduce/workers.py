@@ -111,7 +111,7 @@ class Worker:
         order: what is studied on each model.
         start: the mark of the command that started it.
         minutes: the time limit of the job, if it has one.
-        slow: for each turn that ended while a model was loaded, the folder of its study.
+        slow: for each turn in a row that ended while a model was loaded, the folder of its study.
     """
 
     name: str
@@ -147,7 +147,7 @@ class Worker:
         self._at, self._loading, self._began = part.ledger(self.name), part, time.time()
         try:
             with loaded(part, self.order, self.name, None if part.out == self.out else WAIT) as (graph, study):
-                self._loading = None
+                self._loading, self.slow = None, tuple(path for path in self.slow if path != part.out)
                 work(graph, study, self._at, tell)
         except BROKEN as error:
             tell(f"{part.model} is left out: {error}")

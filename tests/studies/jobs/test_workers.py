@@ -120,11 +120,15 @@ def test_what_is_started_passes_over_ctrl_c_and_sigterm_acts_as_one():
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def test_one_interruption_while_a_model_loads_is_no_fault(tmp_path, part, order):
+def test_one_interruption_while_a_model_loads_is_no_fault(tmp_path, part, order, monkeypatch):
     worker = Worker("worker-1", 0, tmp_path, [part], order, "start", minutes=60)
     worker._loading, worker._began = part, workers.time.time() - 5
     again = worker.checkpoint().function
     assert again.parts == [part] and again.slow == (part.out,) and not (part.jobs / workers.LEFT_OUT).exists()
+    monkeypatch.setattr(workers, "work", lambda *args: {})
+    leave_mark(tmp_path, "start")
+    again()
+    assert again.slow == (), "in between it was loaded"
 
 
 def test_where_torch_knows_no_broken_gpu_an_error_is_an_error(tmp_path, monkeypatch):
