@@ -137,10 +137,11 @@ def allowed(
     def may(relation: str | None, family: str | None, name: str, fv: FunctionVector) -> bool:
         if exclude is None:
             return True
-        pair, listed = kind(relation, family), {*fv.aliases, *(fv.kin if exclude == "family" else ())}
-        return (pair is None or pair != kind(fv.relation or name)) and listed.isdisjoint(
-            {pair, relation, kind(relation)}
-        )
+        of_pair = kind(relation, family)
+        if of_pair is not None and of_pair == kind(fv.relation or name):
+            return False
+        listed = {*fv.aliases, *(fv.kin if exclude == "family" else ())}
+        return listed.isdisjoint({of_pair, relation, kind(relation)})
 
     kept = [
         [may(relation, family, name, fv) for name, fv in zip(library.names, library.vectors)]

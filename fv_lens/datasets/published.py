@@ -1,6 +1,8 @@
 """Published sets of relations in a folder or file, whichever of those that fv_lens reads it is."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 from ..ground.errors import InputError
@@ -41,15 +43,11 @@ def load_published(path: FilePath) -> Published:
         return Published(root.stem, relations_of(load_questions(root)))
     if not root.is_dir():
         raise InputError(f"{str(root)!r} is not there; give a folder of relations, or a file of analogy questions")
-    for name, marks, load in _SETS:
-        if any(True for mark in marks for _ in root.rglob(mark)):
-            return Published(name, load(root))
-    if root.name in KINDS and any(root.glob("*.json")):
-        return Published("LRE", _lre(root))
+    for name, is_there, load in _SETS:
+        if is_there(root):
+            return Published(name, list(load(root).values()))
     if files := sorted(root.rglob("*.jsonl")):
         return Published(root.name, relations_of(question for file in files for question in load_questions(file)))
-    if any(True for _ in root.rglob("*.json")):
-        return Published("Todd", list(load_todd(root).values()))
     raise InputError(
         f"{str(root)!r} has no files of BATS, LRE, SemEval-2012 Task 2 or Todd et al., nor questions (*.jsonl); give "
         "the folder of one of these sets"
@@ -78,16 +76,26 @@ def relations_of(questions: Iterable[Question]) -> list[Relation]:
     ]
 
 
-def _lre(folder: FilePath) -> list[Relation]:
-    return [Relation(of.name, of.pairs, of.names, of.category, of.name) for of in load_lre(folder).values()]
+def _lre(folder: FilePath) -> dict[str, Relation]:
+    return {name: replace(relation, family=name) for name, relation in load_lre(folder).items()}
 
 
-def _semeval(folder: FilePath) -> list[Relation]:
-    return [of.relation() for of in load_semeval(folder).values()]
+def _semeval(folder: FilePath) -> dict[str, Relation]:
+    return {code: rated.relation() for code, rated in load_semeval(folder).items()}
 
 
-_SETS: list[tuple[str, tuple[str, ...], Callable[[FilePath], list[Relation]]]] = [
-    ("SemEval", ("GoldRatings-*.txt",), _semeval),
-    ("BATS", ("[DEIL]0[0-9]*.txt", "[DEIL]10*.txt"), lambda folder: list(load_bats(folder).values())),
-    ("LRE", tuple(f"{kind}/*.json" for kind in KINDS), _lre),
+def _has(root: Path, *marks: str) -> bool:
+    return any(True for mark in marks for _ in root.rglob(mark))
+
+
+def _is_lre(root: Path) -> bool:
+    return _has(root, *(f"{kind}/*.json" for kind in KINDS)) or (root.name in KINDS and _has(root, "*.json"))
+
+
+# Of each set its name, whether a folder is one of it, and its relations; the first that fits counts.
+_SETS: list[tuple[str, Callable[[Path], bool], Callable[[FilePath], dict[str, Relation]]]] = [
+    ("SemEval", lambda root: _has(root, "GoldRatings-*.txt"), _semeval),
+    ("BATS", lambda root: _has(root, "[DEIL]0[0-9]*.txt", "[DEIL]10*.txt"), load_bats),
+    ("LRE", _is_lre, _lre),
+    ("Todd", lambda root: _has(root, "*.json") and not _has(root, "*.jsonl"), load_todd),
 ]

@@ -97,6 +97,12 @@ def test_a_single_file_is_a_set_of_its_name(google):
     assert load_published(google / "test.jsonl").name == "test"
 
 
+def test_a_part_of_lre_and_a_folder_with_something_beside_the_questions_are_recognised(lre, google):
+    assert load_published(lre / "factual").name == "LRE"
+    (google / "about.json").write_text("{}")
+    assert load_published(google).name == "google"
+
+
 def test_what_is_no_set_is_refused(tmp_path):
     with pytest.raises(InputError, match="no files of BATS"):
         load_published(tmp_path)

@@ -1,8 +1,10 @@
 """The command `fv-lens analogies`."""
 
 import shlex
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -27,7 +29,7 @@ from ..names import MODEL, named_models
 from ..sources import BatsFolder, LreFolder, PublishedSet, ToddFolder, published_set
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ...analogies.scores import AnalogyScores
     from ...datasets.published import Published
@@ -99,15 +101,9 @@ def analogies(
         folders = vectors or usual
         sets = _sets(library or ())
 
-        def line(out: Path, folders: "Sequence[Path]", **model: str) -> str:
-            command = ["fv-lens", "analogies", *([file] if file else []), *["--choices"] * choices]
-            command += [*source, "--each", each, "--taught", taught] if source else []
-            paths_of = {"--validation": validation or (), "--vectors": folders, "--library": library or ()}
-            for option, paths in paths_of.items():
-                command += [part for path in paths for part in (option, path)]
-            command += [part for name, value in model.items() for part in (f"--{name}", value)]
-            return shlex.join(map(str, [*command, "--out", out, "--seed", seed]))
-
+        given = [*([file] if file else []), *["--choices"] * choices]
+        given += [*source, "--each", each, "--taught", taught] if source else []
+        line = partial(_line, given, {"--validation": validation or (), "--library": library or ()}, seed)
         with output_folder(out, "analogies", saved) as folder:
             if several is None:
                 _check_vectors(folders)
@@ -136,6 +132,18 @@ def analogies(
             console.print(part, soft_wrap=isinstance(part, Text))
         names = ("report.html", "results.csv", "summary.json", *(several or ()))
         console.print(Text("\n".join(str(out / name) for name in names)), soft_wrap=True)
+
+
+def _line(
+    given: "Sequence[Any]", paths: "Mapping[str, Sequence[Path]]", seed: int, out: Path, folders: "Sequence[Path]",
+    **model: str,
+) -> str:  # fmt: skip
+    """A command line of `analogies`: options as given, paths by their option, folders of vectors, and the model."""
+    options: list[tuple[str, Any]] = [
+        (option, path) for option, of in {**paths, "--vectors": folders}.items() for path in of
+    ]
+    options += [(f"--{name}", value) for name, value in model.items()] + [("--out", out), ("--seed", seed)]
+    return shlex.join(map(str, ["fv-lens", "analogies", *given, *chain(*options)]))
 
 
 def _check_vectors(folders: "Sequence[Path]") -> None:

@@ -81,14 +81,7 @@ def solve_all_by_models(
         load=load,
         claim=lambda loaded, part: claim(part, loaded.plan, sets),
         study=lambda loaded, job: solve_all(
-            loaded.model,
-            loaded.vectors,
-            asked,
-            job,
-            summed=loaded.summed,
-            choices=plan["choices"],
-            seed=seed,
-            sets=sets,
+            loaded.model, loaded.vectors, asked, job, loaded.summed, plan["choices"], seed, sets
         ),
         lines=lines,
         files=(BY_QUESTION,),

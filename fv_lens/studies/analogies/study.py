@@ -164,10 +164,7 @@ def claim(folder: OutputFolder, plan: Mapping[str, Any], sets: Sequence[Publishe
     """Mark the folder as that of the plan; an InputError where it holds a run of other questions or vectors."""
     tuned = file_names(list(relations_for(sets).relations)) if plan["vectors, SHA-256"] == TUNED_HERE else ()
     composites = (*CANDIDATES, BEST, *affine_names())
-    folder.claim(
-        plan,
-        {"vectors": tuned, "composites": list(map(file_name, composites))},
-    )
+    folder.claim(plan, {"vectors": tuned, "composites": list(map(file_name, composites))})
 
 
 def _fitted(
@@ -235,14 +232,8 @@ def _digests(*libraries: Mapping[str, FunctionVector]) -> list[str]:
 
 
 def _identity(name: str, fv: FunctionVector) -> list[Any]:
-    return [
-        name,
-        fv.relation or "",
-        fv.layer,
-        fv.site,
-        fv.vector.tolist(),
-        *filter(None, (list(fv.aliases), list(fv.kin))),
-    ]
+    others = [list(labels) for labels in (fv.aliases, fv.kin) if labels]
+    return [name, fv.relation or "", fv.layer, fv.site, fv.vector.tolist(), *others]
 
 
 def _libraries(vectors: Mapping[str, FunctionVector], questions: Sequence[Question]) -> list[LibraryName]:
