@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .vectors.effects import mean_effects as mean_effects
     from .vectors.mediation import mean_head_outputs as mean_head_outputs
     from .vectors.function_vector import FunctionVector as FunctionVector
+    from .vectors.library import Library as Library
     from .vectors.summed import function_vector as function_vector
     from .vectors.summed import distributed_vectors as distributed_vectors
 

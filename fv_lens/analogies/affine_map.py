@@ -16,8 +16,8 @@ from ..engine.edits import CPU_FLOAT32
 from ..engine.gradients import Rows
 from ..ground.errors import InputError, finite_number
 from .affine import affine_weights
+from .basis import Basis
 from .composition import Composition, ScoredBy
-from .library import Library
 
 RATE, SCALE_RATE = 0.05, 0.02  # Adam's steps: of a logit, about, and of the logarithm of the scale
 
@@ -98,7 +98,7 @@ class AffineParameters:
         self.adam.step()
         self.adam.zero_grad()
 
-    def settings(self, library: Library, n_shots: int) -> Composition:
+    def settings(self, library: Basis, n_shots: int) -> Composition:
         return Composition(
             "affine", scale=float(self.log_scale.detach().exp()), n_shots=n_shots, affine_map=self.map.detach().clone(),
             affine_bias=self.bias.detach().clone(), scored_by=self.what.scored_by, vectors=library.names,

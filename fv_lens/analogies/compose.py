@@ -25,8 +25,8 @@ from ..models.lens import Lens, Model, lens_of
 from ..vectors.function_vector import FunctionVector, union
 from ..vectors.optimizer import RATE
 from .affine import affine_scores, affine_weights, check_not_empty
+from .basis import Basis, check_pair, explained, pairs_batch
 from .composition import Composition, CompositionLike, composition
-from .library import Library, check_pair, explained, pairs_batch
 
 WEIGHT_STEPS, WEIGHT_RATE = 10, 0.3  # of weights fitted to the pair by Adam, in logits
 PAIR_RATE = RATE  # Adam's step of the pair part, in root mean squares of the residual stream
@@ -64,7 +64,7 @@ def weights_of(
 @torch.inference_mode(False)
 @torch.enable_grad()
 def fitted_weights(
-    lens: Lens, library: Library, sources: PromptBatch, allowed: Bool[Tensor, "pair vector"]
+    lens: Lens, library: Basis, sources: PromptBatch, allowed: Bool[Tensor, "pair vector"]
 ) -> Float[Tensor, "pair vector"]:
     """Softmax weights of each pair, moved by Adam from uniform ones to lower the loss of its B."""
     logits = torch.zeros(allowed.shape, **CPU_FLOAT32).masked_fill(~allowed, -torch.inf).requires_grad_()
@@ -108,7 +108,7 @@ class Composer:
         pair_steps: the most steps of a pair part that will be needed; fewer steps then cost nothing more.
     """
 
-    def __init__(self, lens: Lens, library: Library, pairs: Sequence[Sequence[str]], pair_steps: int = 0):
+    def __init__(self, lens: Lens, library: Basis, pairs: Sequence[Sequence[str]], pair_steps: int = 0):
         self.lens, self.library = lens, library
         places: dict[tuple[str, str], int] = {}
         self.place = torch.tensor([places.setdefault(check_pair(pair), len(places)) for pair in pairs], device="cpu")
@@ -239,10 +239,10 @@ def compose(
         ('antonym', 0.65)
     """
     lens = lens_of(model)
-    return composed(lens, Library.of(lens, vectors), pair, composition(how))
+    return composed(lens, Basis.of(lens, vectors), pair, composition(how))
 
 
-def composed(lens: Lens, library: Library, pair: tuple[str, str], how: Composition) -> FunctionVector:
+def composed(lens: Lens, library: Basis, pair: tuple[str, str], how: Composition) -> FunctionVector:
     """`compose`, from a library that is checked already."""
     composer = Composer(lens, library, [pair])
     weights: dict[str, float] = {}

@@ -20,9 +20,9 @@ from ..ground.measures import COMPLETED
 from ..ground.progress import progress_bar
 from ..models.lens import Lens, Model, lens_of
 from ..vectors.function_vector import FunctionVector
+from .basis import Basis, Exclusion, allowed_for
 from .compose import Composer, weights_of
 from .composition import METHODS, Composition, CompositionLike, Folded, composition, settings_for, with_folds
-from .library import Exclusion, Library, allowed_for
 from .scores import LIBRARIES, PROFILES, PROMPT_ONLY, SUMMED, TIE, TRUE, AnalogyScores, LibraryName, Row
 from .solve import SENTENCE, choice_scores
 from .unseen import some_unseen
@@ -62,7 +62,7 @@ def evaluate_analogies(
     Source: analogies from composite vectors follow Kang et al. 2026 (arXiv 2601.08169).
     """
     lens = lens_of(model)
-    library = Library.of(lens, vectors)
+    library = Basis.of(lens, vectors)
     for question in questions:
         if not isinstance(question, Question):
             raise InputError(f"questions holds {question!r}; give Questions, such as load_questions() does.")
@@ -74,7 +74,7 @@ def evaluate_analogies(
         name: tuple(map(with_folds, how if isinstance(how, tuple) else (how, how))) for name, how in methods.items()
     }
     kept = [question.shuffled(seed) for question in kept]
-    asker = _Asker(lens, library, None if summed is None else Library.of(lens, summed), ways, libraries,
+    asker = _Asker(lens, library, None if summed is None else Basis.of(lens, summed), ways, libraries,
                     families_of(questions))  # fmt: skip
     bar: Any = progress_bar(desc="analogies", unit="prompt")
     with bar:
@@ -92,8 +92,8 @@ class _Asker:
     def __init__(
         self,
         lens: Lens,
-        library: Library,
-        summed: Library | None,
+        library: Basis,
+        summed: Basis | None,
         ways: Mapping[str, tuple[Composition | Folded, ...]],  # in the zero-shot and in the one-shot prompt
         libraries: Sequence[LibraryName],
         families: Mapping[str, str],
@@ -111,11 +111,11 @@ class _Asker:
         self.pair_steps = max((settings.pair_steps for settings in each), default=0)
 
     def _allowed(
-        self, library: Library, questions: Sequence[Question], exclude: Exclusion | None
+        self, library: Basis, questions: Sequence[Question], exclude: Exclusion | None
     ) -> Bool[Tensor, "question vector"]:
         return allowed_for(library, questions, exclude, self.families)
 
-    def _composer(self, library: Library, pairs: tuple[Sequence[str], ...]) -> Composer:
+    def _composer(self, library: Basis, pairs: tuple[Sequence[str], ...]) -> Composer:
         """The composer of all prompts with these source pairs, so that what they share is computed once."""
         key = id(library), pairs
         if key not in self._composers:

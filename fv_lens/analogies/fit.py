@@ -23,9 +23,9 @@ from ..ground.progress import progress_bar
 from ..models.lens import Lens, Model, lens_of
 from ..vectors.function_vector import FunctionVector
 from ..vectors.optimizer import Task, Tuning, tune
+from .basis import Basis, Exclusion, allowed_for
 from .compose import Composer
 from .composition import Composition, Folded
-from .library import Exclusion, Library, allowed_for
 from .selection import BEST, Folds, best_settings, folds_of
 
 N_FOLDS = 5
@@ -140,7 +140,7 @@ def fit_compositions(
         raise InputError(f"n_shots is {n_shots!r}; composites are for prompts with 0 or 1 demonstration.")
     if not any(candidates.values()):
         raise InputError("There are no candidates to choose from; give name -> [Composition, ...].")
-    library = Library.of(lens, vectors)
+    library = Basis.of(lens, vectors)
     if not train or not validation:
         raise InputError(f"There are {len(train)} train and {len(validation)} validation analogies; give some of each.")
     folds = Folds(folds_of([*train, *validation], how.n_folds, how.seed))
@@ -175,7 +175,7 @@ def fit_compositions(
 
 def _shared(
     lens: Lens,
-    library: Library,
+    library: Basis,
     questions: tuple[Sequence[Question], Sequence[Question]],
     n_shots: int,
     folds: Folds,

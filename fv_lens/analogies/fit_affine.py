@@ -25,10 +25,10 @@ from ..models.lens import Lens, Model, lens_of
 from ..vectors.function_vector import FunctionVector
 from .affine import affine_scores
 from .affine_map import Affine, AffineParameters, backward
+from .basis import Basis, Exclusion, allowed_for
 from .compose import Composer
 from .composition import Composition, Folded, ScoredBy
 from .fit import Fitting
-from .library import Exclusion, Library, allowed_for
 from .selection import BEST, Folds, best_settings, folds_of
 
 EVERY = 4  # steps between measurements of the validation loss
@@ -93,7 +93,7 @@ class AffineFits:
         how: Fitting = Fitting(),
     ):
         self.lens, self.how = lens_of(model), how
-        self.library = Library.of(self.lens, vectors)
+        self.library = Basis.of(self.lens, vectors)
         if not train or not validation:
             raise InputError(
                 f"There are {len(train)} train and {len(validation)} validation analogies; give some of each."
@@ -191,7 +191,7 @@ class _Block:
 class _Part:
     """Train or validation analogies, with what all fits need of them."""
 
-    def __init__(self, lens: Lens, library: Library, questions: Sequence[Question], families: Mapping[str, str]):
+    def __init__(self, lens: Lens, library: Basis, questions: Sequence[Question], families: Mapping[str, str]):
         self.lens, self.library, self.questions, self.families = lens, library, questions, families
         self.composer = Composer(lens, library, [question.source for question in questions])
 

@@ -21,9 +21,9 @@ from ..ground.markup import card, table
 from ..ground.scores import Score
 from ..models.lens import Model, lens_of
 from ..vectors.function_vector import FunctionVector
+from .basis import Basis, allowed_for
 from .compose import Composer
 from .composition import Composition, CompositionLike, Folded, settings_for, with_folds
-from .library import Library, allowed_for
 from .scores import LibraryName, exclusion
 from .unseen import some_unseen
 
@@ -188,7 +188,7 @@ class Gated:
         if not questions:
             raise InputError("There are no analogies to choose or to measure a gate on; give some.")
         self.lens = lens_of(model)
-        self.library, self.families = Library.of(self.lens, vectors), families_of(questions)
+        self.library, self.families = Basis.of(self.lens, vectors), families_of(questions)
         self.questions, self.left_out = some_unseen(questions, vectors.values()) if drop_seen else ([*questions], 0)
         self.composer = Composer(self.lens, self.library, [question.source for question in self.questions])
         self.groups = [question.kin or i for i, question in enumerate(self.questions)]

@@ -21,9 +21,9 @@ from ..ground.errors import InputError, whole_number
 from ..ground.streams import Stream, generator
 from ..models.lens import Model, lens_of
 from ..vectors.function_vector import FunctionVector
+from .basis import Basis, allowed_for
 from .compose import Composer
 from .composition import CompositionLike, settings_for
-from .library import Library, allowed_for
 from .scores import LibraryName, exclusion
 from .unseen import some_unseen
 
@@ -104,7 +104,7 @@ def pool_scores(
     if not questions:
         raise InputError("There are no analogies to measure pools on; give some.")
     lens, exclude, families = lens_of(model), exclusion(library), families_of(questions)
-    own = Library.of(lens, vectors)
+    own = Basis.of(lens, vectors)
     questions, left_out = some_unseen(questions, vectors.values())
     if left_out:
         warnings.warn(f"{left_out} analogies were left out: they have a pair that was tuned on.", stacklevel=2)
@@ -129,7 +129,7 @@ def pool_scores(
 class _Extended:
     """A library with its merged vectors and noise behind its own, and the pools that are drawn from it."""
 
-    def __init__(self, own: Library, how: Pools):
+    def __init__(self, own: Basis, how: Pools):
         self.how, self.n, self.rng = how, len(own), generator(how.seed, Stream.POOLS)
         self.groups = {count: _groups(own, count) for count in how.merged if count < self.n}
         self.parts = [part for parts in self.groups.values() for part in parts]
@@ -138,7 +138,7 @@ class _Extended:
         noises *= own.matrix.norm(dim=1).mean() / noises.norm(dim=1, keepdim=True)
         matrix = torch.cat([own.matrix, *(own.matrix[part].mean(0)[None] for part in self.parts), noises])
         names = (*own.names, *(f"merged {i}" for i in range(len(self.parts))), *(f"noise {i}" for i in range(size[0])))
-        self.library = Library(names, matrix, tuple(replace(own.first, vector=vector) for vector in matrix))
+        self.library = Basis(names, matrix, tuple(replace(own.first, vector=vector) for vector in matrix))
 
     def allowed(self, own: Bool[Tensor, "pair vector"]) -> Bool[Tensor, "pair extended"]:
         """The vectors each pair may have, given those of the library itself: merged ones of such alone, and noise."""
@@ -169,7 +169,7 @@ class _Extended:
         return mask
 
 
-def _groups(library: Library, count: int) -> list[list[int]]:
+def _groups(library: Basis, count: int) -> list[list[int]]:
     """Places of the vectors in about `count` groups, joined by average cosine distance."""
     tree = linkage(library.matrix.double().numpy(), "average", "cosine")
     labels = fcluster(tree, count, "maxclust")

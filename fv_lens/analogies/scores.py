@@ -12,7 +12,7 @@ from ..ground import display, scores
 from ..ground.errors import InputError
 from ..ground.measures import MEASURES
 from ..ground.scores import Score
-from .library import Exclusion
+from .basis import Exclusion
 
 LibraryName = Literal["full", "relation left out", "family left out"]
 LIBRARIES: dict[LibraryName, Exclusion | None] = {

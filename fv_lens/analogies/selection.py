@@ -9,8 +9,8 @@ import numpy as np
 from ..datasets.questions import Question
 from ..engine.completion import Completions
 from ..ground.streams import Stream, generator
+from .basis import Exclusion
 from .composition import Composition, Folded
-from .library import Exclusion
 
 BEST = "shared + best"
 

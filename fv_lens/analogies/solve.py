@@ -22,9 +22,9 @@ from ..ground import display
 from ..ground.errors import InputError, whole_number
 from ..models.lens import Lens, Model, lens_of
 from ..vectors.function_vector import FunctionVector
+from .basis import Basis, check_pair, check_words
 from .compose import composed
 from .composition import CompositionLike, composition
-from .library import Library, check_pair, check_words
 
 Words = tuple[tuple[str, float], ...]  # each with its log-probability, in nats
 Choice = str | Sequence[str]  # D, or C and D
@@ -131,7 +131,7 @@ def solve_analogy(
         (('small', -0.76), ('antonym', 0.65))
     """
     lens, settings, k = lens_of(model), composition(how), whole_number("k", k, least=1)
-    library, pair = Library.of(lens, vectors), check_pair(pair)
+    library, pair = Basis.of(lens, vectors), check_pair(pair)
     pairs = _choice_pairs(target, choices)
     check_words(lens, [word for both in pairs for word in both] if target is None or pairs else [target])
     composite = composed(lens, library, pair, settings)

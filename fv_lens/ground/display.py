@@ -239,22 +239,32 @@ def similarity(frame: pd.DataFrame, metric: str, centered: bool) -> str:
     return card("Similarity", "how alike vectors are", about, side(map_of_all, Markup("").join(ends)), note=note)
 
 
-def tuned(frame: pd.DataFrame, errors: Mapping[str, object]) -> str:
-    """Tuned: a line for each vector, and why others are missing.
+def library(frame: pd.DataFrame, place: str, errors: Mapping[str, object]) -> str:
+    """Library: a line for each vector, and why others are missing.
 
     Args:
-        frame: relation, layer, norm, n_pairs, chosen_step, start_loss, validation_loss.
+        frame: relation, norm, n_pairs, chosen_step, start_loss, validation_loss; and accuracy, accuracy_low and
+            accuracy_high where it was measured.
+        place: where the vectors are added.
     """
-    columns = ["relation", "layer", "norm", "pairs", "step", "loss at the start", "loss"]
-    lines = [
-        (x.relation, x.layer, number(x.norm, ".3g"), number(x.n_pairs, ".0f"), number(x.chosen_step, ".0f"),
-         number(x.start_loss), number(x.validation_loss))
-        for x in frame.itertuples()
-    ]  # fmt: skip
+    measured, was_tuned = "accuracy" in frame, bool(frame["n_pairs"].notna().any())
+    columns = ["relation", "norm", *was_tuned * ("pairs", "step", "loss at the start", "loss")]
+    columns += measured * ["whole answers right"]
+    lines = []
+    for x in frame.itertuples():
+        line: list[Any] = [x.relation, number(x.norm, ".3g")]
+        if was_tuned:
+            line += [number(x.n_pairs, ".0f"), number(x.chosen_step, ".0f")]
+            line += [number(x.start_loss), number(x.validation_loss)]
+        if measured:
+            known = x.accuracy == x.accuracy
+            line.append(minus(Score(x.accuracy, x.accuracy_low, x.accuracy_high, 0)) if known else "")
+        lines.append(line)
+    notes = was_tuned * ["Loss: of validation pairs, nats per answer; the step at which it was lowest is kept."]
+    notes += measured * ["Whole answers right: share of test words, with its 95 % interval."]
     return card(
-        "Tuned", f"{len(lines)} tuned vectors", table(columns, lines),
-        table(["left out", "why"], errors.items(), words=True),
-        note="Loss: of validation pairs, nats per answer; the step at which it was lowest is kept.",
+        "Library", f"{len(lines)} vectors, {place}", table(columns, lines),
+        table(["left out", "why"], errors.items(), words=True), note=" ".join(notes),
     )  # fmt: skip
 
 

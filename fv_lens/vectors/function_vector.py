@@ -283,6 +283,29 @@ class FunctionVector:
             return cls.of_parts(tensors["vector"], record)
 
     @classmethod
+    def from_hub(
+        cls, repo: str, name: str, revision: str | None = None, *, token: str | bool | None = None
+    ) -> "FunctionVector":
+        """One vector of a library on the Hugging Face hub, see `Library.push_to_hub`; from the cache if it is there.
+
+        Args:
+            repo: "org/name".
+            name: of the vector in the library, such as "antonym".
+            revision: a branch, a tag or a commit; by default the newest of the main branch.
+            token: for private repositories; by default the one that `hf auth login` keeps.
+
+        Raises:
+            InputError: there is no such repository, revision or vector; the token is refused; the hub cannot be reached
+                and the cache does not have it.
+
+        Example:
+            >>> fv = FunctionVector.from_hub("org/relations", "antonym")
+        """
+        from .sharing.hub import fetched_vector
+
+        return cls.load(fetched_vector(repo, name, revision, token))
+
+    @classmethod
     def of_parts(cls, vector: Tensor, record: Mapping[str, Any]) -> "FunctionVector":
         """The vector of these numbers and this `record`; an InputError names an invalid field."""
         Vector.check({"vector": vector}, record)

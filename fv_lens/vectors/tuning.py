@@ -13,15 +13,14 @@ from dataclasses import replace
 from typing import Any, Literal, TypeGuard
 
 import numpy as np
-import pandas as pd
 
 from ..datasets.relation_files import RelationLike, load_relation
 from ..datasets.relations import Relation
-from ..ground import display
 from ..ground.errors import InputError
 from ..models.lens import Lens, Model, lens_of
 from .function_vector import FunctionVector, own_template
 from .lessons import Lesson, Start, best_layer, training_of, tune_lessons
+from .library import Library
 from .optimizer import Tuning
 from .sweeps import layer_grid
 from .tuning_pairs import tuning_pairs
@@ -29,32 +28,6 @@ from .tuning_pairs import tuning_pairs
 DEPTHS = (0.4, 0.55, 0.7)  # of the layers that are tried where none is given
 Inits = Literal["zero", "random"] | Mapping[str, FunctionVector]
 Relations = RelationLike | Iterable[RelationLike] | Mapping[str, RelationLike]
-
-
-class Tuned(dict[str, FunctionVector]):
-    """Tuned vectors by the name of their relation; `errors`: why the others have none."""
-
-    def __init__(self, vectors: Mapping[str, FunctionVector], errors: Mapping[str, InputError]):
-        super().__init__(vectors)
-        self.errors = dict(errors)
-
-    def __repr__(self) -> str:
-        names = ", ".join(map(repr, list(self)[:5])) + (", ..." if len(self) > 5 else "")
-        return f"Tuned({len(self)} vectors: {names}{f'; {len(self.errors)} left out' if self.errors else ''})"
-
-    def _repr_html_(self) -> str:
-        return display.tuned(self.to_frame(), self.errors)
-
-    def to_frame(self) -> pd.DataFrame:
-        """One line per vector: relation, layer, norm, n_pairs, chosen_step, validation losses there and at step 0."""
-        lines = []
-        for name, fv in self.items():
-            training = fv.training or {}
-            first = dict(training.get("validation_losses", ())).get(0, np.nan)
-            numbers = [training.get(part, np.nan) for part in ("n_pairs", "chosen_step", "validation_loss")]
-            lines.append((name, fv.layer, float(fv.vector.norm()), *numbers, first))
-        columns = ["relation", "layer", "norm", "n_pairs", "chosen_step", "validation_loss", "start_loss"]
-        return pd.DataFrame(lines, columns=columns)
 
 
 def finetune(
@@ -96,7 +69,7 @@ def finetune_all(
     n_validation: int | None = 10,
     seed: int = 0,
     how: Tuning = Tuning(),
-) -> Tuned:
+) -> Library:
     """Tune a vector for each relation, all in one batch: one vector per relation, one row per pair.
 
     Args:
@@ -113,7 +86,7 @@ def finetune_all(
         how: steps, learning rate, loss, the form of the prompts; whether the answers are shuffled, as a control.
 
     Returns:
-        A mapping from relation name to its FunctionVector of method "tuned", whose `training` records pairs, losses of
+        The library of a FunctionVector of method "tuned" for each relation, whose `training` records pairs, losses of
         every step and the chosen one. A relation that cannot be tuned is left out with a warning: see `.errors`.
 
     Raises:
@@ -146,7 +119,7 @@ def finetune_all(
         else:
             vectors[name] = result if len(grid) == 1 else _with_layer_losses(result, losses)
     _report({name: error for name, error in errors.items() if name in lessons}, nothing_left=not vectors)
-    return Tuned(vectors, errors)
+    return Library(vectors, errors=errors)
 
 
 def _layers(lens: Lens, layer: int | Sequence[int] | None) -> list[int]:

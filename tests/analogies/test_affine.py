@@ -9,11 +9,11 @@ import torch
 from fv_lens.analogies import fit_affine as module
 from fv_lens.analogies.affine import FLOOR, affine_scores, affine_weights
 from fv_lens.analogies.affine_map import Affine, backward
+from fv_lens.analogies.basis import Basis
 from fv_lens.analogies.compose import Composer, compose, weights_of
 from fv_lens.analogies.composition import METHODS, Composition, Folded
 from fv_lens.analogies.fit import Fitting
 from fv_lens.analogies.fit_affine import AFFINE, fit_affine
-from fv_lens.analogies.library import Library
 from fv_lens.engine.batches import batch
 from fv_lens.engine.gradients import Rows
 from fv_lens.ground.errors import InputError
@@ -74,7 +74,7 @@ def plain_loss(model, questions, vectors, may, matrix, bias, scale, scored_by, n
 @pytest.mark.parametrize("scored_by, n_shots", [("log-probability", 0), ("probability", 1)])
 def test_loss_and_gradient_are_those_of_full_forwards_and_autograd(model, full, scored_by, n_shots):
     lens, vectors = lens_of(model), vectors_of(model)
-    library = Library.of(lens, vectors)
+    library = Basis.of(lens, vectors)
     may = torch.tensor([[True] * 4, [True, False, True, True], [False, False, True, True], [True] * 4])
     leaves = [[x.clone().requires_grad_() for x in (made(full).affine_map, noise(4, seed=6), torch.tensor(0.7))]
               for _ in range(2)]  # fmt: skip
@@ -95,7 +95,7 @@ def test_loss_and_gradient_are_those_of_full_forwards_and_autograd(model, full, 
 
 @pytest.mark.parametrize("kept", [[True, False, True, False], [False, False, False, True]], ids=["half", "one"])
 def test_the_gradient_is_of_the_rows_kept_alone(llama, kept):
-    lens, library = lens_of(llama), Library.of(lens_of(llama), vectors_of(llama))
+    lens, library = lens_of(llama), Basis.of(lens_of(llama), vectors_of(llama))
     kept = torch.tensor(kept)
     vectors = noise(4, 32, seed=8)
     gradients = []
@@ -130,11 +130,11 @@ def test_what_is_left_out_is_as_if_it_had_never_been_there(llama, full, scored_b
     """A full map takes no score of a vector that is left out, nor does the mean."""
     lens, vectors, how = lens_of(llama), vectors_of(llama), made(full, scored_by)
     pairs = [q.source for q in TRAIN]
-    whole = Composer(lens, Library.of(lens, vectors), pairs)
+    whole = Composer(lens, Basis.of(lens, vectors), pairs)
     for out in NAMES:
         rest = {name: fv for name, fv in vectors.items() if name != out}
         may = torch.tensor([[name != out for name in NAMES]] * len(pairs))
-        expected = Composer(lens, Library.of(lens, rest), pairs)
+        expected = Composer(lens, Basis.of(lens, rest), pairs)
         kept = [i for i, name in enumerate(NAMES) if name != out]
         assert difference(whole.weights(how, may)[:, kept], expected.weights(how)) <= EXACT
         assert not whole.weights(how, may)[:, NAMES.index(out)].any()

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from fv_lens.analogies import compose as module
+from fv_lens.analogies.basis import Basis, pairs_batch
 from fv_lens.analogies.compose import PAIR_RATE, WEIGHT_RATE, WEIGHT_STEPS, Composer, compose, pair_parts, weights_of
 from fv_lens.analogies.composition import METHODS, WEIGHTINGS, Composition, Folded
-from fv_lens.analogies.library import Library, pairs_batch
 from fv_lens.datasets.prompts import PromptTemplate
 from fv_lens.ground.errors import InputError
 from fv_lens.models.lens import lens_of
@@ -36,7 +36,7 @@ def vectors_of(model, n: int = 5, **more) -> dict[str, FunctionVector]:
 
 
 def composer_of(model, pairs=PAIRS, n: int = 5) -> Composer:
-    return Composer(lens_of(model), Library.of(lens_of(model), vectors_of(model, n)), pairs)
+    return Composer(lens_of(model), Basis.of(lens_of(model), vectors_of(model, n)), pairs)
 
 
 def some_allowed(n_pairs: int, n: int) -> torch.Tensor:

@@ -23,7 +23,7 @@ from fv_lens.ground import markup
 from fv_lens.ground.errors import InputError
 from fv_lens.ground.scores import Score
 from fv_lens.vectors.function_vector import FunctionVector
-from fv_lens.vectors.tuning import Tuned
+from fv_lens.vectors.library import Library
 
 from ..plots.made import made_effects, made_evaluation, made_sweep
 
@@ -129,7 +129,7 @@ def everything(name="antonym"):
         "map of similarity": similarity(name, 20),
         "humans": HumanComparison(0.42, 0.0021, 0.1, 0.63, 10, 45, 0.9), "settings": folded(name).whole,
         "folds": folded(name), "score": Score(-0.5, -0.75, 0.25, 4), "no interval": Score(0.5, -math.inf, math.inf, 1),
-        "Tuned": Tuned({name: tuned(name), "b": vector()}, {name: InputError(f"too few {name}")}),
+        "library": Library({name: tuned(name), "b": vector()}, errors={name: InputError(f"too few {name}")}),
     }  # fmt: skip
     return some
 
@@ -179,7 +179,7 @@ def test_large_results_are_small_too():
     weights = {name: 1 / 300 for name in many}
     for large in (
         made_effects(n=3, layers=126, heads=128), made_sweep(layers=tuple(range(120)), heads=tuple(range(1, 9))),
-        similarity(n=150), relation(words, n=3000), Tuned(many, {name: InputError(words) for name in many}),
+        similarity(n=150), relation(words, n=3000), Library(many, errors={name: InputError(words) for name in many}),
         FunctionVector(noise(8), 1, weights=weights), answer(words), FunctionVector(noise(8), 1, heads=[(0, 1)] * 900),
     ):  # fmt: skip
         assert len(large._repr_html_()) < 40_000, large
@@ -338,12 +338,12 @@ def test_the_frame_of_folds_has_the_settings_a_family_is_answered_with():
 
 
 def test_tuned_vectors_are_listed_with_their_losses_and_with_why_others_are_missing():
-    result = Tuned({"antonym": tuned(), "b": vector("b")}, {"c": InputError("too few pairs")})
+    result = Library({"antonym": tuned(), "b": vector("b")}, errors={"c": InputError("too few pairs")})
     line = result.to_frame().set_index("relation").loc["antonym"]
     assert (line.n_pairs, line.chosen_step, line.start_loss, line.validation_loss) == (20, 4, 7.5, 1.25)
     norm = f"{tuned().vector.norm():.3g}"
-    assert f"antonym 1 {norm} 20 4 7.50 1.25 b 1 {norm}" in shown(result) and "c too few pairs" in shown(result)
-    assert repr(result) == "Tuned(2 vectors: 'antonym', 'b'; 1 left out)"
+    assert f"antonym {norm} 20 4 7.50 1.25 b {norm}" in shown(result) and "c too few pairs" in shown(result)
+    assert repr(result) == "Library(2 vectors of a model, layer 1: 'antonym', 'b'; 1 left out)"
 
 
 # The pieces

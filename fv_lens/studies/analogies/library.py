@@ -11,25 +11,10 @@ from ...datasets.relation_files import load_relation, relation_names
 from ...ground.errors import InputError
 from ...models.lens import Model
 from ...vectors.function_vector import FunctionVector
+from ...vectors.library import Library
 from ...vectors.tuning import finetune_all
-from ..names import file_names
 
 Vectors = dict[str, FunctionVector]
-
-
-def load_library(folder: Path) -> Vectors:
-    """The vectors of a folder, by the relation of each; an InputError where there are none or two of one relation."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise InputError(f"{str(folder)!r} has no vectors (*.safetensors); give the `vectors` folder of a `reproduce`.")
-    vectors: Vectors = {}
-    for file in files:
-        fv = FunctionVector.load(file)
-        name = fv.relation or file.stem
-        if name in vectors:
-            raise InputError(f"{str(folder)!r} has two vectors of {name!r}; keep one of them.")
-        vectors[name] = fv
-    return vectors
 
 
 def load_libraries(folders: Sequence[Path]) -> tuple[Vectors, Vectors | None]:
@@ -39,9 +24,9 @@ def load_libraries(folders: Sequence[Path]) -> tuple[Vectors, Vectors | None]:
     the whole library.
 
     Raises:
-        InputError: as `load_library`; two folders have vectors of one relation, or vectors that cannot be mixed.
+        InputError: as `Library.load`; two folders have vectors of one relation, or vectors that cannot be mixed.
     """
-    tuned = [load_library(folder) for folder in folders]
+    tuned = [dict(Library.load(folder)) for folder in folders]
     owner: dict[str, Path] = {}
     for folder, vectors in zip(folders, tuned):
         for name in vectors:
@@ -56,7 +41,7 @@ def load_libraries(folders: Sequence[Path]) -> tuple[Vectors, Vectors | None]:
                 f"{str(folders[0])!r} has vectors for {expected} and {str(folder)!r} for {place}; a library takes "
                 "vectors of one model and layer, such as `finetune_all(model, relations, layer=...)` tunes."
             )
-    parts = [load_library(folder / "summed") for folder in folders if (folder / "summed").is_dir()]
+    parts = [dict(Library.load(folder / "summed")) for folder in folders if (folder / "summed").is_dir()]
     one_place = len({_place(vectors) for vectors in parts}) == 1 and len(parts) == len(folders)
     return _joined(tuned), _joined(parts) if one_place else None
 
@@ -83,7 +68,7 @@ def tuned_library(model: Model, folder: Path, tell: Callable[[str], None], sets:
     A relation of a set that cannot be tuned, mostly for want of pairs, has none.
     """
     wanted = relations_for(sets)
-    kept = load_library(folder) if any(folder.glob("*.safetensors")) else {}
+    kept = dict(Library.load(folder)) if any(folder.glob("*.safetensors")) else {}
     if set(kept) >= set(relation_names()):
         return kept
     if wanted.left_out:
@@ -99,8 +84,6 @@ def tuned_library(model: Model, folder: Path, tell: Callable[[str], None], sets:
     vectors = dict(tuned)
     if sets:
         vectors = {name: replace(fv, aliases=wanted.aliases[name], kin=wanted.kin[name]) for name, fv in tuned.items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    files = dict(zip(wanted.relations, file_names(list(wanted.relations))))
-    for name in reversed(list(vectors)):  # the bundled ones, of which all are looked for, come last
-        vectors[name].save(folder / files[name])
+    last_first = {name: vectors[name] for name in reversed(list(vectors))}
+    Library(last_first).save(folder, model)  # the bundled ones, of which all are looked for, are written last
     return vectors

@@ -27,9 +27,9 @@ from ...ground import storage
 from ...ground.errors import InputError
 from ...models.lens import Model, lens_of
 from ...vectors.function_vector import FunctionVector, own_template
+from ...vectors.sharing.files import library_files
 from ..folders import OutputFolder
 from ..job import Job
-from ..names import file_names
 from ..stages import Stages
 from .choice import best_method
 from .files import file_name, packed, unpacked, write_outputs
@@ -162,7 +162,7 @@ def of_sets(sets: Sequence[Published]) -> dict[str, Any]:
 
 def claim(folder: OutputFolder, plan: Mapping[str, Any], sets: Sequence[Published] = ()) -> None:
     """Mark the folder as that of the plan; an InputError where it holds a run of other questions or vectors."""
-    tuned = file_names(list(relations_for(sets).relations)) if plan["vectors, SHA-256"] == TUNED_HERE else ()
+    tuned = library_files(list(relations_for(sets).relations)) if plan["vectors, SHA-256"] == TUNED_HERE else ()
     composites = (*CANDIDATES, BEST, *affine_names())
     folder.claim(plan, {"vectors": tuned, "composites": list(map(file_name, composites))})
 

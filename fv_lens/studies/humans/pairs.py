@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
+from ...analogies.basis import Basis, explained, pairs_batch
 from ...analogies.compose import weights_of
 from ...analogies.composition import Composition
-from ...analogies.library import Library, explained, pairs_batch
 from ...datasets.ratings import PairRatings
 from ...datasets.semeval import RatedRelation
 from ...engine.completion import completions
@@ -44,7 +44,7 @@ def pair_level(
         indices = [i for i, (code, pair) in enumerate(items) if half_of(halves, code, pair) == h]
         if not indices:
             continue
-        library = Library.of(lens, made[f"half {1 - h}"])
+        library = Basis.of(lens, made[f"half {1 - h}"])
         sources = pairs_batch(lens, [items[i][1] for i in indices], library.template)
         weights = weights_of(explained(lens, library, sources), PROFILE)
         centred = library.matrix - library.matrix.mean(0)
@@ -83,7 +83,7 @@ def typicalities(
     Each pair is scored with the vector made on the other half.
     """
     items = [(code, pair) for code, relation in relations.items() for pair in relation.pairs]
-    library = Library.of(lens, made["all"])
+    library = Basis.of(lens, made["all"])
     own = torch.stack([made[f"half {1 - halves[code][pair]}"][code].vector for code, pair in items])
     sources = pairs_batch(lens, [pair for _, pair in items], library.template)
     log_probs = completions(lens, sources, [library.edit(own)]).log_prob

@@ -1,5 +1,6 @@
 """Files of a study: the table, the summary, the vectors and the page."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +10,16 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from ...evaluation.rows import TUNED, deal
+from ...evaluation.rows import FEW_SHOT, TUNED, deal
 from ...evaluation.similarity import mds, similarity_matrix
 from ...evaluation.table import Row, Table, cosines, write_csv
 from ...ground import storage
+from ...models.identity import Identity
 from ...vectors.function_vector import FunctionVector
 from ...vectors.lessons import mean_validation_losses, training_frame
-from ..names import file_names
+from ...vectors.library import Library
+from ...vectors.sharing.files import library_files
+from ...vectors.sharing.record import VECTOR
 from ..results import REPORT, RESULTS, SUMMARY
 from ..stages import Step
 from .outline import Outline
@@ -24,7 +28,10 @@ from .readings import add_readings
 from .steps import unpacked
 
 VECTORS = "vectors"
+SUMMED = "summed"
 STARTS = {key: TUNED[key] for key in ("from-fv", "from-zero")}
+ROW_OF = STARTS | {SUMMED: "FV"}  # kind of vectors -> its row in the table
+CONTROLS = rf"zero-shot|{FEW_SHOT}|another relation's FFV|random vector"  # that are shown beside a library's vectors
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +101,7 @@ def write_outputs(
     }  # fmt: skip
     storage.save_json(out / SUMMARY, summary)
     vectors = _vectors(study, found)
-    _save_vectors(out / VECTORS, vectors, found.library, dict(zip(study.names, file_names(study.names))))
+    _save_vectors(out / VECTORS, _libraries(vectors, found, frame), found.library)
     write_table_report(
         out / REPORT, frame, dict(zip(study.names, study.categories)), _portrait(found, vectors),
         title=f"{len(study)} relations in {plan['model']}", summary=_facts(study, plan, chosen, timings),
@@ -118,7 +125,7 @@ def _portrait(found: Found, vectors: Mapping[str, Mapping[str, FunctionVector]])
     Two relations are not compared.
     """
     library = vectors[found.library]
-    kinds = {"FV": vectors.get("summed", {}), **{STARTS[key]: vectors[key] for key in STARTS if key in vectors}}
+    kinds = {"FV": vectors.get(SUMMED, {}), **{STARTS[key]: vectors[key] for key in STARTS if key in vectors}}
     shared = [name for name in library if all(name in by_name for by_name in kinds.values() if by_name)]
     alike = {kind: {name: by_name[name] for name in shared} for kind, by_name in kinds.items() if by_name}
     return Portrait(
@@ -149,7 +156,7 @@ def _stability(table: Table, vectors: Mapping[str, Tensor], seeds: int) -> None:
 def _vectors(study: Outline, found: Found) -> dict[str, dict[str, FunctionVector]]:
     """Kind -> name of the relation -> its vector, where it has a whole one."""
     steps = {key: found.tuning[key] for key in STARTS if key in found.tuning}
-    steps |= {"summed": found.sums} if "vectors" in found.sums[0] else {}
+    steps |= {SUMMED: found.sums} if "vectors" in found.sums[0] else {}
     return {
         kind: {n: vector for n, vector in zip(study.names, unpacked(step)) if isinstance(vector, FunctionVector)}
         for kind, step in steps.items()
@@ -158,19 +165,31 @@ def _vectors(study: Outline, found: Found) -> dict[str, dict[str, FunctionVector
 
 def vector_files(names: Sequence[str]) -> set[str]:
     """The files that vectors of these relations may have in `vectors`."""
-    return {f"{kind}{file}" for file in file_names(names) for kind in ("", "summed/", *(f"{key}/" for key in STARTS))}
+    kinds = ("", f"{SUMMED}/", *(f"{key}/" for key in STARTS))
+    return {f"{kind}{file}" for file in library_files(names) for kind in kinds}
 
 
-def _save_vectors(
-    folder: Path, vectors: Mapping[str, Mapping[str, FunctionVector]], library: str, files: Mapping[str, str]
-) -> None:
-    """The library as NAME.safetensors, and every kind in a folder of its own."""
-    for key, by_name in vectors.items():
-        (folder / key).mkdir(parents=True, exist_ok=True)
-        for name, vector in by_name.items():
-            vector.save(folder / key / files[name])
-            if key == library:
-                vector.save(folder / files[name])
+def _libraries(
+    vectors: Mapping[str, Mapping[str, FunctionVector]], found: Found, frame: pd.DataFrame
+) -> dict[str, Library]:
+    """The library of each kind of vectors, with what its row and the controls' scored, and the model on record."""
+    lines = frame[(frame["part"] == "score") & (frame["group"] == "relation")]
+    identity = found.said.get("identity")  # studies that earlier versions began have none
+    libraries = {}
+    for kind, by_name in vectors.items():
+        own, shown = ROW_OF[kind], [row for row in frame["row"].unique() if re.fullmatch(CONTROLS, row)]
+        scores = lines[lines["row"].isin([own, *shown]) & lines["name"].isin(list(by_name))]
+        scores = scores.assign(row=scores["row"].replace({own: VECTOR}))
+        known = None if identity is None else Identity.model_validate(identity)
+        libraries[kind] = Library(by_name, scores=scores, identity=known)
+    return libraries
+
+
+def _save_vectors(folder: Path, libraries: Mapping[str, Library], best: str) -> None:
+    """The library to use, and every kind in a folder of its own."""
+    for kind, library in libraries.items():
+        library.save(folder / kind)
+    libraries[best].save(folder)
 
 
 def _facts(

@@ -10,11 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...datasets.relations import Relation
+from ...engine.whatif import without_patches
 from ...evaluation.names import all_readings, choose_reading, halves, name_scores, rank_test
 from ...evaluation.readings import name_tokens
 from ...evaluation.table import Table
 from ...ground.errors import InputError
 from ...ground.scores import GAIN, SHARE
+from ...models.identity import identity_of
 from ...vectors.function_vector import FunctionVector
 from .setup import Study
 
@@ -26,7 +28,8 @@ def readings(study: Study, kinds: Mapping[str, tuple[Float[Tensor, "relation d_m
     """Name scores and strongest words of each kind of vector: kind -> (vectors, the layer they are added at).
 
     Returns plain JSON data: `scores`, a line per kind, reading and relation; `halves`, for each kind the reading chosen
-    on half of the families and the scores of the other half; `words`, the strongest tokens; `tests`, of the ranks.
+    on half of the families and the scores of the other half; `words`, the strongest tokens; `tests`, of the ranks; and
+    `identity`, the record of the model.
     """
     results: dict[str, Any] = {"scores": [], "halves": {}, "words": [], "tests": {}}
     scored = {}
@@ -62,6 +65,7 @@ def readings(study: Study, kinds: Mapping[str, tuple[Float[Tensor, "relation d_m
             if kind != "FV" and ("FV", name) in scored and (kind, name) in scored:
                 test = rank_test(scored["FV", name], scored[kind, name])
                 results["tests"][f"{kind} against FV, {name}"] = test._asdict()
+    results["identity"] = without_patches(identity_of)(study.lens).model_dump()
     return results
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from fv_lens.studies.analogies import library
-from fv_lens.vectors.tuning import Tuned
+from fv_lens.vectors.library import Library
 
 from ...analogies.made import vectors_of
 from .made import BUNDLED, quick
@@ -38,7 +38,7 @@ def tunes(monkeypatch, model):
     def finetune_all(of, relations):
         asked_for.append(tuple(relations))
         vectors = [fv for few in ("abcd", "efgh") for fv in vectors_of(model, few).values()]
-        return Tuned({name: replace(fv, relation=name) for name, fv in zip(relations, vectors)}, {})
+        return Library({name: replace(fv, relation=name) for name, fv in zip(relations, vectors)})
 
     monkeypatch.setattr(library, "relation_names", lambda: BUNDLED)
     monkeypatch.setattr(library, "finetune_all", finetune_all)

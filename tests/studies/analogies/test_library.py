@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fv_lens.analogies.library import Library
+from fv_lens.analogies.basis import Basis
 from fv_lens.ground.errors import InputError
 from fv_lens.models.lens import lens_of
 from fv_lens.studies.analogies.library import load_libraries
@@ -24,7 +24,7 @@ def folder(path, vectors, summed=None):
 def test_folders_are_one_library_of_all_their_vectors(model, tmp_path):
     folders = [folder(tmp_path / names, vectors_of(model, names)) for names in ("ab", "c", "d")]
     vectors, summed = load_libraries(folders)
-    assert summed is None and vectors.keys() == set("abcd") and len(Library.of(lens_of(model), vectors)) == 4
+    assert summed is None and vectors.keys() == set("abcd") and len(Basis.of(lens_of(model), vectors)) == 4
     assert all(torch.equal(vectors[name].vector, fv.vector) for name, fv in vectors_of(model).items())
 
 

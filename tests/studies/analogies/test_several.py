@@ -20,7 +20,7 @@ from fv_lens.studies.analogies.several import NO_SUMS, gaps_of
 from fv_lens.studies.folders import MARKER
 from fv_lens.studies.markdown import score_text
 from fv_lens.studies.results import read_table
-from fv_lens.vectors.tuning import Tuned
+from fv_lens.vectors.library import Library
 
 from ...analogies.made import TRAIN, vectors_of
 from .. import commands
@@ -227,7 +227,7 @@ def test_a_folder_of_other_models_choices_or_vectors_is_refused(here, monkeypatc
 @pytest.mark.slow
 def test_without_vectors_each_model_has_its_own_library_tuned(here, monkeypatch, without_pages, tunes):
     def finetune_all(model, names):
-        return Tuned({name: replace(fv, relation=name) for name, fv in zip(names, vectors_of(model).values())}, {})
+        return Library({name: replace(fv, relation=name) for name, fv in zip(names, vectors_of(model).values())})
 
     monkeypatch.setattr(library, "finetune_all", finetune_all)
     result = call("questions.jsonl", "--models", "org/one,two", "--out", "out")

@@ -24,11 +24,12 @@ from fv_lens.ground.errors import InputError
 from fv_lens.ground.measures import MEASURES
 from fv_lens.models.lens import lens_of
 from fv_lens.studies.analogies import study as module
-from fv_lens.studies.analogies.library import load_library, tuned_library
+from fv_lens.studies.analogies.library import tuned_library
 from fv_lens.studies.analogies.study import Asked, solve_all
 from fv_lens.studies.folders import MARKER, OutputFolder
 from fv_lens.studies.job import Job
 from fv_lens.vectors.function_vector import FunctionVector
+from fv_lens.vectors.library import Library
 
 from ...analogies.made import TRAIN, VALIDATION, equal, noise, vectors_of
 from ..commands import files, interrupted
@@ -496,7 +497,7 @@ def test_a_library_is_read_by_the_relations_of_its_vectors(model, tmp_path):
     for i, (name, fv) in enumerate(vectors_of(model).items()):
         replace(fv, relation=None if name == "d" else name).save(tmp_path / f"{'d' if name == 'd' else i}.safetensors")
     (tmp_path / "notes.txt").write_text("")
-    found = load_library(tmp_path)
+    found = Library.load(tmp_path)
     assert found.keys() == set("abcd")
     assert all(torch.equal(found[name].vector, fv.vector) for name, fv in vectors_of(model).items())
 
@@ -506,14 +507,14 @@ def test_a_folder_that_is_no_library_is_refused(model, tmp_path):
         with pytest.raises(
             InputError, match=rf"^'{folder}' has no vectors .\*.safetensors.; give the `vectors` folder"
         ):
-            load_library(folder)
+            Library.load(folder)
     vectors_of(model)["a"].save(tmp_path / "one.safetensors")
     vectors_of(model)["a"].save(tmp_path / "two.safetensors")
     with pytest.raises(InputError, match="has two vectors of 'a'; keep one of them.$"):
-        load_library(tmp_path)
+        Library.load(tmp_path)
     (tmp_path / "one.safetensors").write_text("nothing")
     with pytest.raises(InputError, match="is not a complete safetensors file"):
-        load_library(tmp_path)
+        Library.load(tmp_path)
 
 
 def test_a_library_is_tuned_once_and_kept(model, tmp_path, tunes):

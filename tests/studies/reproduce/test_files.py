@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fv_lens.studies.names import file_names
+from fv_lens.ground.names import file_names
 from fv_lens.studies.reproduce.files import Found
 from fv_lens.studies.reproduce.steps import packed
 

@@ -17,13 +17,14 @@ from ..engine.edits import Edit
 from ..ground.errors import InputError
 from ..models.lens import Lens
 from ..vectors.function_vector import FunctionVector, own_template
+from ..vectors.one_place import check_fits, checked
 
 Exclusion = Literal["relation", "family"]
 EXCLUSIONS = (None, *get_args(Exclusion))
 
 
 @dataclass(frozen=True, eq=False)
-class Library:
+class Basis:
     """Vectors that can be mixed: of one model, at one place. `matrix` is `[vector, d_model]`, sorted by name."""
 
     names: tuple[str, ...]
@@ -31,32 +32,16 @@ class Library:
     vectors: tuple[FunctionVector, ...]
 
     @classmethod
-    def of(cls, lens: Lens, vectors: Mapping[str, FunctionVector]) -> "Library":
+    def of(cls, lens: Lens, vectors: Mapping[str, FunctionVector]) -> "Basis":
         """The library of a mapping from name to vector.
 
         Raises:
             InputError: no vectors, something else, or vectors of two models, layers or sites, or not of this model.
         """
-        if not isinstance(vectors, Mapping) or not vectors:
-            raise InputError("The library has no vectors; give a mapping from relation to FunctionVector.")
-        if unnamed := [name for name in vectors if not isinstance(name, str)]:
-            raise InputError(f"The library has the name {unnamed[0]!r}; give relations' names, such as 'antonym'.")
+        vectors = checked(vectors)
         names = tuple(sorted(vectors))
         listed = tuple(vectors[name] for name in names)
-        for name, fv in zip(names, listed):
-            if not isinstance(fv, FunctionVector):
-                raise InputError(f"The library holds {type(fv).__name__} for {name!r}; give FunctionVectors.")
-            for what in ("model", "layer", "site", "processing", "bos"):
-                value, first = getattr(fv, what), getattr(listed[0], what)
-                if value != first:
-                    raise InputError(
-                        f"The library mixes vectors of {what} {first!r} ({names[0]!r}) and {value!r} ({name!r}); "
-                        "only vectors of one model at one place can be mixed."
-                    )
-        listed[0].check(lens)
-        for fv in listed[1:]:
-            if len(fv.vector) != lens.d_model:
-                fv.check(lens)
+        check_fits(lens, listed)
         return cls(names, torch.stack([fv.vector for fv in listed]), listed)
 
     def __len__(self) -> int:
@@ -102,14 +87,14 @@ def check_words(lens: Lens, words: Sequence[str]) -> None:
             raise InputError(f"The word {word!r} has no tokens; give one that the model's tokenizer knows.")
 
 
-def explained(lens: Lens, library: Library, sources: PromptBatch) -> Float[Tensor, "pair row"]:
+def explained(lens: Lens, library: Basis, sources: PromptBatch) -> Float[Tensor, "pair row"]:
     """log P(B | A) of the whole B, in nats: without a vector in row 0, then with each library vector."""
     whatifs = [library.edit(vector) for vector in library.matrix]
     return torch.from_numpy(completions(lens, sources, whatifs).log_prob).float()
 
 
 def allowed(
-    library: Library,
+    library: Basis,
     relations: Sequence[str | None],
     exclude: Exclusion | None,
     families: Mapping[str, str] | None = None,
@@ -151,7 +136,7 @@ def allowed(
 
 
 def allowed_for(
-    library: Library, questions: Sequence[Question], exclude: Exclusion | None, families: Mapping[str, str]
+    library: Basis, questions: Sequence[Question], exclude: Exclusion | None, families: Mapping[str, str]
 ) -> Bool[Tensor, "question vector"]:
     """`allowed`, for questions, which know their relation and family."""
     relations, own = ([getattr(question, name) for question in questions] for name in ("relation", "family"))

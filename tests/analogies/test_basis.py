@@ -5,9 +5,9 @@ import inspect
 import pytest
 import torch
 
+from fv_lens.analogies.basis import Basis, allowed, explained, pairs_batch
 from fv_lens.analogies.compose import Composer
 from fv_lens.analogies.composition import WEIGHTINGS, Composition
-from fv_lens.analogies.library import Library, allowed, explained, pairs_batch
 from fv_lens.datasets.kinship import unite
 from fv_lens.datasets.prompts import PromptTemplate
 from fv_lens.datasets.relations import Relation
@@ -44,7 +44,7 @@ def vectors_of(model, names=NAMES, layer: int = 1) -> dict[str, FunctionVector]:
     return {name: vector(values, layer, **record) for name, values in zip(names, 3 * noise(len(names), lens.d_model))}
 
 
-def by_hand(model, library: Library, pairs, template=None) -> torch.Tensor:
+def by_hand(model, library: Basis, pairs, template=None) -> torch.Tensor:
     """`[pair, 1 + vector]`: log-probability of the whole B after A, without a vector and with each."""
     found = torch.zeros(len(pairs), 1 + len(library))
     for i, (a, b) in enumerate(pairs):
@@ -63,7 +63,7 @@ def by_hand(model, library: Library, pairs, template=None) -> torch.Tensor:
 @pytest.mark.parametrize("layer", [0, 2])
 def test_pairs_are_explained_as_in_full_forwards(model, n, layer):
     lens = lens_of(model)
-    library = Library.of(lens, vectors_of(model, NAMES[:n], layer))
+    library = Basis.of(lens, vectors_of(model, NAMES[:n], layer))
     expected = by_hand(model, library, PAIRS)
     assert difference(explained(lens, library, pairs_batch(lens, PAIRS, library.template)), expected) <= EXACT
     assert (expected[:, 1:] - expected[:, :1]).abs().amin(1).max() > 0.01, "vectors that do nothing would pass"
@@ -73,12 +73,12 @@ def test_pairs_are_explained_as_in_full_forwards(model, n, layer):
 def test_pairs_are_asked_in_the_template_that_the_vectors_were_made_with(llama):
     template = PromptTemplate("{word} A", " w99 {answer}", prefix="w98 ")
     vectors = {name: vector(fv.vector, template=template.to_dict()) for name, fv in vectors_of(llama).items()}
-    library, pairs = Library.of(lens_of(llama), vectors), PAIRS[:2]
+    library, pairs = Basis.of(lens_of(llama), vectors), PAIRS[:2]
     found = explained(lens_of(llama), library, pairs_batch(lens_of(llama), pairs, library.template))
     expected = by_hand(llama, library, [(a, f"w99 {b}") for a, b in pairs], template)
     assert library.template == template and difference(found, expected) <= EXACT
     vectors["antonym"] = vector(noise(32), template=PromptTemplate("A {word}").to_dict())
-    assert Library.of(lens_of(llama), vectors).template == PromptTemplate()
+    assert Basis.of(lens_of(llama), vectors).template == PromptTemplate()
 
 
 # The library
@@ -88,7 +88,7 @@ def test_pairs_are_asked_in_the_template_that_the_vectors_were_made_with(llama):
 def test_the_order_of_the_mapping_changes_nothing(llama):
     lens, vectors = lens_of(llama), vectors_of(llama)
     one, other = (
-        Composer(lens, Library.of(lens, dict(order)), PAIRS) for order in (vectors.items(), [*vectors.items()][::-1])
+        Composer(lens, Basis.of(lens, dict(order)), PAIRS) for order in (vectors.items(), [*vectors.items()][::-1])
     )
     assert one.library.names == other.library.names == tuple(sorted(NAMES))
     assert torch.equal(one.library.matrix, torch.stack([vectors[name].vector for name in sorted(NAMES)]))
@@ -99,7 +99,7 @@ def test_the_order_of_the_mapping_changes_nothing(llama):
 
 
 def test_vectors_are_added_at_their_own_layer_and_site(llama):
-    library = Library.of(lens_of(llama), {"a": vector(noise(32), 2, site="hook_attn_out")})
+    library = Basis.of(lens_of(llama), {"a": vector(noise(32), 2, site="hook_attn_out")})
     (edit,) = library.edit(library.matrix[0])
     assert (edit.layer, edit.hook, edit.head) == (2, "hook_attn_out", None)
 
@@ -107,19 +107,19 @@ def test_vectors_are_added_at_their_own_layer_and_site(llama):
 # What each pair may use
 
 
-def names_of(library: Library, row: torch.Tensor) -> set[str]:
+def names_of(library: Basis, row: torch.Tensor) -> set[str]:
     return {name for name, may in zip(library.names, row) if may}
 
 
 def test_nothing_is_left_out_unless_asked_for_or_known(llama):
-    library = Library.of(lens_of(llama), vectors_of(llama))
+    library = Basis.of(lens_of(llama), vectors_of(llama))
     assert allowed(library, ["antonym", None], None).all()
     for exclude in ("relation", "family"):
         assert allowed(library, [None, "no such relation"], exclude).all()
 
 
 def test_the_pairs_own_relation_is_left_out_and_its_siblings_with_it(llama):
-    library = Library.of(lens_of(llama), vectors_of(llama))
+    library = Basis.of(lens_of(llama), vectors_of(llama))
     own, tool = allowed(library, ["antonym", "tool-action"], "relation")
     assert names_of(library, own) == set(NAMES) - {"antonym"} and names_of(library, tool) == set(NAMES) - {
         "tool-action"
@@ -132,13 +132,13 @@ def test_the_pairs_own_relation_is_left_out_and_its_siblings_with_it(llama):
 def test_a_vector_is_of_the_relation_that_it_says_not_of_its_name(llama):
     vectors = vectors_of(llama, ("mine", "synonym"))
     vectors["mine"] = vector(noise(32), relation="antonym")
-    library = Library.of(lens_of(llama), vectors)
+    library = Basis.of(lens_of(llama), vectors)
     assert names_of(library, allowed(library, ["antonym"], "relation")[0]) == {"synonym"}
     assert names_of(library, allowed(library, ["un-adjective"], "family")[0]) == {"synonym"}
 
 
 def test_families_of_the_users_own_relations_are_told(llama):
-    library = Library.of(lens_of(llama), vectors_of(llama, ("a", "b", "c", "antonym")))
+    library = Basis.of(lens_of(llama), vectors_of(llama, ("a", "b", "c", "antonym")))
     families = {"a": "x", "b": "x", "new": "x", "c": "opposite"}
     for relation, kin in {"a": {"a", "b"}, "new": {"a", "b"}, "un-adjective": {"c", "antonym"}}.items():
         assert names_of(library, allowed(library, [relation], "family", families)[0]) == {*library.names} - kin
@@ -150,7 +150,7 @@ def test_families_of_the_users_own_relations_are_told(llama):
 def test_vectors_are_left_out_with_families_that_they_share_pairs_with(llama):
     vectors = vectors_of(llama, ("tool-action", "synonym", "mine"))
     vectors["mine"] = vector(noise(32), relation="mine", kin=["opposite", "other"])
-    library = Library.of(lens_of(llama), vectors)
+    library = Basis.of(lens_of(llama), vectors)
     for relation, left_out in {"antonym": {"mine"}, "mine": {"mine"}, "tool-action": {"tool-action"}}.items():
         assert names_of(library, allowed(library, [relation], "family")[0]) == {*library.names} - left_out
     assert names_of(library, allowed(library, [None], "family", own=["other"])[0]) == {"tool-action", "synonym"}
@@ -179,7 +179,7 @@ def test_no_kin_from_other_sets_may_answer(llama, relation, family, without_rela
         ("S", [in_a_row("1a", 400, "C"), in_a_row("1b", 500, "C"), in_a_row("twin", 105), in_a_row("near", 118)]),
     ])  # fmt: skip
     assert list(found.left_out) == ["twin"]
-    library = Library.of(lens_of(llama), {
+    library = Basis.of(lens_of(llama), {
         name: vector(noise(32), relation=name, aliases=found.aliases[name], kin=found.kin[name])
         for name in found.relations
     })  # fmt: skip
@@ -189,7 +189,7 @@ def test_no_kin_from_other_sets_may_answer(llama, relation, family, without_rela
 
 
 def test_a_pair_may_be_known_by_its_family_alone(llama):
-    library = Library.of(lens_of(llama), vectors_of(llama))
+    library = Basis.of(lens_of(llama), vectors_of(llama))
     own = ["opposite", "synonym", None]
     relation, family = (
         allowed(library, [None, "antonym", "antonym"], which, own=own) for which in ("relation", "family")
@@ -210,7 +210,7 @@ def test_what_is_left_out_truly_is(llama, weighting, center, exclude, poisoned):
     lens, vectors, how = lens_of(llama), vectors_of(llama), Composition(weighting, center=center)
 
     def made(some, exclude):
-        library = Library.of(lens, some)
+        library = Basis.of(lens, some)
         may = allowed(library, ["antonym"] * len(PAIRS), exclude)
         return Composer(lens, library, PAIRS).vectors(how, may)
 
@@ -232,7 +232,7 @@ def test_the_best_vector_is_used_only_where_it_may_be(llama, weighting):
     lens, pair, vectors = lens_of(llama), ("w3", "w5"), vectors_of(llama)
     vectors["antonym"] = vector(1e3 * llama.unembed.W_U[:, 5].detach(), 2)
     vectors = {name: vector(fv.vector, 2) for name, fv in vectors.items()}
-    library = Library.of(lens, vectors)
+    library = Basis.of(lens, vectors)
     composer, place = Composer(lens, library, [pair]), library.names.index("antonym")
     full = composer.weights(Composition(weighting))[0]
     for exclude in ("relation", "family"):
@@ -253,12 +253,12 @@ def test_a_library_is_a_mapping_that_holds_something(llama, none):
     with pytest.raises(
         InputError, match="^The library has no vectors; give a mapping from relation to FunctionVector.$"
     ):
-        unchecked(Library.of.__func__)(Library, lens_of(llama), none)
+        unchecked(Basis.of.__func__)(Basis, lens_of(llama), none)
 
 
 def test_a_library_holds_vectors_alone(llama):
     with pytest.raises(InputError, match="^The library holds Tensor for 'b'; give FunctionVectors.$"):
-        unchecked(Library.of.__func__)(Library, lens_of(llama), {"b": noise(32), "a": vector(noise(32))})
+        unchecked(Basis.of.__func__)(Basis, lens_of(llama), {"b": noise(32), "a": vector(noise(32))})
 
 
 @pytest.mark.parametrize(
@@ -275,32 +275,32 @@ def test_vectors_of_two_places_are_not_mixed(llama, what, value, of):
     vectors = {"a": vector(noise(32)), "b": vector(noise(32), **{what: value})}
     for order in (vectors, dict(reversed(vectors.items()))):
         with pytest.raises(InputError, match=f"^The library mixes vectors of {what} {of}; only vectors of one model"):
-            Library.of(lens_of(llama), order)
+            Basis.of(lens_of(llama), order)
 
 
 @pytest.mark.parametrize("sizes", [(16, 16), (32, 16), (16, 32)], ids=str)
 def test_vectors_of_another_size_are_refused(llama, sizes):
     vectors = {name: vector(noise(size)) for name, size in zip("ab", sizes)}
     with pytest.raises(InputError, match="^The vector has 16 numbers; the residual stream of tiny/llama has 32.$"):
-        Library.of(lens_of(llama), vectors)
+        Basis.of(lens_of(llama), vectors)
 
 
 def test_vectors_that_are_not_of_this_model_are_refused_or_warned_of(llama):
     with pytest.raises(InputError, match=r"Layer 3 is outside 0\.\.2 of tiny/llama"):
-        Library.of(lens_of(llama), {"a": vector(noise(32), 3)})
+        Basis.of(lens_of(llama), {"a": vector(noise(32), 3)})
     with pytest.raises(InputError, match="without a BOS token"):
-        Library.of(lens_of(llama), {"a": vector(noise(32), bos=False)})
+        Basis.of(lens_of(llama), {"a": vector(noise(32), bos=False)})
     with pytest.raises(InputError, match="made on 'gpt2'"):
-        Library.of(lens_of(llama), {"a": vector(noise(32), model="gpt2")})
+        Basis.of(lens_of(llama), {"a": vector(noise(32), model="gpt2")})
     with pytest.warns(UserWarning, match="made on 'other/llama'"):
-        Library.of(lens_of(llama), {"a": vector(noise(32), model="other/llama")})
+        Basis.of(lens_of(llama), {"a": vector(noise(32), model="other/llama")})
 
 
 @pytest.mark.parametrize("name", [3, None, ("a", "b")], ids=str)
 def test_a_library_is_known_by_names(llama, name):
     vectors = {"a": vector(noise(32)), name: vector(noise(32))}
     with pytest.raises(InputError) as refused:
-        unchecked(Library.of.__func__)(Library, lens_of(llama), vectors)
+        unchecked(Basis.of.__func__)(Basis, lens_of(llama), vectors)
     assert str(refused.value) == f"The library has the name {name!r}; give relations' names, such as 'antonym'."
 
 
@@ -314,4 +314,4 @@ def test_a_pair_is_two_words(llama, pair):
 
 def test_another_exclusion_is_refused(llama):
     with pytest.raises(InputError, match="^exclude is 'relations'; give None, 'relation' or 'family'.$"):
-        allowed(Library.of(lens_of(llama), vectors_of(llama)), ["antonym"], "relations")
+        allowed(Basis.of(lens_of(llama), vectors_of(llama)), ["antonym"], "relations")

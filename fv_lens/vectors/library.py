@@ -1,0 +1,289 @@
+"""The `Library` type: function vectors of one model at one place, by name, with what was measured of them."""
+
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..datasets.prompts import PromptTemplate
+from ..ground import display
+from ..ground.errors import InputError
+from ..ground.scores import Score
+from ..ground.text_files import FilePath
+from ..models.identity import Identity, identity_of
+from ..models.lens import Model, lens_of
+from .function_vector import FunctionVector, own_template
+from .one_place import check_fits, checked
+from .sharing.card import card_of
+from .sharing.files import read_library, write_library
+from .sharing.record import SCORE_COLUMNS, VECTOR
+
+if TYPE_CHECKING:
+    from .sharing.hub import Token
+
+
+class Library(Mapping[str, FunctionVector]):
+    """Function vectors of one model at one place, by name. It does not change: `|` and `select` make another.
+
+    Args:
+        vectors: the vectors by name, mostly that of their relation.
+        scores: what was measured, one line a number: `name` (of the vector), `row` ("vector", or the control that stood
+            in its place), `measure` ("accuracy", ...), `value`, its 95 % interval from `low` to `high`, and `n`, the
+            words it was measured on. `measure_library` and the studies make it.
+        identity: the model that the vectors were made on, as `for_model` records it; None where it is not known.
+        errors: why other relations have no vector.
+
+    Raises:
+        InputError: no vectors, something else, or vectors of two models, layers or sites; scores of other names, or
+            with other columns.
+
+    Example:
+        >>> library = finetune_all(model, ["antonym", "present-past"])
+        >>> library["antonym"], library.layer
+        (FunctionVector(tuned of 'antonym', layer 17, norm 21.4, smollm2-135m), 17)
+        >>> library.save("library")
+        >>> solve_analogy(model, Library.load("library", model), "hot", "cold", "big").answers
+    """
+
+    def __init__(
+        self,
+        vectors: Mapping[str, FunctionVector],
+        *,
+        scores: pd.DataFrame | None = None,
+        identity: Identity | None = None,
+        errors: Mapping[str, InputError] | None = None,
+    ):
+        self._vectors = checked(vectors)
+        self.identity, self.errors = identity, dict(errors or {})
+        self.scores = self._checked_scores(scores)
+
+    def _checked_scores(self, scores: pd.DataFrame | None) -> pd.DataFrame:
+        if scores is None:
+            return pd.DataFrame(columns=list(SCORE_COLUMNS))
+        if missing := [column for column in SCORE_COLUMNS if column not in scores.columns]:
+            raise InputError(f"scores have no column {missing[0]!r}; give {', '.join(SCORE_COLUMNS)}.")
+        if others := sorted(set(scores["name"]) - set(self)):
+            raise InputError(f"scores are of {others[0]!r}, which the library has no vector of.")
+        return scores[list(SCORE_COLUMNS)].reset_index(drop=True)
+
+    def __getitem__(self, name: str) -> FunctionVector:
+        try:
+            return self._vectors[name]
+        except KeyError:
+            raise UnknownVector(f"The library has no vector {name!r}; it has {', '.join(self)}.") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._vectors)
+
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    def __repr__(self) -> str:
+        names = ", ".join(map(repr, list(self)[:5])) + (", ..." if len(self) > 5 else "")
+        left_out = f"; {len(self.errors)} left out" if self.errors else ""
+        return f"Library({len(self)} vectors of {self.model or 'a model'}, layer {self.layer}: {names}{left_out})"
+
+    def _repr_html_(self) -> str:
+        place = f"after layer {self.layer} of {self.model or 'a model that is not known'}"
+        return display.library(self.to_frame(), place, self.errors)
+
+    def __or__(self, other: "Library | Mapping[str, FunctionVector]") -> "Library":
+        """The vectors of both, those of `other` where a name is in both; scores come along."""
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        scores = self.scores[~self.scores["name"].isin(list(other))]
+        identity, errors = self.identity, self.errors
+        if isinstance(other, Library):
+            if identity is not None and other.identity is not None:
+                identity.check(other.identity, "The library")
+            identity, errors = identity or other.identity, errors | other.errors
+            parts = [frame for frame in (scores, other.scores) if len(frame)]
+            scores = pd.concat(parts) if parts else scores
+        return Library({**self, **other}, scores=scores, identity=identity, errors=errors)
+
+    @property
+    def first(self) -> FunctionVector:
+        """The first vector, whose layer, site and model are those of all."""
+        return next(iter(self._vectors.values()))
+
+    @property
+    def layer(self) -> int:
+        """The vectors are added after this block."""
+        return self.first.layer
+
+    @property
+    def site(self) -> str:
+        """The hook point they are added at."""
+        return self.first.site
+
+    @property
+    def model(self) -> str | None:
+        """Name of the model they were made on; None or "" where it is not known."""
+        return self.first.model
+
+    @property
+    def template(self) -> PromptTemplate:
+        """The prompt template they were made with, where they agree on one; else the default."""
+        return own_template(list(self.values()))
+
+    @property
+    def matrix(self) -> Float[Tensor, "vector d_model"]:
+        """The vectors as rows, in the library's order."""
+        return torch.stack([fv.vector for fv in self.values()])
+
+    def select(self, names: Iterable[str]) -> "Library":
+        """The library of some of the vectors, in the order of `names`."""
+        vectors = {name: self[name] for name in names}
+        scores = self.scores[self.scores["name"].isin(list(vectors))]
+        return Library(vectors, scores=scores, identity=self.identity)
+
+    def score(self, name: str, measure: str = "accuracy", row: str = VECTOR) -> Score | None:
+        """What was measured of a vector, or of a control in its place; None where nothing was."""
+        is_it = (self.scores["name"] == name) & (self.scores["row"] == row) & (self.scores["measure"] == measure)
+        lines = list(self.scores[is_it].itertuples())
+        return Score.of(lines[0]) if lines else None
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line per vector: relation, method, layer, norm; how it was tuned; and its scores, where there are any.
+
+        Of tuned vectors n_pairs, chosen_step, validation_loss there and start_loss at step 0. Each measure of the
+        vector has a column, and two for the ends of its interval.
+        """
+        lines = []
+        for name, fv in self.items():
+            training = fv.training or {}
+            first = dict(training.get("validation_losses", ())).get(0, np.nan)
+            tuned = {part: training.get(part, np.nan) for part in ("n_pairs", "chosen_step", "validation_loss")}
+            made = {"relation": name, "method": fv.method, "layer": fv.layer, "norm": float(fv.vector.norm())}
+            lines.append(made | tuned | {"start_loss": first})
+        frame = pd.DataFrame(lines)
+        for measure in self.scores.loc[self.scores["row"] == VECTOR, "measure"].unique():
+            own = [self.score(name, measure) for name in self]
+            columns = [{} if score is None else score.columns(measure) for score in own]
+            frame = pd.concat([frame, pd.DataFrame(columns)], axis=1)
+        return frame
+
+    def with_scores(self, scores: pd.DataFrame) -> "Library":
+        """The same library with other scores; their columns are those of `scores`."""
+        return Library(self._vectors, scores=scores, identity=self.identity, errors=self.errors)
+
+    def for_model(self, model: Model) -> "Library":
+        """The same library with `model` on record, by which a model of the same name and other weights is refused.
+
+        Raises:
+            InputError: the vectors do not belong to the model; or it is patched.
+        """
+        self.check(model)
+        return Library(self._vectors, scores=self.scores, identity=identity_of(lens_of(model)), errors=self.errors)
+
+    def check(self, model: Model) -> None:
+        """Raise an InputError unless the vectors belong to the model: its name, its size, and where known its weights.
+
+        Weights are compared by their SHA-256, or, where the library was recorded with the other model class, another
+        version of TransformerLens or another dtype, by log-probabilities behind a fixed prompt.
+        """
+        lens = lens_of(model)
+        check_fits(lens, list(self.values()))
+        if self.identity is not None:
+            self.identity.check(identity_of(lens), "The library")
+
+    def save(self, folder: FilePath, model: Model | None = None, *, licence: str | None = None) -> None:
+        """Write the library to a folder: a safetensors file a vector, `library.json`, and a card, `README.md`.
+
+        Args:
+            folder: made where it is missing; files of an earlier library in it are replaced, others stay.
+            model: the model that the vectors were made on, for the record, see `for_model`.
+            licence: of the vectors, for the card, as the Hugging Face hub names it, such as "mit".
+
+        Raises:
+            InputError: the folder cannot be written to; the vectors do not belong to the model.
+        """
+        library = self if model is None else self.for_model(model)
+        write_library(folder, library, library.scores, library.identity, card_of(library, licence))
+
+    @classmethod
+    def load(cls, folder: FilePath, model: Model | None = None) -> "Library":
+        """The library that a folder holds: from `save`, or any folder of saved vectors, such as `vectors` of a study.
+
+        Args:
+            model: the model to use it with; it is refused unless the vectors belong to it, see `check`.
+
+        Raises:
+            InputError: the folder is missing, has no vectors, or they differ from what was saved; two vectors are of
+                one relation, or of two places; the model is another one.
+        """
+        vectors, scores, identity = read_library(folder)
+        library = cls(vectors, scores=scores, identity=identity)
+        if model is not None:
+            library.check(model)
+        return library
+
+    def push_to_hub(
+        self,
+        repo: str,
+        model: Model | None = None,
+        *,
+        licence: str | None = None,
+        base_model: str | None = None,
+        private: bool = False,
+        revision: str | None = None,
+        token: "Token" = None,
+    ) -> str:
+        """Put the library and its card on the Hugging Face hub, in one commit; returns the commit's address.
+
+        Args:
+            repo: "org/name"; made where it is missing.
+            model: the model that the vectors were made on, for the record, see `for_model`.
+            licence: of the vectors, as the hub names it, such as "mit"; without one the card says that none is given.
+            base_model: the model's name on the hub, where the name on record is another.
+            private: whether a new repository is private.
+            revision: the branch to commit to, made where it is missing; by default the main one.
+            token: of an account that may write there; by default the one that `hf auth login` keeps.
+
+        Raises:
+            InputError: the hub cannot be reached, refuses the token or the name, or is switched off (HF_HUB_OFFLINE).
+        """
+        from .sharing.hub import push
+
+        library = self if model is None else self.for_model(model)
+        card = card_of(library, licence, repo, base_model)
+        message = f"{len(library)} function vectors of {library.model or 'a model'}, layer {library.layer}"
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = write_library(scratch, library, library.scores, library.identity, card)
+            return push(folder, repo, message, private, revision, token)
+
+    @classmethod
+    def from_hub(
+        cls, repo: str, revision: str | None = None, model: Model | None = None, *, token: "Token" = None
+    ) -> "Library":
+        """The library of a repository on the Hugging Face hub, from its cache where it is there already.
+
+        Args:
+            repo: "org/name".
+            revision: a branch, a tag or a commit; by default the newest of the main branch.
+            model: the model to use it with; it is refused unless the vectors belong to it, see `check`.
+            token: for private repositories; by default the one that `hf auth login` keeps.
+
+        Raises:
+            InputError: there is no such repository or revision, or it is no library; the token is refused; the hub
+                cannot be reached and the cache does not have it; the model is another one.
+
+        Example:
+            >>> library = Library.from_hub("org/relations", model=model)
+            >>> with patch(model, library["antonym"]):
+            ...     print(model.generate("Q: hot\\nA:", max_new_tokens=2))
+        """
+        from .sharing.hub import fetched
+
+        return cls.load(fetched(repo, revision, token), model)
+
+
+class UnknownVector(InputError, KeyError):
+    """A name that a library does not have; a KeyError as well, as a mapping's methods expect."""
+
+    __str__ = InputError.__str__

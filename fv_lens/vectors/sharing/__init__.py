@@ -1,0 +1,1 @@
+"""Libraries of function vectors in folders and on the Hugging Face hub, with a card."""
