@@ -47,7 +47,7 @@ class Library(Mapping[str, FunctionVector]):
         >>> library["antonym"], library.layer
         (FunctionVector(tuned of 'antonym', layer 17, norm 21.4, smollm2-135m), 17)
         >>> library.save("library")
-        >>> solve_analogy(model, Library.load("library", model), "hot", "cold", "big").answers
+        >>> solve_analogy(model, Library.load("library", model), ("hot", "cold"), "big")
     """
 
     def __init__(

@@ -120,14 +120,14 @@ def code(value: str) -> str:
 
 
 def _table(library: "Library", columns: dict[str, Any]) -> str:
-    """A line for each vector, whose cells are functions of its name and of itself."""
-    body = [[cell(name), *(cell(of(name, fv)) for of in columns.values())] for name, fv in library.items()]
+    """A line for each vector, whose cells, in Markdown, are functions of its name and of itself."""
+    body = [[cell(name), *(str(of(name, fv)) for of in columns.values())] for name, fv in library.items()]
     frame = pd.DataFrame(body, columns=["vector", *columns], dtype=str)
     return frame.to_markdown(index=False, tablefmt="github", disable_numparse=True)
 
 
 def _method(name: str, fv: "FunctionVector") -> str:
-    return fv.method
+    return cell(fv.method)
 
 
 def _strength(name: str, fv: "FunctionVector") -> str:

@@ -92,6 +92,10 @@ def explained(repo: str, revision: str | None) -> Iterator[None]:
                 "token that may do this."
             ) from None
         raise InputError(f"The hub answers for {where} with {status}: {reason}") from None
+    except RuntimeError as error:  # of an upload
+        if not isinstance(error.__cause__, errors.HTTPError):  # type: ignore[attr-defined]
+            raise
+        raise InputError(f"The hub cannot be reached for {where}: {_cause(error)}. Check the network.") from None
     except errors.HTTPError as error:  # type: ignore[attr-defined]  # of its HTTP library, for what was not answered
         raise InputError(f"The hub cannot be reached for {where}: {_line(error)} Check the network.") from None
 
