@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from .evaluation.evaluate import evaluate as evaluate
     from .evaluation.faithfulness import Faithfulness as Faithfulness
     from .evaluation.faithfulness import faithfulness as faithfulness
+    from .evaluation.libraries import measure_library as measure_library
     from .evaluation.side_effects import SideEffects as SideEffects
     from .evaluation.side_effects import side_effects as side_effects
     from .evaluation.ablated import Ablation as Ablation

@@ -1,4 +1,4 @@
-"""The command line: `fv-lens run`, `reproduce`, `merge`, `table`, `analogies`, `humans`, `relations` and others.
+"""The command line: `fv-lens run`, `reproduce`, `analogies`, `humans`, `library`, `relations` and others.
 
 Slow imports (torch, TransformerLens) are inside the commands, so that help is instant.
 """
@@ -31,6 +31,7 @@ from .console import (
 )
 from .humans.command import humans
 from .job import Job
+from .library.command import library
 from .reproduce.command import reproduce
 from .reproduce.merge import merge
 from .run.study import N_SHOTS
@@ -198,6 +199,7 @@ app.command()(merge)
 app.command()(table)
 app.command()(analogies)
 app.command()(humans)
+app.command()(library)
 
 
 if __name__ == "__main__":

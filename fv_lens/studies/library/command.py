@@ -1,0 +1,101 @@
+"""The command `fv-lens library`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from ...ground.errors import InputError
+from ..console import LIBRARY, console, expanded, plain_errors, quiet, tell
+from ..names import split_names
+
+if TYPE_CHECKING:
+    from ...vectors.library import Library
+
+
+def library(
+    source: Annotated[
+        str,
+        typer.Argument(
+            callback=expanded,
+            show_default=str(LIBRARY),
+            help="A folder of vectors, or a library on the Hugging Face hub, org/name.",
+        ),
+    ] = str(LIBRARY),
+    model: Annotated[
+        str | None,
+        typer.Option(callback=expanded, help="The model, to check and measure with; by default the library's own."),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Of a library on the hub: a branch, a tag or a commit.")] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure each vector on the test words of its relation, with controls.")
+    ] = False,
+    others: Annotated[
+        str, typer.Option(help="With --measure: relations in whose prompts side effects are measured, with commas.")
+    ] = "",
+    page: Annotated[Path | None, typer.Option(callback=expanded, help="An HTML page to write.")] = None,
+    save: Annotated[Path | None, typer.Option(callback=expanded, help="A folder to save it in, with its card.")] = None,
+    push: Annotated[str | None, typer.Option(help="A repository on the hub to put it in, org/name.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make that repository private, if it is new.")] = False,
+    licence: Annotated[str | None, typer.Option(help="Of the vectors, for the card, such as mit.")] = None,
+) -> None:
+    """Show a library of vectors; check it against a model, measure it, save it or share it."""
+    saved: list[Path] = []
+    with plain_errors(saved), quiet():
+        from ...evaluation.libraries import measure_library
+        from ...vectors.library import Library
+
+        if others and not measure:
+            raise InputError(f"--others is {others!r}, and nothing is measured; give --measure as well.")
+        is_folder = Path(source).exists() or source.count("/") != 1 or source.startswith((".", "/"))
+        if is_folder and revision is not None:
+            raise InputError(f"--revision is {revision!r}, and {source!r} is not on the hub; give org/name.")
+        found = Library.load(source) if is_folder else Library.from_hub(source, revision)
+        if measure or model is not None:
+            from ...models.load import load_model
+
+            tell("Loading the model")
+            loaded = load_model(_name(found, source, model))
+            found.check(loaded)
+            if measure:
+                tell(f"Measuring {len(found)} vectors")
+                found = measure_library(loaded, found, others=split_names(others))
+            elif found.identity is None:
+                found = found.for_model(loaded)
+        console.print(_overview(found))
+        if save is not None:
+            found.save(save, licence=licence)
+            saved.append(save)
+            console.print(Text(str(save)), soft_wrap=True)
+        if page is not None:
+            from .page import write_library_page
+
+            write_library_page(page, found)
+            saved.append(page)
+            console.print(Text(str(page)), soft_wrap=True)
+        if push is not None:
+            console.print(Text(found.push_to_hub(push, licence=licence, private=private)), soft_wrap=True)
+
+
+def _name(found: "Library", source: str, model: str | None) -> str:
+    name = model or found.model
+    if not name:
+        raise InputError(f"{source!r} does not say which model its vectors were made on; pass --model.")
+    return name
+
+
+def _overview(found: "Library") -> Table:
+    """A line for each vector: how it was made, and its score beside the controls', where there are any."""
+    title = f"{len(found)} vectors of {found.model or 'a model'}, after layer {found.layer}"
+    table = Table("vector", "made by", title=Text(title), title_justify="left", box=None, pad_edge=False)
+    rows = list(found.scores.loc[found.scores["measure"] == "accuracy", "row"].unique())
+    for row in rows:
+        table.add_column(Text("whole answers right" if row == "vector" else row), no_wrap=True)
+    for name, fv in found.items():
+        scores = [found.score(name, row=row) for row in rows]
+        cells = ["" if score is None else str(score) if row == "vector" else f"{score.value:.2f}"
+                 for row, score in zip(rows, scores)]  # fmt: skip
+        table.add_row(Text(name), Text(fv.method), *cells)
+    return table
