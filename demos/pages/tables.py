@@ -32,6 +32,10 @@ ANALOGIES = {  # line of the table -> method and prompt in results.csv
     "true relation's vector, zero-shot (where there is one)": ("true relation", "zero-shot"),
 }
 LIBRARIES = {"BATS": ("full", "relation left out", "family left out"), "bundled": ("full", "family left out")}
+AFFINE = (
+    "prompt only", "posterior", "single best", "affine, diagonal", "affine, full", "shared alone", "shared + composite",
+    "true relation",
+)  # fmt: skip
 CHOICES = {
     "prompt alone": ("prompt only", "one-shot"),
     "prompt alone, as a sentence": ("prompt only", "sentence"),
@@ -83,6 +87,42 @@ def analogies(bats: Path, bundled: Path) -> str:
     return _table(head, lines)
 
 
+def affine(folder: Path) -> str:
+    """One-shot prompts with the paper's composite and what stands beside it; far and near ones by themselves."""
+    frame = pd.read_csv(folder / "results.csv", keep_default_na=False, na_values={"low": "", "high": ""})
+    settings = ("full", "relation left out", "family left out")
+    asked = [(of, "all", of) for of in settings] + [
+        (settings[1], of, f"{of}, relation left out") for of in ("far", "near")
+    ]
+    lines = []
+    for method in AFFINE:
+        where = {"method": method, "prompt": "one-shot"}
+        lines.append([method, *(_cell(frame, **where, library=of, group=group) or _cell(
+            frame, **where, library="", group=group) for of, group, _ in asked)])  # fmt: skip
+    pairs = [("affine, full", other) for other in ("prompt only", "posterior", "shared alone")]
+    for one, other in [*pairs, ("shared alone", "prompt only")]:
+        where = {"method": f"{one} - {other}", "prompt": "one-shot"}
+        lines.append(
+            [
+                f"{one} \N{MINUS SIGN} {other}",
+                *(_signed(_cell(frame, **where, library=of, group=group)) for of, group, _ in asked),
+            ]
+        )
+    summary = json.loads((folder / "summary.json").read_text("utf-8"))
+    n = frame["n"].max()
+    head = f"{summary['model']}, {n} test analogies, {len(summary['vectors'])} vectors at layer {summary['layer']}:\n\n"
+    return head + _table(["method, one-shot", *(heading for *_, heading in asked)], lines)
+
+
+def _signed(cell: str) -> str:
+    """A difference with its sign, bold where its interval excludes 0."""
+    value, _, interval = cell.partition(" ")
+    signed = value if value.startswith("-") else f"+{value}"
+    ends = [float(end) for end in re.findall(r"-?\d*\.\d+", interval)]
+    shown = len(ends) == 2 and ends[0] * ends[1] > 0
+    return f"**{signed}** {interval}" if shown else f"{signed} {interval}"
+
+
 def choices(u2: Path, google: Path, bats: Path) -> str:
     """Answers chosen, by method; the one-shot prompt and the full library where nothing else is said."""
     folders = {"U2": u2, "Google": google, "BATS": bats}
@@ -115,6 +155,7 @@ BLOCKS: dict[str, tuple[Callable[..., str], tuple[str, ...]]] = {
     "study": (study, ("study",)),
     "study-models": (study, ("study-models",)),
     "analogies": (analogies, ("analogies-bats", "analogies")),
+    "affine-gemma": (affine, ("affine-gemma",)),
     "choices": (choices, ("u2", "google", "bats")),
     "humans": (humans, ("humans",)),
 }
