@@ -1,25 +1,19 @@
-"""Mistakes that are easily made: exercise -> what a test says of a mistake -> the function that makes it."""
+"""Mistakes that are easily made: exercise -> what a test says of a mistake -> the function that makes it.
 
-from collections.abc import Callable, Mapping, Sequence
+Here are those of the first three exercises; the others are in `mistakes_with_vectors`.
+"""
+
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from .solutions import Pair, answer_log_prob, log_prob_with_vector, prompt_of
-
-Wrong = Callable[..., Any]
-
+from .mistakes_with_vectors import OF_VECTORS, Wrong
+from .mistakes_with_vectors import token_log_probs as _log_probs
 
 # The answer's log-probability
-
-
-def _log_probs(model: TransformerBridge, prompt: str, text: str, hooks: Sequence[Any] = ()) -> Tensor:
-    """Log-probabilities of the tokens of `text` after the prompt."""
-    n, tokens = model.to_tokens(prompt).shape[1], model.to_tokens(prompt + text)
-    log_probs = model.run_with_hooks(tokens, fwd_hooks=list(hooks))[0].log_softmax(-1)
-    return log_probs[n - 1 : -1].gather(1, tokens[0, n:, None])[:, 0]
 
 
 def _without_space(model: TransformerBridge, prompt: str, answer: str) -> Tensor:
@@ -137,83 +131,6 @@ def _own(matrices: Tensor, head: int) -> Tensor:
     return matrices[head]
 
 
-# A vector added
-
-
-def _added_log_probs(
-    model: TransformerBridge, prompt: str, answer: str, vector: Tensor, layer: int, at: Callable[[int], slice],
-    site: str = "hook_resid_post", keep: float = 1.0,
-) -> Tensor:  # fmt: skip
-    """Log-probabilities of the answer's tokens, with a vector added at a slice of the tokens; the prompt has n."""
-    here = at(model.to_tokens(prompt).shape[1])
-
-    def hook(x: Tensor, hook: Any) -> Tensor:
-        x = x.clone()
-        x[0, here] = keep * x[0, here] + vector
-        return x
-
-    return _log_probs(model, prompt, f" {answer}", [(f"blocks.{layer}.{site}", hook)])
-
-
-def _added(at: Callable[[int], slice], site: str = "hook_resid_post", keep: float = 1.0) -> Wrong:
-    def wrong(model: TransformerBridge, prompt: str, answer: str, vector: Tensor, layer: int) -> Tensor:
-        return _added_log_probs(model, prompt, answer, vector, layer, at, site, keep).sum()
-
-    return wrong
-
-
-def _not_added(model: TransformerBridge, prompt: str, answer: str, vector: Tensor, layer: int) -> Tensor:
-    return answer_log_prob(model, prompt, answer)
-
-
-def _added_first_token(model: TransformerBridge, prompt: str, answer: str, vector: Tensor, layer: int) -> Tensor:
-    return _added_log_probs(model, prompt, answer, vector, layer, lambda n: slice(n - 1, n))[0]
-
-
-# Tuning
-
-
-def _tuned(
-    sign: float = -1.0, zero: bool = True, by_train: bool = False, keep_last: bool = False, copy: bool = True
-) -> Wrong:
-    def wrong(
-        model: TransformerBridge, train: Sequence[Pair], validation: Sequence[Pair], start: Tensor, layer: int,
-        learning_rate: float, steps: int,
-    ) -> Tensor:  # fmt: skip
-        def loss(pairs: Sequence[Pair], sign: float = -1.0) -> Tensor:
-            of_pairs = [(prompt_of(word), answer) for word, answer in pairs]
-            return sign * torch.stack([log_prob_with_vector(model, *pair, vector, layer) for pair in of_pairs]).mean()
-
-        vector = start.clone().requires_grad_()
-        adam = torch.optim.Adam([vector], lr=learning_rate)
-        best, lowest = start, float("inf")
-        for step in range(steps + 1):
-            if step % 2 == 0:
-                now = float(loss(train if by_train else validation).detach())
-                if now < lowest or keep_last:
-                    best, lowest = vector.detach().clone() if copy else vector.detach(), now
-            if zero:
-                adam.zero_grad()
-            loss(train, sign).backward()
-            adam.step()
-        return best
-
-    return wrong
-
-
-# Composites
-
-
-def _mixed(weigh: Callable[[Tensor], Tensor], backwards: bool = False) -> Wrong:
-    def wrong(model: TransformerBridge, library: Mapping[str, Tensor], layer: int, pair: Pair) -> Tensor:
-        (a, b), vectors = pair[::-1] if backwards else pair, torch.stack(list(library.values()))
-        with torch.no_grad():
-            log_probs = [log_prob_with_vector(model, prompt_of(a), b, vector, layer) for vector in vectors]
-        return weigh(torch.stack(log_probs)) @ vectors
-
-    return wrong
-
-
 MISTAKES: dict[str, dict[str, Wrong]] = {
     "answer_log_prob": {
         'the answer was scored without its space; the text is prompt + " " + answer': _without_space,
@@ -254,40 +171,4 @@ MISTAKES: dict[str, dict[str, Wrong]] = {
             _last, lambda matrices, head: matrices.sum(0), lambda prompts, heads: prompts
         ),
     },
-    "log_prob_with_vector": {
-        "the vector had no effect: return the changed x from the hook; add at the prompt's last token, not the answer's": _not_added,
-        "the vector was added one token late: the prompt's last token is number n - 1": _added(
-            lambda n: slice(n, n + 1)
-        ),
-        "the vector was added at every token; add it at the prompt's last one": _added(lambda n: slice(None)),
-        "the vector was added before the block, at hook_resid_pre; add it at hook_resid_post": _added(
-            lambda n: slice(n - 1, n), "hook_resid_pre"
-        ),
-        "the vector took the place of the residual stream; add it": _added(lambda n: slice(n - 1, n), keep=0.0),
-        "only the first token of the answer was scored; add those of all its tokens": _added_first_token,
-    },
-    "tune": {
-        "the vector of the last step was kept; keep the one of the lowest validation loss": _tuned(keep_last=True),
-        "the step was chosen by the train loss; choose it by the validation loss": _tuned(by_train=True),
-        "the loss went up: it is *minus* the log-probability": _tuned(sign=1.0),
-        "gradients of earlier steps were kept; call adam.zero_grad() before each backward": _tuned(zero=False),
-        "the best vector went on moving after it was kept: keep a copy, vector.detach().clone()": _tuned(copy=False),
-    },
-    "composite": {
-        "all vectors have the same weight; weigh them by how well they explain the pair": _mixed(
-            lambda log_probs: torch.full_like(log_probs, 1 / len(log_probs))
-        ),
-        "the softmax is over probabilities; take it over log-probabilities": _mixed(
-            lambda log_probs: log_probs.exp().softmax(0)
-        ),
-        "the weights do not add up to 1; take the softmax of the log-probabilities": _mixed(
-            lambda log_probs: log_probs.exp()
-        ),
-        "the single best vector was taken; mix all of them by their weights": _mixed(
-            lambda log_probs: torch.nn.functional.one_hot(log_probs.argmax(), len(log_probs)).float()
-        ),
-        "the vectors were weighed by A after B; ask for B after A": _mixed(
-            lambda log_probs: log_probs.softmax(0), backwards=True
-        ),
-    },
-}
+} | OF_VECTORS

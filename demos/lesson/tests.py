@@ -10,7 +10,7 @@ Example:
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,8 @@ from transformer_lens.model_bridge import TransformerBridge
 import fv_lens
 from fv_lens.datasets.prompts import few_shot, with_demonstrations
 from fv_lens.datasets.relation_files import RelationLike, load_relation
-from fv_lens.vectors.tuning_pairs import tuning_pairs
+from fv_lens.datasets.relations import Split
+from fv_lens.vectors.tuning_pairs import shuffled, tuning_pairs
 
 from .mistakes import MISTAKES
 from .solutions import prompt_of, step_size
@@ -127,18 +128,22 @@ def test_log_prob_with_vector(
 
 
 def test_tune(function: Function, model: TransformerBridge, relation: RelationLike = RELATION) -> Passed:
-    """As `finetune` tunes: in small steps, and in steps so large that the validation loss rises again."""
-    layer, rates, steps = model.cfg.n_layers // 2, (0.05, 2.0), 4
-    train, validation, _ = tuning_pairs(load_relation(relation), 3, 2)
+    """As `finetune` tunes: in small steps, and in large ones whose validation pairs have each other's answers.
+
+    On these the loss is lowest before the last step, as the vector learns the right answers.
+    """
+    whole, layer, steps = load_relation(relation), model.cfg.n_layers // 2, 4
+    train, validation, test = tuning_pairs(whole, 3, 2)
     start = 0.2 * _some_vector(model, layer)
-    expected, given = [], start.clone()
-    with fv_lens.no_progress():
-        for rate in rates:
-            fv, how = fv_lens.FunctionVector(start, layer), fv_lens.Tuning(steps, rate, strengths=(1.0,))
-            tuned = fv_lens.finetune(model, relation, fv, layer=layer, n_pairs=3, n_validation=2, how=how)
-            expected.append(tuned.vector)
-    pairs = [[(word, answers[0]) for word, answers in part.pairs] for part in (train, validation)]
-    cases = [(model, *pairs, given, layer, step_size(model, train.words, layer, rate), steps) for rate in rates]
+    given, expected, cases = start.clone(), [], []
+    for rate, checked in ((0.05, validation), (0.5, shuffled(train, whole))):
+        fv, how = fv_lens.FunctionVector(start, layer), fv_lens.Tuning(steps, rate, strengths=(1.0,))
+        part = replace(whole, parts=Split(train, checked, test))
+        with fv_lens.no_progress():
+            tuned = fv_lens.finetune(model, part, fv, layer=layer, n_pairs=3, n_validation=len(checked), how=how)
+        expected.append(tuned.vector)
+        pairs = [[(word, answers[0]) for word, answers in split.pairs] for split in (train, checked)]
+        cases.append((model, *pairs, given, layer, step_size(model, train.words, layer, rate), steps))
     passed = _compared("tune", function, cases, torch.stack(expected))
     if not torch.equal(given, start):
         raise Wrong("the function changed the vector that it was given: let it move a copy, start.clone().")
