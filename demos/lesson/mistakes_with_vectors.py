@@ -55,9 +55,7 @@ def _added_first_token(model: TransformerBridge, prompt: str, answer: str, vecto
 # Tuning
 
 
-def _tuned(
-    sign: float = -1.0, zero: bool = True, by_train: bool = False, keep_last: bool = False, copy: bool = True
-) -> Wrong:
+def _tuned(sign: float = -1.0, zero: bool = True, keep_last: bool = False, copy: bool = True) -> Wrong:
     def wrong(
         model: TransformerBridge, train: Sequence[Pair], validation: Sequence[Pair], start: Tensor, layer: int,
         learning_rate: float, steps: int,
@@ -71,7 +69,7 @@ def _tuned(
         best, lowest = start, float("inf")
         for step in range(steps + 1):
             if step % 2 == 0:
-                now = float(loss(train if by_train else validation).detach())
+                now = float(loss(validation).detach())
                 if now < lowest or keep_last:
                     best, lowest = vector.detach().clone() if copy else vector.detach(), now
             if zero:
@@ -110,8 +108,9 @@ OF_VECTORS: dict[str, dict[str, Wrong]] = {
         "only the first token of the answer was scored; add those of all its tokens": _added_first_token,
     },
     "tune": {
-        "the vector of the last step was kept; keep the one of the lowest validation loss": _tuned(keep_last=True),
-        "the step was chosen by the train loss; choose it by the validation loss": _tuned(by_train=True),
+        "the step was not chosen by the validation loss: keep the vector of the step where that is lowest": _tuned(
+            keep_last=True
+        ),
         "the loss went up: it is *minus* the log-probability": _tuned(sign=1.0),
         "gradients of earlier steps were kept; call adam.zero_grad() before each backward": _tuned(zero=False),
         "the best vector went on moving after it was kept: keep a copy, vector.detach().clone()": _tuned(copy=False),
