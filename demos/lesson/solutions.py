@@ -31,7 +31,7 @@ def answer_log_prob(model: TransformerBridge, prompt: str, answer: str) -> Float
     """The log-probability (natural logarithm) of a whole answer after a prompt: the sum over the answer's tokens.
 
     Args:
-        prompt: ends with "A:".
+        prompt: ends with the colon.
         answer: a word without a space before it; the text that is scored is `" " + answer`.
     """
     n = model.to_tokens(prompt).shape[1]
