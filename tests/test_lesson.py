@@ -86,6 +86,13 @@ def test_a_function_as_the_notebook_leaves_it_is_not_written_yet(name, gpt2):
     assert f"{name} is not written yet" in wrong(name, names[name], gpt2)
 
 
+def test_a_function_that_is_called_and_not_written_is_named(gpt2):
+    names = dict(vars(solutions))
+    exec(cells("exercise")["log_prob_with_vector"], names)
+    exec(notebooks.sources()["tune"], names)
+    assert wrong("tune", names["tune"], gpt2).startswith("log_prob_with_vector is not written yet")
+
+
 @pytest.mark.slow(but=6)
 @pytest.mark.parametrize(("name", "reason"), NAMED)
 def test_a_mistake_is_named(name, reason, gpt2):
@@ -179,9 +186,9 @@ def test_times_are_those_spent_and_do_not_show_where_runs_are_compared():
     with Stopwatch() as clock:
         sum(range(10_000))
     assert 0 < clock.seconds < 5
-    times = Times("One head", 0.5, 0.002)
+    times = Times("One head", 1.5, 0.002)
     assert repr(times) == "Times of One head, by hand and by fv_lens"
-    assert "500 ms by hand, 2.0 ms by fv_lens, which is 250.0 times as fast" in times._repr_html_()
+    assert times._repr_html_() == "<p>One head: 1.5 s by hand, 2 ms by fv_lens, which is 750 times as fast.</p>"
 
 
 # What is written into notebooks

@@ -55,7 +55,7 @@ def _added_first_token(model: TransformerBridge, prompt: str, answer: str, vecto
 # Tuning
 
 
-def _tuned(sign: float = -1.0, zero: bool = True, keep_last: bool = False, copy: bool = True) -> Wrong:
+def _tuned(sign: float = -1.0, zero: bool = True, keep_last: bool = False) -> Wrong:
     def wrong(
         model: TransformerBridge, train: Sequence[Pair], validation: Sequence[Pair], start: Tensor, layer: int,
         learning_rate: float, steps: int,
@@ -71,11 +71,12 @@ def _tuned(sign: float = -1.0, zero: bool = True, keep_last: bool = False, copy:
             if step % 2 == 0:
                 now = float(loss(validation).detach())
                 if now < lowest or keep_last:
-                    best, lowest = vector.detach().clone() if copy else vector.detach(), now
-            if zero:
-                adam.zero_grad()
-            loss(train, sign).backward()
-            adam.step()
+                    best, lowest = vector.detach().clone(), now
+            if step < steps:
+                if zero:
+                    adam.zero_grad()
+                loss(train, sign).backward()
+                adam.step()
         return best
 
     return wrong
@@ -108,12 +109,11 @@ OF_VECTORS: dict[str, dict[str, Wrong]] = {
         "only the first token of the answer was scored; add those of all its tokens": _added_first_token,
     },
     "tune": {
-        "the step was not chosen by the validation loss: keep the vector of the step where that is lowest": _tuned(
+        "this is the vector of the last step: keep that of the lowest validation loss, vector.detach().clone()": _tuned(
             keep_last=True
         ),
         "the loss went up: it is *minus* the log-probability": _tuned(sign=1.0),
         "gradients of earlier steps were kept; call adam.zero_grad() before each backward": _tuned(zero=False),
-        "the best vector went on moving after it was kept: keep a copy, vector.detach().clone()": _tuned(copy=False),
     },
     "composite": {
         "all vectors weigh the same: take the softmax of log-probabilities (that of probabilities is flat)": _mixed(

@@ -139,9 +139,10 @@ def tune(
                 now = float(loss(validation))
             if now < lowest:
                 best, lowest = vector.detach().clone(), now
-        adam.zero_grad()
-        loss(train).backward()
-        adam.step()
+        if step < steps:
+            adam.zero_grad()
+            loss(train).backward()
+            adam.step()
     return best
 
 

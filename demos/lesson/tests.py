@@ -8,6 +8,7 @@ Example:
     ✓ answer_log_prob is right: 6 of 6 results agree with fv_lens.
 """
 
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -58,7 +59,8 @@ def test_prompt_of(function: Function) -> Passed:
     for case in cases:
         text, right = _given("prompt_of", function, case), fv_lens.PromptTemplate().prompt(*case)
         if text != right:
-            raise Wrong(f"prompt_of{case!r} gives {text!r}; it should be {right!r}.".replace(",)", ")"))
+            given = ", ".join(map(repr, case))
+            raise Wrong(f"prompt_of({given}) gives {text!r}; it should be {right!r}.")
     return Passed("prompt_of", len(cases))
 
 
@@ -189,8 +191,9 @@ def _given(name: str, function: Function, case: tuple[Any, ...]) -> Any:
     """What the function gives; `Wrong` if it is not written yet, or gives nothing."""
     try:
         value = function(*case)
-    except NotImplementedError:
-        raise Wrong(f"{name} is not written yet: put your code in place of `raise NotImplementedError`.") from None
+    except NotImplementedError as error:
+        unwritten = traceback.extract_tb(error.__traceback__)[-1].name  # the function, or one that it calls
+        raise Wrong(f"{unwritten} is not written yet: put your code in place of `raise NotImplementedError`.") from None
     if value is None:
         raise Wrong(f"{name} gives None: end it with `return`.")
     return value

@@ -43,7 +43,9 @@ class Times:
 
     def _repr_html_(self) -> str:
         ratio = self.by_hand / self.by_fv_lens
-        return (
-            f"<p>{self.what}: {1000 * self.by_hand:,.0f} ms by hand, {1000 * self.by_fv_lens:,.1f} ms by fv_lens, "
-            f"which is {ratio:,.1f} times as fast.</p>"
-        )
+        times = f"{_in_words(self.by_hand)} by hand, {_in_words(self.by_fv_lens)} by fv_lens"
+        return f"<p>{self.what}: {times}, which is {ratio:,.0f} times as fast.</p>"
+
+
+def _in_words(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:,.0f} ms"
