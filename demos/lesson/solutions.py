@@ -52,14 +52,14 @@ def indirect_effect(
             token of the prompt only.
     """
 
-    def replace(z: Tensor, hook: Any) -> Tensor:
+    def put_mean(z: Tensor, hook: Any) -> Tensor:
         z = z.clone()
         z[0, -1, head] = mean
         return z
 
     tokens = model.to_tokens(prompt)
     before = model(tokens)[0, -1].softmax(-1)
-    after = model.run_with_hooks(tokens, fwd_hooks=[(f"blocks.{layer}.attn.hook_z", replace)])[0, -1].softmax(-1)
+    after = model.run_with_hooks(tokens, fwd_hooks=[(f"blocks.{layer}.attn.hook_z", put_mean)])[0, -1].softmax(-1)
     return float(after[answer_id] - before[answer_id])
 
 

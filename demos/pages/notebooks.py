@@ -5,7 +5,7 @@ demos/ gets its badge and its first cell of code, which installs fv_lens in Cola
 README gets its list of notebooks.
 
 The functions of the lesson stand in `demos/lesson/solutions.py`. In `demos/lesson.ipynb` a cell with the tags
-"exercise" and NAME has the signature and docstring of one, with "solution" and NAME its whole text, folded, and with
+"exercise" and NAME has the signature and docstring of one, with "solution" and NAME its code, folded, and with
 "given" and NAME its whole text to run.
 """
 
@@ -78,17 +78,27 @@ def with_badge(notebook: dict[str, Any], name: str, url: str) -> dict[str, Any]:
     return notebook | {"cells": cells}
 
 
-def exercise(source: str) -> str:
-    """The signature and the docstring of a function, whose code is to be written."""
+def parts(source: str) -> tuple[list[str], list[str], list[str]]:
+    """The lines of a function: its signature, its docstring, its code."""
     (function,) = ast.parse(source).body
     assert isinstance(function, ast.FunctionDef)
-    lines = source.splitlines()[: function.body[0].end_lineno]
-    return "\n".join([*lines, "    raise NotImplementedError"])
+    lines, docstring = source.splitlines(), function.body[0]
+    assert docstring.end_lineno is not None  # as in all that was parsed
+    start, end = docstring.lineno - 1, docstring.end_lineno
+    return lines[:start], lines[start:end], lines[end:]
+
+
+def exercise(source: str) -> str:
+    """The signature and the docstring of a function, whose code is to be written."""
+    signature, docstring, _ = parts(source)
+    return "\n".join([*signature, *docstring, "    raise NotImplementedError"])
 
 
 def solution(source: str) -> str:
-    """The function as folded Markdown."""
-    return f"<details>\n<summary>Solution</summary>\n\n```python\n{source}\n```\n\n</details>"
+    """The function without its docstring, as folded Markdown."""
+    signature, _, code = parts(source)
+    text = "\n".join([*signature, "\n".join(code).lstrip("\n")])
+    return f"<details>\n<summary>Solution</summary>\n\n```python\n{text}\n```\n\n</details>"
 
 
 def given(source: str) -> str:
