@@ -209,22 +209,23 @@ def test_another_address_leaves_nothing_of_the_old_one():
         assert "https://colab.research.google.com/github/someone/else/blob/main/demos/" in text
 
 
-@pytest.mark.parametrize("colab", [False, True])
-def test_the_first_cell_installs_in_colab_and_does_nothing_elsewhere(colab, monkeypatch, capfd):
+@pytest.mark.parametrize("place", ["elsewhere", "Colab", "Colab, restarted"])
+def test_the_first_cell_installs_in_colab_and_does_nothing_elsewhere(place, monkeypatch, capfd):
     done = []
     monkeypatch.setattr(subprocess, "run", lambda command, check: done.append(command))
     monkeypatch.setattr(os, "chdir", lambda folder: done.append(folder))
-    monkeypatch.setattr(os.path, "exists", lambda path: False)
-    if colab:
+    monkeypatch.setattr(os.path, "exists", lambda path: place == "Colab, restarted")
+    if place != "elsewhere":
         monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
     exec(notebooks.install(notebooks.address()), {})
     assert capfd.readouterr() == ("", "")
-    if colab:
-        clone, install, folder = done
-        assert clone[:2] == ["git", "clone"] and notebooks.address() in clone and clone[-1] == install[-1]
-        assert install[1:4] == ["-m", "pip", "install"] and folder == f"{clone[-1]}/demos"
-    else:
+    if place == "elsewhere":
         assert not done
+        return
+    *cloned, installed, folder = done
+    assert installed[1:4] == ["-m", "pip", "install"] and folder == f"{installed[-1]}/demos"
+    expected = [["git", "clone", "--quiet", "--depth=1", notebooks.address(), installed[-1]]]
+    assert cloned == ([] if place == "Colab, restarted" else expected)
 
 
 def test_exercises_are_the_solutions_without_their_code():

@@ -53,8 +53,9 @@ import os
 import subprocess
 import sys
 
-if "google.colab" in sys.modules and not os.path.exists("/content/fv-lens"):
-    subprocess.run(["git", "clone", "--quiet", "--depth=1", "{url}", "/content/fv-lens"], check=True)
+if "google.colab" in sys.modules:
+    if not os.path.exists("/content/fv-lens"):
+        subprocess.run(["git", "clone", "--quiet", "--depth=1", "{url}", "/content/fv-lens"], check=True)
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "/content/fv-lens"], check=True)
     os.chdir("/content/fv-lens/demos")"""
 
