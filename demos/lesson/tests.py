@@ -1,7 +1,7 @@
 """Tests of the exercises: what a function gives is compared with what fv_lens gives, on a few pairs of a relation.
 
-A test returns what agreed. Else it raises `Wrong`, which a notebook shows in one line; mistakes
-that are easily made (`mistakes`) are known by what they give.
+A test returns what agreed. Else it raises `Wrong`, which a notebook shows in one line; mistakes that are easily made
+(`mistakes`) are known by what they give.
 
 Example:
     >>> test_answer_log_prob(answer_log_prob, model)
