@@ -75,6 +75,8 @@ def cells(kind: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", EXERCISES)
 def test_a_solution_passes(name, model):
+    if name == "summed_vector" and "gemma2" in model.cfg.model_name:
+        pytest.skip("a norm stands behind attention, so heads do not write z @ W_O")
     passed = verdict(name, getattr(solutions, name), model)
     assert passed.function == name and passed.n >= 1 and f"{name} is right: {passed.n} of {passed.n}" in repr(passed)
 
