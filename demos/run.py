@@ -5,7 +5,7 @@
 
 Names of files, such as `1_patch_a_relation.ipynb`, may follow; all are run without. Numbers may differ by NEAR, and
 pictures, progress bars and HTML are not compared. The part on people is run, compared and stored where FV_LENS_RATINGS
-is set.
+is set. Exercises of the lesson run with the solutions that are folded below them, and are stored without.
 """
 
 import copy
@@ -31,6 +31,7 @@ NOT_STORED = ("application/vnd.jupyter.widget-view+json",)  # progress bars of i
 
 def main(arguments: list[str]) -> int:
     """Run the named demos, or all; 1 where one fails or differs."""
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))  # the lesson
     write, names = "--write" in arguments, {name for name in arguments if name != "--write"}
     files = [file for file in [*sorted(HERE.glob("*.ipynb")), *sorted(HERE.glob("*.py"))] if file.name != "run.py"]
     if unknown := names - {file.name for file in files}:
@@ -51,6 +52,7 @@ def notebook(file: Path, folder: str, write: bool) -> str:
     os.environ["PLOTLY_RENDERER"] = "plotly_mimetype+png" if write else "plotly_mimetype"
     stored = nbformat.read(file, as_version=4)
     fresh = copy.deepcopy(stored)
+    solve(fresh.cells)
     resources = {"metadata": {"path": folder}}
     client = NotebookClient(
         fresh, timeout=900, kernel_name="python3", resources=resources, record_timing=False, coalesce_streams=True
@@ -63,6 +65,7 @@ def notebook(file: Path, folder: str, write: bool) -> str:
     for before, after in pairs:
         skipped = "people" in before.metadata.get("tags", []) and not os.environ.get("FV_LENS_RATINGS")
         after.outputs = before.outputs if skipped else [output for output in after.outputs if _kept(output)]
+        after.source = before.source
     if write:
         fresh.metadata.pop("widgets", None)
         fresh.metadata["language_info"] = {"name": "python"}
@@ -72,6 +75,14 @@ def notebook(file: Path, folder: str, write: bool) -> str:
         differences(text(before), text(after), f"{file.name}, cell {number}")
         for number, (before, after) in enumerate(pairs, 1)
     )
+
+
+def solve(cells: list[nbformat.NotebookNode]) -> None:
+    """Put into each cell of an exercise the solution that is folded below it."""
+    tagged = {tuple(cell.metadata.get("tags", [])): cell for cell in cells}
+    for (kind, *name), cell in ((tags, cell) for tags, cell in tagged.items() if tags):
+        if kind == "exercise":
+            cell.source = tagged["solution", *name].source.split("```python\n")[1].split("\n```")[0]
 
 
 def script(file: Path, folder: str) -> str:

@@ -38,8 +38,8 @@ def run():
     return module
 
 
-def test_there_are_four_notebooks_and_three_scripts():
-    assert [file.name[0] for file in NOTEBOOKS] == ["1", "2", "3", "4"]
+def test_there_are_four_notebooks_a_lesson_and_three_scripts():
+    assert [file.name[0] for file in NOTEBOOKS] == ["1", "2", "3", "4", "l"]
     assert [file.stem for file in SCRIPTS] == ["head_heatmap", "patch_in_a_script", "your_own_model"]
 
 
@@ -80,6 +80,19 @@ def test_no_machine_shows(file):
             data = {kind: of for kind, of in output.get("data", {}).items() if kind != "image/png"}
             parts.append(json.dumps([output.get("text", ""), data]))
     assert not [found for part in parts for found in A_PATH.findall(part)]
+
+
+def test_exercises_run_with_the_solutions_below_them(run):
+    texts = {
+        "exercise": "def f():\n    raise NotImplementedError",
+        "solution": "<p>\n\n```python\ndef f():\n    pass\n```",
+    }
+    cells = [
+        run.nbformat.from_dict({"metadata": {"tags": [kind, name]}, "source": text.replace("f()", f"{name}()")})
+        for name in ("f", "g") for kind, text in texts.items()
+    ]  # fmt: skip
+    run.solve([run.nbformat.from_dict({"metadata": {}, "source": "1"}), *cells])
+    assert [cell.source for cell in cells[::2]] == ["def f():\n    pass", "def g():\n    pass"]
 
 
 def test_what_was_made_with_ratings_says_so():

@@ -1,0 +1,1 @@
+"""The exercises of `demos/lesson.ipynb`: their solutions, their tests, and mistakes that the tests know by sight."""
