@@ -67,7 +67,7 @@ MUTANTS = [
            "vectors/test_sweeps.py::test_accuracy_comes_before_log_probability"),
     Mutant("effects with the wrong sign", "vectors/mediation.py",
            "after.exp() - before.exp()", "before.exp() - after.exp()", "vectors/test_effects.py"),
-    Mutant("a patch without strength", "vectors/patching.py",
+    Mutant("a patch without strength", "vectors/handles.py",
            "(self.strength * vector)", "vector", "vectors/test_patching.py"),
     # Composition
     Mutant("a posterior that cools the wrong way", "analogies/compose.py",
