@@ -1,14 +1,14 @@
 """Patching: add function vectors to a model's activations at the last token of every prompt, or where `at` says."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, SupportsFloat
+from typing import Literal, SupportsFloat
 
 from torch import nn
 from transformers import PreTrainedModel
 
 from ..ground.errors import finite_number
-from ..models.lens import Model, lens_of, unwrapped
-from ..models.network import network_of
+from ..models.kinds import adapter_of
+from ..models.lens import Model, lens_of
 from ..models.positions import At, as_at
 from .function_vector import FunctionVector, as_vectors
 from .handles import Patch, check_tokens
@@ -110,7 +110,5 @@ def unpatch(model: Model | PreTrainedModel | nn.Module) -> None:
         >>> handle = patch(model, antonym)  # the cell was run twice, and the first handle is lost
         >>> unpatch(model)
     """
-    given: Any = model
-    plain = isinstance(unwrapped(given), PreTrainedModel)
-    for active in list((network_of(given) if plain else lens_of(given)).patches):
+    for active in list(adapter_of(model).patches):
         active.remove()
