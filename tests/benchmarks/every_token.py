@@ -4,9 +4,9 @@
 
 One vector is tuned for each relation at the last prompt token. It is then added in three ways: there; there and at each
 token of the answer; at every token, prompt and answer. The strength of each way is the one that completes most of the
-relation's validation words, 24 at most (the log-probability of their first answers decides between equal ones). Reported
-are whole answers right on the test words, which had no part in it, and how far the next-token distribution after
-neutral texts moves under the same vector, in the same way and at the same strength.
+relation's validation words, 24 at most (the log-probability of their first answers decides between equal ones).
+Reported are whole answers right on the test words, which had no part in it, and how far the next-token distribution
+after neutral texts moves under the same vector, in the same way and at the same strength.
 """
 
 import argparse

@@ -1,13 +1,17 @@
 """Vectors to other engines and back, with the real libraries where they are installed."""
 
+import copy
 import dataclasses
 import hashlib
 import json
+import re
+from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
 import torch
+import transformers as hf
 
 from fv_lens.ground.errors import InputError
 from fv_lens.vectors.formats.control_vectors import COUNT, HINT, RECORD
@@ -198,6 +202,27 @@ def test_a_file_for_another_kind_of_model_is_noted(llama, two, tmp_path):
         import_vectors(tmp_path / "v.gguf", llama)
     with pytest.raises(InputError, match="made on 'tiny/llama', and model is 'gpt2'"):
         import_vectors(tmp_path / "v.gguf", "gpt2")
+
+
+# The page
+
+PAGE = Path(__file__).parents[2] / "demos" / "other_engines.md"
+
+
+def test_the_examples_of_the_page_run_one_after_the_other(llama, two, tmp_path, monkeypatch, steering_vectors):
+    """On a tiny model in the place of the one that they load."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fv_lens_run").mkdir()
+    two[0].save("fv_lens_run/tuned.safetensors")
+    tokenizer = copy.copy(tiny.tokenizer())
+    tokenizer.padding_side = "left"
+    monkeypatch.setattr(hf.AutoModelForCausalLM, "from_pretrained", lambda name: tiny.network("llama"))
+    monkeypatch.setattr(hf.AutoTokenizer, "from_pretrained", lambda name, **options: tokenizer)
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S)
+    names: dict = {}
+    for block in blocks:
+        exec(block, names)
+    assert len(blocks) >= 5 and len(names["tokens"]) == 2 and names["vectors"]
 
 
 # Steering vectors

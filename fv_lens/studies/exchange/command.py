@@ -11,8 +11,8 @@ from ...ground.errors import InputError
 from ..console import console, expanded, model_of, notes, plain_errors, quiet
 
 EVERY_TOKEN = (
-    "llama.cpp and repeng add it at every token, for which it was not made: choose its strength there again, small ones "
-    "first (--control-vector-scaled FILE:0.2)."
+    "llama.cpp and repeng add it at every token, for which it was not made: choose its strength there again, small "
+    "ones first (--control-vector-scaled FILE:0.2)."
 )
 
 
@@ -23,9 +23,7 @@ class Format(StrEnum):
 
 
 def export(
-    vectors: Annotated[
-        list[Path], typer.Argument(callback=expanded, help="A saved vector, or several.")
-    ],
+    vectors: Annotated[list[Path], typer.Argument(callback=expanded, help="A saved vector, or several.")],
     out: Annotated[Path, typer.Option(callback=expanded, help="The file to write.")],
     to: Annotated[Format, typer.Option(help="gguf: a control vector for llama.cpp and repeng.")] = Format.gguf,
     model: Annotated[str | None, typer.Option(help="As for run; by default the vector's own model.")] = None,

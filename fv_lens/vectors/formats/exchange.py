@@ -7,18 +7,15 @@ Example:
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import Literal, overload
 
 from ...ground.errors import InputError
 from ...ground.text_files import FilePath
 from ..function_vector import FunctionVector
 from .control_vectors import read_control_vector, write_control_vector
 from .imported import ModelOrName, imported
+from .objects import ControlVector, SteeringVector
 from .steering_vectors import as_steering_vector, from_steering_vector
-
-if TYPE_CHECKING:
-    from repeng import ControlVector
-    from steering_vectors import SteeringVector
 
 FORMATS = ("gguf", "steering-vectors")
 
@@ -36,7 +33,7 @@ def export_vector(
 @overload
 def export_vector(
     fv: FunctionVector | Sequence[FunctionVector], *, to: Literal["steering-vectors"]
-) -> "SteeringVector": ...
+) -> SteeringVector: ...
 
 
 def export_vector(
@@ -45,7 +42,7 @@ def export_vector(
     to: Literal["gguf", "steering-vectors"] = "gguf",
     *,
     model: ModelOrName = None,
-) -> "SteeringVector | None":
+) -> SteeringVector | None:
     """Give a vector to another engine, in the format that its own loader takes.
 
     "gguf" writes a control vector for llama.cpp (`--control-vector FILE`) and repeng (`ControlVector.import_gguf`).
@@ -89,7 +86,7 @@ def export_vector(
 
 
 def import_vectors(
-    source: "FilePath | ControlVector | SteeringVector", model: ModelOrName = None
+    source: FilePath | ControlVector | SteeringVector, model: ModelOrName = None
 ) -> list[FunctionVector]:
     """Take vectors of another engine as function vectors, one for each layer, lowest first.
 
@@ -114,11 +111,10 @@ def import_vectors(
     """
     if isinstance(source, str | os.PathLike):
         return read_control_vector(source, model)
-    given: Any = source
-    if hasattr(given, "layer_activations"):
-        return from_steering_vector(given, model)
-    if hasattr(given, "directions") and hasattr(given, "model_type"):
-        return imported(given.directions.items(), model)
+    if isinstance(source, SteeringVector):
+        return from_steering_vector(source, model)
+    if isinstance(source, ControlVector):
+        return imported(source.directions.items(), model)
     raise InputError(
         f"source is {type(source).__name__}; give the path of a .gguf file, a ControlVector of repeng or a "
         "SteeringVector of steering-vectors."

@@ -5,33 +5,30 @@ It adds each layer's vector to what that decoder block puts out, blocks counted 
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 from ...ground.errors import InputError
 from ..function_vector import FunctionVector
 from .exported import by_layer
 from .imported import ModelOrName, imported
-
-if TYPE_CHECKING:
-    from steering_vectors import SteeringVector
+from .objects import SteeringVector
 
 BLOCK = "decoder_block"
 
 
-def as_steering_vector(fv: FunctionVector | Sequence[FunctionVector]) -> "SteeringVector":
+def as_steering_vector(fv: FunctionVector | Sequence[FunctionVector]) -> SteeringVector:
     """Vectors as one `SteeringVector`; arguments and errors are those of `export_vector`."""
     layers = by_layer(fv, "steering-vectors")
     try:
-        from steering_vectors import SteeringVector
+        import steering_vectors
     except ImportError as error:
         raise InputError(
             f"steering-vectors cannot be imported ({error}): pip install --no-deps steering-vectors, as it asks for "
             "an older transformers than it needs."
         ) from None
-    return SteeringVector({layer: vector.vector.clone() for layer, vector in layers.items()}, BLOCK)
+    return steering_vectors.SteeringVector({layer: vector.vector.clone() for layer, vector in layers.items()}, BLOCK)
 
 
-def from_steering_vector(source: Any, model: ModelOrName = None) -> list[FunctionVector]:
+def from_steering_vector(source: SteeringVector, model: ModelOrName = None) -> list[FunctionVector]:
     """The vectors of a `SteeringVector`; arguments and errors are those of `import_vectors`."""
     if source.layer_type != BLOCK:
         raise InputError(
