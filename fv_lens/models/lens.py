@@ -37,7 +37,8 @@ def lens_of(model: Model) -> Lens:
     missing += [] if hasattr(type(inner), "to_tokens") else ["to_tokens"]  # wrappers may pass attributes on
     if missing:
         what = type(model).__name__
-        cure = "Wrap a Hugging Face model with TransformerBridge.boot_transformers(name, hf_model=model)."
+        cure = "Wrap a Hugging Face model with TransformerBridge.boot_transformers(name, hf_model=model); to add a "
+        cure += "vector alone, FunctionVector.apply takes it as it is."
         if inner is not model:
             what += f" around {type(inner).__name__}"
             cure = "Give the TransformerBridge itself: what wraps the network under it acts there as well."

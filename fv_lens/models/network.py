@@ -13,14 +13,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import GenerationMixin, PreTrainedModel
 
 from ..ground.errors import InputError
 from .arguments import begins_with
 from .cached import aside, is_aside
-from .calls import Watch, log
+from .calls import Given, Run, Watch, log
 from .devices import device_of
-from .frames import method_at_work
+from .frames import method_at_work, owners_at_work
 from .lens import unwrapped
 from .sites import STREAM
 from .state import State, modules, without_hooks
@@ -42,7 +42,13 @@ class Network:
     def __init__(self, model: PreTrainedModel, state: State):
         self.model, self.state = model, state
         self.config = model.config.get_text_config(decoder=True)
-        self.n_layers, self.d_model = int(self.config.num_hidden_layers), int(self.config.hidden_size)
+        n_layers, d_model = (getattr(self.config, name, None) for name in ("num_hidden_layers", "hidden_size"))
+        if n_layers is None or d_model is None:
+            raise InputError(
+                f"The configuration of this {type(model).__name__} has no num_hidden_layers or hidden_size; give a "
+                "causal language model, as AutoModelForCausalLM loads it."
+            )
+        self.n_layers, self.d_model = int(n_layers), int(d_model)
         self.name = model.name_or_path
         if state.watch is None:
             state.watch = NetworkWatch(self)
@@ -107,6 +113,16 @@ class NetworkWatch(Watch):
     def _check_cache(self, given: Any = None) -> None:
         pass
 
+    def _forward(self, run: Run, given: Given) -> Any:
+        for owner in owners_at_work(sys._getframe(), GenerationMixin.generate):
+            if owner is not self.model and any(module is self.model for module in modules(owner)):
+                whole, part = type(owner).__name__, type(self.model).__name__
+                raise InputError(
+                    f"This forward is a step of {whole}.generate, and the vector is on the {part} inside it, which "
+                    f"cannot tell the prompt from what is generated. Apply the vector to the {whole}."
+                )
+        return super()._forward(run, given)
+
     def refuse_parts(self) -> None:
         """Raise an InputError where blocks run, but not in a call of the model, so that no token is known."""
         if is_aside() or method_at_work(sys._getframe(), [self.model], ["forward"]):  # begun before the vector was put
@@ -120,10 +136,12 @@ class NetworkWatch(Watch):
 
     def _warn_of_bos(self, tokens: Tensor, mask: Tensor | None) -> None:
         """Say once if vectors were made on prompts that begin with a BOS token and none of these does, or all do."""
+        made = {vector.bos for patch in self.state.patches for vector in patch.vectors} - {None}
+        if len(made) != 1 or "BOS" in self.state.warned:
+            return
         bos = self.model.config.get_text_config(decoder=True).bos_token_id
         begins = begins_with(bos, tokens, mask)
-        made = {vector.bos for patch in self.state.patches for vector in patch.vectors} - {None}
-        if begins is None or made != {not begins} or "BOS" in self.state.warned:
+        if begins is None or made == {begins}:
             return
         self.state.warned.add("BOS")
         have, had = ("begin", "did not") if begins else ("do not begin", "did")

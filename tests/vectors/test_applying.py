@@ -334,6 +334,16 @@ def test_a_call_of_a_part_is_refused_and_not_left_without_the_vector(llama_netwo
         llama_network.model(prompts())
 
 
+def test_a_part_that_a_whole_model_generates_with_is_refused_and_serves_its_forwards(llama_network, fv):
+    clean, part = llama_network(prompts()).logits, llama_network.model
+    with fv.apply(part):
+        with pytest.raises(InputError, match="Apply the vector to the LlamaForCausalLM"):
+            llama_network.generate(prompts(), max_new_tokens=2, **ENDLESS)
+        applied = logits(llama_network, prompts())
+    assert torch.equal(applied, by_hand(llama_network, prompts(), fv, at_columns([5, 5])))
+    assert not torch.equal(applied, clean)
+
+
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_gradients_with_checkpointing_are_those_without(llama_network, fv, reentrant):
     def gradient():
