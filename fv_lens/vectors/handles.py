@@ -54,7 +54,7 @@ class Patch:
         what = ", ".join(f"{(v.relation or v.method)!r} at layer {v.layer}" for v in self.vectors)
         n = len(self.lens.patches)
         state = f"active, {n} patch{'es' * (n > 1)} on the model" if self in self.lens.patches else "removed"
-        return f"Patch({what}, strength {self.strength:g}; {state})"
+        return f"{type(self).__name__}({what}, strength {self.strength:g}; {state})"
 
     @property
     def at(self) -> Tensor | None:
