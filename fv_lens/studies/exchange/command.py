@@ -11,8 +11,8 @@ from ...ground.errors import InputError
 from ..console import console, expanded, model_of, notes, plain_errors, quiet
 
 EVERY_TOKEN = (
-    "llama.cpp and repeng add it at every token, for which it was not made: choose its strength there again, small "
-    "ones first (--control-vector-scaled FILE:0.2)."
+    "llama.cpp and repeng add it at every token, for which it was not made: choose its strength there again, half "
+    "or less to begin with (--control-vector-scaled FILE:0.5)."
 )
 
 

@@ -47,7 +47,7 @@ def export_vector(
 
     "gguf" writes a control vector for llama.cpp (`--control-vector FILE`) and repeng (`ControlVector.import_gguf`).
     Both add it at *every* token, which is another intervention than the last prompt token that function vectors are
-    made for: choose its strength there again, it is much smaller. The vector's record goes into the file, and
+    made for: choose its strength there again, half or less to begin with. The vector's record goes into the file, and
     `import_vectors` gives back an equal vector.
 
     "steering-vectors" returns a `SteeringVector`. Its own `token_indices` say where it acts: `token_indices=[-1]` is
@@ -68,7 +68,7 @@ def export_vector(
 
     Example:
         >>> export_vector(tuned, "antonym.gguf", model=model)
-        >>> # llama-cli -m model.gguf --control-vector-scaled antonym.gguf:0.2
+        >>> # llama-cli -m model.gguf --control-vector-scaled antonym.gguf:0.5
         >>> steering = export_vector(tuned, to="steering-vectors")
         >>> with steering.apply(network, min_token_index=None, token_indices=[-1]):
         ...     logits = network(ids).logits
