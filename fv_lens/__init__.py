@@ -44,6 +44,10 @@ if TYPE_CHECKING:
     from .vectors.patching import patch as patch
     from .vectors.patching import unpatch as unpatch
 
+    # to other engines and from them
+    from .vectors.formats.exchange import export_vector as export_vector
+    from .vectors.formats.exchange import import_vectors as import_vectors
+
     # fine-tuning
     from .vectors.optimizer import Tuning as Tuning
     from .vectors.tuning import finetune as finetune

@@ -67,8 +67,12 @@ MUTANTS = [
            "vectors/test_sweeps.py::test_accuracy_comes_before_log_probability"),
     Mutant("effects with the wrong sign", "vectors/mediation.py",
            "after.exp() - before.exp()", "before.exp() - after.exp()", "vectors/test_effects.py"),
-    Mutant("a patch without strength", "vectors/patching.py",
+    Mutant("a patch without strength", "vectors/handles.py",
            "(self.strength * vector)", "vector", "vectors/test_patching.py"),
+    Mutant("on a plain model the block after the vector's own", "models/network.py",
+           "enumerate(self.blocks)", "enumerate(self.blocks[1:])", "vectors/test_applying.py"),
+    Mutant("a control vector of the next block", "vectors/formats/control_vectors.py",
+           'f"{DIRECTION}{layer}", vector', 'f"{DIRECTION}{layer + 1}", vector', "vectors/test_formats.py"),
     # Composition
     Mutant("a posterior that cools the wrong way", "analogies/compose.py",
            "(hidden / how.temperature)", "(hidden * how.temperature)",

@@ -50,8 +50,23 @@ def begins_twice(bos: int | None, tokens: Tensor, mask: Tensor | None) -> bool:
     """Whether every prompt of a batch, `[batch, pos]` or a single one, begins with two BOS tokens."""
     if bos is None or tokens.is_floating_point() or tokens.shape[-1] < 2:
         return False
-    ids = tokens[None] if tokens.dim() == 1 else tokens
-    first = mask.long().argmax(1) if mask is not None and mask.shape == ids.shape else torch.zeros_like(ids[:, 0])
-    first = first.clamp(max=ids.shape[1] - 2)[:, None].to(ids.device)
+    ids, first = _beginnings(tokens, mask)
+    first = first.clamp(max=ids.shape[1] - 2)
     # Every one: where padding is the BOS too, shorter prompts begin with several, but not the longest.
     return bool(((ids.gather(1, first) == bos) & (ids.gather(1, first + 1) == bos)).all())
+
+
+def begins_with(bos: int | None, tokens: Tensor, mask: Tensor | None) -> bool | None:
+    """Whether every prompt of a batch begins with the BOS token; None where some do, or it cannot be told."""
+    if not isinstance(bos, int) or tokens.is_floating_point():
+        return None
+    ids, first = _beginnings(tokens, mask)
+    begun = ids.gather(1, first) == bos
+    return bool(begun.all()) if begun.all() or not begun.any() else None
+
+
+def _beginnings(tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Token ids `[batch, pos]`, and the column of each prompt's first token, `[batch, 1]`."""
+    ids = tokens[None] if tokens.dim() == 1 else tokens
+    first = mask.long().argmax(1) if mask is not None and mask.shape == ids.shape else torch.zeros_like(ids[:, 0])
+    return ids, first[:, None].to(ids.device)

@@ -2,11 +2,20 @@
 
 import threading
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from .positions import Prompts
+from .state import State
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """The part of a `Lens` or `Network` that the watch uses."""
+
+    model: Any
+    state: State
 
 
 @runtime_checkable

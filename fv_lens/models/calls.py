@@ -21,9 +21,9 @@ from torch import Tensor
 from ..ground.errors import InputError, ParityError
 from .arguments import CACHES, begins_twice, input_of, past_of, shape_of, side_of
 from .cached import check_cached_steps, is_aside
-from .call_state import Calls, Generation, Hooked
+from .call_state import Calls, Generation, Hooked, Watched
 from .frames import method_at_work, methods_at_work, shared_parts
-from .lens import Lens, lens_of
+from .lens import lens_of
 from .positions import Prompts
 from .replaced import has_hooks_of_others, replace_method, uncompiled
 
@@ -39,7 +39,7 @@ Given = dict[str, Any]  # its arguments, by name
 class Watch:
     """Watches the calls of one model while patches are `held`. Part of the model's `State`, with a weak reference."""
 
-    def __init__(self, lens: Lens):
+    def __init__(self, lens: Watched):
         self.reference, self.state = weakref.ref(lens.model), lens.state
         self.calls = Calls()
         self.held: dict[Hooked, int] = {}  # patch -> how many want it on the model
@@ -90,6 +90,10 @@ class Watch:
         self.on_their_way = {thread for thread, frame in frames.items() if method_at_work(frame, [model], ["forward"])}
         self._wrap(network, "forward", self._forward)
         self._wrap(model, "forward", self._outer_forward)
+        self._wrap_generation()
+
+    def _wrap_generation(self) -> None:
+        model, network = self.model, self.network
         for name in dir(type(model)):
             if name in GENERATING:
                 self._wrap(model, name, self._generate)
@@ -173,7 +177,7 @@ class Watch:
                     }
                 generation.seen, ends = past + shape[1], generation.ends
             if not past:
-                self._warn_of_two_bos(tokens, prompts.mask)
+                self._warn_of_bos(tokens, prompts.mask)
             columns = {patch: of.columns(shape, past or 0, tokens.device) for patch, of in ends.items()}
             with self._holding(now=columns, reached=set()), uncompiled():
                 result = run()
@@ -274,7 +278,7 @@ class Watch:
         if given is None or any(given.get(name) is not None for name in CACHES):
             check_cached_steps(lens_of(self.model))
 
-    def _warn_of_two_bos(self, tokens: Tensor, mask: Tensor | None) -> None:
+    def _warn_of_bos(self, tokens: Tensor, mask: Tensor | None) -> None:
         bos = getattr(self.model.tokenizer, "bos_token_id", None)
         if "two BOS" not in self.state.warned and begins_twice(bos, tokens, mask):
             self.state.warned.add("two BOS")

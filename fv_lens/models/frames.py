@@ -21,6 +21,15 @@ def methods_at_work(frame: Any, kinds: Sequence[Any], names: Sequence[str]) -> I
         frame = frame.f_back
 
 
+def owners_at_work(frame: Any, method: Any) -> Iterator[Any]:
+    """Objects on which a method is at work in a frame and those it was called from, innermost first."""
+    code = inspect.unwrap(method).__code__
+    while frame is not None:
+        if frame.f_code is code:
+            yield frame.f_locals.get("self")
+        frame = frame.f_back
+
+
 def shared_parts(*models: Any) -> set[int]:
     """Ids of the modules that models are made of, by which shared layers are recognised."""
     parts = [*models, *(getattr(model, "original_model", None) for model in models)]

@@ -1,7 +1,7 @@
 """The adapter for a model, the same for HookedTransformer and TransformerBridge; `lens_of(model)` returns it."""
 
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..ground.errors import InputError, whole_number
 from .base import Lens, Prefix
@@ -9,6 +9,9 @@ from .bridge import BridgeLens
 from .hooked import HookedLens
 from .model import Model
 from .state import State
+
+if TYPE_CHECKING:
+    from .network import Network
 
 __all__ = ["Lens", "Model", "Prefix", "check_layer", "lens_of", "unwrapped"]
 
@@ -34,7 +37,8 @@ def lens_of(model: Model) -> Lens:
     missing += [] if hasattr(type(inner), "to_tokens") else ["to_tokens"]  # wrappers may pass attributes on
     if missing:
         what = type(model).__name__
-        cure = "Wrap a Hugging Face model with TransformerBridge.boot_transformers(name, hf_model=model)."
+        cure = "Wrap a Hugging Face model with TransformerBridge.boot_transformers(name, hf_model=model); to add a "
+        cure += "vector alone, FunctionVector.apply takes it as it is."
         if inner is not model:
             what += f" around {type(inner).__name__}"
             cure = "Give the TransformerBridge itself: what wraps the network under it acts there as well."
@@ -46,10 +50,12 @@ def lens_of(model: Model) -> Lens:
     return BridgeLens(inner, state) if hasattr(inner, "original_model") else HookedLens(inner, state)
 
 
-def check_layer(lens: Lens, layer: int) -> int:
+def check_layer(lens: "Lens | Network", layer: int) -> int:
     """`layer` as an int; an InputError if the model has no such layer."""
     if whole_number("layer", layer, least=0) >= lens.n_layers:
-        raise InputError(f"Layer {layer} is outside 0..{lens.n_layers - 1} of {lens.name}.")
+        raise InputError(
+            f"Layer {layer} is outside 0..{lens.n_layers - 1} of {lens.name or type(lens.model).__name__}."
+        )
     return int(layer)
 
 

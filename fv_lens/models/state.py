@@ -112,6 +112,7 @@ class State:
         self.patches: list[Any] = []
         self.watch: Any = None
         self.endings: Tensor | None = None
+        self.blocks: list[nn.Module] | None = None  # of a Hugging Face model without TransformerLens
         self.warned: set[str] = set()
         self.lock = threading.RLock()  # one thread at a time has hooks of fv_lens on the model
 

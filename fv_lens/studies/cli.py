@@ -7,7 +7,7 @@ import json
 import shlex
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -23,12 +23,14 @@ from .console import (
     ModelName,
     console,
     expanded,
+    model_of,
     notes,
     output_folder,
     plain_errors,
     quiet,
     tell,
 )
+from .exchange.command import export, import_
 from .humans.command import humans
 from .job import Job
 from .library.command import library
@@ -36,9 +38,6 @@ from .reproduce.command import reproduce
 from .reproduce.merge import merge
 from .run.study import N_SHOTS
 from .table import table
-
-if TYPE_CHECKING:
-    from ..vectors.function_vector import FunctionVector
 
 ENOUGH = pairs_for(N_SHOTS + 1)  # pairs of a relation for `run`: the prompts' own word is of the train part, too
 FILES = f"{ENOUGH} pairs or more: JSON {FORMAT}, optionally with {OPTIONAL}; or a .csv of words and answers."
@@ -129,7 +128,7 @@ def generate(
         from ..vectors.function_vector import FunctionVector
 
         fv = FunctionVector.load(vector)
-        loaded = _model_of(fv, vector, model)
+        loaded = model_of(fv, vector, model)
 
         import torch
 
@@ -171,7 +170,7 @@ def decode(
         from ..vectors.function_vector import FunctionVector
 
         fv = FunctionVector.load(vector)
-        loaded = _model_of(fv, vector, model)
+        loaded = model_of(fv, vector, model)
         from ..evaluation.decoding import decode as read
 
         reading: Any = through  # `decode` says what else it could be
@@ -180,26 +179,14 @@ def decode(
             notes.print(Text("A vector from the middle of a model often says more with --through model."), style="dim")
 
 
-def _model_of(fv: "FunctionVector", file: Path, name: str | None) -> Any:
-    """The model that a saved vector is for: the one named, or its own."""
-    name_or_own = name or fv.model
-    if not name_or_own:
-        raise InputError(f"{str(file)!r} does not say which model it was made on; pass --model.")
-    from ..models.load import load_model
-
-    try:
-        return load_model(name_or_own)
-    except InputError as error:
-        hint = "" if name else f" The vector was made on {fv.model!r}; if that was a folder, pass --model PATH."
-        raise InputError(f"{error}{hint}") from None
-
-
 app.command()(reproduce)
 app.command()(merge)
 app.command()(table)
 app.command()(analogies)
 app.command()(humans)
 app.command()(library)
+app.command()(export)
+app.command("import")(import_)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,12 @@ import json
 import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, SupportsFloat
+from typing import TYPE_CHECKING, Any, Literal, SupportsFloat
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from ..datasets.prompts import PromptTemplate
 from ..datasets.relations import Relation
@@ -19,7 +20,9 @@ from ..ground.text_files import FilePath
 from ..models.hooking import Hook
 from ..models.lens import Lens, Model, lens_of
 from ..models.positions import At, Prompts, as_at
+from .applying import apply
 from .checks import are_two_models, check_model, check_split
+from .handles import Application
 from .records import Vector, terms
 
 if TYPE_CHECKING:
@@ -262,6 +265,48 @@ class FunctionVector:
             return torch.where(here[..., None], x + (strength * self.vector).to(x), x)
 
         return [(self.hook_name, add)]
+
+    def apply(
+        self,
+        model: PreTrainedModel | nn.Module,
+        strength: SupportsFloat = 1.0,
+        tokens: Literal["last", "every"] = "last",
+        at: At = None,
+    ) -> Application:
+        """Add the vector on a plain Hugging Face model, by PyTorch hooks and without TransformerLens.
+
+        It does what `patch` does on a TransformerBridge of the same weights, number for number, and its handle is used
+        in the same way. Several handles on a model add up. The last prompt token is the last 1 of each row of
+        `attention_mask`, or the last column where none is given; in `generate` it is that of the call's own prompts,
+        with or without a cache, for beams, several sequences of a prompt, and embeddings. `unpatch(model)` takes off
+        all vectors.
+
+        The decoder's blocks are found once, by a forward over four tokens: those that hand the residual stream on to
+        each other. A model under PEFT or torch.compile is served (a compiled model runs uncompiled meanwhile). Token
+        ids are used as they are given: begin prompts with a BOS token if, and only if, `self.bos` says that the
+        vector's own prompts did. If none of the prompts does so, a warning says it once.
+
+        Args:
+            model: a causal language model of Hugging Face's transformers, as `from_pretrained` gives it.
+            strength: a finite number that multiplies the vector; 0 changes nothing.
+            tokens: "last" for the last prompt token; "every" for each token that `generate` writes as well.
+            at: the tokens that get the vector instead of each prompt's last, as for `patch`: a column, one for each
+                row, or a mask `[batch, pos]`.
+
+        Raises:
+            InputError: a vector of another model, another `d_model`, layer or processing mode; a `site` other than
+                "hook_resid_post"; a model that TransformerLens wraps, an encoder-decoder, one whose blocks were not
+                found, or shallow copy of one that has vectors; a strength, `tokens` or `at` of another form. While
+                applied: what `patch` refuses as well, and a call of a part of the model instead of the model itself.
+
+        Example:
+            >>> tokenizer = AutoTokenizer.from_pretrained("gpt2")
+            >>> network = AutoModelForCausalLM.from_pretrained("gpt2")
+            >>> prompts = tokenizer(["Q: big\nA:"], return_tensors="pt")
+            >>> with fv.apply(network, strength=2.0):
+            ...     print(tokenizer.batch_decode(network.generate(**prompts, max_new_tokens=3, do_sample=False)))
+        """
+        return apply(self, model, strength, tokens, at)
 
     def check(self, lens: Lens) -> None:
         """Raise an InputError if the vector does not belong to the model, see `check_model`."""

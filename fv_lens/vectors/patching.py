@@ -1,22 +1,17 @@
-"""Patching: add function vectors to a model's activations at the last token of every prompt, or where `at` says.
+"""Patching: add function vectors to a model's activations at the last token of every prompt, or where `at` says."""
 
-A hook adds the vector; `calls` and `positions` decide which tokens get it.
-"""
+from collections.abc import Sequence
+from typing import Literal, SupportsFloat
 
-import threading
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, Literal, SupportsFloat
+from torch import nn
+from transformers import PreTrainedModel
 
-import torch
-from torch import Tensor, nn
-
-from ..ground.errors import InputError, ParityError, finite_number
-from ..models.calls import Watch
-from ..models.lens import Lens, Model, lens_of
+from ..ground.errors import finite_number
+from ..models.kinds import adapter_of
+from ..models.lens import Model, lens_of
 from ..models.positions import At, as_at
-from ..models.replaced import add_hook
 from .function_vector import FunctionVector, as_vectors
+from .handles import Patch, check_tokens
 
 
 def patch(
@@ -102,85 +97,18 @@ def patch(
     for vector in vectors:
         vector.check(lens)
     strength, at = finite_number("strength", strength), as_at(at)
-    if tokens not in ("last", "every"):
-        raise InputError(f"tokens is {tokens!r}; give 'last' (prompt token) or 'every' (generated tokens as well).")
-    return Patch(lens, vectors, strength, every=tokens == "every", at=at)
+    return Patch(lens, vectors, strength, every=check_tokens(tokens) == "every", at=at)
 
 
-def unpatch(model: Model) -> None:
+def unpatch(model: Model | PreTrainedModel | nn.Module) -> None:
     """Take all patches off a model, whoever holds their handles; a model without any is left as it is.
+
+    Those of `FunctionVector.apply` on a Hugging Face model as well.
 
     Example:
         >>> handle = patch(model, antonym)
         >>> handle = patch(model, antonym)  # the cell was run twice, and the first handle is lost
         >>> unpatch(model)
     """
-    for active in list(lens_of(model).patches):
+    for active in list(adapter_of(model).patches):
         active.remove()
-
-
-class Patch:
-    """Vectors on a model, from `patch`; a context manager that removes them at its end."""
-
-    def __init__(self, lens: Lens, vectors: list[FunctionVector], strength: float, every: bool, at: Tensor | None):
-        self.lens, self.vectors, self.strength, self.every = lens, vectors, strength, every
-        self._at, self._own = at, threading.local()
-        self._undo: list[Callable[[], None]] = []
-        with lens.state.lock:
-            self.watch = lens.state.watch = lens.state.watch or Watch(lens)
-            self.watch.hold([self])
-            lens.patches.append(self)
-
-    def __repr__(self) -> str:
-        what = ", ".join(f"{(v.relation or v.method)!r} at layer {v.layer}" for v in self.vectors)
-        n = len(self.lens.patches)
-        state = f"active, {n} patch{'es' * (n > 1)} on the model" if self in self.lens.patches else "removed"
-        return f"Patch({what}, strength {self.strength:g}; {state})"
-
-    @property
-    def at(self) -> Tensor | None:
-        """Which tokens get the vector, see `patch`; None: each prompt's last. Each thread may set its own."""
-        return getattr(self._own, "at", self._at)
-
-    @at.setter
-    def at(self, at: Any) -> None:
-        self._own.at = as_at(at)
-
-    def remove(self) -> None:
-        """Take the vectors off the model; with the last patch, everything that patching put there is removed."""
-        with self.lens.state.lock:
-            if self in self.lens.patches:
-                self.lens.patches.remove(self)
-                self.watch.release([self])
-
-    def __enter__(self) -> "Patch":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.remove()
-
-    def add_hooks(self) -> None:
-        """Put the vectors' hooks on the model; called by the watch."""
-        for vector in self.vectors:
-            name = f"blocks.{vector.layer}.{vector.site}"
-            add = partial(self._add, name, vector.vector)
-            self._undo.append(add_hook(self.lens.points[name], add, owner=self.watch))
-
-    def remove_hooks(self) -> None:
-        """Undo `add_hooks`."""
-        while self._undo:
-            self._undo.pop()()
-
-    def _add(self, name: str, vector: Tensor, module: nn.Module, inputs: tuple[Any, ...], x: Tensor) -> Tensor | None:
-        tokens = self.watch.tokens_of(self)
-        if tokens is None:  # a block that is called by itself runs no prompt
-            self.watch.refuse_copies()
-            return None
-        self.watch.calls.reached.add(self)
-        if self.strength == 0:
-            return None
-        ends, generated = tokens
-        where = (ends | generated if self.every else ends).to(x.device)
-        if x.shape[:-1] != where.shape:
-            raise ParityError(f"{name} is {list(x.shape)} in a forward of [batch, pos] = {list(where.shape)} tokens.")
-        return torch.where(where[..., None], x + (self.strength * vector).to(x), x)

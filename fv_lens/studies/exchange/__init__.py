@@ -1,0 +1,1 @@
+"""`fv-lens export` and `fv-lens import`: saved vectors to other engines and from them."""
