@@ -1,4 +1,4 @@
-"""The command line: `fv-lens run`, `reproduce`, `merge`, `table`, `analogies`, `humans`, `relations` and others.
+"""The command line: `fv-lens run`, `reproduce`, `merge`, `table`, `analogies`, `humans`, `harness` and others.
 
 Slow imports (torch, TransformerLens) are inside the commands, so that help is instant.
 """
@@ -7,7 +7,7 @@ import json
 import shlex
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -29,15 +29,14 @@ from .console import (
     quiet,
     tell,
 )
+from .harness.command import harness
 from .humans.command import humans
 from .job import Job
+from .own_model import model_of
 from .reproduce.command import reproduce
 from .reproduce.merge import merge
 from .run.study import N_SHOTS
 from .table import table
-
-if TYPE_CHECKING:
-    from ..vectors.function_vector import FunctionVector
 
 ENOUGH = pairs_for(N_SHOTS + 1)  # pairs of a relation for `run`: the prompts' own word is of the train part, too
 FILES = f"{ENOUGH} pairs or more: JSON {FORMAT}, optionally with {OPTIONAL}; or a .csv of words and answers."
@@ -128,7 +127,7 @@ def generate(
         from ..vectors.function_vector import FunctionVector
 
         fv = FunctionVector.load(vector)
-        loaded = _model_of(fv, vector, model)
+        loaded = model_of(fv, vector, model)
 
         import torch
 
@@ -170,7 +169,7 @@ def decode(
         from ..vectors.function_vector import FunctionVector
 
         fv = FunctionVector.load(vector)
-        loaded = _model_of(fv, vector, model)
+        loaded = model_of(fv, vector, model)
         from ..evaluation.decoding import decode as read
 
         reading: Any = through  # `decode` says what else it could be
@@ -179,25 +178,12 @@ def decode(
             notes.print(Text("A vector from the middle of a model often says more with --through model."), style="dim")
 
 
-def _model_of(fv: "FunctionVector", file: Path, name: str | None) -> Any:
-    """The model that a saved vector is for: the one named, or its own."""
-    name_or_own = name or fv.model
-    if not name_or_own:
-        raise InputError(f"{str(file)!r} does not say which model it was made on; pass --model.")
-    from ..models.load import load_model
-
-    try:
-        return load_model(name_or_own)
-    except InputError as error:
-        hint = "" if name else f" The vector was made on {fv.model!r}; if that was a folder, pass --model PATH."
-        raise InputError(f"{error}{hint}") from None
-
-
 app.command()(reproduce)
 app.command()(merge)
 app.command()(table)
 app.command()(analogies)
 app.command()(humans)
+app.command()(harness)
 
 
 if __name__ == "__main__":

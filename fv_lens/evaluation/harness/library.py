@@ -4,6 +4,7 @@ from ...ground.errors import InputError
 
 try:
     from lm_eval import simple_evaluate as simple_evaluate
+    from lm_eval.__main__ import cli_evaluate as cli_evaluate
     from lm_eval.api.instance import Instance as Instance
     from lm_eval.api.model import TemplateLM as TemplateLM
     from lm_eval.api.registry import model_registry as model_registry
@@ -15,6 +16,7 @@ try:
     from lm_eval.utils import get_rolling_token_windows as get_rolling_token_windows
     from lm_eval.utils import handle_non_serializable as handle_non_serializable
     from lm_eval.utils import make_disjoint_window as make_disjoint_window
+    from lm_eval.utils import simple_parse_args_string as simple_parse_args_string
 except ImportError as error:
     raise InputError(
         "Benchmarks need lm-evaluation-harness 0.4.13 or newer, which is not installed, or not whole "

@@ -9,19 +9,18 @@ text of `loglikelihood_rolling` continues nothing, see `ROLLING`.
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, SupportsFloat, get_args
 
 from jinja2 import TemplateError
 
 from ...engine.edits import Edit
-from ...engine.sequences import continuation_scores, continuations, runs_alone
 from ...ground.errors import InputError, finite_number, whole_number
 from ...ground.progress import no_progress, progress_bar
-from ...models.lens import Lens, Model, lens_of
+from ...models.lens import Model, lens_of
+from ...models.tokens import token_ids
 from ...vectors.function_vector import FunctionVector, as_vectors
-from .choosing import chooser
 from .library import (
     Collator,
     Instance,
@@ -30,12 +29,12 @@ from .library import (
     handle_stop_sequences,
     make_disjoint_window,
     normalize_gen_kwargs,
-    postprocess_generated_text,
 )
+from .scoring import Encoded, Mark, scored, tell_of_long
+from .writing import chooser, written
 
 Rolling = Literal["first", "every", "none"]
 ROLLING: tuple[Rolling, ...] = get_args(Rolling)
-Encoded = tuple[tuple[str, str] | None, list[int], list[int]]  # the texts, tokens of the context, of the continuation
 
 log = logging.getLogger("fv_lens")
 
@@ -85,7 +84,7 @@ class PatchedLM(TemplateLM):
     ):
         super().__init__()
         lens = lens_of(model)
-        self.model, self.tokenizer, self._device = model, lens.model.tokenizer, lens.device
+        self.model, self._own, self.tokenizer, self._device = model, lens.model, lens.model.tokenizer, lens.device
         if self.tokenizer is None:
             raise InputError(f"{lens.name} has no tokenizer, and requests are texts. Load it with one.")
         self.vectors = as_vectors(vectors) if isinstance(vectors, FunctionVector) or len(vectors) else []
@@ -109,15 +108,20 @@ class PatchedLM(TemplateLM):
     # Text and tokens
 
     @property
-    def eot_token_id(self) -> int:
-        """The token that ends a text."""
+    def eot_token_id(self) -> int | None:
+        """The token that ends a text; None where the tokenizer has none."""
         return self.tokenizer.eos_token_id
 
     @property
     def prefix_token_id(self) -> int:
         """What an empty context consists of."""
-        bos = self.tokenizer.bos_token_id
-        return self.tokenizer.eos_token_id if bos is None else bos
+        known = [token for token in (self.tokenizer.bos_token_id, self.eot_token_id) if token is not None]
+        if not known:
+            raise InputError(
+                f"The tokenizer of {lens_of(self.model).name} has neither a BOS nor an EOS token, of which an empty "
+                "context would consist; ask for tasks with contexts."
+            )
+        return known[0]
 
     @property
     def tokenizer_name(self) -> str:
@@ -128,7 +132,7 @@ class PatchedLM(TemplateLM):
         """Ids of a text under the model's own BOS rule, or without special tokens; never two BOS tokens."""
         if add_special_tokens is False:
             return self.tokenizer(string, add_special_tokens=False)["input_ids"]
-        ids, bos = lens_of(self.model).tokens(string), self.tokenizer.bos_token_id
+        ids, bos = token_ids(self._own, string), self.tokenizer.bos_token_id
         written = bos is not None and string.startswith(self.tokenizer.bos_token)  # by a chat template
         return ids[1:] if written and ids[:2] == [bos, bos] else ids
 
@@ -197,42 +201,18 @@ class PatchedLM(TemplateLM):
         return totals
 
     def _scored(
-        self, requests: Sequence[Encoded], mark: Callable[[int, int], slice], desc: str, hidden: bool
+        self, requests: Sequence[Encoded], mark: Mark, desc: str, hidden: bool
     ) -> list[tuple[float, bool]]:
-        """Scores of the continuations, with the vectors at `mark(number of tokens read, of tokens scored)`.
+        """Scores of the continuations, each of which the harness is told of when it is known."""
 
-        Requests that read the same tokens behind contexts of one length share a forward: choices of one token.
-        """
-        for texts, _, behind in requests:
-            if not behind or len(behind) > self.max_length:
-                what = "This text's window" if texts is None else f"The continuation {texts[1][:60]!r}"
-                raise InputError(
-                    f"{what} has {len(behind)} tokens behind its context; give 1 to {self.max_length} (max_length)."
-                )
-        self._tell_of_long([len(before) + len(behind) - 1 for _, before, behind in requests], self.max_length)
-        alike: dict[tuple[int, ...], list[int]] = {}
-        for i, (_, before, behind) in enumerate(requests):
-            alike.setdefault((len(before), *before, *behind[:-1]), []).append(i)
-        groups = sorted(alike.values(), key=lambda group: -len(requests[group[0]][1] + requests[group[0]][2]))
-        rows = [self._read(*requests[group[0]][1:]) for group in groups]
-        lens, results = lens_of(self.model), dict[int, tuple[float, bool]]()
-        together = 1 if rows and runs_alone(lens, rows) else self.batch_size
+        def done(i: int, score: tuple[float, bool]) -> None:
+            if (texts := requests[i][0]) is not None:
+                self.cache_hook.add_partial("loglikelihood", texts, score)
+            bar.update(1)
+
         with self._bar(len(requests), desc, hidden) as bar:
-            for start in range(0, len(groups), together):
-                read, some = rows[start : start + together], groups[start : start + together]
-                targets = [[requests[i][2] for i in group] for group in some]
-                marks = [mark(len(row), len(of_row[0])) for row, of_row in zip(read, targets)]
-                for group, scores in zip(some, continuation_scores(lens, read, targets, self.edits, marks)):
-                    results |= zip(group, scores)
-                    for i in group:
-                        if (texts := requests[i][0]) is not None:
-                            self.cache_hook.add_partial("loglikelihood", texts, results[i])
-                    bar.update(len(group))
-        return [results[i] for i in range(len(requests))]
-
-    def _read(self, before: list[int], behind: list[int]) -> list[int]:
-        """The tokens of a forward: those of a continuation but the last, and as many of the context as fit before."""
-        return (before + behind)[-(self.max_length + 1) : -1]
+            lens = lens_of(self.model)
+            return scored(lens, requests, self.edits, mark, self.max_length, self.batch_size, done)
 
     # Texts that are written
 
@@ -248,40 +228,34 @@ class PatchedLM(TemplateLM):
             group_by="gen_kwargs",
             group_fn=lambda request: request[1],
         )
-        lens, results = lens_of(self.model), list[str]()
+        results: list[str] = []
         with self._bar(len(requests), "Running generate_until requests", disable_tqdm) as bar:
             for chunk in order.get_batched(n=self.batch_size):
                 contexts, settings = [context for context, _ in chunk], chunk[0][1]
-                for context, text in zip(contexts, self._written(lens, contexts, settings)):
+                for context, text in zip(contexts, self._written(contexts, settings)):
                     results.append(text)
                     self.cache_hook.add_partial("generate_until", (context, settings), text)
                     bar.update(1)
         return order.get_original(results)
 
-    def _written(self, lens: Lens, contexts: Sequence[str], settings: Mapping[str, Any]) -> list[str]:
+    def _written(self, contexts: Sequence[str], settings: Mapping[str, Any]) -> list[str]:
         known: dict[str, Any] = dict(normalize_gen_kwargs(dict(settings), self.max_gen_toks))
-        n, ends = known.pop("max_gen_toks"), self._end_tokens
+        n, until = known.pop("max_gen_toks"), known.pop("until")
         if not 1 <= n < self.max_length:
             raise InputError(
                 f"max_gen_toks is {n}, and max_length {self.max_length}: give 1 to {self.max_length - 1}, which leaves "
                 "room for a context."
             )
-        decode = self.tokenizer.decode
-        until = handle_stop_sequences(known.pop("until"), eos=decode(self.eot_token_id, skip_special_tokens=False))
-        stops = [stop for stop in until if stop]
         prompts = [self.tok_encode(context) or [self.prefix_token_id] for context in contexts]
-        self._tell_of_long(list(map(len, prompts)), self.max_length - n)
+        tell_of_long(list(map(len, prompts)), self.max_length - n)
         prompts = [prompt[-(self.max_length - n) :] for prompt in prompts]
-
-        def is_done(row: list[int]) -> bool:
-            text = decode(row, skip_special_tokens=False)
-            return row[-1] in ends or any(stop in text for stop in stops)
-
-        rows = continuations(lens, prompts, self.edits, n, chooser(known), is_done)
-        return [postprocess_generated_text(decode(row, skip_special_tokens=True), stops, None) for row in rows]
+        end = self.eot_token_id
+        eos = None if end is None else self.tokenizer.decode(end, skip_special_tokens=False)
+        stops = [stop for stop in handle_stop_sequences(until, eos=eos) if stop]
+        return written(lens_of(self.model), prompts, self.edits, n, chooser(known), stops, self._end_tokens)
 
     @property
-    def _end_tokens(self) -> set[int]:
+    def _end_tokens(self) -> set[int | None]:
         """The tokens that end a text: the tokenizer's, and those that a Hugging Face model's own settings list."""
         settings = getattr(lens_of(self.model).network, "generation_config", None)
         listed = getattr(settings, "eos_token_id", None)
@@ -310,11 +284,6 @@ class PatchedLM(TemplateLM):
             "model_sha": lens.weights_hash,
             "fv_lens": known,
         }
-
-    @staticmethod
-    def _tell_of_long(lengths: Sequence[int], most: int) -> None:
-        if n := sum(length > most for length in lengths):
-            log.warning("%d of %d requests are longer than %d tokens and lose their first ones.", n, len(lengths), most)
 
     @staticmethod
     @contextmanager

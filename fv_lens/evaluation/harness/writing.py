@@ -1,6 +1,6 @@
-"""How the next token of a generated text is chosen, from the settings that tasks of the harness give."""
+"""Texts that are generated: how each token is chosen, by the settings that tasks of the harness give, and their end."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,8 +15,11 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from ...engine.sequences import Choose
+from ...engine.edits import WhatIf
+from ...engine.sequences import Choose, continuations
 from ...ground.errors import InputError
+from ...models.lens import Lens
+from .library import postprocess_generated_text
 
 # In the order in which transformers' own `generate` applies them; each with the value that changes nothing.
 SAMPLING: dict[str, tuple[Callable[[Any], LogitsProcessor], Any]] = {
@@ -59,3 +62,23 @@ def chooser(settings: Mapping[str, Any]) -> Choose:
         return torch.multinomial(scores.softmax(-1), 1)[:, 0] if sampled else scores.argmax(-1)
 
     return choose
+
+
+def written(
+    lens: Lens,
+    prompts: Sequence[Sequence[int]],
+    edits: WhatIf,
+    n: int,
+    choose: Choose,
+    stops: Sequence[str],
+    ends: Collection[int | None],
+) -> list[str]:
+    """What the model writes behind each prompt: at most `n` tokens, up to a stop text or a token that ends a text."""
+    decode = lens.model.tokenizer.decode
+
+    def is_done(row: list[int]) -> bool:
+        text = decode(row, skip_special_tokens=False)
+        return row[-1] in ends or any(stop in text for stop in stops)
+
+    rows = continuations(lens, prompts, edits, n, choose, is_done)
+    return [postprocess_generated_text(decode(row, skip_special_tokens=True), list(stops), None) for row in rows]
