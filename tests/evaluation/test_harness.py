@@ -273,9 +273,7 @@ def test_a_row_that_has_ended_does_not_hold_what_was_written_beside_it(llama):
     """A stop that is a special token is gone from the text, so that what follows must not be there either."""
     fv, lm = vector(llama), PatchedLM(llama, vector(llama), STRENGTH, batch_size=8)
     first = generated(llama, fv, contexts()[0], 6)
-    llama.tokenizer.add_special_tokens(
-        {"additional_special_tokens": [llama.tokenizer.convert_ids_to_tokens(first[2])]}
-    )
+    llama.tokenizer.add_special_tokens({"additional_special_tokens": [llama.tokenizer.convert_ids_to_tokens(first[2])]})
     try:
         stop = llama.tokenizer.convert_ids_to_tokens(first[2])
         given = [(context, {"until": [stop], "max_gen_toks": 6}) for context in contexts()[:8]]
@@ -329,7 +327,10 @@ def test_a_repetition_penalty_is_that_of_transformers(llama):
 @pytest.mark.parametrize(
     "settings, problem",
     [
-        ({"num_beams": 4}, "The generation setting num_beams = 4 is not supported; give until, max_gen_toks, do_sample"),
+        (
+            {"num_beams": 4},
+            "The generation setting num_beams = 4 is not supported; give until, max_gen_toks, do_sample",
+        ),
         ({"do_sample": True, "top_p": 3.0}, "are refused by transformers"),
     ],
 )
@@ -344,12 +345,16 @@ def test_other_generation_settings_are_refused(settings, problem):
 
 @pytest.mark.parametrize("model", ["llama", "gpt2"])
 def test_without_a_vector_all_is_as_in_the_harness_own_model(model):
-    """Under the BOS rule of its tokenizer, which adds none."""
+    """Under the BOS rule of its tokenizer, which adds none.
+
+    With a cache of logits, it gives a short continuation another token's log-probability if a longer one behind a
+    shorter context has the same tokens (0.4.13).
+    """
     from lm_eval.models.huggingface import HFLM
 
     bridge = tiny.build(model)
     bridge.cfg.default_prepend_bos = False
-    theirs = HFLM(tiny.network(model), tokenizer=tiny.tokenizer(), batch_size=4, max_length=24, device="cpu")
+    theirs = HFLM(tiny.network(model), tokenizer=tiny.tokenizer(), batch_size=4, max_length=24, logits_cache=False)
     ours = PatchedLM(bridge, batch_size=8, max_length=24)
     asked = requests("loglikelihood", [*pairs(), ("", "w1 w2"), (text(random.Random(7), 40, 40), " w1 w2")])
     assert_close(ours.loglikelihood(asked), theirs.loglikelihood(asked))

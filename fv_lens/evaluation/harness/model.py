@@ -200,9 +200,7 @@ class PatchedLM(TemplateLM):
             self.cache_hook.add_partial("loglikelihood_rolling", (text,), total)
         return totals
 
-    def _scored(
-        self, requests: Sequence[Encoded], mark: Mark, desc: str, hidden: bool
-    ) -> list[tuple[float, bool]]:
+    def _scored(self, requests: Sequence[Encoded], mark: Mark, desc: str, hidden: bool) -> list[tuple[float, bool]]:
         """Scores of the continuations, each of which the harness is told of when it is known."""
 
         def done(i: int, score: tuple[float, bool]) -> None:

@@ -82,22 +82,22 @@ def harness(
 
 
 def _overview(frame: "pd.DataFrame") -> Table:
-    """One line for each task and metric, one column for each row of the study, and what the vector gains."""
-    from ...evaluation.controls import RANDOM_VECTOR
+    """The rows of the study under each metric of each task, and what they gain over the row without a vector."""
     from ...ground.scores import Score
-    from .study import VECTOR, WITHOUT
+    from .study import WITHOUT
 
-    rows = (WITHOUT, VECTOR, RANDOM_VECTOR)
-    table = Table("task", "metric", title=Text("95 % intervals over documents"), box=None, pad_edge=False)
-    table.title_justify = "left"
-    for heading in (*rows, f"{VECTOR} - {WITHOUT}"):
-        table.add_column(heading)
-    for (task, metric, name), some in frame.groupby(["task", "metric", "filter"], sort=False):
-        cells = {(x.part, x.row): Score.of(x) for x in some.itertuples()}
-        gain = cells.get(("gain", VECTOR))
-        shown = [str(cells["score", row]) if ("score", row) in cells else "" for row in rows]
-        label = str(metric) if name in ("none", "line") else f"{metric}, {name}"
-        table.add_row(
-            Text(str(task).removeprefix("fv_lens_")), Text(label), *shown, "" if gain is None else gain.signed
-        )
+    title = Text("Tasks of the harness, 95 % intervals over documents")
+    table = Table("", "", title=title, title_justify="left", box=None, pad_edge=False)
+    for heading in ("score", f"over {WITHOUT}"):
+        table.add_column(heading, no_wrap=True)
+    for task, of_task in frame.groupby("task", sort=False):
+        table.add_row(Text(str(task).removeprefix("fv_lens_"), style="bold"))
+        for (metric, name), some in of_task.groupby(["metric", "filter"], sort=False):
+            cells = {(x.part, x.row): Score.of(x) for x in some.itertuples()}
+            label = str(metric) if name in ("none", "line") else f"{metric}, {name}"
+            for row in dict.fromkeys(some.row):
+                gain = cells.get(("gain", row))
+                score = str(cells["score", row])
+                table.add_row(Text(f"  {label}"), Text(str(row)), score, "" if gain is None else gain.signed)
+                label = ""
     return table

@@ -1,13 +1,15 @@
-"""The study of `fv-lens harness`: tasks without the vectors, with them and with random ones, and the files it writes."""
+"""The study of `fv-lens harness`: tasks without vectors, with them and with random ones, and the files it writes."""
 
 import difflib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
+from unittest.mock import patch
 
 import pandas as pd
 import torch
@@ -23,8 +25,8 @@ from ...evaluation.table import write_csv
 from ...ground import storage
 from ...ground.errors import InputError
 from ...ground.streams import Stream, generator
-from ...models.libraries import quoting
 from ...models.lens import Model, lens_of
+from ...models.libraries import quoting
 from ...vectors.function_vector import FunctionVector, own_template
 from ..job import Job
 from ..results import RESULTS
@@ -177,7 +179,7 @@ def _manager(settings: Settings) -> TaskManager:
 def _names(
     folder: Path, vectors: Sequence[FunctionVector], relation: Relation | None, settings: Settings
 ) -> tuple[list[str], list[str]]:
-    """The names by which the harness knows the bundled tasks that are asked for, whose files are written, and others."""
+    """The harness's names of the bundled tasks that are asked for, whose files are written, and of the others."""
     folder.mkdir(exist_ok=True)
     bundled = [name for name in settings.tasks if name in BUNDLED]
     return (
@@ -191,11 +193,23 @@ def _evaluate(lm: PatchedLM, names: list[str], manager: TaskManager, settings: S
     with quoting(", ".join(names), "Their data may have to be downloaded first."):
         manager.load(known)
     os.environ.setdefault("DISABLE_MULTIPROC", "1")  # no processes for a thousand resamples
-    results = simple_evaluate(
-        lm, tasks=known, task_manager=manager, num_fewshot=settings.shots, limit=settings.limit,
-        batch_size=settings.batch_size, bootstrap_iters=RESAMPLES, apply_chat_template=settings.chat,
-    )  # fmt: skip
+    with _no_complaints_of_git():
+        results = simple_evaluate(
+            lm, tasks=known, task_manager=manager, num_fewshot=settings.shots, limit=settings.limit,
+            batch_size=settings.batch_size, bootstrap_iters=RESAMPLES, apply_chat_template=settings.chat,
+        )  # fmt: skip
     return dict(results or {})
+
+
+@contextmanager
+def _no_complaints_of_git() -> Iterator[None]:
+    """The harness asks git for the commit of the current folder, which prints an error where there is none."""
+    here = Path.cwd()
+    if any((folder / ".git").exists() for folder in (here, *here.parents)):
+        yield
+        return
+    with patch("lm_eval.evaluator.get_git_commit_hash", lambda: None):
+        yield
 
 
 def _plan(model: Model, lm: PatchedLM, settings: Settings, relation: Relation | None) -> dict[str, Any]:
