@@ -61,13 +61,12 @@ def test_every_form_gives_the_same(llama, monkeypatch, form, padding):
     expected = [by_hand(lens, prompt, 4) for prompt in PROMPTS]
     monkeypatch.setattr(sequences, "form_for", lambda *given: form)
     monkeypatch.setattr(lens.parity, "padding", padding)
+
+    def counting(run):
+        return lambda lens, ids, *more: sizes.append(len(ids)) or run(lens, ids, *more)
+
     for name in ("_by_steps", "_by_forwards"):
-        run = getattr(sequences, name)
-        monkeypatch.setattr(
-            sequences,
-            name,
-            lambda lens, ids, *more, run=run, name=name: sizes.append(len(ids)) or run(lens, ids, *more),
-        )
+        monkeypatch.setattr(sequences, name, counting(getattr(sequences, name)))
     assert continuations(lens, PROMPTS, edits(lens), 4, greedy, lambda row: False) == expected
     assert sorted(sizes) == ([5] if padding else [1, 1, 1, 2])
 
@@ -113,13 +112,12 @@ def test_scores_of_several_targets_of_a_row(llama):
 def test_dropout_is_noticed(llama):
     lens = lens_of(llama)
     assert not runs_alone(lens, PROMPTS)
-    handle = llama.blocks[1].register_forward_hook(
-        lambda module, inputs, out: (
-            (torch.nn.functional.dropout(out[0]), *out[1:])
-            if isinstance(out, tuple)
-            else torch.nn.functional.dropout(out)
-        )
-    )
+
+    def drop(module, inputs, out):
+        dropped = torch.nn.functional.dropout(out[0] if isinstance(out, tuple) else out)
+        return (dropped, *out[1:]) if isinstance(out, tuple) else dropped
+
+    handle = llama.blocks[1].register_forward_hook(drop)
     try:
         with pytest.raises(ParityError, match="gives different logits for equal tokens"):
             runs_alone(lens_of(llama), PROMPTS)

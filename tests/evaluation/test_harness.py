@@ -1,4 +1,4 @@
-"""Models in lm-evaluation-harness: the numbers of its requests against forwards under `patch`, one request at a time."""
+"""Models in lm-evaluation-harness: the numbers of its requests against forwards under `patch`, one by one."""
 
 import json
 import random

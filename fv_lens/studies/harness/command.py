@@ -87,8 +87,8 @@ def _overview(frame: "pd.DataFrame") -> Table:
     from .study import WITHOUT
 
     title = Text("Tasks of the harness, 95 % intervals over documents")
-    table = Table("", "", title=title, title_justify="left", box=None, pad_edge=False)
-    for heading in ("score", f"over {WITHOUT}"):
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading in ("", "", "score", f"over {WITHOUT}"):
         table.add_column(heading, no_wrap=True)
     for task, of_task in frame.groupby("task", sort=False):
         table.add_row(Text(str(task).removeprefix("fv_lens_"), style="bold"))
@@ -97,7 +97,8 @@ def _overview(frame: "pd.DataFrame") -> Table:
             label = str(metric) if name in ("none", "line") else f"{metric}, {name}"
             for row in dict.fromkeys(some.row):
                 gain = cells.get(("gain", row))
-                score = str(cells["score", row])
-                table.add_row(Text(f"  {label}"), Text(str(row)), score, "" if gain is None else gain.signed)
+                score = cells["score", row]
+                shown = f"{score:.0f}" if score.value >= 100 else str(score)  # perplexities
+                table.add_row(Text(f"  {label}" * bool(label)), Text(str(row)), shown, gain.signed if gain else "")
                 label = ""
     return table
