@@ -76,7 +76,7 @@ def continuation_scores(
         listed = torch.tensor(of_row, device=ahead.device)
         log_probs = ahead.gather(1, listed.T).T - ahead.logsumexp(-1)
         greedy = (ahead.argmax(-1) == listed).all(-1)
-        scores.append(list(zip(log_probs.sum(-1).tolist(), greedy.tolist())))
+        scores.append(list(zip(log_probs.double().sum(-1).tolist(), greedy.tolist())))
     return scores
 
 

@@ -55,7 +55,7 @@ def by_hand(model, vectors, context: list[int], continuation: list[int]) -> tupl
     """One forward over a context and its continuation, the vectors at the context's last token."""
     n, ids = len(context), torch.tensor([context + continuation])
     with patch(model, vectors, STRENGTH, at=n - 1):
-        log_probs = model(ids)[0, n - 1 : -1].log_softmax(-1)
+        log_probs = model(ids)[0, n - 1 : -1].double().log_softmax(-1)
     listed = torch.tensor(continuation)
     return float(log_probs.gather(1, listed[:, None]).sum()), bool((log_probs.argmax(-1) == listed).all())
 
@@ -553,8 +553,9 @@ def test_the_harness_command_line_makes_it_by_name(monkeypatch, tmp_path, llama)
     asked = []
     monkeypatch.setattr(arguments, "load_model", lambda name, **more: asked.append((name, more)) or llama)
     line = f"vector={tmp_path / 'v.safetensors'},strength=2,dtype=float32"
-    lm = NamedLM.create_from_arg_string(line, {"batch_size": "4", "max_batch_size": 64, "device": None})
-    assert asked == [("tiny/llama", {"dtype": "float32"})]
+    lm = NamedLM.create_from_arg_string(line, {"batch_size": "4", "max_batch_size": 64, "device": "cuda:0"})
+    on_gpu = {"device": "cuda:0"} if torch.cuda.is_available() else {}
+    assert asked == [("tiny/llama", {"dtype": "float32"} | on_gpu)]
     assert (lm.strength, lm.batch_size, lm.vectors[0].layer) == (2.0, 4, 1)
     assert NamedLM.create_from_arg_obj({"model": "x"}).vectors == []
     for given, problem in (

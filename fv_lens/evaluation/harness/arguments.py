@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from ...ground.errors import InputError
 from ...models.load import load_model
 from ...vectors.function_vector import FunctionVector
@@ -35,6 +37,8 @@ class NamedLM(PatchedLM):
             InputError: an unknown argument, neither a model nor a vector that knows its own, or a file that is none.
         """
         added = {name: value for name, value in (additional_config or {}).items() if value is not None}
+        if not torch.cuda.is_available() and str(added.get("device")).startswith("cuda"):
+            del added["device"]  # the harness's default, which it does not insist on
         given = {name: value for name, value in {**added, **arg_dict}.items() if name not in PASSED_OVER}
         if unknown := given.keys() - {"model", "vector", *LOADING, *ADDING}:
             known = ", ".join(("model", "vector", *LOADING, *ADDING))
