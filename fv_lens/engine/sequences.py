@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Choose = Callable[[Tensor, Tensor], Tensor]  # (ids `[row, pos]`, logits `[row, vocab]`) -> the next token of each row
 MEASURED = 256  # tokens of the prompts on which it is measured whether a batch changes logits
+MOST_LOGITS = 2**28  # numbers that one forward may return, 1 GB
 
 
 @without_patches
@@ -64,11 +65,14 @@ def continuation_scores(
         edits: values to add at the tokens of `marks`, a slice of each row; none of a head.
     """
     width = max(map(len, rows))
+    starts = [len(row) - len(of_row[0]) for row, of_row in zip(rows, targets)]
+    if (half := len(rows) // 2) and len(rows) * (width - min(starts)) * lens.cfg.d_vocab > MOST_LOGITS:
+        parts = ((rows[part], targets[part], marks[part]) for part in (slice(half), slice(half, None)))
+        return [scores for of_rows, to, at in parts for scores in continuation_scores(lens, of_rows, to, edits, at)]
     ids = torch.tensor([[*row, *[row[-1]] * (width - len(row))] for row in rows], device=lens.device)
     marked = torch.zeros(ids.shape, dtype=torch.bool, device="cpu")
     for i, mark in enumerate(marks):
         marked[i, : len(rows[i])][mark] = True
-    starts = [len(row) - len(of_row[0]) for row, of_row in zip(rows, targets)]
     logits = _logits(lens)(ids, torch.ones_like(ids), _adding(edits, marked), last=width - min(starts))
     scores = []
     for i, (row, of_row) in enumerate(zip(rows, targets)):

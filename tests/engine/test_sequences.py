@@ -109,6 +109,22 @@ def test_scores_of_several_targets_of_a_row(llama):
         assert score == pytest.approx(float(log_probs[[0, 1], target].sum()), abs=1e-5)
 
 
+def test_logits_that_would_take_too_much_memory_are_made_in_parts(llama, monkeypatch):
+    lens, widths = lens_of(llama), []
+    rows = [[*prompt, 1, 2] for prompt in PROMPTS]
+    given = rows, [[[1, 2, 3]]] * len(rows), edits(lens), [slice(0, 1)] * len(rows)
+    whole = continuation_scores(lens, *given)
+    run = type(lens).logits
+    monkeypatch.setattr(
+        type(lens), "logits", lambda *given, **more: widths.append(len(given[1])) or run(*given, **more)
+    )
+    monkeypatch.setattr(sequences, "MOST_LOGITS", 1)
+    parts = continuation_scores(lens, *given)
+    for [(score, _)], [(expected, _)] in zip(parts, whole, strict=True):
+        assert score == pytest.approx(expected, abs=1e-5)
+    assert widths == [1] * len(rows)
+
+
 def test_dropout_is_noticed(llama):
     lens = lens_of(llama)
     assert not runs_alone(lens, PROMPTS)

@@ -107,6 +107,15 @@ def test_the_users_own_tasks_beside_bundled_ones(here):
     assert list(gains.row) == ["vector", "random vector"] and (gains.n == 6).all()
 
 
+def test_long_texts_are_run_in_windows_of_the_length_that_is_given(here):
+    perplexities = {}
+    for length in ("6", "64"):
+        assert asked("--limit", "3", "--max-length", length, tasks="neutral", out=length).exit_code == 0
+        frame = pd.read_csv(f"{length}/results.csv")
+        perplexities[length] = frame[(frame.metric == "word_perplexity") & (frame.row == "without")].value.item()
+    assert perplexities["6"] != perplexities["64"]
+
+
 def test_a_task_file_by_its_path(here):
     own_task(here / "tasks")
     result = asked(tasks="tasks/mine.yaml")

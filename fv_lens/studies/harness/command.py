@@ -35,6 +35,9 @@ def harness(
         str, typer.Option(help="Where vectors stand in texts without a prompt: first (token of a window), every, none.")
     ] = "first",
     batch_size: Annotated[int, typer.Option(min=1, help="Requests that run together.")] = 8,
+    max_length: Annotated[
+        int | None, typer.Option(min=2, help="The most tokens of a forward; by default the model's context length.")
+    ] = None,
     limit: Annotated[
         float | None, typer.Option(min=0, help="The first documents of each task: a number, or below 1 a share.")
     ] = None,
@@ -65,11 +68,12 @@ def harness(
         loaded = [FunctionVector.load(path) for path in vectors]
         include = tuple(map(str, include_path or ()))
         settings = Settings(
-            names, relation, strength, rolling, batch_size, limit, shots, chat, include, seed
-        )  # fmt: skip
+            names, relation, strength, rolling, batch_size, max_length, limit, shots, chat, include, seed
+        )
         options: dict[str, Any] = {
             "--tasks": tasks, "--model": model, "--relation": relation, "--strength": strength, "--rolling": rolling,
-            "--batch-size": batch_size, "--limit": limit, "--shots": shots, "--out": out, "--seed": seed,
+            "--batch-size": batch_size, "--max-length": max_length, "--limit": limit, "--shots": shots,
+            "--out": out, "--seed": seed,
         }  # fmt: skip
         parts = [part for name, value in options.items() if value is not None for part in (name, value)]
         parts += ["--chat"] * chat + [part for folder in include for part in ("--include-path", folder)]

@@ -45,7 +45,7 @@ class Settings:
     Args:
         tasks: bundled ones by their short names, and any other that the harness knows.
         relation: whose test words the task "relation" asks for; None: the vectors' own.
-        strength, rolling, batch_size: as `PatchedLM` takes them.
+        strength, rolling, batch_size, max_length: as `PatchedLM` takes them.
         limit: the first documents of each task: a number, or below 1 a share; None for all.
         shots: demonstrations in tasks of the harness; None: the task's own number. The bundled ones have theirs.
         chat: whether prompts are asked in the model's chat form.
@@ -58,6 +58,7 @@ class Settings:
     strength: float = 1.0
     rolling: Rolling = "first"
     batch_size: int = 8
+    max_length: int | None = None
     limit: float | None = None
     shots: int | None = None
     chat: bool = False
@@ -82,7 +83,7 @@ def study(model: Model, vectors: Sequence[FunctionVector], settings: Settings, j
     manager = _manager(settings) if set(settings.tasks) - BUNDLED.keys() else None
     relation = _relation(vectors, settings) if "relation" in settings.tasks else None
     models = {
-        WITHOUT: PatchedLM(model, batch_size=settings.batch_size),
+        WITHOUT: _patched(model, (), settings),
         VECTOR: _patched(model, vectors, settings),
         RANDOM_VECTOR: _patched(model, random_vectors(vectors, settings.seed), settings),
     }
@@ -139,9 +140,8 @@ def merged(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _patched(model: Model, vectors: Sequence[FunctionVector], settings: Settings) -> PatchedLM:
-    return PatchedLM(
-        model, vectors, settings.strength, batch_size=settings.batch_size, rolling=settings.rolling
-    )  # fmt: skip
+    of_size: dict[str, Any] = {"batch_size": settings.batch_size, "max_length": settings.max_length}
+    return PatchedLM(model, vectors, settings.strength, rolling=settings.rolling, **of_size)
 
 
 def _relation(vectors: Sequence[FunctionVector], settings: Settings) -> Relation:
