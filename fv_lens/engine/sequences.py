@@ -76,7 +76,8 @@ def continuation_scores(
     logits = _logits(lens)(ids, torch.ones_like(ids), _adding(edits, marked), last=width - min(starts))
     scores = []
     for i, (row, of_row) in enumerate(zip(rows, targets)):
-        ahead = logits[i, starts[i] - min(starts) : len(row) - min(starts)].float()
+        ahead = logits[i, starts[i] - min(starts) : len(row) - min(starts)]
+        ahead = ahead.to(torch.promote_types(ahead.dtype, torch.float32))
         listed = torch.tensor(of_row, device=ahead.device)
         log_probs = ahead.gather(1, listed.T).T - ahead.logsumexp(-1)
         greedy = (ahead.argmax(-1) == listed).all(-1)

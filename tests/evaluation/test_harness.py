@@ -87,6 +87,16 @@ def test_log_likelihoods_are_those_of_single_patched_forwards(model):
     assert len({log_prob for log_prob, _ in expected}) > 40
 
 
+def test_log_likelihoods_of_the_default_model(default_model):
+    """To the rounding of float32, in which the forwards by hand are themselves 2e-5 off those in float64."""
+    given = [(line["prompt"][i % 30 :], line["choices"][0]) for i, line in enumerate(analogy_lines()[:20])]
+    fv = vector(default_model, layer=12, size=8.0)
+    expected = [by_hand(default_model, fv, *split(default_model, *pair)) for pair in given]
+    for size in (1, 8):
+        scores = PatchedLM(default_model, fv, STRENGTH, batch_size=size).loglikelihood(requests("loglikelihood", given))
+        assert max(abs(a - b) for (a, _), (b, _) in zip(scores, expected, strict=True)) <= 1e-4
+
+
 def test_without_a_vector_and_at_strength_0_the_model_is_as_it_is(llama):
     clean = PatchedLM(llama, batch_size=8).loglikelihood(requests("loglikelihood", pairs()))
     weak = PatchedLM(llama, vector(llama), 0, batch_size=8).loglikelihood(requests("loglikelihood", pairs()))
