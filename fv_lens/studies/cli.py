@@ -1,4 +1,4 @@
-"""The command line: `fv-lens run`, `reproduce`, `analogies`, `humans`, `library`, `relations` and others.
+"""The command line: `fv-lens run`, `reproduce`, `analogies`, `humans`, `library`, `harness` and others.
 
 Slow imports (torch, TransformerLens) are inside the commands, so that help is instant.
 """
@@ -23,7 +23,6 @@ from .console import (
     ModelName,
     console,
     expanded,
-    model_of,
     notes,
     output_folder,
     plain_errors,
@@ -31,9 +30,11 @@ from .console import (
     tell,
 )
 from .exchange.command import export, import_
+from .harness.command import harness
 from .humans.command import humans
 from .job import Job
 from .library.command import library
+from .own_model import model_of
 from .reproduce.command import reproduce
 from .reproduce.merge import merge
 from .run.study import N_SHOTS
@@ -187,6 +188,7 @@ app.command()(humans)
 app.command()(library)
 app.command()(export)
 app.command("import")(import_)
+app.command()(harness)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,9 +14,6 @@ from rich.text import Text
 from ..ground.errors import InputError, ParityError
 from . import shell
 from .folders import OutputFolder
-
-if TYPE_CHECKING:
-    from ..vectors.function_vector import FunctionVector
 
 STUDY = Path("fv_lens_study")
 LIBRARY = STUDY / "vectors"
@@ -50,20 +47,6 @@ console, notes = _Console(highlight=False), _Console(stderr=True, highlight=Fals
 def tell(line: str) -> None:
     """Show a line before a stage."""
     notes.print(Text(line, style="bold"), soft_wrap=True)
-
-
-def model_of(fv: "FunctionVector", file: Path, name: str | None) -> Any:
-    """The model that a saved vector is for: the one named, or its own."""
-    name_or_own = name or fv.model
-    if not name_or_own:
-        raise InputError(f"{str(file)!r} does not say which model it was made on; pass --model.")
-    from ..models.load import load_model
-
-    try:
-        return load_model(name_or_own)
-    except InputError as error:
-        hint = "" if name else f" The vector was made on {fv.model!r}; if that was a folder, pass --model PATH."
-        raise InputError(f"{error}{hint}") from None
 
 
 @contextmanager

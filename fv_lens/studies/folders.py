@@ -24,7 +24,7 @@ MARKER, LOCK = "fv_lens_plan.json", ".fv_lens.lock"
 EARLIER = "plan.json"  # in `stages`: where version 0.1.0 kept the plan at first
 FILES = (
     "report.html", "summary.json", "results.csv", "by_question.csv", "by_relation.csv", "effects.safetensors",
-    "vector.safetensors", "tuned.safetensors",
+    "vector.safetensors", "tuned.safetensors", "results.json",
 )  # fmt: skip
 FOLDERS = ("stages", "vectors", "composites")
 JOBS = "jobs"  # logs and records of processes that share a study: no results
@@ -41,7 +41,7 @@ class OutputFolder:
 
     Args:
         path: the folder; made if needed.
-        command: whose results it holds: "run", "reproduce", "analogies" or "humans".
+        command: whose results it holds: "run", "reproduce", "analogies", "humans" or "harness".
         wait: seconds to wait for another process that has the folder.
         keep: whether its mark stays where nothing was saved yet, for others that will.
 

@@ -8,7 +8,8 @@ import typer
 from rich.text import Text
 
 from ...ground.errors import InputError
-from ..console import console, expanded, model_of, notes, plain_errors, quiet
+from ..console import console, expanded, notes, plain_errors, quiet
+from ..own_model import model_of
 
 EVERY_TOKEN = (
     "llama.cpp and repeng add it at every token, for which it was not made: choose its strength there again, half "
