@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ...ground.errors import InputError
+from ...ground.scores import Score
 from ...ground.storage import versions
 from ...models.bundled import BUNDLED
 from .record import VECTOR
@@ -142,13 +143,18 @@ def _pairs(name: str, fv: "FunctionVector") -> str:
     return str(fv.training["n_pairs"]) if fv.training else ""
 
 
+def _unbroken(score: Score | None) -> str:
+    """A score, whose interval stays on one line; "" for none."""
+    return str(score or "").replace(", ", ",\N{NO-BREAK SPACE}")
+
+
 def _scores(library: "Library", controls: list[str]) -> str:
     """Whole answers right by vector and by control; "" where nothing was measured."""
     if _of_measure(library, "accuracy").empty:
         return ""
 
     def of(row: str) -> Any:
-        return lambda name, fv: library.score(name, "accuracy", row) or ""
+        return lambda name, fv: _unbroken(library.score(name, "accuracy", row))
 
     def words(name: str, fv: "FunctionVector") -> str:
         score = library.score(name)
@@ -162,7 +168,7 @@ def _elsewhere(library: "Library") -> str:
     measures = [measure for measure in ELSEWHERE if not _of_measure(library, measure).empty]
 
     def of(measure: str) -> Any:
-        return lambda name, fv: library.score(name, measure) or ""
+        return lambda name, fv: _unbroken(library.score(name, measure))
 
     return _table(library, {ELSEWHERE[measure]: of(measure) for measure in measures}) if measures else ""
 
