@@ -31,6 +31,7 @@ from fv_lens.studies.stages import StageRecord
 from fv_lens.vectors import optimizer, tuning
 from fv_lens.vectors.function_vector import FunctionVector
 from fv_lens.vectors.lessons import training_frame
+from fv_lens.vectors.library import Library
 from fv_lens.vectors.optimizer import Tuning
 
 from ..left import FILES, summary
@@ -256,6 +257,24 @@ def test_the_folder_and_the_library(whole):
         file = f"{name}.safetensors"
         fv, same = (FunctionVector.load(whole / "vectors" / folder / file) for folder in ("", library))
         assert torch.equal(fv.vector, same.vector) and fv.record == same.record
+
+
+def test_each_kind_of_vectors_is_a_library_with_its_scores_in_the_table(model, whole):
+    frame = pd.read_csv(whole / "results.csv")
+    lines = frame[(frame.part == "score") & (frame.group == "relation")].set_index(["name", "row", "measure"])
+    rows = {
+        "from-fv": "FFV from FV",
+        "from-zero": "FFV from zero",
+        "summed": "FV",
+        "": summary(whole)["chosen"]["vectors"],
+    }
+    for folder, row in rows.items():
+        library = Library.load(whole / "vectors" / folder, model)
+        assert list(library) == [relation.name for relation in relations()] and library.identity is not None
+        for name in library:
+            for own, its in (("vector", row), ("zero-shot", "zero-shot"), ("3-shot", "3-shot")):
+                score, line = library.score(name, "accuracy", own), lines.loc[name, its, "accuracy"]
+                assert (score.value, score.n) == (pytest.approx(line.value, abs=1e-5), line.n)
 
 
 @pytest.mark.slow
