@@ -51,6 +51,13 @@ MUTANTS = [
            "if layer > self.layer:", "if layer >= self.layer:", "engine/test_gradients.py"),
     Mutant("gradients of sums, not of means", "engine/gradients.py",
            "slope *= weights[i : i + TILE, None]", "slope *= 1.0", "engine/test_gradients.py"),
+    # Libraries
+    Mutant("weights are not compared", "models/identity.py",
+           "self.weights == other.weights", "bool(self.weights)", "vectors/test_library.py"),
+    Mutant("scores of a vector that was replaced stay", "vectors/library.py",
+           '~self.scores["name"].isin(list(other))', 'self.scores["name"].isin(list(self))', "vectors/test_library.py"),
+    Mutant("an exchanged file is read", "vectors/sharing/files.py",
+           "if _sha256(file) != entry.sha256:", "if not entry.sha256:", "vectors/test_library.py"),
     # Tuning and choosing
     Mutant("the step is chosen by the train loss", "vectors/optimizer.py",
            "loss = mean_by_owner(check, check.losses(vectors))", "loss = mean_by_owner(train, train.losses(vectors))",

@@ -185,6 +185,23 @@ def test_analogies_are_filled_from_two_folders_and_the_rest_stays(tables, tmp_pa
     assert cells[0] == ".50 [.05, 1.00]" and cells[1] == "" and cells[2] == "-.04 [.05, 1.00]"
 
 
+def test_the_papers_composite_is_filled_with_differences_and_groups(tables, tmp_path):
+    lines = []
+    for group in ("all", "far"):
+        for of in ("full", "relation left out"):
+            posterior = scored("posterior", of, "one-shot", 0.25)
+            gain = scored("affine, full - posterior", of, "one-shot", 0.5)
+            lines += [{**posterior, "group": group}, {**gain, "group": group}]
+    lines.append({**scored("prompt only", "", "one-shot", 0.125), "group": "all"})
+    place = folder(tmp_path / "affine", lines, model="gpt2", vectors=["a", "b"], layer=3)
+    page = tables.filled(TEXTS["results.md"], {"affine-gemma": place})
+    page = page[page.index("<!-- affine-gemma -->") :]
+    assert "gpt2, " in page and "2 vectors at layer 3:" in page
+    assert row(page, "posterior") == [".25 [.05, 1.00]", ".25 [.05, 1.00]", "", ".25 [.05, 1.00]", ""]
+    assert row(page, "prompt only")[:3] == [".12 [.05, 1.00]"] * 3
+    assert row(page, "affine, full \N{MINUS SIGN} posterior")[0] == "**+.50** [.05, 1.00]"
+
+
 def test_choices_are_filled_with_the_way_that_was_chosen(tables, tmp_path):
     lines = [
         scored("posterior", "full", "one-shot", 0.5, "choice"),

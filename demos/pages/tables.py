@@ -36,6 +36,10 @@ AFFINE = (
     "prompt only", "posterior", "single best", "affine, diagonal", "affine, full", "shared alone", "shared + composite",
     "true relation",
 )  # fmt: skip
+AFFINE_DIFFERENCES = (
+    ("affine, full", "prompt only"), ("affine, full", "posterior"), ("affine, full", "shared alone"),
+    ("shared alone", "prompt only"),
+)  # fmt: skip
 CHOICES = {
     "prompt alone": ("prompt only", "one-shot"),
     "prompt alone, as a sentence": ("prompt only", "sentence"),
@@ -90,37 +94,24 @@ def analogies(bats: Path, bundled: Path) -> str:
 def affine(folder: Path) -> str:
     """One-shot prompts with the paper's composite and what stands beside it; far and near ones by themselves."""
     frame = pd.read_csv(folder / "results.csv", keep_default_na=False, na_values={"low": "", "high": ""})
-    settings = ("full", "relation left out", "family left out")
-    asked = [(of, "all", of) for of in settings] + [
-        (settings[1], of, f"{of}, relation left out") for of in ("far", "near")
-    ]
+    full, relation, family = settings = ("full", "relation left out", "family left out")
+    columns = [(of, "all", of) for of in settings] + [(relation, of, f"{of}, {relation}") for of in ("far", "near")]
     lines = []
     for method in AFFINE:
         where = {"method": method, "prompt": "one-shot"}
-        lines.append([method, *(_cell(frame, **where, library=of, group=group) or _cell(
-            frame, **where, library="", group=group) for of, group, _ in asked)])  # fmt: skip
-    pairs = [("affine, full", other) for other in ("prompt only", "posterior", "shared alone")]
-    for one, other in [*pairs, ("shared alone", "prompt only")]:
-        where = {"method": f"{one} - {other}", "prompt": "one-shot"}
-        lines.append(
-            [
-                f"{one} \N{MINUS SIGN} {other}",
-                *(_signed(_cell(frame, **where, library=of, group=group)) for of, group, _ in asked),
-            ]
-        )
+        cells = [
+            _cell(frame, **where, library=of, group=group) or _cell(frame, **where, library="", group=group)
+            for of, group, _ in columns
+        ]
+        lines.append([method, *cells])
+    for method, other in AFFINE_DIFFERENCES:
+        where = {"method": f"{method} - {other}", "prompt": "one-shot"}
+        cells = [_cell(frame, **where, library=of, group=group) for of, group, _ in columns]
+        lines.append([f"{method} \N{MINUS SIGN} {other}", *cells])
     summary = json.loads((folder / "summary.json").read_text("utf-8"))
-    n = frame["n"].max()
-    head = f"{summary['model']}, {n} test analogies, {len(summary['vectors'])} vectors at layer {summary['layer']}:\n\n"
-    return head + _table(["method, one-shot", *(heading for *_, heading in asked)], lines)
-
-
-def _signed(cell: str) -> str:
-    """A difference with its sign, bold where its interval excludes 0."""
-    value, _, interval = cell.partition(" ")
-    signed = value if value.startswith("-") else f"+{value}"
-    ends = [float(end) for end in re.findall(r"-?\d*\.\d+", interval)]
-    shown = len(ends) == 2 and ends[0] * ends[1] > 0
-    return f"**{signed}** {interval}" if shown else f"{signed} {interval}"
+    vectors = f"{len(summary['vectors'])} vectors at layer {summary['layer']}"
+    heading = f"{summary['model']}, {frame['n'].max()} test analogies, {vectors}:"
+    return f"{heading}\n\n{_table(['method, one-shot', *(heading for *_, heading in columns)], lines)}"
 
 
 def choices(u2: Path, google: Path, bats: Path) -> str:
@@ -185,7 +176,11 @@ def _choice(frame: pd.DataFrame, method: str, prompt: str, measure: str = "choic
 
 
 def _cell(frame: pd.DataFrame, **where: str) -> str:
-    """The number of one line with its interval; nothing where there is no such line."""
+    """The number of one line with its interval; nothing where there is no such line.
+
+    A difference has its sign, and is bold where its interval excludes 0.
+    """
+    signed = " - " in where.get("method", "")
     where = {"measure": "accuracy"} | where if "method" in where else where
     for column, value in where.items():
         frame = frame[frame[column] == value]
@@ -194,12 +189,14 @@ def _cell(frame: pd.DataFrame, **where: str) -> str:
     line = frame.iloc[0]
     interval = "" if math.isnan(line.low) else f" [{_short(line.low)}, {_short(line.high)}]"
     p = f", p = {_short(line.p, '.1g')}" if not math.isnan(line.get("p", math.nan)) else ""
-    return f"{_short(line.value)}{interval}{p}"
+    value = _short(line.value, "+.2f" if signed else ".2f")
+    value = f"**{value}**" if signed and line.low * line.high > 0 else value
+    return f"{value}{interval}{p}"
 
 
 def _short(number: float, form: str = ".2f") -> str:
     """A share without the 0 before its point."""
-    return re.sub(r"^(-?)0\.", r"\1.", f"{number:{form}}")
+    return re.sub(r"^([-+]?)0\.", r"\1.", f"{number:{form}}")
 
 
 def _table(head: list[str], lines: list[list[str]]) -> str:

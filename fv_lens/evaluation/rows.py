@@ -70,6 +70,8 @@ ROWS = (
     StudyRow("FV of random heads", "control", "summed", drawn=True),
     StudyRow("random vector", "control", "tuned", drawn=True),
 )
+# Shown beside the vectors of a library.
+LIBRARY_CONTROLS = ("zero-shot", FEW_SHOT, "another relation's FFV", "random vector")
 TUNED = {  # a study's stage -> the row of its vectors
     "from-zero": "FFV from zero", "from-fv": "FFV from FV", "from-random": "FFV from random",
     "shuffled": "FFV of shuffled pairs",

@@ -25,7 +25,7 @@ from .markup import (
     table,
     tint,
 )
-from .measures import MEASURES
+from .measures import ELSEWHERE, MEASURES
 from .scores import Score
 
 FEW = 12  # the most vectors whose similarity matrix is shown with its numbers
@@ -92,9 +92,10 @@ def evaluation(relation: str, rows: Mapping[str, Sequence[Score | None]], n_word
 
 def side_effects(relation: str, rows: Mapping[str, Sequence[Score]], others: str) -> str:
     """SideEffects: one row per name, the vector under test first: divergence, others right, lost, wrong way."""
-    columns = ["", "divergence, nats", "others right", "lost", "wrong way"]
+    columns = ["", *(MEASURES[measure].column for measure in ELSEWHERE)]
     lines = [
-        (name, *(scored(score, place == 2) for place, score in enumerate(values))) for name, values in rows.items()
+        (name, *(scored(score, measure == "lost") for measure, score in zip(ELSEWHERE, values)))
+        for name, values in rows.items()
     ]
     return card("SideEffects", relation, table(columns, lines, strong=[0]), note=f"Others: {others}. 95 % intervals.")
 

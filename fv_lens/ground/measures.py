@@ -32,6 +32,11 @@ MEASURES = {
     "choice": Measure("Right choices", "right choice"),
     "choice_minus_plain": Measure("Right choices by what the vector adds", "right choice by what the vector adds"),
     "choice_both_ways": Measure("Right choices, both directions summed", "right choice, both directions"),
+    "divergence": Measure("Divergence of the next token in neutral text", "divergence", share=False),
+    "others": Measure("Words of other relations right", "others right"),
+    "lost": Measure("Words of other relations lost", "lost"),
+    "wrong_way": Measure("Own answers made less probable", "wrong way"),
 }
 COMPLETED = ("accuracy", "first_token_accuracy", "log_prob")  # of a word that the model completes
-CHOSEN = tuple(name for name in MEASURES if name not in COMPLETED)  # of a question with choices
+CHOSEN = ("choice", "choice_minus_plain", "choice_both_ways")  # of a question with choices
+ELSEWHERE = ("divergence", "others", "lost", "wrong_way")  # side effects of a vector; `lost` is a difference

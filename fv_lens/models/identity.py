@@ -40,18 +40,17 @@ class Identity(Schema):
             return float("inf")
         return max(abs(own - others) for own, others in zip(self.log_probs, other.log_probs))
 
+    def why_other(self, other: "Identity") -> str | None:
+        """The reason why `other` is not a copy of this model; None where it is one."""
+        if self.same_layout(other):
+            return None if self.weights == other.weights else "their weights have another SHA-256"
+        most = EXACT if self.dtype == other.dtype == "torch.float32" else ROUNDED
+        nats = self.difference(other)
+        return None if nats <= most else f"log-probabilities differ by {nats:.2g} nats, and copies by {most:g} at most"
+
     def check(self, other: "Identity", what: str) -> None:
         """Raise an InputError, which calls the result `what`, unless `other` is a copy of this model."""
-        if self.same_layout(other):
-            is_copy, reason = self.weights == other.weights, "their weights have another SHA-256"
-        else:
-            most = EXACT if self.dtype == other.dtype == "torch.float32" else ROUNDED
-            nats = self.difference(other)
-            is_copy, reason = (
-                nats <= most,
-                f"log-probabilities differ by {nats:.2g} nats, and copies by {most:g} at most",
-            )
-        if not is_copy:
+        if reason := self.why_other(other):
             raise InputError(
                 f"{what} was made on other weights than those of {other.name!r}, although it names {self.name!r}: "
                 f"{reason}. Load the model it was made on, in the state it had then."

@@ -329,7 +329,7 @@ class FunctionVector:
 
     @classmethod
     def from_hub(
-        cls, repo: str, name: str, revision: str | None = None, *, token: str | bool | None = None
+        cls, repo: str, name: str, *, revision: str | None = None, token: str | bool | None = None
     ) -> "FunctionVector":
         """One vector of a library on the Hugging Face hub, see `Library.push_to_hub`; from the cache if it is there.
 

@@ -69,6 +69,8 @@ class Library(Mapping[str, FunctionVector]):
             raise InputError(f"scores have no column {missing[0]!r}; give {', '.join(SCORE_COLUMNS)}.")
         if others := sorted(set(scores["name"]) - set(self)):
             raise InputError(f"scores are of {others[0]!r}, which the library has no vector of.")
+        if not np.isfinite(scores["value"].astype(float)).all():
+            raise InputError("scores have a value that is NaN or infinite; leave out what was not measured.")
         return scores[list(SCORE_COLUMNS)].reset_index(drop=True)
 
     def __getitem__(self, name: str) -> FunctionVector:
@@ -93,14 +95,21 @@ class Library(Mapping[str, FunctionVector]):
         return display.library(self.to_frame(), place, self.errors)
 
     def __or__(self, other: "Library | Mapping[str, FunctionVector]") -> "Library":
-        """The vectors of both, those of `other` where a name is in both; scores come along."""
+        """The vectors of both, those of `other` where a name is in both; scores come along.
+
+        Raises:
+            InputError: they are of two models or places, or were made on two states of one model.
+        """
         if not isinstance(other, Mapping):
             return NotImplemented
         scores = self.scores[~self.scores["name"].isin(list(other))]
         identity, errors = self.identity, self.errors
         if isinstance(other, Library):
             if identity is not None and other.identity is not None:
-                identity.check(other.identity, "The library")
+                if reason := identity.why_other(other.identity):
+                    raise InputError(
+                        f"The libraries were made on two states of {identity.name!r}: {reason}. Join those of one."
+                    )
             identity, errors = identity or other.identity, errors | other.errors
             parts = [frame for frame in (scores, other.scores) if len(frame)]
             scores = pd.concat(parts) if parts else scores
@@ -113,7 +122,7 @@ class Library(Mapping[str, FunctionVector]):
 
     @property
     def layer(self) -> int:
-        """The vectors are added after this block."""
+        """The block after which the vectors are added."""
         return self.first.layer
 
     @property
@@ -137,13 +146,26 @@ class Library(Mapping[str, FunctionVector]):
         return torch.stack([fv.vector for fv in self.values()])
 
     def select(self, names: Iterable[str]) -> "Library":
-        """The library of some of the vectors, in the order of `names`."""
+        """The library of some of the vectors, in the order of `names`.
+
+        Raises:
+            InputError: none is named, or one that the library does not have.
+        """
         vectors = {name: self[name] for name in names}
         scores = self.scores[self.scores["name"].isin(list(vectors))]
         return Library(vectors, scores=scores, identity=self.identity)
 
+    def rows(self, measure: str = "accuracy") -> list[str]:
+        """The rows of scores that have a measure: "vector", and the controls beside it."""
+        return list(self.scores.loc[self.scores["measure"] == measure, "row"].unique())
+
     def score(self, name: str, measure: str = "accuracy", row: str = VECTOR) -> Score | None:
-        """What was measured of a vector, or of a control in its place; None where nothing was."""
+        """The score of a vector, or of a control in its place; None where it was not measured.
+
+        Raises:
+            InputError: the library has no vector of this name.
+        """
+        self[name]
         is_it = (self.scores["name"] == name) & (self.scores["row"] == row) & (self.scores["measure"] == measure)
         lines = list(self.scores[is_it].itertuples())
         return Score.of(lines[0]) if lines else None
@@ -169,7 +191,11 @@ class Library(Mapping[str, FunctionVector]):
         return frame
 
     def with_scores(self, scores: pd.DataFrame) -> "Library":
-        """The same library with other scores; their columns are those of `scores`."""
+        """The same library with other scores; their columns are those of `scores`.
+
+        Raises:
+            InputError: a column is missing, or they are of a vector that the library does not have.
+        """
         return Library(self._vectors, scores=scores, identity=self.identity, errors=self.errors)
 
     def for_model(self, model: Model) -> "Library":
@@ -259,14 +285,14 @@ class Library(Mapping[str, FunctionVector]):
 
     @classmethod
     def from_hub(
-        cls, repo: str, revision: str | None = None, model: Model | None = None, *, token: "Token" = None
+        cls, repo: str, model: Model | None = None, *, revision: str | None = None, token: "Token" = None
     ) -> "Library":
         """The library of a repository on the Hugging Face hub, from its cache where it is there already.
 
         Args:
             repo: "org/name".
-            revision: a branch, a tag or a commit; by default the newest of the main branch.
             model: the model to use it with; it is refused unless the vectors belong to it, see `check`.
+            revision: a branch, a tag or a commit; by default the newest of the main branch.
             token: for private repositories; by default the one that `hf auth login` keeps.
 
         Raises:

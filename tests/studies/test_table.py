@@ -10,9 +10,9 @@ import pytest
 from fv_lens.analogies.differences import table as table_of
 from fv_lens.analogies.scores import LIBRARIES, PROMPT_ONLY, Row
 from fv_lens.evaluation.table import write_csv
+from fv_lens.ground.markdown import score_text
 from fv_lens.studies.folders import OutputFolder
 from fv_lens.studies.job import Job
-from fv_lens.studies.markdown import score_text
 from fv_lens.studies.reproduce.study import reproduce
 
 from .analogies.test_page import made_scores, values

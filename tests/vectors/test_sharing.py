@@ -97,7 +97,7 @@ def test_another_push_replaces_what_was_there_and_older_revisions_stay(llama, hu
     commit = first.push_to_hub(REPO).split("/")[-1]
     second = Library({"b": replace(first["b"], vector=2 * first["b"].vector), "c": vectors_of(llama, "c")["c"]})
     second.push_to_hub(REPO)
-    assert same(Library.from_hub(REPO), second) and same(Library.from_hub(REPO, commit), first)
+    assert same(Library.from_hub(REPO), second) and same(Library.from_hub(REPO, revision=commit), first)
     newest = hub.repositories[REPO].commits[hub.repositories[REPO].branches["main"]]
     assert newest.keys() == {".gitattributes", "README.md", "library.json", "b.safetensors", "c.safetensors"}
 
@@ -106,7 +106,7 @@ def test_a_branch_is_made_and_the_main_one_stays(llama, hub):
     one, other = library_of(llama, "a"), library_of(llama, "b")
     one.push_to_hub(REPO)
     other.push_to_hub(REPO, revision="trial")
-    assert same(Library.from_hub(REPO), one) and same(Library.from_hub(REPO, "trial"), other)
+    assert same(Library.from_hub(REPO), one) and same(Library.from_hub(REPO, revision="trial"), other)
 
 
 def test_files_that_are_not_the_librarys_are_not_fetched(llama, hub):
@@ -143,9 +143,9 @@ def test_what_is_not_there_is_said_in_one_line(llama, hub):
         (REPO, "v9", "'org/relations' has no revision 'v9'; give a branch, a tag or a commit of it."),
         ("not a name", None, "'not a name' is not a name on the hub:"),
     ):
-        for fetch in (Library.from_hub, lambda repo, rev: FunctionVector.from_hub(repo, "a", rev)):
+        for fetch in (Library.from_hub, lambda repo, **of: FunctionVector.from_hub(repo, "a", **of)):
             with pytest.raises(InputError) as error:
-                fetch(name, revision)
+                fetch(name, revision=revision)
             assert line_of(error).startswith(expected)
     hub.repositories["org/model"] = hub_server.Repository({"1" * 40: {"config.json": b"{}"}}, {"main": "1" * 40})
     with pytest.raises(InputError, match=r"^'org/model' is no library of fv_lens: it has no library.json"):

@@ -174,7 +174,7 @@ def _solved(
     from .study import solve_all
 
     loaded = load_model(model)
-    library, summed = load_libraries(folders) if folders else (None, None)
+    library, summed = load_libraries(folders, loaded) if folders else (None, None)
     try:
         return solve_all(loaded, library, asked, job, summed=summed, seed=seed, choices=choices, sets=sets)
     except BaseException:

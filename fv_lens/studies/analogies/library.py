@@ -9,7 +9,8 @@ from ...datasets.kinship import Gathered, unite
 from ...datasets.published import Published
 from ...datasets.relation_files import load_relation, relation_names
 from ...ground.errors import InputError
-from ...models.lens import Model
+from ...models.identity import identity_of
+from ...models.lens import Model, lens_of
 from ...vectors.function_vector import FunctionVector
 from ...vectors.library import Library
 from ...vectors.tuning import finetune_all
@@ -17,16 +18,25 @@ from ...vectors.tuning import finetune_all
 Vectors = dict[str, FunctionVector]
 
 
-def load_libraries(folders: Sequence[Path]) -> tuple[Vectors, Vectors | None]:
+def load_libraries(folders: Sequence[Path], model: Model | None = None) -> tuple[Vectors, Vectors | None]:
     """One library of the tuned vectors of several folders, and one of the summed vectors of their `summed`.
 
     There are summed vectors only where every folder has them, all for one layer, since they are for comparison with
     the whole library.
 
     Raises:
-        InputError: as `Library.load`; two folders have vectors of one relation, or vectors that cannot be mixed.
+        InputError: as `Library.load`; two folders have vectors of one relation, or vectors that cannot be mixed; the
+            vectors were made on other weights than those of the model.
     """
-    tuned = [dict(Library.load(folder)) for folder in folders]
+    identity = None if model is None else identity_of(lens_of(model))
+
+    def load(folder: Path) -> Vectors:
+        library = Library.load(folder)
+        if identity is not None and library.identity is not None:
+            library.identity.check(identity, f"The library in {str(folder)!r}")
+        return dict(library)
+
+    tuned = [load(folder) for folder in folders]
     owner: dict[str, Path] = {}
     for folder, vectors in zip(folders, tuned):
         for name in vectors:
@@ -41,7 +51,7 @@ def load_libraries(folders: Sequence[Path]) -> tuple[Vectors, Vectors | None]:
                 f"{str(folders[0])!r} has vectors for {expected} and {str(folder)!r} for {place}; a library takes "
                 "vectors of one model and layer, such as `finetune_all(model, relations, layer=...)` tunes."
             )
-    parts = [dict(Library.load(folder / "summed")) for folder in folders if (folder / "summed").is_dir()]
+    parts = [load(folder / "summed") for folder in folders if (folder / "summed").is_dir()]
     one_place = len({_place(vectors) for vectors in parts}) == 1 and len(parts) == len(folders)
     return _joined(tuned), _joined(parts) if one_place else None
 

@@ -72,8 +72,8 @@ def solve_all_by_models(
 
     def load(name: str) -> Loaded:
         folders = [vectors_of(study, models[name], name) for study in studies]
-        vectors, summed = load_libraries(folders) if folders else (None, None)
         model = loading.load_model(models[name])
+        vectors, summed = load_libraries(folders, model) if folders else (None, None)
         return Loaded(model, vectors, summed, plan_of(model, vectors, asked, summed, seed, sets))
 
     one = OneModel(

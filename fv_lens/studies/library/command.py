@@ -10,6 +10,7 @@ from rich.text import Text
 from ...ground.errors import InputError
 from ..console import LIBRARY, console, expanded, plain_errors, quiet, tell
 from ..names import split_names
+from ..own_model import model_of
 
 if TYPE_CHECKING:
     from ...vectors.library import Library
@@ -52,50 +53,43 @@ def library(
         is_folder = Path(source).exists() or source.count("/") != 1 or source.startswith((".", "/"))
         if is_folder and revision is not None:
             raise InputError(f"--revision is {revision!r}, and {source!r} is not on the hub; give org/name.")
-        found = Library.load(source) if is_folder else Library.from_hub(source, revision)
+        vectors = Library.load(source) if is_folder else Library.from_hub(source, revision=revision)
         if measure or model is not None:
-            from ...models.load import load_model
-
             tell("Loading the model")
-            loaded = load_model(_name(found, source, model))
-            found.check(loaded)
+            loaded = model_of(vectors.first, Path(source), model)
+            vectors.check(loaded)
             if measure:
-                tell(f"Measuring {len(found)} vectors")
-                found = measure_library(loaded, found, others=split_names(others))
-            elif found.identity is None:
-                found = found.for_model(loaded)
-        console.print(_overview(found))
+                tell(f"Measuring {len(vectors)} vectors")
+                vectors = measure_library(loaded, vectors, others=split_names(others))
+            elif vectors.identity is None:
+                vectors = vectors.for_model(loaded)
+        console.print(_overview(vectors))
         if save is not None:
-            found.save(save, licence=licence)
+            vectors.save(save, licence=licence)
             saved.append(save)
             console.print(Text(str(save)), soft_wrap=True)
         if page is not None:
             from .page import write_library_page
 
-            write_library_page(page, found)
+            write_library_page(page, vectors)
             saved.append(page)
             console.print(Text(str(page)), soft_wrap=True)
         if push is not None:
-            console.print(Text(found.push_to_hub(push, licence=licence, private=private)), soft_wrap=True)
+            console.print(Text(vectors.push_to_hub(push, licence=licence, private=private)), soft_wrap=True)
 
 
-def _name(found: "Library", source: str, model: str | None) -> str:
-    name = model or found.model
-    if not name:
-        raise InputError(f"{source!r} does not say which model its vectors were made on; pass --model.")
-    return name
-
-
-def _overview(found: "Library") -> Table:
+def _overview(vectors: "Library") -> Table:
     """A line for each vector: how it was made, and its score beside the controls', where there are any."""
-    title = f"{len(found)} vectors of {found.model or 'a model'}, after layer {found.layer}"
+    title = f"{len(vectors)} vectors of {vectors.model or 'a model'}, after layer {vectors.layer}"
     table = Table("vector", "made by", title=Text(title), title_justify="left", box=None, pad_edge=False)
-    rows = list(found.scores.loc[found.scores["measure"] == "accuracy", "row"].unique())
+    from ...vectors.sharing.record import VECTOR
+
+    rows = vectors.rows()
     for row in rows:
-        table.add_column(Text("whole answers right" if row == "vector" else row), no_wrap=True)
-    for name, fv in found.items():
-        scores = [found.score(name, row=row) for row in rows]
-        cells = ["" if score is None else str(score) if row == "vector" else f"{score.value:.2f}"
+        table.add_column(Text("whole answers right" if row == VECTOR else row), no_wrap=True)
+    for name, fv in vectors.items():
+        scores = [vectors.score(name, row=row) for row in rows]
+        cells = ["" if score is None else str(score) if row == VECTOR else f"{score.value:.2f}"
                  for row, score in zip(rows, scores)]  # fmt: skip
         table.add_row(Text(name), Text(fv.method), *cells)
     return table

@@ -9,11 +9,10 @@ from markupsafe import Markup
 from ... import plots
 from ...datasets.relation_files import load_relation, relation_names
 from ...evaluation.similarity import mds, similarity_matrix
-from ...ground.measures import MEASURES
+from ...ground.measures import COMPLETED, ELSEWHERE, MEASURES
 from ...ground.scores import SHARE, clustered_mean
 from ...vectors.lessons import training_frame
 from ...vectors.library import Library
-from ...vectors.sharing.card import ELSEWHERE
 from ...vectors.sharing.record import VECTOR
 from ..page import parts as page
 
@@ -56,7 +55,7 @@ def write_library_page(path: str | os.PathLike[str], library: Library) -> None:
 def _in_short(library: Library) -> list[str]:
     """The means over vectors, and over the controls beside them."""
     means = {}
-    for row in _rows(library, "accuracy"):
+    for row in library.rows():
         values = np.array([score.value for name in library if (score := library.score(name, row=row))])
         if len(values) == len(library) > 1:
             mean = clustered_mean(values, _families(library), within=SHARE)
@@ -70,7 +69,7 @@ def _in_short(library: Library) -> list[str]:
 
 
 def _scores(library: Library) -> Markup:
-    rows, measures = _rows(library, "accuracy"), [m for m in MEASURES if m in set(library.scores["measure"])]
+    rows, measures = library.rows(), [measure for measure in COMPLETED if library.rows(measure)]
     columns = ["made by", "norm", *(MEASURES[measure].column for measure in measures)]
     columns += [row for row in rows if row != VECTOR]
     lines = {}
@@ -83,13 +82,14 @@ def _scores(library: Library) -> Markup:
 
 
 def _elsewhere(library: Library) -> Markup:
-    measures = [measure for measure in ELSEWHERE if measure in set(library.scores["measure"])]
+    measures = [measure for measure in ELSEWHERE if library.rows(measure)]
     if not measures:
         return Markup("")
     lines: Mapping[str, list[Markup]] = {
-        name: [page.cell(library.score(name, measure), gain=False) for measure in measures] for name in library
+        name: [page.cell(library.score(name, measure), gain=measure == "lost") for measure in measures]
+        for name in library
     }
-    return page.table([ELSEWHERE[measure] for measure in measures], lines, first_bold=False, name="Side effects")
+    return page.table([MEASURES[measure].column for measure in measures], lines, first_bold=False, name="Side effects")
 
 
 def _note(library: Library) -> str:
@@ -99,10 +99,6 @@ def _note(library: Library) -> str:
         "Completed words of the test part, in prompts without examples, with 95 % intervals over words; the last "
         "columns are controls, whole answers right with that in the vector's place."
     )
-
-
-def _rows(library: Library, measure: str) -> list[str]:
-    return list(library.scores.loc[library.scores["measure"] == measure, "row"].unique())
 
 
 def _categories(library: Library) -> dict[str, str]:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from ...evaluation.rows import FEW_SHOT, TUNED, deal
+from ...evaluation.rows import LIBRARY_CONTROLS, TUNED, deal
 from ...evaluation.similarity import mds, similarity_matrix
 from ...evaluation.table import Row, Table, cosines, write_csv
 from ...ground import storage
@@ -31,7 +31,6 @@ VECTORS = "vectors"
 SUMMED = "summed"
 STARTS = {key: TUNED[key] for key in ("from-fv", "from-zero")}
 ROW_OF = STARTS | {SUMMED: "FV"}  # kind of vectors -> its row in the table
-CONTROLS = rf"zero-shot|{FEW_SHOT}|another relation's FFV|random vector"  # that are shown beside a library's vectors
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,14 +173,15 @@ def _libraries(
 ) -> dict[str, Library]:
     """The library of each kind of vectors, with what its row and the controls' scored, and the model on record."""
     lines = frame[(frame["part"] == "score") & (frame["group"] == "relation")]
-    identity = found.said.get("identity")  # studies that earlier versions began have none
+    record = found.said.get("identity")  # studies that earlier versions began have none
+    identity = None if record is None else Identity.model_validate(record)
+    controls = [row for row in frame["row"].unique() if re.fullmatch("|".join(LIBRARY_CONTROLS), row)]
     libraries = {}
     for kind, by_name in vectors.items():
-        own, shown = ROW_OF[kind], [row for row in frame["row"].unique() if re.fullmatch(CONTROLS, row)]
-        scores = lines[lines["row"].isin([own, *shown]) & lines["name"].isin(list(by_name))]
-        scores = scores.assign(row=scores["row"].replace({own: VECTOR}))
-        known = None if identity is None else Identity.model_validate(identity)
-        libraries[kind] = Library(by_name, scores=scores, identity=known)
+        row = ROW_OF[kind]
+        scores = lines[lines["row"].isin([row, *controls]) & lines["name"].isin(list(by_name))]
+        scores = scores.assign(row=scores["row"].replace({row: VECTOR}))
+        libraries[kind] = Library(by_name, scores=scores, identity=identity)
     return libraries
 
 

@@ -6,9 +6,10 @@ from typing import Any
 import pandas as pd
 
 from ...evaluation.rows import COMPARISONS
+from ...ground.markdown import MINUS, markdown_table, score_text
 from ...ground.measures import COMPLETED, MEASURES
 from ...ground.scores import Score
-from ..markdown import MINUS, joined, markdown_table, score_text, versions_text
+from ..markdown import joined, versions_text
 
 
 def markdown(frame: pd.DataFrame, summary: Mapping[str, Any]) -> str:

@@ -3,29 +3,27 @@
 import importlib.resources
 import json
 import re
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from ...ground.errors import InputError
+from ...ground.markdown import markdown_table
+from ...ground.measures import ELSEWHERE, MEASURES
 from ...ground.scores import Score
 from ...ground.storage import versions
 from ...models.bundled import BUNDLED
 from .record import VECTOR
 
 if TYPE_CHECKING:
+    from jinja2 import Template
+
     from ..function_vector import FunctionVector
     from ..library import Library
 
 TAGS = ("function-vectors", "activation-steering", "mechanistic-interpretability", "transformer-lens", "fv_lens")
-ELSEWHERE = {  # measures of side effects -> their heading
-    "divergence": "divergence, nats",
-    "others": "other relations' words right",
-    "lost": "of which the vector loses",
-    "wrong_way": "own words made less probable",
-}
+Column = Callable[[str, "FunctionVector"], str]  # of a vector's name and itself
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -43,7 +41,7 @@ def card_of(
         InputError: the hub's metadata cannot hold one of them.
     """
     base, example = base_model or base_model_of(library), _example(library)
-    controls = [row for row in _of_measure(library, "accuracy")["row"].unique() if row != VECTOR]
+    controls = [row for row in library.rows() if row != VECTOR]
     return _metadata(library, licence, repo, base) + _template().render(
         library=library, title=repo or _title(library), model=_model(library), base=base, repo=repo, licence=licence,
         example=example, prompt=library.template.question.format(word=_word(library[example])),
@@ -94,7 +92,7 @@ def _metadata(library: "Library", licence: str | None, repo: str | None, base: s
 
 
 @cache
-def _template() -> Any:
+def _template() -> "Template":
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
@@ -120,11 +118,10 @@ def code(value: str) -> str:
     return f"`{literal(value)}`"
 
 
-def _table(library: "Library", columns: dict[str, Any]) -> str:
+def _table(library: "Library", columns: Mapping[str, Column]) -> str:
     """A line for each vector, whose cells, in Markdown, are functions of its name and of itself."""
-    body = [[cell(name), *(str(of(name, fv)) for of in columns.values())] for name, fv in library.items()]
-    frame = pd.DataFrame(body, columns=["vector", *columns], dtype=str)
-    return frame.to_markdown(index=False, tablefmt="github", disable_numparse=True)
+    body = [[cell(name), *(of(name, fv) for of in columns.values())] for name, fv in library.items()]
+    return markdown_table(["vector", *columns], body)
 
 
 def _method(name: str, fv: "FunctionVector") -> str:
@@ -143,17 +140,17 @@ def _pairs(name: str, fv: "FunctionVector") -> str:
     return str(fv.training["n_pairs"]) if fv.training else ""
 
 
-def _unbroken(score: Score | None) -> str:
+def _unbroken(score: Score | None, signed: bool = False) -> str:
     """A score, whose interval stays on one line; "" for none."""
-    return str(score or "").replace(", ", ",\N{NO-BREAK SPACE}")
+    return ("" if score is None else score.signed if signed else str(score)).replace(", ", ",\N{NO-BREAK SPACE}")
 
 
 def _scores(library: "Library", controls: list[str]) -> str:
     """Whole answers right by vector and by control; "" where nothing was measured."""
-    if _of_measure(library, "accuracy").empty:
+    if not library.rows():
         return ""
 
-    def of(row: str) -> Any:
+    def of(row: str) -> Column:
         return lambda name, fv: _unbroken(library.score(name, "accuracy", row))
 
     def words(name: str, fv: "FunctionVector") -> str:
@@ -165,16 +162,12 @@ def _scores(library: "Library", controls: list[str]) -> str:
 
 def _elsewhere(library: "Library") -> str:
     """Side effects by vector; "" where nothing was measured."""
-    measures = [measure for measure in ELSEWHERE if not _of_measure(library, measure).empty]
+    measures = [measure for measure in ELSEWHERE if library.rows(measure)]
 
-    def of(measure: str) -> Any:
-        return lambda name, fv: _unbroken(library.score(name, measure))
+    def of(measure: str) -> Column:
+        return lambda name, fv: _unbroken(library.score(name, measure), signed=measure == "lost")
 
-    return _table(library, {ELSEWHERE[measure]: of(measure) for measure in measures}) if measures else ""
-
-
-def _of_measure(library: "Library", measure: str) -> pd.DataFrame:
-    return library.scores[library.scores["measure"] == measure]
+    return _table(library, {MEASURES[measure].column: of(measure) for measure in measures}) if measures else ""
 
 
 def _example(library: "Library") -> str:

@@ -11,10 +11,11 @@ import pandas as pd
 from ...ground import storage
 from ...ground.errors import InputError
 from ...ground.names import file_names
+from ...ground.schema import validated
 from ...ground.text_files import FilePath, own_path
 from ...models.identity import Identity
 from ..function_vector import FunctionVector
-from .record import CARD, FORMAT, KIND, RECORD, SCORE_COLUMNS, LibraryRecord
+from .record import CARD, RECORD, SCORE_COLUMNS, LibraryRecord
 
 
 def write_library(
@@ -36,14 +37,13 @@ def write_library(
     for name, fv in vectors.items():
         fv.save(place / files[name])
         entries[name] = {"file": files[name], "sha256": _sha256(place / files[name])}
-    record = {
-        "kind": KIND, "format": FORMAT, "vectors": entries,
-        "identity": None if identity is None else identity.model_dump(),
+    record = validated(LibraryRecord, {
+        "vectors": entries, "identity": None if identity is None else identity.model_dump(),
         "scores": _lines(scores), "versions": storage.versions(),
-    }  # fmt: skip
+    })  # fmt: skip
     with storage.written_whole(place / CARD) as partial:
         partial.write_text(card, encoding="utf-8")
-    storage.save_json(place / RECORD, record)
+    storage.save_json(place / RECORD, record.model_dump(by_alias=True))
     for file in earlier - set(files.values()):
         (place / file).unlink(missing_ok=True)
     return place

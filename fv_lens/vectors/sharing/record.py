@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from ...ground.errors import InputError
-from ...ground.schema import Count, Hash, Schema, Text, Versions
+from ...ground.schema import Count, Hash, Schema, Text, Versions, validated
+from ...ground.storage import naming
 from ...ground.text_files import parse_json, read_text
 from ...models.identity import Identity
 
 RECORD, CARD = "library.json", "README.md"
-KIND, FORMAT = "fv_lens.Library", "1"
 VECTOR = "vector"  # the row of scores that is the vector's own; other rows are controls
 
 
@@ -22,7 +22,7 @@ class Entry(Schema):
     sha256: Hash
 
 
-class Measured(Schema):
+class ScoreLine(Schema):
     """A line of a library's scores; without an interval, `low` and `high` are None."""
 
     name: Text
@@ -34,17 +34,17 @@ class Measured(Schema):
     n: Count
 
 
-SCORE_COLUMNS = tuple(Measured.model_fields)
+SCORE_COLUMNS = tuple(ScoreLine.model_fields)
 
 
 class LibraryRecord(Schema):
     """What `library.json` holds."""
 
-    kind: Literal["fv_lens.Library"]
-    format: Literal["1"]
+    kind: Literal["fv_lens.Library"] = "fv_lens.Library"
+    format: Literal["1"] = "1"
     vectors: dict[Text, Entry] = Field(min_length=1)
     identity: Identity | None
-    scores: list[Measured]
+    scores: list[ScoreLine]
     versions: Versions
 
     @classmethod
@@ -52,18 +52,12 @@ class LibraryRecord(Schema):
         """The record in a file; an InputError names the field that is wrong."""
         try:
             content = parse_json(read_text(path))
-            if isinstance(content, dict) and content.get("kind") == KIND and content.get("format") != FORMAT:
-                known = f"this version reads {FORMAT!r}. Update fv_lens"
-                raise InputError(f"it has format {content.get('format')!r}; {known}")
-            return cls.model_validate(content)
         except InputError as error:
             raise InputError(f"{str(path)!r}: {error}.") from None
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the whole"
-            raise InputError(
-                f"{str(path)!r}: {where}: {first['msg']}. It is damaged or was edited; save the library again."
-            ) from None
+        if isinstance(content, dict) and str(content.get("format", "1")) > "1":
+            raise InputError(f"{str(path)!r} has format {content['format']!r}; this version reads '1'. Update fv_lens.")
+        with naming(path):
+            return validated(cls, content)
 
     @property
     def files(self) -> list[str]:

@@ -9,6 +9,7 @@ from fv_lens.analogies.basis import Basis
 from fv_lens.ground.errors import InputError
 from fv_lens.models.lens import lens_of
 from fv_lens.studies.analogies.library import load_libraries
+from fv_lens.vectors.library import Library
 
 from ...analogies.made import noise, vectors_of
 
@@ -68,3 +69,13 @@ def test_a_folder_without_vectors_is_named(model, tmp_path):
     one = folder(tmp_path / "one", vectors_of(model, "a"))
     with pytest.raises(InputError, match=f"'{tmp_path / 'none'}' has no vectors"):
         load_libraries([one, tmp_path / "none"])
+
+
+def test_vectors_of_other_weights_are_refused(model, tmp_path):
+    Library(vectors_of(model, "ab")).save(tmp_path / "one", model)
+    assert load_libraries([tmp_path / "one"], model)[0].keys() == set("ab")
+    other = Library.load(tmp_path / "one")
+    other = Library(other, identity=other.identity.model_copy(update={"weights": "0" * 64}))
+    other.save(tmp_path / "two")
+    with pytest.raises(InputError, match=f"^The library in '{tmp_path / 'two'}' was made on other weights"):
+        load_libraries([tmp_path / "two"], model)

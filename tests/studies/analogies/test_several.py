@@ -13,12 +13,12 @@ import pytest
 from fv_lens.datasets import question_files
 from fv_lens.evaluation.pooled import OVER_MODELS, POOLED
 from fv_lens.ground.errors import InputError, ParityError
+from fv_lens.ground.markdown import score_text
 from fv_lens.ground.scores import Score
 from fv_lens.models import load
 from fv_lens.studies.analogies import library, several, several_page, study
 from fv_lens.studies.analogies.several import NO_SUMS, gaps_of
 from fv_lens.studies.folders import MARKER
-from fv_lens.studies.markdown import score_text
 from fv_lens.studies.results import read_table
 from fv_lens.vectors.library import Library
 
