@@ -9,7 +9,7 @@ file. repeng counts in the same way.
 import hashlib
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,9 +22,7 @@ from ...ground.errors import InputError
 from ...ground.text_files import FilePath, check_file, own_path, parse_json
 from ...models.gguf_header import Header, read_header
 from ...models.kinds import adapter_of, model_type
-from ..checks import check_model
 from ..function_vector import FunctionVector
-from .exported import by_layer
 from .imported import ModelOrName, check_names, imported
 
 ARCHITECTURE = "controlvector"
@@ -33,28 +31,17 @@ RECORD = "fv_lens.record"  # JSON: for each layer, lowest first, the vector's re
 DIRECTION = "direction."
 
 
-def write_control_vector(
-    fv: FunctionVector | Sequence[FunctionVector], path: FilePath, model: ModelOrName = None
-) -> None:
-    """Write vectors as one GGUF control vector; arguments and errors are those of `export_vector`."""
-    layers = by_layer(fv, "llama.cpp")
+def write_control_vector(layers: Mapping[int, FunctionVector], path: FilePath, kind: str) -> None:
+    """Write the vectors of layers as one GGUF control vector for models of this kind, a model type of transformers.
+
+    Raises:
+        InputError: a vector of layer 0; a file that cannot be written.
+    """
     if 0 in layers:
         raise InputError(
             "The vector is added after block 0, where llama.cpp adds none: its control vectors begin at block 1. "
             "Choose another layer, as in finetune(..., layer=[...]); FunctionVector.apply and patch serve layer 0."
         )
-    if model is None:
-        raise InputError(
-            "A control vector says which kind of model it is for; give model=..., the model, or its model type in "
-            "transformers, such as 'llama'."
-        )
-    if isinstance(model, str):
-        kind = model
-    else:
-        adapter = adapter_of(model)
-        for vector in layers.values():
-            check_model(vector, adapter)
-        kind = model_type(adapter)
     records = [{"record": vector.record, "sha256": _digest(vector.vector)} for vector in layers.values()]
     with storage.written_whole(path) as partial:
         writer = gguf.GGUFWriter(partial, ARCHITECTURE)
