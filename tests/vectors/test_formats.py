@@ -259,7 +259,7 @@ def test_a_steering_vector_comes_back(llama, two, steering_vectors):
     assert [fv.layer for fv in import_vectors(last, llama)] == [2]
     with pytest.raises(InputError, match="of layer -1, counted from the last; give model"):
         import_vectors(last)
-    with pytest.raises(InputError, match="Layer 2 has two vectors"):
+    with pytest.raises(InputError, match="Layer 2 has 2 vectors"):
         import_vectors(steering_vectors.SteeringVector({-1: two[0].vector, 2: two[0].vector}), llama)
     with pytest.raises(InputError, match="added at 'mlp'; only one at 'decoder_block'"):
         import_vectors(steering_vectors.SteeringVector({1: two[0].vector}, "mlp"), llama)

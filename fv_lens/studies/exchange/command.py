@@ -32,9 +32,9 @@ def export(
         from ...vectors.formats.exchange import export_vectors
         from ...vectors.function_vector import FunctionVector
 
-        loaded = [FunctionVector.load(vector) for vector in vectors]
-        target = None if model_type else model_of(loaded[0], vectors[0], model)
-        export_vectors(loaded, out, model=target, model_type=model_type)
+        exports = [FunctionVector.load(vector) for vector in vectors]
+        target = None if model_type else model_of(exports[0], vectors[0], model)
+        export_vectors(exports, out, model=target, model_type=model_type)
         console.print(Text(str(out)), soft_wrap=True)
         notes.print(Text(EVERY_TOKEN), soft_wrap=True)
 
@@ -58,10 +58,10 @@ def import_(
             vectors = import_vectors(file, load_model(model))
         elif not vectors[0].model:
             raise InputError(f"{str(file)!r} does not say which model it is for; pass --model.")
-        saved = out or file.with_suffix(".safetensors")
+        target = out or file.with_suffix(".safetensors")
         for vector in vectors:
-            several = f"-layer{vector.layer}" if len(vectors) > 1 else ""
-            path = saved.with_name(f"{saved.stem}{several}{saved.suffix}")
+            suffix = f"-layer{vector.layer}" if len(vectors) > 1 else ""
+            path = target.with_name(f"{target.stem}{suffix}{target.suffix}")
             vector.save(path)
-            what = f"{vector.method}, layer {vector.layer}, norm {vector.vector.norm():.3g}"
-            console.print(Text(f"{path}  {what}"), soft_wrap=True)
+            summary = f"{vector.method}, layer {vector.layer}, norm {vector.vector.norm():.3g}"
+            console.print(Text(f"{path}  {summary}"), soft_wrap=True)
