@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import gguf
 import numpy as np
@@ -109,6 +110,16 @@ def test_what_repeng_writes_and_holds_is_read_here(llama, repeng, tmp_path):
         assert all((fv.vector.numpy() == control.directions[fv.layer]).all() for fv in vectors)
         export_vectors(vectors[1:], tmp_path / "again.gguf", model=llama)
         assert repeng.ControlVector.import_gguf(tmp_path / "again.gguf").directions.keys() == {1, 2}
+
+
+def test_a_direction_is_of_the_block_of_its_number(llama, tmp_path):
+    path = written(tmp_path / "v.gguf", {f"direction.{n}": np.full(32, n, np.float32) for n in (2, 1)})
+    assert [(fv.layer, fv.vector.unique().tolist()) for fv in import_vectors(path, llama)] == [(1, [1]), (2, [2])]
+
+
+def test_a_negative_layer_counts_from_the_last(llama):
+    control = SimpleNamespace(model_type="llama", directions={-1: np.ones(32), 0: np.zeros(32)})
+    assert [(fv.layer, fv.vector[0].item()) for fv in import_vectors(control, llama)] == [(0, 0.0), (2, 1.0)]
 
 
 @pytest.mark.parametrize("name", tiny.params(["llama", "gpt2", "gemma2", "qwen3", "mistral"], quick=("llama", "gpt2")))

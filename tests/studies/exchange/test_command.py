@@ -8,8 +8,8 @@ import torch
 from fv_lens.vectors.formats.exchange import export_vectors
 from fv_lens.vectors.function_vector import FunctionVector
 
-from ..vectors.patched import vector
-from .commands import call
+from ...vectors.patched import vector
+from ..commands import call
 
 
 @pytest.fixture
