@@ -45,8 +45,9 @@ if TYPE_CHECKING:
     from .vectors.patching import unpatch as unpatch
 
     # to other engines and from them
-    from .vectors.formats.exchange import export_vector as export_vector
+    from .vectors.formats.exchange import export_vectors as export_vectors
     from .vectors.formats.exchange import import_vectors as import_vectors
+    from .vectors.formats.steering_vectors import as_steering_vector as as_steering_vector
 
     # fine-tuning
     from .vectors.optimizer import Tuning as Tuning

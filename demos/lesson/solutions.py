@@ -1,6 +1,7 @@
 """Solutions of the exercises, in the order of the lesson: slow, obvious code over the hooks of TransformerLens.
 
-`demos/pages/lesson.py` copies them into the notebook: of an exercise the signature and docstring, and its code folded.
+`demos/pages/notebooks.py` copies them into the notebook: of an exercise the signature and docstring, and its code,
+folded.
 """
 
 from collections.abc import Mapping, Sequence

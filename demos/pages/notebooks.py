@@ -48,6 +48,8 @@ def badge(name: str, url: str) -> str:
 
 def install(url: str) -> str:
     """The code that brings the repository into Colab, installs it and goes to its demos."""
+    # Without constraints.txt, which would replace Colab's torch, numpy and pandas under a running kernel: Colab's own
+    # torchvision needs that very torch, and its google-colab that very pandas.
     return f"""# @title In Colab this cell installs fv_lens; elsewhere it does nothing.
 import os
 import subprocess

@@ -1,6 +1,6 @@
 """A model of either library behind its adapter, and what transformers calls its kind."""
 
-from typing import Any
+from typing import cast
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -17,8 +17,8 @@ def adapter_of(model: Model | PreTrainedModel | nn.Module) -> Lens | Network:
     Raises:
         InputError: any other model, see `lens_of` and `network_of`.
     """
-    given: Any = model
-    return network_of(given) if isinstance(unwrapped(given), PreTrainedModel) else lens_of(given)
+    inner = unwrapped(model)
+    return network_of(inner) if isinstance(inner, PreTrainedModel) else lens_of(cast(Model, model))
 
 
 def model_type(adapter: Lens | Network) -> str:

@@ -6,7 +6,7 @@ on to each other. `NetworkWatch` follows the model's forwards and `generate` as 
 
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import Any
@@ -27,6 +27,7 @@ from .state import State, modules, without_hooks
 from .weights import is_centered
 
 PROBE_TOKENS = 4
+Look = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]  # a forward hook with keywords
 
 _lock = threading.Lock()
 
@@ -58,7 +59,7 @@ class Network:
 
     @property
     def patches(self) -> list[Any]:
-        """What is on the model at the moment."""
+        """The patches that are on the model at the moment."""
         return self.state.patches
 
     @cached_property
@@ -68,12 +69,12 @@ class Network:
 
     @property
     def processing(self) -> str:
-        """As `Lens.processing`."""
+        """The processing of the weights, as `Lens.processing`."""
         embeddings: Any = self.model.get_input_embeddings()
         return "centered" if is_centered(embeddings.weight.detach()) else "raw"
 
 
-def network_of(model: Any) -> Network:
+def network_of(model: PreTrainedModel | nn.Module) -> Network:
     """The network of a Hugging Face model, or of one inside torch.compile's or PEFT's wrappers.
 
     Raises:
@@ -158,7 +159,7 @@ def _lists(model: nn.Module, n: int) -> list[nn.ModuleList]:
 
 def _same(blocks: Sequence[nn.Module], lists: Sequence[nn.ModuleList]) -> bool:
     """Whether blocks found before are still one of the model's lists."""
-    return any(all(one is other for one, other in zip(blocks, candidate)) for candidate in lists)
+    return any(all(block is part for block, part in zip(blocks, candidate)) for candidate in lists)
 
 
 @torch.no_grad()
@@ -166,11 +167,11 @@ def _measured_blocks(network: Network) -> list[nn.Module]:
     """The list of blocks, all run in one forward, of which each takes what the one before it returned."""
     model, kind = network.model, type(network.model).__name__
     lists = _lists(model, network.n_layers)
-    seen: dict[nn.Module, tuple[Tensor | None, Tensor | None]] = {}
+    streams: dict[nn.Module, tuple[Tensor | None, Tensor | None]] = {}
 
     def see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        given = args[0] if args else kwargs.get("hidden_states")
-        seen[module] = _copy(given), _copy(stream_of(output))
+        entry = args[0] if args else kwargs.get("hidden_states")
+        streams[module] = _copy(entry), _copy(stream_of(output))
 
     entrance = device_of(model.get_input_embeddings()) or model.device
     ids = torch.arange(1, 1 + PROBE_TOKENS, device=entrance)[None] % int(network.config.vocab_size)
@@ -185,18 +186,18 @@ def _measured_blocks(network: Network) -> list[nn.Module]:
                 f"{error!r}. Give a causal language model that runs on token ids alone."
             ) from error
     shape = (1, PROBE_TOKENS, network.d_model)
-    found = [list(blocks) for blocks in lists if all(block in seen for block in blocks)]
-    found = [blocks for blocks in found if _is_stream([seen[block] for block in blocks], shape)]
-    if len(found) != 1:
+    candidates = [list(blocks) for blocks in lists if all(block in streams for block in blocks)]
+    candidates = [blocks for blocks in candidates if _is_stream([streams[block] for block in blocks], shape)]
+    if len(candidates) != 1:
         raise InputError(
-            f"{kind} has {len(found)} lists of {network.n_layers} decoder blocks each of which hands the residual "
+            f"{kind} has {len(candidates)} lists of {network.n_layers} decoder blocks each of which hands the residual "
             f"stream {list(shape)} on to the next; expected one. Wrap it in a TransformerBridge and use fv_lens.patch."
         )
-    return found[0]
+    return candidates[0]
 
 
 @contextmanager
-def _hooked(blocks: Sequence[nn.Module], see: Any) -> Iterator[None]:
+def _hooked(blocks: Sequence[nn.Module], see: Look) -> Iterator[None]:
     handles = [block.register_forward_hook(see, with_kwargs=True) for block in dict.fromkeys(blocks)]
     try:
         yield
@@ -214,6 +215,6 @@ def _copy(value: Any) -> Tensor | None:
     return value.detach().cpu() if isinstance(value, Tensor) else None
 
 
-def _is_stream(seen: Sequence[tuple[Tensor | None, Tensor | None]], shape: tuple[int, ...]) -> bool:
-    whole = all(x is not None and tuple(x.shape) == shape for pair in seen for x in pair)
-    return whole and all(torch.equal(out, into) for (_, out), (into, _) in zip(seen, seen[1:]))  # type: ignore[arg-type]
+def _is_stream(pairs: Sequence[tuple[Tensor | None, Tensor | None]], shape: tuple[int, ...]) -> bool:
+    whole = all(x is not None and tuple(x.shape) == shape for pair in pairs for x in pair)
+    return whole and all(torch.equal(out, into) for (_, out), (into, _) in zip(pairs, pairs[1:]))  # type: ignore[arg-type]

@@ -1,5 +1,6 @@
 """The `FunctionVector` type: arithmetic, checks against a model and the words it is measured on, saving and loading."""
 
+import hashlib
 import json
 import numbers
 from collections.abc import Mapping, Sequence
@@ -176,6 +177,11 @@ class FunctionVector:
         parts = {part.name: getattr(self, part.name) for part in fields(self) if part.name != "vector"}
         return json.loads(json.dumps(parts))
 
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the vector's float32 numbers, whatever its record says."""
+        return hashlib.sha256(self.vector.numpy().tobytes()).hexdigest()
+
     def __add__(self, other: "FunctionVector") -> "FunctionVector":
         if not isinstance(other, FunctionVector):
             return NotImplemented
@@ -296,8 +302,9 @@ class FunctionVector:
         Raises:
             InputError: a vector of another model, another `d_model`, layer or processing mode; a `site` other than
                 "hook_resid_post"; a model that TransformerLens wraps, an encoder-decoder, one whose blocks were not
-                found, or shallow copy of one that has vectors; a strength, `tokens` or `at` of another form. While
+                found, or a shallow copy of one that has vectors; a strength, `tokens` or `at` of another form. While
                 applied: what `patch` refuses as well, and a call of a part of the model instead of the model itself.
+            ParityError: a block returns another shape than the tokens of its forward have.
 
         Example:
             >>> tokenizer = AutoTokenizer.from_pretrained("gpt2")

@@ -51,14 +51,14 @@ class Patch:
             lens.patches.append(self)
 
     def __repr__(self) -> str:
-        what = ", ".join(f"{(v.relation or v.method)!r} at layer {v.layer}" for v in self.vectors)
+        names = ", ".join(f"{(v.relation or v.method)!r} at layer {v.layer}" for v in self.vectors)
         n = len(self.lens.patches)
         state = f"active, {n} patch{'es' * (n > 1)} on the model" if self in self.lens.patches else "removed"
-        return f"{type(self).__name__}({what}, strength {self.strength:g}; {state})"
+        return f"{type(self).__name__}({names}, strength {self.strength:g}; {state})"
 
     @property
     def at(self) -> Tensor | None:
-        """Which tokens get the vector, see `patch`; None: each prompt's last. Each thread may set its own."""
+        """The tokens that get the vector, see `patch`; None: each prompt's last. Each thread may set its own."""
         return getattr(self._own, "at", self._at)
 
     @at.setter

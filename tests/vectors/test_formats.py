@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import gguf
 import numpy as np
@@ -15,7 +16,8 @@ import transformers as hf
 
 from fv_lens.ground.errors import InputError
 from fv_lens.vectors.formats.control_vectors import COUNT, HINT, RECORD
-from fv_lens.vectors.formats.exchange import export_vector, import_vectors
+from fv_lens.vectors.formats.exchange import export_vectors, import_vectors
+from fv_lens.vectors.formats.steering_vectors import as_steering_vector
 from fv_lens.vectors.function_vector import FunctionVector
 from fv_lens.vectors.patching import patch
 
@@ -67,7 +69,7 @@ def assert_equal(one: FunctionVector, other: FunctionVector):
 
 def test_a_file_comes_back_as_it_was(llama, two, tmp_path):
     mixed = [two[0], (0.5 * two[1]).strengthened(3.0)]
-    export_vector(mixed[::-1], tmp_path / "v.gguf", model=llama)
+    export_vectors(mixed[::-1], tmp_path / "v.gguf", model=llama)
     for model in (None, llama, tiny.network("llama"), "tiny/llama"):
         for before, after in zip(mixed, import_vectors(tmp_path / "v.gguf", model), strict=True):
             assert_equal(after, before)
@@ -75,7 +77,7 @@ def test_a_file_comes_back_as_it_was(llama, two, tmp_path):
 
 def test_what_llama_cpp_reads(llama, two, tmp_path):
     """One float32 tensor of one dimension for each layer, by the name that the loader splits, and three keys."""
-    export_vector(two, tmp_path / "v.gguf", model=llama)
+    export_vectors(two, tmp_path / "v.gguf", model=llama)
     reader = gguf.GGUFReader(tmp_path / "v.gguf")
     assert [(tensor.name, tensor.tensor_type.name, list(tensor.shape)) for tensor in reader.tensors] == [
         ("direction.1", "F32", [32]), ("direction.2", "F32", [32]),
@@ -87,12 +89,12 @@ def test_what_llama_cpp_reads(llama, two, tmp_path):
 
 def test_equal_vectors_make_equal_bytes(two, tmp_path):
     for name in "ab":
-        export_vector(two, tmp_path / name, model="llama")
+        export_vectors(two, tmp_path / name, model_type="llama")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_repeng_reads_what_is_written_here(llama, two, repeng, tmp_path):
-    export_vector(two, tmp_path / "v.gguf", model=llama)
+    export_vectors(two, tmp_path / "v.gguf", model=llama)
     control = repeng.ControlVector.import_gguf(tmp_path / "v.gguf")
     assert control.model_type == "llama" and list(control.directions) == [1, 2]
     assert all((control.directions[fv.layer] == fv.vector.numpy()).all() for fv in two)
@@ -106,8 +108,18 @@ def test_what_repeng_writes_and_holds_is_read_here(llama, repeng, tmp_path):
         vectors = import_vectors(source, llama)
         assert [(fv.layer, fv.method, fv.model) for fv in vectors] == [(n, "imported", "tiny/llama") for n in range(3)]
         assert all((fv.vector.numpy() == control.directions[fv.layer]).all() for fv in vectors)
-        export_vector(vectors[1:], tmp_path / "again.gguf", model=llama)
+        export_vectors(vectors[1:], tmp_path / "again.gguf", model=llama)
         assert repeng.ControlVector.import_gguf(tmp_path / "again.gguf").directions.keys() == {1, 2}
+
+
+def test_a_direction_is_of_the_block_of_its_number(llama, tmp_path):
+    path = written(tmp_path / "v.gguf", {f"direction.{n}": np.full(32, n, np.float32) for n in (2, 1)})
+    assert [(fv.layer, fv.vector.unique().tolist()) for fv in import_vectors(path, llama)] == [(1, [1]), (2, [2])]
+
+
+def test_a_negative_layer_counts_from_the_last(llama):
+    control = SimpleNamespace(model_type="llama", directions={-1: np.ones(32), 0: np.zeros(32)})
+    assert [(fv.layer, fv.vector[0].item()) for fv in import_vectors(control, llama)] == [(0, 0.0), (2, 1.0)]
 
 
 @pytest.mark.parametrize("name", tiny.params(["llama", "gpt2", "gemma2", "qwen3", "mistral"], quick=("llama", "gpt2")))
@@ -139,29 +151,29 @@ def test_repengs_control_model_adds_what_apply_does_at_every_token(name, side, r
 )
 def test_vectors_that_a_control_vector_cannot_hold_are_refused(llama, two, tmp_path, change, message):
     with pytest.raises(InputError, match=message):
-        export_vector(dataclasses.replace(two[0], **change), tmp_path / "v.gguf", model=llama)
+        export_vectors(dataclasses.replace(two[0], **change), tmp_path / "v.gguf", model=llama)
     assert not list(tmp_path.iterdir())
 
 
 def test_arguments_that_do_not_go_together_are_refused(llama, two, tmp_path):
     path = tmp_path / "v.gguf"
-    for arguments, more, message in [
-        ((two, path), {}, "give model=..., the model, or its model type"),
-        ((two,), dict(model=llama), "path is missing"),
-        ((two, path), dict(to="steering-vectors"), "gives an object; leave the path out"),
-        ((two, path), dict(to="onnx"), "to is 'onnx'; give 'gguf' or 'steering-vectors'"),
-        (([*two, two[0]], path), dict(model=llama), "3 vectors are of 2 layers, .* a \\+ b"),
-        (([two[0], dataclasses.replace(two[1], model="x")], path), dict(model="llama"), "give vectors of one model"),
-        (([], path), dict(model=llama), "empty list"),
+    for vectors, more, message in [
+        (two, {}, "give model=..., the model, or model_type=..., its type"),
+        (two, dict(model=llama, model_type="llama"), "both given; give one of them"),
+        (two, dict(model="llama"), "model is the text 'llama'; give the model itself, or its type as model_type"),
+        (two, dict(model_type="smollm2-135m"), "model_type is 'smollm2-135m', which transformers does not have"),
+        ([*two, two[0]], dict(model=llama), "3 vectors are of 2 layers, .* a \\+ b"),
+        ([two[0], dataclasses.replace(two[1], model="x")], dict(model_type="llama"), "give vectors of one model"),
+        ([], dict(model=llama), "empty list"),
     ]:
         with pytest.raises(InputError, match=message):
-            export_vector(*arguments, **more)
+            export_vectors(vectors, path, **more)
     assert not path.exists()
 
 
 def test_files_of_another_kind_are_refused_by_name(llama, two, tmp_path):
     ones, good = np.ones(32, np.float32), tmp_path / "good.gguf"
-    export_vector(two, good, model=llama)
+    export_vectors(two, good, model=llama)
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(good.read_bytes()[:-40])
     (tmp_path / "text.gguf").write_text("no GGUF at all")
@@ -197,7 +209,7 @@ def test_numbers_that_were_changed_are_not_given_their_old_record(two, tmp_path)
 
 
 def test_a_file_for_another_kind_of_model_is_noted(llama, two, tmp_path):
-    export_vector(two, tmp_path / "v.gguf", model="gpt2")
+    export_vectors(two, tmp_path / "v.gguf", model_type="gpt2")
     with pytest.warns(UserWarning, match="for a model of type 'gpt2'; this one is 'llama'"):
         import_vectors(tmp_path / "v.gguf", llama)
     with pytest.raises(InputError, match="made on 'tiny/llama', and model is 'gpt2'"):
@@ -241,7 +253,7 @@ def test_a_steering_vector_adds_what_a_patch_does(name, side, steering_vectors):
     if side == "left" and name == "gpt2":  # which alone counts positions from the first column
         more["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
     two = [vector(bridge, layer, seed=layer) for layer in (1, 2)]
-    steering = export_vector(two, to="steering-vectors")
+    steering = as_steering_vector(two)
     assert isinstance(steering, steering_vectors.SteeringVector)
     with torch.no_grad(), patch(bridge, two, 0.5):
         expected = bridge(ids, **more)
@@ -251,21 +263,21 @@ def test_a_steering_vector_adds_what_a_patch_does(name, side, steering_vectors):
 
 
 def test_a_steering_vector_comes_back(llama, two, steering_vectors):
-    steering = export_vector(two, to="steering-vectors")
+    steering = as_steering_vector(two)
     for before, after in zip(two, import_vectors(steering, llama), strict=True):
         assert torch.equal(before.vector, after.vector) and (after.layer, after.method) == (before.layer, "imported")
     last = steering_vectors.SteeringVector({-1: two[0].vector})
     assert [fv.layer for fv in import_vectors(last, llama)] == [2]
     with pytest.raises(InputError, match="of layer -1, counted from the last; give model"):
         import_vectors(last)
-    with pytest.raises(InputError, match="Layer 2 has two vectors"):
+    with pytest.raises(InputError, match="Layer 2 has 2 vectors"):
         import_vectors(steering_vectors.SteeringVector({-1: two[0].vector, 2: two[0].vector}), llama)
     with pytest.raises(InputError, match="added at 'mlp'; only one at 'decoder_block'"):
         import_vectors(steering_vectors.SteeringVector({1: two[0].vector}, "mlp"), llama)
 
 
 def test_what_is_imported_acts_as_any_vector(llama, two, steering_vectors):
-    vectors = import_vectors(export_vector(two, to="steering-vectors"), llama)
+    vectors = import_vectors(as_steering_vector(two), llama)
     with patch(llama, vectors):
         imported = run(llama, prompts())
     with patch(llama, two):
@@ -275,7 +287,7 @@ def test_what_is_imported_acts_as_any_vector(llama, two, steering_vectors):
 def test_a_library_that_is_missing_is_named_with_what_installs_it(two, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "steering_vectors", None)
     with pytest.raises(InputError, match="pip install --no-deps steering-vectors"):
-        export_vector(two, to="steering-vectors")
+        as_steering_vector(two)
 
 
 def test_other_objects_are_refused(llama):

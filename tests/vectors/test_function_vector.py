@@ -1,5 +1,6 @@
 """Vectors: the sum they are, where they do not belong, arithmetic, and files."""
 
+import hashlib
 import io
 import json
 import os
@@ -147,6 +148,13 @@ def test_a_vector_does_not_change_with_the_tensor_it_was_made_from():
     fv = FunctionVector(tuned, 0)
     tuned.data.zero_()
     assert fv.vector.tolist() == [1.0] * 4 and not fv.vector.requires_grad
+
+
+def test_the_hash_of_a_vector_is_that_of_its_float32_numbers_alone():
+    numbers = torch.arange(8).double() / 3
+    fv = FunctionVector(numbers[::2], 0)
+    assert fv.sha256 == hashlib.sha256(b"".join(np.float32(n).tobytes() for n in numbers[::2].tolist())).hexdigest()
+    assert replace(fv, layer=1, relation="antonym").sha256 == fv.sha256 != (-fv).sha256
 
 
 @pytest.mark.parametrize("shape", [(), (2, 16)])

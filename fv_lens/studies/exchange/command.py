@@ -1,8 +1,7 @@
 """The commands `fv-lens export` and `fv-lens import`."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.text import Text
@@ -17,32 +16,25 @@ EVERY_TOKEN = (
 )
 
 
-class Format(StrEnum):
-    """File formats of other engines."""
-
-    gguf = "gguf"
-
-
 def export(
     vectors: Annotated[list[Path], typer.Argument(callback=expanded, help="A saved vector, or several.")],
     out: Annotated[Path, typer.Option(callback=expanded, help="The file to write.")],
-    to: Annotated[Format, typer.Option(help="gguf: a control vector for llama.cpp and repeng.")] = Format.gguf,
     model: Annotated[str | None, typer.Option(help="As for run; by default the vector's own model.")] = None,
     model_type: Annotated[
         str | None,
         typer.Option(help="Its model type in transformers, such as llama; the model is then not loaded, nor checked."),
     ] = None,
 ) -> None:
-    """Write saved vectors as a file of another engine."""
+    """Write saved vectors as a GGUF control vector, for llama.cpp and repeng."""
     with plain_errors(), quiet():
         if model and model_type:
             raise InputError(f"--model is {model!r} and --model-type {model_type!r}; give one of them.")
-        from ...vectors.formats.exchange import export_vector
+        from ...vectors.formats.exchange import export_vectors
         from ...vectors.function_vector import FunctionVector
 
-        loaded = [FunctionVector.load(vector) for vector in vectors]
-        target: Any = model_type or model_of(loaded[0], vectors[0], model)
-        export_vector(loaded, out, to.value, model=target)
+        exports = [FunctionVector.load(vector) for vector in vectors]
+        target = None if model_type else model_of(exports[0], vectors[0], model)
+        export_vectors(exports, out, model=target, model_type=model_type)
         console.print(Text(str(out)), soft_wrap=True)
         notes.print(Text(EVERY_TOKEN), soft_wrap=True)
 
@@ -66,10 +58,10 @@ def import_(
             vectors = import_vectors(file, load_model(model))
         elif not vectors[0].model:
             raise InputError(f"{str(file)!r} does not say which model it is for; pass --model.")
-        saved = out or file.with_suffix(".safetensors")
+        target = out or file.with_suffix(".safetensors")
         for vector in vectors:
-            several = f"-layer{vector.layer}" if len(vectors) > 1 else ""
-            path = saved.with_name(f"{saved.stem}{several}{saved.suffix}")
+            suffix = f"-layer{vector.layer}" if len(vectors) > 1 else ""
+            path = target.with_name(f"{target.stem}{suffix}{target.suffix}")
             vector.save(path)
-            what = f"{vector.method}, layer {vector.layer}, norm {vector.vector.norm():.3g}"
-            console.print(Text(f"{path}  {what}"), soft_wrap=True)
+            summary = f"{vector.method}, layer {vector.layer}, norm {vector.vector.norm():.3g}"
+            console.print(Text(f"{path}  {summary}"), soft_wrap=True)

@@ -6,10 +6,9 @@ adds direction N to what block N puts out, blocks counted from 0, for every toke
 file. repeng counts in the same way.
 """
 
-import hashlib
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,9 +21,7 @@ from ...ground.errors import InputError
 from ...ground.text_files import FilePath, check_file, own_path, parse_json
 from ...models.gguf_header import Header, read_header
 from ...models.kinds import adapter_of, model_type
-from ..checks import check_model
 from ..function_vector import FunctionVector
-from .exported import by_layer
 from .imported import ModelOrName, check_names, imported
 
 ARCHITECTURE = "controlvector"
@@ -33,29 +30,18 @@ RECORD = "fv_lens.record"  # JSON: for each layer, lowest first, the vector's re
 DIRECTION = "direction."
 
 
-def write_control_vector(
-    fv: FunctionVector | Sequence[FunctionVector], path: FilePath, model: ModelOrName = None
-) -> None:
-    """Write vectors as one GGUF control vector; arguments and errors are those of `export_vector`."""
-    layers = by_layer(fv, "llama.cpp")
+def write_control_vector(layers: Mapping[int, FunctionVector], path: FilePath, kind: str) -> None:
+    """Write the vectors of layers as one GGUF control vector for models of this kind, a model type of transformers.
+
+    Raises:
+        InputError: a vector of layer 0; a file that cannot be written.
+    """
     if 0 in layers:
         raise InputError(
             "The vector is added after block 0, where llama.cpp adds none: its control vectors begin at block 1. "
             "Choose another layer, as in finetune(..., layer=[...]); FunctionVector.apply and patch serve layer 0."
         )
-    if model is None:
-        raise InputError(
-            "A control vector says which kind of model it is for; give model=..., the model, or its model type in "
-            "transformers, such as 'llama'."
-        )
-    if isinstance(model, str):
-        kind = model
-    else:
-        adapter = adapter_of(model)
-        for vector in layers.values():
-            check_model(vector, adapter)
-        kind = model_type(adapter)
-    records = [{"record": vector.record, "sha256": _digest(vector.vector)} for vector in layers.values()]
+    records = [{"record": vector.record, "sha256": vector.sha256} for vector in layers.values()]
     with storage.written_whole(path) as partial:
         writer = gguf.GGUFWriter(partial, ARCHITECTURE)
         writer.add_string(HINT, kind)
@@ -91,11 +77,12 @@ def read_control_vector(path: FilePath, model: ModelOrName = None) -> list[Funct
         vectors = []
         for (layer, numbers), part in zip(sorted(directions.items()), records):
             part = part if isinstance(part, dict) and isinstance(part.get("record"), dict) else {}
-            if part.get("sha256") != _digest(numbers):
+            vector = FunctionVector.of_parts(numbers, part.get("record", {}))
+            if part.get("sha256") != vector.sha256:
                 raise InputError(f"the numbers of direction {layer} are not those that its record is of")
-            vectors.append(FunctionVector.of_parts(numbers, part["record"]))
-            if vectors[-1].layer != layer:
-                raise InputError(f"the record of direction {layer} is of layer {vectors[-1].layer}")
+            if vector.layer != layer:
+                raise InputError(f"the record of direction {layer} is of layer {vector.layer}")
+            vectors.append(vector)
     check_names(vectors, model)
     return vectors
 
@@ -110,10 +97,10 @@ def _directions(file: Path, header: Header) -> dict[int, torch.Tensor]:
         )
     if file.stat().st_size < header.n_bytes:
         raise InputError(f"{name!r} is truncated: {file.stat().st_size} of {header.n_bytes} bytes; copy it again.")
-    named = [tensor for tensor in header.tensors.values() if tensor.name.startswith(DIRECTION)]
+    tensors = [tensor for tensor in header.tensors.values() if tensor.name.startswith(DIRECTION)]
     numbers = {tensor.name: tensor for tensor in gguf.GGUFReader(file).tensors}
     directions = {}
-    for tensor in named:
+    for tensor in tensors:
         layer = tensor.name.removeprefix(DIRECTION)
         if not (layer.isascii() and layer.isdecimal()):
             raise InputError(
@@ -125,7 +112,7 @@ def _directions(file: Path, header: Header) -> dict[int, torch.Tensor]:
                 "llama.cpp does. Write it again."
             )
         directions[int(layer)] = torch.from_numpy(np.array(numbers[tensor.name].data, dtype=np.float32))
-    if len(directions) < len(named):
+    if len(directions) < len(tensors):
         raise InputError(f"{name!r} has two directions of one layer; write it again.")
     return directions
 
@@ -138,7 +125,3 @@ def _compare_kinds(header: Header, model: ModelOrName) -> None:
     with suppress(InputError):  # a model that does not say its type
         if hint != (kind := model_type(adapter_of(model))):
             warnings.warn(f"The control vector is for a model of type {hint!r}; this one is {kind!r}.", stacklevel=4)
-
-
-def _digest(numbers: torch.Tensor) -> str:
-    return hashlib.sha256(numbers.numpy().tobytes()).hexdigest()

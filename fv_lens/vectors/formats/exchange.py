@@ -1,88 +1,83 @@
-"""Vectors to other engines and from them: `export_vector` and `import_vectors`.
+"""Vectors to other engines and from them: `export_vectors` and `import_vectors`.
 
 Example:
-    >>> export_vector(tuned, "antonym.gguf", model=model)
+    >>> export_vectors(tuned, "antonym.gguf", model=model)
     >>> [fv] = import_vectors("antonym.gguf", model)
 """
 
 import os
 from collections.abc import Sequence
-from typing import Literal, overload
+
+from torch import nn
+from transformers import CONFIG_MAPPING, PreTrainedModel
 
 from ...ground.errors import InputError
 from ...ground.text_files import FilePath
+from ...models.kinds import adapter_of
+from ...models.kinds import model_type as type_of
+from ...models.lens import Model
+from ..checks import check_model
 from ..function_vector import FunctionVector
 from .control_vectors import read_control_vector, write_control_vector
+from .exported import by_layer
 from .imported import ModelOrName, imported
 from .objects import ControlVector, SteeringVector
-from .steering_vectors import as_steering_vector, from_steering_vector
-
-FORMATS = ("gguf", "steering-vectors")
+from .steering_vectors import from_steering_vector
 
 
-@overload
-def export_vector(
+def export_vectors(
     fv: FunctionVector | Sequence[FunctionVector],
     path: FilePath,
-    to: Literal["gguf"] = "gguf",
     *,
-    model: ModelOrName,
-) -> None: ...
+    model: Model | PreTrainedModel | nn.Module | None = None,
+    model_type: str | None = None,
+) -> None:
+    """Write vectors as a GGUF control vector, for llama.cpp and repeng.
 
-
-@overload
-def export_vector(
-    fv: FunctionVector | Sequence[FunctionVector], *, to: Literal["steering-vectors"]
-) -> SteeringVector: ...
-
-
-def export_vector(
-    fv: FunctionVector | Sequence[FunctionVector],
-    path: FilePath | None = None,
-    to: Literal["gguf", "steering-vectors"] = "gguf",
-    *,
-    model: ModelOrName = None,
-) -> SteeringVector | None:
-    """Give a vector to another engine, in the format that its own loader takes.
-
-    "gguf" writes a control vector for llama.cpp (`--control-vector FILE`) and repeng (`ControlVector.import_gguf`).
-    Both add it at *every* token, which is another intervention than the last prompt token that function vectors are
-    made for: choose its strength there again, half or less to begin with. The vector's record goes into the file, and
-    `import_vectors` gives back an equal vector.
-
-    "steering-vectors" returns a `SteeringVector`. Its own `token_indices` say where it acts: `token_indices=[-1]` is
-    the last token of prompts that are not padded on the right, as `patch` has it; a mask `[batch, pos]` is any token.
-    (`apply` of version 0.12 takes them beside `min_token_index=None` alone.)
+    llama.cpp takes the file as `--control-vector FILE`, repeng by `ControlVector.import_gguf`. Both add the vectors at
+    *every* token, which is another intervention than the last prompt token that function vectors are made for: choose
+    their strength there again, half or less to begin with. The vectors' records go into the file, and `import_vectors`
+    gives back equal vectors.
 
     Args:
         fv: a vector, or several of different layers.
-        path: of the file to write, for "gguf".
-        to: "gguf" or "steering-vectors".
-        model: for "gguf", the model that the vector is for, which is checked against it; or its model type in
-            transformers, such as "llama", which the file names.
+        path: of the file to write.
+        model: the model that the vectors are for, which is checked against them; the file names its type.
+        model_type: instead of the model, its type in transformers, such as "llama"; no model is then checked.
 
     Raises:
-        InputError: a vector at a site other than "hook_resid_post", of centred weights, or, for "gguf", of layer 0,
-            where llama.cpp adds nothing; two of one layer or of two models; a vector that does not fit the model; no
-            path or model for "gguf", or a path for an object; a library that is not installed.
+        InputError: a vector at a site other than "hook_resid_post", of centred weights, or of layer 0, where llama.cpp
+            adds nothing; two of one layer or of two models; a vector that does not fit the model; a model type that
+            transformers does not have; neither a model nor a type, or both.
 
     Example:
-        >>> export_vector(tuned, "antonym.gguf", model=model)
-        >>> # llama-cli -m model.gguf --control-vector-scaled antonym.gguf:0.5
-        >>> steering = export_vector(tuned, to="steering-vectors")
-        >>> with steering.apply(network, min_token_index=None, token_indices=[-1]):
-        ...     logits = network(ids).logits
+        >>> export_vectors(tuned, "antonym.gguf", model=model)
+        >>> # llama-completion -m model.gguf --control-vector-scaled antonym.gguf:0.5
+        >>> export_vectors(tuned, "antonym.gguf", model_type="llama")
     """
-    if to not in FORMATS:
-        raise InputError(f"to is {to!r}; give {' or '.join(map(repr, FORMATS))}.")
-    if to == "steering-vectors":
-        if path is not None:
-            raise InputError(f"path is {str(path)!r}, and 'steering-vectors' gives an object; leave the path out.")
-        return as_steering_vector(fv)
-    if path is None:
-        raise InputError("path is missing; say which .gguf file to write.")
-    write_control_vector(fv, path, model)
-    return None
+    layers = by_layer(fv, "llama.cpp")
+    if model_type is None:
+        if model is None:
+            raise InputError(
+                "A control vector says which kind of model it is for; give model=..., the model, or model_type=..., "
+                "its type in transformers, such as 'llama'."
+            )
+        if isinstance(model, str):
+            raise InputError(f"model is the text {model!r}; give the model itself, or its type as model_type=...")
+        adapter = adapter_of(model)
+        for vector in layers.values():
+            check_model(vector, adapter)
+        kind = type_of(adapter)
+    elif model is not None:
+        raise InputError(f"model and model_type {model_type!r} are both given; give one of them.")
+    elif model_type not in CONFIG_MAPPING:
+        raise InputError(
+            f"model_type is {model_type!r}, which transformers does not have; give the model_type of the model's "
+            "configuration, such as 'llama' or 'gpt2'."
+        )
+    else:
+        kind = model_type
+    write_control_vector(layers, path, kind)
 
 
 def import_vectors(
@@ -94,8 +89,8 @@ def import_vectors(
     at the last prompt token; `patch(model, vectors, at=mask)` at the tokens of a mask, such as every one.
 
     Args:
-        source: the path of a GGUF control vector, from llama.cpp's generator, repeng or `export_vector`; a repeng
-            `ControlVector`; or a `SteeringVector` of decoder blocks. A file of `export_vector` gives its vectors back
+        source: the path of a GGUF control vector, from llama.cpp's generator, repeng or `export_vectors`; a repeng
+            `ControlVector`; or a `SteeringVector` of decoder blocks. A file of `export_vectors` gives its vectors back
             as they were, with their records.
         model: the model they are for, which is checked against them; or its name, which is recorded; None where that
             is not known, and not checked.

@@ -1,5 +1,6 @@
 """Vectors that other libraries made, as function vectors."""
 
+from collections import Counter
 from collections.abc import Iterable
 
 import torch
@@ -39,8 +40,9 @@ def imported(directions: Iterable[tuple[int, ArrayLike | torch.Tensor]], model: 
     vectors.sort(key=lambda vector: vector.layer)
     if not vectors:
         raise InputError("There is no vector in it; give one that has a direction for at least one layer.")
-    if twice := [one.layer for one, other in zip(vectors, vectors[1:]) if one.layer == other.layer]:
-        raise InputError(f"Layer {twice[0]} has two vectors; give one for each layer.")
+    layer, count = Counter(vector.layer for vector in vectors).most_common(1)[0]
+    if count > 1:
+        raise InputError(f"Layer {layer} has {count} vectors; give one for each layer.")
     check_target(vectors, target)
     return vectors
 

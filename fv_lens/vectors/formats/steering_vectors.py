@@ -16,7 +16,24 @@ BLOCK = "decoder_block"
 
 
 def as_steering_vector(fv: FunctionVector | Sequence[FunctionVector]) -> SteeringVector:
-    """Vectors as one `SteeringVector`; arguments and errors are those of `export_vector`."""
+    """Vectors as one `SteeringVector` of the library steering-vectors.
+
+    Its own `token_indices` say where it acts: `token_indices=[-1]` is the last token of prompts that are not padded on
+    the right, as `patch` has it; a mask `[batch, pos]` is any token. (`apply` of version 0.12 takes them beside
+    `min_token_index=None` alone.)
+
+    Args:
+        fv: a vector, or several of different layers.
+
+    Raises:
+        InputError: a vector at a site other than "hook_resid_post" or of centred weights; two of one layer or of two
+            models; steering-vectors is not installed.
+
+    Example:
+        >>> steering = as_steering_vector(tuned)
+        >>> with steering.apply(network, min_token_index=None, token_indices=[-1]):
+        ...     logits = network(ids).logits
+    """
     layers = by_layer(fv, "steering-vectors")
     try:
         import steering_vectors

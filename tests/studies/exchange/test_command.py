@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from fv_lens.vectors.formats.exchange import export_vector
+from fv_lens.vectors.formats.exchange import export_vectors
 from fv_lens.vectors.function_vector import FunctionVector
 
-from ..vectors.patched import vector
-from .commands import call
+from ...vectors.patched import vector
+from ..commands import call
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def numbers(path) -> dict[str, np.ndarray]:
 
 def test_a_vector_goes_out_and_comes_back(saved):
     before = FunctionVector.load("v1.safetensors")
-    result = call("export", "v1.safetensors", "--to", "gguf", "--out", "v.gguf")
+    result = call("export", "v1.safetensors", "--out", "v.gguf")
     assert result.exit_code == 0 and result.stdout == "v.gguf\n" and "at every token" in result.stderr
     assert list(numbers("v.gguf")) == ["direction.1"]
     result = call("import", "v.gguf", "--out", "again.safetensors")
@@ -38,7 +38,7 @@ def test_a_vector_goes_out_and_comes_back(saved):
 def test_vectors_of_several_layers_are_one_file_and_several_again(saved, small_model):
     vectors = [FunctionVector.load(f"v{layer}.safetensors") for layer in (1, 2)]
     assert call("export", "v2.safetensors", "v1.safetensors", "--out", "both.gguf").exit_code == 0
-    export_vector(vectors, "expected.gguf", model=small_model)
+    export_vectors(vectors, "expected.gguf", model=small_model)
     assert (saved / "both.gguf").read_bytes() == (saved / "expected.gguf").read_bytes()
     assert call("import", "both.gguf", "--model", "any").exit_code == 0
     for fv in vectors:
@@ -55,6 +55,7 @@ def test_a_model_type_takes_the_place_of_the_model(saved, no_model):
     [
         (["export", "none.safetensors", "--out", "v.gguf"], "No file 'none.safetensors'"),
         (["export", "v1.safetensors", "--out", "v.gguf", "--model", "a", "--model-type", "b"], "give one of them"),
+        (["export", "v1.safetensors", "--out", "v.gguf", "--model-type", "gpt"], "model_type is 'gpt', which transfor"),
         (["export", "v1.safetensors", "v1.safetensors", "--out", "v.gguf"], "2 vectors are of 1 layers"),
         (["export", "v1.safetensors", "--out", "none/v.gguf"], "Cannot write"),
         (["import", "v1.safetensors"], "is not a GGUF file"),
