@@ -523,11 +523,12 @@ def relation_test(name):
     return load_relation(name).split().test.pairs
 
 
-def test_bad_tasks_are_refused(tmp_path):
+def test_bad_tasks_are_refused_before_a_file_is_written(tmp_path):
     with pytest.raises(InputError, match="'synonyms' is not a bundled task; choose from relation, analogies, neutral"):
-        write_tasks(tmp_path, names=["synonyms"])
+        write_tasks(tmp_path, names=["neutral", "synonyms"])
     with pytest.raises(InputError, match="The task 'relation' needs a relation"):
-        write_tasks(tmp_path)
+        write_tasks(tmp_path, names=["neutral", "relation"])
+    assert list(tmp_path.iterdir()) == []
     assert set(BUNDLED) == {"relation", "analogies", "neutral"}
 
 
