@@ -187,7 +187,7 @@ def test_random_vectors_are_of_the_same_norm_and_place(llama):
     drawn, again, other = random_vectors(two, 0), random_vectors(two, 0), random_vectors(two, 1)
     for fv, random, same, different in zip(two, drawn, again, other):
         assert float(random.vector.norm()) == pytest.approx(float(fv.vector.norm()), rel=1e-6)
-        assert random.layer == fv.layer and random.relation is None
+        assert (random.layer, random.site, random.model) == (fv.layer, fv.site, fv.model) and random.relation is None
         assert random.vector.equal(same.vector) and not random.vector.equal(different.vector)
 
 
@@ -201,3 +201,13 @@ def test_both_model_classes(here, monkeypatch):
     monkeypatch.setattr(load, "load_model", lambda name, **more: model)
     vector(model).save("v.safetensors")
     assert asked("--limit", "3", tasks="relation,analogies,neutral").exit_code == 0
+
+
+def test_a_random_vector_is_the_first_draw_of_the_controls(llama, words):
+    from fv_lens.datasets.prompts import PromptTemplate
+    from fv_lens.evaluation.controls import RANDOM_VECTOR, Controls, vector_controls
+    from fv_lens.models.lens import lens_of
+
+    fv = vector(llama)
+    [first, *_] = vector_controls(lens_of(llama), words, [fv], Controls(), 3, PromptTemplate())[RANDOM_VECTOR]
+    assert random_vectors([fv], 3)[0].vector.equal(first[0].value)

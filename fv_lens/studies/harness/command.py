@@ -51,7 +51,7 @@ def harness(
     out: Annotated[Path, typer.Option(callback=expanded, help="Folder for the results.")] = Path("fv_lens_harness"),
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the random vector.")] = 0,
 ) -> None:
-    """Run tasks of lm-evaluation-harness without a vector, with it, and with a random one of its norm."""
+    """Run tasks of lm-evaluation-harness without a vector, with it, and with one random draw of its norm."""
     saved: list[Path] = []
     with plain_errors(saved), quiet():
         if not (names := tuple(dict.fromkeys(split_names(tasks)))):
@@ -90,7 +90,7 @@ def _overview(frame: "pd.DataFrame") -> Table:
     from ...ground.scores import Score
     from .study import WITHOUT
 
-    title = Text("Tasks of the harness, 95 % intervals over documents")
+    title = Text("Tasks of the harness, 95 % intervals over documents; the random vector is one draw")
     table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for heading in ("", "", "score", f"over {WITHOUT}"):
         table.add_column(heading, no_wrap=True)

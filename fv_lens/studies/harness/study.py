@@ -12,11 +12,10 @@ from typing import Any, Literal
 from unittest.mock import patch
 
 import pandas as pd
-import torch
 
 from ...datasets.relation_files import load_relation
 from ...datasets.relations import Relation
-from ...evaluation.controls import RANDOM_VECTOR
+from ...evaluation.controls import RANDOM_VECTOR, random_directions
 from ...evaluation.harness.library import TaskManager, handle_non_serializable, simple_evaluate
 from ...evaluation.harness.model import PatchedLM, Rolling
 from ...evaluation.harness.scores import Results, task_gains, task_scores
@@ -67,7 +66,9 @@ class Settings:
 
 
 def study(model: Model, vectors: Sequence[FunctionVector], settings: Settings, job: Job) -> pd.DataFrame:
-    """Run the tasks without the vectors, with them, and with random ones of their norms; write what comes of it.
+    """Run the tasks without the vectors, with them, and with one draw of random ones; write what comes of it.
+
+    The row "random vector" is that one draw, of the vectors' norms; in `evaluate` it is the mean of several.
 
     Into the folder go `results.json`, which holds what the harness returns for each of the three, `results.csv`, and
     in `harness_tasks` the bundled tasks as files that any model of the harness can run.
@@ -118,15 +119,14 @@ def table(results: Mapping[str, Results]) -> pd.DataFrame:
 
 
 def random_vectors(vectors: Sequence[FunctionVector], seed: int) -> list[FunctionVector]:
-    """A random direction in place of each vector, of its norm and at its place."""
+    """One draw of a random direction in place of each vector, of its norm and at its place."""
     rng = generator(seed, Stream.CONTROLS)
-    drawn = [torch.from_numpy(rng.standard_normal(len(fv.vector))).float() for fv in vectors]
     return [
-        replace(
-            fv, vector=fv.vector.norm() * direction / direction.norm(), method="random", relation=None, heads=(),
-            parents=(), training=None, weights=None, source=(), frozen_rms=None,
+        FunctionVector(
+            *random_directions(fv, rng, draws=1), fv.layer, site=fv.site, model=fv.model, processing=fv.processing,
+            bos=fv.bos, method="random",
         )
-        for fv, direction in zip(vectors, drawn)
+        for fv in vectors
     ]  # fmt: skip
 
 
