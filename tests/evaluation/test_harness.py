@@ -24,9 +24,9 @@ from lm_eval.utils import get_rolling_token_windows  # noqa: E402
 
 from fv_lens.evaluation.harness import scoring  # noqa: E402
 from fv_lens.evaluation.harness.arguments import NamedLM  # noqa: E402
-from fv_lens.evaluation.harness.library import TaskManager, simple_evaluate  # noqa: E402
+from fv_lens.evaluation.harness.lm_eval_names import TaskManager, simple_evaluate  # noqa: E402
 from fv_lens.evaluation.harness.model import ROLLING, PatchedLM  # noqa: E402
-from fv_lens.evaluation.harness.scores import Measured, task_gains, task_scores  # noqa: E402
+from fv_lens.evaluation.harness.scores import TaskMetric, task_gains, task_scores  # noqa: E402
 from fv_lens.evaluation.harness.tasks import BUNDLED, analogy_lines, relation_lines, write_tasks  # noqa: E402
 from fv_lens.evaluation.harness.writing import chooser  # noqa: E402
 
@@ -467,27 +467,27 @@ def test_a_bundled_task_of_each_kind(llama, words, no_cache, tmp_path):
     test = words.split().test.pairs[:12]
     scores = [log_prob(f"Q: {word}\nA:", f" {answers[0]}") for word, answers in test]
     of = "fv_lens_relation_loglikelihood"
-    assert found[Measured(of, "acc", "none")].value == sum(greedy for _, greedy in scores) / 12
+    assert found[TaskMetric(of, "acc", "none")].value == sum(greedy for _, greedy in scores) / 12
     mean = sum(x for x, _ in scores) / 12
-    perplexity = found[Measured(of, "perplexity", "none")]
+    perplexity = found[TaskMetric(of, "perplexity", "none")]
     assert perplexity.value == pytest.approx(2.718281828459045**-mean, rel=1e-4)
     assert perplexity.low < perplexity.value < perplexity.high and perplexity.n == 12
 
     settings = {"until": ["\n"], "max_gen_toks": 16}
     texts = one.generate_until(requests("generate_until", [(f"Q: {word}\nA:", settings) for word, _ in test]))
-    exact = found[Measured("fv_lens_relation_generate", "exact_match", "line")]
+    exact = found[TaskMetric("fv_lens_relation_generate", "exact_match", "line")]
     assert exact.value == sum(t.strip() in answers for t, (_, answers) in zip(texts, test)) / 12 and exact.known
 
     lines = analogy_lines()[:12]
     chosen = [[log_prob(line["prompt"], choice)[0] for choice in line["choices"]] for line in lines]
     right = [max(range(len(x)), key=x.__getitem__) == line["right"] for x, line in zip(chosen, lines)]
-    assert found[Measured("fv_lens_analogies", "acc", "none")].value == pytest.approx(sum(right) / 12)
+    assert found[TaskMetric("fv_lens_analogies", "acc", "none")].value == pytest.approx(sum(right) / 12)
 
     texts = json.loads("[" + ",".join((tmp_path / "neutral.jsonl").read_text().splitlines()[:12]) + "]")
     log_probs = [log_prob("", line["text"])[0] for line in texts]
     n = sum(len(line["text"].split()) for line in texts)
     expected = 2.718281828459045 ** (-sum(log_probs) / n)
-    score = found[Measured("fv_lens_neutral", "word_perplexity", "none")]
+    score = found[TaskMetric("fv_lens_neutral", "word_perplexity", "none")]
     assert score.value == pytest.approx(expected, rel=1e-4) and score.low < score.value < score.high
     told = results["config"]["fv_lens"]
     assert told["strength"] == STRENGTH and told["vectors"][0]["layer"] == 1 and len(told["vectors"][0]["sha"]) == 64
@@ -540,7 +540,7 @@ def made(values, metric="acc", stderr=0.1, value=None):
 
 
 def test_intervals_and_gains():
-    key = Measured("t", "acc", "none")
+    key = TaskMetric("t", "acc", "none")
     share = task_scores(made([1, 0, 1, 1]))[key]
     assert (share.value, round(share.low, 2), round(share.high, 2)) == (0.75, 0.30, 0.95)
     mean = task_scores(made([0.2, 0.4, 0.9, 0.5]))[key]
@@ -550,7 +550,7 @@ def test_intervals_and_gains():
     gains = task_gains(made([1, 1, 1, 0] * 5), made([0, 1, 0, 0] * 5))[key]
     assert gains.value == 0.5 and gains.differs() and gains.n == 20
     log_probs = made([(-2.0, 2), (-6.0, 2)], "word_perplexity", "N/A", 2.718281828459045**2)
-    assert task_scores(log_probs)[Measured("t", "word_perplexity", "none")].low < 7.39
+    assert task_scores(log_probs)[TaskMetric("t", "word_perplexity", "none")].low < 7.39
     assert not task_gains(log_probs, log_probs)
 
 

@@ -58,18 +58,17 @@ def harness(
             raise InputError("--tasks names no task; give relation, analogies, neutral, or one that the harness knows.")
         if limit == 0:
             raise InputError("--limit is 0; give a number of documents, or below 1 a share of them.")
-        from ...evaluation.harness.model import ROLLING
+        from ...evaluation.harness.model import as_rolling
         from ...vectors.function_vector import FunctionVector
         from ..results import RESULTS
         from .study import BY_HARNESS, Settings, study
 
-        if rolling not in ROLLING:
-            raise InputError(f"--rolling is {rolling!r}; choose from {', '.join(ROLLING)}.")
-        loaded = [FunctionVector.load(path) for path in vectors]
         include = tuple(map(str, include_path or ()))
         settings = Settings(
-            names, relation, strength, rolling, batch_size, max_length, limit, shots, chat, include, seed
-        )
+            tasks=names, relation=relation, strength=strength, rolling=as_rolling(rolling), batch_size=batch_size,
+            max_length=max_length, limit=limit, shots=shots, chat=chat, include=include, seed=seed,
+        )  # fmt: skip
+        loaded = [FunctionVector.load(path) for path in vectors]
         options: dict[str, Any] = {
             "--tasks": tasks, "--model": model, "--relation": relation, "--strength": strength, "--rolling": rolling,
             "--batch-size": batch_size, "--max-length": max_length, "--limit": limit, "--shots": shots,
