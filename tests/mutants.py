@@ -51,6 +51,9 @@ MUTANTS = [
            "if layer > self.layer:", "if layer >= self.layer:", "engine/test_gradients.py"),
     Mutant("gradients of sums, not of means", "engine/gradients.py",
            "slope *= weights[i : i + TILE, None]", "slope *= 1.0", "engine/test_gradients.py"),
+    Mutant("a text is written with the vector at the token before the last", "engine/sequences.py",
+           "marked[:, at] = True", "marked[:, at - 1] = True",
+           "engine/test_sequences.py::test_every_form_gives_the_same"),
     # Tuning and choosing
     Mutant("the step is chosen by the train loss", "vectors/optimizer.py",
            "loss = mean_by_owner(check, check.losses(vectors))", "loss = mean_by_owner(train, train.losses(vectors))",
@@ -73,6 +76,10 @@ MUTANTS = [
            "enumerate(self.blocks)", "enumerate(self.blocks[1:])", "vectors/test_applying.py"),
     Mutant("a control vector of the next block", "vectors/formats/control_vectors.py",
            'f"{DIRECTION}{layer}", vector', 'f"{DIRECTION}{layer + 1}", vector', "vectors/test_formats.py"),
+    # The harness
+    Mutant("the vector at the first token of the continuation", "evaluation/harness/model.py",
+           "slice(length - n_targets, length - n_targets + 1)", "slice(length - n_targets + 1, length - n_targets + 2)",
+           "evaluation/harness/test_log_likelihoods.py::test_choices_of_one_token_share_a_forward"),
     # Composition
     Mutant("a posterior that cools the wrong way", "analogies/compose.py",
            "(hidden / how.temperature)", "(hidden * how.temperature)",
