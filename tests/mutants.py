@@ -58,6 +58,9 @@ MUTANTS = [
            '~self.scores["name"].isin(list(other))', 'self.scores["name"].isin(list(self))', "vectors/test_library.py"),
     Mutant("an exchanged file is read", "vectors/sharing/files.py",
            "if _sha256(file) != entry.sha256:", "if not entry.sha256:", "vectors/test_library.py"),
+    Mutant("a text is written with the vector at the token before the last", "engine/sequences.py",
+           "marked[:, at] = True", "marked[:, at - 1] = True",
+           "engine/test_sequences.py::test_every_form_gives_the_same"),
     # Tuning and choosing
     Mutant("the step is chosen by the train loss", "vectors/optimizer.py",
            "loss = mean_by_owner(check, check.losses(vectors))", "loss = mean_by_owner(train, train.losses(vectors))",
@@ -89,6 +92,10 @@ MUTANTS = [
     Mutant("a layer from the last is one too low", "vectors/formats/imported.py",
            "layer += target.n_layers", "layer += target.n_layers - 1",
            "vectors/test_formats.py::test_a_negative_layer_counts_from_the_last"),
+    # The harness
+    Mutant("the vector at the first token of the continuation", "evaluation/harness/model.py",
+           "slice(length - n_targets, length - n_targets + 1)", "slice(length - n_targets + 1, length - n_targets + 2)",
+           "evaluation/harness/test_log_likelihoods.py::test_choices_of_one_token_share_a_forward"),
     # Composition
     Mutant("a posterior that cools the wrong way", "analogies/compose.py",
            "(hidden / how.temperature)", "(hidden * how.temperature)",

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..ground.errors import ParityError
+from ..ground.errors import InputError, ParityError
 from ..models.hooking import Hook, HookFunction
 from ..models.lens import Lens, Prefix
 from ..models.onednn import through_onednn
@@ -62,7 +62,12 @@ def continuation_scores(
     Args:
         rows: the tokens that are read; the last of them, as many as a target has, predict it.
         targets: for each row, targets of one length, of which all but the last token are read.
-        edits: values to add at the tokens of `marks`, a slice of each row; none of a head.
+        edits: `[d_model]` to add at the tokens of `marks`; none of a head.
+        marks: a slice of each row.
+
+    Raises:
+        InputError: an edit of a head, or one that differs from prompt to prompt; a patch on the model.
+        ParityError: an edit met other tokens than those of the rows.
     """
     width = max(map(len, rows))
     starts = [len(row) - len(of_row[0]) for row, of_row in zip(rows, targets)]
@@ -102,10 +107,14 @@ def continuations(
     the model takes padding exactly.
 
     Args:
+        prompts: the tokens of each, one or more.
+        edits: `[d_model]` to add; none of a head.
+        n: the most tokens to write.
         choose: is given the prompts, padded on the left with their own first token, and all that was written.
         is_done: whether a row ends with these tokens; the last of them is part of the result.
 
     Raises:
+        InputError: an edit of a head, or one that differs from prompt to prompt; a patch on the model.
         ParityError: an edit changed nothing, or the model's logits differ from run to run.
     """
     ids, mask = left_padded(prompts)
@@ -114,15 +123,21 @@ def continuations(
     form = form_for(lens, longest.to(lens.device), pad(mask, (0, ahead), value=1).to(lens.device), 2, [edits])
     padding = lens.parity.padding and not lens.one_by_one
     run = _by_steps if form == BATCH and (padding or ids.shape[1] > 1) else _by_forwards
-    lengths, results = mask.sum(1).tolist(), [list[int]() for _ in prompts]
-    alike = [list(range(len(prompts)))] if padding else [[i] for i in range(len(prompts))]
-    if not padding and not lens.one_by_one:
-        alike = [[i for i, length in enumerate(lengths) if length == of] for of in sorted(set(lengths))]
-    for members in alike:
-        own = [prompts[i] for i in members]
-        for i, written in zip(members, run(lens, *left_padded(own), edits, n, choose, is_done)):
-            results[i] = written
+    results: list[list[int]] = [[] for _ in prompts]
+    for group in _groups([len(prompt) for prompt in prompts], padding, lens.one_by_one):
+        padded = left_padded([prompts[i] for i in group])
+        for i, row in zip(group, run(lens, *padded, edits, n, choose, is_done)):
+            results[i] = row
     return results
+
+
+def _groups(lengths: Sequence[int], padding: bool, alone: bool) -> list[list[int]]:
+    """Indices of prompts that run together: each alone, or all under padding, or else those of one length."""
+    if alone:
+        return [[i] for i in range(len(lengths))]
+    if padding:
+        return [list(range(len(lengths)))]
+    return [[i for i, length in enumerate(lengths) if length == size] for size in sorted(set(lengths))]
 
 
 def _by_steps(
@@ -197,6 +212,10 @@ def _logits(lens: Lens) -> Callable[..., Tensor]:
 
 def _adding(edits: WhatIf, marked: Bool[Tensor, "row pos"]) -> list[Hook]:
     """Hooks that add the edits' values at the marked tokens."""
+    for edit in edits:
+        if edit.head is not None or edit.value.dim() != 1:
+            what = f"is of head {edit.head}" if edit.head is not None else f"has the shape {list(edit.value.shape)}"
+            raise InputError(f"An edit of layer {edit.layer} {what}; over sequences give [d_model] to add at a site.")
 
     def adder(value: Tensor) -> HookFunction:
         def add(x: Tensor, hook: "HookPoint") -> Tensor:

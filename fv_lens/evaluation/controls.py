@@ -81,7 +81,7 @@ def vector_controls(
     Random heads are drawn from those that the vectors do not use; vectors not summed from heads have no such control.
     """
     rng = generator(seed, Stream.CONTROLS)
-    whatifs = {RANDOM_VECTOR: in_place_of(vectors, [_random_directions(v, rng, controls.draws) for v in vectors])}
+    whatifs = {RANDOM_VECTOR: in_place_of(vectors, [random_directions(v, rng, controls.draws) for v in vectors])}
     if not all(vector.heads for vector in vectors):
         return whatifs
     taken = {head for vector in vectors for head in vector.heads}
@@ -139,7 +139,7 @@ def in_place_of(vectors: Sequence[FunctionVector], others: Sequence[Sequence[Ten
     return [[Edit(v.layer, draws[i], site=v.site) for v, draws in zip(vectors, others)] for i in range(len(others[0]))]
 
 
-def _random_directions(vector: FunctionVector, rng: np.random.Generator, draws: int) -> list[Tensor]:
-    """Random directions of the vector's norm."""
+def random_directions(vector: FunctionVector, rng: np.random.Generator, draws: int) -> list[Tensor]:
+    """Random directions `[d_model]` of the vector's norm, one per draw."""
     directions = torch.from_numpy(rng.standard_normal((draws, len(vector.vector)))).float()
     return [vector.vector.norm() * direction / direction.norm() for direction in directions]

@@ -10,7 +10,11 @@ if TYPE_CHECKING:
 
 
 def model_of(fv: "FunctionVector", file: Path, name: str | None) -> Any:
-    """The model that a saved vector is for: the one named, or its own."""
+    """The model that a saved vector is for: the one named, or its own.
+
+    Raises:
+        InputError: neither is known, or the model cannot be loaded.
+    """
     name_or_own = name or fv.model
     if not name_or_own:
         raise InputError(f"{str(file)!r} does not say which model it was made on; pass --model.")

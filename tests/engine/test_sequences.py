@@ -7,7 +7,7 @@ from fv_lens.engine import sequences
 from fv_lens.engine.edits import Edit
 from fv_lens.engine.forms import BATCH, SLOW
 from fv_lens.engine.sequences import continuation_scores, continuations, left_padded, runs_alone
-from fv_lens.ground.errors import ParityError
+from fv_lens.ground.errors import InputError, ParityError
 from fv_lens.models.lens import lens_of
 
 PROMPTS = [[5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25], [3], [8, 6, 4], [2, 2, 2, 2, 2], [9, 8, 7]]
@@ -139,3 +139,22 @@ def test_dropout_is_noticed(llama):
             runs_alone(lens_of(llama), PROMPTS)
     finally:
         handle.remove()
+
+
+def test_edits_of_heads_and_of_single_prompts_are_refused(llama):
+    """A head's value would be added to every head's, and a prompt's would meet the tokens of another."""
+    lens = lens_of(llama)
+    for edit, problem in (
+        (Edit(1, torch.ones(lens.d_head), head=2), "An edit of layer 1 is of head 2"),
+        (Edit(1, torch.ones(3, lens.d_model)), r"An edit of layer 1 has the shape \[3, 32\]"),
+    ):
+        with pytest.raises(InputError, match=problem):
+            continuation_scores(lens, [[5, 6, 7]] * 3, [[[8]]] * 3, [edit], [slice(0, 1)] * 3)
+        with pytest.raises(InputError, match=problem):
+            continuations(lens, [[5, 6, 7]] * 3, [edit], 2, greedy, lambda row: False)
+
+
+def test_what_cannot_be_batched_runs_alone():
+    assert sequences._groups([3, 1, 3], padding=False, alone=False) == [[1], [0, 2]]
+    assert sequences._groups([3, 1, 3], padding=True, alone=False) == [[0, 1, 2]]
+    assert sequences._groups([3, 1, 3], padding=True, alone=True) == [[0], [1], [2]]

@@ -1,6 +1,7 @@
 """`fv-lens harness`: what it asks, prints and leaves, on a tiny model and task files made here."""
 
 import json
+import os
 from dataclasses import replace
 
 import pandas as pd
@@ -55,12 +56,12 @@ def own_task(folder, name="mine", **more):
     return folder
 
 
-def asked(*more, tasks="relation", out="out"):
+def run_harness(*more, tasks="relation", out="out"):
     return call("harness", "v.safetensors", "--tasks", tasks, "--relation", "successor.json", "--out", out, *more)
 
 
 def test_bundled_tasks_with_and_without_the_vector(here, llama, words):
-    result = asked("--limit", "6", "--strength", "1.5", "--batch-size", "4", tasks="relation,analogies,neutral")
+    result = run_harness("--limit", "6", "--strength", "1.5", "--batch-size", "4", tasks="relation,analogies,neutral")
     assert result.exit_code == 0, result.output
     assert files(here / "out") == ["harness_tasks", "results.csv", "results.json"]
     frame = pd.read_csv("out/results.csv")
@@ -73,13 +74,12 @@ def test_bundled_tasks_with_and_without_the_vector(here, llama, words):
     assert scores.unstack()["vector"].ne(scores.unstack()["without"]).any()
 
     held = json.loads((here / "out" / "results.json").read_text())
-    told = held["vector"]["config"]["fv_lens"]
-    assert told["vectors"][0]["relation"] == "successor" and told["strength"] == 1.5
+    record = held["vector"]["config"]["fv_lens"]
+    assert record["vectors"][0]["relation"] == "successor" and record["strength"] == 1.5
     assert held["without"]["config"]["fv_lens"]["vectors"] == []
-    at_random = held["random vector"]["config"]["fv_lens"]["vectors"][0]
-    assert (
-        at_random["norm"] == pytest.approx(told["vectors"][0]["norm"]) and at_random["sha"] != told["vectors"][0]["sha"]
-    )
+    [fv] = record["vectors"]
+    [at_random] = held["random vector"]["config"]["fv_lens"]["vectors"]
+    assert at_random["norm"] == pytest.approx(fv["norm"]) and at_random["sha"] != fv["sha"]
     assert "fv-lens harness v.safetensors --tasks" in held["command"]
     assert "fv_lens_analogies" in held["vector"]["results"] and "samples" not in held["vector"]
     for shown in ("relation_generate", "word_perplexity", "random vector", "out/results.csv"):
@@ -96,7 +96,7 @@ def single_perplexity(lm, pairs) -> float:
 
 def test_the_users_own_tasks_beside_bundled_ones(here):
     own_task(here / "tasks")
-    result = asked("--include-path", "tasks", tasks="neutral,mine")
+    result = run_harness("--include-path", "tasks", tasks="neutral,mine")
     assert result.exit_code == 0, result.output
     frame = pd.read_csv("out/results.csv")
     assert list(dict.fromkeys(frame.task)) == ["fv_lens_neutral", "mine"]
@@ -110,7 +110,7 @@ def test_the_users_own_tasks_beside_bundled_ones(here):
 def test_long_texts_are_run_in_windows_of_the_length_that_is_given(here):
     perplexities = {}
     for length in ("6", "64"):
-        assert asked("--limit", "3", "--max-length", length, tasks="neutral", out=length).exit_code == 0
+        assert run_harness("--limit", "3", "--max-length", length, tasks="neutral", out=length).exit_code == 0
         frame = pd.read_csv(f"{length}/results.csv")
         perplexities[length] = frame[(frame.metric == "word_perplexity") & (frame.row == "without")].value.item()
     assert perplexities["6"] != perplexities["64"]
@@ -118,29 +118,29 @@ def test_long_texts_are_run_in_windows_of_the_length_that_is_given(here):
 
 def test_a_task_file_by_its_path(here):
     own_task(here / "tasks")
-    result = asked(tasks="tasks/mine.yaml")
+    result = run_harness(tasks="tasks/mine.yaml")
     assert result.exit_code == 0 and set(pd.read_csv("out/results.csv").task) == {"mine"}
 
 
 @pytest.mark.slow
 def test_another_run_in_the_folder_is_refused_and_the_same_is_not(here):
-    assert asked("--limit", "2").exit_code == 0
+    assert run_harness("--limit", "2").exit_code == 0
     before = (here / "out" / "results.csv").read_bytes()
-    again = asked("--limit", "3")
+    again = run_harness("--limit", "3")
     assert again.exit_code == 2 and "holds another run. What differs: limit: 2.0 there, 3.0 here" in again.output
-    assert asked("--limit", "2").exit_code == 0 and (here / "out" / "results.csv").read_bytes() == before
+    assert run_harness("--limit", "2").exit_code == 0 and (here / "out" / "results.csv").read_bytes() == before
 
 
 def test_a_vector_that_may_have_seen_the_words_is_refused(here, llama, words):
     write(Relation("successor", words.pairs[:30]))
-    result = asked()
+    result = run_harness()
     assert result.exit_code == 2 and "may have seen the words it is measured on" in result.output
 
 
 @pytest.mark.slow
 def test_the_words_are_those_of_the_vectors_split(here, llama, words):
     replace(made_of(vector(llama), words), split_seed=3).save("v.safetensors")
-    assert asked("--limit", "4").exit_code == 0
+    assert run_harness("--limit", "4").exit_code == 0
     lines = (here / "out" / "harness_tasks" / "relation.jsonl").read_text().splitlines()
     assert [json.loads(line)["word"] for line in lines] == list(words.split(3).test.words)
 
@@ -151,11 +151,11 @@ def test_the_words_are_those_of_the_vectors_split(here, llama, words):
         (["--tasks", "mine"], "There is no folder 'none' of task files"),
         (["--tasks", ","], "--tasks names no task"),
         (["--limit", "0"], "--limit is 0"),
-        (["--rolling", "last"], "--rolling is 'last'; choose from first, every, none"),
+        (["--rolling", "last"], "rolling is 'last'; choose from first, every, none"),
     ],
 )
 def test_bad_options_are_refused_and_leave_nothing(here, options, problem):
-    result = asked("--include-path", "none", *options)
+    result = run_harness("--include-path", "none", *options)
     assert result.exit_code == 2 and problem in " ".join(result.output.split())
     assert not (here / "out").exists() or files(here / "out") == []
 
@@ -165,14 +165,14 @@ def test_an_unknown_task_is_named_with_those_that_are_near(here, monkeypatch):
     manager = module.TaskManager
     own_alone = lambda include_path, **more: manager(include_path=include_path, include_defaults=False)  # noqa: E731
     monkeypatch.setattr(module, "TaskManager", own_alone)
-    result = asked("--include-path", "tasks", tasks="mine_owm")
+    result = run_harness("--include-path", "tasks", tasks="mine_owm")
     assert result.exit_code == 2
     assert "The harness has no task 'mine_owm': did you mean mine_own?" in " ".join(result.output.split())
 
 
 def test_a_task_whose_data_is_not_here_is_an_error_in_one_line(here):
     own_task(here / "tasks", dataset_kwargs={"data_files": {"test": "none.jsonl"}})
-    result = asked("--include-path", "tasks", tasks="mine")
+    result = run_harness("--include-path", "tasks", tasks="mine")
     assert result.exit_code == 2 and "'mine' cannot be loaded:" in " ".join(result.output.split())
 
 
@@ -187,7 +187,7 @@ def test_random_vectors_are_of_the_same_norm_and_place(llama):
     drawn, again, other = random_vectors(two, 0), random_vectors(two, 0), random_vectors(two, 1)
     for fv, random, same, different in zip(two, drawn, again, other):
         assert float(random.vector.norm()) == pytest.approx(float(fv.vector.norm()), rel=1e-6)
-        assert random.layer == fv.layer and random.relation is None
+        assert (random.layer, random.site, random.model) == (fv.layer, fv.site, fv.model) and random.relation is None
         assert random.vector.equal(same.vector) and not random.vector.equal(different.vector)
 
 
@@ -200,4 +200,28 @@ def test_both_model_classes(here, monkeypatch):
     model = tiny.build("hooked-llama")
     monkeypatch.setattr(load, "load_model", lambda name, **more: model)
     vector(model).save("v.safetensors")
-    assert asked("--limit", "3", tasks="relation,analogies,neutral").exit_code == 0
+    assert run_harness("--limit", "3", tasks="relation,analogies,neutral").exit_code == 0
+
+
+def test_a_random_vector_is_the_first_draw_of_the_controls(llama, words):
+    from fv_lens.datasets.prompts import PromptTemplate
+    from fv_lens.evaluation.controls import RANDOM_VECTOR, Controls, vector_controls
+    from fv_lens.models.lens import lens_of
+
+    fv = vector(llama)
+    [first, *_] = vector_controls(lens_of(llama), words, [fv], Controls(), 3, PromptTemplate())[RANDOM_VECTOR]
+    assert random_vectors([fv], 3)[0].vector.equal(first[0].value)
+
+
+def test_the_users_process_is_left_as_it_was(here, monkeypatch):
+    from lm_eval import evaluator
+
+    monkeypatch.delenv("DISABLE_MULTIPROC", raising=False)
+    ask, during = evaluator.get_git_commit_hash, []
+    run = module.simple_evaluate
+    monkeypatch.setattr(
+        module, "simple_evaluate", lambda *given, **more: during.append(os.environ.copy()) or run(*given, **more)
+    )
+    assert run_harness("--limit", "2").exit_code == 0
+    assert {environment["DISABLE_MULTIPROC"] for environment in during} == {"1"}
+    assert "DISABLE_MULTIPROC" not in os.environ and evaluator.get_git_commit_hash is ask

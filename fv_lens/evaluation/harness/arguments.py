@@ -8,7 +8,7 @@ import torch
 from ...ground.errors import InputError
 from ...models.load import load_model
 from ...vectors.function_vector import FunctionVector
-from .library import simple_parse_args_string
+from .lm_eval_names import simple_parse_args_string
 from .model import PatchedLM
 
 LOADING, ADDING = ("dtype", "device"), ("strength", "rolling", "max_length", "max_gen_toks", "batch_size")

@@ -23,60 +23,60 @@ LOGARITHMIC: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 Results = Mapping[str, Any]  # what `simple_evaluate` returns, samples included
 
 
-class Measured(NamedTuple):
+class TaskMetric(NamedTuple):
     """A metric of a task, after a filter of the harness ("none" if there is no other)."""
 
     task: str
-    metric: str
+    name: str
     filter: str
 
 
-def task_scores(results: Results) -> dict[Measured, Score]:
+def task_scores(results: Results) -> dict[TaskMetric, Score]:
     """Every metric of every task and group, in the harness's order."""
     return {
-        measured: _score(
-            measured.metric, value, _stderr(results, measured), _values(results, measured),
-            results["results"][measured.task].get("sample_len", 0),
+        metric: _score(
+            metric.name, value, _stderr(results, metric), _values(results, metric),
+            results["results"][metric.task].get("sample_len", 0),
         )
-        for measured, value in _metrics(results)
+        for metric, value in _metrics(results)
     }  # fmt: skip
 
 
-def task_gains(results: Results, without: Results) -> dict[Measured, Score]:
-    """What each metric gains over another run of the same documents, where it is a mean over them.
+def task_gains(results: Results, without: Results) -> dict[TaskMetric, Score]:
+    """Gain of each metric over another run of the same documents, where it is a mean over them.
 
-    A perplexity is none: its two values stand side by side.
+    A perplexity has none: its two values stand side by side.
     """
     gains = {}
-    for measured, _ in _metrics(results):
-        ours, theirs = _values(results, measured), _values(without, measured)
-        alike = ours.ndim == theirs.ndim == 1 and len(ours) == len(theirs) > 0
-        if alike and measured.metric not in LOGARITHMIC:
-            shares = _are_shares(ours) and _are_shares(theirs)
-            gains[measured] = (scores.gain if shares else scores.paired_difference)(ours, theirs)
+    for metric, _ in _metrics(results):
+        values, others = _values(results, metric), _values(without, metric)
+        in_pairs = values.ndim == others.ndim == 1 and len(values) == len(others) > 0
+        if in_pairs and metric.name not in LOGARITHMIC:
+            shares = _are_shares(values) and _are_shares(others)
+            gains[metric] = (scores.gain if shares else scores.paired_difference)(values, others)
     return gains
 
 
-def _metrics(results: Results) -> Iterator[tuple[Measured, float]]:
+def _metrics(results: Results) -> Iterator[tuple[TaskMetric, float]]:
     for task, entries in results["results"].items():
         for key, value in entries.items():
-            metric, separator, name = key.partition(",")
-            if separator and not metric.endswith("_stderr") and isinstance(value, int | float):
-                yield Measured(task, metric, name), float(value)
+            name, separator, filter_name = key.partition(",")
+            if separator and not name.endswith("_stderr") and isinstance(value, int | float):
+                yield TaskMetric(task, name, filter_name), float(value)
 
 
-def _stderr(results: Results, measured: Measured) -> float:
+def _stderr(results: Results, metric: TaskMetric) -> float:
     """The harness's standard error; NaN where it has none."""
-    value = results["results"][measured.task].get(f"{measured.metric}_stderr,{measured.filter}")
+    value = results["results"][metric.task].get(f"{metric.name}_stderr,{metric.filter}")
     return float(value) if isinstance(value, int | float) else math.nan
 
 
-def _values(results: Results, measured: Measured) -> np.ndarray:
+def _values(results: Results, metric: TaskMetric) -> np.ndarray:
     """The metric of each document, `[document]` or `[document, 2]`; empty where the harness kept none."""
-    samples = results.get("samples", {}).get(measured.task, ())
-    kept = [sample[measured.metric] for sample in samples if sample["filter"] == measured.filter]
+    samples = results.get("samples", {}).get(metric.task, ())
+    values = [sample[metric.name] for sample in samples if sample["filter"] == metric.filter]
     try:
-        return np.array(kept, dtype=float)
+        return np.array(values, dtype=float)
     except (TypeError, ValueError):  # lists of words and the like
         return np.empty(0)
 

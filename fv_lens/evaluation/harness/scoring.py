@@ -10,19 +10,19 @@ from ...models.lens import Lens
 
 # The texts if the harness keeps the result, tokens of the context, tokens of the continuation.
 Encoded = tuple[tuple[str, str] | None, list[int], list[int]]
-Mark = Callable[[int, int], slice]  # (number of tokens read, of tokens scored) -> those read that get the vectors
+Mark = Callable[[int, int], slice]  # (tokens of a row, tokens of its targets) -> those of the row with the vectors
 
 log = logging.getLogger("fv_lens")
 
 
-def scored(
+def request_scores(
     lens: Lens,
     requests: Sequence[Encoded],
     edits: WhatIf,
     mark: Mark,
     max_length: int,
     batch_size: int,
-    done: Callable[[int, tuple[float, bool]], None],
+    report: Callable[[int, tuple[float, bool]], None],
 ) -> list[tuple[float, bool]]:
     """Log-probability of each continuation, and whether it is what greedy decoding writes.
 
@@ -31,7 +31,7 @@ def scored(
 
     Args:
         max_length: the most tokens of a forward; contexts lose their first tokens where there would be more.
-        done: is called with each request's index and score.
+        report: is called with each request's index and score.
 
     Raises:
         InputError: a continuation without tokens, or of more than `max_length`.
@@ -42,31 +42,31 @@ def scored(
             raise InputError(
                 f"{what} has {len(behind)} tokens behind its context; give 1 to {max_length} (max_length)."
             )
-    tell_of_long([len(before) + len(behind) - 1 for _, before, behind in requests], max_length)
-    alike: dict[tuple[int, ...], list[int]] = {}
+    warn_of_long([len(before) + len(behind) - 1 for _, before, behind in requests], max_length)
+    by_tokens: dict[tuple[int, ...], list[int]] = {}
     for i, (_, before, behind) in enumerate(requests):
-        alike.setdefault((len(before), *before, *behind[:-1]), []).append(i)
-    groups = [alike[key] for key in sorted(alike, key=len, reverse=True)]
-    rows = [_read(*requests[group[0]][1:], max_length) for group in groups]
-    together = 1 if rows and runs_alone(lens, rows) else batch_size
+        by_tokens.setdefault((len(before), *before, *behind[:-1]), []).append(i)
+    groups = [by_tokens[key] for key in sorted(by_tokens, key=len, reverse=True)]
+    rows = [_row(*requests[group[0]][1:], max_length) for group in groups]
+    size = 1 if rows and runs_alone(lens, rows) else batch_size
     results: dict[int, tuple[float, bool]] = {}
-    for start in range(0, len(groups), together):
-        read, some = rows[start : start + together], groups[start : start + together]
-        targets = [[requests[i][2] for i in group] for group in some]
-        marks = [mark(len(row), len(of_row[0])) for row, of_row in zip(read, targets)]
-        for group, scores in zip(some, continuation_scores(lens, read, targets, edits, marks)):
+    for start in range(0, len(groups), size):
+        batch, batch_groups = rows[start : start + size], groups[start : start + size]
+        targets = [[requests[i][2] for i in group] for group in batch_groups]
+        marks = [mark(len(row), len(of_row[0])) for row, of_row in zip(batch, targets)]
+        for group, scores in zip(batch_groups, continuation_scores(lens, batch, targets, edits, marks)):
             for i, score in zip(group, scores):
                 results[i] = score
-                done(i, score)
+                report(i, score)
     return [results[i] for i in range(len(requests))]
 
 
-def _read(before: list[int], behind: list[int], max_length: int) -> list[int]:
+def _row(before: list[int], behind: list[int], max_length: int) -> list[int]:
     """The tokens of a forward: those of a continuation but the last, and as many of the context as fit before."""
     return (before + behind)[-(max_length + 1) : -1]
 
 
-def tell_of_long(lengths: Sequence[int], most: int) -> None:
+def warn_of_long(lengths: Sequence[int], most: int) -> None:
     """Warn if some requests have more than `most` tokens."""
     if n := sum(length > most for length in lengths):
         log.warning("%d of %d requests are longer than %d tokens and lose their first ones.", n, len(lengths), most)

@@ -48,6 +48,7 @@ def write_tasks(
     Args:
         folder: an existing folder. The task files name their data by its full path.
         relation: needed for "relation" alone.
+        template: the form of prompts and answers in "relation" and "analogies".
         names: some of "relation", "analogies" and "neutral".
 
     Raises:
@@ -57,26 +58,24 @@ def write_tasks(
         >>> write_tasks("tasks", "antonym", names=["relation"])
         ['fv_lens_relation']
     """
-    path = own_path(folder).absolute()
+    path, names = own_path(folder).absolute(), tuple(names)
+    if unknown := [name for name in names if name not in BUNDLED]:
+        raise InputError(f"{unknown[0]!r} is not a bundled task; choose from {', '.join(BUNDLED)}.")
     data: dict[str, Callable[[], Sequence[Line]]] = {
         "relation": lambda: relation_lines(relation, template),
         "analogies": lambda: analogy_lines(template),
         "neutral": lambda: [{"text": text} for text in neutral_texts()],
     }
-    tasks = []
-    for name in names:
-        if name not in BUNDLED:
-            raise InputError(f"{name!r} is not a bundled task; choose from {', '.join(BUNDLED)}.")
-        task, files = BUNDLED[name]
-        tasks.append(task)
-        lines = path / f"{name}.jsonl"
-        _write(lines, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in data[name]()))
-        for file in files:
+    lines_of = {name: data[name]() for name in names}  # all of them before the first file
+    for name, lines in lines_of.items():
+        file_of_lines = path / f"{name}.jsonl"
+        _write(file_of_lines, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        for file in BUNDLED[name][1]:
             source = resources.files(__package__).joinpath("yaml", f"{file}.yaml")
             config = yaml.safe_load(source.read_text(encoding="utf-8"))
-            config["dataset_kwargs"] = {"data_files": {"test": str(lines)}}
+            config["dataset_kwargs"] = {"data_files": {"test": str(file_of_lines)}}
             _write(path / f"{file}.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-    return tasks
+    return [BUNDLED[name][0] for name in names]
 
 
 def relation_lines(relation: RelationLike | None, template: PromptTemplate = PromptTemplate()) -> list[Line]:

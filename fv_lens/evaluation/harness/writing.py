@@ -19,7 +19,7 @@ from ...engine.edits import WhatIf
 from ...engine.sequences import Choose, continuations
 from ...ground.errors import InputError
 from ...models.lens import Lens
-from .library import postprocess_generated_text
+from .lm_eval_names import postprocess_generated_text
 
 # In the order in which transformers' own `generate` applies them; each with the value that changes nothing.
 SAMPLING: dict[str, tuple[Callable[[Any], LogitsProcessor], Any]] = {
@@ -64,7 +64,7 @@ def chooser(settings: Mapping[str, Any]) -> Choose:
     return choose
 
 
-def written(
+def generated_texts(
     lens: Lens,
     prompts: Sequence[Sequence[int]],
     edits: WhatIf,
@@ -73,7 +73,7 @@ def written(
     stops: Sequence[str],
     ends: Collection[int | None],
 ) -> list[str]:
-    """What the model writes behind each prompt: at most `n` tokens, up to a stop text or a token that ends a text."""
+    """Texts that the model writes behind the prompts: at most `n` tokens, up to a stop text or a token of `ends`."""
     decode = lens.model.tokenizer.decode
 
     def is_done(row: list[int]) -> bool:

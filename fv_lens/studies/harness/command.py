@@ -51,25 +51,24 @@ def harness(
     out: Annotated[Path, typer.Option(callback=expanded, help="Folder for the results.")] = Path("fv_lens_harness"),
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the random vector.")] = 0,
 ) -> None:
-    """Run tasks of lm-evaluation-harness without a vector, with it, and with a random one of its norm."""
+    """Run tasks of lm-evaluation-harness without a vector, with it, and with one random draw of its norm."""
     saved: list[Path] = []
     with plain_errors(saved), quiet():
         if not (names := tuple(dict.fromkeys(split_names(tasks)))):
             raise InputError("--tasks names no task; give relation, analogies, neutral, or one that the harness knows.")
         if limit == 0:
             raise InputError("--limit is 0; give a number of documents, or below 1 a share of them.")
-        from ...evaluation.harness.model import ROLLING
+        from ...evaluation.harness.model import as_rolling
         from ...vectors.function_vector import FunctionVector
         from ..results import RESULTS
         from .study import BY_HARNESS, Settings, study
 
-        if rolling not in ROLLING:
-            raise InputError(f"--rolling is {rolling!r}; choose from {', '.join(ROLLING)}.")
-        loaded = [FunctionVector.load(path) for path in vectors]
         include = tuple(map(str, include_path or ()))
         settings = Settings(
-            names, relation, strength, rolling, batch_size, max_length, limit, shots, chat, include, seed
-        )
+            tasks=names, relation=relation, strength=strength, rolling=as_rolling(rolling), batch_size=batch_size,
+            max_length=max_length, limit=limit, shots=shots, chat=chat, include=include, seed=seed,
+        )  # fmt: skip
+        loaded = [FunctionVector.load(path) for path in vectors]
         options: dict[str, Any] = {
             "--tasks": tasks, "--model": model, "--relation": relation, "--strength": strength, "--rolling": rolling,
             "--batch-size": batch_size, "--max-length": max_length, "--limit": limit, "--shots": shots,
@@ -90,7 +89,7 @@ def _overview(frame: "pd.DataFrame") -> Table:
     from ...ground.scores import Score
     from .study import WITHOUT
 
-    title = Text("Tasks of the harness, 95 % intervals over documents")
+    title = Text("Tasks of the harness, 95 % intervals over documents; the random vector is one draw")
     table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for heading in ("", "", "score", f"over {WITHOUT}"):
         table.add_column(heading, no_wrap=True)

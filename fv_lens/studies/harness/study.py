@@ -9,15 +9,13 @@ from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
-from unittest.mock import patch
 
 import pandas as pd
-import torch
 
 from ...datasets.relation_files import load_relation
 from ...datasets.relations import Relation
-from ...evaluation.controls import RANDOM_VECTOR
-from ...evaluation.harness.library import TaskManager, handle_non_serializable, simple_evaluate
+from ...evaluation.controls import RANDOM_VECTOR, random_directions
+from ...evaluation.harness.lm_eval_names import TaskManager, evaluator, handle_non_serializable, simple_evaluate
 from ...evaluation.harness.model import PatchedLM, Rolling
 from ...evaluation.harness.scores import Results, task_gains, task_scores
 from ...evaluation.harness.tasks import BUNDLED, write_tasks
@@ -34,7 +32,7 @@ from ..results import RESULTS
 WITHOUT, VECTOR = "without", "vector"
 BY_HARNESS, TASKS = "results.json", "harness_tasks"
 COLUMNS = ["part", "task", "metric", "filter", "row", "value", "low", "high", "n"]
-RESAMPLES = 1000  # of the harness's own bootstrap
+RESAMPLES, MULTIPROC = 1000, "DISABLE_MULTIPROC"  # of the harness's own bootstrap
 Part = Literal["score", "gain"]
 
 
@@ -67,7 +65,9 @@ class Settings:
 
 
 def study(model: Model, vectors: Sequence[FunctionVector], settings: Settings, job: Job) -> pd.DataFrame:
-    """Run the tasks without the vectors, with them, and with random ones of their norms; write what comes of it.
+    """Run the tasks without the vectors, with them, and with one draw of random ones; write what comes of it.
+
+    The row "random vector" is that one draw, of the vectors' norms; in `evaluate` it is the mean of several.
 
     Into the folder go `results.json`, which holds what the harness returns for each of the three, `results.csv`, and
     in `harness_tasks` the bundled tasks as files that any model of the harness can run.
@@ -88,19 +88,20 @@ def study(model: Model, vectors: Sequence[FunctionVector], settings: Settings, j
         RANDOM_VECTOR: _patched(model, random_vectors(vectors, settings.seed), settings),
     }
     job.folder.claim(_plan(model, models[VECTOR], settings, relation))
-    names = _names(job.folder.path / TASKS, vectors, relation, settings)
-    bundled = TaskManager(include_path=str(job.folder.path / TASKS), include_defaults=False)
+    bundled = _write_bundled(job.folder.path / TASKS, vectors, relation, settings)
+    others = [name for name in settings.tasks if name not in BUNDLED]
+    bundled_manager = TaskManager(include_path=str(job.folder.path / TASKS), include_defaults=False)
     results: dict[str, Results] = {}
     for row, lm in models.items():
         job.tell(f"Tasks of the harness: {row}")
-        own = [_evaluate(lm, names[0], bundled, replace(settings, shots=None))] if names[0] else []
-        others = [] if manager is None else [_evaluate(lm, names[1], manager, settings)]
-        results[row] = merged([*own, *others])
+        parts = [_evaluate(lm, bundled, bundled_manager, replace(settings, shots=None))] if bundled else []
+        parts += [] if manager is None else [_evaluate(lm, others, manager, settings)]
+        results[row] = merged(parts)
     frame = table(results)
     with storage.written_whole(job.folder.path / RESULTS) as partial:
         write_csv(frame, partial)
-    kept = {row: {key: value for key, value in of.items() if key != "samples"} for row, of in results.items()}
-    plain = json.loads(json.dumps(kept, default=handle_non_serializable))
+    summaries = {row: {key: value for key, value in of.items() if key != "samples"} for row, of in results.items()}
+    plain = json.loads(json.dumps(summaries, default=handle_non_serializable))
     storage.save_json(job.folder.path / BY_HARNESS, {"command": job.command, **plain})
     return frame
 
@@ -113,25 +114,24 @@ def table(results: Mapping[str, Results]) -> pd.DataFrame:
         if row != WITHOUT:
             parts["gain"] = task_gains(of_row, results[WITHOUT])
         for part, scores in parts.items():
-            lines += [(part, *measured, row, x.value, *x.ends, x.n) for measured, x in scores.items()]
+            lines += [(part, *metric, row, x.value, *x.ends, x.n) for metric, x in scores.items()]
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
 def random_vectors(vectors: Sequence[FunctionVector], seed: int) -> list[FunctionVector]:
-    """A random direction in place of each vector, of its norm and at its place."""
+    """One draw of a random direction in place of each vector, of its norm and at its place."""
     rng = generator(seed, Stream.CONTROLS)
-    drawn = [torch.from_numpy(rng.standard_normal(len(fv.vector))).float() for fv in vectors]
+    directions = [random_directions(fv, rng, draws=1)[0] for fv in vectors]
     return [
-        replace(
-            fv, vector=fv.vector.norm() * direction / direction.norm(), method="random", relation=None, heads=(),
-            parents=(), training=None, weights=None, source=(), frozen_rms=None,
+        FunctionVector(
+            direction, fv.layer, site=fv.site, model=fv.model, processing=fv.processing, bos=fv.bos, method="random"
         )
-        for fv, direction in zip(vectors, drawn)
-    ]  # fmt: skip
+        for fv, direction in zip(vectors, directions)
+    ]
 
 
 def merged(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the harness returned for several lists of tasks, as if they were one."""
+    """The harness's results for several lists of tasks, as if they were one."""
     whole: dict[str, Any] = {}
     for part in parts:
         for key, value in part.items():
@@ -140,17 +140,19 @@ def merged(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _patched(model: Model, vectors: Sequence[FunctionVector], settings: Settings) -> PatchedLM:
-    of_size: dict[str, Any] = {"batch_size": settings.batch_size, "max_length": settings.max_length}
-    return PatchedLM(model, vectors, settings.strength, rolling=settings.rolling, **of_size)
+    return PatchedLM(
+        model, vectors, settings.strength, batch_size=settings.batch_size, rolling=settings.rolling,
+        max_length=settings.max_length,
+    )  # fmt: skip
 
 
 def _relation(vectors: Sequence[FunctionVector], settings: Settings) -> Relation:
     """The relation whose test words are asked for, split as it was for the vectors."""
-    own = list(dict.fromkeys(vector.relation for vector in vectors if vector.relation))
-    if settings.relation is None and len(own) != 1:
-        what = f"are of the relations {', '.join(own)}" if own else "do not say of which relation they are"
+    names = list(dict.fromkeys(vector.relation for vector in vectors if vector.relation))
+    if settings.relation is None and len(names) != 1:
+        what = f"are of the relations {', '.join(names)}" if names else "do not say of which relation they are"
         raise InputError(f"The vectors {what}, and the task 'relation' asks for the words of one: give --relation.")
-    relation = load_relation(settings.relation or own[0])
+    relation = load_relation(settings.relation or names[0])
     seeds = {fv.split_seed for fv in vectors if fv.relation == relation.name and fv.split_seed is not None}
     if len(seeds) == 1 and relation.parts is None:
         relation = relation.with_split(*seeds)
@@ -164,11 +166,11 @@ def _manager(settings: Settings) -> TaskManager:
     for folder in settings.include:
         if not Path(folder).is_dir():
             raise InputError(f"There is no folder {folder!r} of task files; check --include-path.")
-    asked = [name for name in settings.tasks if name not in BUNDLED and not Path(name).is_file()]
+    names = [name for name in settings.tasks if name not in BUNDLED and not Path(name).is_file()]
     manager = TaskManager(include_path=list(settings.include), include_defaults=False)
-    if not all(manager.match_tasks([name]) for name in asked):  # an index of all takes long
+    if not all(manager.match_tasks([name]) for name in names):  # an index of all takes long
         manager = TaskManager(include_path=list(settings.include))
-    for name in asked:
+    for name in names:
         if not manager.match_tasks([name]):
             near = difflib.get_close_matches(name, [*BUNDLED, *manager.all_tasks])
             hint = f"did you mean {', '.join(near)}? " if near else ""
@@ -176,43 +178,52 @@ def _manager(settings: Settings) -> TaskManager:
     return manager
 
 
-def _names(
+def _write_bundled(
     folder: Path, vectors: Sequence[FunctionVector], relation: Relation | None, settings: Settings
-) -> tuple[list[str], list[str]]:
-    """The harness's names of the bundled tasks that are asked for, whose files are written, and of the others."""
+) -> list[str]:
+    """Write the files of the bundled tasks that are asked for; their names in the harness."""
     folder.mkdir(exist_ok=True)
-    bundled = [name for name in settings.tasks if name in BUNDLED]
-    return (
-        write_tasks(folder, relation, own_template(vectors), bundled),
-        [name for name in settings.tasks if name not in BUNDLED],
-    )
+    return write_tasks(folder, relation, own_template(vectors), [name for name in settings.tasks if name in BUNDLED])
 
 
 def _evaluate(lm: PatchedLM, names: list[str], manager: TaskManager, settings: Settings) -> dict[str, Any]:
-    known = [task for name in names for task in (manager.match_tasks([name]) or [name])]
+    tasks = [task for name in names for task in (manager.match_tasks([name]) or [name])]
     with quoting(", ".join(names), "Their data may have to be downloaded first."):
-        manager.load(known)
-    os.environ.setdefault("DISABLE_MULTIPROC", "1")  # no processes for a thousand resamples
-    with _no_complaints_of_git():
+        manager.load(tasks)
+    with _in_one_process(), _no_complaints_of_git():
         results = simple_evaluate(
-            lm, tasks=known, task_manager=manager, num_fewshot=settings.shots, limit=settings.limit,
+            lm, tasks=tasks, task_manager=manager, num_fewshot=settings.shots, limit=settings.limit,
             batch_size=settings.batch_size, bootstrap_iters=RESAMPLES, apply_chat_template=settings.chat,
         )  # fmt: skip
     return dict(results or {})
 
 
 @contextmanager
-def _no_complaints_of_git() -> Iterator[None]:
-    """The harness asks git for the commit of the current folder, which prints an error where there is none."""
-    here = Path.cwd()
-    if any((folder / ".git").exists() for folder in (here, *here.parents)):
+def _in_one_process() -> Iterator[None]:
+    """Keep the harness from starting processes for its resamples, unless the user has said how it is to be."""
+    if MULTIPROC in os.environ:
         yield
         return
-    with patch("lm_eval.evaluator.get_git_commit_hash", lambda: None):
+    os.environ[MULTIPROC] = "1"
+    try:
         yield
+    finally:
+        del os.environ[MULTIPROC]
+
+
+@contextmanager
+def _no_complaints_of_git() -> Iterator[None]:
+    """Keep the harness from asking git for the commit of a folder in no repository, which prints an error."""
+    here, ask = Path.cwd(), evaluator.get_git_commit_hash
+    if not any((folder / ".git").exists() for folder in (here, *here.parents)):
+        evaluator.get_git_commit_hash = lambda: None
+    try:
+        yield
+    finally:
+        evaluator.get_git_commit_hash = ask
 
 
 def _plan(model: Model, lm: PatchedLM, settings: Settings, relation: Relation | None) -> dict[str, Any]:
     versions = {**storage.versions(), "lm_eval": metadata.version("lm_eval")}
-    known = {"model": lens_of(model).name, "vectors": lm.get_model_info()["fv_lens"]["vectors"], "versions": versions}
-    return known | asdict(settings) | {"relation": None if relation is None else relation.hash}
+    plan = {"model": lens_of(model).name, "vectors": lm.get_model_info()["fv_lens"]["vectors"], "versions": versions}
+    return plan | asdict(settings) | {"relation": None if relation is None else relation.hash}

@@ -1,8 +1,9 @@
-"""What fv_lens uses of lm-evaluation-harness, in one place; an InputError where it is not installed."""
+"""The names of lm-evaluation-harness that fv_lens uses, in one place; an InputError where it is not installed."""
 
 from ...ground.errors import InputError
 
 try:
+    from lm_eval import evaluator as evaluator
     from lm_eval import simple_evaluate as simple_evaluate
     from lm_eval.__main__ import cli_evaluate as cli_evaluate
     from lm_eval.api.instance import Instance as Instance
