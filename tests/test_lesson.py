@@ -146,7 +146,7 @@ def test_a_vector_at_another_token_fails(at, gpt2):
         return logits[0].log_softmax(-1)[n - 1 : -1].gather(1, tokens[0, n:, None]).sum()
 
     message = wrong("log_prob_with_vector", log_prob_with_vector, gpt2)
-    assert ("the token is the prompt's last" in message) == (at == -1)
+    assert ("it was added at the answer's last token" in message) == (at == -1)
 
 
 def test_a_result_that_cannot_be_differentiated_fails(gpt2):

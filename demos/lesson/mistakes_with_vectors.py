@@ -97,7 +97,7 @@ def _mixed(weigh: Callable[[Tensor], Tensor], backwards: bool = False) -> Wrong:
 
 OF_VECTORS: dict[str, dict[str, Wrong]] = {
     "log_prob_with_vector": {
-        "the vector had no effect: return the changed x from the hook; the token is the prompt's last": _not_added,
+        "the vector had no effect: it was added at the answer's last token, or the hook did not return x": _not_added,
         "the vector was added one token late: the prompt's last token is number n - 1": _added(
             lambda n: slice(n, n + 1)
         ),

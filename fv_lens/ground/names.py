@@ -4,6 +4,8 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from itertools import count
 
+LONGEST = 160  # bytes of a name in that of a file: file systems take 255 with what is put behind it
+
 
 def distinct(names: Iterable[str], taken: Collection[str] = ()) -> list[str]:
     """The names, each with a number behind it where it is taken or came before."""
@@ -15,5 +17,12 @@ def distinct(names: Iterable[str], taken: Collection[str] = ()) -> list[str]:
 
 
 def file_names(names: Sequence[str]) -> list[str]:
-    """A file name for each relation's vector, numbered where two would have the same."""
-    return [f"{name}.safetensors" for name in distinct(re.sub(r"[^\w.-]+", "-", name) for name in names)]
+    """A file name for each relation's vector, numbered where two would have the same, upper and lower case alike."""
+    taken: set[str] = set()
+    files = []
+    for name in names:
+        plain = re.sub(r"[^\w.-]+", "-", name).lstrip(".").encode()[:LONGEST].decode(errors="ignore") or "vector"
+        numbered = (plain if i == 1 else f"{plain}-{i}" for i in count(1))
+        files.append(next(file for file in numbered if file.casefold() not in taken))
+        taken.add(files[-1].casefold())
+    return [f"{file}.safetensors" for file in files]

@@ -209,6 +209,7 @@ class Watch:
     def _generate(self, run: Run, given: Given) -> Any:
         with self._holding():
             self.refuse_copies()
+            self._refuse_guidance(given)
             if given.get("use_past_kv_cache", True) and given.get("use_cache", True):
                 self._check_cache()
             tokens, mask = input_of(given), given.get("attention_mask")
@@ -235,6 +236,17 @@ class Watch:
                 finally:
                     self.release(generation.patches)
             yield piece
+
+    def _refuse_guidance(self, given: Given) -> None:
+        """Classifier-free guidance runs a second prompt in the same generation, whose last token is not known here."""
+        configs = given.get("generation_config"), getattr(self.network, "generation_config", None)
+        scales = [given.get("guidance_scale"), *(getattr(config, "guidance_scale", None) for config in configs)]
+        scale = next((scale for scale in scales if scale is not None), 1.0)
+        if scale != 1.0:
+            raise InputError(
+                f"guidance_scale is {scale:g}, which runs a second, unconditional prompt beside the first; which of "
+                "its tokens is to get the vector is not known. Remove the vector, or generate without guidance_scale."
+            )
 
     def _refuse(self, name: str, run: Run, given: Given) -> Any:
         raise InputError(

@@ -42,8 +42,8 @@ class Identity(Schema):
 
     def why_other(self, other: "Identity") -> str | None:
         """The reason why `other` is not a copy of this model; None where it is one."""
-        if self.same_layout(other):
-            return None if self.weights == other.weights else "their weights have another SHA-256"
+        if self.same_layout(other) and self.weights != other.weights:
+            return "their weights have another SHA-256"
         most = EXACT if self.dtype == other.dtype == "torch.float32" else ROUNDED
         nats = self.difference(other)
         return None if nats <= most else f"log-probabilities differ by {nats:.2g} nats, and copies by {most:g} at most"
@@ -62,14 +62,23 @@ def identity_of(lens: Lens) -> Identity:
     """The record of a model, as it is now: with its adapters, and the user's hooks in its log-probabilities.
 
     Raises:
-        InputError: the model is patched, and so another one.
+        InputError: the model is patched, and so another one; its numbers are NaN, or differ from call to call.
     """
     if lens.patches:
         raise InputError(f"{lens.name} is patched; take the patches off first, with fv_lens.unpatch(model).")
     d_vocab = lens.cfg.d_vocab
     ids = (torch.arange(1, N_TOKENS + 1, device=lens.device) * 31 % d_vocab)[None]
     words = torch.arange(N_WORDS) * d_vocab // N_WORDS
-    log_probs = lens.logits(ids, torch.ones_like(ids))[0, -1].double().log_softmax(-1).cpu()[words]
+    log_probs, again = (
+        lens.logits(ids, torch.ones_like(ids))[0, -1].double().log_softmax(-1).cpu()[words] for _ in range(2)
+    )
+    if not log_probs.isfinite().all():
+        raise InputError(f"{lens.name} gives NaN or infinite log-probabilities; check its weights and dtype.")
+    if (log_probs - again).abs().max() > EXACT / 10:
+        raise InputError(
+            f"{lens.name} gives other numbers each time, as with dropout; call model.eval() first, so that it can be "
+            "told from other models."
+        )
     return Identity(
         name=lens.name or "",
         kind=f"{type(lens.model).__name__} of TransformerLens {importlib.metadata.version('transformer-lens')}",

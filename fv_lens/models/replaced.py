@@ -56,10 +56,11 @@ def replace_method(owner: nn.Module, name: str, replacement: Replacement) -> Cal
     return restore
 
 
-def add_hook(module: nn.Module, hook: Callable[..., Any], owner: Any) -> Callable[[], None]:
+def add_hook(module: nn.Module, hook: Callable[..., Any], owner: Any, first: bool = False) -> Callable[[], None]:
     """Register a forward hook; returns a function that removes it. `reset_hooks()` does not, as it is PyTorch's own.
 
-    `owner` is who put it there, see `has_hooks_of_others`.
+    `owner` is who put it there, see `has_hooks_of_others`. `first`: before hooks that are there already, such as those
+    by which transformers collects hidden states, so that these see what it returns.
     """
 
     @torch.compiler.disable
@@ -67,7 +68,7 @@ def add_hook(module: nn.Module, hook: Callable[..., Any], owner: Any) -> Callabl
         return hook(*args)
 
     mark_as_own(run, owner=owner)
-    handle = module.register_forward_hook(run)
+    handle = module.register_forward_hook(run, prepend=first)
     _guard(module)
 
     def remove() -> None:

@@ -33,6 +33,7 @@ class Patch:
     """Vectors on a model, from `patch`; a context manager that removes them at its end."""
 
     watch: Watch
+    first = False  # of the hooks on a block
 
     def __init__(
         self,
@@ -83,7 +84,7 @@ class Patch:
         for vector in self.vectors:
             name = f"blocks.{vector.layer}.{vector.site}"
             add = partial(self._add, name, vector.vector)
-            self._undo.append(add_hook(self.lens.points[name], add, owner=self.watch))
+            self._undo.append(add_hook(self.lens.points[name], add, owner=self.watch, first=self.first))
 
     def remove_hooks(self) -> None:
         """Undo `add_hooks`."""
@@ -109,6 +110,7 @@ class Application(Patch):
     """A vector on a plain Hugging Face model, from `FunctionVector.apply`; used as a `Patch`."""
 
     watch: NetworkWatch
+    first = True  # hidden states that transformers collects have the vector
 
     def _add(self, name: str, vector: Tensor, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
         if self.watch.tokens_of(self) is None:

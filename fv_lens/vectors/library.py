@@ -1,8 +1,9 @@
 """The `Library` type: function vectors of one model at one place, by name, with what was measured of them."""
 
+import math
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from .function_vector import FunctionVector, own_template
 from .one_place import check_fits, checked
 from .sharing.card import card_of
 from .sharing.files import read_library, write_library
-from .sharing.record import SCORE_COLUMNS, VECTOR
+from .sharing.record import SCORE_COLUMNS, VECTOR, ScoreLine, score_lines
 
 if TYPE_CHECKING:
     from .sharing.hub import Token
@@ -37,6 +38,7 @@ class Library(Mapping[str, FunctionVector]):
             words it was measured on. `measure_library` and the studies make it.
         identity: the model that the vectors were made on, as `for_model` records it; None where it is not known.
         errors: why other relations have no vector.
+        licence: of the vectors, as the Hugging Face hub names it, such as "mit".
 
     Raises:
         InputError: no vectors, something else, or vectors of two models, layers or sites; scores of other names, or
@@ -57,21 +59,20 @@ class Library(Mapping[str, FunctionVector]):
         scores: pd.DataFrame | None = None,
         identity: Identity | None = None,
         errors: Mapping[str, InputError] | None = None,
+        licence: str | None = None,
     ):
         self._vectors = checked(vectors)
-        self.identity, self.errors = identity, dict(errors or {})
-        self.scores = self._checked_scores(scores)
-
-    def _checked_scores(self, scores: pd.DataFrame | None) -> pd.DataFrame:
-        if scores is None:
-            return pd.DataFrame(columns=list(SCORE_COLUMNS))
-        if missing := [column for column in SCORE_COLUMNS if column not in scores.columns]:
-            raise InputError(f"scores have no column {missing[0]!r}; give {', '.join(SCORE_COLUMNS)}.")
-        if others := sorted(set(scores["name"]) - set(self)):
+        self.identity, self.errors, self.licence = identity, dict(errors or {}), licence
+        lines = [] if scores is None else score_lines(scores)
+        if others := sorted({line.name for line in lines} - set(self)):
             raise InputError(f"scores are of {others[0]!r}, which the library has no vector of.")
-        if not np.isfinite(scores["value"].astype(float)).all():
-            raise InputError("scores have a value that is NaN or infinite; leave out what was not measured.")
-        return scores[list(SCORE_COLUMNS)].reset_index(drop=True)
+        self._scores = {(line.name, line.row, line.measure): Score(line.value, *_ends(line), line.n) for line in lines}
+
+    @property
+    def scores(self) -> pd.DataFrame:
+        """What was measured, one line a number, as it was given; a change of this frame does not change the library."""
+        lines = [(*key, score.value, *score.ends, score.n) for key, score in self._scores.items()]
+        return pd.DataFrame(lines, columns=list(SCORE_COLUMNS))
 
     def __getitem__(self, name: str) -> FunctionVector:
         try:
@@ -88,7 +89,8 @@ class Library(Mapping[str, FunctionVector]):
     def __repr__(self) -> str:
         names = ", ".join(map(repr, list(self)[:5])) + (", ..." if len(self) > 5 else "")
         left_out = f"; {len(self.errors)} left out" if self.errors else ""
-        return f"Library({len(self)} vectors of {self.model or 'a model'}, layer {self.layer}: {names}{left_out})"
+        count = f"{len(self)} vector{'s' * (len(self) > 1)}"
+        return f"Library({count} of {self.model or 'a model'}, layer {self.layer}: {names}{left_out})"
 
     def _repr_html_(self) -> str:
         place = f"after layer {self.layer} of {self.model or 'a model that is not known'}"
@@ -97,23 +99,25 @@ class Library(Mapping[str, FunctionVector]):
     def __or__(self, other: "Library | Mapping[str, FunctionVector]") -> "Library":
         """The vectors of both, those of `other` where a name is in both; scores come along.
 
+        The model stays on record where both libraries have it.
+
         Raises:
             InputError: they are of two models or places, or were made on two states of one model.
         """
         if not isinstance(other, Mapping):
             return NotImplemented
-        scores = self.scores[~self.scores["name"].isin(list(other))]
-        identity, errors = self.identity, self.errors
+        scores, identity, errors = self.scores, None, self.errors
+        scores = scores[~scores["name"].isin(list(other))]
         if isinstance(other, Library):
-            if identity is not None and other.identity is not None:
-                if reason := identity.why_other(other.identity):
+            if self.identity is not None and other.identity is not None:
+                if reason := self.identity.why_other(other.identity):
                     raise InputError(
-                        f"The libraries were made on two states of {identity.name!r}: {reason}. Join those of one."
+                        f"The libraries were made on two states of {self.model!r}: {reason}. Join those of one."
                     )
-            identity, errors = identity or other.identity, errors | other.errors
-            parts = [frame for frame in (scores, other.scores) if len(frame)]
-            scores = pd.concat(parts) if parts else scores
-        return Library({**self, **other}, scores=scores, identity=identity, errors=errors)
+                identity = self.identity
+            errors = errors | other.errors
+            scores = pd.concat([frame for frame in (scores, other.scores) if len(frame)] or [scores])
+        return Library({**self, **other}, scores=scores, identity=identity, errors=errors, licence=self.licence)
 
     @property
     def first(self) -> FunctionVector:
@@ -151,13 +155,15 @@ class Library(Mapping[str, FunctionVector]):
         Raises:
             InputError: none is named, or one that the library does not have.
         """
-        vectors = {name: self[name] for name in names}
-        scores = self.scores[self.scores["name"].isin(list(vectors))]
-        return Library(vectors, scores=scores, identity=self.identity)
+        if isinstance(names, str):
+            raise InputError(f"names is {names!r}; give a list of names, such as [{names!r}].")
+        vectors, scores = {name: self[name] for name in names}, self.scores
+        scores = scores[scores["name"].isin(list(vectors))]
+        return Library(vectors, scores=scores, identity=self.identity, licence=self.licence)
 
     def rows(self, measure: str = "accuracy") -> list[str]:
         """The rows of scores that have a measure: "vector", and the controls beside it."""
-        return list(self.scores.loc[self.scores["measure"] == measure, "row"].unique())
+        return list(dict.fromkeys(row for _, row, of in self._scores if of == measure))
 
     def score(self, name: str, measure: str = "accuracy", row: str = VECTOR) -> Score | None:
         """The score of a vector, or of a control in its place; None where it was not measured.
@@ -166,9 +172,7 @@ class Library(Mapping[str, FunctionVector]):
             InputError: the library has no vector of this name.
         """
         self[name]
-        is_it = (self.scores["name"] == name) & (self.scores["row"] == row) & (self.scores["measure"] == measure)
-        lines = list(self.scores[is_it].itertuples())
-        return Score.of(lines[0]) if lines else None
+        return self._scores.get((name, row, measure))
 
     def to_frame(self) -> pd.DataFrame:
         """One line per vector: relation, method, layer, norm; how it was tuned; and its scores, where there are any.
@@ -184,11 +188,15 @@ class Library(Mapping[str, FunctionVector]):
             made = {"relation": name, "method": fv.method, "layer": fv.layer, "norm": float(fv.vector.norm())}
             lines.append(made | tuned | {"start_loss": first})
         frame = pd.DataFrame(lines)
-        for measure in self.scores.loc[self.scores["row"] == VECTOR, "measure"].unique():
+        for measure in dict.fromkeys(of for _, row, of in self._scores if row == VECTOR):
             own = [self.score(name, measure) for name in self]
             columns = [{} if score is None else score.columns(measure) for score in own]
             frame = pd.concat([frame, pd.DataFrame(columns)], axis=1)
         return frame
+
+    def _with(self, **other: Any) -> "Library":
+        parts = {name: getattr(self, name) for name in ("scores", "identity", "errors", "licence")}
+        return Library(self._vectors, **parts | other)
 
     def with_scores(self, scores: pd.DataFrame) -> "Library":
         """The same library with other scores; their columns are those of `scores`.
@@ -196,7 +204,7 @@ class Library(Mapping[str, FunctionVector]):
         Raises:
             InputError: a column is missing, or they are of a vector that the library does not have.
         """
-        return Library(self._vectors, scores=scores, identity=self.identity, errors=self.errors)
+        return self._with(scores=scores)
 
     def for_model(self, model: Model) -> "Library":
         """The same library with `model` on record, by which a model of the same name and other weights is refused.
@@ -205,7 +213,7 @@ class Library(Mapping[str, FunctionVector]):
             InputError: the vectors do not belong to the model; or it is patched.
         """
         self.check(model)
-        return Library(self._vectors, scores=self.scores, identity=identity_of(lens_of(model)), errors=self.errors)
+        return self._with(identity=identity_of(lens_of(model)))
 
     def check(self, model: Model) -> None:
         """Raise an InputError unless the vectors belong to the model: its name, its size, and where known its weights.
@@ -224,13 +232,19 @@ class Library(Mapping[str, FunctionVector]):
         Args:
             folder: made where it is missing; files of an earlier library in it are replaced, others stay.
             model: the model that the vectors were made on, for the record, see `for_model`.
-            licence: of the vectors, for the card, as the Hugging Face hub names it, such as "mit".
+            licence: of the vectors, for the card, as the Hugging Face hub names it, such as "mit"; by default that on
+                record.
 
         Raises:
-            InputError: the folder cannot be written to; the vectors do not belong to the model.
+            InputError: the folder cannot be written to, or has a file of another origin where one of the library's
+                belongs; the vectors do not belong to the model.
         """
+        library = self._recorded(model, licence)
+        write_library(folder, library, library.scores, library.identity, library.licence, card_of(library))
+
+    def _recorded(self, model: Model | None, licence: str | None) -> "Library":
         library = self if model is None else self.for_model(model)
-        write_library(folder, library, library.scores, library.identity, card_of(library, licence))
+        return library if licence is None else library._with(licence=licence)
 
     @classmethod
     def load(cls, folder: FilePath, model: Model | None = None) -> "Library":
@@ -243,8 +257,8 @@ class Library(Mapping[str, FunctionVector]):
             InputError: the folder is missing, has no vectors, or they differ from what was saved; two vectors are of
                 one relation, or of two places; the model is another one.
         """
-        vectors, scores, identity = read_library(folder)
-        library = cls(vectors, scores=scores, identity=identity)
+        parts = read_library(folder)
+        library = cls(parts.vectors, scores=parts.scores, identity=parts.identity, licence=parts.licence)
         if model is not None:
             library.check(model)
         return library
@@ -276,11 +290,11 @@ class Library(Mapping[str, FunctionVector]):
         """
         from .sharing.hub import push
 
-        library = self if model is None else self.for_model(model)
-        card = card_of(library, licence, repo, base_model)
+        library = self._recorded(model, licence)
+        card = card_of(library, repo, base_model)
         message = f"{len(library)} function vectors of {library.model or 'a model'}, layer {library.layer}"
         with tempfile.TemporaryDirectory() as scratch:
-            folder = write_library(scratch, library, library.scores, library.identity, card)
+            folder = write_library(scratch, library, library.scores, library.identity, library.licence, card)
             return push(folder, repo, message, private, revision, token)
 
     @classmethod
@@ -307,6 +321,11 @@ class Library(Mapping[str, FunctionVector]):
         from .sharing.hub import fetched
 
         return cls.load(fetched(repo, revision, token), model)
+
+
+def _ends(line: ScoreLine) -> tuple[float, float]:
+    """The ends of an interval; infinite ones where there is none, as a `Score` has it."""
+    return (-math.inf, math.inf) if line.low is None or line.high is None else (line.low, line.high)
 
 
 class UnknownVector(InputError, KeyError):

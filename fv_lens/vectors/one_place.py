@@ -1,5 +1,6 @@
 """Whether vectors are of one model at one place, as those that are mixed or compared must be."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ def checked(vectors: Mapping[str, FunctionVector]) -> dict[str, FunctionVector]:
     """The vectors of a mapping from name to vector; an InputError unless they are of one model at one place."""
     if not isinstance(vectors, Mapping) or not vectors:
         raise InputError("The library has no vectors; give a mapping from relation to FunctionVector.")
-    if unnamed := [name for name in vectors if not isinstance(name, str)]:
+    if unnamed := [name for name in vectors if not _is_name(name)]:
         raise InputError(f"The library has the name {unnamed[0]!r}; give relations' names, such as 'antonym'.")
     first_name = min(vectors)
     for name in sorted(vectors):
@@ -29,6 +30,10 @@ def checked(vectors: Mapping[str, FunctionVector]) -> dict[str, FunctionVector]:
                     "only vectors of one model at one place can be mixed."
                 )
     return dict(vectors)
+
+
+def _is_name(name: Any) -> bool:
+    return isinstance(name, str) and bool(name.strip()) and not re.search("[\ud800-\udfff]", name)
 
 
 def check_fits(lens: Lens, vectors: Sequence[FunctionVector]) -> None:

@@ -180,6 +180,31 @@ def test_embeddings_are_prompts_as_well(llama_network, fv):
         assert torch.equal(llama_network.generate(inputs_embeds=embeddings, max_new_tokens=4, **ENDLESS), expected)
 
 
+@pytest.mark.parametrize("before", ["nothing", "hidden states", "a vector"])
+def test_hidden_states_have_the_vector_whatever_was_called_before(fv, before):
+    network, ids = plain(), prompts(2)
+    if before == "hidden states":
+        network(ids, output_hidden_states=True)
+    if before == "a vector":
+        fv.apply(network).remove()
+    clean = network(ids, output_hidden_states=True).hidden_states[fv.layer + 1]
+    with fv.apply(network):
+        moved = network(ids, output_hidden_states=True).hidden_states[fv.layer + 1]
+    torch.testing.assert_close(moved[:, -1] - clean[:, -1], fv.vector.expand(2, -1))
+    assert moved[:, :-1].equal(clean[:, :-1])
+
+
+@pytest.mark.parametrize("by", ["argument", "setting of the model"])
+def test_guidance_which_runs_a_second_prompt_is_refused(fv, by):
+    network, ids = plain(), prompts(2)
+    given = {"guidance_scale": 1.5} if by == "argument" else {}
+    if not given:
+        network.generation_config.guidance_scale = 1.5
+    network.generate(ids, max_new_tokens=1, **ENDLESS, **given)
+    with fv.apply(network), pytest.raises(InputError, match="guidance_scale is 1.5, which runs a second"):
+        network.generate(ids, max_new_tokens=1, **ENDLESS, **given)
+
+
 def test_strength_zero_changes_nothing_bit_for_bit(llama_network, fv):
     clean = logits(llama_network, prompts())
     with fv.apply(llama_network, strength=0):

@@ -1,7 +1,10 @@
 """Libraries: what holds of all their vectors, scores, files in a folder, and the model that they belong to."""
 
+import contextlib
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -23,8 +26,8 @@ from .. import tiny
 from .made import library_of, scores_of, vectors_of
 
 
-def scored(model, names="abc") -> Library:
-    return library_of(model, names).with_scores(scores_of(names))
+def scored(model, names="abc", **more) -> Library:
+    return Library(vectors_of(model, names), scores=scores_of(names), **more)
 
 
 def test_a_library_is_a_mapping_that_knows_its_model_and_place(llama):
@@ -76,7 +79,7 @@ def test_scores_go_with_their_vectors(llama):
     library = scored(llama)
     assert str(library.score("b")) == "0.75 [0.50, 0.88]" and library.score("b").n == 20
     assert library.score("b", row="zero-shot").value == 0.0 and library.score("b", "log_prob") is None
-    some = library.select("cb")
+    some = library.select(["c", "b"])
     assert list(some) == ["c", "b"] and set(some.scores["name"]) == {"b", "c"}
     frame = library.to_frame().set_index("relation")
     assert frame.loc["a", ["accuracy", "accuracy_low", "accuracy_high"]].tolist() == [0.75, 0.5, 0.875]
@@ -86,8 +89,11 @@ def test_scores_go_with_their_vectors(llama):
 def test_scores_of_other_vectors_or_of_another_form_are_refused(llama):
     with pytest.raises(InputError, match="^scores are of 'z', which the library has no vector of"):
         library_of(llama).with_scores(scores_of("az"))
-    with pytest.raises(InputError, match="^scores have a value that is NaN"):
-        library_of(llama).with_scores(scores_of("a", float("nan")))
+    for wrong in (dict(value=float("nan")), dict(value=float("inf")), dict(n=0), dict(n=float("nan")), dict(row="")):
+        with pytest.raises(InputError, match=f"^scores, line 0: {next(iter(wrong))} is "):
+            library_of(llama).with_scores(scores_of("a").assign(**wrong))
+    with pytest.raises(InputError, match="^scores is list; give a DataFrame"):
+        library_of(llama).with_scores([1])
     with pytest.raises(InputError, match="^scores have no column 'n'"):
         library_of(llama).with_scores(scores_of("a").drop(columns="n"))
 
@@ -150,6 +156,102 @@ def test_a_vector_that_was_exchanged_or_a_damaged_record_is_refused(llama, tmp_p
             Library.load(tmp_path)
 
 
+NAMES = ["x²", "½", ".hidden", "..", "../../etc", "US", "us", "Us", "長" * 100, "a" * 300, "a b", "a-b"]
+
+
+def test_every_name_comes_back_and_no_two_share_a_file_in_any_file_system(llama, tmp_path):
+    library = library_of(llama, NAMES)
+    library.save(tmp_path / "library")
+    assert list(Library.load(tmp_path / "library")) == NAMES
+    files = [file.name for file in (tmp_path / "library").glob("*.safetensors")]
+    assert len({file.casefold() for file in files}) == len(NAMES) and all(len(file.encode()) < 255 for file in files)
+    for name in ("", " ", "\ud800"):
+        with pytest.raises(InputError, match="^The library has the name"):
+            Library({name: library["us"]})
+
+
+def test_files_of_the_users_own_are_left_and_named(llama, tmp_path):
+    for name, content in (("README.md", "my thesis"), ("a.safetensors", "my numbers")):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / name).write_text(content)
+        with pytest.raises(InputError, match=f"{name}' is there and not a library's; save to another folder"):
+            library_of(llama).save(folder)
+        assert [file.name for file in folder.iterdir()] == [name] and (folder / name).read_text() == content
+
+
+@pytest.mark.parametrize("at", range(6))
+@pytest.mark.parametrize("over", [False, True])
+def test_a_save_that_is_killed_leaves_a_folder_that_is_refused_or_whole(llama, tmp_path, monkeypatch, at, over):
+    first, second = library_of(llama, "abc"), Library({n: 2.0 * fv for n, fv in vectors_of(llama, "bcd").items()})
+    if over:
+        first.save(tmp_path)
+    moves, replace_file = iter(range(100)), os.replace
+
+    def killed(*paths):
+        if "saving" in str(paths[0]) and Path(paths[1]).parent == tmp_path and next(moves) == at:
+            raise KeyboardInterrupt
+        replace_file(*paths)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", killed)
+        with contextlib.suppress(KeyboardInterrupt):
+            second.save(tmp_path)
+    if at > 4:  # behind three vectors, the card and the record
+        assert list(Library.load(tmp_path)) == list("bcd")
+    else:
+        with pytest.raises(InputError, match="a save of this library was interrupted; save it again"):
+            Library.load(tmp_path)
+    second.save(tmp_path)
+    assert Library.load(tmp_path)["b"].vector.equal(second["b"].vector)
+
+
+def test_a_save_that_fails_leaves_the_library_that_was_there(llama, tmp_path, monkeypatch):
+    library_of(llama).save(tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    monkeypatch.setattr(FunctionVector, "save", lambda fv, path: (_ for _ in ()).throw(InputError("the disk is full")))
+    with pytest.raises(InputError, match="the disk is full"):
+        library_of(llama, "abd").save(tmp_path)
+    assert before == {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+
+def test_the_licence_stays_on_record(llama, tmp_path):
+    library_of(llama).save(tmp_path / "one", licence="mit")
+    library = Library.load(tmp_path / "one")
+    library.select(["a", "b"]).save(tmp_path / "two")
+    assert library.licence == "mit" and "license: mit" in (tmp_path / "two" / "README.md").read_text()
+
+
+def test_scores_are_changed_in_a_copy(llama):
+    library = scored(llama)
+    library.scores.loc[0, "value"] = 9.0
+    assert library.score("a").value == 0.75
+
+
+def test_the_model_stays_on_record_only_where_both_have_it(llama):
+    recorded, bare = library_of(llama, "a").for_model(llama), library_of(llama, "b")
+    assert (recorded | bare).identity is None and (bare | recorded).identity is None
+    assert (recorded | dict(bare)).identity is None
+    assert (recorded | bare.for_model(llama)).identity == recorded.identity
+
+
+def test_a_model_that_gives_other_numbers_each_time_or_none_is_not_recorded():
+    model = tiny.build("llama")
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    with pytest.raises(InputError, match="gives NaN or infinite log-probabilities"):
+        identity_of(lens_of(model))
+    model = tiny.build("llama")
+    model.add_hook("blocks.0.hook_resid_post", lambda x, hook: x + torch.randn_like(x))
+    with pytest.raises(InputError, match="gives other numbers each time"):
+        identity_of(lens_of(model))
+
+
+def test_names_are_listed(llama):
+    with pytest.raises(InputError, match=r"^names is 'antonym'; give a list of names, such as \['antonym'\]"):
+        library_of(llama).select("antonym")
+
+
 def test_a_folder_that_cannot_be_made_is_named(llama, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="^Cannot make the folder .*file/library"):
@@ -183,6 +285,8 @@ def test_where_the_layout_is_another_log_probabilities_decide(llama):
     elsewhere = identity.model_copy(update={"kind": "HookedTransformer of TransformerLens 3.9.0", "weights": "0" * 64})
     Library(vectors_of(llama), identity=elsewhere).check(llama)
     moved = [log_prob - 0.02 for log_prob in identity.log_probs]
+    with pytest.raises(InputError, match="differ by 0.02 nats"):  # as under a hook of the user, with equal weights
+        Library(vectors_of(llama), identity=identity.model_copy(update={"log_probs": moved})).check(llama)
     with pytest.raises(InputError, match=r"log-probabilities differ by 0.02 nats, and copies by 0.01 at most"):
         Library(vectors_of(llama), identity=elsewhere.model_copy(update={"log_probs": moved})).check(llama)
     half = elsewhere.model_copy(update={"log_probs": moved, "dtype": "torch.bfloat16"})
@@ -228,7 +332,7 @@ def test_libraries_of_two_states_of_a_model_do_not_join(llama):
 
 
 def test_a_card_tells_scores_controls_and_what_was_not_measured(llama):
-    card = card_of(scored(llama, ["a", "b|c"]).for_model(llama), "mit")
+    card = card_of(scored(llama, ["a", "b|c"], licence="mit").for_model(llama))
     lines = [line.split("|")[1:-1] for line in card.replace(r"\|", "/").splitlines() if line.startswith("| b/c")]
     cells = [cell.strip().replace("\N{NO-BREAK SPACE}", " ") for cell in lines[1]]
     assert cells == ["b/c", "0.75 [0.50, 0.88]", "0.00 (no interval)", "20"]

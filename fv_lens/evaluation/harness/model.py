@@ -194,7 +194,9 @@ class PatchedLM(TokenizedLM):
         prompts = [prompt[-(self.max_length - n) :] for prompt in prompts]
         end = self.eot_token_id
         eos = None if end is None else self.tokenizer.decode(end, skip_special_tokens=False)
-        stops = [stop for stop in handle_stop_sequences(until, eos=eos) if stop]
+        stops = [
+            stop for stop in handle_stop_sequences(list(until) if isinstance(until, tuple) else until, eos=eos) if stop
+        ]
         return generated_texts(lens_of(self.model), prompts, self.edits, n, chooser(sampling), stops, self._end_tokens)
 
     @property

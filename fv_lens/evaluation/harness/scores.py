@@ -101,7 +101,7 @@ def _of_log_probs(falling: Callable[[np.ndarray], np.ndarray], values: np.ndarra
     each = np.repeat(log_probs / sizes.clip(1), sizes)
     mean = scores.clustered_mean(each, np.repeat(np.arange(len(sizes)), sizes))
     with np.errstate(over="ignore"):  # where there is no interval
-        value, low, high = falling(np.array([mean.value, mean.high, mean.low])).tolist()
+        value, low, high = falling(np.minimum([mean.value, mean.high, mean.low], 0.0)).tolist()
     return Score(value, low, high, len(sizes))
 
 

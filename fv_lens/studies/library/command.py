@@ -63,6 +63,7 @@ def library(
                 vectors = measure_library(loaded, vectors, others=split_names(others))
             elif vectors.identity is None:
                 vectors = vectors.for_model(loaded)
+        console.print(Text(_place(vectors)), soft_wrap=True)
         console.print(_overview(vectors))
         if save is not None:
             vectors.save(save, licence=licence)
@@ -78,18 +79,25 @@ def library(
             console.print(Text(vectors.push_to_hub(push, licence=licence, private=private)), soft_wrap=True)
 
 
+def _place(vectors: "Library") -> str:
+    methods = ", ".join(sorted({fv.method for fv in vectors.values()}))
+    return f"{len(vectors)} vectors ({methods}) of {vectors.model or 'a model'}, after layer {vectors.layer}"
+
+
 def _overview(vectors: "Library") -> Table:
     """A line for each vector: how it was made, and its score beside the controls', where there are any."""
-    title = f"{len(vectors)} vectors of {vectors.model or 'a model'}, after layer {vectors.layer}"
-    table = Table("vector", "made by", title=Text(title), title_justify="left", box=None, pad_edge=False)
     from ...vectors.sharing.record import VECTOR
 
-    rows = vectors.rows()
+    rows, methods = vectors.rows(), {fv.method for fv in vectors.values()}
+    table = Table(box=None, pad_edge=False)
+    table.add_column("vector", no_wrap=True)
+    if len(methods) > 1:
+        table.add_column("made by")
     for row in rows:
-        table.add_column(Text("whole answers right" if row == VECTOR else row), no_wrap=True)
+        table.add_column(Text("whole answers right" if row == VECTOR else row), no_wrap=row == VECTOR)
     for name, fv in vectors.items():
         scores = [vectors.score(name, row=row) for row in rows]
         cells = ["" if score is None else str(score) if row == VECTOR else f"{score.value:.2f}"
                  for row, score in zip(rows, scores)]  # fmt: skip
-        table.add_row(Text(name), Text(fv.method), *cells)
+        table.add_row(Text(name), *([Text(fv.method)] if len(methods) > 1 else []), *cells)
     return table

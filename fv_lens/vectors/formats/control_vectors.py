@@ -98,7 +98,10 @@ def _directions(file: Path, header: Header) -> dict[int, torch.Tensor]:
     if file.stat().st_size < header.n_bytes:
         raise InputError(f"{name!r} is truncated: {file.stat().st_size} of {header.n_bytes} bytes; copy it again.")
     tensors = [tensor for tensor in header.tensors.values() if tensor.name.startswith(DIRECTION)]
-    numbers = {tensor.name: tensor for tensor in gguf.GGUFReader(file).tensors}
+    try:
+        numbers = {tensor.name: tensor for tensor in gguf.GGUFReader(file).tensors}
+    except ValueError as error:
+        raise InputError(f"{name!r} cannot be read: {error}. It is damaged; copy it again.") from None
     directions = {}
     for tensor in tensors:
         layer = tensor.name.removeprefix(DIRECTION)

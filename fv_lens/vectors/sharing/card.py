@@ -14,7 +14,7 @@ from ...ground.measures import ELSEWHERE, MEASURES
 from ...ground.scores import Score
 from ...ground.storage import versions
 from ...models.bundled import BUNDLED
-from .record import VECTOR
+from .record import LIBRARY_NAME, VECTOR
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -22,18 +22,15 @@ if TYPE_CHECKING:
     from ..function_vector import FunctionVector
     from ..library import Library
 
-TAGS = ("function-vectors", "activation-steering", "mechanistic-interpretability", "transformer-lens", "fv_lens")
+TAGS = ("function-vectors", "activation-steering", "mechanistic-interpretability", "transformer-lens", LIBRARY_NAME)
 Column = Callable[[str, "FunctionVector"], str]  # of a vector's name and itself
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def card_of(
-    library: "Library", licence: str | None = None, repo: str | None = None, base_model: str | None = None
-) -> str:
+def card_of(library: "Library", repo: str | None = None, base_model: str | None = None) -> str:
     """The text of a library's card.
 
     Args:
-        licence: of the vectors, as the hub names it; None where none is given.
         repo: "org/name", where the card is for a repository.
         base_model: the model's name on the hub; by default that on record, where it is one.
 
@@ -42,8 +39,8 @@ def card_of(
     """
     base, example = base_model or base_model_of(library), _example(library)
     controls = [row for row in library.rows() if row != VECTOR]
-    return _metadata(library, licence, repo, base) + _template().render(
-        library=library, title=repo or _title(library), model=_model(library), base=base, repo=repo, licence=licence,
+    return _metadata(library, repo, base) + _template().render(
+        library=library, title=repo or _title(library), model=_model(library), base=base, repo=repo,
         example=example, prompt=library.template.question.format(word=_word(library[example])),
         vectors=_table(library, {"made by": _method, "strength": _strength, "norm": _norm, "pairs": _pairs}),
         scores=_scores(library, controls), controls=controls, elsewhere=_elsewhere(library), versions=versions(),
@@ -68,7 +65,7 @@ def _title(library: "Library") -> str:
     return f"Function vectors for {_model(library)}"
 
 
-def _metadata(library: "Library", licence: str | None, repo: str | None, base: str | None) -> str:
+def _metadata(library: "Library", repo: str | None, base: str | None) -> str:
     """The block of YAML by which the hub finds and shows the card."""
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -81,7 +78,7 @@ def _metadata(library: "Library", licence: str | None, repo: str | None, base: s
         for name in library
         if (score := library.score(name))
     ]  # fmt: skip
-    about: dict[str, Any] = {"license": licence, "library_name": "fv_lens", "tags": list(TAGS)}
+    about: dict[str, Any] = {"license": library.licence, "library_name": LIBRARY_NAME, "tags": list(TAGS)}
     about |= {"pipeline_tag": "text-generation", "base_model": base}
     if results:
         about |= {"eval_results": results, "model_name": repo or _title(library)}

@@ -1,10 +1,12 @@
 """A library in a folder: a safetensors file a vector, a card, and `library.json`, which is written last."""
 
 import hashlib
-import math
+import os
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -15,7 +17,7 @@ from ...ground.schema import validated
 from ...ground.text_files import FilePath, own_path
 from ...models.identity import Identity
 from ..function_vector import FunctionVector
-from .record import CARD, RECORD, SCORE_COLUMNS, LibraryRecord
+from .record import CARD, INTERRUPTED, LIBRARY_NAME, RECORD, SCORE_COLUMNS, LibraryRecord, score_lines
 
 
 def write_library(
@@ -23,30 +25,64 @@ def write_library(
     vectors: Mapping[str, FunctionVector],
     scores: pd.DataFrame,
     identity: Identity | None,
+    licence: str | None,
     card: str,
 ) -> Path:
-    """Write the parts of a library, see `Library.save`; returns the folder."""
+    """Write the parts of a library, see `Library.save`; returns the folder.
+
+    All files are written beside those that are there, then put in their place, the record last: an error leaves the
+    folder as it was, and a process that is killed in between leaves a record that says so.
+    """
     place = own_path(folder)
     try:
         place.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".saving-", dir=place))
     except OSError as error:
         raise InputError(f"Cannot make the folder {str(place)!r}: {error.strerror}. Choose another place.") from None
-    earlier = _earlier_files(place)
-    files = dict(zip(vectors, file_names(list(vectors))))
-    entries = {}
-    for name, fv in vectors.items():
-        fv.save(place / files[name])
-        entries[name] = {"file": files[name], "sha256": _sha256(place / files[name])}
-    record = validated(LibraryRecord, {
-        "vectors": entries, "identity": None if identity is None else identity.model_dump(),
-        "scores": _lines(scores), "versions": storage.versions(),
-    })  # fmt: skip
-    with storage.written_whole(place / CARD) as partial:
-        partial.write_text(card, encoding="utf-8")
-    storage.save_json(place / RECORD, record.model_dump(by_alias=True))
-    for file in earlier - set(files.values()):
-        (place / file).unlink(missing_ok=True)
+    try:
+        files = dict(zip(vectors, file_names(list(vectors))))
+        entries = {}
+        for name, fv in vectors.items():
+            fv.save(scratch / files[name])
+            entries[name] = {"file": files[name], "sha256": _sha256(scratch / files[name])}
+        record = validated(LibraryRecord, {
+            "vectors": entries, "identity": None if identity is None else identity.model_dump(), "licence": licence,
+            "scores": [line.model_dump() for line in score_lines(scores)], "versions": storage.versions(),
+        })  # fmt: skip
+        (scratch / CARD).write_text(card, encoding="utf-8")
+        storage.save_json(scratch / RECORD, record.model_dump(by_alias=True))
+        _put_in_place(scratch, place, [*files.values(), CARD, RECORD])
+    except OSError as error:
+        raise InputError(f"Cannot write to {str(place)!r}: {error.strerror}. Choose another place.") from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     return place
+
+
+def _put_in_place(scratch: Path, place: Path, files: Sequence[str]) -> None:
+    """Move the files of a library into its folder, in this order, and remove those of the library that was there."""
+    earlier = _earlier_files(place)
+    for file in files:
+        if file not in earlier and (place / file).exists() and not _is_own(place / file):
+            raise InputError(f"{str(place / file)!r} is there and not a library's; save to another folder, or move it.")
+    storage.save_json(place / RECORD, INTERRUPTED)
+    for file in files:
+        os.replace(scratch / file, place / file)
+    for file in earlier - set(files):
+        (place / file).unlink(missing_ok=True)
+
+
+def _is_own(file: Path) -> bool:
+    """Whether fv_lens wrote a file that has the name of one of a library."""
+    if file.name == RECORD:
+        return True
+    if file.name == CARD:
+        return f"library_name: {LIBRARY_NAME}" in file.read_text(encoding="utf-8", errors="replace")
+    try:
+        FunctionVector.load(file)
+        return True
+    except InputError:
+        return False
 
 
 def library_files(names: Sequence[str]) -> set[str]:
@@ -54,11 +90,20 @@ def library_files(names: Sequence[str]) -> set[str]:
     return {*file_names(names), RECORD, CARD}
 
 
-def read_library(folder: FilePath) -> tuple[dict[str, FunctionVector], pd.DataFrame | None, Identity | None]:
-    """The vectors, scores and model of a library in a folder, see `Library.load`."""
+class Parts(NamedTuple):
+    """What a folder holds of a library: of one without a record, vectors alone."""
+
+    vectors: dict[str, FunctionVector]
+    scores: pd.DataFrame | None = None
+    identity: Identity | None = None
+    licence: str | None = None
+
+
+def read_library(folder: FilePath) -> Parts:
+    """The parts of a library in a folder, see `Library.load`."""
     place = own_path(folder)
     if not (place / RECORD).exists():
-        return _unlisted(place), None, None
+        return Parts(_unlisted(place))
     record = LibraryRecord.read(place / RECORD)
     vectors = {}
     for name, entry in record.vectors.items():
@@ -67,14 +112,16 @@ def read_library(folder: FilePath) -> tuple[dict[str, FunctionVector], pd.DataFr
         if _sha256(file) != entry.sha256:
             raise InputError(
                 f"{str(file)!r} is not the vector of {name!r} that {RECORD} lists: the SHA-256 differs. Save the "
-                f"library again, or delete {RECORD} to read the vectors as they are."
+                "library again."
             )
     scores = pd.DataFrame([line.model_dump() for line in record.scores], columns=list(SCORE_COLUMNS))
-    return vectors, scores.astype({"low": float, "high": float}), record.identity
+    return Parts(vectors, scores.astype({"low": float, "high": float}), record.identity, record.licence)
 
 
 def _unlisted(place: Path) -> dict[str, FunctionVector]:
     """The vectors of a folder without a record, by the relation of each."""
+    if not place.is_dir():
+        raise InputError(f"There is no folder {str(place)!r}; give one that holds saved vectors.")
     files = sorted(place.glob("*.safetensors"))
     if not files:
         raise InputError(f"{str(place)!r} has no vectors (*.safetensors); give the `vectors` folder of a `reproduce`.")
@@ -89,19 +136,11 @@ def _unlisted(place: Path) -> dict[str, FunctionVector]:
 
 
 def _earlier_files(place: Path) -> set[str]:
-    """The files that the library which is in the folder now lists."""
+    """The files of the library that is in the folder now."""
     try:
-        return set(LibraryRecord.read(place / RECORD).files)
+        return {*LibraryRecord.read(place / RECORD).files, RECORD, CARD}
     except InputError:
         return set()
-
-
-def _lines(scores: pd.DataFrame) -> list[Mapping[str, Any]]:
-    lines = scores.astype(object).to_dict("records")
-    for line in lines:
-        line |= {end: float(line[end]) if math.isfinite(line[end]) else None for end in ("low", "high")}
-        line |= {"value": float(line["value"]), "n": int(line["n"])}
-    return lines
 
 
 def _sha256(file: Path) -> str:

@@ -1,9 +1,12 @@
 """The record of a library, `library.json`: its files, the model it is for, and what was measured of it."""
 
+import math
+from numbers import Real
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+import pandas as pd
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from ...ground.errors import InputError
 from ...ground.schema import Count, Hash, Schema, Text, Versions, validated
@@ -12,13 +15,21 @@ from ...ground.text_files import parse_json, read_text
 from ...models.identity import Identity
 
 RECORD, CARD = "library.json", "README.md"
+LIBRARY_NAME = "fv_lens"  # in the metadata of cards
+INTERRUPTED = {"kind": "fv_lens.Library", "interrupted": True}  # what stands in its place while files are exchanged
 VECTOR = "vector"  # the row of scores that is the vector's own; other rows are controls
+
+
+def _of_the_folder(file: str) -> str:
+    if file != Path(file).name or file.startswith(".") or "\\" in file or not file.endswith(".safetensors"):
+        raise ValueError("expected the name of a safetensors file in the library's own folder")
+    return file
 
 
 class Entry(Schema):
     """The file of a vector, in the library's folder."""
 
-    file: Annotated[str, Field(pattern=r"^[\w-][\w.-]*\.safetensors$")]
+    file: Annotated[str, AfterValidator(_of_the_folder)]
     sha256: Hash
 
 
@@ -35,6 +46,36 @@ class ScoreLine(Schema):
 
 
 SCORE_COLUMNS = tuple(ScoreLine.model_fields)
+_LINES = TypeAdapter(list[ScoreLine])
+
+
+def score_lines(scores: pd.DataFrame) -> list[ScoreLine]:
+    """The lines of a frame of scores.
+
+    Raises:
+        InputError: something else than a frame, a column that is missing, or a value of another kind, such as NaN.
+    """
+    if not isinstance(scores, pd.DataFrame):
+        raise InputError(f"scores is {type(scores).__name__}; give a DataFrame with {', '.join(SCORE_COLUMNS)}.")
+    if missing := [column for column in SCORE_COLUMNS if column not in scores.columns]:
+        raise InputError(f"scores have no column {missing[0]!r}; give {', '.join(SCORE_COLUMNS)}.")
+    lines = scores[list(SCORE_COLUMNS)].astype(object).to_dict("records")
+    for line in lines:
+        ends = [line[end] for end in ("low", "high")]
+        known = all(isinstance(end, Real) and math.isfinite(end) for end in ends)
+        line |= {"low": float(ends[0]), "high": float(ends[1])} if known else {"low": None, "high": None}
+        if isinstance(line["value"], Real):
+            line["value"] = float(line["value"])
+        if isinstance(line["n"], Real) and float(line["n"]).is_integer():
+            line["n"] = int(float(line["n"]))
+    try:
+        return _LINES.validate_python(lines)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place, *field = first["loc"]
+        raise InputError(
+            f"scores, line {place}: {'.'.join(map(str, field))} is {first['input']!r}: {first['msg']}."
+        ) from None
 
 
 class LibraryRecord(Schema):
@@ -45,6 +86,7 @@ class LibraryRecord(Schema):
     vectors: dict[Text, Entry] = Field(min_length=1)
     identity: Identity | None
     scores: list[ScoreLine]
+    licence: Text | None = None
     versions: Versions
 
     @classmethod
@@ -54,6 +96,8 @@ class LibraryRecord(Schema):
             content = parse_json(read_text(path))
         except InputError as error:
             raise InputError(f"{str(path)!r}: {error}.") from None
+        if content == INTERRUPTED:
+            raise InputError(f"{str(path)!r}: a save of this library was interrupted; save it again.")
         if isinstance(content, dict) and str(content.get("format", "1")) > "1":
             raise InputError(f"{str(path)!r} has format {content['format']!r}; this version reads '1'. Update fv_lens.")
         with naming(path):

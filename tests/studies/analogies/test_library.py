@@ -67,7 +67,7 @@ def test_summed_vectors_are_for_comparison_only_where_all_folders_have_them_at_o
 
 def test_a_folder_without_vectors_is_named(model, tmp_path):
     one = folder(tmp_path / "one", vectors_of(model, "a"))
-    with pytest.raises(InputError, match=f"'{tmp_path / 'none'}' has no vectors"):
+    with pytest.raises(InputError, match=f"There is no folder '{tmp_path / 'none'}'"):
         load_libraries([one, tmp_path / "none"])
 
 

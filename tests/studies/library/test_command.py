@@ -30,9 +30,9 @@ def folder(llama, tmp_path, monkeypatch):
 
 def test_the_table_has_a_line_for_each_vector_and_a_column_for_each_control(folder):
     code, text = fv_lens("library", folder)
-    assert code == 0 and "3 vectors of tiny/llama, after layer 1" in text
+    assert code == 0 and "3 vectors (tuned) of tiny/llama, after layer 1" in text
     lines = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line}
-    assert lines["a"] == ["tuned", "0.75", "[0.50,", "0.88]", "0.00"] and lines["c"] == ["tuned"]
+    assert lines["a"] == ["0.75", "[0.50,", "0.88]", "0.00"] and lines["c"] == []
 
 
 def test_a_library_is_measured_saved_and_drawn(folder, llama, tmp_path, monkeypatch):
@@ -85,4 +85,4 @@ def test_options_that_do_not_fit_are_refused(folder, options, expected):
 
 def test_a_folder_that_is_missing_is_named(tmp_path):
     code, text = fv_lens("library", tmp_path / "none")
-    assert code == 2 and "none' has no vectors" in text
+    assert code == 2 and "There is no folder" in text
