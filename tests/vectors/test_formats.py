@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
+from safetensors import safe_open
 
 from fv_lens.ground.errors import InputError
 from fv_lens.vectors.formats.control_vectors import COUNT, HINT, RECORD
@@ -293,3 +294,18 @@ def test_a_library_that_is_missing_is_named_with_what_installs_it(two, monkeypat
 def test_other_objects_are_refused(llama):
     with pytest.raises(InputError, match="source is dict; give the path of a .gguf file"):
         import_vectors({1: torch.ones(32)}, llama)
+
+
+# Plain tensors
+
+
+def test_plain_tensors_are_the_vectors_by_the_layer_they_are_added_after(llama, tmp_path):
+    fvs = [vector(llama, layer) for layer in (0, 2)]
+    export_vectors(fvs, tmp_path / "v.safetensors", model=llama, to="safetensors")
+    with safe_open(tmp_path / "v.safetensors", "pt") as file:
+        assert file.metadata() == {"model_type": "llama"}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    assert tensors.keys() == {"direction.0", "direction.2"}
+    assert all(tensors[f"direction.{fv.layer}"].equal(fv.vector) for fv in fvs)
+    with pytest.raises(InputError, match="^to is 'onnx'; choose from gguf, safetensors"):
+        export_vectors(fvs, tmp_path / "v.onnx", model=llama, to="onnx")

@@ -1,7 +1,7 @@
 """The commands `fv-lens export` and `fv-lens import`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
@@ -20,12 +20,16 @@ def export(
     vectors: Annotated[list[Path], typer.Argument(callback=expanded, help="A saved vector, or several.")],
     out: Annotated[Path, typer.Option(callback=expanded, help="The file to write.")],
     model: Annotated[str | None, typer.Option(help="As for run; by default the vector's own model.")] = None,
+    to: Annotated[
+        str,
+        typer.Option(help="gguf: for llama.cpp and repeng. safetensors: plain tensors, direction.N for block N."),
+    ] = "gguf",
     model_type: Annotated[
         str | None,
         typer.Option(help="Its model type in transformers, such as llama; the model is then not loaded, nor checked."),
     ] = None,
 ) -> None:
-    """Write saved vectors as a GGUF control vector, for llama.cpp and repeng."""
+    """Write saved vectors in another engine's format: a GGUF control vector, for llama.cpp and repeng."""
     with plain_errors(), quiet():
         if model and model_type:
             raise InputError(f"--model is {model!r} and --model-type {model_type!r}; give one of them.")
@@ -34,9 +38,11 @@ def export(
 
         exports = [FunctionVector.load(vector) for vector in vectors]
         target = None if model_type else model_of(exports[0], vectors[0], model)
-        export_vectors(exports, out, model=target, model_type=model_type)
+        chosen: Any = to  # `export_vectors` says what else it could be
+        export_vectors(exports, out, model=target, model_type=model_type, to=chosen)
         console.print(Text(str(out)), soft_wrap=True)
-        notes.print(Text(EVERY_TOKEN), soft_wrap=True)
+        if to == "gguf":
+            notes.print(Text(EVERY_TOKEN), soft_wrap=True)
 
 
 def import_(

@@ -7,6 +7,7 @@ Example:
 
 import os
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import nn
 from transformers import CONFIG_MAPPING, PreTrainedModel
@@ -22,7 +23,11 @@ from .control_vectors import read_control_vector, write_control_vector
 from .exported import by_layer
 from .imported import ModelOrName, imported
 from .objects import ControlVector, SteeringVector
+from .plain import write_plain
 from .steering_vectors import from_steering_vector
+
+Format = Literal["gguf", "safetensors"]
+WRITERS = {"gguf": write_control_vector, "safetensors": write_plain}
 
 
 def export_vectors(
@@ -31,23 +36,28 @@ def export_vectors(
     *,
     model: Model | PreTrainedModel | nn.Module | None = None,
     model_type: str | None = None,
+    to: Format = "gguf",
 ) -> None:
-    """Write vectors as a GGUF control vector, for llama.cpp and repeng.
+    """Write vectors as a GGUF control vector, for llama.cpp and repeng, or as plain tensors.
 
     llama.cpp takes the file as `--control-vector FILE`, repeng by `ControlVector.import_gguf`. Both add the vectors at
     *every* token, which is another intervention than the last prompt token that function vectors are made for: choose
     their strength there again, half or less to begin with. The vectors' records go into the file, and `import_vectors`
     gives back equal vectors.
 
+    As "safetensors", the file has a tensor `direction.N` for each layer, to be added to what block N puts out by code of
+    your own, at whichever tokens.
+
     Args:
         fv: a vector, or several of different layers.
         path: of the file to write.
         model: the model that the vectors are for, which is checked against them; the file names its type.
         model_type: instead of the model, its type in transformers, such as "llama"; no model is then checked.
+        to: the format of the file.
 
     Raises:
-        InputError: a vector at a site other than "hook_resid_post", of centred weights, or of layer 0, where llama.cpp
-            adds nothing; two of one layer or of two models; a vector that does not fit the model; a model type that
+        InputError: another format; a vector at a site other than "hook_resid_post", of centred weights, or, as GGUF, of
+            layer 0, where llama.cpp adds nothing; two of one layer or of two models; a vector that does not fit the model; a model type that
             transformers does not have; neither a model nor a type, or both.
 
     Example:
@@ -55,7 +65,9 @@ def export_vectors(
         >>> # llama-completion -m model.gguf --control-vector-scaled antonym.gguf:0.5
         >>> export_vectors(tuned, "antonym.gguf", model_type="llama")
     """
-    layers = by_layer(fv, "llama.cpp")
+    if to not in WRITERS:
+        raise InputError(f"to is {to!r}; choose from {', '.join(WRITERS)}.")
+    layers = by_layer(fv, "llama.cpp" if to == "gguf" else "a file of plain tensors")
     if model_type is None:
         if model is None:
             raise InputError(
@@ -77,7 +89,7 @@ def export_vectors(
         )
     else:
         kind = model_type
-    write_control_vector(layers, path, kind)
+    WRITERS[to](layers, path, kind)
 
 
 def import_vectors(
