@@ -45,8 +45,8 @@ def export_vectors(
     their strength there again, half or less to begin with. The vectors' records go into the file, and `import_vectors`
     gives back equal vectors.
 
-    As "safetensors", the file has a tensor `direction.N` for each layer, to be added to what block N puts out by code of
-    your own, at whichever tokens.
+    As "safetensors", the file has a tensor `direction.N` for each layer, to be added to what block N puts out, by code
+    of your own, at whichever tokens.
 
     Args:
         fv: a vector, or several of different layers.
@@ -57,8 +57,8 @@ def export_vectors(
 
     Raises:
         InputError: another format; a vector at a site other than "hook_resid_post", of centred weights, or, as GGUF, of
-            layer 0, where llama.cpp adds nothing; two of one layer or of two models; a vector that does not fit the model; a model type that
-            transformers does not have; neither a model nor a type, or both.
+            layer 0, where llama.cpp adds nothing; two of one layer or of two models; a vector that does not fit the
+            model; a model type that transformers does not have; neither a model nor a type, or both.
 
     Example:
         >>> export_vectors(tuned, "antonym.gguf", model=model)
