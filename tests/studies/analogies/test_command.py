@@ -16,7 +16,8 @@ from fv_lens.models import load
 from fv_lens.studies import cli
 from fv_lens.studies.analogies import library as of_study
 from fv_lens.studies.analogies import study
-from fv_lens.vectors.function_vector import FunctionVector
+from fv_lens.vectors.library import Library
+from fv_lens.vectors.sharing.files import library_files
 
 from ...analogies.made import TRAIN, vectors_of
 from .. import commands
@@ -137,7 +138,7 @@ def test_without_vectors_the_bundled_relations_are_tuned_and_kept(here, command,
         assert result.exit_code == 0, result.output
         assert tunes == [BUNDLED] and files(here) == ["fv_lens_analogies"]
     assert files(here / "fv_lens_analogies") == sorted([*FILES, "vectors"])
-    assert len(files(here / "fv_lens_analogies" / "vectors")) == 4
+    assert set(files(here / "fv_lens_analogies" / "vectors")) == library_files(BUNDLED)
 
 
 @pytest.mark.slow
@@ -159,7 +160,7 @@ def test_tuned_vectors_outlive_an_interruption(here, command, tunes, monkeypatch
     assert result.exit_code == 130 and result.stderr.splitlines()[-1] == (
         "Interrupted. Saved before that: fv_lens_analogies/vectors. The same command goes on from there."
     )
-    assert len(files(here / "fv_lens_analogies" / "vectors")) == 4
+    assert set(files(here / "fv_lens_analogies" / "vectors")) == library_files(BUNDLED)
     assert call().exit_code == 0 and tunes == [BUNDLED]
 
 
@@ -171,8 +172,7 @@ def test_a_larger_library_is_tuned_once_and_kept(here, command, tunes):
     result = call("--library", "more.jsonl")
     assert result.exit_code == 0, result.output
     out = here / "fv_lens_analogies"
-    assert files(out / "vectors") == [*(f"{name}.safetensors" for name in BUNDLED[:2]), "is-was.safetensors",
-                                      *(f"{name}.safetensors" for name in BUNDLED[2:])]  # fmt: skip
+    assert set(files(out / "vectors")) == library_files([*BUNDLED, "is-was"])
     assert "Tuning the library from zero: 5 relations" in result.stderr
     assert "--library more.jsonl" in summary(out)["command"] and summary(out)["library"][0][0] == "more"
     assert call("--library", "more.jsonl").exit_code == 0 and tunes == [(*BUNDLED, "is/was")]
@@ -216,9 +216,10 @@ def test_an_interruption_while_the_library_is_tuned_leaves_nothing(here, command
 @pytest.mark.slow
 def test_what_was_fitted_to_other_tuned_vectors_is_refused(here, command, tunes, model):
     assert call().exit_code == 0
-    file = here / "fv_lens_analogies" / "vectors" / f"{BUNDLED[0]}.safetensors"
-    fv = FunctionVector.load(file)
-    replace(fv, vector=2 * fv.vector).save(file)
+    folder = here / "fv_lens_analogies" / "vectors"
+    library = Library.load(folder)
+    fv = library[BUNDLED[0]]
+    (library | {BUNDLED[0]: replace(fv, vector=2 * fv.vector)}).save(folder)
     result = call()
     assert result.exit_code == 2 and ".safetensors' belongs to another plan" in result.stderr
 

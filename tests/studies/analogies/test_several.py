@@ -234,7 +234,8 @@ def test_without_vectors_each_model_has_its_own_library_tuned(here, monkeypatch,
     assert result.exit_code == 0 and summary(here / "out")["gaps"] == {}, result.output
     assert result.stderr.count("Tuning the library") == 2
     for name in ("one", "two"):
-        assert len(files(here / "out" / name / "vectors")) == 4
+        assert {"library.json", "README.md"} < set(files(here / "out" / name / "vectors"))
+        assert len(Library.load(here / "out" / name / "vectors")) == 4
 
 
 @pytest.mark.parametrize(
