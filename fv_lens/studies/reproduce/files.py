@@ -178,6 +178,8 @@ def _libraries(
     controls = [row for row in frame["row"].unique() if re.fullmatch("|".join(LIBRARY_CONTROLS), row)]
     libraries = {}
     for kind, by_name in vectors.items():
+        if not by_name:  # all of them broke
+            continue
         row = ROW_OF[kind]
         scores = lines[lines["row"].isin([row, *controls]) & lines["name"].isin(list(by_name))]
         scores = scores.assign(row=scores["row"].replace({row: VECTOR}))
@@ -189,7 +191,8 @@ def _save_vectors(folder: Path, libraries: Mapping[str, Library], best: str) -> 
     """The library to use, and every kind in a folder of its own."""
     for kind, library in libraries.items():
         library.save(folder / kind)
-    libraries[best].save(folder)
+    if best in libraries:
+        libraries[best].save(folder)
 
 
 def _facts(
