@@ -53,9 +53,9 @@ MUTANTS = [
            "slope *= weights[i : i + TILE, None]", "slope *= 1.0", "engine/test_gradients.py"),
     # Libraries
     Mutant("weights are not compared", "models/identity.py",
-           "self.weights == other.weights", "bool(self.weights)", "vectors/test_library.py"),
+           "self.weights != other.weights", "not self.weights", "vectors/test_library.py"),
     Mutant("scores of a vector that was replaced stay", "vectors/library.py",
-           '~self.scores["name"].isin(list(other))', 'self.scores["name"].isin(list(self))', "vectors/test_library.py"),
+           'scores[~scores["name"].isin(list(other))]', "scores", "vectors/test_library.py"),
     Mutant("an exchanged file is read", "vectors/sharing/files.py",
            "if _sha256(file) != entry.sha256:", "if not entry.sha256:", "vectors/test_library.py"),
     Mutant("a text is written with the vector at the token before the last", "engine/sequences.py",
