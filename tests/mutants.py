@@ -53,7 +53,7 @@ MUTANTS = [
     Mutant("weights are not compared", "models/identity.py",
            "self.weights != other.weights", "not self.weights", "vectors/test_library.py"),
     Mutant("scores of a vector that was replaced stay", "vectors/library.py",
-           'scores[~scores["name"].isin(list(other))]', "scores", "vectors/test_library.py"),
+           "self.measured.of(self.keys() - other.keys())", "self.measured", "vectors/test_library.py"),
     Mutant("an exchanged file is read", "vectors/sharing/files.py",
            "if _sha256(file) != entry.sha256:", "if not entry.sha256:", "vectors/test_library.py"),
     Mutant("a text is written with the vector at the token before the last", "engine/sequences.py",

@@ -13,7 +13,7 @@ from ..ground.progress import progress_bar
 from ..ground.scores import Score
 from ..models.lens import Model
 from ..vectors.library import Library
-from ..vectors.sharing.record import SCORE_COLUMNS, VECTOR
+from ..vectors.library_scores import COLUMNS, VECTOR
 from .controls import Controls
 from .evaluate import evaluate
 from .side_effects import SideEffect, side_effects
@@ -64,7 +64,7 @@ def measure_library(
         if rest := [other for other in elsewhere if other.name != relation.name]:
             effects = side_effects(model, relation, recorded[name], rest).rows[VECTOR]
             lines += _lines(name, VECTOR, {part.name: getattr(effects, part.name) for part in fields(SideEffect)})
-    return recorded.with_scores(pd.DataFrame(lines, columns=list(SCORE_COLUMNS)))
+    return recorded.with_scores(pd.DataFrame(lines, columns=list(COLUMNS)))
 
 
 def _relations(library: Library, given: Mapping[str, RelationLike]) -> dict[str, Relation]:

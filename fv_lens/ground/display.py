@@ -10,6 +10,7 @@ import pandas as pd
 from jaxtyping import Float
 from markupsafe import Markup
 
+from .errors import InputError
 from .markup import (
     bars,
     card,
@@ -240,7 +241,7 @@ def similarity(frame: pd.DataFrame, metric: str, centered: bool) -> str:
     return card("Similarity", "how alike vectors are", about, side(map_of_all, Markup("").join(ends)), note=note)
 
 
-def library(frame: pd.DataFrame, place: str, errors: Mapping[str, object]) -> str:
+def library(frame: pd.DataFrame, place: str, errors: Mapping[str, InputError]) -> str:
     """Library: a line for each vector, and why others are missing.
 
     Args:

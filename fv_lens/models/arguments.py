@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..ground.errors import InputError
+
 INPUTS = ("input", "input_ids", "inputs", "inputs_embeds")  # what forward and generate call their prompts
 CACHES = ("past_key_values", "past_kv_cache", "cache", "cache_params")
 
@@ -63,6 +65,21 @@ def begins_with(bos: int | None, tokens: Tensor, mask: Tensor | None) -> bool | 
     ids, first = _beginnings(tokens, mask)
     begun = ids.gather(1, first) == bos
     return bool(begun.all()) if begun.all() or not begun.any() else None
+
+
+def refuse_guidance(given: Mapping[str, Any], network: Any) -> None:
+    """Raise an InputError for classifier-free guidance, asked for in a call of generate or in the model's settings.
+
+    It runs a second, unconditional prompt in the same generation, whose last token is not known here.
+    """
+    configs = given.get("generation_config"), getattr(network, "generation_config", None)
+    scales = [given.get("guidance_scale"), *(getattr(config, "guidance_scale", None) for config in configs)]
+    scale = next((scale for scale in scales if scale is not None), 1.0)
+    if scale != 1.0:
+        raise InputError(
+            f"guidance_scale is {scale:g}, which runs a second, unconditional prompt beside the first; which of its "
+            "tokens is to get the vector is not known. Remove the vector, or generate without guidance_scale."
+        )
 
 
 def _beginnings(tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:

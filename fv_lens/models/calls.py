@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..ground.errors import InputError, ParityError
-from .arguments import CACHES, begins_twice, input_of, past_of, shape_of, side_of
+from .arguments import CACHES, begins_twice, input_of, past_of, refuse_guidance, shape_of, side_of
 from .cached import check_cached_steps, is_aside
 from .call_state import Calls, Generation, Hooked, Watched
 from .frames import method_at_work, methods_at_work, shared_parts
@@ -209,7 +209,7 @@ class Watch:
     def _generate(self, run: Run, given: Given) -> Any:
         with self._holding():
             self.refuse_copies()
-            self._refuse_guidance(given)
+            refuse_guidance(given, self.network)
             if given.get("use_past_kv_cache", True) and given.get("use_cache", True):
                 self._check_cache()
             tokens, mask = input_of(given), given.get("attention_mask")
@@ -236,17 +236,6 @@ class Watch:
                 finally:
                     self.release(generation.patches)
             yield piece
-
-    def _refuse_guidance(self, given: Given) -> None:
-        """Classifier-free guidance runs a second prompt in the same generation, whose last token is not known here."""
-        configs = given.get("generation_config"), getattr(self.network, "generation_config", None)
-        scales = [given.get("guidance_scale"), *(getattr(config, "guidance_scale", None) for config in configs)]
-        scale = next((scale for scale in scales if scale is not None), 1.0)
-        if scale != 1.0:
-            raise InputError(
-                f"guidance_scale is {scale:g}, which runs a second, unconditional prompt beside the first; which of "
-                "its tokens is to get the vector is not known. Remove the vector, or generate without guidance_scale."
-            )
 
     def _refuse(self, name: str, run: Run, given: Given) -> Any:
         raise InputError(

@@ -1,6 +1,5 @@
 """The `Library` type: function vectors of one model at one place, by name, with what was measured of them."""
 
-import math
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -19,10 +18,10 @@ from ..ground.text_files import FilePath
 from ..models.identity import Identity, identity_of
 from ..models.lens import Model, lens_of
 from .function_vector import FunctionVector, own_template
+from .library_scores import NO_SCORES, VECTOR, Scores
 from .one_place import check_fits, checked
 from .sharing.card import card_of
 from .sharing.files import read_library, write_library
-from .sharing.record import SCORE_COLUMNS, VECTOR, ScoreLine, score_lines
 
 if TYPE_CHECKING:
     from .sharing.hub import Token
@@ -56,23 +55,21 @@ class Library(Mapping[str, FunctionVector]):
         self,
         vectors: Mapping[str, FunctionVector],
         *,
-        scores: pd.DataFrame | None = None,
+        scores: pd.DataFrame | Scores = NO_SCORES,
         identity: Identity | None = None,
         errors: Mapping[str, InputError] | None = None,
         licence: str | None = None,
     ):
         self._vectors = checked(vectors)
         self.identity, self.errors, self.licence = identity, dict(errors or {}), licence
-        lines = [] if scores is None else score_lines(scores)
-        if others := sorted({line.name for line in lines} - set(self)):
+        self.measured = scores if isinstance(scores, Scores) else Scores.of_frame(scores)
+        if others := sorted(self.measured.names - set(self)):
             raise InputError(f"scores are of {others[0]!r}, which the library has no vector of.")
-        self._scores = {(line.name, line.row, line.measure): Score(line.value, *_ends(line), line.n) for line in lines}
 
     @property
     def scores(self) -> pd.DataFrame:
-        """What was measured, one line a number, as it was given; a change of this frame does not change the library."""
-        lines = [(*key, score.value, *score.ends, score.n) for key, score in self._scores.items()]
-        return pd.DataFrame(lines, columns=list(SCORE_COLUMNS))
+        """The scores, one line each, as a frame; a change of it does not change the library."""
+        return self.measured.to_frame()
 
     def __getitem__(self, name: str) -> FunctionVector:
         try:
@@ -99,15 +96,14 @@ class Library(Mapping[str, FunctionVector]):
     def __or__(self, other: "Library | Mapping[str, FunctionVector]") -> "Library":
         """The vectors of both, those of `other` where a name is in both; scores come along.
 
-        The model stays on record where both libraries have it.
+        The model and the licence stay on record where both libraries have the same.
 
         Raises:
             InputError: they are of two models or places, or were made on two states of one model.
         """
         if not isinstance(other, Mapping):
             return NotImplemented
-        scores, identity, errors = self.scores, None, self.errors
-        scores = scores[~scores["name"].isin(list(other))]
+        scores, identity, errors, licence = self.measured.of(self.keys() - other.keys()), None, self.errors, None
         if isinstance(other, Library):
             if self.identity is not None and other.identity is not None:
                 if reason := self.identity.why_other(other.identity):
@@ -115,9 +111,9 @@ class Library(Mapping[str, FunctionVector]):
                         f"The libraries were made on two states of {self.model!r}: {reason}. Join those of one."
                     )
                 identity = self.identity
-            errors = errors | other.errors
-            scores = pd.concat([frame for frame in (scores, other.scores) if len(frame)] or [scores])
-        return Library({**self, **other}, scores=scores, identity=identity, errors=errors, licence=self.licence)
+            licence = self.licence if self.licence == other.licence else None
+            scores, errors = scores | other.measured, errors | other.errors
+        return Library({**self, **other}, scores=scores, identity=identity, errors=errors, licence=licence)
 
     @property
     def first(self) -> FunctionVector:
@@ -157,13 +153,12 @@ class Library(Mapping[str, FunctionVector]):
         """
         if isinstance(names, str):
             raise InputError(f"names is {names!r}; give a list of names, such as [{names!r}].")
-        vectors, scores = {name: self[name] for name in names}, self.scores
-        scores = scores[scores["name"].isin(list(vectors))]
-        return Library(vectors, scores=scores, identity=self.identity, licence=self.licence)
+        vectors = {name: self[name] for name in names}
+        return Library(vectors, scores=self.measured.of(vectors), identity=self.identity, licence=self.licence)
 
     def rows(self, measure: str = "accuracy") -> list[str]:
         """The rows of scores that have a measure: "vector", and the controls beside it."""
-        return list(dict.fromkeys(row for _, row, of in self._scores if of == measure))
+        return self.measured.rows(measure)
 
     def score(self, name: str, measure: str = "accuracy", row: str = VECTOR) -> Score | None:
         """The score of a vector, or of a control in its place; None where it was not measured.
@@ -172,7 +167,7 @@ class Library(Mapping[str, FunctionVector]):
             InputError: the library has no vector of this name.
         """
         self[name]
-        return self._scores.get((name, row, measure))
+        return self.measured.get(name, row, measure)
 
     def to_frame(self) -> pd.DataFrame:
         """One line per vector: relation, method, layer, norm; how it was tuned; and its scores, where there are any.
@@ -188,14 +183,14 @@ class Library(Mapping[str, FunctionVector]):
             made = {"relation": name, "method": fv.method, "layer": fv.layer, "norm": float(fv.vector.norm())}
             lines.append(made | tuned | {"start_loss": first})
         frame = pd.DataFrame(lines)
-        for measure in dict.fromkeys(of for _, row, of in self._scores if row == VECTOR):
+        for measure in self.measured.measures():
             own = [self.score(name, measure) for name in self]
             columns = [{} if score is None else score.columns(measure) for score in own]
             frame = pd.concat([frame, pd.DataFrame(columns)], axis=1)
         return frame
 
     def _with(self, **other: Any) -> "Library":
-        parts = {name: getattr(self, name) for name in ("scores", "identity", "errors", "licence")}
+        parts = {"scores": self.measured, "identity": self.identity, "errors": self.errors, "licence": self.licence}
         return Library(self._vectors, **parts | other)
 
     def with_scores(self, scores: pd.DataFrame) -> "Library":
@@ -212,19 +207,25 @@ class Library(Mapping[str, FunctionVector]):
         Raises:
             InputError: the vectors do not belong to the model; or it is patched.
         """
-        self.check(model)
-        return self._with(identity=identity_of(lens_of(model)))
+        return self._with(identity=self._checked(model) or identity_of(lens_of(model)))
 
     def check(self, model: Model) -> None:
         """Raise an InputError unless the vectors belong to the model: its name, its size, and where known its weights.
 
-        Weights are compared by their SHA-256, or, where the library was recorded with the other model class, another
-        version of TransformerLens or another dtype, by log-probabilities behind a fixed prompt.
+        Models are compared by log-probabilities behind a fixed prompt, and by the SHA-256 of their weights unless the
+        library was recorded with the other model class, another version of TransformerLens or another dtype.
         """
+        self._checked(model)
+
+    def _checked(self, model: Model) -> Identity | None:
+        """`check`; the record of the model where it was needed."""
         lens = lens_of(model)
         check_fits(lens, list(self.values()))
-        if self.identity is not None:
-            self.identity.check(identity_of(lens), "The library")
+        if self.identity is None:
+            return None
+        identity = identity_of(lens)
+        self.identity.check(identity, "The library")
+        return identity
 
     def save(self, folder: FilePath, model: Model | None = None, *, licence: str | None = None) -> None:
         """Write the library to a folder: a safetensors file a vector, `library.json`, and a card, `README.md`.
@@ -240,7 +241,7 @@ class Library(Mapping[str, FunctionVector]):
                 belongs; the vectors do not belong to the model.
         """
         library = self._recorded(model, licence)
-        write_library(folder, library, library.scores, library.identity, library.licence, card_of(library))
+        write_library(folder, library, card_of(library))
 
     def _recorded(self, model: Model | None, licence: str | None) -> "Library":
         library = self if model is None else self.for_model(model)
@@ -257,8 +258,11 @@ class Library(Mapping[str, FunctionVector]):
             InputError: the folder is missing, has no vectors, or they differ from what was saved; two vectors are of
                 one relation, or of two places; the model is another one.
         """
-        parts = read_library(folder)
-        library = cls(parts.vectors, scores=parts.scores, identity=parts.identity, licence=parts.licence)
+        vectors, record = read_library(folder)
+        library = cls(vectors)
+        if record is not None:
+            scores = Scores.of_lines(record.scores)
+            library = cls(vectors, scores=scores, identity=record.identity, licence=record.licence)
         if model is not None:
             library.check(model)
         return library
@@ -294,8 +298,7 @@ class Library(Mapping[str, FunctionVector]):
         card = card_of(library, repo, base_model)
         message = f"{len(library)} function vectors of {library.model or 'a model'}, layer {library.layer}"
         with tempfile.TemporaryDirectory() as scratch:
-            folder = write_library(scratch, library, library.scores, library.identity, library.licence, card)
-            return push(folder, repo, message, private, revision, token)
+            return push(write_library(scratch, library, card), repo, message, private, revision, token)
 
     @classmethod
     def from_hub(
@@ -321,11 +324,6 @@ class Library(Mapping[str, FunctionVector]):
         from .sharing.hub import fetched
 
         return cls.load(fetched(repo, revision, token), model)
-
-
-def _ends(line: ScoreLine) -> tuple[float, float]:
-    """The ends of an interval; infinite ones where there is none, as a `Score` has it."""
-    return (-math.inf, math.inf) if line.low is None or line.high is None else (line.low, line.high)
 
 
 class UnknownVector(InputError, KeyError):

@@ -8,7 +8,7 @@ import torch
 from fv_lens.models.lens import lens_of
 from fv_lens.vectors.function_vector import FunctionVector
 from fv_lens.vectors.library import Library
-from fv_lens.vectors.sharing.record import SCORE_COLUMNS
+from fv_lens.vectors.library_scores import COLUMNS
 
 
 def vectors_of(model, names: Iterable[str] = "abc", layer: int = 1, **more) -> dict[str, FunctionVector]:
@@ -38,4 +38,4 @@ def scores_of(names: Iterable[str], value: float = 0.75) -> pd.DataFrame:
         lines.append((name, "vector", "accuracy", value, value - 0.25, value + 0.125, 20))
         lines.append((name, "zero-shot", "accuracy", 0.0, float("nan"), float("nan"), 20))
         lines.append((name, "vector", "divergence", 1.5, 1.25, 1.75, 48))
-    return pd.DataFrame(lines, columns=list(SCORE_COLUMNS))
+    return pd.DataFrame(lines, columns=list(COLUMNS))

@@ -171,7 +171,8 @@ def test_every_name_comes_back_and_no_two_share_a_file_in_any_file_system(llama,
 
 
 def test_files_of_the_users_own_are_left_and_named(llama, tmp_path):
-    for name, content in (("README.md", "my thesis"), ("a.safetensors", "my numbers")):
+    own = (("README.md", "my thesis"), ("a.safetensors", "my numbers"), ("library.json", '{"books": 3}'))
+    for name, content in own:
         folder = tmp_path / name
         folder.mkdir()
         (folder / name).write_text(content)

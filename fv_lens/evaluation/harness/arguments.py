@@ -34,7 +34,7 @@ class NamedLM(PatchedLM):
         """The model of a mapping of arguments.
 
         Raises:
-            InputError: an unknown argument, neither a model nor a vector that knows its own, or a file that is none.
+            InputError: an unknown argument; no model, and no vector that knows its own; a file that holds no vector.
         """
         added = {name: value for name, value in (additional_config or {}).items() if value is not None}
         if not torch.cuda.is_available() and str(added.get("device")).startswith("cuda"):

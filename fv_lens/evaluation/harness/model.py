@@ -7,7 +7,6 @@ A request's prompt is its context. `loglikelihood` scores the continuation behin
 text of `loglikelihood_rolling` continues nothing, see `PatchedLM`.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, SupportsFloat, get_args
@@ -194,9 +193,8 @@ class PatchedLM(TokenizedLM):
         prompts = [prompt[-(self.max_length - n) :] for prompt in prompts]
         end = self.eot_token_id
         eos = None if end is None else self.tokenizer.decode(end, skip_special_tokens=False)
-        stops = [
-            stop for stop in handle_stop_sequences(list(until) if isinstance(until, tuple) else until, eos=eos) if stop
-        ]
+        until = list(until) if isinstance(until, tuple) else until
+        stops = [stop for stop in handle_stop_sequences(until, eos=eos) if stop]
         return generated_texts(lens_of(self.model), prompts, self.edits, n, chooser(sampling), stops, self._end_tokens)
 
     @property
@@ -218,7 +216,7 @@ class PatchedLM(TokenizedLM):
                 "layer": vector.layer,
                 "site": vector.site,
                 "norm": float(vector.vector.norm()),
-                "sha": hashlib.sha256(vector.vector.numpy().tobytes()).hexdigest(),
+                "sha": vector.sha256,
             }
             for vector in self.vectors
         ]

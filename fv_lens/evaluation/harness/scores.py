@@ -24,7 +24,7 @@ Results = Mapping[str, Any]  # what `simple_evaluate` returns, samples included
 
 
 class TaskMetric(NamedTuple):
-    """A metric of a task, after a filter of the harness ("none" if there is no other)."""
+    """A metric of a task, after a filter of the harness, whose name for none at all is "none"."""
 
     task: str
     name: str

@@ -9,7 +9,7 @@ from ...datasets.kinship import Gathered, unite
 from ...datasets.published import Published
 from ...datasets.relation_files import load_relation, relation_names
 from ...ground.errors import InputError
-from ...models.identity import identity_of
+from ...models.identity import Identity, identity_of
 from ...models.lens import Model, lens_of
 from ...vectors.function_vector import FunctionVector
 from ...vectors.library import Library
@@ -28,11 +28,13 @@ def load_libraries(folders: Sequence[Path], model: Model | None = None) -> tuple
         InputError: as `Library.load`; two folders have vectors of one relation, or vectors that cannot be mixed; the
             vectors were made on other weights than those of the model.
     """
-    identity = None if model is None else identity_of(lens_of(model))
+    identity: Identity | None = None
 
     def load(folder: Path) -> Vectors:
+        nonlocal identity
         library = Library.load(folder)
-        if identity is not None and library.identity is not None:
+        if model is not None and library.identity is not None:
+            identity = identity or identity_of(lens_of(model))  # hashing the weights takes long; once is enough
             library.identity.check(identity, f"The library in {str(folder)!r}")
         return dict(library)
 

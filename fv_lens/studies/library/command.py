@@ -86,7 +86,7 @@ def _place(vectors: "Library") -> str:
 
 def _overview(vectors: "Library") -> Table:
     """A line for each vector: how it was made, and its score beside the controls', where there are any."""
-    from ...vectors.sharing.record import VECTOR
+    from ...vectors.library_scores import VECTOR
 
     rows, methods = vectors.rows(), {fv.method for fv in vectors.values()}
     table = Table(box=None, pad_edge=False)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -13,7 +14,7 @@ from ...ground.measures import COMPLETED, ELSEWHERE, MEASURES
 from ...ground.scores import SHARE, clustered_mean
 from ...vectors.lessons import training_frame
 from ...vectors.library import Library
-from ...vectors.sharing.record import VECTOR
+from ...vectors.library_scores import VECTOR
 from ..page import parts as page
 
 CAPTIONS = {
@@ -112,9 +113,9 @@ def _families(library: Library) -> list[str]:
     return [(load_relation(name).family or name) if name in known else name for name in library]
 
 
-def _facts(library: Library) -> dict[str, object]:
+def _facts(library: Library) -> dict[str, Any]:
     first, identity = library.first, library.identity
-    facts: dict[str, object] = {"model": library.model or "not known"}
+    facts: dict[str, Any] = {"model": library.model or "not known"}
     if identity is not None:
         facts |= {"weights, SHA-256": identity.weights, "loaded as": f"{identity.kind}, {identity.dtype}"}
     facts |= {"added at": f"{first.hook_name}, the last token of each prompt", "prompts": library.template.to_dict()}

@@ -18,8 +18,8 @@ from ...models.identity import Identity
 from ...vectors.function_vector import FunctionVector
 from ...vectors.lessons import mean_validation_losses, training_frame
 from ...vectors.library import Library
+from ...vectors.library_scores import VECTOR
 from ...vectors.sharing.files import library_files
-from ...vectors.sharing.record import VECTOR
 from ..results import REPORT, RESULTS, SUMMARY
 from ..stages import Step
 from .outline import Outline

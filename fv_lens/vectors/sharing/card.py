@@ -14,7 +14,8 @@ from ...ground.measures import ELSEWHERE, MEASURES
 from ...ground.scores import Score
 from ...ground.storage import versions
 from ...models.bundled import BUNDLED
-from .record import LIBRARY_NAME, VECTOR
+from ..library_scores import VECTOR
+from .record import LIBRARY_NAME
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -100,9 +101,9 @@ def _template() -> "Template":
     return environment.from_string(text)
 
 
-def cell(value: object) -> str:
+def cell(value: str) -> str:
     """A text for a cell of a Markdown table, or for a sentence: one line, in which nothing is Markdown or HTML."""
-    return re.sub(r"([\\`*_{}\[\]<>|~#&])", r"\\\1", " ".join(str(value).split()))
+    return re.sub(r"([\\`*_{}\[\]<>|~#&])", r"\\\1", " ".join(value.split()))
 
 
 def literal(value: str) -> str:

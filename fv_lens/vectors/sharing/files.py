@@ -4,31 +4,26 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from ...ground import storage
 from ...ground.errors import InputError
 from ...ground.names import file_names
 from ...ground.schema import validated
 from ...ground.text_files import FilePath, own_path
-from ...models.identity import Identity
 from ..function_vector import FunctionVector
-from .record import CARD, INTERRUPTED, LIBRARY_NAME, RECORD, SCORE_COLUMNS, LibraryRecord, score_lines
+from .record import CARD, INTERRUPTED, KIND, LIBRARY_NAME, RECORD, LibraryRecord
+
+if TYPE_CHECKING:
+    from ..library import Library
+
+WORDS = {RECORD: KIND, CARD: f"library_name: {LIBRARY_NAME}"}  # by which a file of fv_lens is known
 
 
-def write_library(
-    folder: FilePath,
-    vectors: Mapping[str, FunctionVector],
-    scores: pd.DataFrame,
-    identity: Identity | None,
-    licence: str | None,
-    card: str,
-) -> Path:
-    """Write the parts of a library, see `Library.save`; returns the folder.
+def write_library(folder: FilePath, library: "Library", card: str) -> Path:
+    """Write a library and its card, see `Library.save`; returns the folder.
 
     All files are written beside those that are there, then put in their place, the record last: an error leaves the
     folder as it was, and a process that is killed in between leaves a record that says so.
@@ -40,14 +35,14 @@ def write_library(
     except OSError as error:
         raise InputError(f"Cannot make the folder {str(place)!r}: {error.strerror}. Choose another place.") from None
     try:
-        files = dict(zip(vectors, file_names(list(vectors))))
+        files = dict(zip(library, file_names(list(library))))
         entries = {}
-        for name, fv in vectors.items():
+        for name, fv in library.items():
             fv.save(scratch / files[name])
             entries[name] = {"file": files[name], "sha256": _sha256(scratch / files[name])}
         record = validated(LibraryRecord, {
-            "vectors": entries, "identity": None if identity is None else identity.model_dump(), "licence": licence,
-            "scores": [line.model_dump() for line in score_lines(scores)], "versions": storage.versions(),
+            "vectors": entries, "identity": None if library.identity is None else library.identity.model_dump(),
+            "scores": list(library.measured.lines()), "licence": library.licence, "versions": storage.versions(),
         })  # fmt: skip
         (scratch / CARD).write_text(card, encoding="utf-8")
         storage.save_json(scratch / RECORD, record.model_dump(by_alias=True))
@@ -74,10 +69,8 @@ def _put_in_place(scratch: Path, place: Path, files: Sequence[str]) -> None:
 
 def _is_own(file: Path) -> bool:
     """Whether fv_lens wrote a file that has the name of one of a library."""
-    if file.name == RECORD:
-        return True
-    if file.name == CARD:
-        return f"library_name: {LIBRARY_NAME}" in file.read_text(encoding="utf-8", errors="replace")
+    if file.name in WORDS:
+        return WORDS[file.name] in file.read_text(encoding="utf-8", errors="replace")
     try:
         FunctionVector.load(file)
         return True
@@ -90,20 +83,11 @@ def library_files(names: Sequence[str]) -> set[str]:
     return {*file_names(names), RECORD, CARD}
 
 
-class Parts(NamedTuple):
-    """What a folder holds of a library: of one without a record, vectors alone."""
-
-    vectors: dict[str, FunctionVector]
-    scores: pd.DataFrame | None = None
-    identity: Identity | None = None
-    licence: str | None = None
-
-
-def read_library(folder: FilePath) -> Parts:
-    """The parts of a library in a folder, see `Library.load`."""
+def read_library(folder: FilePath) -> tuple[dict[str, FunctionVector], LibraryRecord | None]:
+    """The vectors of a folder by their names, and the record of the library that they are, if they are one."""
     place = own_path(folder)
     if not (place / RECORD).exists():
-        return Parts(_unlisted(place))
+        return _unlisted(place), None
     record = LibraryRecord.read(place / RECORD)
     vectors = {}
     for name, entry in record.vectors.items():
@@ -114,8 +98,7 @@ def read_library(folder: FilePath) -> Parts:
                 f"{str(file)!r} is not the vector of {name!r} that {RECORD} lists: the SHA-256 differs. Save the "
                 "library again."
             )
-    scores = pd.DataFrame([line.model_dump() for line in record.scores], columns=list(SCORE_COLUMNS))
-    return Parts(vectors, scores.astype({"low": float, "high": float}), record.identity, record.licence)
+    return vectors, record
 
 
 def _unlisted(place: Path) -> dict[str, FunctionVector]:

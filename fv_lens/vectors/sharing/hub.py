@@ -123,5 +123,5 @@ def _cause(error: BaseException) -> str:
     return _line(error).rstrip(".")
 
 
-def _line(error: object) -> str:
+def _line(error: BaseException | str) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__

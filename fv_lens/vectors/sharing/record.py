@@ -1,12 +1,9 @@
 """The record of a library, `library.json`: its files, the model it is for, and what was measured of it."""
 
-import math
-from numbers import Real
 from pathlib import Path
 from typing import Annotated, Literal
 
-import pandas as pd
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field
 
 from ...ground.errors import InputError
 from ...ground.schema import Count, Hash, Schema, Text, Versions, validated
@@ -16,8 +13,8 @@ from ...models.identity import Identity
 
 RECORD, CARD = "library.json", "README.md"
 LIBRARY_NAME = "fv_lens"  # in the metadata of cards
-INTERRUPTED = {"kind": "fv_lens.Library", "interrupted": True}  # what stands in its place while files are exchanged
-VECTOR = "vector"  # the row of scores that is the vector's own; other rows are controls
+KIND = "fv_lens.Library"
+INTERRUPTED = {"kind": KIND, "interrupted": True}  # what stands in its place while files are exchanged
 
 
 def _of_the_folder(file: str) -> str:
@@ -43,39 +40,6 @@ class ScoreLine(Schema):
     low: float | None
     high: float | None
     n: Count
-
-
-SCORE_COLUMNS = tuple(ScoreLine.model_fields)
-_LINES = TypeAdapter(list[ScoreLine])
-
-
-def score_lines(scores: pd.DataFrame) -> list[ScoreLine]:
-    """The lines of a frame of scores.
-
-    Raises:
-        InputError: something else than a frame, a column that is missing, or a value of another kind, such as NaN.
-    """
-    if not isinstance(scores, pd.DataFrame):
-        raise InputError(f"scores is {type(scores).__name__}; give a DataFrame with {', '.join(SCORE_COLUMNS)}.")
-    if missing := [column for column in SCORE_COLUMNS if column not in scores.columns]:
-        raise InputError(f"scores have no column {missing[0]!r}; give {', '.join(SCORE_COLUMNS)}.")
-    lines = scores[list(SCORE_COLUMNS)].astype(object).to_dict("records")
-    for line in lines:
-        ends = [line[end] for end in ("low", "high")]
-        known = all(isinstance(end, Real) and math.isfinite(end) for end in ends)
-        line |= {"low": float(ends[0]), "high": float(ends[1])} if known else {"low": None, "high": None}
-        if isinstance(line["value"], Real):
-            line["value"] = float(line["value"])
-        if isinstance(line["n"], Real) and float(line["n"]).is_integer():
-            line["n"] = int(float(line["n"]))
-    try:
-        return _LINES.validate_python(lines)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place, *field = first["loc"]
-        raise InputError(
-            f"scores, line {place}: {'.'.join(map(str, field))} is {first['input']!r}: {first['msg']}."
-        ) from None
 
 
 class LibraryRecord(Schema):
