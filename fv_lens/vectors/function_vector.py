@@ -16,7 +16,6 @@ from ..datasets.prompts import PromptTemplate
 from ..datasets.relations import Relation
 from ..ground import storage
 from ..ground.errors import InputError, finite_number, whole_number
-from ..ground.markup import bars, card, facts, side
 from ..ground.text_files import FilePath
 from ..models.hooking import Hook
 from ..models.lens import Lens, Model, lens_of
@@ -24,7 +23,8 @@ from ..models.positions import At, Prompts, as_at
 from .applying import apply
 from .checks import are_two_models, check_model, check_split
 from .handles import Application
-from .records import Vector, terms
+from .portrait import html_of, parts_of
+from .records import Vector
 
 if TYPE_CHECKING:
     from ..models.hooking import HookPoint
@@ -140,22 +140,7 @@ class FunctionVector:
         return f"FunctionVector({self.method}{of}, layer {self.layer}, norm {self.vector.norm():.3g}, {self.model})"
 
     def _repr_html_(self) -> str:
-        rule = {True: "with BOS", False: "without BOS", None: ""}[self.bos]
-        known = {
-            "method": self.method, "made for": " : ".join(self.source),
-            "added": f"after layer {self.layer}, at {self.site}, {self.token} token",
-            "norm": f"{self.vector.norm():.3g}, {len(self.vector)} numbers", "strength": f"{self.strength:g}",
-            "model": ", ".join(filter(None, (self.model, self.processing, rule))),
-            "heads": ", ".join(f"L{layer}H{head}" for layer, head in self.heads),
-            "norms behind attention": "held at their mean" if self.frozen_rms else "",
-        }  # fmt: skip
-        if self.parents and self.weights is None:
-            known["from"] = " + ".join(f"{weight:.2g} × {name}" for weight, name in terms(self.record))
-        if tuned := self.training:
-            known["tuned"] = f"{tuned['n_pairs']} pairs, step {tuned['chosen_step']} of {len(tuned['losses'])}"
-            known["validation loss"] = f"{tuned['validation_loss']:.2f} nats per answer"
-        title = self.relation or " : ".join(self.source) or self.method
-        return card("FunctionVector", title, side(facts(known), bars(self.weights or {}, "relation")))
+        return html_of(self)
 
     def to_frame(self) -> pd.DataFrame:
         """What the vector is made of, one line each: kind ("relation", "head", "vector"), part, weight.
@@ -163,13 +148,7 @@ class FunctionVector:
         A composite has weights of relations, a sum its heads (each with the vector's strength), any other vector those
         it was combined or tuned from.
         """
-        if self.weights is not None:
-            lines = [("relation", name, weight) for name, weight in self.weights.items()]
-        elif self.heads:
-            lines = [("head", f"L{layer}H{head}", self.strength) for layer, head in self.heads]
-        else:
-            lines = [("vector", name, weight) for weight, name in terms(self.record)]
-        return pd.DataFrame(lines, columns=["kind", "part", "weight"])
+        return pd.DataFrame(parts_of(self), columns=["kind", "part", "weight"])
 
     @property
     def record(self) -> dict[str, Any]:

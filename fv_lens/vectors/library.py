@@ -46,7 +46,7 @@ class Library(Mapping[str, FunctionVector]):
     Example:
         >>> library = finetune_all(model, ["antonym", "present-past"])
         >>> library["antonym"], library.layer
-        (FunctionVector(tuned of 'antonym', layer 17, norm 21.4, smollm2-135m), 17)
+        (FunctionVector(tuned of 'antonym', layer 12, norm 70.1, smollm2-135m), 12)
         >>> library.save("library")
         >>> solve_analogy(model, Library.load("library", model), ("hot", "cold"), "big")
     """
