@@ -1,4 +1,5 @@
-"""Types and shapes are checked while the suite runs: jaxtyping wraps fv_lens before it is imported.
+"""Types and shapes are checked while the suite runs: jaxtyping wraps fv_lens before it is imported. With
+`JAXTYPING_DISABLE=1` in the environment it does not, and the suite takes three quarters of the time.
 
 `typechecker` says what is checked when, so that tests of bad input need no mark of their own.
 
@@ -14,11 +15,12 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 gc.disable()  # until all is imported and collected, of which nothing becomes garbage
 
-from jaxtyping import install_import_hook  # noqa: E402
+import jaxtyping  # noqa: E402
 
 from . import typechecker  # noqa: E402, F401
 
-install_import_hook("fv_lens", "tests.typechecker.checked")
+if not jaxtyping.config.jaxtyping_disable:
+    jaxtyping.install_import_hook("fv_lens", "tests.typechecker.checked")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
-from jaxtyping import Float, TypeCheckError, jaxtyped
+from jaxtyping import Float, TypeCheckError, config, jaxtyped
 
 from fv_lens import InputError
 
 from .typechecker import checked
+
+pytestmark = pytest.mark.skipif(config.jaxtyping_disable, reason="JAXTYPING_DISABLE is set")
 
 
 @jaxtyped(typechecker=checked)

@@ -103,7 +103,9 @@ def test_an_interrupt_at_any_moment_is_one_line(tmp_path):
             break  # it was quicker
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=30)
-        assert process.returncode in (130, 2) and "Traceback" not in error.decode(), error.decode()
+        # Inside `exec(source)`, as of a dataclass that is being made, Python ends by the signal itself: 130 in a shell.
+        assert process.returncode in (130, -signal.SIGINT, 2), error.decode()
+        assert "Traceback" not in error.decode(), error.decode()
         assert not (tmp_path / "out").exists()
 
 
