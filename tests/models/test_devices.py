@@ -20,7 +20,8 @@ if not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"):
 announce()
 
 CLOSE = 1e-5
-ORDERS = pytest.mark.parametrize("order", ["second-then-cpu", pytest.param("cpu-then-second", marks=pytest.mark.slow)])
+ORDER, OTHER = "second-then-cpu", "cpu-then-second"
+BOTH = ("llama", "gemma2")  # are placed in the other order, too
 
 
 @functools.cache
@@ -34,9 +35,12 @@ def on_two(name, order):
     return spread.build(name, devices if order.startswith("cpu") else devices[::-1])
 
 
-@ORDERS
 @pytest.mark.parametrize("measure", spread.MEASURED.values(), ids=spread.MEASURED)
-@pytest.mark.parametrize("name", tiny.params(list(tiny.ARCHITECTURES)))
+@pytest.mark.parametrize(
+    "name, order",
+    [pytest.param(name, ORDER, marks=[pytest.mark.slow] * (name != "llama")) for name in tiny.ARCHITECTURES]
+    + [pytest.param(name, OTHER, marks=pytest.mark.slow) for name in BOTH],
+)
 def test_blocks_on_two_devices_give_the_numbers_of_one(name, measure, order, words):
     one, two = on_one(name), on_two(name, order)
     assert {parameter.device.type for parameter in two.parameters()} == {"cpu", "second"}
@@ -51,7 +55,7 @@ def test_prompts_may_come_by_way_of_another_device(name, words):
     assert spread.furthest(measure(two, words), measure(on_one("llama"), words)) < CLOSE
 
 
-@ORDERS
+@pytest.mark.parametrize("order", [ORDER, OTHER])
 def test_where_the_parts_of_a_model_run(order):
     lens = lens_of(on_two("llama", order))
     first, last = (torch.device("cpu"), second_device())[:: 1 if order.startswith("cpu") else -1]
