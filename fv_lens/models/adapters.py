@@ -50,6 +50,16 @@ class Adapted:
         """How many numbers are trained."""
         return sum(parameter.numel() for parameter in self.parameters)
 
+    def values(self) -> list[Tensor]:
+        """A copy of the numbers that are trained, as they are now."""
+        return [parameter.detach().clone() for parameter in self.parameters]
+
+    @torch.no_grad()
+    def set(self, values: Sequence[Tensor]) -> None:
+        """Put what `values` returned back in place."""
+        for parameter, value in zip(self.parameters, values):
+            parameter.copy_(value)
+
     def logits(
         self, ids: Int[Tensor, "row pos"], mask: Int[Tensor, "row pos"], last: int
     ) -> Float[Tensor, "row last vocab"]:
@@ -135,7 +145,7 @@ def check_adaptable(lens: Lens) -> None:
 
     Raises:
         InputError: PEFT is not installed; a HookedTransformer, whose parts PEFT does not know; a patch, or hooks or
-            adapters of the user's, on the model; weights that are offloaded.
+            adapters of the user's, on the model; weights that are offloaded, or were loaded in inference mode.
     """
     peft = peft_module()
     if not isinstance(lens, BridgeLens):
@@ -155,6 +165,10 @@ def check_adaptable(lens: Lens) -> None:
         raise InputError(
             f"Weights of {lens.name} are loaded from the disk or the CPU for each call, and a twin shares weights that "
             "stay where they are. Load the model on one device, or over GPUs that hold it."
+        )
+    if any(parameter.is_inference() for parameter in lens.model.parameters()):
+        raise InputError(
+            f"{lens.name} was loaded in torch.inference_mode(), where nothing can be trained; load it outside."
         )
     if any(isinstance(module, peft.tuners.tuners_utils.BaseTunerLayer) for module in modules(lens.network)):
         raise InputError(f"{lens.name} has adapters of PEFT on it already; merge them or take them off first.")

@@ -18,7 +18,7 @@ from fv_lens.evaluation.baselines import costs, training
 from fv_lens.evaluation.baselines import rows as rows_module
 from fv_lens.evaluation.baselines.compare import baselines
 from fv_lens.evaluation.baselines.costs import memory_held, prepared, timed
-from fv_lens.evaluation.baselines.names import METHODS
+from fv_lens.evaluation.baselines.names import METHODS, TRAINED
 from fv_lens.evaluation.baselines.steering import activation_addition, instructed, mean_difference
 from fv_lens.evaluation.baselines.training import AnswerRows, TrainingPrompts, behind_virtual_tokens, train
 from fv_lens.ground.errors import InputError
@@ -212,6 +212,34 @@ def test_no_method_is_timed_while_memory_is_counted(llama, fv, others, monkeypat
         monkeypatch.setattr(module, "timed", spy)
     baselines(llama, RELATION, fv, others=others, methods=METHODS[1:2] + METHODS[4:], how=Tuning(1))
     assert counted == [None] * 4
+
+
+def test_training_begins_where_it_would_without_the_step_whose_memory_is_counted(llama, fv, monkeypatch):
+    begun = []
+
+    def spy(adapted, *given):
+        begun.append((_get_current_dispatch_mode() is not None, adapted.values()))
+        return train(adapted, *given)
+
+    monkeypatch.setattr(rows_module, "train", spy)
+    baselines(llama, RELATION, fv, methods=TRAINED, how=QUICK)
+    trained = dict(zip(TRAINED, begun[1::2]))
+    assert [counted for counted, _ in begun] == [True, False] * len(TRAINED)
+    for name, (_, values) in trained.items():
+        n_tokens = {"soft prompt, 1 token": 1, "soft prompt, 5 tokens": 5}.get(name)
+        every = range(3) if name.endswith("all layers") else [fv.layer]
+        lens = lens_of(llama)
+        fresh = with_soft_prompt(lens, n_tokens) if n_tokens else with_lora(lens, every)
+        assert all(map(torch.equal, values, fresh.values())) and len(values) == len(fresh.values())
+
+
+def test_in_inference_mode_all_is_trained_as_outside(llama, fv, table):
+    with torch.inference_mode():
+        inside = baselines(llama, RELATION, fv, methods=TRAINED, how=QUICK)
+    for name in TRAINED:
+        one, other = inside.rows[name], table.rows[name]
+        assert one.chosen == other.chosen and one.result.accuracy == other.result.accuracy
+        assert float(one.result.log_prob) == pytest.approx(float(other.result.log_prob), abs=1e-5)
 
 
 def test_the_tuned_vector_is_measured_as_by_evaluate(llama, table, fv):

@@ -205,6 +205,13 @@ def test_adapters_of_the_users_are_refused_and_not_trained_along():
         with_lora(lens_of(made), [1])
 
 
+def test_a_model_loaded_in_inference_mode_is_refused():
+    with torch.inference_mode():
+        made = tiny.build("llama")
+    with pytest.raises(InputError, match="nothing can be trained; load it outside"):
+        with_soft_prompt(lens_of(made), 1)
+
+
 @pytest.mark.skipif(not tiny.HOOKED_INSTALLED, reason="TransformerLens 4 has no HookedTransformer")
 def test_a_hooked_transformer_is_refused():
     with pytest.raises(InputError, match='is a HookedTransformer.*load_model\\(..., cls="bridge"\\)'):

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
+import torch
+
 from ...datasets.prompts import PromptTemplate, with_demonstrations
 from ...datasets.relations import Relation
 from ...engine.batches import PromptBatch, batch
@@ -142,6 +144,7 @@ class Measured:
                     gaps[name] = str(error)
         return rows
 
+    @torch.inference_mode(False)
     def _row_of(
         self,
         name: str,
@@ -150,9 +153,11 @@ class Measured:
         seen: TrainingPrompts,
         tested: PromptBatch,
     ) -> Row:
-        with memory_held() as most:  # of one step, as every later one is like it
-            train(make(), seen, rates[:1], replace(self.how, steps=1))
         adapted = make()
+        start = adapted.values()
+        with memory_held() as most:  # of one step, as every later one is like it
+            train(adapted, seen, rates[:1], replace(self.how, steps=1))
+        adapted.set(start)
         trained, seconds = timed(lambda: train(adapted, seen, rates, self.how))
         with progress_bar(total=len(tested), desc=f"{name} on test", unit="prompt") as bar:
             values = completions(adapted.lens, behind_virtual_tokens(adapted, tested), [], bar.update)

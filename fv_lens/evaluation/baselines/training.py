@@ -102,21 +102,21 @@ class _Fit:
 
     def __init__(self, train: AnswerRows, validation: AnswerRows, rate: float, how: Tuning):
         self.train, self.validation, self.rate, self.how = train, validation, rate, how
-        self.parameters = train.adapted.parameters
-        self.adam = torch.optim.Adam(self.parameters, lr=rate * train.adapted.scale)
-        self.values = self.best = [parameter.detach().clone() for parameter in self.parameters]
+        self.adapted = train.adapted
+        self.adam = torch.optim.Adam(self.adapted.parameters, lr=rate * self.adapted.scale)
+        self.values = self.best = self.adapted.values()
         self.losses: dict[int, float] = {}
         self.step, self.best_step, self.broken = 0, 0, False
 
     def run(self, until: int) -> None:
         """Go on to the step `until`, or to one where the loss is not a number."""
-        _set(self.parameters, self.values)
+        self.adapted.set(self.values)
         while not self.broken:
             if self.step not in self.losses and (self.step % EVERY == 0 or self.step == self.how.steps):
                 loss = self.losses[self.step] = float(self.validation.losses().mean())
                 self.broken = not np.isfinite(loss)
                 if loss < self.losses[self.best_step] or not self.step:
-                    self.best_step, self.best = self.step, [x.detach().clone() for x in self.parameters]
+                    self.best_step, self.best = self.step, self.adapted.values()
             if self.step >= until or self.broken:
                 break
             self.adam.zero_grad()
@@ -124,7 +124,7 @@ class _Fit:
             if not self.broken:
                 self.adam.step()
                 self.step += 1
-        self.values = [parameter.detach().clone() for parameter in self.parameters]
+        self.values = self.adapted.values()
 
     @property
     def lowest(self) -> float:
@@ -153,7 +153,7 @@ def train(adapted: Adapted, prompts: TrainingPrompts, rates: Sequence[float], ho
     best.run(how.steps)
     if not np.isfinite(best.lowest):
         raise InputError(f"The loss of {adapted.lens.name} is not a number before the first step of training.")
-    _set(adapted.parameters, best.best)
+    adapted.set(best.best)
     return Trained(best.rate, best.best_step, best.losses)
 
 
@@ -180,9 +180,3 @@ def behind_virtual_tokens(adapted: Adapted, prompts: PromptBatch) -> PromptBatch
     places = first[:, None] - len(virtual) + torch.arange(len(virtual), device="cpu")
     tokens = tokens.scatter(1, places, torch.tensor(virtual, device="cpu").expand(n, -1))
     return replace(prompts, tokens=tokens, mask=mask.scatter(1, places, 1))
-
-
-@torch.no_grad()
-def _set(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    for parameter, value in zip(parameters, values):
-        parameter.copy_(value)
