@@ -75,7 +75,7 @@ def groups(
     if lens.one_by_one:
         yield from ([row] for row in range(len(prompts)))
         return
-    enough = math.inf if lens.gpus else ENOUGH if exact else 0
+    enough = math.inf if lens.gpus else ENOUGH
     lengths = prompts.mask.sum(1).tolist()
     group: list[int] = []
     longest = 0
@@ -83,7 +83,7 @@ def groups(
         longest = max(longest, lengths[index])
         if group:
             first = group[0]
-            filled = len(group) * len(answers[first]) >= enough
+            filled = len(group) * (len(answers[first]) + (0 if exact else longest)) >= enough
             unequal = (filled and len(answers[first]) != len(answers[index])) or (
                 not parity.padding and lengths[first] != lengths[index]
             )
