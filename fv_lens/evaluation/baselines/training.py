@@ -21,6 +21,7 @@ from ...engine.parity import measured
 from ...ground.errors import InputError
 from ...models.adapters import Adapted
 from ...models.lens import Lens
+from ...models.onednn import only
 from ...vectors.optimizer import EVERY, Tuning, task
 
 TRIAL = 6  # steps that each learning rate is tried for
@@ -67,32 +68,35 @@ class AnswerRows:
         answers = [listed[0][:1] if first_token else listed[0] for listed in prompts.answers]
         self.n_tokens = torch.tensor([len(answer) for answer in answers], **CPU_FLOAT32)
         parity = measured(lens, prompts.tokens.to(lens.device), prompts.mask.to(lens.device))
-        self.chunks: list[tuple[list[int], Tensor, Tensor, Tensor]] = []
+        self.chunks: list[tuple[list[int], Tensor, Tensor, Tensor, Tensor]] = []
         for rows in groups(lens, parity, prompts, answers, 0, exact=False):
             ids, mask, targets = (x.to(lens.device) for x in with_answers(prompts, answers, rows))
-            self.chunks.append((rows, ids, mask, targets))
+            read = mask.bool()  # neither padding nor what fills up shorter answers
+            read[:, -targets.shape[1] :] &= targets >= 0
+            self.chunks.append((rows, ids, mask, targets, read))
 
     @torch.no_grad()
     def losses(self) -> Float[Tensor, " row"]:
         """Cross-entropy of each answer, summed over its tokens, in nats."""
         losses = torch.zeros(len(self.n_tokens), **CPU_FLOAT32)
-        for rows, ids, mask, targets in self.chunks:
-            losses[rows] = self._losses(ids, mask, targets).cpu()
+        for rows, *chunk in self.chunks:
+            losses[rows] = self._losses(*chunk).cpu()
         return losses
 
     def backward(self, perplexity: bool = False) -> Float[Tensor, " row"]:
         """The losses; the gradient of their mean, or of the mean perplexity, is added to that of the parameters."""
         losses = torch.zeros(len(self.n_tokens), **CPU_FLOAT32)
-        for rows, ids, mask, targets in self.chunks:
+        for rows, *chunk in self.chunks:
             with torch.enable_grad():
-                of_rows = self._losses(ids, mask, targets)
+                of_rows = self._losses(*chunk)
                 values = (of_rows / self.n_tokens[rows].to(of_rows)).exp() if perplexity else of_rows
                 (values.sum() / len(losses)).backward()
             losses[rows] = of_rows.detach().cpu()
         return losses
 
-    def _losses(self, ids: Tensor, mask: Tensor, targets: Tensor) -> Tensor:
-        log_probs = self.adapted.logits(ids, mask, targets.shape[1]).float().log_softmax(-1)
+    def _losses(self, ids: Tensor, mask: Tensor, targets: Tensor, read: Tensor) -> Tensor:
+        with only(read):
+            log_probs = self.adapted.logits(ids, mask, targets.shape[1]).float().log_softmax(-1)
         own = log_probs.gather(2, targets.clamp(min=0)[..., None])[..., 0]
         return -own.masked_fill(targets < 0, 0).sum(1)
 
