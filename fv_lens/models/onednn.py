@@ -9,10 +9,11 @@ unembedding takes as long as a product with it of a hundred rows.
 `only` leaves tokens out of the products: those behind the shorter answers of a batch, which nothing reads.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
+from types import MappingProxyType
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -30,24 +31,29 @@ LEAST_ROWS = 8  # with fewer, products are memory-bound, and both take equally l
 _product: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 
 
-# (shape `[row, token]`, indices of the tokens that are read, place of each token among these); None where all are read
-_read: ContextVar[tuple[torch.Size, Tensor, Tensor] | None] = ContextVar("_read", default=None)
+# Shape `[row, token]` -> indices of the tokens that are read, place of each token among these; not where all are read.
+_read: ContextVar[Mapping[torch.Size, tuple[Tensor, Tensor]]] = ContextVar("_read", default=MappingProxyType({}))
 
 
 @contextmanager
-def only(read: Bool[Tensor, "row token"]) -> Iterator[None]:
+def only(read: Bool[Tensor, "row token"], last: int | None = None) -> Iterator[None]:
     """Skip the products of all other tokens in this block, whose outputs are 0: for tokens that no other token sees.
 
-    It holds for linear maps of `[row, token, d]` that oneDNN is given; all others are whole.
+    It holds for linear maps of `[row, token, d]` that oneDNN is given, and of `[row, last, d]`, the last tokens of each
+    row, of which logits are computed; all others are whole.
     """
-    flat = read.flatten().cpu()  # where oneDNN multiplies, wherever the tokens are
-    which = flat.nonzero()[:, 0]
-    places = torch.where(flat, flat.cumsum(0) - 1, len(which))
-    token = _read.set(None if len(which) == len(flat) else (read.shape, which, places))
+    parts = [read] if last is None else [read, read[:, -last:]]
+    token = _read.set({part.shape: _places(part) for part in parts if not part.all()})
     try:
         yield
     finally:
         _read.reset(token)
+
+
+def _places(read: Bool[Tensor, "row token"]) -> tuple[Tensor, Tensor]:
+    flat = read.flatten().cpu()  # where oneDNN multiplies, wherever the tokens are
+    which = flat.nonzero()[:, 0]
+    return which, torch.where(flat, flat.cumsum(0) - 1, len(which))
 
 
 def through_onednn(verb: Callable[P, R]) -> Callable[P, R]:
@@ -71,9 +77,9 @@ class _OneDnnMode(TorchFunctionMode):
         if function is linear and not kwargs:
             args = tuple(x.as_it_stands if isinstance(x, _Turned) else x for x in args)
             if _fits(*args):
-                read = _read.get()
-                if read is not None and args[0].shape[:-1] == read[0]:
-                    return _LinearOfSome.apply(*read[1:], *args)
+                read = _read.get().get(args[0].shape[:-1])
+                if read is not None:
+                    return _LinearOfSome.apply(*read, *args)
                 return _Linear.apply(*args)
         # Where weights stand as `[in, out]`, models call addmm(bias, x, weight) instead.
         if function is torch.addmm and not kwargs and _fits(args[1], args[2].t(), args[0]):

@@ -228,6 +228,18 @@ def test_only_what_is_read_is_multiplied_and_nothing_else_has_a_slope(products, 
 
 
 @needs_onednn
+def test_of_the_last_tokens_too_only_what_is_read_is_multiplied(products):
+    weight, read = normal(40, 24, seed=1), torch.tensor([[1, 1, 1], [0, 1, 0]]).bool().repeat(4, 1)
+    x, last = normal(8, 3, 24), normal(8, 2, 24, seed=2)
+    with only(read, last=2):
+        whole, end = run(linear, x, weight), run(linear, last, weight)
+    assert products == [(16, 24), (12, 24)]
+    for out, given, seen in ((whole, x, read), (end, last, read[:, -2:])):
+        torch.testing.assert_close(out[seen], linear(given, weight)[seen], rtol=1e-5, atol=1e-5)
+        assert not out[~seen].any()
+
+
+@needs_onednn
 def test_what_is_of_another_shape_or_behind_the_block_is_whole(products):
     weight, read = normal(40, 24, seed=1), torch.tensor([[1, 0], [1, 1]]).bool().repeat(8, 1)
     with only(read):

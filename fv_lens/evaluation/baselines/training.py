@@ -95,7 +95,7 @@ class AnswerRows:
         return losses
 
     def _losses(self, ids: Tensor, mask: Tensor, targets: Tensor, read: Tensor) -> Tensor:
-        with only(read):
+        with only(read, targets.shape[1]):
             log_probs = self.adapted.logits(ids, mask, targets.shape[1]).float().log_softmax(-1)
         own = log_probs.gather(2, targets.clamp(min=0)[..., None])[..., 0]
         return -own.masked_fill(targets < 0, 0).sum(1)
