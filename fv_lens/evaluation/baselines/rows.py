@@ -153,9 +153,9 @@ class Measured:
         seen: TrainingPrompts,
         tested: PromptBatch,
     ) -> Row:
-        adapted = make()
-        start = adapted.values()
         with memory_held() as most:  # of one step, as every later one is like it
+            adapted = make()
+            start = adapted.values()
             train(adapted, seen, rates[:1], replace(self.how, steps=1))
         adapted.set(start)
         trained, seconds = timed(lambda: train(adapted, seen, rates, self.how))

@@ -70,10 +70,10 @@ class AnswerRows:
         parity = measured(lens, prompts.tokens.to(lens.device), prompts.mask.to(lens.device))
         self.chunks: list[tuple[list[int], Tensor, Tensor, Tensor, Tensor]] = []
         for rows in groups(lens, parity, prompts, answers, 0, exact=False):
-            ids, mask, targets = (x.to(lens.device) for x in with_answers(prompts, answers, rows))
+            ids, mask, targets = with_answers(prompts, answers, rows)
             read = mask.bool()  # neither padding nor what fills up shorter answers
             read[:, -targets.shape[1] :] &= targets >= 0
-            self.chunks.append((rows, ids, mask, targets, read))
+            self.chunks.append((rows, ids.to(lens.device), mask.to(lens.device), targets.to(lens.device), read))
 
     @torch.no_grad()
     def losses(self) -> Float[Tensor, " row"]:
