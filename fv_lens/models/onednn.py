@@ -6,7 +6,8 @@ multiplies 1.1 to 2.4 times faster, at 8 rows and more. Both round in float32; o
 Weights that models turn before each product, `linear(x, weight.T.contiguous())`, are read as they stand: a copy of an
 unembedding takes as long as a product with it of a hundred rows.
 
-`only` leaves tokens out of the products: those behind the shorter answers of a batch, which nothing reads.
+`only` leaves tokens out of the products: those that nothing reads, as behind the shorter answers of a batch, and those
+that equal another row's token, as where prompts begin alike.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -14,10 +15,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
 from types import MappingProxyType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad
 from torch.overrides import TorchFunctionMode
@@ -31,29 +32,54 @@ LEAST_ROWS = 8  # with fewer, products are memory-bound, and both take equally l
 _product: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 
 
-# Shape `[row, token]` -> indices of the tokens that are read, place of each token among these; not where all are read.
-_read: ContextVar[Mapping[torch.Size, tuple[Tensor, Tensor]]] = ContextVar("_read", default=MappingProxyType({}))
+class _Some(NamedTuple):
+    """Indices of the tokens that are multiplied, and the place among these that each token's product is taken from.
+
+    The place is their number where the product is 0. `twice`: whether a product is taken by several tokens.
+    """
+
+    multiplied: Int[Tensor, " some"]
+    places: Int[Tensor, " token"]
+    twice: bool
+
+    @classmethod
+    def of(cls, read: Bool[Tensor, "row token"], same: Int[Tensor, "row token"] | None = None) -> "_Some":
+        flat = read.flatten().cpu()  # where oneDNN multiplies, wherever the tokens are
+        every = torch.arange(len(flat), device="cpu")
+        of = every if same is None else same.flatten().cpu()
+        chosen = flat & (of == every)
+        multiplied = chosen.nonzero()[:, 0]
+        places = torch.where(flat, (chosen.cumsum(0) - 1)[of], len(multiplied))
+        return cls(multiplied, places, len(multiplied) < int(flat.sum()))
+
+
+# For tokens of the shape `[row, token]`; none where all are multiplied.
+_some: ContextVar[Mapping[torch.Size, _Some]] = ContextVar("_some", default=MappingProxyType({}))
 
 
 @contextmanager
-def only(read: Bool[Tensor, "row token"], last: int | None = None) -> Iterator[None]:
-    """Skip the products of all other tokens in this block, whose outputs are 0: for tokens that no other token sees.
+def only(
+    read: Bool[Tensor, "row token"], last: int | None = None, same: Int[Tensor, "row token"] | None = None
+) -> Iterator[None]:
+    """Skip products of tokens in this block: of those not `read`, whose outputs are 0, and of those that equal others.
 
     It holds for linear maps of `[row, token, d]` that oneDNN is given, and of `[row, last, d]`, the last tokens of each
     row, of which logits are computed; all others are whole.
+
+    Args:
+        read: which tokens are read; none of them may see one that is not.
+        last: how many tokens of each row have logits.
+        same: index in `[row * token]` of the first token, of those that are read, that equals each; its own where none
+            does. Equal tokens have the same numbers in every layer, whatever is trained; so it makes no difference to
+            the gradient of that which of them is multiplied.
     """
-    parts = [read] if last is None else [read, read[:, -last:]]
-    token = _read.set({part.shape: _places(part) for part in parts if not part.all()})
+    parts = [_Some.of(read, same)] + ([] if last is None else [_Some.of(read[:, -last:])])
+    shapes = [read.shape] + ([] if last is None else [read[:, -last:].shape])
+    token = _some.set({shape: part for shape, part in zip(shapes, parts) if len(part.multiplied) < shape.numel()})
     try:
         yield
     finally:
-        _read.reset(token)
-
-
-def _places(read: Bool[Tensor, "row token"]) -> tuple[Tensor, Tensor]:
-    flat = read.flatten().cpu()  # where oneDNN multiplies, wherever the tokens are
-    which = flat.nonzero()[:, 0]
-    return which, torch.where(flat, flat.cumsum(0) - 1, len(which))
+        _some.reset(token)
 
 
 def through_onednn(verb: Callable[P, R]) -> Callable[P, R]:
@@ -77,9 +103,9 @@ class _OneDnnMode(TorchFunctionMode):
         if function is linear and not kwargs:
             args = tuple(x.as_it_stands if isinstance(x, _Turned) else x for x in args)
             if _fits(*args):
-                read = _read.get().get(args[0].shape[:-1])
-                if read is not None:
-                    return _LinearOfSome.apply(*read, *args)
+                some = _some.get().get(args[0].shape[:-1])
+                if some is not None:
+                    return _LinearOfSome.apply(some, *args)
                 return _Linear.apply(*args)
         # Where weights stand as `[in, out]`, models call addmm(bias, x, weight) instead.
         if function is torch.addmm and not kwargs and _fits(args[1], args[2].t(), args[0]):
@@ -162,20 +188,21 @@ class _Linear(torch.autograd.Function):
 
 
 class _LinearOfSome(torch.autograd.Function):
-    """As `_Linear` of the tokens that are read, and 0 elsewhere."""
+    """As `_Linear` of the tokens that are multiplied; the others take their outputs, or 0."""
 
     @staticmethod
-    def forward(
-        ctx: Any, read: Tensor, places: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None
-    ) -> Tensor:
-        ctx.read, ctx.places, ctx.weight = read, places, weight
-        return _of_some(read, places, x, weight, bias)
+    def forward(ctx: Any, some: _Some, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        ctx.some, ctx.weight = some, weight
+        rows = _product(x.flatten(0, -2).index_select(0, some.multiplied), weight, bias, "none", [], "")
+        return pad(rows, (0, 0, 0, 1)).index_select(0, some.places).unflatten(0, x.shape[:-1])
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[None, None, Tensor, None, None]:
-        return None, None, _of_some(ctx.read, ctx.places, slope, ctx.weight.t()), None, None
-
-
-def _of_some(read: Tensor, places: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    rows = _product(x.flatten(0, -2).index_select(0, read), weight, bias, "none", [], "")
-    return pad(rows, (0, 0, 0, 1)).index_select(0, places).unflatten(0, x.shape[:-1])
+    def backward(ctx: Any, slope: Tensor) -> tuple[None, Tensor, None, None]:
+        some, flat = ctx.some, slope.flatten(0, -2)
+        if some.twice:
+            of_rows = flat.new_zeros(len(some.multiplied) + 1, flat.shape[1]).index_add_(0, some.places, flat)[:-1]
+        else:
+            of_rows = flat.index_select(0, some.multiplied)
+        rows = _product(of_rows, ctx.weight.t(), None, "none", [], "")
+        result = rows.new_zeros(len(flat), rows.shape[1]).index_copy_(0, some.multiplied, rows)
+        return None, result.unflatten(0, slope.shape[:-1]), None, None

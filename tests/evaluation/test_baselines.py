@@ -20,8 +20,15 @@ from fv_lens.evaluation.baselines.compare import baselines
 from fv_lens.evaluation.baselines.costs import memory_held, prepared, timed
 from fv_lens.evaluation.baselines.names import METHODS, TRAINED
 from fv_lens.evaluation.baselines.steering import activation_addition, instructed, mean_difference
-from fv_lens.evaluation.baselines.training import AnswerRows, TrainingPrompts, behind_virtual_tokens, train
+from fv_lens.evaluation.baselines.training import (
+    AnswerRows,
+    TrainingPrompts,
+    behind_virtual_tokens,
+    first_alike,
+    train,
+)
 from fv_lens.ground.errors import InputError
+from fv_lens.models import onednn
 from fv_lens.models.adapters import with_lora, with_soft_prompt
 from fv_lens.models.lens import lens_of
 from fv_lens.vectors.function_vector import FunctionVector
@@ -100,6 +107,30 @@ def test_losses_and_gradients_are_those_of_plain_torch(llama, perplexity):
     assert len({len(prompt) for prompt, _ in pairs}) > 1 and {len(answer) for _, answer in pairs} == {1, 2}
     assert torch.allclose(losses, expected.detach(), atol=1e-4) and torch.allclose(losses, rows.losses(), atol=1e-5)
     assert (adapted.parameters[0].grad - slope).norm() <= 1e-4 * slope.norm()
+
+
+def test_tokens_are_alike_that_end_the_same_sequence_whatever_padding_stands_before():
+    ids = torch.tensor([[5, 6, 7, 6], [0, 5, 6, 7], [0, 5, 6, 8], [9, 5, 6, 7]])
+    read = torch.tensor([[1, 1, 1, 0], [0, 1, 1, 1], [0, 1, 1, 1], [1, 1, 1, 1]]).bool()
+    assert first_alike(ids, read).tolist() == [[0, 1, 2, 3], [4, 0, 1, 2], [8, 0, 1, 11], [12, 13, 14, 15]]
+
+
+def test_what_fills_up_a_shorter_answer_stands_for_no_token_of_a_longer_one():
+    ids, read = torch.tensor([[5, 6, 0], [5, 6, 0]]), torch.tensor([[1, 1, 0], [1, 1, 1]]).bool()
+    assert first_alike(ids, read).tolist() == [[0, 1, 2], [0, 1, 5]]
+
+
+@pytest.mark.skipif(onednn._product is None, reason="this build of torch has no oneDNN")
+def test_what_prompts_share_is_multiplied_once(llama, monkeypatch):
+    multiplied, product = [], onednn._product
+    monkeypatch.setattr(onednn, "_product", lambda x, *args: multiplied.append(len(x)) or product(x, *args))
+    rows = AnswerRows(with_soft_prompt(lens_of(llama), 5), prompts_of(llama).train)
+    multiplied.clear()
+    rows.losses()
+    (chunk,) = rows.chunks
+    of_rows = [ids[read].tolist() for ids, read in zip(chunk.ids, chunk.read)]
+    sequences = {tuple(ids[: at + 1]) for ids in of_rows for at in range(len(ids))}
+    assert max(multiplied) == len(sequences) < int(chunk.read.sum()) / 2
 
 
 def test_training_is_adam_by_hand_and_keeps_the_step_of_lowest_validation_loss(llama):

@@ -240,6 +240,25 @@ def test_of_the_last_tokens_too_only_what_is_read_is_multiplied(products):
 
 
 @needs_onednn
+@pytest.mark.parametrize("biased", [False, True])
+def test_equal_tokens_are_multiplied_once_and_what_made_them_has_the_whole_slope(products, biased):
+    weight, bias = normal(40, 24, seed=1), normal(40, seed=2) if biased else None
+    made, own = normal(2, 24).requires_grad_(), normal(3, 2, 24, seed=3).requires_grad_()
+    x = torch.cat([made.expand(3, -1, -1), own], 1)  # two tokens that all rows share, and two of each row's own
+    read, same = torch.ones(3, 4).bool(), torch.arange(12).reshape(3, 4)
+    read[2, 3], same[:, :2] = False, torch.arange(2)
+    with only(read, same=same):
+        out = run(linear, x, weight, bias)
+    slope = normal(*out.shape, seed=4)
+    slopes = torch.autograd.grad(out, [made, own], slope)
+    assert products == [(7, 24), (7, 40)]
+    whole = linear(x, weight, bias)
+    expected = torch.autograd.grad(whole, [made, own], slope * read[..., None])
+    torch.testing.assert_close(out, whole * read[..., None], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(slopes, expected, rtol=1e-5, atol=1e-5)
+
+
+@needs_onednn
 def test_what_is_of_another_shape_or_behind_the_block_is_whole(products):
     weight, read = normal(40, 24, seed=1), torch.tensor([[1, 0], [1, 1]]).bool().repeat(8, 1)
     with only(read):

@@ -5,10 +5,11 @@ Of a few learning rates, each is tried for some steps, and the one that is best 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -68,37 +69,65 @@ class AnswerRows:
         answers = [listed[0][:1] if first_token else listed[0] for listed in prompts.answers]
         self.n_tokens = torch.tensor([len(answer) for answer in answers], **CPU_FLOAT32)
         parity = measured(lens, prompts.tokens.to(lens.device), prompts.mask.to(lens.device))
-        self.chunks: list[tuple[list[int], Tensor, Tensor, Tensor, Tensor]] = []
+        self.chunks: list[_Chunk] = []
         for rows in groups(lens, parity, prompts, answers, 0, exact=False):
             ids, mask, targets = with_answers(prompts, answers, rows)
             read = mask.bool()  # neither padding nor what fills up shorter answers
             read[:, -targets.shape[1] :] &= targets >= 0
-            self.chunks.append((rows, ids.to(lens.device), mask.to(lens.device), targets.to(lens.device), read))
+            ids, mask, targets, same = *(x.to(lens.device) for x in (ids, mask, targets)), first_alike(ids, read)
+            self.chunks.append(_Chunk(rows, ids, mask, targets, read, same))
 
     @torch.no_grad()
     def losses(self) -> Float[Tensor, " row"]:
         """Cross-entropy of each answer, summed over its tokens, in nats."""
         losses = torch.zeros(len(self.n_tokens), **CPU_FLOAT32)
-        for rows, *chunk in self.chunks:
-            losses[rows] = self._losses(*chunk).cpu()
+        for chunk in self.chunks:
+            losses[chunk.rows] = self._losses(chunk).cpu()
         return losses
 
     def backward(self, perplexity: bool = False) -> Float[Tensor, " row"]:
         """The losses; the gradient of their mean, or of the mean perplexity, is added to that of the parameters."""
         losses = torch.zeros(len(self.n_tokens), **CPU_FLOAT32)
-        for rows, *chunk in self.chunks:
+        for chunk in self.chunks:
             with torch.enable_grad():
-                of_rows = self._losses(*chunk)
-                values = (of_rows / self.n_tokens[rows].to(of_rows)).exp() if perplexity else of_rows
+                of_rows = self._losses(chunk)
+                values = (of_rows / self.n_tokens[chunk.rows].to(of_rows)).exp() if perplexity else of_rows
                 (values.sum() / len(losses)).backward()
-            losses[rows] = of_rows.detach().cpu()
+            losses[chunk.rows] = of_rows.detach().cpu()
         return losses
 
-    def _losses(self, ids: Tensor, mask: Tensor, targets: Tensor, read: Tensor) -> Tensor:
-        with only(read, targets.shape[1]):
-            log_probs = self.adapted.logits(ids, mask, targets.shape[1]).float().log_softmax(-1)
+    def _losses(self, chunk: "_Chunk") -> Float[Tensor, " row"]:
+        targets, new = chunk.targets, chunk.targets.shape[1]
+        with only(chunk.read, new, chunk.same):
+            log_probs = self.adapted.logits(chunk.ids, chunk.mask, new).float().log_softmax(-1)
         own = log_probs.gather(2, targets.clamp(min=0)[..., None])[..., 0]
         return -own.masked_fill(targets < 0, 0).sum(1)
+
+
+class _Chunk(NamedTuple):
+    """Prompts that run together, `rows` of all; `read` and `same` say which tokens `only` is to multiply."""
+
+    rows: list[int]
+    ids: Int[Tensor, "row pos"]
+    mask: Int[Tensor, "row pos"]
+    targets: Int[Tensor, "row new"]
+    read: Bool[Tensor, "row pos"]
+    same: Int[Tensor, "row pos"]
+
+
+def first_alike(ids: Int[Tensor, "row pos"], read: Bool[Tensor, "row pos"]) -> Int[Tensor, "row pos"]:
+    """Index in `[row * pos]` of the first token that ends the same sequence as each: a causal model is at one there.
+
+    Tokens that are read follow each other in a row; any other has its own index.
+    """
+    same = torch.arange(ids.numel(), device="cpu").reshape(ids.shape)
+    for_sequence: dict[tuple[int, ...], int] = {}
+    for row, (of_row, there) in enumerate(zip(ids.tolist(), read.tolist())):
+        start = there.index(True)
+        for at in range(start, start + sum(there)):
+            own = int(same[row, at])
+            same[row, at] = for_sequence.setdefault(tuple(of_row[start : at + 1]), own)
+    return same
 
 
 class _Fit:
