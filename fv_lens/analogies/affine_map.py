@@ -53,11 +53,10 @@ class Affine:
         return f"by {self.scored_by}, ridge {self.ridge:g}" + ", free scale" * self.free_scale
 
 
-def backward(rows: Rows, composites: Float[Tensor, "row d_model"], kept: Bool[Tensor, " row"]) -> Float[Tensor, " row"]:
-    """Losses of D, each under its own composite; the gradient of the mean over rows `kept` goes to what made them."""
+def backward(rows: Rows, composites: Float[Tensor, "row d_model"]) -> Float[Tensor, " row"]:
+    """Losses of D, each under its own composite; the gradient of their mean goes to what made the composites."""
     losses, slopes = rows.gradient(composites.detach())
-    slopes = slopes.nan_to_num(0.0, 0.0, 0.0) * (kept / kept.sum())[:, None]
-    composites.backward(slopes)
+    composites.backward(slopes.nan_to_num(0.0, 0.0, 0.0) / len(slopes))
     return losses
 
 

@@ -109,14 +109,12 @@ class AffineFits:
         every = [(name, what) for name, listed in candidates.items() for what in listed]
         if not every:
             raise InputError("There are no candidates to choose from; give name -> [Affine, ...].")
-        blocks = self.train.blocks(n_shots)
-        check = self.validation.rows(n_shots, slice(None))
-        settings: list[list[Composition]] = []
+        settings: list[list[Composition]] = [[] for _ in every]
         with progress_bar(total=len(every) * (1 + self.folds.n), desc="affine maps", unit="map") as bar:
-            for _, what in every:
-                settings.append([])
-                for fold in (None, *range(self.folds.n)):
-                    settings[-1].append(self._fit(what, n_shots, fold, blocks, check))
+            for fold in (None, *range(self.folds.n)):
+                asked = self._asked(n_shots, fold)
+                for by_fold, (_, what) in zip(settings, every):
+                    by_fold.append(self._fit(what, n_shots, asked))
                     bar.update()
         fold_of_question = np.array([self.folds.fold(question) for question in self.validation.questions])
         quality = self._quality(settings, n_shots, fold_of_question)
@@ -139,33 +137,37 @@ class AffineFits:
             quality[exclude] = completions(self.lens, part.prompts(n_shots), whatifs).rows(slice(1, None))
         return quality
 
+    def _asked(self, n_shots: int, fold: int | None) -> "_Asked":
+        """The analogies outside a fold, or all."""
+        blocks, check = (
+            part.blocks(n_shots, [fold is None or self.folds.fold(question) != fold for question in part.questions], n)
+            for part, n in ((self.train, BLOCK), (self.validation, len(self.validation.questions)))
+        )
+        return _Asked(fold, blocks, check[0] if check else None)
+
     @torch.inference_mode(False)
     @torch.enable_grad()
-    def _fit(
-        self, what: Affine, n_shots: int, fold: int | None, blocks: Sequence["_Block"], check: Rows
-    ) -> Composition:
-        """The map of lowest validation loss for all families, or for those outside a fold."""
-        exclude: Exclusion | None = None if fold is None else "family"
-        kept = [
-            torch.tensor(
-                [fold is None or self.folds.fold(question) != fold for question in part.questions], device="cpu"
-            )
-            for part in (self.train, self.validation)
-        ]
+    def _fit(self, what: Affine, n_shots: int, asked: "_Asked") -> Composition:
+        """The map of lowest validation loss for the families of these analogies."""
         (scores, known), (checked, checked_known) = (
-            affine_scores(part.composer.log_probs[:, 1:], what.scored_by, part.allowed(exclude))
+            affine_scores(part.composer.log_probs[:, 1:], what.scored_by, part.allowed(asked.exclude))
             for part in (self.train, self.validation)
         )
-        parameters = AffineParameters(what, scores[kept[0]], known[kept[0]])
+        kept = sorted(place for block in asked.blocks for place in block.places)
+        parameters = AffineParameters(what, scores[kept], known[kept])
         best, lowest, waited = parameters.settings(self.library, n_shots), torch.inf, 0
-        turns = cycle([block for block in blocks if kept[0][block.places].any()])
-        for step in range(self.how.steps + 1 if kept[0].any() and kept[1].any() else 0):
+        if (check := asked.check) is None or not asked.blocks:
+            return best
+        turns = cycle(asked.blocks)
+        for step in range(self.how.steps + 1):
             if step % EVERY == 0 or step == self.how.steps:
                 with torch.no_grad():
-                    composites = parameters.composites(checked, checked_known, self.library.matrix)
-                loss = float(check.losses(composites)[kept[1]].mean())
+                    composites = parameters.composites(
+                        checked[check.places], checked_known[check.places], self.library.matrix
+                    )
+                loss = float(check.rows.losses(composites).mean())
                 if not step and not np.isfinite(loss):
-                    without = "all families" if fold is None else f"all families but those of fold {fold}"
+                    without = "all families" + ("" if asked.fold is None else f" but those of fold {asked.fold}")
                     raise InputError(f"The loss of the affine map of {without} is {loss} before its first step.")
                 waited += 1
                 if loss < lowest:
@@ -175,17 +177,30 @@ class AffineFits:
             if step < self.how.steps:
                 block = next(turns)
                 composites = parameters.composites(scores[block.places], known[block.places], self.library.matrix)
-                backward(block.rows, composites, kept[0][block.places])
+                backward(block.rows, composites)
                 parameters.step()
         return best
 
 
 @dataclass
 class _Block:
-    """Some of the train analogies, each a row with a vector of its own."""
+    """Some of the analogies, each a row with a vector of its own."""
 
     places: list[int]
     rows: Rows
+
+
+@dataclass
+class _Asked:
+    """The analogies outside a fold, or all: train ones in blocks, and the validation ones that stop a fit."""
+
+    fold: int | None
+    blocks: list[_Block]
+    check: _Block | None
+
+    @property
+    def exclude(self) -> Exclusion | None:
+        return None if self.fold is None else "family"
 
 
 class _Part:
@@ -201,11 +216,12 @@ class _Part:
     def allowed(self, exclude: Exclusion | None) -> Bool[Tensor, "pair vector"]:
         return allowed_for(self.library, self.questions, exclude, self.families)
 
-    def rows(self, n_shots: int, places: slice) -> Rows:
-        prompts = self.prompts(n_shots).select(range(len(self.questions))[places])
-        return Rows(self.lens, prompts, range(len(prompts)), self.library.first.layer)
-
-    def blocks(self, n_shots: int) -> list[_Block]:
-        """The analogies dealt out to blocks in turn, so that each block has some of every relation."""
-        n = -(-len(self.questions) // BLOCK)
-        return [_Block([*range(len(self.questions))[i::n]], self.rows(n_shots, slice(i, None, n))) for i in range(n)]
+    def blocks(self, n_shots: int, kept: Sequence[bool], most: int) -> list[_Block]:
+        """The analogies dealt out to blocks in turn, so that each block has some of every relation; then those kept."""
+        prompts, n = self.prompts(n_shots), -(-len(self.questions) // most)
+        dealt = ([place for place in range(i, len(kept), n) if kept[place]] for i in range(n))
+        return [
+            _Block(places, Rows(self.lens, prompts.select(places), range(len(places)), self.library.first.layer))
+            for places in dealt
+            if places
+        ]

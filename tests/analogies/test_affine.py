@@ -83,7 +83,7 @@ def test_loss_and_gradient_are_those_of_full_forwards_and_autograd(model, full, 
     # In units of the scores, as where it is fitted: probabilities of a random model are tiny.
     unit, (matrix, bias, scale) = float(scores[known].square().mean().sqrt()), leaves[0]
     composites = scale * affine_weights(scores, matrix / unit, bias, known) @ library.matrix
-    losses = backward(rows, composites, torch.ones(4, dtype=torch.bool))
+    losses = backward(rows, composites)
     matrix, *others = leaves[1]
     expected = plain_loss(model, SOME, vectors, may, matrix / unit, *others, scored_by, n_shots)
     expected.backward()
@@ -91,20 +91,6 @@ def test_loss_and_gradient_are_those_of_full_forwards_and_autograd(model, full, 
     for found, plain in zip(leaves[0], leaves[1]):
         assert plain.grad.abs().max() > 1e-4, "nothing to compare"
         assert difference(found.grad, plain.grad) <= EXACT * plain.grad.abs().max().clamp(min=1)
-
-
-@pytest.mark.parametrize("kept", [[True, False, True, False], [False, False, False, True]], ids=["half", "one"])
-def test_the_gradient_is_of_the_rows_kept_alone(llama, kept):
-    lens, library = lens_of(llama), Basis.of(lens_of(llama), vectors_of(llama))
-    kept = torch.tensor(kept)
-    vectors = noise(4, 32, seed=8)
-    gradients = []
-    for some, which in ((SOME, kept), ([q for q, k in zip(SOME, kept) if k], kept[kept])):
-        rows = Rows(lens, batch(lens, [q.asked(0) for q in some], library.template), range(len(some)), LAYER)
-        leaf = torch.tensor(1.0, requires_grad=True)
-        backward(rows, leaf * vectors[: len(which)] if some is SOME else leaf * vectors[kept], which)
-        gradients.append(leaf.grad)
-    assert difference(*gradients) <= EXACT and gradients[0].abs() > 1e-3
 
 
 # Weights
