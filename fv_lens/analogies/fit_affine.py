@@ -82,7 +82,11 @@ def fit_affine(
 
 
 class AffineFits:
-    """Affine fits in both prompts, which have the scores of the pairs in common; see `fit_affine`."""
+    """Affine fits in both prompts, which have the scores of the pairs in common; see `fit_affine`.
+
+    The maps of each fold can be fitted apart: `chosen` of what `maps` gives for all families (fold None) and for each
+    of the folds is `fitted`.
+    """
 
     def __init__(
         self,
@@ -106,19 +110,31 @@ class AffineFits:
         """name -> the best of its candidates, as `fit_affine` returns them."""
         if n_shots not in (0, 1):
             raise InputError(f"n_shots is {n_shots!r}; composites are for prompts with 0 or 1 demonstration.")
-        every = [(name, what) for name, listed in candidates.items() for what in listed]
-        if not every:
+        if not any(candidates.values()):
             raise InputError("There are no candidates to choose from; give name -> [Affine, ...].")
-        settings: list[list[Composition]] = [[] for _ in every]
-        with progress_bar(total=len(every) * (1 + self.folds.n), desc="affine maps", unit="map") as bar:
-            for fold in (None, *range(self.folds.n)):
-                asked = self._asked(n_shots, fold)
-                for by_fold, (_, what) in zip(settings, every):
-                    by_fold.append(self._fit(what, n_shots, asked))
-                    bar.update()
+        by_fold = [self.maps(n_shots, fold, candidates) for fold in (None, *range(self.folds.n))]
+        return self.chosen(n_shots, by_fold, candidates)
+
+    def maps(
+        self, n_shots: Literal[0, 1], fold: int | None, candidates: Mapping[str, Sequence[Affine]] = AFFINE
+    ) -> list[Composition]:
+        """Every candidate, fitted on the analogies outside a fold, or on all of them."""
+        every, asked = [what for listed in candidates.values() for what in listed], self._asked(n_shots, fold)
+        families = "all families" if fold is None else f"without fold {fold + 1} of {self.folds.n}"
+        description = f"affine maps, {('zero', 'one')[n_shots]}-shot, {families}"
+        return [self._fit(what, n_shots, asked) for what in progress_bar(every, desc=description, unit="map")]
+
+    def chosen(
+        self,
+        n_shots: Literal[0, 1],
+        by_fold: Sequence[Sequence[Composition]],
+        candidates: Mapping[str, Sequence[Affine]] = AFFINE,
+    ) -> dict[str, Folded]:
+        """name -> the best of its candidates, from `maps` of all families and of each fold."""
+        settings = list(zip(*by_fold))
         fold_of_question = np.array([self.folds.fold(question) for question in self.validation.questions])
         quality = self._quality(settings, n_shots, fold_of_question)
-        told = [(name, f"{name}, {what}") for name, what in every]
+        told = [(name, f"{name}, {what}") for name, listed in candidates.items() for what in listed]
         best = best_settings(told, settings, quality, fold_of_question, self.folds)
         return {name: folded for name, folded in best.items() if name != BEST}
 

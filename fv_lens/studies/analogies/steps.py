@@ -1,10 +1,11 @@
 """Steps of a study of analogies: affine weights in both prompts, and the gates of its best composite."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import pandas as pd
 
-from ...analogies.composition import Folded
+from ...analogies.composition import Composition, Folded
 from ...analogies.fit import Fitting
 from ...analogies.fit_affine import AFFINE, AffineFits
 from ...analogies.gate import COVERAGES, Gate, GateCurve, Gated
@@ -13,13 +14,16 @@ from ...analogies.selection import BEST
 from ...datasets.questions import Question
 from ...models.lens import Model
 from ...vectors.function_vector import FunctionVector
+from ..stages import PARTS, Stages, Step
+from .files import packed, unpacked
 
-AFFINE_PROMPTS = ("zero-shot", "one-shot")
+AFFINE_PROMPTS: dict[Literal[0, 1], str] = {0: "zero-shot", 1: "one-shot"}
+STAGE = "affine"
 
 
 def affine_names() -> list[str]:
     """The names of the affine composites that are fitted, as `fit_affine_all` gives them."""
-    return [f"{name}, {prompt}" for name in AFFINE for prompt in AFFINE_PROMPTS]
+    return [f"{name}, {prompt}" for name in AFFINE for prompt in AFFINE_PROMPTS.values()]
 
 
 def fit_affine_all(
@@ -28,11 +32,35 @@ def fit_affine_all(
     train: Sequence[Question],
     validation: Sequence[Question],
     seed: int,
+    stages: Stages,
 ) -> dict[str, Folded]:
-    """Affine composites, each fitted for the zero-shot and for the one-shot prompt: "name, prompt" -> settings."""
+    """Affine composites, each fitted for the zero-shot and for the one-shot prompt: "name, prompt" -> settings.
+
+    They are a stage of the study, and the maps of each fold in each prompt a part of it.
+    """
+    if stages.has(STAGE):
+        return unpacked(*stages.read(STAGE))
     fits = AffineFits(model, vectors, train, validation, how=Fitting(seed=seed))
-    of_prompts = [fits.fitted(n_shots, AFFINE) for n_shots in (0, 1)]
-    return {f"{name}, {prompt}": found[name] for name in AFFINE for prompt, found in zip(AFFINE_PROMPTS, of_prompts)}
+    parts: list[str] = []
+
+    def maps(n_shots: Literal[0, 1], fold: int | None) -> list[Composition]:
+        parts.append(f"{PARTS}/{STAGE}-{AFFINE_PROMPTS[n_shots]}-{'all' if fold is None else fold}")
+        kept = stages.run(parts[-1], lambda: packed(_numbered(fits.maps(n_shots, fold, AFFINE))))
+        return [how.whole for how in unpacked(*kept).values()]
+
+    by_fold = [[maps(n_shots, fold) for fold in (None, *range(fits.folds.n))] for n_shots in AFFINE_PROMPTS]
+
+    def chosen() -> Step:
+        found = {prompt: fits.chosen(n, by_fold[n], AFFINE) for n, prompt in AFFINE_PROMPTS.items()}
+        return packed({f"{name}, {prompt}": of_prompt[name] for name in AFFINE for prompt, of_prompt in found.items()})
+
+    done = stages.run(STAGE, chosen, parts)
+    stages.tidy()
+    return unpacked(*done)
+
+
+def _numbered(settings: Sequence[Composition]) -> dict[str, Folded]:
+    return {str(i): Folded(how) for i, how in enumerate(settings)}
 
 
 def by_prompt(affine: Mapping[str, Folded]) -> dict[str, tuple[Folded, Folded]]:

@@ -177,8 +177,7 @@ def _fitted(
     how = Fitting(seed=seed)
     fitted = stages.run("fit", lambda: packed(fit_compositions(model, vectors, train, validation, how=how)))
     tell("Affine weights, for zero-shot and for one-shot prompts")
-    affine = stages.run("affine", lambda: packed(fit_affine_all(model, vectors, train, validation, seed)))
-    return unpacked(*fitted), unpacked(*affine)
+    return unpacked(*fitted), fit_affine_all(model, vectors, train, validation, seed, stages)
 
 
 def _gates(

@@ -12,6 +12,7 @@ from fv_lens.analogies.fit import fit_compositions
 from fv_lens.analogies.fit_affine import AffineFits
 from fv_lens.datasets.questions import Question
 from fv_lens.studies.analogies import steps, study
+from fv_lens.studies.analogies.files import packed, unpacked
 from fv_lens.vectors.function_vector import FunctionVector
 
 from ...analogies.made import TRAIN, VALIDATION, noise, vectors_of
@@ -53,11 +54,11 @@ def quick(fits: list | None = None, items: int = 1, known: dict | None = None):
             known[key] = fit_compositions(model, vectors, train, validation, candidates=FEW, how=replace(how, steps=2))
         return known[key]
 
-    def fit_affine(model, vectors, train, validation, seed):
+    def fit_affine(model, vectors, train, validation, seed, stages):
         key = "affine", id(model), of_vectors(vectors), repr((train, validation, seed))
         if key not in known:
-            known[key] = steps.fit_affine_all(model, vectors, train, validation, seed)
-        return known[key]
+            known[key] = steps.fit_affine_all(model, vectors, train, validation, seed, stages)
+        return unpacked(*stages.run(steps.STAGE, lambda: packed(known[key])))
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(study, "fit_compositions", fit)
