@@ -18,7 +18,7 @@ from ..stages import PARTS, Stages, Step
 from .files import packed, unpacked
 
 AFFINE_PROMPTS: dict[Literal[0, 1], str] = {0: "zero-shot", 1: "one-shot"}
-STAGE = "affine"
+AFFINE_STAGE = "affine"
 
 
 def affine_names() -> list[str]:
@@ -36,15 +36,13 @@ def fit_affine_all(
 ) -> dict[str, Folded]:
     """Affine composites, each fitted for the zero-shot and for the one-shot prompt: "name, prompt" -> settings.
 
-    They are a stage of the study, and the maps of each fold in each prompt a part of it.
+    They become the stage `AFFINE_STAGE`, of which the maps of each fold in each prompt are parts.
     """
-    if stages.has(STAGE):
-        return unpacked(*stages.read(STAGE))
     fits = AffineFits(model, vectors, train, validation, how=Fitting(seed=seed))
     parts: list[str] = []
 
     def maps(n_shots: Literal[0, 1], fold: int | None) -> list[Composition]:
-        parts.append(f"{PARTS}/{STAGE}-{AFFINE_PROMPTS[n_shots]}-{'all' if fold is None else fold}")
+        parts.append(f"{PARTS}/{AFFINE_STAGE}-{AFFINE_PROMPTS[n_shots]}-{'all' if fold is None else fold}")
         kept = stages.run(parts[-1], lambda: packed(_numbered(fits.maps(n_shots, fold, AFFINE))))
         return [how.whole for how in unpacked(*kept).values()]
 
@@ -54,7 +52,7 @@ def fit_affine_all(
         found = {prompt: fits.chosen(n, by_fold[n], AFFINE) for n, prompt in AFFINE_PROMPTS.items()}
         return packed({f"{name}, {prompt}": of_prompt[name] for name in AFFINE for prompt, of_prompt in found.items()})
 
-    done = stages.run(STAGE, chosen, parts)
+    done = stages.run(AFFINE_STAGE, chosen, parts)
     stages.tidy()
     return unpacked(*done)
 

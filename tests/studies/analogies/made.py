@@ -58,7 +58,7 @@ def quick(fits: list | None = None, items: int = 1, known: dict | None = None):
         key = "affine", id(model), of_vectors(vectors), repr((train, validation, seed))
         if key not in known:
             known[key] = steps.fit_affine_all(model, vectors, train, validation, seed, stages)
-        return unpacked(*stages.run(steps.STAGE, lambda: packed(known[key])))
+        return unpacked(*stages.run(steps.AFFINE_STAGE, lambda: packed(known[key])))
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(study, "fit_compositions", fit)
