@@ -107,14 +107,18 @@ def with_results(models: Mapping[str, str], without: Mapping[str, str]) -> list[
     raise InputError(f"No model has results. {' '.join(f'{name}: {why}' for name, why in without.items())}")
 
 
-def vectors_folder(study: Path, model: str, folder: str) -> Path:
-    """Where the vectors of one model are in the folder of a `reproduce --models`.
+def model_folder(study: Path, model: str, folder: str) -> Path:
+    """The folder of one model in that of a study of several.
 
     Args:
         model: as that study was given it; else the model in the folder of this name is taken.
     """
-    own = next((name for name, other in models_of(study).items() if other == model), folder)
-    return study / own / "vectors"
+    return study / next((name for name, other in models_of(study).items() if other == model), folder)
+
+
+def vectors_folder(study: Path, model: str, folder: str) -> Path:
+    """Where the vectors of one model are in the folder of a `reproduce --models`; see `model_folder`."""
+    return model_folder(study, model, folder) / "vectors"
 
 
 def vectors_of(study: Path, model: str, folder: str) -> Path:

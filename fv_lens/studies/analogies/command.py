@@ -71,6 +71,13 @@ def analogies(
             "tuned, and has their relations beside the bundled ones; may be repeated.",
         ),
     ] = None,
+    composites: Annotated[
+        Path | None,
+        typer.Option(
+            callback=expanded,
+            help="The --out of an earlier run with these --vectors: its composites are taken, and not fitted again.",
+        ),
+    ] = None,
     each: Annotated[
         int, typer.Option(min=1, max=MOST_EACH, help="With --bats, --lre or --todd: test analogies per relation.")
     ] = 10,
@@ -99,6 +106,10 @@ def analogies(
             raise InputError(f"--library is {str(library[0])!r}, to be tuned, beside --vectors; give one of them")
         usual = [LIBRARY] if several is None and not library and any(LIBRARY.glob("*.safetensors")) else []
         folders = vectors or usual
+        if composites and not folders:
+            raise InputError(
+                f"--composites is {str(composites)!r} without the vectors that it mixes; give them by --vectors"
+            )
         sets = _sets(library or ())
 
         given = [*([file] if file else []), *["--choices"] * choices]
@@ -115,18 +126,19 @@ def analogies(
             questions, choosing = Asked(train, chosen_on, test, choose_on), choices or bool(choose_on)
             group_names(test)  # refused before a model is loaded
             if several is not None:
-                from ..several import vectors_folder
+                from ..several import model_folder, vectors_folder
                 from .several import plan_of_models, solve_all_by_models
 
                 own = {name: [vectors_folder(study, path, name) for study in folders] for name, path in several.items()}
-                lines = {name: line(out / name, own[name], model=path) for name, path in several.items()}
-                command = line(out, folders, models=",".join(several.values()))
+                earlier = {name: composites and model_folder(composites, path, name) for name, path in several.items()}
+                lines = {name: line(out / name, own[name], earlier[name], model=path) for name, path in several.items()}
+                command = line(out, folders, composites, models=",".join(several.values()))
                 plan = plan_of_models(several, questions, choosing, seed, sets)
-                frame = solve_all_by_models(folder, plan, questions, folders, lines, command, saved, sets)
+                frame = solve_all_by_models(folder, plan, questions, folders, lines, command, saved, sets, composites)
                 shown = overviews_of_models(frame, list(several))
             else:
-                job = Job(folder, line(out, folders, model=model), tell)
-                solved = _solved(model, folders, sets, questions, job, choosing, seed, saved)
+                job = Job(folder, line(out, folders, composites, model=model), tell)
+                solved = _solved(model, folders, sets, questions, job, choosing, seed, saved, composites)
                 shown = overviews(*solved, test, choosing)
         for part in shown:
             console.print(part, soft_wrap=isinstance(part, Text))
@@ -136,12 +148,11 @@ def analogies(
 
 def _line(
     given: "Sequence[Any]", paths: "Mapping[str, Sequence[Path]]", seed: int, out: Path, folders: "Sequence[Path]",
-    **model: str,
+    composites: Path | None, **model: str,
 ) -> str:  # fmt: skip
     """A command line of `analogies`: options as given, paths by their option, folders of vectors, and the model."""
-    options: list[tuple[str, Any]] = [
-        (option, path) for option, of in {**paths, "--vectors": folders}.items() for path in of
-    ]
+    every = {**paths, "--vectors": folders, "--composites": [composites] if composites else []}
+    options: list[tuple[str, Any]] = [(option, path) for option, of in every.items() for path in of]
     options += [(f"--{name}", value) for name, value in model.items()] + [("--out", out), ("--seed", seed)]
     return shlex.join(map(str, ["fv-lens", "analogies", *given, *chain(*options)]))
 
@@ -166,7 +177,7 @@ def _sets(paths: "Sequence[Path]") -> "list[Published]":
 
 def _solved(
     model: str, folders: "Sequence[Path]", sets: "Sequence[Published]", asked: "Asked", job: Job, choices: bool,
-    seed: int, saved: list[Path],
+    seed: int, saved: list[Path], composites: Path | None,
 ) -> "tuple[AnalogyScores, list[str]]":  # fmt: skip
     """The questions answered by one model; `saved` gets what was tuned if that is cut short."""
     from ...models.load import load_model
@@ -176,7 +187,7 @@ def _solved(
     loaded = load_model(model)
     library, summed = load_libraries(folders, loaded) if folders else (None, None)
     try:
-        return solve_all(loaded, library, asked, job, summed=summed, seed=seed, choices=choices, sets=sets)
+        return solve_all(loaded, library, asked, job, summed, choices, seed, sets, composites)
     except BaseException:
         made = job.folder.path / "vectors"
         if job.folder.claimed and any(made.glob("*.safetensors")):

@@ -17,7 +17,7 @@ from ...models import load as loading
 from ...models.lens import Model
 from ..folders import OutputFolder
 from ..results import RESULTS, SUMMARY, read_result, read_summary, read_table, write_results
-from ..several import EVERY_ROW, NO_NUMBERS, OneModel, study_each, vectors_of, with_results
+from ..several import EVERY_ROW, NO_NUMBERS, OneModel, model_folder, study_each, vectors_of, with_results
 from .files import BY_QUESTION
 from .library import Vectors, load_libraries
 from .several_page import write_page_of_models
@@ -28,12 +28,13 @@ NO_SUMS = "there are no summed vectors for it"
 
 
 class Loaded(NamedTuple):
-    """A model with its library, and the plan of its study."""
+    """A model with its library, the plan of its study, and the folder of an earlier one with its composites."""
 
     model: Model
     vectors: Vectors | None
     summed: Vectors | None
     plan: dict[str, Any]
+    composites: Path | None
 
 
 def plan_of_models(
@@ -56,6 +57,7 @@ def solve_all_by_models(
     command: str,
     saved: list[Path],
     sets: Sequence[Published] = (),
+    composites: Path | None = None,
 ) -> pd.DataFrame:
     """Answer the questions by each model as `solve_all` does, then write what all show together.
 
@@ -67,6 +69,7 @@ def solve_all_by_models(
         lines: folder -> the command line for that model alone.
         command: the command line, for the record.
         sets: whose relations the tuned libraries have as well.
+        composites: the folder of an earlier study of these models, as in `solve_all`.
     """
     models, seed = plan["models"], plan["seed"]
 
@@ -74,14 +77,15 @@ def solve_all_by_models(
         folders = [vectors_of(study, models[name], name) for study in studies]
         model = loading.load_model(models[name])
         vectors, summed = load_libraries(folders, model) if folders else (None, None)
-        return Loaded(model, vectors, summed, plan_of(model, vectors, asked, summed, seed, sets))
+        earlier = None if composites is None else model_folder(composites, models[name], name)
+        return Loaded(model, vectors, summed, plan_of(model, vectors, asked, summed, seed, sets), earlier)
 
     one = OneModel(
         command="analogies",
         load=load,
         claim=lambda loaded, part: claim(part, loaded.plan, sets),
         study=lambda loaded, job: solve_all(
-            loaded.model, loaded.vectors, asked, job, loaded.summed, plan["choices"], seed, sets
+            loaded.model, loaded.vectors, asked, job, loaded.summed, plan["choices"], seed, sets, loaded.composites
         ),
         lines=lines,
         files=(BY_QUESTION,),

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -32,7 +33,7 @@ from ..folders import OutputFolder
 from ..job import Job
 from ..stages import Stages
 from .choice import best_method
-from .files import file_name, packed, unpacked, write_outputs
+from .files import COMPOSITES, file_name, packed, read_composites, unpacked, write_outputs
 from .library import relations_for, tuned_library
 from .page import write_analogy_report
 from .steps import AFFINE_STAGE, affine_names, by_prompt, fit_affine_all, gates_frame, gates_of
@@ -66,6 +67,7 @@ def solve_all(
     choices: bool = False,
     seed: int = 0,
     sets: Sequence[Published] = (),
+    composites: Path | None = None,
 ) -> tuple[AnalogyScores, list[str]]:
     """Fit composites on train and validation analogies, answer the test ones by every method, and write the results.
 
@@ -76,23 +78,29 @@ def solve_all(
         summed: un-tuned vectors, for comparison.
         choices: also choose among answers.
         sets: whose relations the tuned library has as well.
+        composites: the folder of an earlier run, whose composites are taken where the same would be fitted here.
 
     Returns:
         The scores, and a line on what was chosen, if anything was.
 
     Raises:
-        InputError: as `fit_compositions` and `evaluate_analogies`; the folder holds a run of other questions or
-            vectors.
+        InputError: as `fit_compositions`, `evaluate_analogies` and `read_composites`; the folder holds a run of other
+            questions or vectors.
     """
     train, validation, test, choose_on = asked
     out, tell = job.folder.path, job.tell
     plan = plan_of(model, vectors, asked, summed, seed, sets)
+    earlier = None if composites is None else read_composites(composites, plan)
     claim(job.folder, plan, sets)
     if vectors is None:
         vectors = tuned_library(model, out / "vectors", tell, sets)
         plan["vectors, SHA-256"] = _digests(vectors, summed or {})  # what is fitted is of these very vectors
     stages = Stages(out / "stages", plan)
-    fitted, affine = _fitted(model, vectors, asked, seed, stages, tell) if train else ({}, {})
+    if earlier is not None:
+        fitted = {name: how for name, how in earlier.items() if name not in affine_names()}
+        affine = {name: how for name, how in earlier.items() if name in affine_names()}
+    else:
+        fitted, affine = _fitted(model, vectors, asked, seed, stages, tell) if train else ({}, {})
     held = _libraries(vectors, test)
     methods = METHODS | fitted | by_prompt(affine)
     ask = partial(evaluate_analogies, model, vectors, methods=methods, libraries=held, summed=summed, seed=seed)
@@ -148,6 +156,7 @@ def plan_of(
     return {
         "model": lens.name, "weights, SHA-256": lens.weights_hash, "dtype": str(lens.dtype), "seed": seed,
         "questions, SHA-256": digest([[repr(question) for question in part] for part in asked[:3]]),
+        "fitted on, SHA-256": digest([[repr(question) for question in part] for part in asked[:2]]),
         "vectors, SHA-256": TUNED_HERE if vectors is None else _digests(vectors, summed or {}),
         "threads": torch.get_num_threads(), "versions": storage.versions(),
         **of_sets(sets),
@@ -164,7 +173,7 @@ def claim(folder: OutputFolder, plan: Mapping[str, Any], sets: Sequence[Publishe
     """Mark the folder as that of the plan; an InputError where it holds a run of other questions or vectors."""
     tuned = library_files(list(relations_for(sets).relations)) if plan["vectors, SHA-256"] == TUNED_HERE else ()
     composites = (*CANDIDATES, BEST, *affine_names())
-    folder.claim(plan, {"vectors": tuned, "composites": list(map(file_name, composites))})
+    folder.claim(plan, {"vectors": tuned, COMPOSITES: list(map(file_name, composites))})
 
 
 def _fitted(

@@ -132,6 +132,42 @@ def test_a_second_start_of_the_command_fits_nothing_again(here, command, fits):
 
 
 @pytest.mark.slow
+def test_other_questions_are_answered_with_the_composites_of_an_earlier_run(here, command, fits, tmp_path):
+    file = written(tmp_path / "test.jsonl", [asked(i, None, 3, pairs=True) for i in range(6)])
+    assert command().exit_code == command(file, "--out", "anew").exit_code == 0 and len(fits) == 2
+    result = command(file, "--composites", "fv_lens_analogies", "--out", "taken")
+    assert result.exit_code == 0 and len(fits) == 2 and "Composites fitted" not in result.stderr
+    for name in ("results.csv", "by_question.csv"):
+        assert (here / "taken" / name).read_bytes() == (here / "anew" / name).read_bytes()
+    assert files(here / "taken" / "composites") == files(here / "anew" / "composites")
+    assert "--composites fv_lens_analogies" in summary(here / "taken")["command"]
+    assert summary(here / "taken")["fitted"] == summary(here / "anew")["fitted"]
+
+
+@pytest.mark.slow
+def test_composites_of_another_run_or_of_none_are_refused_in_one_line(here, command, tmp_path, model):
+    assert command().exit_code == 0
+    other = tmp_path / "other"
+    other.mkdir()
+    for name, fv in vectors_of(model).items():
+        replace(fv, vector=2 * fv.vector).save(other / f"{name}.safetensors")
+    (here / "empty").mkdir()
+    for options, message in (
+        (["--seed", 1], "'fv_lens_analogies' was with another --seed, so its composites are not"),
+        (["--vectors", other], "'fv_lens_analogies' was with other vectors, so"),
+        (["--composites", "empty"], "'empty' has no summary.json; give the --out of a finished `fv-lens analogies`"),
+    ):
+        base = [] if "--composites" in options else ["--composites", "fv_lens_analogies"]
+        run = call if "--vectors" in options else command
+        result = run(*base, *options, "--out", "two")
+        assert result.exit_code == 2 and message in " ".join(result.stderr.split()), result.stderr
+        assert not (here / "two").exists()
+    (here / "fv_lens_analogies" / "composites" / "shared-best.safetensors").unlink()
+    result = command("--composites", "fv_lens_analogies", "--out", "two")
+    assert result.exit_code == 2 and "shared-best.safetensors" in result.stderr and not (here / "two").exists()
+
+
+@pytest.mark.slow
 def test_without_vectors_the_bundled_relations_are_tuned_and_kept(here, command, tunes):
     for _ in range(2):
         result = call()
@@ -340,6 +376,7 @@ def test_questions_to_choose_on_without_choices_are_told_in_one_line(here, comma
         (["NOTHING"], "scan.csv' has no questions: no two of its lines make an analogy"),
         (["--validation", "NOTHING"], "scan.csv' has no questions"),
         (["--n-folds", "2"], "No such option"),
+        (["--composites", "some"], "--composites is 'some' without the vectors that it mixes"),
         (["one.jsonl", "two.jsonl"], "unexpected extra argument"),
     ],
 )

@@ -162,6 +162,19 @@ def test_every_model_has_the_folder_that_it_would_have_alone_and_all_have_one_ta
 
 
 @pytest.mark.slow
+def test_each_model_takes_its_own_composites_of_an_earlier_study(here, without_pages, fitted):
+    assert call(*given(out="first")).exit_code == 0 and len(fitted) == 4
+    lines = (here / "questions.jsonl").read_text().splitlines()
+    (here / "questions.jsonl").write_text("\n".join(lines[:4]))
+    result = call(*given(out="second"), "--composites", "first")
+    assert result.exit_code == 0 and len(fitted) == 4, result.output
+    for name in ("one", "two"):
+        assert f"--composites first/{name} " in summary(here / "second" / name)["command"]
+        assert files(here / "second" / name / "composites") == files(here / "first" / name / "composites")
+    assert call(*given(out="anew")).exit_code == 0 and whole(here / "anew") == whole(here / "second")
+
+
+@pytest.mark.slow
 def test_a_study_stopped_in_each_model_and_behind_both_ends_as_one_that_was_not(
     here, monkeypatch, without_pages, fitted
 ):
