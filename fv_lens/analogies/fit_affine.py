@@ -71,7 +71,7 @@ def fit_affine(
 
     Raises:
         InputError: no train or validation analogies, or no candidates; an empty library, vectors of two models or
-            layers; a family that leaves no vector in the library; a loss that is NaN before the first step.
+            layers; a family without whose vectors the library is empty; a loss that is NaN before the first step.
 
     Example:
         >>> parts = split_questions(load_questions())
@@ -120,8 +120,7 @@ class AffineFits:
     ) -> list[Composition]:
         """Every candidate, fitted on the analogies outside a fold, or on all of them."""
         every, asked = [what for listed in candidates.values() for what in listed], self._asked(n_shots, fold)
-        families = "all families" if fold is None else f"without fold {fold + 1} of {self.folds.n}"
-        description = f"affine maps, {('zero', 'one')[n_shots]}-shot, {families}"
+        description = f"affine maps, {('zero', 'one')[n_shots]}-shot, {self._families_of(fold)}"
         return [self._fit(what, n_shots, asked) for what in progress_bar(every, desc=description, unit="map")]
 
     def chosen(
@@ -131,7 +130,7 @@ class AffineFits:
         candidates: Mapping[str, Sequence[Affine]] = AFFINE,
     ) -> dict[str, Folded]:
         """name -> the best of its candidates, from `maps` of all families and of each fold."""
-        settings = list(zip(*by_fold))
+        settings = list(zip(*by_fold, strict=True))
         fold_of_question = np.array([self.folds.fold(question) for question in self.validation.questions])
         quality = self._quality(settings, n_shots, fold_of_question)
         told = [(name, f"{name}, {what}") for name, listed in candidates.items() for what in listed]
@@ -153,6 +152,9 @@ class AffineFits:
             quality[exclude] = completions(self.lens, part.prompts(n_shots), whatifs).rows(slice(1, None))
         return quality
 
+    def _families_of(self, fold: int | None) -> str:
+        return "all families" if fold is None else f"all families but those of fold {fold + 1} of {self.folds.n}"
+
     def _asked(self, n_shots: int, fold: int | None) -> "_Asked":
         """The analogies outside a fold, or all."""
         blocks, check = (
@@ -164,7 +166,7 @@ class AffineFits:
     @torch.inference_mode(False)
     @torch.enable_grad()
     def _fit(self, what: Affine, n_shots: int, asked: "_Asked") -> Composition:
-        """The map of lowest validation loss for the families of these analogies."""
+        """The map of lowest validation loss; where there are no analogies to fit or to stop on, its start."""
         (scores, known), (checked, checked_known) = (
             affine_scores(part.composer.log_probs[:, 1:], what.scored_by, part.allowed(asked.exclude))
             for part in (self.train, self.validation)
@@ -183,8 +185,11 @@ class AffineFits:
                     )
                 loss = float(check.rows.losses(composites).mean())
                 if not step and not np.isfinite(loss):
-                    without = "all families" + ("" if asked.fold is None else f" but those of fold {asked.fold}")
-                    raise InputError(f"The loss of the affine map of {without} is {loss} before its first step.")
+                    raise InputError(
+                        f"The loss of the affine map of {self._families_of(asked.fold)} is {loss} before its first "
+                        "step. Load the model in float32 or bfloat16, or leave out vectors that make its logits "
+                        "overflow."
+                    )
                 waited += 1
                 if loss < lowest:
                     best, lowest, waited = parameters.settings(self.library, n_shots), loss, 0
@@ -233,7 +238,7 @@ class _Part:
         return allowed_for(self.library, self.questions, exclude, self.families)
 
     def blocks(self, n_shots: int, kept: Sequence[bool], most: int) -> list[_Block]:
-        """The analogies dealt out to blocks in turn, so that each block has some of every relation; then those kept."""
+        """Analogies dealt out in turn to blocks of `most`, so that each has some of every relation; then those kept."""
         prompts, n = self.prompts(n_shots), -(-len(self.questions) // most)
         dealt = ([place for place in range(i, len(kept), n) if kept[place]] for i in range(n))
         return [

@@ -218,7 +218,7 @@ class Gated:
         return GateCurve(gate.signal, values, gained, self.groups, gate.threshold, self.left_out)
 
     def signals(self, how: Composition | Folded, library: LibraryName) -> dict[Signal, np.ndarray]:
-        """Each signal of each pair; "certainty of the weights" only if the composite has weights."""
+        """Each signal of each pair; "certainty of the weights" only if the composite has weights in every fold."""
         may = self._allowed(library)
         each = settings_for(how, self.questions, exclusion(library) is not None)
         plain, with_vectors = self.composer.log_probs[:, 0], self.composer.log_probs[:, 1:]
@@ -230,7 +230,8 @@ class Gated:
             "gain of the best vector": (best - plain).numpy(),
             "gain of the composite": of_composite[:, 1] - of_composite[:, 0],
         }
-        if all(settings.weighting != "none" for settings in each):
+        settings = (how.whole, *how.folds) if isinstance(how, Folded) else (how,)
+        if all(one.weighting != "none" for one in settings):
             entropy = torch.special.entr(self.composer.weights_of_each(each, may)).sum(1)
             most = may.sum(1).float().log()
             values["certainty of the weights"] = (1 - entropy / most.clamp(min=1e-9)).numpy()

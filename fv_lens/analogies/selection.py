@@ -13,6 +13,7 @@ from .basis import Exclusion
 from .composition import Composition, Folded
 
 BEST = "shared + best"
+UNCHOSEN = ", with no analogy to choose on"
 
 
 def folds_of(questions: Sequence[Question], n_folds: int, seed: int = 0) -> dict[str, int]:
@@ -57,31 +58,34 @@ def best_settings(
 ) -> dict[str, Folded]:
     """The best settings of each name, for all and for each fold: by whole answers, then by log-probability.
 
+    Where a fold has no question of another one to choose on, it has the first setting of the name, and the record says
+    so.
+
     Args:
         every: of each setting, its name and what it is in words.
     """
     # Equal shares stay equal, so that rounding does not choose between them; the log-probability does.
     # A question of no known family was answered with vectors that have seen all of them.
-    means = {
-        fold: _means(quality["family"].prompts((fold_of_question != fold) & (fold_of_question >= 0)))
-        for fold in range(folds.n)
-    }
-    means[-1] = _means(quality[None])
+    others = {fold: (fold_of_question != fold) & (fold_of_question >= 0) for fold in range(folds.n)}
+    means = {fold: _means(quality["family"].prompts(chosen_on)) for fold, chosen_on in others.items()}
+    of_all = _means(quality[None])
     names = dict.fromkeys(name for name, _ in every)
 
     def folded(candidates: Sequence[int]) -> Folded:
         best = {fold: max(candidates, key=lambda i: mean[i]) for fold, mean in means.items()}
+        whole = max(candidates, key=lambda i: of_all[i])
         settings = tuple(settings_by_fold[best[fold]][1 + fold] for fold in range(folds.n))
-        accuracy, log_prob = means[-1][best[-1]]
-        tried: dict[str, Any] = {"accuracy": accuracy, "log_prob": log_prob, "chosen": every[best[-1]][1]}
-        if folds.n:
+        tried: dict[str, Any] = {"accuracy": of_all[whole][0], "log_prob": of_all[whole][1], "chosen": every[whole][1]}
+        if (fold_of_question >= 0).any():
             left_out = [
                 quality["family"].prompts(fold_of_question == fold).rows([best[fold]]) for fold in range(folds.n)
             ]
             accuracy, log_prob = _means(Completions.joined(left_out))[0]
             tried["family left out"] = {"accuracy": accuracy, "log_prob": log_prob}
-            tried["family left out"]["chosen"] = [every[best[fold]][1] for fold in range(folds.n)]
-        return Folded(settings_by_fold[best[-1]][0], settings, folds.of, tried)
+            tried["family left out"]["chosen"] = [
+                every[best[fold]][1] + ("" if chosen_on.any() else UNCHOSEN) for fold, chosen_on in others.items()
+            ]
+        return Folded(settings_by_fold[whole][0], settings, folds.of, tried)
 
     fitted = {name: folded([i for i, (other, _) in enumerate(every) if other == name]) for name in names}
     return fitted | {BEST: folded(range(len(every)))}

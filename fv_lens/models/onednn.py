@@ -6,8 +6,8 @@ multiplies 1.1 to 2.4 times faster, at 8 rows and more. Both round in float32; o
 Weights that models turn before each product, `linear(x, weight.T.contiguous())`, are read as they stand: a copy of an
 unembedding takes as long as a product with it of a hundred rows.
 
-`only` leaves tokens out of the products: those that nothing reads, as behind the shorter answers of a batch, and those
-that equal another row's token, as where prompts begin alike.
+`only` leaves tokens out of the products: those that nothing reads, as after the shorter answers of a batch, and those
+that repeat another row's token, as where prompts begin alike.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -32,36 +32,37 @@ LEAST_ROWS = 8  # with fewer, products are memory-bound, and both take equally l
 _product: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 
 
-class _Some(NamedTuple):
-    """Indices of the tokens that are multiplied, and the place among these that each token's product is taken from.
+class _Selection(NamedTuple):
+    """Indices of the tokens that linear maps are computed of, and the place among these of each token's output.
 
-    The place is their number where the product is 0. `twice`: whether a product is taken by several tokens.
+    The place is their number where the output is 0. `shared`: whether several tokens take one output.
     """
 
-    multiplied: Int[Tensor, " some"]
+    computed: Int[Tensor, " computed"]
     places: Int[Tensor, " token"]
-    twice: bool
+    shared: bool
 
     @classmethod
-    def of(cls, read: Bool[Tensor, "row token"], same: Int[Tensor, "row token"] | None = None) -> "_Some":
+    def of(cls, read: Bool[Tensor, "row token"], same: Int[Tensor, "row token"] | None = None) -> "_Selection":
         flat = read.flatten().cpu()  # where oneDNN multiplies, wherever the tokens are
-        every = torch.arange(len(flat), device="cpu")
-        of = every if same is None else same.flatten().cpu()
-        chosen = flat & (of == every)
-        multiplied = chosen.nonzero()[:, 0]
-        places = torch.where(flat, (chosen.cumsum(0) - 1)[of], len(multiplied))
-        return cls(multiplied, places, len(multiplied) < int(flat.sum()))
+        own = torch.arange(len(flat), device="cpu")
+        first = own if same is None else same.flatten().cpu()
+        chosen = flat & (first == own)
+        assert chosen[first[flat]].all(), "a token that is read takes the output of one that is not computed"
+        computed = chosen.nonzero()[:, 0]
+        places = torch.where(flat, (chosen.cumsum(0) - 1)[first], len(computed))
+        return cls(computed, places, len(computed) < int(flat.sum()))
 
 
-# For tokens of the shape `[row, token]`; none where all are multiplied.
-_some: ContextVar[Mapping[torch.Size, _Some]] = ContextVar("_some", default=MappingProxyType({}))
+# For tokens of the shape `[row, token]`; none where all are computed.
+_selections: ContextVar[Mapping[torch.Size, _Selection]] = ContextVar("_selections", default=MappingProxyType({}))
 
 
 @contextmanager
 def only(
     read: Bool[Tensor, "row token"], last: int | None = None, same: Int[Tensor, "row token"] | None = None
 ) -> Iterator[None]:
-    """Skip products of tokens in this block: of those not `read`, whose outputs are 0, and of those that equal others.
+    """Compute linear maps only where needed in this context: tokens not `read` give 0, repeated ones share one output.
 
     It holds for linear maps of `[row, token, d]` that oneDNN is given, and of `[row, last, d]`, the last tokens of each
     row, of which logits are computed; all others are whole.
@@ -69,17 +70,18 @@ def only(
     Args:
         read: which tokens are read; none of them may see one that is not.
         last: how many tokens of each row have logits.
-        same: index in `[row * token]` of the first token, of those that are read, that equals each; its own where none
-            does. Equal tokens have the same numbers in every layer, whatever is trained; so it makes no difference to
-            the gradient of that which of them is multiplied.
+        same: for each token, the index in `[row * token]` of the first token that is read and has the same history, the
+            token itself included; its own index if there is none. A causal model computes the same numbers for both,
+            whatever is trained, so one output serves both and the sum of their gradients is exact.
     """
-    parts = [_Some.of(read, same)] + ([] if last is None else [_Some.of(read[:, -last:])])
-    shapes = [read.shape] + ([] if last is None else [read[:, -last:].shape])
-    token = _some.set({shape: part for shape, part in zip(shapes, parts) if len(part.multiplied) < shape.numel()})
+    parts = [(read, _Selection.of(read, same))]
+    if last is not None:
+        parts.append((read[:, -last:], _Selection.of(read[:, -last:])))
+    token = _selections.set({of.shape: part for of, part in parts if len(part.computed) < of.numel()})
     try:
         yield
     finally:
-        _some.reset(token)
+        _selections.reset(token)
 
 
 def through_onednn(verb: Callable[P, R]) -> Callable[P, R]:
@@ -103,9 +105,9 @@ class _OneDnnMode(TorchFunctionMode):
         if function is linear and not kwargs:
             args = tuple(x.as_it_stands if isinstance(x, _Turned) else x for x in args)
             if _fits(*args):
-                some = _some.get().get(args[0].shape[:-1])
-                if some is not None:
-                    return _LinearOfSome.apply(some, *args)
+                selection = _selections.get().get(args[0].shape[:-1])
+                if selection is not None:
+                    return _LinearOfSelected.apply(selection, *args)
                 return _Linear.apply(*args)
         # Where weights stand as `[in, out]`, models call addmm(bias, x, weight) instead.
         if function is torch.addmm and not kwargs and _fits(args[1], args[2].t(), args[0]):
@@ -187,22 +189,22 @@ class _Linear(torch.autograd.Function):
         return _product(slope, ctx.weight.t(), None, "none", [], ""), None, None
 
 
-class _LinearOfSome(torch.autograd.Function):
-    """As `_Linear` of the tokens that are multiplied; the others take their outputs, or 0."""
+class _LinearOfSelected(torch.autograd.Function):
+    """As `_Linear` of the selected tokens; the others take an output of theirs, or 0."""
 
     @staticmethod
-    def forward(ctx: Any, some: _Some, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        ctx.some, ctx.weight = some, weight
-        rows = _product(x.flatten(0, -2).index_select(0, some.multiplied), weight, bias, "none", [], "")
-        return pad(rows, (0, 0, 0, 1)).index_select(0, some.places).unflatten(0, x.shape[:-1])
+    def forward(ctx: Any, selection: _Selection, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        ctx.selection, ctx.weight = selection, weight
+        rows = _product(x.flatten(0, -2).index_select(0, selection.computed), weight, bias, "none", [], "")
+        return pad(rows, (0, 0, 0, 1)).index_select(0, selection.places).unflatten(0, x.shape[:-1])
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[None, Tensor, None, None]:
-        some, flat = ctx.some, slope.flatten(0, -2)
-        if some.twice:
-            of_rows = flat.new_zeros(len(some.multiplied) + 1, flat.shape[1]).index_add_(0, some.places, flat)[:-1]
+        (computed, places, shared), flat = ctx.selection, slope.flatten(0, -2)
+        if shared:
+            of_rows = flat.new_zeros(len(computed) + 1, flat.shape[1]).index_add_(0, places, flat)[:-1]
         else:
-            of_rows = flat.index_select(0, some.multiplied)
+            of_rows = flat.index_select(0, computed)
         rows = _product(of_rows, ctx.weight.t(), None, "none", [], "")
-        result = rows.new_zeros(len(flat), rows.shape[1]).index_copy_(0, some.multiplied, rows)
+        result = rows.new_zeros(len(flat), rows.shape[1]).index_copy_(0, computed, rows)
         return None, result.unflatten(0, slope.shape[:-1]), None, None

@@ -13,7 +13,7 @@ from fv_lens.analogies.basis import Basis
 from fv_lens.analogies.compose import Composer, compose, weights_of
 from fv_lens.analogies.composition import METHODS, Composition, Folded
 from fv_lens.analogies.fit import Fitting
-from fv_lens.analogies.fit_affine import AFFINE, fit_affine
+from fv_lens.analogies.fit_affine import AFFINE, AffineFits, fit_affine
 from fv_lens.engine.batches import batch
 from fv_lens.engine.gradients import Rows
 from fv_lens.ground.errors import InputError
@@ -300,6 +300,20 @@ def test_no_answer_of_a_family_has_a_say_in_its_settings(llama, fitted):
         for name in FEW:
             assert equal(after[name].of(family), fitted[name].of(family)), (family, name)
             assert not torch.equal(after[name].whole.affine_bias, fitted[name].whole.affine_bias), "elsewhere they have"
+
+
+@pytest.mark.parametrize("fold", [None, 0, 1, 2, 3])
+def test_a_map_sees_the_analogies_of_other_families_alone_and_each_once(llama, monkeypatch, fold):
+    monkeypatch.setattr(module, "BLOCK", 4)
+    fits = AffineFits(llama, vectors_of(llama), TRAIN, VALIDATION, QUICK["how"])
+    asked = fits._asked(0, fold)
+    of_fold = {family for family, other in fits.folds.of.items() if other == fold}
+    assert fits.folds.n == 4 and (fold is None) == (not of_fold)
+    seen = sorted(place for block in asked.blocks for place in block.places)
+    assert seen == [i for i, question in enumerate(TRAIN) if question.family not in of_fold]
+    assert asked.check.places == [i for i, question in enumerate(VALIDATION) if question.family not in of_fold]
+    assert asked.exclude == (None if fold is None else "family")
+    assert all(len(block.rows.owners) == len(block.places) <= 4 for block in asked.blocks)
 
 
 @pytest.mark.slow

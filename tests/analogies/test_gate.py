@@ -17,7 +17,7 @@ from fv_lens.ground.errors import InputError
 
 from .. import oracles
 from ..oracles import Change
-from .made import FAMILIES, LAYER, TRAIN, VALIDATION, noise, vectors_of
+from .made import FAMILIES, FAMILY, LAYER, TRAIN, VALIDATION, noise, vectors_of
 
 pytestmark = pytest.mark.usefixtures("some_end")
 
@@ -105,6 +105,19 @@ def test_answers_have_no_part_in_signals(llama):
 def test_without_weights_there_is_no_certainty(llama):
     found = Gated(llama, vectors_of(llama), TRAIN[:3]).signals(Composition("none", shared=noise(32)), "full")
     assert [*found] == list(SIGNALS[:2])
+
+
+def test_a_composite_without_weights_in_one_fold_has_no_certainty_wherever_it_is_used(llama):
+    bare = Composition("none", shared=noise(32))
+    for folded in (
+        Folded(bare, (METHODS["uniform"], METHODS["single best"]), {"f": 0, "g": 1}),
+        Folded(METHODS["uniform"], (bare, METHODS["single best"]), {"f": 0, "g": 1}),
+    ):
+        gate = fit_gate(llama, vectors_of(llama), [q for q in TRAIN if q.family == "g"], folded, library=FAMILY)
+        assert gate.signal in SIGNALS[:2] and SIGNALS[2] not in gate.record["mean gain"]
+        strangers = [replace(question, family=None, relation=None) for question in TRAIN]
+        assert len(gate.curve(llama, vectors_of(llama), strangers).values) == len(TRAIN)
+        assert gate.inserts(llama, vectors_of(llama), ("w3", "w4")) in (True, False)
 
 
 @pytest.mark.parametrize("n_shots", [0, 1])

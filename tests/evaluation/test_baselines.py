@@ -24,7 +24,7 @@ from fv_lens.evaluation.baselines.training import (
     AnswerRows,
     TrainingPrompts,
     behind_virtual_tokens,
-    first_alike,
+    first_with_same_history,
     train,
 )
 from fv_lens.ground.errors import InputError
@@ -109,15 +109,27 @@ def test_losses_and_gradients_are_those_of_plain_torch(llama, perplexity):
     assert (adapted.parameters[0].grad - slope).norm() <= 1e-4 * slope.norm()
 
 
-def test_tokens_are_alike_that_end_the_same_sequence_whatever_padding_stands_before():
+def test_gradients_of_adapters_are_those_of_forwards_one_by_one(llama):
+    adapted, generator = with_lora(lens_of(llama), range(3)), torch.Generator().manual_seed(3)
+    for parameter in adapted.parameters:
+        parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+    AnswerRows(adapted, prompts_of(llama).train).backward()
+    pairs = oracles.in_tokens(llama, tuning_pairs(RELATION).train)
+    expected = torch.stack([nats(adapted.lens.network, pair) for pair in pairs]).mean()
+    slopes = torch.autograd.grad(expected, adapted.parameters)
+    for parameter, slope in zip(adapted.parameters, slopes):
+        assert (parameter.grad - slope).norm() <= 1e-4 * slope.norm()
+
+
+def test_tokens_have_the_same_history_whatever_padding_stands_before():
     ids = torch.tensor([[5, 6, 7, 6], [0, 5, 6, 7], [0, 5, 6, 8], [9, 5, 6, 7]])
     read = torch.tensor([[1, 1, 1, 0], [0, 1, 1, 1], [0, 1, 1, 1], [1, 1, 1, 1]]).bool()
-    assert first_alike(ids, read).tolist() == [[0, 1, 2, 3], [4, 0, 1, 2], [8, 0, 1, 11], [12, 13, 14, 15]]
+    assert first_with_same_history(ids, read).tolist() == [[0, 1, 2, 3], [4, 0, 1, 2], [8, 0, 1, 11], [12, 13, 14, 15]]
 
 
 def test_what_fills_up_a_shorter_answer_stands_for_no_token_of_a_longer_one():
     ids, read = torch.tensor([[5, 6, 0], [5, 6, 0]]), torch.tensor([[1, 1, 0], [1, 1, 1]]).bool()
-    assert first_alike(ids, read).tolist() == [[0, 1, 2], [0, 1, 5]]
+    assert first_with_same_history(ids, read).tolist() == [[0, 1, 2], [0, 1, 5]]
 
 
 @pytest.mark.skipif(onednn._product is None, reason="this build of torch has no oneDNN")

@@ -190,9 +190,13 @@ def test_without_onednn_torchs_own_way_stays(monkeypatch):
     assert torch.equal(run(linear, x, weight), linear(x, weight))
 
 
-def test_weights_that_could_learn_are_read_where_nothing_learns():
+@needs_onednn
+def test_weights_that_require_gradients_are_read_where_none_are_taken(products):
+    x, weight = normal(16, 24), normal(40, 24).requires_grad_()
     with torch.no_grad():
-        assert run(linear, normal(16, 24), normal(40, 24).requires_grad_()).requires_grad is False
+        torch.testing.assert_close(run(linear, x, weight), linear(x, weight), rtol=1e-5, atol=1e-5)
+    assert products == [(16, 24)]
+    assert run(linear, x, weight).requires_grad and len(products) == 1
 
 
 @pytest.mark.slow(but=1)
@@ -256,6 +260,14 @@ def test_equal_tokens_are_multiplied_once_and_what_made_them_has_the_whole_slope
     expected = torch.autograd.grad(whole, [made, own], slope * read[..., None])
     torch.testing.assert_close(out, whole * read[..., None], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(slopes, expected, rtol=1e-5, atol=1e-5)
+
+
+@needs_onednn
+def test_the_first_of_equal_tokens_is_one_that_is_computed():
+    same = torch.tensor([[0, 1], [0, 3]])
+    for wrong in (torch.tensor([[0, 1], [0, 2]]), same):
+        with pytest.raises(AssertionError), only(torch.tensor([[wrong is not same, True], [True, True]]), same=wrong):
+            pass
 
 
 @needs_onednn

@@ -74,7 +74,8 @@ class AnswerRows:
             ids, mask, targets = with_answers(prompts, answers, rows)
             read = mask.bool()  # neither padding nor what fills up shorter answers
             read[:, -targets.shape[1] :] &= targets >= 0
-            ids, mask, targets, same = *(x.to(lens.device) for x in (ids, mask, targets)), first_alike(ids, read)
+            same = first_with_same_history(ids, read)
+            ids, mask, targets = (x.to(lens.device) for x in (ids, mask, targets))
             self.chunks.append(_Chunk(rows, ids, mask, targets, read, same))
 
     @torch.no_grad()
@@ -105,7 +106,7 @@ class AnswerRows:
 
 
 class _Chunk(NamedTuple):
-    """Prompts that run together, `rows` of all; `read` and `same` say which tokens `only` is to multiply."""
+    """Prompts that run together, `rows` of all; `read` and `same` are for `onednn.only`."""
 
     rows: list[int]
     ids: Int[Tensor, "row pos"]
@@ -115,18 +116,17 @@ class _Chunk(NamedTuple):
     same: Int[Tensor, "row pos"]
 
 
-def first_alike(ids: Int[Tensor, "row pos"], read: Bool[Tensor, "row pos"]) -> Int[Tensor, "row pos"]:
-    """Index in `[row * pos]` of the first token that ends the same sequence as each: a causal model is at one there.
+def first_with_same_history(ids: Int[Tensor, "row pos"], read: Bool[Tensor, "row pos"]) -> Int[Tensor, "row pos"]:
+    """For each token the index in `[row * pos]` of the first one with the same history: itself and all before it.
 
-    Tokens that are read follow each other in a row; any other has its own index.
+    A causal model computes the same there. Tokens that are read follow each other in a row; others have their own.
     """
     same = torch.arange(ids.numel(), device="cpu").reshape(ids.shape)
-    for_sequence: dict[tuple[int, ...], int] = {}
-    for row, (of_row, there) in enumerate(zip(ids.tolist(), read.tolist())):
-        start = there.index(True)
-        for at in range(start, start + sum(there)):
-            own = int(same[row, at])
-            same[row, at] = for_sequence.setdefault(tuple(of_row[start : at + 1]), own)
+    known: dict[tuple[int | None, int], int] = {}  # (first token of the history before it, token) -> index
+    for row, of_row in enumerate(ids.tolist()):
+        before = None
+        for at in read[row].nonzero()[:, 0].tolist():
+            before = same[row, at] = known.setdefault((before, of_row[at]), row * len(of_row) + at)
     return same
 
 

@@ -1,6 +1,7 @@
 """Steps of a study of analogies: affine weights in both prompts, and the gates of its best composite."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 import pandas as pd
@@ -36,34 +37,41 @@ def fit_affine_all(
 ) -> dict[str, Folded]:
     """Affine composites, each fitted for the zero-shot and for the one-shot prompt: "name, prompt" -> settings.
 
-    They become the stage `AFFINE_STAGE`, of which the maps of each fold in each prompt are parts.
+    They are the stage `AFFINE_STAGE`, of which the maps of each fold in each prompt are parts.
     """
     fits = AffineFits(model, vectors, train, validation, how=Fitting(seed=seed))
-    parts: list[str] = []
-
-    def maps(n_shots: Literal[0, 1], fold: int | None) -> list[Composition]:
-        parts.append(f"{PARTS}/{AFFINE_STAGE}-{AFFINE_PROMPTS[n_shots]}-{'all' if fold is None else fold}")
-        kept = stages.run(parts[-1], lambda: packed(_numbered(fits.maps(n_shots, fold, AFFINE))))
-        return [how.whole for how in unpacked(*kept).values()]
-
-    by_fold = [[maps(n_shots, fold) for fold in (None, *range(fits.folds.n))] for n_shots in AFFINE_PROMPTS]
+    every_fold = (None, *range(fits.folds.n))
+    parts = {
+        (n_shots, fold): f"{PARTS}/{AFFINE_STAGE}-{prompt}-{'all' if fold is None else fold + 1}"
+        for n_shots, prompt in AFFINE_PROMPTS.items()
+        for fold in every_fold
+    }
+    maps: dict[tuple[int, int | None], list[Composition]] = {}
+    for (n_shots, fold), part in parts.items() if not stages.has(AFFINE_STAGE) else ():
+        fitted = stages.run(part, partial(_packed_maps, fits, n_shots, fold))
+        maps[n_shots, fold] = [how.whole for how in unpacked(*fitted).values()]
 
     def chosen() -> Step:
-        found = {prompt: fits.chosen(n, by_fold[n], AFFINE) for n, prompt in AFFINE_PROMPTS.items()}
+        found = {
+            prompt: fits.chosen(n_shots, [maps[n_shots, fold] for fold in every_fold], AFFINE)
+            for n_shots, prompt in AFFINE_PROMPTS.items()
+        }
         return packed({f"{name}, {prompt}": of_prompt[name] for name in AFFINE for prompt, of_prompt in found.items()})
 
-    done = stages.run(AFFINE_STAGE, chosen, parts)
+    done = stages.run(AFFINE_STAGE, chosen, [*parts.values()])
     stages.tidy()
     return unpacked(*done)
 
 
-def _numbered(settings: Sequence[Composition]) -> dict[str, Folded]:
-    return {str(i): Folded(how) for i, how in enumerate(settings)}
+def _packed_maps(fits: AffineFits, n_shots: Literal[0, 1], fold: int | None) -> Step:
+    """The maps of a fold as a stage's results, which are of `Folded`, by their place among the candidates."""
+    return packed({str(i): Folded(how) for i, how in enumerate(fits.maps(n_shots, fold, AFFINE))})
 
 
 def by_prompt(affine: Mapping[str, Folded]) -> dict[str, tuple[Folded, Folded]]:
     """Affine methods, each with its settings in the zero-shot and in the one-shot prompt."""
-    return {name: (affine[f"{name}, zero-shot"], affine[f"{name}, one-shot"]) for name in AFFINE if affine}
+    zero, one = AFFINE_PROMPTS.values()
+    return {name: (affine[f"{name}, {zero}"], affine[f"{name}, {one}"]) for name in AFFINE if affine}
 
 
 def gates_of(

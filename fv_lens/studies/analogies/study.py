@@ -36,7 +36,7 @@ from .choice import best_method
 from .files import COMPOSITES, file_name, packed, read_composites, unpacked, write_outputs
 from .library import relations_for, tuned_library
 from .page import write_analogy_report
-from .steps import AFFINE_STAGE, affine_names, by_prompt, fit_affine_all, gates_frame, gates_of
+from .steps import affine_names, by_prompt, fit_affine_all, gates_frame, gates_of
 
 TUNED_HERE = "of the bundled relations, tuned for this run"  # in the plan, which is there before they are
 N_ITEMS = 8  # single analogies on the page
@@ -186,8 +186,6 @@ def _fitted(
     how = Fitting(seed=seed)
     fitted = stages.run("fit", lambda: packed(fit_compositions(model, vectors, train, validation, how=how)))
     tell("Affine weights, for zero-shot and for one-shot prompts")
-    if stages.has(AFFINE_STAGE):
-        return unpacked(*fitted), unpacked(*stages.read(AFFINE_STAGE))
     return unpacked(*fitted), fit_affine_all(model, vectors, train, validation, seed, stages)
 
 
