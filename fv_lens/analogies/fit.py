@@ -17,16 +17,14 @@ from torch import Tensor
 from ..datasets.question_split import families_of
 from ..datasets.questions import Question
 from ..engine.batches import PromptBatch, batch
-from ..engine.completion import Completions, completions
 from ..ground.errors import InputError, whole_number
-from ..ground.progress import progress_bar
 from ..models.lens import Lens, Model, lens_of
 from ..vectors.function_vector import FunctionVector
 from ..vectors.optimizer import Task, Tuning, tune
-from .basis import Basis, Exclusion, allowed_for
+from .basis import Basis
 from .compose import Composer
 from .composition import Composition, Folded
-from .selection import BEST, Folds, best_settings, folds_of
+from .selection import BEST, Folds, answers_by_setting, best_settings, folds_of
 
 N_FOLDS = 5
 SHARED_STEPS = 24  # more steps overfit the families it is tuned on
@@ -157,20 +155,11 @@ def fit_compositions(
     fold_of_question = np.array([folds.fold(question) for question in validation])
     sources, most = [question.source for question in validation], max(how.pair_steps for _, how in every)
     composer = Composer(lens, library, sources, most)
-    families = families_of([*train, *validation])
-    prompts = batch(lens, [question.asked(n_shots) for question in validation], library.template)
     settings_by_fold = [[placed(how, fold) for fold in range(1 + folds.n)] for _, how in every]
-    quality: dict[Exclusion | None, Completions] = {}
-    exclusions: tuple[Exclusion | None, ...] = (None, "family") if folds.n else (None,)
-    for exclude in exclusions:
-        may = allowed_for(library, validation, exclude, families)
-        whatifs = []
-        for settings in progress_bar(settings_by_fold, desc="composites on validation", unit="setting"):
-            each = [settings[0 if exclude is None else 1 + fold] for fold in fold_of_question.tolist()]
-            whatifs.append(library.edit(composer.vectors(each if exclude else settings[0], may)))
-        quality[exclude] = completions(lens, prompts, whatifs).rows(slice(1, None))
-    told = [(name, _summary(name, how)) for name, how in every]
-    return best_settings(told, settings_by_fold, quality, fold_of_question, folds)
+    families = families_of([*train, *validation])
+    answers = answers_by_setting(composer, validation, settings_by_fold, n_shots, folds, families)
+    descriptions = [(name, _summary(name, how)) for name, how in every]
+    return best_settings(descriptions, settings_by_fold, answers, fold_of_question, folds)
 
 
 def _shared(

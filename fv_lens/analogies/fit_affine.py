@@ -17,7 +17,6 @@ from torch import Tensor
 from ..datasets.question_split import families_of
 from ..datasets.questions import Question
 from ..engine.batches import PromptBatch, batch
-from ..engine.completion import Completions, completions
 from ..engine.gradients import Rows
 from ..ground.errors import InputError
 from ..ground.progress import progress_bar
@@ -29,7 +28,7 @@ from .basis import Basis, Exclusion, allowed_for
 from .compose import Composer
 from .composition import Composition, Folded, ScoredBy
 from .fit import Fitting
-from .selection import BEST, Folds, best_settings, folds_of
+from .selection import BEST, Folds, answers_by_setting, best_settings, folds_of
 
 EVERY = 4  # steps between measurements of the validation loss
 PATIENCE = 2  # measurements without a lower loss that end a fit
@@ -103,8 +102,10 @@ class AffineFits:
                 f"There are {len(train)} train and {len(validation)} validation analogies; give some of each."
             )
         self.folds = Folds(folds_of([*train, *validation], how.n_folds, how.seed))
-        families = families_of([*train, *validation])
-        self.train, self.validation = (_Part(self.lens, self.library, part, families) for part in (train, validation))
+        self.families = families_of([*train, *validation])
+        self.train, self.validation = (
+            _Part(self.lens, self.library, part, self.families) for part in (train, validation)
+        )
 
     def fitted(self, n_shots: Literal[0, 1], candidates: Mapping[str, Sequence[Affine]] = AFFINE) -> dict[str, Folded]:
         """name -> the best of its candidates, as `fit_affine` returns them."""
@@ -112,71 +113,59 @@ class AffineFits:
             raise InputError(f"n_shots is {n_shots!r}; composites are for prompts with 0 or 1 demonstration.")
         if not any(candidates.values()):
             raise InputError("There are no candidates to choose from; give name -> [Affine, ...].")
-        by_fold = [self.maps(n_shots, fold, candidates) for fold in (None, *range(self.folds.n))]
-        return self.chosen(n_shots, by_fold, candidates)
+        maps_by_fold = [self.maps(n_shots, fold, candidates) for fold in (None, *range(self.folds.n))]
+        return self.chosen(n_shots, maps_by_fold, candidates)
 
     def maps(
         self, n_shots: Literal[0, 1], fold: int | None, candidates: Mapping[str, Sequence[Affine]] = AFFINE
     ) -> list[Composition]:
         """Every candidate, fitted on the analogies outside a fold, or on all of them."""
-        every, asked = [what for listed in candidates.values() for what in listed], self._asked(n_shots, fold)
+        every, analogies = [each for listed in candidates.values() for each in listed], self._analogies(n_shots, fold)
         description = f"affine maps, {('zero', 'one')[n_shots]}-shot, {self._families_of(fold)}"
-        return [self._fit(what, n_shots, asked) for what in progress_bar(every, desc=description, unit="map")]
+        return [
+            self._fit(candidate, n_shots, analogies) for candidate in progress_bar(every, desc=description, unit="map")
+        ]
 
     def chosen(
         self,
         n_shots: Literal[0, 1],
-        by_fold: Sequence[Sequence[Composition]],
+        maps_by_fold: Sequence[Sequence[Composition]],
         candidates: Mapping[str, Sequence[Affine]] = AFFINE,
     ) -> dict[str, Folded]:
         """name -> the best of its candidates, from `maps` of all families and of each fold."""
-        settings = list(zip(*by_fold, strict=True))
-        fold_of_question = np.array([self.folds.fold(question) for question in self.validation.questions])
-        quality = self._quality(settings, n_shots, fold_of_question)
-        told = [(name, f"{name}, {what}") for name, listed in candidates.items() for what in listed]
-        best = best_settings(told, settings, quality, fold_of_question, self.folds)
+        settings = list(zip(*maps_by_fold, strict=True))
+        composer, questions = self.validation.composer, self.validation.questions
+        fold_of_question = np.array([self.folds.fold(question) for question in questions])
+        answers = answers_by_setting(composer, questions, settings, n_shots, self.folds, self.families)
+        descriptions = [(name, f"{name}, {each}") for name, listed in candidates.items() for each in listed]
+        best = best_settings(descriptions, settings, answers, fold_of_question, self.folds)
         return {name: folded for name, folded in best.items() if name != BEST}
-
-    def _quality(
-        self, settings: Sequence[Sequence[Composition]], n_shots: int, fold_of_question: np.ndarray
-    ) -> dict[Exclusion | None, Completions]:
-        """How validation questions are answered by each setting: by that of their fold, with their family left out."""
-        part, quality = self.validation, dict[Exclusion | None, Completions]()
-        exclusions: tuple[Exclusion | None, ...] = (None, "family") if self.folds.n else (None,)
-        for exclude in exclusions:
-            whatifs = []
-            for by_fold in settings:
-                each = [by_fold[1 + fold] for fold in fold_of_question.tolist()]
-                composites = part.composer.vectors(each if exclude else by_fold[0], part.allowed(exclude))
-                whatifs.append(self.library.edit(composites))
-            quality[exclude] = completions(self.lens, part.prompts(n_shots), whatifs).rows(slice(1, None))
-        return quality
 
     def _families_of(self, fold: int | None) -> str:
         return "all families" if fold is None else f"all families but those of fold {fold + 1} of {self.folds.n}"
 
-    def _asked(self, n_shots: int, fold: int | None) -> "_Asked":
+    def _analogies(self, n_shots: int, fold: int | None) -> "_FoldAnalogies":
         """The analogies outside a fold, or all."""
         blocks, check = (
             part.blocks(n_shots, [fold is None or self.folds.fold(question) != fold for question in part.questions], n)
             for part, n in ((self.train, BLOCK), (self.validation, len(self.validation.questions)))
         )
-        return _Asked(fold, blocks, check[0] if check else None)
+        return _FoldAnalogies(fold, blocks, check[0] if check else None)
 
     @torch.inference_mode(False)
     @torch.enable_grad()
-    def _fit(self, what: Affine, n_shots: int, asked: "_Asked") -> Composition:
+    def _fit(self, candidate: Affine, n_shots: int, analogies: "_FoldAnalogies") -> Composition:
         """The map of lowest validation loss; where there are no analogies to fit or to stop on, its start."""
         (scores, known), (checked, checked_known) = (
-            affine_scores(part.composer.log_probs[:, 1:], what.scored_by, part.allowed(asked.exclude))
+            affine_scores(part.composer.log_probs[:, 1:], candidate.scored_by, part.allowed(analogies.exclude))
             for part in (self.train, self.validation)
         )
-        kept = sorted(place for block in asked.blocks for place in block.places)
-        parameters = AffineParameters(what, scores[kept], known[kept])
+        kept = sorted(place for block in analogies.blocks for place in block.places)
+        parameters = AffineParameters(candidate, scores[kept], known[kept])
         best, lowest, waited = parameters.settings(self.library, n_shots), torch.inf, 0
-        if (check := asked.check) is None or not asked.blocks:
+        if (check := analogies.check) is None or not analogies.blocks:
             return best
-        turns = cycle(asked.blocks)
+        turns = cycle(analogies.blocks)
         for step in range(self.how.steps + 1):
             if step % EVERY == 0 or step == self.how.steps:
                 with torch.no_grad():
@@ -186,7 +175,7 @@ class AffineFits:
                 loss = float(check.rows.losses(composites).mean())
                 if not step and not np.isfinite(loss):
                     raise InputError(
-                        f"The loss of the affine map of {self._families_of(asked.fold)} is {loss} before its first "
+                        f"The loss of the affine map of {self._families_of(analogies.fold)} is {loss} before its first "
                         "step. Load the model in float32 or bfloat16, or leave out vectors that make its logits "
                         "overflow."
                     )
@@ -212,7 +201,7 @@ class _Block:
 
 
 @dataclass
-class _Asked:
+class _FoldAnalogies:
     """The analogies outside a fold, or all: train ones in blocks, and the validation ones that stop a fit."""
 
     fold: int | None

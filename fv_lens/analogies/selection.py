@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 
 from ..datasets.questions import Question
-from ..engine.completion import Completions
+from ..engine.batches import batch
+from ..engine.completion import Completions, completions
+from ..ground.progress import progress_bar
 from ..ground.streams import Stream, generator
-from .basis import Exclusion
+from .basis import Exclusion, allowed_for
+from .compose import Composer
 from .composition import Composition, Folded
 
 BEST = "shared + best"
@@ -47,6 +50,34 @@ class Folds:
     def fold(self, question: Question) -> int:
         """The fold that leaves out the question's family; -1 where that is not known."""
         return -1 if question.kin is None else self.of.get(question.kin, -1)
+
+
+def answers_by_setting(
+    composer: Composer,
+    questions: Sequence[Question],
+    settings: Sequence[Sequence[Composition]],
+    n_shots: int,
+    folds: Folds,
+    families: Mapping[str, str],
+) -> dict[Exclusion | None, Completions]:
+    """How each setting answers validation questions: by all vectors, and in its folds without a question's family.
+
+    Args:
+        composer: of the source pairs of the questions.
+        settings: of each, that of all families, then that of each fold.
+    """
+    lens, library = composer.lens, composer.library
+    prompts = batch(lens, [question.asked(n_shots) for question in questions], library.template)
+    answers: dict[Exclusion | None, Completions] = {}
+    exclusions: tuple[Exclusion | None, ...] = (None, "family") if folds.n else (None,)
+    for exclude in exclusions:
+        may, whatifs = allowed_for(library, questions, exclude, families), []
+        for by_fold in progress_bar(settings, desc="composites on validation", unit="setting"):
+            # A question of no known family has the setting of all families.
+            own = [by_fold[1 + folds.fold(question)] for question in questions] if exclude else by_fold[0]
+            whatifs.append(library.edit(composer.vectors(own, may)))
+        answers[exclude] = completions(lens, prompts, whatifs).rows(slice(1, None))
+    return answers
 
 
 def best_settings(

@@ -306,14 +306,14 @@ def test_no_answer_of_a_family_has_a_say_in_its_settings(llama, fitted):
 def test_a_map_sees_the_analogies_of_other_families_alone_and_each_once(llama, monkeypatch, fold):
     monkeypatch.setattr(module, "BLOCK", 4)
     fits = AffineFits(llama, vectors_of(llama), TRAIN, VALIDATION, QUICK["how"])
-    asked = fits._asked(0, fold)
+    analogies = fits._analogies(0, fold)
     of_fold = {family for family, other in fits.folds.of.items() if other == fold}
     assert fits.folds.n == 4 and (fold is None) == (not of_fold)
-    seen = sorted(place for block in asked.blocks for place in block.places)
+    seen = sorted(place for block in analogies.blocks for place in block.places)
     assert seen == [i for i, question in enumerate(TRAIN) if question.family not in of_fold]
-    assert asked.check.places == [i for i, question in enumerate(VALIDATION) if question.family not in of_fold]
-    assert asked.exclude == (None if fold is None else "family")
-    assert all(len(block.rows.owners) == len(block.places) <= 4 for block in asked.blocks)
+    assert analogies.check.places == [i for i, question in enumerate(VALIDATION) if question.family not in of_fold]
+    assert analogies.exclude == (None if fold is None else "family")
+    assert all(len(block.rows.owners) == len(block.places) <= 4 for block in analogies.blocks)
 
 
 @pytest.mark.slow
