@@ -47,10 +47,7 @@ class Comparison(NamedTuple):
 
 
 FEW_SHOT = r"\d+-shot"
-BEST_BASELINE = "best baseline"  # that of the highest mean over relations, in hindsight
-BASELINES = (
-    *names.TRAINED, names.ACTIVATION_ADDITION, names.MEAN_DIFFERENCE, names.INSTRUCTION, names.OTHERS_BEST,
-)  # fmt: skip
+BEST_BASELINE = "best baseline"  # of `BASELINES`, that of the highest mean over relations, in hindsight
 ROWS = (
     StudyRow("zero-shot", "prompting"),
     StudyRow(FEW_SHOT, "prompting"),
@@ -62,7 +59,7 @@ ROWS = (
     StudyRow("FFV from FV", "fine-tuned", "tuned"),
     StudyRow("FFV from zero", "fine-tuned", "tuned"),
     StudyRow("FFV from random", "fine-tuned", "tuned"),
-    *(StudyRow(name, "baseline") for name in (*BASELINES, BEST_BASELINE)),
+    *(StudyRow(name, "baseline") for name in (*names.BASELINES, BEST_BASELINE)),
     StudyRow("mean of FFVs", "control", "tuned"),
     StudyRow("pooled FFV", "control", "tuned"),
     StudyRow("FFV of shuffled pairs", "control", "tuned"),
@@ -93,7 +90,7 @@ COMPARISONS = (
     Comparison("FFV from zero", "{pairs}-shot"),
     Comparison("FFV from zero", "{all}-shot"),
     Comparison("FFV from zero", BEST_BASELINE, short=True),
-    *(Comparison("FFV from zero", name) for name in BASELINES),
+    *(Comparison("FFV from zero", name) for name in names.BASELINES),
     Comparison("FFV from zero", "pooled FFV", short=True),
     Comparison("FFV from zero", "FFV of shuffled pairs", short=True),
     Comparison("FFV from zero", "mean of FFVs"),

@@ -99,6 +99,8 @@ def side_effects(
         >>> print(side_effects(model, "antonym", tuned, ["present-past", "country-capital"], beside={"FV": fv}))
     """
     lens, own = lens_of(model), load_relation(relation)
+    if isinstance(others, str):
+        raise InputError(f"others is {others!r}; give a list of relations, [{others!r}].")
     relations = [load_relation(other) for other in others]
     texts = neutral_texts() if texts is None else [texts] if isinstance(texts, str) else list(texts)
     for given, what in ((relations, "others"), (texts, "texts")):

@@ -87,7 +87,8 @@ class Transfer:
             for name, prompts in self.rows.items()
             for prompt, row in prompts.items()
         ]
-        moved = [place for place in range(len(lines)) if place % 3 == 1]
+        every_prompt = [prompt for prompts in self.rows.values() for prompt in prompts]
+        moved = [place for place, prompt in enumerate(every_prompt) if prompt == MOVED]
         return card(
             "Transfer", self.relation, table(columns, lines, strong=moved, most=len(lines)),
             table(["left out", "why"], self.gaps.items(), words=True), self.verdict,

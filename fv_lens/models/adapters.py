@@ -106,7 +106,7 @@ def with_soft_prompt(lens: Lens, n_tokens: int, seed: int = 0) -> Adapted:
         task_type="CAUSAL_LM", num_virtual_tokens=n_tokens, token_dim=made.d_model, num_transformer_submodules=1,
         prompt_tuning_init="SAMPLE_VOCAB",
     )  # fmt: skip
-    with _drawing(seed), torch.no_grad():
+    with _drawing(lens, seed), torch.no_grad():
         rows = peft.PromptEmbedding(how, _Vocabulary(known, made.embedding)).embedding.weight
     rows = nn.Parameter(rows.detach().to(made.device, torch.float32))
     made.network.set_input_embeddings(VirtualTokens(known, rows))
@@ -129,7 +129,7 @@ def with_lora(lens: Lens, layers: Sequence[int], rank: int = 1, seed: int = 0) -
     made = twin(lens)
     targets = _called_maps(made, layers)
     how = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=targets, bias="none")
-    with _drawing(seed), warnings.catch_warnings():
+    with _drawing(lens, seed), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it says which way round each map keeps its weights
         peft.inject_adapter_in_model(how, made.network)
     trained = [parameter for parameter in made.network.parameters() if parameter.requires_grad]
@@ -225,9 +225,9 @@ class _Vocabulary(nn.Module):
 
 
 @contextmanager
-def _drawing(seed: int) -> Iterator[None]:
+def _drawing(lens: Lens, seed: int) -> Iterator[None]:
     """Torch's random numbers from this seed in a block, after which they go on as if it had not been."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(lens.gpus):
         torch.manual_seed(seed)
         yield
 

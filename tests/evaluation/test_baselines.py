@@ -9,12 +9,12 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 import fv_lens
 from fv_lens.datasets.instructions import instructions
-from fv_lens.datasets.prompts import PromptTemplate
+from fv_lens.datasets.prompts import PromptTemplate, corrupted, few_shot
 from fv_lens.datasets.relation_files import relation_names
 from fv_lens.datasets.relations import Relation
 from fv_lens.engine.completion import completions
 from fv_lens.engine.whatif import Edit
-from fv_lens.evaluation.baselines import costs, training
+from fv_lens.evaluation.baselines import costs, steering, training
 from fv_lens.evaluation.baselines import rows as rows_module
 from fv_lens.evaluation.baselines.compare import baselines
 from fv_lens.evaluation.baselines.costs import memory_held, prepared, timed
@@ -34,7 +34,7 @@ from fv_lens.models.lens import lens_of
 from fv_lens.vectors.function_vector import FunctionVector
 from fv_lens.vectors.optimizer import Tuning
 from fv_lens.vectors.tuning import finetune
-from fv_lens.vectors.tuning_pairs import tuning_pairs
+from fv_lens.vectors.tuning_pairs import shuffled, tuning_pairs
 
 from .. import oracles, tiny
 
@@ -371,7 +371,7 @@ def test_every_bundled_relation_has_an_instruction_of_one_short_sentence():
 def test_what_cannot_be_measured_is_a_gap_with_its_reason(llama, fv):
     table = baselines(llama, RELATION, fv, methods=["instruction", "other relations"])
     assert "no instruction is known for 'a'; pass instruction=" in table.gaps["instruction"]
-    assert "pass others={name: vector}" in table.gaps["other relations"]
+    assert "pass others={name: vector}" in table.gaps["another relation's, best"]
     assert "left out" in str(table) and "pass instruction=" in table._repr_html_()
 
 
@@ -404,19 +404,72 @@ def last_residuals(model, texts, layer):
     return torch.stack(rows).mean(0)
 
 
-def test_activation_addition_is_the_mean_difference_of_two_prompts(llama):
-    vector, chosen = activation_addition(lens_of(llama), RELATION, PromptTemplate())
+@pytest.fixture
+def candidates(monkeypatch):
+    """The vectors that one is chosen of, at strength 1."""
+    seen, best_of = [], steering.best_of
+
+    def chosen(lens, relation, vectors, *rest):
+        seen[:] = [vector for (vector,) in vectors if vector.strength == 1]
+        return best_of(lens, relation, vectors, *rest)
+
+    monkeypatch.setattr(steering, "best_of", chosen)
+    return seen
+
+
+def check(model, candidates, contrasts, vector, chosen):
+    """Each candidate is a difference of means at its layer, and the chosen vector is the one that is named."""
+    layers = list(dict.fromkeys(fv.layer for fv in candidates))
+    assert len(candidates) == len(contrasts) * len(layers) >= 4
+    by_hand = {
+        (name, layer): last_residuals(model, shown, layer) - last_residuals(model, plain, layer)
+        for name, (shown, plain) in contrasts.items()
+        for layer in layers
+    }
+    for fv, difference in zip(candidates, by_hand.values()):
+        assert (fv.vector - difference).norm() <= 1e-4 * difference.norm() and difference.norm() > 1e-3
     contrast, layer, strength = chosen.split(", ")
-    train_part = RELATION.split().train
-    asked = [f"Q: {word}\nA:" for word in train_part.words]
-    shown = [f"{text} {answers[0]}" for text, (_, answers) in zip(asked, train_part.pairs)]
     layer, strength = int(layer.split()[1]), float(strength.split()[1])
-    difference = last_residuals(llama, shown, layer) - last_residuals(llama, asked, layer)
-    assert vector.method == "activation addition" and (vector.layer, vector.strength) == (layer, strength)
-    if contrast == "answered":
-        assert (vector.vector - strength * difference).norm() <= 1e-4 * vector.vector.norm()
-    else:
-        assert not torch.allclose(vector.vector, strength * difference, rtol=0.1)
+    assert (vector.layer, vector.strength) == (layer, strength)
+    expected = strength * by_hand[contrast, layer]
+    assert (vector.vector - expected).norm() <= 1e-4 * expected.norm()
+
+
+def test_activation_addition_is_a_mean_difference_of_two_prompts(llama, candidates):
+    vector, chosen = activation_addition(lens_of(llama), RELATION, PromptTemplate(), "w7 w8")
+    train_part = RELATION.split().train
+    wrong = shuffled(train_part, RELATION, 0)
+
+    def answered(part):
+        return [f"Q: {word}\nA: {answers[0]}" for word, answers in part.pairs]
+
+    bare = [f"Q: {word}\nA:" for word in train_part.words]
+    contrasts = {
+        "answered": (answered(train_part), bare),
+        "right against wrong": (answered(train_part), answered(wrong)),
+        "instructed": ([f"w7 w8\n\n{text}" for text in bare], bare),
+    }
+    assert wrong.words == train_part.words and vector.method == "activation addition"
+    assert all(a != b for (_, a), (_, b) in zip(wrong.pairs, train_part.pairs))
+    check(llama, candidates, contrasts, vector, chosen)
+
+
+def test_mean_difference_is_that_of_few_shot_prompts_and_others(llama, candidates):
+    vector, chosen = mean_difference(lens_of(llama), RELATION, PromptTemplate())
+    train_part = RELATION.split().train
+    n, shots = len(train_part), min(steering.SHOTS, len(train_part) - 1)
+
+    def written(prompts):
+        return ["".join(f"Q: {w}\nA: {a}\n\n" for w, a in prompt.demonstrations) + f"Q: {prompt.word}\nA:"
+                for prompt in prompts]  # fmt: skip
+
+    intact, wrong = few_shot(train_part, n, shots, 0), corrupted(train_part, n, shots, 0)
+    contrasts = {
+        "against zero-shot": (written(intact), [f"Q: {prompt.word}\nA:" for prompt in intact]),
+        "against shuffled": (written(intact), written(wrong)),
+    }
+    assert vector.method == "mean difference"
+    check(llama, candidates, contrasts, vector, chosen)
 
 
 def test_mean_difference_takes_few_shot_prompts_of_the_train_words_alone(llama):
@@ -475,6 +528,8 @@ def test_a_hooked_transformer_has_the_rows_that_train_nothing_in_it():
     [
         (dict(methods=["magic"]), "methods has 'magic'; give a list of 'soft prompt, 1 token'"),
         (dict(methods="instruction"), "methods has 'instruction'"),
+        (dict(methods=None), "methods has None"),
+        (dict(methods=[3, "x"]), "methods has 3"),
         (dict(fv=3), "fv is int"),
         (dict(others={"b": 3}), "others is not a mapping"),
         (dict(instruction=" "), "instruction is"),

@@ -73,7 +73,9 @@ def test_no_vector_has_no_side_effects(llama, words):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "wrong", [dict(others=[]), dict(texts=[]), dict(n_words=0), dict(n_shots=-1)], ids=lambda wrong: next(iter(wrong))
+    "wrong",
+    [dict(others=[]), dict(others="present-past"), dict(texts=[]), dict(n_words=0), dict(n_shots=-1)],
+    ids=lambda wrong: next(iter(wrong)),
 )
 def test_what_cannot_be_measured_is_named(llama, words, wrong):
     given = dict(others=[other("one", 20)], n_shots=2, n_words=4, texts=TEXTS) | wrong

@@ -137,9 +137,10 @@ def _check(
     instruction: str | None,
     methods: Collection[str],
 ) -> None:
-    if isinstance(methods, str) or not set(methods) <= set(METHODS):
-        unknown = methods if isinstance(methods, str) else sorted(set(methods) - set(METHODS))[0]
-        raise InputError(f"methods has {unknown!r}; give a list of {', '.join(map(repr, METHODS))}.")
+    is_list = isinstance(methods, Collection) and not isinstance(methods, str)
+    unknown = [method for method in methods if method not in METHODS] if is_list else [methods]
+    if unknown:
+        raise InputError(f"methods has {unknown[0]!r}; give a list of {', '.join(map(repr, METHODS))}.")
     if not isinstance(fv, FunctionVector | None):
         raise InputError(f"fv is {type(fv).__name__}; give a tuned FunctionVector, or None to tune one here.")
     if not isinstance(others, Mapping | None) or not all(

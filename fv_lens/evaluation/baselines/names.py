@@ -7,4 +7,5 @@ ACTIVATION_ADDITION, MEAN_DIFFERENCE = "activation addition", "mean difference"
 INSTRUCTION, OTHERS = "instruction", "other relations"
 OTHERS_BEST, OTHERS_MEAN = "another relation's, best", "another relation's, mean"
 TRAINED = (SOFT_1, SOFT_5, LORA_ONE, LORA_ALL)
+BASELINES = (*TRAINED, ACTIVATION_ADDITION, MEAN_DIFFERENCE, INSTRUCTION, OTHERS_BEST)  # one of which is the best
 METHODS = (*TRAINED, ACTIVATION_ADDITION, MEAN_DIFFERENCE, INSTRUCTION, OTHERS)

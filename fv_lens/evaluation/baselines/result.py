@@ -10,6 +10,7 @@ from ...ground.display import scored
 from ...ground.markup import card, number, table
 from ..evaluate import Result
 from .costs import Cost
+from .names import BASELINES
 
 SCORES = ("accuracy", "first_token_accuracy", "top_k", "log_prob")
 GAINS = ("accuracy_gain", "log_prob_gain")
@@ -40,6 +41,7 @@ class Baselines:
         rows: name -> `Baseline`; gains are the tuned vector's minus the row's.
         gaps: name of a row that could not be measured -> why.
         n_pairs, n_validation: pairs that everything here was trained on or made of, and chosen or stopped by.
+        words: a line per test word, a column per row: whether its answer was right.
     """
 
     name: str
@@ -60,8 +62,11 @@ class Baselines:
         """The name of the baseline of highest accuracy on the test words, then of highest log-probability.
 
         It is the best in hindsight: the choice favours the baselines, as it is made on the words it is reported on.
+        Prompts with demonstrations count as baselines only if no other was measured.
         """
-        others = {name: row.result for name, row in self.rows.items() if name != self.name}
+        others = {name: self.rows[name].result for name in BASELINES if name in self.rows} or {
+            name: row.result for name, row in self.rows.items() if name != self.name
+        }
         return max(others, key=lambda name: (others[name].accuracy.value, others[name].log_prob.value))
 
     @property

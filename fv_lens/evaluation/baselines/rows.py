@@ -79,7 +79,7 @@ class Measured:
             vectors[OTHERS_BEST] = [others[named[best]]], Cost(0, *cost), chosen
             vectors[OTHERS_MEAN] = list(others.values()), Cost(0), ""
         elif OTHERS in methods:
-            gaps[OTHERS] = "no vectors of other relations were given; pass others={name: vector}"
+            gaps[OTHERS_BEST] = "no vectors of other relations were given; pass others={name: vector}"
         rows = self._with_vectors(vectors)
         if INSTRUCTION in methods and instruction:
             rows |= self._with_instruction(instruction, gaps)
@@ -134,12 +134,12 @@ class Measured:
             LORA_ONE: (lambda: with_lora(lens, [layer], 1, self.seed), LORA_RATES),
             LORA_ALL: (lambda: with_lora(lens, every, 1, self.seed), LORA_RATES),
         }
-        seen, tested = TrainingPrompts.of(self.lens, self.relation.split(), self.template), self._prompts()
         rows: dict[str, Row] = {}
         for name, (make, rates) in made.items():
             if name in methods:
                 try:
-                    rows[name] = self._row_of(name, make, rates, seen, tested)
+                    seen = TrainingPrompts.of(self.lens, self.relation.split(), self.template)
+                    rows[name] = self._row_of(name, make, rates, seen, self._prompts())
                 except InputError as error:
                     gaps[name] = str(error)
         return rows

@@ -9,9 +9,9 @@ import torch
 
 from ...datasets.instructions import instructions
 from ...engine.completion import Completions
-from ...evaluation.baselines.names import METHODS, TRAINED
+from ...evaluation.baselines.names import BASELINES, METHODS, TRAINED
 from ...evaluation.baselines.rows import Measured
-from ...evaluation.rows import BASELINES, BEST_BASELINE
+from ...evaluation.rows import BEST_BASELINE
 from ...evaluation.table import Row, rows_of
 from ...ground.errors import InputError
 from ...ground.progress import no_progress
@@ -62,8 +62,8 @@ def together(
 ) -> tuple[dict[str, Row], dict[str, Any]]:
     """The rows of all relations, by their names, NaN where one has none, and last the best; what is said of them.
 
-    The best is the row of highest mean accuracy over the relations that it has, chosen in hindsight: that favours the
-    baselines. Seconds and bytes are means over relations.
+    The best is that of highest mean accuracy over relations, then of highest log-probability, of the rows that as many
+    relations have as any, chosen in hindsight: that favours the baselines. Seconds and bytes are means over relations.
     """
     found = [
         rows_of(tensors, {name: [i] for i, name in enumerate(record["rows"])}) if tensors else {}
@@ -80,7 +80,7 @@ def together(
             said["gaps"].setdefault(name, {})[relation] = why
     said["chosen"] = {relation: record["chosen"] for relation, (_, record) in zip(names, results)}
     if rows:
-        said["best"] = max(rows, key=lambda name: _mean_over_relations(rows[name]["accuracy"], owners))
+        said["best"] = max(rows, key=lambda name: _standing(rows[name], owners))
         rows[BEST_BASELINE] = rows[said["best"]]
     return rows, said
 
@@ -96,9 +96,13 @@ def _filled(parts: Sequence[Row | None], sizes: Sequence[int]) -> Row:
     }
 
 
-def _mean_over_relations(accuracy: np.ndarray, owners: np.ndarray) -> float:
-    means = np.array([accuracy[:, owners == r].mean() for r in np.unique(owners)])
-    return float(np.nanmean(means))
+def _standing(row: Row, owners: np.ndarray) -> tuple[int, float, float]:
+    """How many relations have a row, and means over these of its accuracy and its log-probability."""
+    accuracy, log_prob = (
+        np.array([row[measure][:, owners == r].mean() for r in np.unique(owners)])
+        for measure in ("accuracy", "log_prob")
+    )
+    return int(np.isfinite(accuracy).sum()), float(np.nanmean(accuracy)), float(np.nanmean(log_prob))
 
 
 def _costs(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:

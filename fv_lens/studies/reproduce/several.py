@@ -97,7 +97,7 @@ def gaps_of(
 ) -> dict[str, dict[str, str]]:
     """For each model the rows that it lacks, and why: those that another has, and sums that mean nothing on it."""
     rows = {name: dict.fromkeys(table.row[table.part == "score"]) for name, table in tables.items()}
-    reasons = {name: _reasons(summary["chosen"]) for name, summary in summaries.items()}
+    reasons = {name: _reasons(summary) for name, summary in summaries.items()}
     every = list(dict.fromkeys(row for of in rows.values() for row in of))
     return {
         name: {
@@ -107,13 +107,17 @@ def gaps_of(
     }
 
 
-def _reasons(chosen: Mapping[str, Any]) -> dict[str, str]:
-    """Row -> why there is none, as a study has recorded it."""
+def _reasons(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Row -> why there is none, or none for some relations, as a study has recorded it."""
+    chosen = summary["chosen"]
     no_sums = chosen["summed vectors"].get("no_sums")
     no_parts = chosen["distributed"].get("no_distributed")
     of_sums = [row.name for row in ROWS if row.place == "summed"] + [TUNED["from-fv"]]
     of_parts = [row.name for row in ROWS if row.place == "heads"]
-    return {row: why for why, named in ((no_sums, of_sums), (no_parts, of_parts)) if why for row in named}
+    of_baselines = summary.get("baselines", {}).get("gaps", {})  # row -> relation -> why
+    return {row: why for why, named in ((no_sums, of_sums), (no_parts, of_parts)) if why for row in named} | {
+        row: "; ".join(dict.fromkeys(whys.values())) for row, whys in of_baselines.items()
+    }
 
 
 def _facts(summary: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from fv_lens.evaluation.baselines.names import SOFT_1
 from fv_lens.evaluation.pooled import OVER_MODELS, POOLED, by_reason, scores_by_model
 from fv_lens.evaluation.rows import ROWS
 from fv_lens.ground.errors import InputError, ParityError
@@ -250,6 +251,8 @@ def test_rows_that_a_model_lacks_are_named_with_the_reason_that_its_study_record
     summed = {row.name for row in ROWS if row.place == "summed"} | {"FFV from FV"}
     assert gaps["b"] == dict.fromkeys(summed, "rescaled") | {"distributed FV": "no places"}
     assert gaps["c"].keys() == {"FV", "FFV from zero"} and len(set(gaps["c"].values())) == 1
+    untrained = nothing | {"baselines": {"gaps": {SOFT_1: {"antonym": "on disk", "b": "on disk"}}}}
+    assert gaps_of(tables, {"a": untrained, "b": nothing, "c": nothing})["a"] == {SOFT_1: "on disk"}
     reasons = [(model, len(rows), why) for model, rows, why in by_reason({"b": gaps["b"]})]
     assert sorted(reasons) == [("b", 1, "no places"), ("b", len(summed), "rescaled")]
 

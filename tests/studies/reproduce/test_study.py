@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from fv_lens.evaluation import evaluate
-from fv_lens.evaluation.rows import BASELINES, BEST_BASELINE, COMPARISONS, FEW_SHOT, ROWS, matching
+from fv_lens.evaluation.baselines.names import BASELINES
+from fv_lens.evaluation.rows import BEST_BASELINE, COMPARISONS, FEW_SHOT, ROWS, matching
 from fv_lens.evaluation.table import COLUMNS
 from fv_lens.ground import storage
 from fv_lens.ground.errors import InputError
