@@ -1,9 +1,9 @@
 """Weights by an affine map of how well each vector explains a pair: `softmax(M s + c)`.
 
-`s_r` is log P(B | A, +v_r), or P(B | A, +v_r), less its mean over the vectors that the pair may use. Without that mean,
-which is high for a frequent B and low for a rare one whatever the vector, a map moves the weights of all pairs by their
-level; and the identity, with or without it, is the posterior. A vector that is left out is masked before the softmax,
-and its score is 0, so that weights are those of a library without it.
+`s_r` is log P(B | A, +v_r), or P(B | A, +v_r), from which its mean over the vectors that the pair may use is
+subtracted: it is high for a frequent B and low for a rare one, whatever the vector, and a map would move all weights by
+it. By log-probabilities the identity gives the posterior, with the mean or without. A vector that is left out is masked
+before the softmax, and its score is 0, so that weights are those of a library without it.
 
 Source: after Kang et al. 2026 (arXiv 2601.08169), equation 4, where s is the probability; centring, ridge and
 log-probabilities are ours. Whether their map is a full matrix or a scale and bias for each vector is not known, so both

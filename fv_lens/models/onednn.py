@@ -3,7 +3,7 @@
 torch gives float32 products to the BLAS it was built with, which is mostly MKL. On AMD processors with AVX-512 oneDNN
 multiplies 1.1 to 2.4 times faster, at 8 rows and more. Both round in float32; only the order of the sums differs.
 
-Weights that models turn before each product, `linear(x, weight.T.contiguous())`, are read as they stand: a copy of an
+Weights that models transpose before each product, `linear(x, weight.T.contiguous())`, are read in place: a copy of an
 unembedding takes as long as a product with it of a hundred rows.
 
 `only` leaves tokens out of the products: those that nothing reads, as after the shorter answers of a batch, and those
@@ -100,40 +100,40 @@ class _OneDnnMode(TorchFunctionMode):
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if function is Tensor.contiguous and not kwargs and len(args) == 1 and _is_turned_weight(*args):
-            return _Turned.of(*args)
+        if function is Tensor.contiguous and not kwargs and len(args) == 1 and _is_transposed_weight(*args):
+            return _Transposed.of(*args)
         if function is linear and not kwargs:
-            args = tuple(x.as_it_stands if isinstance(x, _Turned) else x for x in args)
+            args = tuple(x.in_place if isinstance(x, _Transposed) else x for x in args)
             if _fits(*args):
                 selection = _selections.get().get(args[0].shape[:-1])
                 if selection is not None:
                     return _LinearOfSelected.apply(selection, *args)
                 return _Linear.apply(*args)
-        # Where weights stand as `[in, out]`, models call addmm(bias, x, weight) instead.
+        # Where weights are `[in, out]`, models call addmm(bias, x, weight) instead.
         if function is torch.addmm and not kwargs and _fits(args[1], args[2].t(), args[0]):
             return _Linear.apply(args[1], args[2].t(), args[0])
         return function(*args, **kwargs)
 
 
-class _Turned(Tensor):
-    """What `contiguous` returns of a turned weight: products read it as it stands, all else reads a copy."""
+class _Transposed(Tensor):
+    """What `contiguous` returns of a transposed weight: products read it in place, all else reads a copy."""
 
-    standing: Tensor
+    weight: Tensor
     copied: Tensor | None
 
     @classmethod
-    def of(cls, weight: Tensor) -> "_Turned":
-        turned = weight.as_subclass(cls)
-        turned.standing, turned.copied = weight, None
-        return turned
+    def of(cls, weight: Tensor) -> "_Transposed":
+        transposed = weight.as_subclass(cls)
+        transposed.weight, transposed.copied = weight, None
+        return transposed
 
     @property
-    def as_it_stands(self) -> Tensor:
-        return self.standing if self.copied is None else self.copied  # what holds the copy may have changed it
+    def in_place(self) -> Tensor:
+        return self.weight if self.copied is None else self.copied  # what holds the copy may have changed it
 
     def copy(self) -> Tensor:
         if self.copied is None:
-            self.copied = self.standing.contiguous()
+            self.copied = self.weight.contiguous()
         return self.copied
 
     @classmethod
@@ -141,7 +141,7 @@ class _Turned(Tensor):
         cls, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if function in _ASKED_FIRST:
-            return function(args[0].standing)
+            return function(args[0].weight)
         args, kwargs = tree_map_only(cls, cls.copy, (args, kwargs or {}))
         return function(*args, **kwargs)
 
@@ -150,7 +150,7 @@ class _Turned(Tensor):
 _ASKED_FIRST = {getattr(Tensor, name).__get__ for name in ("device", "dtype", "shape")}
 
 
-def _is_turned_weight(x: Tensor) -> bool:
+def _is_transposed_weight(x: Tensor) -> bool:
     """Whether this is a transposed view of a parameter, which nothing changes while the model runs."""
     return (
         _product is not None

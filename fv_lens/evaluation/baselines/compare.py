@@ -39,10 +39,10 @@ def baselines(
 ) -> Baselines:
     """Measure a tuned vector and, on the same test words, what other methods make of the same pairs.
 
-    What is trained sees the vector's train pairs, as many steps and the same loss, and keeps the step of lowest loss on
-    the vector's validation pairs; each of two learning rates is tried for six steps first. What is measured is placed
-    on the validation pairs. All complete the test words in zero-shot prompts, a whole answer with its ending. The
-    model is not touched: training works on a twin of it, which shares its weights.
+    What is trained sees the vector's train pairs, as many steps and the same loss (but for its `l2`), and keeps the
+    step of lowest loss on the vector's validation pairs; each of two learning rates is tried for six steps first. What
+    is measured is placed on the validation pairs. All complete the test words in zero-shot prompts, a whole answer with
+    its ending. The model is not touched: training works on a twin of it, which shares its weights.
 
     Args:
         model: a TransformerBridge; a HookedTransformer for the methods that train nothing in it.

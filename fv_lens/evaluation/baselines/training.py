@@ -185,7 +185,10 @@ def train(adapted: Adapted, prompts: TrainingPrompts, rates: Sequence[float], ho
     best = min(fits, key=lambda fit: fit.lowest if fit.losses else np.inf)
     best.run(how.steps)
     if not np.isfinite(best.lowest):
-        raise InputError(f"The loss of {adapted.lens.name} is not a number before the first step of training.")
+        raise InputError(
+            f"The loss of {adapted.lens.name} is not a number before the first step of training. Load the model in "
+            "float32 or bfloat16."
+        )
     adapted.set(best.best)
     return Trained(best.rate, best.best_step, best.losses)
 
