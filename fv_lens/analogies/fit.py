@@ -131,7 +131,8 @@ def fit_compositions(
 
     Raises:
         InputError: no train or validation analogies, or no candidates; an empty library, vectors of two models or
-            layers; a family that leaves no vector in the library; a shared vector whose loss became NaN.
+            layers; a family without whose vectors the library is empty, or without whose analogies no train or
+            validation analogy is left; a shared vector whose loss became NaN.
     """
     lens = lens_of(model)
     if n_shots not in (0, 1):
@@ -179,6 +180,14 @@ def _shared(
         return [whole, *(whole.select(some) for some in kept)]
 
     names = ["all", *(f"all but fold {fold}" for fold in range(folds.n))]
+    for what, part in zip(("train", "validation"), questions):
+        for fold in {folds.fold(question) for question in part}:
+            if fold >= 0 and all(folds.fold(question) == fold for question in part):
+                alone = sorted({str(question.kin) for question in part})
+                raise InputError(
+                    f"Every {what} analogy is of {', '.join(alone)}, so none is left to fit settings for that family "
+                    f"without it; give {what} analogies of other families as well, or how=Fitting(n_folds=0)."
+                )
     train, validation = map(parts, questions)
     tasks = [Task(*one, library.first.layer) for one in zip(train, validation)]
     description = f"shared vectors, {('zero', 'one')[n_shots]}-shot"

@@ -119,14 +119,17 @@ class Stages:
         return self.folder / f"{name}.safetensors"
 
     def _digest(self, name: str) -> str:
-        return hashlib.sha256(json.dumps([self._plan, name], sort_keys=True).encode()).hexdigest()
+        return _digest(self._plan, name)
 
     def _write(self, name: str, tensors: dict[str, Tensor], saved: dict[str, Any]) -> None:
         self._path(name).parent.mkdir(parents=True, exist_ok=True)
         storage.save(self._path(name), StageRecord.kind, tensors, saved | {"plan": self._digest(name)})
 
     def _read(self, name: str) -> Step:
-        tensors, saved = storage.load(self._path(name), StageRecord)
+        try:
+            tensors, saved = storage.load(self._path(name), StageRecord)
+        except InputError as error:
+            raise InputError(f"{error} Delete the file to compute the stage again, or give another --out.") from None
         if saved.get("plan") != self._digest(name):
             raise InputError(
                 f"{str(self._path(name))!r} belongs to another plan or stage than this run's. Delete the file to "
@@ -150,6 +153,20 @@ class Stages:
             if "plan" not in saved:
                 self._write(name, tensors, saved)
         earlier.unlink()
+
+
+def read_of_another_run(folder: Path, plan: Mapping[str, Any], name: str) -> Step | None:
+    """A stage that another run has left in its folder of stages; None where that run was of another plan.
+
+    Raises:
+        InputError: the stage is missing or damaged.
+    """
+    tensors, saved = storage.load(folder / f"{name}.safetensors", StageRecord)
+    return (tensors, saved["record"]) if saved.get("plan") == _digest(json.loads(json.dumps(plan)), name) else None
+
+
+def _digest(plan: Any, name: str) -> str:
+    return hashlib.sha256(json.dumps([plan, name], sort_keys=True).encode()).hexdigest()
 
 
 def timings_in(folder: Path) -> dict[str, float]:

@@ -108,7 +108,7 @@ def analogies(
         folders = vectors or usual
         if composites and not folders:
             raise InputError(
-                f"--composites is {str(composites)!r} without the vectors that it mixes; give them by --vectors"
+                f"--composites is {str(composites)!r} without the vectors that it mixes; give them by --vectors."
             )
         sets = _sets(library or ())
 
@@ -120,6 +120,7 @@ def analogies(
                 _check_vectors(folders)
             notes.print(Text("Loading the libraries and the model", style="bold"))
             from ...datasets.question_groups import group_names
+            from .fitted import check_fitted
             from .overview import overviews, overviews_of_models
             from .study import Asked
 
@@ -131,12 +132,16 @@ def analogies(
 
                 own = {name: [vectors_folder(study, path, name) for study in folders] for name, path in several.items()}
                 earlier = {name: composites and model_folder(composites, path, name) for name, path in several.items()}
+                for fitted in filter(None, earlier.values()):
+                    check_fitted(fitted)
                 lines = {name: line(out / name, own[name], earlier[name], model=path) for name, path in several.items()}
                 command = line(out, folders, composites, models=",".join(several.values()))
                 plan = plan_of_models(several, questions, choosing, seed, sets)
                 frame = solve_all_by_models(folder, plan, questions, folders, lines, command, saved, sets, composites)
                 shown = overviews_of_models(frame, list(several))
             else:
+                if composites:
+                    check_fitted(composites)
                 job = Job(folder, line(out, folders, composites, model=model), tell)
                 solved = _solved(model, folders, sets, questions, job, choosing, seed, saved, composites)
                 shown = overviews(*solved, test, choosing)

@@ -33,10 +33,11 @@ from ..folders import OutputFolder
 from ..job import Job
 from ..stages import Stages
 from .choice import best_method
-from .files import COMPOSITES, file_name, packed, read_composites, unpacked, write_outputs
+from .files import COMPOSITES, file_name, packed, unpacked, write_outputs
+from .fitted import FIT_STAGE, STAGES, fitting_plan, read_fitted
 from .library import relations_for, tuned_library
 from .page import write_analogy_report
-from .steps import affine_names, by_prompt, fit_affine_all, gates_frame, gates_of
+from .steps import AFFINE_STAGE, affine_names, by_prompt, fit_affine_all, gates_frame, gates_of
 
 TUNED_HERE = "of the bundled relations, tuned for this run"  # in the plan, which is there before they are
 N_ITEMS = 8  # single analogies on the page
@@ -84,23 +85,23 @@ def solve_all(
         The scores, and a line on what was chosen, if anything was.
 
     Raises:
-        InputError: as `fit_compositions`, `evaluate_analogies` and `read_composites`; the folder holds a run of other
+        InputError: as `fit_compositions`, `evaluate_analogies` and `read_fitted`; the folder holds a run of other
             questions or vectors.
     """
     train, validation, test, choose_on = asked
     out, tell = job.folder.path, job.tell
     plan = plan_of(model, vectors, asked, summed, seed, sets)
-    earlier = None if composites is None else read_composites(composites, plan)
+    fitting = fitting_plan(plan, train, validation)
+    earlier = {} if composites is None else read_fitted(composites, fitting)
     claim(job.folder, plan, sets)
     if vectors is None:
         vectors = tuned_library(model, out / "vectors", tell, sets)
         plan["vectors, SHA-256"] = _digests(vectors, summed or {})  # what is fitted is of these very vectors
-    stages = Stages(out / "stages", plan)
-    if earlier is not None:
-        fitted = {name: how for name, how in earlier.items() if name not in affine_names()}
-        affine = {name: how for name, how in earlier.items() if name in affine_names()}
-    else:
-        fitted, affine = _fitted(model, vectors, asked, seed, stages, tell) if train else ({}, {})
+        fitting = fitting_plan(plan, train, validation)
+    stages = Stages(out / STAGES, fitting)
+    for name in earlier:
+        stages.run(name, partial(earlier.__getitem__, name))
+    fitted, affine = _fitted(model, vectors, asked, seed, stages, tell) if train else ({}, {})
     held = _libraries(vectors, test)
     methods = METHODS | fitted | by_prompt(affine)
     ask = partial(evaluate_analogies, model, vectors, methods=methods, libraries=held, summed=summed, seed=seed)
@@ -156,7 +157,6 @@ def plan_of(
     return {
         "model": lens.name, "weights, SHA-256": lens.weights_hash, "dtype": str(lens.dtype), "seed": seed,
         "questions, SHA-256": digest([[repr(question) for question in part] for part in asked[:3]]),
-        "fitted on, SHA-256": digest([[repr(question) for question in part] for part in asked[:2]]),
         "vectors, SHA-256": TUNED_HERE if vectors is None else _digests(vectors, summed or {}),
         "threads": torch.get_num_threads(), "versions": storage.versions(),
         **of_sets(sets),
@@ -182,10 +182,12 @@ def _fitted(
 ) -> tuple[dict[str, Folded], dict[str, Folded]]:  # fmt: skip
     """Composites fitted on train and chosen on validation analogies, and those with affine weights."""
     train, validation = asked.train, asked.validation
-    tell(f"Composites fitted on {len(train)} train and {len(validation)} validation analogies")
+    if not stages.has(FIT_STAGE):
+        tell(f"Composites fitted on {len(train)} train and {len(validation)} validation analogies")
     how = Fitting(seed=seed)
-    fitted = stages.run("fit", lambda: packed(fit_compositions(model, vectors, train, validation, how=how)))
-    tell("Affine weights, for zero-shot and for one-shot prompts")
+    fitted = stages.run(FIT_STAGE, lambda: packed(fit_compositions(model, vectors, train, validation, how=how)))
+    if not stages.has(AFFINE_STAGE):
+        tell("Affine weights, for zero-shot and for one-shot prompts")
     return unpacked(*fitted), fit_affine_all(model, vectors, train, validation, seed, stages)
 
 
@@ -241,7 +243,8 @@ def _digests(*libraries: Mapping[str, FunctionVector]) -> list[str]:
 
 def _identity(name: str, fv: FunctionVector) -> list[Any]:
     others = [list(labels) for labels in (fv.aliases, fv.kin) if labels]
-    return [name, fv.relation or "", fv.layer, fv.site, fv.vector.tolist(), *others]
+    template = [] if fv.template is None else [dict(fv.template)]
+    return [name, fv.relation or "", fv.layer, fv.site, fv.vector.tolist(), *others, *template]
 
 
 def _libraries(vectors: Mapping[str, FunctionVector], questions: Sequence[Question]) -> list[LibraryName]:

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fv_lens.datasets import question_files
+from fv_lens.ground import storage
 from fv_lens.ground.errors import InputError
 from fv_lens.ground.measures import MEASURES
 from fv_lens.models import load
@@ -142,10 +143,13 @@ def test_other_questions_are_answered_with_the_composites_of_an_earlier_run(here
     assert files(here / "taken" / "composites") == files(here / "anew" / "composites")
     assert "--composites fv_lens_analogies" in summary(here / "taken")["command"]
     assert summary(here / "taken")["fitted"] == summary(here / "anew")["fitted"]
+    chained = command(file, "--composites", "taken", "--out", "chained")
+    assert chained.exit_code == 0 and len(fits) == 2
+    assert (here / "chained" / "results.csv").read_bytes() == (here / "anew" / "results.csv").read_bytes()
 
 
 @pytest.mark.slow
-def test_composites_of_another_run_or_of_none_are_refused_in_one_line(here, command, tmp_path, model):
+def test_composites_of_another_run_or_of_none_are_refused_in_one_line(here, command, tmp_path, model, monkeypatch):
     assert command().exit_code == 0
     other = tmp_path / "other"
     other.mkdir()
@@ -153,18 +157,24 @@ def test_composites_of_another_run_or_of_none_are_refused_in_one_line(here, comm
         replace(fv, vector=2 * fv.vector).save(other / f"{name}.safetensors")
     (here / "empty").mkdir()
     for options, message in (
-        (["--seed", 1], "'fv_lens_analogies' was with another --seed, so its composites are not"),
-        (["--vectors", other], "'fv_lens_analogies' was with other vectors, so"),
-        (["--composites", "empty"], "'empty' has no summary.json; give the --out of a finished `fv-lens analogies`"),
+        (["--seed", 1], "The composites in 'fv_lens_analogies' are not those that would be fitted here"),
+        (["--vectors", other], "The composites in 'fv_lens_analogies' are not those that would be fitted here"),
+        (["--composites", "empty"], "'empty' has no fitted composites; give the --out of a `fv-lens analogies`"),
     ):
         base = [] if "--composites" in options else ["--composites", "fv_lens_analogies"]
         run = call if "--vectors" in options else command
         result = run(*base, *options, "--out", "two")
         assert result.exit_code == 2 and message in " ".join(result.stderr.split()), result.stderr
         assert not (here / "two").exists()
-    (here / "fv_lens_analogies" / "composites" / "shared-best.safetensors").unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "versions", lambda: {"torch": "0.1"})
+        result = command("--composites", "fv_lens_analogies", "--out", "two")
+    assert result.exit_code == 2 and "or the versions of libraries are others" in " ".join(result.stderr.split())
+    damaged = here / "fv_lens_analogies" / "stages" / "affine.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-9])
     result = command("--composites", "fv_lens_analogies", "--out", "two")
-    assert result.exit_code == 2 and "shared-best.safetensors" in result.stderr and not (here / "two").exists()
+    assert result.exit_code == 2 and "stages/affine.safetensors' is not a complete" in result.stderr
+    assert not (here / "two").exists()
 
 
 @pytest.mark.slow

@@ -166,6 +166,10 @@ def test_each_model_takes_its_own_composites_of_an_earlier_study(here, without_p
         assert f"--composites first/{name} " in summary(here / "second" / name)["command"]
         assert files(here / "second" / name / "composites") == files(here / "first" / name / "composites")
     assert call(*given(out="anew")).exit_code == 0 and whole(here / "anew") == whole(here / "second")
+    (here / "first" / "two" / "stages" / "affine.safetensors").unlink()
+    refused = call(*given(out="third"), "--composites", "first")
+    assert refused.exit_code == 2 and "'first/two' has no fitted composites" in refused.stderr
+    assert not (here / "third").exists()
 
 
 @pytest.mark.slow
