@@ -1,7 +1,7 @@
 """Fill the tables of demos/results.md from the folders that the commands left.
 
     python demos/pages/tables.py study=fv_lens_study study-bats=bats_study study-models=three_models
-    python demos/pages/tables.py analogies=fv_lens_analogies analogies-bats=bats_analogies
+    python demos/pages/tables.py analogies=fv_lens_analogies analogies-bats=bats_analogies affine=fv_lens_analogies
     python demos/pages/tables.py u2=u2 google=google bats=bats humans=fv_lens_humans
 
 A block of the page is filled where all of its folders are given; the others stay as they are.
@@ -146,6 +146,7 @@ BLOCKS: dict[str, tuple[Callable[..., str], tuple[str, ...]]] = {
     "study": (study, ("study",)),
     "study-models": (study, ("study-models",)),
     "analogies": (analogies, ("analogies-bats", "analogies")),
+    "affine": (affine, ("affine",)),
     "affine-gemma": (affine, ("affine-gemma",)),
     "choices": (choices, ("u2", "google", "bats")),
     "humans": (humans, ("humans",)),

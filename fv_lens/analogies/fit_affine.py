@@ -19,7 +19,7 @@ from ..datasets.questions import Question
 from ..engine.batches import PromptBatch, batch
 from ..engine.gradients import Rows
 from ..ground.errors import InputError
-from ..ground.progress import progress_bar
+from ..ground.progress import no_progress, progress_bar
 from ..models.lens import Lens, Model, lens_of
 from ..vectors.function_vector import FunctionVector
 from .affine import affine_scores
@@ -136,7 +136,8 @@ class AffineFits:
         settings = list(zip(*maps_by_fold, strict=True))
         composer, questions = self.validation.composer, self.validation.questions
         fold_of_question = np.array([self.folds.fold(question) for question in questions])
-        answers = answers_by_setting(composer, questions, settings, n_shots, self.folds, self.families)
+        with no_progress():  # it takes no time, as there are no pair parts
+            answers = answers_by_setting(composer, questions, settings, n_shots, self.folds, self.families)
         descriptions = [(name, f"{name}, {each}") for name, listed in candidates.items() for each in listed]
         best = best_settings(descriptions, settings, answers, fold_of_question, self.folds)
         return {name: folded for name, folded in best.items() if name != BEST}
