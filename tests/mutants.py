@@ -95,6 +95,12 @@ MUTANTS = [
            "slice(length - n_targets, length - n_targets + 1)", "slice(length - n_targets + 1, length - n_targets + 2)",
            "evaluation/harness/test_log_likelihoods.py::test_choices_of_one_token_share_a_forward"),
     # Composition
+    Mutant("tokens of unlike histories share an output", "evaluation/baselines/training.py",
+           "known.setdefault((before, of_row[at])", "known.setdefault((None, of_row[at])",
+           "evaluation/test_baselines.py::test_tokens_have_the_same_history_whatever_padding_stands_before"),
+    Mutant("the map of a fold is fitted on its own family", "analogies/fit_affine.py",
+           "self.folds.fold(question) != fold", "self.folds.fold(question) == fold",
+           "analogies/test_affine.py::test_a_map_sees_the_analogies_of_other_families_alone_and_each_once"),
     Mutant("a posterior that cools the wrong way", "analogies/compose.py",
            "(hidden / how.temperature)", "(hidden * how.temperature)",
            "analogies/test_compose.py::test_the_posterior_is_the_softmax_of_the_pairs_log_probabilities"),
