@@ -181,13 +181,13 @@ def _shared(
 
     names = ["all", *(f"all but fold {fold}" for fold in range(folds.n))]
     for what, part in zip(("train", "validation"), questions):
-        for fold in {folds.fold(question) for question in part}:
-            if fold >= 0 and all(folds.fold(question) == fold for question in part):
-                alone = sorted({str(question.kin) for question in part})
-                raise InputError(
-                    f"Every {what} analogy is of {', '.join(alone)}, so none is left to fit settings for that family "
-                    f"without it; give {what} analogies of other families as well, or how=Fitting(n_folds=0)."
-                )
+        in_folds = {folds.fold(question) for question in part}
+        if len(in_folds) == 1 and in_folds != {-1}:
+            families = sorted({str(question.kin) for question in part})
+            raise InputError(
+                f"Every {what} analogy is of {', '.join(families)}, which one fold leaves out, so it has none to fit its "
+                f"settings on; give {what} analogies of other families as well, or how=Fitting(n_folds=0)."
+            )
     train, validation = map(parts, questions)
     tasks = [Task(*one, library.first.layer) for one in zip(train, validation)]
     description = f"shared vectors, {('zero', 'one')[n_shots]}-shot"

@@ -412,7 +412,7 @@ def test_what_cannot_be_fitted_is_refused(llama):
     with pytest.raises(InputError, match="^seed is -1; give a whole number of at least 0"):
         fit_compositions(llama, vectors_of(llama), TRAIN, VALIDATION, candidates=FEW, how=Fitting(seed=-1))
     of_f, others = ([q for q in TRAIN if (q.family == "f") == own] for own in (True, False))
-    with pytest.raises(InputError, match="^Every train analogy is of f, so none is left to fit settings for that fam"):
+    with pytest.raises(InputError, match="^Every train analogy is of f, which one fold leaves out"):
         fit_compositions(llama, vectors_of(llama), of_f, others, **QUICK)
     with pytest.raises(InputError, match="^Every validation analogy is of f, .*give validation analogies of other fam"):
         fit_compositions(llama, vectors_of(llama), others, of_f, **QUICK)

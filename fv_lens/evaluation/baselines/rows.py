@@ -135,11 +135,13 @@ class Measured:
             LORA_ALL: (lambda: with_lora(lens, every, 1, self.seed), LORA_RATES),
         }
         rows: dict[str, Row] = {}
+        if not set(made) & set(methods):
+            return rows
+        seen, tested = TrainingPrompts.of(self.lens, self.relation.split(), self.template), self._prompts()
         for name, (make, rates) in made.items():
             if name in methods:
                 try:
-                    seen = TrainingPrompts.of(self.lens, self.relation.split(), self.template)
-                    rows[name] = self._row_of(name, make, rates, seen, self._prompts())
+                    rows[name] = self._row_of(name, make, rates, seen, tested)
                 except InputError as error:
                     gaps[name] = str(error)
         return rows

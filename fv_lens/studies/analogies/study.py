@@ -91,14 +91,12 @@ def solve_all(
     train, validation, test, choose_on = asked
     out, tell = job.folder.path, job.tell
     plan = plan_of(model, vectors, asked, summed, seed, sets)
-    fitting = fitting_plan(plan, train, validation)
-    earlier = {} if composites is None else read_fitted(composites, fitting)
+    earlier = {} if composites is None else read_fitted(composites, fitting_plan(plan, train, validation))
     claim(job.folder, plan, sets)
     if vectors is None:
         vectors = tuned_library(model, out / "vectors", tell, sets)
         plan["vectors, SHA-256"] = _digests(vectors, summed or {})  # what is fitted is of these very vectors
-        fitting = fitting_plan(plan, train, validation)
-    stages = Stages(out / STAGES, fitting)
+    stages = Stages(out / STAGES, fitting_plan(plan, train, validation))
     for name in earlier:
         stages.run(name, partial(earlier.__getitem__, name))
     fitted, affine = _fitted(model, vectors, asked, seed, stages, tell) if train else ({}, {})
