@@ -185,7 +185,7 @@ def _shared(
         if len(in_folds) == 1 and in_folds != {-1}:
             families = sorted({str(question.kin) for question in part})
             raise InputError(
-                f"Every {what} analogy is of {', '.join(families)}, which one fold leaves out, so it has none to fit its "
+                f"Every {what} analogy is of {', '.join(families)}, which one fold leaves out, so it has none to fit "
                 f"settings on; give {what} analogies of other families as well, or how=Fitting(n_folds=0)."
             )
     train, validation = map(parts, questions)
