@@ -14,6 +14,7 @@ from rich.text import Text
 from ..ground.errors import InputError, ParityError
 from . import shell
 from .folders import OutputFolder
+from .names import DTYPES
 
 STUDY = Path("fv_lens_study")
 LIBRARY = STUDY / "vectors"
@@ -34,6 +35,8 @@ ModelNames = Annotated[
     list[str] | None,
     typer.Option(help="Several models instead, each as for --model, with commas between or --models again."),
 ]
+
+Dtype = Annotated[str, typer.Option(help=f"Of the weights: {', '.join(DTYPES)}.")]
 
 
 class _Console(Console):

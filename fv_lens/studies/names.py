@@ -4,12 +4,15 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal, cast, get_args
 
 from ..ground.errors import InputError
 from ..ground.names import distinct
 from .folders import FILES, FOLDERS, JOBS
 
 MODEL = "smollm2-135m"
+DtypeName = Literal["float32", "bfloat16", "float16"]
+DTYPES = get_args(DtypeName)  # as in `models`, which is slow to import
 
 
 def named_models(models: Sequence[str], model: str) -> dict[str, str]:
@@ -24,6 +27,13 @@ def named_models(models: Sequence[str], model: str) -> dict[str, str]:
     if not names:
         raise InputError(f"--models is {', '.join(models)!r}; give names or folders, with commas between.")
     return model_folders(names)
+
+
+def named_dtype(dtype: str) -> DtypeName:
+    """What `--dtype` names; an InputError for what is not among `DTYPES`."""
+    if dtype not in DTYPES:
+        raise InputError(f"--dtype is {dtype!r}; give one of {', '.join(DTYPES)}")
+    return cast(DtypeName, dtype)
 
 
 def model_folders(models: Iterable[str]) -> dict[str, str]:

@@ -14,6 +14,7 @@ from ..console import (
     LIBRARY,
     MOST_EACH,
     MOST_SEED,
+    Dtype,
     ModelName,
     ModelNames,
     console,
@@ -25,7 +26,7 @@ from ..console import (
     tell,
 )
 from ..job import Job
-from ..names import MODEL, named_models
+from ..names import MODEL, DtypeName, named_dtype, named_models
 from ..sources import BatsFolder, LreFolder, PublishedSet, ToddFolder, published_set
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def analogies(
     ] = 10,
     model: ModelName = MODEL,
     models: ModelNames = None,
+    dtype: Dtype = "float32",
     out: Annotated[Path, typer.Option(callback=expanded, help="Folder for the results.")] = Path("fv_lens_analogies"),
     seed: Annotated[
         int, typer.Option(min=0, max=MOST_SEED, help="Seed of the question split, the folds and the order of choices.")
@@ -94,7 +96,7 @@ def analogies(
     """Solve analogies A:B :: C:? with composites of tuned vectors, beside prompts and simpler vectors."""
     saved: list[Path] = []
     with plain_errors(saved, goes_on=True), quiet():
-        source = published_set(bats, lre, todd)
+        weights, source = named_dtype(dtype), published_set(bats, lre, todd)
         if file and source:
             raise InputError(f"FILE is {str(file)!r} and {source.option} {str(source.folder)!r}; give one of them.")
         train, chosen_on, test, choose_on = _questions(file, source, validation or (), (taught, each), seed)
@@ -112,7 +114,7 @@ def analogies(
             )
         sets = _sets(library or ())
 
-        given = [*([file] if file else []), *["--choices"] * choices]
+        given = [*([file] if file else []), *["--choices"] * choices, "--dtype", dtype]
         given += [*source, "--each", each, "--taught", taught] if source else []
         line = partial(_line, given, {"--validation": validation or (), "--library": library or ()}, seed)
         with output_folder(out, "analogies", saved) as folder:
@@ -136,14 +138,14 @@ def analogies(
                     check_fitted(fitted)
                 lines = {name: line(out / name, own[name], earlier[name], model=path) for name, path in several.items()}
                 command = line(out, folders, composites, models=",".join(several.values()))
-                plan = plan_of_models(several, questions, choosing, seed, sets)
+                plan = plan_of_models(several, weights, questions, choosing, seed, sets)
                 frame = solve_all_by_models(folder, plan, questions, folders, lines, command, saved, sets, composites)
                 shown = overviews_of_models(frame, list(several))
             else:
                 if composites:
                     check_fitted(composites)
                 job = Job(folder, line(out, folders, composites, model=model), tell)
-                solved = _solved(model, folders, sets, questions, job, choosing, seed, saved, composites)
+                solved = _solved((model, weights), folders, sets, questions, job, choosing, seed, saved, composites)
                 shown = overviews(*solved, test, choosing)
         for part in shown:
             console.print(part, soft_wrap=isinstance(part, Text))
@@ -181,15 +183,16 @@ def _sets(paths: "Sequence[Path]") -> "list[Published]":
 
 
 def _solved(
-    model: str, folders: "Sequence[Path]", sets: "Sequence[Published]", asked: "Asked", job: Job, choices: bool,
-    seed: int, saved: list[Path], composites: Path | None,
+    model: tuple[str, DtypeName], folders: "Sequence[Path]", sets: "Sequence[Published]", asked: "Asked", job: Job,
+    choices: bool, seed: int, saved: list[Path], composites: Path | None,
 ) -> "tuple[AnalogyScores, list[str]]":  # fmt: skip
     """The questions answered by one model; `saved` gets what was tuned if that is cut short."""
     from ...models.load import load_model
     from .library import load_libraries
     from .study import solve_all
 
-    loaded = load_model(model)
+    name, dtype = model
+    loaded = load_model(name, dtype=dtype)
     library, summed = load_libraries(folders, loaded) if folders else (None, None)
     try:
         return solve_all(loaded, library, asked, job, summed, choices, seed, sets, composites)

@@ -16,6 +16,7 @@ from ...ground import storage
 from ...models import load as loading
 from ...models.lens import Model
 from ..folders import OutputFolder
+from ..names import DtypeName
 from ..results import RESULTS, SUMMARY, read_result, read_summary, read_table, write_results
 from ..several import EVERY_ROW, NO_NUMBERS, OneModel, model_folder, study_each, vectors_of, with_results
 from .files import BY_QUESTION
@@ -38,11 +39,11 @@ class Loaded(NamedTuple):
 
 
 def plan_of_models(
-    models: Mapping[str, str], asked: Asked, choices: bool, seed: int, sets: Sequence[Published] = ()
+    models: Mapping[str, str], dtype: DtypeName, asked: Asked, choices: bool, seed: int, sets: Sequence[Published] = ()
 ) -> dict[str, Any]:
     """What the folder of all models is marked with; that of each has a plan of its own, with weights and vectors."""
     return {
-        "models": dict(models), "seed": seed, "choices": choices,
+        "models": dict(models), "dtype": dtype, "seed": seed, "choices": choices,
         "questions, SHA-256": digest([[repr(question) for question in part] for part in asked]),
         "versions": storage.versions(), **of_sets(sets),
     }  # fmt: skip
@@ -75,7 +76,7 @@ def solve_all_by_models(
 
     def load(name: str) -> Loaded:
         folders = [vectors_of(study, models[name], name) for study in studies]
-        model = loading.load_model(models[name])
+        model = loading.load_model(models[name], dtype=plan["dtype"])
         vectors, summed = load_libraries(folders, model) if folders else (None, None)
         earlier = None if composites is None else model_folder(composites, models[name], name)
         return Loaded(model, vectors, summed, plan_of(model, vectors, asked, summed, seed, sets), earlier)

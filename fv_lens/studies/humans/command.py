@@ -11,6 +11,7 @@ from rich.text import Text
 from ..console import (
     LIBRARY,
     MOST_SEED,
+    Dtype,
     ModelName,
     ModelNames,
     console,
@@ -22,7 +23,7 @@ from ..console import (
     tell,
 )
 from ..job import Job
-from ..names import MODEL, named_models
+from ..names import MODEL, named_dtype, named_models
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,6 +50,7 @@ def humans(
     ] = None,
     model: ModelName = MODEL,
     models: ModelNames = None,
+    dtype: Dtype = "float32",
     out: Annotated[Path, typer.Option(callback=expanded, help="Folder for the results.")] = Path("fv_lens_humans"),
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the halves of each relation's pairs.")] = 0,
 ) -> None:
@@ -58,13 +60,14 @@ def humans(
         from ...datasets.ratings import load_ratings
         from ...datasets.semeval import load_semeval
 
+        weights = named_dtype(dtype)
         several = None if models is None else named_models(models, model)
         relations, ratings = load_semeval(folder), load_ratings(folder)
 
         def line(out: Path, vectors: Path | None, **model: str) -> str:
             command: list[Any] = ["fv-lens", "humans", folder, *([] if vectors is None else ["--vectors", vectors])]
             command += [part for name, value in model.items() for part in (f"--{name}", value)]
-            return shlex.join(map(str, [*command, "--out", out, "--seed", seed]))
+            return shlex.join(map(str, [*command, "--dtype", dtype, "--out", out, "--seed", seed]))
 
         with output_folder(out, "humans", saved) as results:
             notes.print(Text("Loading the libraries and the model", style="bold"))
@@ -72,7 +75,7 @@ def humans(
                 from ..several import vectors_folder
                 from .several import plan_of_models, study_models
 
-                plan = plan_of_models(several, relations, ratings, seed)
+                plan = plan_of_models(several, weights, relations, ratings, seed)
                 lines = {
                     name: line(out / name, vectors and vectors_folder(vectors, path, name), model=path)
                     for name, path in several.items()
@@ -83,7 +86,7 @@ def humans(
                 from ...models.load import load_model
                 from .study import place, study
 
-                loaded, library = load_model(model), vectors or LIBRARY
+                loaded, library = load_model(model, dtype=weights), vectors or LIBRARY
                 layer, heads = place(loaded, library)
                 job = Job(results, line(out, library, model=model), tell)
                 frame = study(loaded, relations, ratings, layer, heads, job, seed)

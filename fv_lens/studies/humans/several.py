@@ -20,6 +20,7 @@ from ...models import load as loading
 from ...models.lens import Model
 from ...vectors.summed import Heads
 from ..folders import OutputFolder
+from ..names import DtypeName
 from ..results import RESULTS, SUMMARY, read_result, read_summary, read_table, write_results
 from ..several import EVERY_ROW, NO_NUMBERS, OneModel, study_each, vectors_of, with_results
 from .several_page import write_page_of_models
@@ -38,12 +39,12 @@ class Loaded(NamedTuple):
 
 
 def plan_of_models(
-    models: Mapping[str, str], relations: Mapping[str, RatedRelation], ratings: PairRatings, seed: int
+    models: Mapping[str, str], dtype: DtypeName, relations: Mapping[str, RatedRelation], ratings: PairRatings, seed: int
 ) -> dict[str, Any]:
     """What the folder of all models is marked with; the folder of each has a plan of its own, with the weights."""
     rated = ratings.frame.to_csv(index=False)
     return {
-        "models": dict(models), "seed": seed, "versions": storage.versions(),
+        "models": dict(models), "dtype": dtype, "seed": seed, "versions": storage.versions(),
         "relations, SHA-256": hashlib.sha256(repr(sorted(relations.items())).encode()).hexdigest(),
         "ratings, SHA-256": hashlib.sha256(rated.encode()).hexdigest(),
     }  # fmt: skip
@@ -73,7 +74,7 @@ def study_models(
 
     def load(name: str) -> Loaded:
         vectors = None if of_models is None else vectors_of(of_models, models[name], name)
-        model = loading.load_model(models[name])
+        model = loading.load_model(models[name], dtype=plan["dtype"])
         layer, heads = place(model, vectors)
         return Loaded(model, layer, heads, plan_of(model, relations, layer, heads, seed))
 

@@ -13,14 +13,12 @@ from ...datasets.relation_files import load_relation, relation_names
 from ...datasets.relations import Relation
 from ...ground.errors import InputError
 from ...ground.measures import COMPLETED, MEASURES
-from ..console import MOST_DEALS, STUDY, ModelName, console, expanded, plain_errors, quiet
+from ..console import MOST_DEALS, STUDY, Dtype, ModelName, console, expanded, plain_errors, quiet
 from ..jobs.options import Gpus, Minutes, NumberOfJobs, Partition, ShardText, Sharing, Threads
-from ..names import MODEL, named_models, split_names
+from ..names import MODEL, DtypeName, named_dtype, named_models, split_names
 from ..sources import BatsFolder, LreFolder, PublishedSet, ToddFolder, published_set
 from .given import Given, study
 from .loading import Order
-
-DTYPES = ("float32", "bfloat16", "float16")  # as in `models`, which is slow to import
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +40,7 @@ def reproduce(
         list[str] | None,
         typer.Option(help="Several models instead, each as for --model, with commas between or --models again."),
     ] = None,
-    dtype: Annotated[str, typer.Option(help=f"Of the weights: {', '.join(DTYPES)}.")] = "float32",
+    dtype: Dtype = "float32",
     out: Annotated[
         Path, typer.Option(callback=expanded, help="Folder for the results; a run goes on where it stopped.")
     ] = STUDY,
@@ -75,9 +73,7 @@ def reproduce(
     saved: list[Path] = []
     with plain_errors(saved, goes_on=True), quiet():
         sharing = Sharing.of(jobs, slurm, minutes, gpus, shard)
-        if dtype not in DTYPES:
-            raise InputError(f"--dtype is {dtype!r}; give one of {', '.join(DTYPES)}")
-        weights: Any = dtype  # one of DTYPES, as was checked
+        weights = named_dtype(dtype)
         source = published_set(bats, lre, todd)
         chosen = _chosen_relations(relations, source)
         several = None if models is None else named_models(models, model)
@@ -121,7 +117,11 @@ def reproduce(
 
 
 def _print_estimates(
-    models: "Sequence[str]", chosen: "Sequence[Relation]", settings: "Settings", dtype: Any, asked: Mapping[str, Any]
+    models: "Sequence[str]",
+    chosen: "Sequence[Relation]",
+    settings: "Settings",
+    dtype: DtypeName,
+    asked: Mapping[str, Any],
 ) -> None:
     from .dry_run.estimate import estimate
 

@@ -3,9 +3,10 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ...datasets.relations import Relation
+from ..names import DtypeName
 
 if TYPE_CHECKING:
     from .outline import Settings
@@ -27,7 +28,7 @@ class Order:
 
     relations: Sequence[Relation]
     settings: "Settings"
-    dtype: Literal["float32", "bfloat16", "float16"]
+    dtype: DtypeName
     chat: bool = False
     threads: int | None = None
     devices: int = 1

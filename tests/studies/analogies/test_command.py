@@ -125,6 +125,19 @@ def test_a_file_of_questions_without_choices_is_completed(here, command, tmp_pat
     assert "Whole answers right, 4 analogies" in result.stdout
 
 
+@pytest.mark.parametrize("models", [["--model", "some"], ["--models", "some,other"]], ids=str)
+def test_the_models_are_loaded_in_the_dtype_that_is_asked_for(here, command, monkeypatch, models):
+    asked_for = []
+
+    def load_model(name, *, dtype):
+        asked_for.append((name, dtype))
+        raise InputError("no such model")
+
+    monkeypatch.setattr(load, "load_model", load_model)
+    result = (command if "--model" in models else call)(*models, "--dtype", "bfloat16")
+    assert result.exit_code == 2 and asked_for == [(name, "bfloat16") for name in models[1].split(",")]
+
+
 @pytest.mark.slow
 def test_a_second_start_of_the_command_fits_nothing_again(here, command, fits):
     first = command()
@@ -386,6 +399,7 @@ def test_questions_to_choose_on_without_choices_are_told_in_one_line(here, comma
         (["NOTHING"], "scan.csv' has no questions: no two of its lines make an analogy"),
         (["--validation", "NOTHING"], "scan.csv' has no questions"),
         (["--n-folds", "2"], "No such option"),
+        (["--dtype", "float8"], "--dtype is 'float8'; give one of float32, bfloat16, float16"),
         (["--composites", "some"], "--composites is 'some' without the vectors that it mixes"),
         (["one.jsonl", "two.jsonl"], "unexpected extra argument"),
     ],

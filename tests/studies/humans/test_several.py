@@ -204,6 +204,7 @@ def test_the_layer_and_heads_are_those_of_each_model_in_a_study(here, monkeypatc
     ("arguments", "message"),
     [
         (["--models", "a,b,a"], "--models names 'a' twice; name each model once"),
+        (["--dtype", "float8"], "--dtype is 'float8'; give one of float32, bfloat16, float16"),
         (["--model", "gpt2", "--models", "a"], "--model is 'gpt2' and --models 'a'; give one of them"),
     ],
     ids=str,
