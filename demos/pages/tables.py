@@ -95,7 +95,8 @@ def affine(folder: Path) -> str:
     """One-shot prompts with the paper's composite and what stands beside it; far and near ones by themselves."""
     frame = pd.read_csv(folder / "results.csv", keep_default_na=False, na_values={"low": "", "high": ""})
     full, relation, family = settings = ("full", "relation left out", "family left out")
-    columns = [(of, "all", of) for of in settings] + [(relation, of, f"{of}, {relation}") for of in ("far", "near")]
+    apart = [group for group in ("far", "near") if group in set(frame.group)]
+    columns = [(of, "all", of) for of in settings] + [(relation, of, f"{of}, {relation}") for of in apart]
     lines = []
     for method in AFFINE:
         where = {"method": method, "prompt": "one-shot"}
@@ -110,7 +111,9 @@ def affine(folder: Path) -> str:
         lines.append([f"{method} \N{MINUS SIGN} {other}", *cells])
     summary = json.loads((folder / "summary.json").read_text("utf-8"))
     vectors = f"{len(summary['vectors'])} vectors at layer {summary['layer']}"
-    heading = f"{summary['model']}, {frame['n'].max()} test analogies, {vectors}:"
+    dtype = summary["dtype"].removeprefix("torch.")
+    model = summary["model"] + f", in {dtype}" * (dtype != "float32")
+    heading = f"{model}, {frame['n'].max()} test analogies, {vectors}:"
     return f"{heading}\n\n{_table(['method, one-shot', *(heading for *_, heading in columns)], lines)}"
 
 
@@ -148,6 +151,10 @@ BLOCKS: dict[str, tuple[Callable[..., str], tuple[str, ...]]] = {
     "analogies": (analogies, ("analogies-bats", "analogies")),
     "affine": (affine, ("affine",)),
     "affine-gemma": (affine, ("affine-gemma",)),
+    "affine-third": (affine, ("affine-third",)),
+    "affine-bats": (affine, ("affine-bats",)),
+    "affine-bats-gemma": (affine, ("affine-bats-gemma",)),
+    "affine-bats-third": (affine, ("affine-bats-third",)),
     "choices": (choices, ("u2", "google", "bats")),
     "humans": (humans, ("humans",)),
 }

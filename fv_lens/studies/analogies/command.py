@@ -114,9 +114,9 @@ def analogies(
             )
         sets = _sets(library or ())
 
-        given = [*([file] if file else []), *["--choices"] * choices, "--dtype", dtype]
+        given = [*([file] if file else []), *["--choices"] * choices]
         given += [*source, "--each", each, "--taught", taught] if source else []
-        line = partial(_line, given, {"--validation": validation or (), "--library": library or ()}, seed)
+        line = partial(_line, given, {"--validation": validation or (), "--library": library or ()}, seed, dtype=dtype)
         with output_folder(out, "analogies", saved) as folder:
             if several is None:
                 _check_vectors(folders)
@@ -157,7 +157,7 @@ def _line(
     given: "Sequence[Any]", paths: "Mapping[str, Sequence[Path]]", seed: int, out: Path, folders: "Sequence[Path]",
     composites: Path | None, **model: str,
 ) -> str:  # fmt: skip
-    """A command line of `analogies`: options as given, paths by their option, folders of vectors, and the model."""
+    """A command line of `analogies`: options as given, paths by their option, vectors, the model and its dtype."""
     every = {**paths, "--vectors": folders, "--composites": [composites] if composites else []}
     options: list[tuple[str, Any]] = [(option, path) for option, of in every.items() for path in of]
     options += [(f"--{name}", value) for name, value in model.items()] + [("--out", out), ("--seed", seed)]

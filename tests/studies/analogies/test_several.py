@@ -225,7 +225,7 @@ def test_where_no_model_can_be_studied_nothing_is_left(here):
 def test_a_folder_of_other_models_choices_or_vectors_is_refused(here, monkeypatch, without_pages, loaded):
     assert call(*given("two")).exit_code == 0
     before = whole(here / "out")
-    for change in (["--models", "org/one"], ["--seed", 1]):
+    for change in (["--models", "org/one"], ["--seed", 1], ["--dtype", "bfloat16"]):
         result = call(*given("two"), *change)
         assert result.exit_code == 2 and "holds another run. What differs: " in result.stderr
     fv = vectors_of(loaded["two"])["a"]

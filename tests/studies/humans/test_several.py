@@ -181,7 +181,7 @@ def test_a_model_that_cannot_be_loaded_is_a_named_gap_and_other_models_are_refus
     result = call(*given("nowhere,two"))
     assert result.exit_code == 0 and "nowhere is left out: there is no model 'nowhere'" in result.stderr
     assert set(table("out").model) == {"two", POOLED, OVER_MODELS}
-    for change in (["--models", "org/one"], ["--seed", 1]):
+    for change in (["--models", "org/one"], ["--seed", 1], ["--dtype", "bfloat16"]):
         refused = call(*given("nowhere,two"), *change)
         assert refused.exit_code == 2 and "holds another run. What differs: " in refused.stderr
 
