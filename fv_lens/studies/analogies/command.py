@@ -155,12 +155,13 @@ def analogies(
 
 def _line(
     given: "Sequence[Any]", paths: "Mapping[str, Sequence[Path]]", seed: int, out: Path, folders: "Sequence[Path]",
-    composites: Path | None, **model: str,
+    composites: Path | None, *, dtype: str, **model: str,
 ) -> str:  # fmt: skip
     """A command line of `analogies`: options as given, paths by their option, vectors, the model and its dtype."""
     every = {**paths, "--vectors": folders, "--composites": [composites] if composites else []}
     options: list[tuple[str, Any]] = [(option, path) for option, of in every.items() for path in of]
-    options += [(f"--{name}", value) for name, value in model.items()] + [("--out", out), ("--seed", seed)]
+    options += [(f"--{name}", value) for name, value in model.items()]
+    options += [("--dtype", dtype), ("--out", out), ("--seed", seed)]
     return shlex.join(map(str, ["fv-lens", "analogies", *given, *chain(*options)]))
 
 

@@ -122,7 +122,10 @@ def test_every_model_has_the_folder_that_it_would_have_alone_and_all_have_one_ta
         assert (here / "alone" / file).read_bytes() == (out / "two" / file).read_bytes()
     for name, model, own in (("one", "org/one", "one"), ("two", "two", "other-name")):
         assert files(out / name) == FILES
-        assert f"--vectors study/{own}/vectors --model {model} --out out/{name}" in summary(out / name)["command"]
+        assert (
+            f"--vectors study/{own}/vectors --model {model} --dtype float32 --out out/{name}"
+            in summary(out / name)["command"]
+        )
 
     frame, said = table(out), summary(out)
     assert list(dict.fromkeys(frame.model)) == ["one", "two", POOLED, OVER_MODELS]
