@@ -193,11 +193,11 @@ def test_the_papers_composite_is_filled_with_differences_and_groups(tables, tmp_
             gain = scored("affine, full - posterior", of, "one-shot", 0.5)
             lines += [{**posterior, "group": group}, {**gain, "group": group}]
     lines.append({**scored("prompt only", "", "one-shot", 0.125), "group": "all"})
-    place = folder(tmp_path / "affine", lines, model="gpt2", vectors=["a", "b"], layer=3)
+    place = folder(tmp_path / "affine", lines, model="gpt2", dtype="torch.bfloat16", vectors=["a", "b"], layer=3)
     page = tables.filled(TEXTS["results.md"], {"affine-gemma": place})
     page = page[page.index("<!-- affine-gemma -->") :]
-    assert "gpt2, " in page and "2 vectors at layer 3:" in page
-    assert row(page, "posterior") == [".25 [.05, 1.00]", ".25 [.05, 1.00]", "", ".25 [.05, 1.00]", ""]
+    assert "gpt2, in bfloat16, " in page and "2 vectors at layer 3:" in page
+    assert row(page, "posterior") == [".25 [.05, 1.00]", ".25 [.05, 1.00]", "", ".25 [.05, 1.00]"]
     assert row(page, "prompt only")[:3] == [".12 [.05, 1.00]"] * 3
     assert row(page, "affine, full \N{MINUS SIGN} posterior")[0] == "**+.50** [.05, 1.00]"
 
