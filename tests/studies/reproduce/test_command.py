@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fv_lens.models import load
+from fv_lens.studies import names
 from fv_lens.studies.reproduce import command, steps
 
 from .. import commands
@@ -151,5 +152,5 @@ def test_a_path_may_have_commas_where_there_is_such_a_file(tmp_path, monkeypatch
     assert command.split_names(given) == names
 
 
-def test_the_dtypes_of_the_command_are_those_that_can_be_loaded():
-    assert set(command.DTYPES) == set(load.DTYPES)
+def test_the_dtypes_of_commands_are_those_that_can_be_loaded():
+    assert set(names.DTYPES) == set(load.DTYPES)
