@@ -33,12 +33,12 @@ ANALOGIES = {  # line of the table -> method and prompt in results.csv
 }
 LIBRARIES = {"BATS": ("full", "relation left out", "family left out"), "bundled": ("full", "family left out")}
 AFFINE = (
-    "prompt only", "posterior", "single best", "affine, diagonal", "affine, full", "shared alone", "shared + composite",
-    "true relation",
+    "prompt only", "posterior", "single best", "fitted", "affine, diagonal", "affine, full", "shared alone",
+    "shared + fitted", "shared + composite", "true relation",
 )  # fmt: skip
 AFFINE_DIFFERENCES = (
-    ("affine, full", "prompt only"), ("affine, full", "posterior"), ("affine, full", "shared alone"),
-    ("shared alone", "prompt only"),
+    ("affine, full", "prompt only"), ("affine, full", "posterior"), ("affine, full", "single best"),
+    ("affine, full", "fitted"), ("affine, full", "shared alone"), ("shared alone", "prompt only"),
 )  # fmt: skip
 CHOICES = {
     "prompt alone": ("prompt only", "one-shot"),
