@@ -219,6 +219,24 @@ def test_choices_are_filled_with_the_way_that_was_chosen(tables, tmp_path):
     assert [line.split()[-6::2] for line in page.splitlines() if line.startswith(f"| {label}")] == [[".75"] * 3]
 
 
+def test_questions_of_the_best_model_are_chosen_and_completed(tables, tmp_path):
+    both = [("posterior", "full", "one-shot"), ("affine, full", "full", "one-shot"), ("prompt only", "", "one-shot")]
+    chosen = {"row": "affine, full, full, zero-shot", "measure": "choice_minus_plain"}
+    way = scored("affine, full", "full", "zero-shot", 0.75, "choice_minus_plain")
+    asked = folder(
+        tmp_path / "u2", [*(scored(*of, 0.5, "choice") for of in both), way], chance=0.25,
+        **{"chosen on validation questions": chosen},
+    )  # fmt: skip
+    completed = folder(tmp_path / "scan", [scored(*of, 0.125) for of in both])
+    page = tables.filled(TEXTS["results.md"], {"best-u2": asked, "best-scan": completed})
+    page = page[page.index("<!-- best-model -->") :]
+    assert row(page, "chance") == [".25", ""]
+    for label in ("posterior", "affine, full", "prompt alone"):
+        assert row(page, label) == [".50 [.05, 1.00]", ".12 [.05, 1.00]"]
+    label = r"**chosen on validation**: affine, full, zero-shot, log P(D \| C), minus that without the vector"
+    assert f"| {label} | .75 [.05, 1.00]" in page
+
+
 def test_people_are_filled_with_p(tables, tmp_path):
     known = {"measure": "relations", "value": 0.594, "low": -0.31, "high": 0.77, "n": 10}
     lines = [known | {"vectors": "FFV", "p": 0.0002}, known | {"vectors": "FV", "p": float("nan")}]

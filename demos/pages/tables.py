@@ -2,7 +2,7 @@
 
     python demos/pages/tables.py study=fv_lens_study study-bats=bats_study study-models=three_models
     python demos/pages/tables.py analogies=fv_lens_analogies analogies-bats=bats_analogies affine=fv_lens_analogies
-    python demos/pages/tables.py u2=u2 google=google bats=bats humans=fv_lens_humans
+    python demos/pages/tables.py u2=u2 google=google bats=bats best-u2=u2 best-scan=scan humans=fv_lens_humans
 
 A block of the page is filled where all of its folders are given; the others stay as they are.
 """
@@ -12,7 +12,7 @@ import math
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -127,11 +127,22 @@ def choices(u2: Path, google: Path, bats: Path) -> str:
         lines.append([label, *(_choice(frame, method, prompt) for frame in frames.values())])
     chosen = {(s["chosen on validation questions"]["row"], s["chosen on validation questions"]["measure"])
               for s in summaries.values()}  # fmt: skip
-    for row, measure in sorted(chosen):
-        method, *_, prompt = row.split(", ")
-        cells = [_choice(frame, method, prompt, measure) for frame in frames.values()]
-        lines.append([f"**chosen on validation**: {method}, {WAYS[measure]}", *cells])
+    lines += [_chosen(frames.values(), *way) for way in sorted(chosen)]
     return _table(["method", *folders], lines)
+
+
+def best_model(u2: Path, scan: Path) -> str:
+    """Choices of U2 and completions of SCAN by one model, its one-shot prompt and the full library."""
+    frame, completed = _frame(u2), _frame(scan)
+    summary = json.loads((u2 / "summary.json").read_text("utf-8"))
+    chosen = summary["chosen on validation questions"]
+    lines = [["chance", _short(summary["chance"]), ""]]
+    for label, (each, at) in CHOICES.items():
+        lines.append([label, _choice(frame, each, at), _completed(completed, each, at)])
+    for each in ("affine, diagonal", "affine, full", "shared + best"):
+        lines.append([each, _choice(frame, each, "one-shot"), _completed(completed, each, "one-shot")])
+    lines.append([*_chosen([frame], chosen["row"], chosen["measure"]), ""])
+    return _table(["method", "U2, chosen", "SCAN, completed"], lines)
 
 
 def humans(folder: Path) -> str:
@@ -156,6 +167,7 @@ BLOCKS: dict[str, tuple[Callable[..., str], tuple[str, ...]]] = {
     "affine-bats-gemma": (affine, ("affine-bats-gemma",)),
     "affine-bats-third": (affine, ("affine-bats-third",)),
     "choices": (choices, ("u2", "google", "bats")),
+    "best-model": (best_model, ("best-u2", "best-scan")),
     "humans": (humans, ("humans",)),
 }
 
@@ -180,6 +192,25 @@ def _frame(folder: Path) -> pd.DataFrame:
 
 def _choice(frame: pd.DataFrame, method: str, prompt: str, measure: str = "choice") -> str:
     where = {"method": method, "prompt": prompt, "measure": measure}
+    return _cell(frame, library="full", **where) or _cell(frame, library="", **where)
+
+
+def _chosen(frames: Collection[pd.DataFrame], row: str, measure: str) -> list[str]:
+    """The line of what was chosen on validation, a row as `summary.json` names it."""
+    columns = ["method", "library", "prompt"]
+    named = {
+        ", ".join(filter(None, parts)): parts
+        for frame in frames
+        for parts in frame[columns].itertuples(index=False, name=None)
+    }
+    said = [part for part in named[row] if part not in ("", "full", "one-shot")]
+    where = dict(zip(columns, named[row]), measure=measure)
+    cells = [_cell(frame, **where) for frame in frames]
+    return [f"**chosen on validation**: {', '.join([*said, WAYS[measure]])}", *cells]
+
+
+def _completed(frame: pd.DataFrame, method: str, prompt: str) -> str:
+    where = {"method": method, "prompt": prompt}
     return _cell(frame, library="full", **where) or _cell(frame, library="", **where)
 
 
