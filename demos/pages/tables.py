@@ -124,7 +124,7 @@ def choices(u2: Path, google: Path, bats: Path) -> str:
     summaries = {name: json.loads((folder / "summary.json").read_text("utf-8")) for name, folder in folders.items()}
     lines = [["chance", *(_short(summary["chance"]) for summary in summaries.values())]]
     for label, (method, prompt) in CHOICES.items():
-        lines.append([label, *(_choice(frame, method, prompt) for frame in frames.values())])
+        lines.append([label, *(_score(frame, method, prompt) for frame in frames.values())])
     chosen = {(s["chosen on validation questions"]["row"], s["chosen on validation questions"]["measure"])
               for s in summaries.values()}  # fmt: skip
     lines += [_chosen(frames.values(), *way) for way in sorted(chosen)]
@@ -138,9 +138,9 @@ def best_model(u2: Path, scan: Path) -> str:
     chosen = summary["chosen on validation questions"]
     lines = [["chance", _short(summary["chance"]), ""]]
     for label, (each, at) in CHOICES.items():
-        lines.append([label, _choice(frame, each, at), _completed(completed, each, at)])
+        lines.append([label, _score(frame, each, at), _score(completed, each, at, "accuracy")])
     for each in ("affine, diagonal", "affine, full", "shared + best"):
-        lines.append([each, _choice(frame, each, "one-shot"), _completed(completed, each, "one-shot")])
+        lines.append([each, _score(frame, each, "one-shot"), _score(completed, each, "one-shot", "accuracy")])
     lines.append([*_chosen([frame], chosen["row"], chosen["measure"]), ""])
     return _table(["method", "U2, chosen", "SCAN, completed"], lines)
 
@@ -190,7 +190,7 @@ def _frame(folder: Path) -> pd.DataFrame:
     return frame[frame.part == "score"] if "part" in frame else frame
 
 
-def _choice(frame: pd.DataFrame, method: str, prompt: str, measure: str = "choice") -> str:
+def _score(frame: pd.DataFrame, method: str, prompt: str, measure: str = "choice") -> str:
     where = {"method": method, "prompt": prompt, "measure": measure}
     return _cell(frame, library="full", **where) or _cell(frame, library="", **where)
 
@@ -207,11 +207,6 @@ def _chosen(frames: Collection[pd.DataFrame], row: str, measure: str) -> list[st
     where = dict(zip(columns, named[row]), measure=measure)
     cells = [_cell(frame, **where) for frame in frames]
     return [f"**chosen on validation**: {', '.join([*said, WAYS[measure]])}", *cells]
-
-
-def _completed(frame: pd.DataFrame, method: str, prompt: str) -> str:
-    where = {"method": method, "prompt": prompt}
-    return _cell(frame, library="full", **where) or _cell(frame, library="", **where)
 
 
 def _cell(frame: pd.DataFrame, **where: str) -> str:

@@ -26,7 +26,7 @@ from ..console import (
     tell,
 )
 from ..job import Job
-from ..names import MODEL, DtypeName, named_dtype, named_models
+from ..names import MODEL, named_dtype, named_models
 from ..sources import BatsFolder, LreFolder, PublishedSet, ToddFolder, published_set
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ...analogies.scores import AnalogyScores
     from ...datasets.published import Published
     from ...datasets.questions import Question
+    from ...models.lens import Model
     from .study import Asked
 
 
@@ -142,10 +143,13 @@ def analogies(
                 frame = solve_all_by_models(folder, plan, questions, folders, lines, command, saved, sets, composites)
                 shown = overviews_of_models(frame, list(several))
             else:
+                from ...models.load import load_model
+
                 if composites:
                     check_fitted(composites)
                 job = Job(folder, line(out, folders, composites, model=model), tell)
-                solved = _solved((model, weights), folders, sets, questions, job, choosing, seed, saved, composites)
+                loaded = load_model(model, dtype=weights)
+                solved = _solved(loaded, folders, sets, questions, job, choosing, seed, saved, composites)
                 shown = overviews(*solved, test, choosing)
         for part in shown:
             console.print(part, soft_wrap=isinstance(part, Text))
@@ -184,19 +188,16 @@ def _sets(paths: "Sequence[Path]") -> "list[Published]":
 
 
 def _solved(
-    model: tuple[str, DtypeName], folders: "Sequence[Path]", sets: "Sequence[Published]", asked: "Asked", job: Job,
-    choices: bool, seed: int, saved: list[Path], composites: Path | None,
+    model: "Model", folders: "Sequence[Path]", sets: "Sequence[Published]", asked: "Asked", job: Job, choices: bool,
+    seed: int, saved: list[Path], composites: Path | None,
 ) -> "tuple[AnalogyScores, list[str]]":  # fmt: skip
     """The questions answered by one model; `saved` gets what was tuned if that is cut short."""
-    from ...models.load import load_model
     from .library import load_libraries
     from .study import solve_all
 
-    name, dtype = model
-    loaded = load_model(name, dtype=dtype)
-    library, summed = load_libraries(folders, loaded) if folders else (None, None)
+    library, summed = load_libraries(folders, model) if folders else (None, None)
     try:
-        return solve_all(loaded, library, asked, job, summed, choices, seed, sets, composites)
+        return solve_all(model, library, asked, job, summed, choices, seed, sets, composites)
     except BaseException:
         made = job.folder.path / "vectors"
         if job.folder.claimed and any(made.glob("*.safetensors")):
